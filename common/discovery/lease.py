@@ -1,0 +1,108 @@
+"""Keeping a record alive in the registry: register, renew, register again when it was forgotten, deregister.
+
+One loop per record. It survives every `RegistryError` and nothing else, reports a change at once when woken, and backs
+off with jitter while the registry is away so that its return is no stampede (FAILURES.md C3).
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from common.discovery.registry_client import (
+    RegistrationRefused,
+    RegistryClient,
+    RegistryUnavailable,
+    StaleIncarnation,
+    UnknownService,
+)
+
+log = structlog.get_logger(__name__)
+RETRY_FIRST_S = 0.5
+RETRY_LAST_S = 10.0
+
+
+@dataclass(slots=True)
+class Lease:
+    """One record that this process keeps registered.
+
+    Args:
+        client: The registry.
+        registration: Makes the body of `POST /services`; `None` means: not to be registered now.
+        report: Makes the body of a heartbeat.
+        interval_s: Between heartbeats, ± 10 %.
+    """
+
+    client: RegistryClient
+    registration: Callable[[], Mapping[str, Any] | None]
+    report: Callable[[], Mapping[str, Any]]
+    interval_s: float
+    registered_as: str | None = None
+    last_error: str | None = None
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _rng: random.Random = field(default_factory=random.Random)
+
+    def wake(self) -> None:
+        """Something changed: tell the registry now."""
+        self._wake.set()
+
+    async def keep(self) -> None:
+        """Run until cancelled; the record then stays until `leave()` or its lease's end."""
+        retry_s = RETRY_FIRST_S
+        while True:
+            self._wake.clear()
+            try:
+                await self._step()
+                pause_s = self.interval_s * self._rng.uniform(0.9, 1.1)
+                retry_s = RETRY_FIRST_S
+                self.last_error = None
+            except UnknownService:
+                self.registered_as = None
+                continue
+            except (StaleIncarnation, RegistrationRefused) as error:
+                self._complain("lease.refused", error)
+                self.registered_as = None
+                pause_s = RETRY_LAST_S
+            except RegistryUnavailable as error:
+                self._complain("lease.registry_unavailable", error)
+                pause_s = retry_s * self._rng.uniform(0.5, 1.0)
+                retry_s = min(retry_s * 2, RETRY_LAST_S)
+            await self._sleep(pause_s)
+
+    async def leave(self) -> None:
+        """Deregister, if registered; an unreachable registry is left to the lease's end."""
+        if self.registered_as is None:
+            return
+        registration = self.registration() or {}
+        try:
+            await self.client.deregister(self.registered_as, instance_id=registration.get("instance_id"))
+        except (RegistryUnavailable, RegistrationRefused) as error:
+            log.warning("lease.leave_failed", name=self.registered_as, reason=str(error))
+        self.registered_as = None
+
+    async def _step(self) -> None:
+        registration = self.registration()
+        if registration is None:
+            await self.leave()
+        elif self.registered_as is None:
+            await self.client.register(registration)
+            self.registered_as = str(registration["name"])
+            log.info("lease.registered", name=self.registered_as, registry=self.client.url)
+        else:
+            await self.client.renew(self.registered_as, self.report())
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        except TimeoutError:
+            return
+
+    def _complain(self, event: str, error: Exception) -> None:
+        """Log a fault once, not at every try."""
+        text = str(error)
+        if text != self.last_error:
+            log.warning(event, name=self.registered_as, reason=text)
+        self.last_error = text

@@ -1,0 +1,236 @@
+"""Client of one or several registries: register, renew, deregister, list, follow.
+
+Several URLs mean several registries over one store, any of which takes any call: the client stays with the one that
+answers and moves on at once when it does not. Every call has a deadline; what went wrong is an exception with a name.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+import structlog
+
+from common.discovery.record import ServiceRecord, Snapshot, Update, decode_update, record_from_wire
+
+log = structlog.get_logger(__name__)
+
+CALL_TIMEOUT_S = 2.5
+"""Of one try at one registry; heartbeat + 2 tries fit into a lease of three heartbeats (Patroni's rule)."""
+WATCH_SILENCE_S = 45.0
+"""A watch that says nothing for so long is dead; the registry beats every 10 s."""
+WATCH_LINE_LIMIT_BYTES = 64 << 20
+"""Of one line: a snapshot of 10,000 records with their reports is about 20 MiB."""
+
+
+_TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+class RegistryError(Exception):
+    """Base of what can go wrong."""
+
+
+class RegistryUnavailable(RegistryError):
+    """No registry gave an answer of use; try again later."""
+
+
+class UnknownService(RegistryError):
+    """404: the registry does not know the name; register again."""
+
+
+class StaleIncarnation(RegistryError):
+    """409: another process owns the name now; stop claiming it."""
+
+
+class RegistrationRefused(RegistryError):
+    """4xx: the registry will not take this record; the text says why. Repeating cannot help."""
+
+
+class WatchUnsupported(RegistryError):
+    """The registry is of the old kind and has no watch; poll it."""
+
+
+class RegistryClient:
+    """Talks to the registries at `urls` over a shared session.
+
+    Args:
+        urls: Base URLs, without a trailing slash; the first is tried first.
+        session: The process's session.
+        token: Bearer token, or None.
+    """
+
+    def __init__(self, urls: Sequence[str], session: aiohttp.ClientSession, *, token: str | None = None) -> None:
+        if not urls:
+            raise ValueError("at least one registry URL is needed")
+        self._urls = [url.rstrip("/") for url in urls]
+        self._session = session
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._current = 0
+
+    @property
+    def url(self) -> str:
+        """The registry in use."""
+        return self._urls[self._current]
+
+    async def register(self, registration: Mapping[str, Any]) -> dict[str, Any]:
+        """Register a service; returns the registry's answer.
+
+        Raises:
+            StaleIncarnation: Another process owns the name.
+            RegistrationRefused: The record is not acceptable.
+            RegistryUnavailable: No registry answered.
+        """
+        return await self._call("POST", "/services", registration)
+
+    async def renew(self, name: str, report: Mapping[str, Any]) -> None:
+        """Send a heartbeat with `report` as its body.
+
+        Raises:
+            UnknownService: Register again.
+            StaleIncarnation: Another process owns the name.
+            RegistryUnavailable: No registry answered.
+        """
+        await self._call("POST", f"/services/{quote(name, safe='')}/heartbeat", report)
+
+    async def deregister(self, name: str, *, instance_id: str | None = None) -> None:
+        """Remove a record; one that is already gone is fine.
+
+        Raises:
+            RegistryUnavailable: No registry answered; the lease will end by itself.
+        """
+        query = f"?instance_id={quote(instance_id, safe='')}" if instance_id else ""
+        try:
+            await self._call("DELETE", f"/services/{quote(name, safe='')}{query}")
+        except (UnknownService, StaleIncarnation):
+            log.debug("registry.already_gone", name=name)
+
+    async def list(self) -> list[ServiceRecord]:
+        """Every record.
+
+        Raises:
+            RegistryUnavailable: No registry answered.
+        """
+        answer = await self._call("GET", "/services")
+        records = []
+        for item in answer.get("services", []):
+            try:
+                records.append(record_from_wire(item))
+            except msgspec.ValidationError as error:
+                log.warning("registry.record_unreadable", reason=str(error))
+        return records
+
+    async def watch(self) -> AsyncIterator[Update]:
+        """One watch stream, from a snapshot on; ends by raising.
+
+        Raises:
+            WatchUnsupported: The registry has no watch.
+            RegistryUnavailable: The stream ended, went silent, or never began.
+        """
+        url = self.url
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT_S, sock_read=WATCH_SILENCE_S)
+        try:
+            async with self._session.get(
+                f"{url}/v1/watch", headers=self._headers, timeout=timeout, allow_redirects=False
+            ) as answer:
+                if answer.status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+                    raise WatchUnsupported(url)
+                if answer.status != HTTPStatus.OK:
+                    raise RegistryUnavailable(f"{url}: watch answered {answer.status}")
+                async for line in _lines(answer.content):
+                    yield decode_update(line)
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, ValueError) as error:
+            self._move_on(url)
+            raise RegistryUnavailable(f"{url}: watch broke: {error!r}") from error
+        except RegistryUnavailable:
+            self._move_on(url)
+            raise
+        self._move_on(url)
+        raise RegistryUnavailable(f"{url}: watch ended")
+
+    async def follow(self, *, poll_interval_s: float, retry_s: float = 0.5) -> AsyncIterator[Update | RegistryError]:
+        """The table for ever: the watch where there is one, else polling; faults are yielded, never raised.
+
+        A consumer sees `Snapshot`s, changes, and a `RegistryUnavailable` whenever contact is lost. The retry delay
+        grows from `retry_s` to ten seconds.
+        """
+        delay_s = retry_s
+        while True:
+            try:
+                async for update in self.watch():
+                    delay_s = retry_s
+                    yield update
+            except WatchUnsupported:
+                try:
+                    yield Snapshot(epoch="", revision=0, services=await self.list())
+                    delay_s = retry_s
+                    await asyncio.sleep(poll_interval_s)
+                    continue
+                except RegistryUnavailable as error:
+                    yield error
+            except RegistryUnavailable as error:
+                yield error
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, 10.0)
+
+    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """One call, at each registry in turn until one answers."""
+        reasons = []
+        for _ in self._urls:
+            url = self.url
+            try:
+                return await self._call_one(url, method, path, body)
+            except (aiohttp.ClientError, TimeoutError, RegistryUnavailable) as error:
+                reasons.append(f"{url}: {str(error) or type(error).__name__}")
+                self._move_on(url)
+        raise RegistryUnavailable("; ".join(reasons))
+
+    async def _call_one(self, url: str, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        data = None if body is None else msgspec.json.encode(body)
+        headers = self._headers if data is None else {**self._headers, "Content-Type": "application/json"}
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+        async with self._session.request(
+            method, url + path, data=data, headers=headers, timeout=timeout, allow_redirects=False
+        ) as answer:
+            raw = await answer.read()
+            status = answer.status
+        try:
+            content = msgspec.json.decode(raw) if raw else {}
+        except msgspec.DecodeError:
+            content = {}
+        said = str(content.get("error", "")) if isinstance(content, dict) else ""
+        if status < HTTPStatus.MULTIPLE_CHOICES and isinstance(content, dict):
+            return content
+        if status == HTTPStatus.NOT_FOUND:
+            raise UnknownService(said or path)
+        if status == HTTPStatus.CONFLICT:
+            raise StaleIncarnation(said or path)
+        if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _TRY_AGAIN:
+            raise RegistrationRefused(f"{url} answered {status}: {said}")
+        raise RegistryUnavailable(f"answered {status}: {said}")
+
+    def _move_on(self, failed: str) -> None:
+        """Use the next registry, unless another call already moved on."""
+        if self.url == failed:
+            self._current = (self._current + 1) % len(self._urls)
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Newline-terminated lines of any length up to the limit (`readline` stops at 512 KiB; FAILURES.md D15)."""
+    pending: list[bytes] = []
+    size = 0
+    async for chunk in stream.iter_any():
+        *whole, rest = chunk.split(b"\n")
+        for part in whole:
+            line = b"".join((*pending, part))
+            pending.clear()
+            size = 0
+            if line:
+                yield line
+        if rest:
+            pending.append(rest)
+            size += len(rest)
+            if size > WATCH_LINE_LIMIT_BYTES:
+                raise ValueError(f"a watch line is longer than {WATCH_LINE_LIMIT_BYTES} bytes")

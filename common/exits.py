@@ -1,0 +1,17 @@
+"""Exit codes that scripts, systemd and babysitters act on (numbers from sysexits.h)."""
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """How a process of the suite ends."""
+
+    OK = 0
+    FAILED = 1
+    """Something broke while running; a supervisor may restart it."""
+    USAGE = 2
+    """The command line cannot be parsed (argparse's own code)."""
+    SOFTWARE = 70
+    """A defect of ours: a task ended that must not end."""
+    CONFIG = 78
+    """Settings, a file or an address are wrong; restarting cannot help (FAILURES.md A7)."""

@@ -1,0 +1,1 @@
+"""HTTP manners shared by every service: serving and draining, error answers, and the one client session."""

@@ -1,0 +1,84 @@
+"""Errors of the control planes: always JSON, always `{"error": …}`, never a stack (CONTRACT.md 1)."""
+
+import json
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+log = structlog.get_logger(__name__)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ApiError(Exception):
+    """An answer other than success, raised anywhere below a handler.
+
+    Args:
+        status: HTTP status.
+        message: For the caller; names the field and the remedy.
+        fields: Further members of the body.
+    """
+
+    def __init__(self, status: int, message: str, *, headers: dict[str, str] | None = None, **fields: Any) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = headers or {}
+        self.fields = fields
+
+    def response(self) -> web.Response:
+        """The JSON answer."""
+        return web.json_response({"error": self.message, **self.fields}, status=self.status, headers=self.headers)
+
+
+@web.middleware
+async def json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Render `ApiError`, aiohttp's own refusals and defects of ours as JSON."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return error.response()
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        return web.json_response({"error": error.reason}, status=error.status, headers=headers)
+    except Exception:
+        # The one broad clause of a control plane: the defect is logged whole, the caller learns nothing of it.
+        log.exception("http.handler_failed", method=request.method, path=request.path)
+        return web.json_response({"error": "internal error"}, status=500)
+
+
+def _reject_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a key appears twice")
+    return table
+
+
+async def read_json_object(request: web.Request, *, empty: bool = False) -> dict[str, Any]:
+    """The request's body as a JSON object, whatever its Content-Type says (CONTRACT.md 1: `curl -d` works).
+
+    Args:
+        request: The request.
+        empty: True allows no body at all, which counts as `{}`.
+
+    Raises:
+        ApiError: 400 with the JSON fault; duplicate keys, NaN and nesting past Python's limit count as faults.
+    """
+    raw = await request.read()
+    if not raw and empty:
+        return {}
+    try:
+        value = json.loads(raw.decode(), object_pairs_hook=_unique_pairs, parse_constant=_reject_constant)
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ApiError(400, f"invalid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ApiError(400, f"the body must be a JSON object, not {type(value).__name__}")
+    return value

@@ -1,0 +1,109 @@
+"""Serve an aiohttp app until a signal or a failure, then drain and stop."""
+
+import asyncio
+import errno
+import signal
+from dataclasses import dataclass
+
+import psutil
+import structlog
+from aiohttp import web
+
+from common.service import ConfigurationError
+from common.tasks import TaskScope
+
+log = structlog.get_logger(__name__)
+KEEPALIVE_S = 15.0
+"""Also the time a client has to send its headers (FAILURES.md 0.9)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. Port 0 lets the kernel choose."""
+
+    host: str
+    port: int
+
+
+async def start(app: web.Application, address: Address, *, drain_timeout_s: float, what: str) -> web.AppRunner:
+    """Bind `app` and begin to answer.
+
+    Args:
+        app: The application.
+        address: Where.
+        drain_timeout_s: How long `runner.cleanup()` lets handlers finish.
+        what: The service's name, for messages.
+
+    Raises:
+        ConfigurationError: The address cannot be had; names who has the port.
+    """
+    # aiohttp applies its timeout twice (wait, then cancel and wait): half of ours each (FAILURES.md 3.2).
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=KEEPALIVE_S,
+        shutdown_timeout=drain_timeout_s / 2,
+        handle_signals=False,
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, address.host, address.port, backlog=1024).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise ConfigurationError(explain_bind(error, address, what)) from error
+    log.info("service.listening", what=what, host=address.host, port=bound_port(runner))
+    return runner
+
+
+def bound_port(runner: web.AppRunner) -> int:
+    """The port that `runner` listens on."""
+    return int(runner.addresses[0][1])
+
+
+async def until_stopped(scope: TaskScope) -> None:
+    """Wait for SIGTERM or SIGINT.
+
+    Raises:
+        TaskFailed: A task of `scope` failed first.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    failure = asyncio.ensure_future(scope.failed())
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({failure, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if failure.done():
+            raise failure.result()
+        log.info("service.stopping")
+    finally:
+        failure.cancel()
+        stopped.cancel()
+
+
+def explain_bind(error: OSError, address: Address, what: str) -> str:
+    """Why the bind failed, who holds the port, and what to do."""
+    where = f"{address.host}:{address.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"{what}: {where} is taken{_holder(address.port)}; stop it or choose another port"
+    if error.errno == errno.EACCES:
+        return f"{what}: no permission to listen on {where}; choose a port above 1023"
+    return f"{what}: cannot listen on {where}: {error.strerror or error}"
+
+
+def _holder(port: int) -> str:
+    """` by pid N (command)` of the process that listens on `port`, or nothing when it cannot be seen."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if (
+                connection.status == psutil.CONN_LISTEN
+                and connection.laddr
+                and connection.laddr.port == port
+                and connection.pid
+            ):
+                command = " ".join(psutil.Process(connection.pid).cmdline())
+                return f" by pid {connection.pid} ({command[:80]})"
+    except psutil.Error:
+        return ""
+    return ""

@@ -1,0 +1,77 @@
+"""How every process of the suite starts and ends: settings, logs, event loop, exit code. Called by `__main__` only."""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+import uvloop
+
+from common import log
+from common.exits import Exit
+from common.settings import Settings, SettingsError, load, option
+from common.tasks import TaskFailed
+
+logger = structlog.get_logger(__name__)
+
+
+class ServiceSettings(Settings):
+    """What every service takes."""
+
+    log_level: str = option("INFO", "Least level of the lines logged.", pattern=r"^(?i:debug|info|warning|error)$")
+    log_json: bool | None = option(None, "Log JSON lines; unset means: unless at a terminal.")
+
+
+Chosen = TypeVar("Chosen", bound=ServiceSettings)
+
+
+class ConfigurationError(RuntimeError):
+    """The world does not allow these settings (a port is taken, a file is missing): exit 78, restarting cannot help."""
+
+
+def run(  # a process's whole life, in the order it happens
+    service: str,
+    model: type[Chosen],
+    serve: Callable[[Chosen], Awaitable[None]],
+    *,
+    argv: list[str] | None = None,
+) -> int:
+    """Load settings, set up logging, run `serve(settings)` on uvloop; returns the exit code."""
+    try:
+        settings = load(
+            model,
+            prog=f"svc-{service}",
+            env_prefix=f"SVC_{service.upper()}_",
+            argv=sys.argv[1:] if argv is None else argv,
+            env=os.environ,
+        )
+    except SettingsError as error:
+        return complain(service, error)
+    return run_loaded(service, settings, serve)
+
+
+def run_loaded(service: str, settings: Chosen, serve: Callable[[Chosen], Awaitable[None]]) -> int:
+    """Like `run`, for a process that has read its settings by itself."""
+    log.setup(service, level=settings.log_level, json=settings.log_json)
+
+    async def body() -> None:
+        await serve(settings)
+
+    try:
+        uvloop.run(body())
+    except ConfigurationError as error:
+        return complain(service, error)
+    except TaskFailed as error:
+        logger.error("service.failed", reason=str(error))
+        return Exit.SOFTWARE
+    except KeyboardInterrupt:
+        return Exit.OK
+    return Exit.OK
+
+
+def complain(service: str, error: Exception) -> int:
+    """Tell the operator what is wrong, one line per fault, and return exit code 78."""
+    for line in str(error).splitlines():
+        sys.stderr.write(f"svc-{service}: error: {line}\n")
+    return Exit.CONFIG

@@ -1,0 +1,300 @@
+"""Settings: defaults < file < environment < flags, validated once into a frozen pydantic model.
+
+A service declares each setting once, with `option()`: its default, its help, its limits, its flags and its environment
+variables. The parser, `--help`, the error messages and the reference page are all made from that declaration. Every
+error names the key and where it came from (the file, the variable, the flag), and changes nothing.
+"""
+
+import argparse
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import tomli
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
+
+Model = TypeVar("Model", bound="Settings")
+KeyPath = tuple[str, ...]
+FILE_LIMIT_BYTES = 1 << 20
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the text has one line per fault and is meant for the operator."""
+
+
+class Settings(BaseModel):
+    """Base of every settings model: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _split_commas(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+CommaList = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+"""Strings given as a list in a file, or separated by commas in a flag or a variable."""
+
+
+def option(
+    default: Any, help_text: str, *, flags: Sequence[str] | None = None, env: Sequence[str] = (), **limits: Any
+) -> Any:
+    """Declare one setting.
+
+    Args:
+        default: Its default; `...` makes it required. A callable of no arguments makes a new default each time.
+        help_text: One sentence for `--help` and the reference page, with the unit.
+        flags: Flags that set it; None derives `--the-name` for a top-level setting, `()` means file only.
+        env: Variables besides `PREFIX_THE_NAME`.
+        limits: Passed to `pydantic.Field` (`ge`, `le`, `pattern` …).
+    """
+    made = {"default_factory": default} if callable(default) else {"default": default}
+    extra: dict[str, Any] = {"flags": None if flags is None else list(flags), "env": list(env)}
+    return Field(description=help_text, json_schema_extra=extra, **made, **limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting as `options()` finds it in a model."""
+
+    path: KeyPath
+    flags: tuple[str, ...]
+    env: tuple[str, ...]
+    info: FieldInfo
+
+    @property
+    def key(self) -> str:
+        """Dotted name, as written in messages and in the reference."""
+        return ".".join(self.path)
+
+    @property
+    def is_switch(self) -> bool:
+        """True for a boolean: its flag takes no value and has a `--no-` form."""
+        return self.info.annotation is bool
+
+
+def options(model: type[BaseModel], env_prefix: str, path: KeyPath = ()) -> Iterator[Option]:
+    """Every setting of `model`, nested sections included, in the order of declaration."""
+    for name, info in model.model_fields.items():
+        section = _section_of(info.annotation)
+        if section is not None:
+            yield from options(section, env_prefix, (*path, name))
+            continue
+        extra: dict[str, Any] = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        flags: list[str] | None = extra.get("flags")
+        derived = () if path else (f"--{name.replace('_', '-')}",)
+        yield Option(
+            path=(*path, name),
+            flags=derived if flags is None else tuple(flags),
+            env=(*extra.get("env", ()), *(() if path else (f"{env_prefix}{name.upper()}",))),
+            info=info,
+        )
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Parse a TOML (`.toml`) or YAML (`.yaml`, `.yml`, `.json`) file into a table.
+
+    Raises:
+        SettingsError: It is missing, unreadable, no valid syntax, or no table.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(FILE_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(raw) > FILE_LIMIT_BYTES:
+        raise SettingsError(f"{path}: larger than {FILE_LIMIT_BYTES} bytes")
+    try:
+        text = raw.decode()
+        data = tomli.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except (UnicodeDecodeError, tomli.TOMLDecodeError, yaml.YAMLError) as error:
+        kind = "TOML" if path.suffix == ".toml" else "YAML"
+        raise SettingsError(f"{path}: not valid {kind}: {' '.join(str(error).split())}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise SettingsError(f"{path}: must be a table of settings, not a {type(data).__name__}")
+    return data
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One source of settings. `labels` names where each key was set; other keys are said to be from `name`."""
+
+    name: str
+    data: Mapping[str, Any]
+    labels: Mapping[KeyPath, str]
+
+
+def file_layer(path: Path) -> Layer:
+    """The layer of a settings file."""
+    return Layer(str(path), read_file(path), {})
+
+
+def env_layer(model: type[BaseModel], env_prefix: str, env: Mapping[str, str]) -> Layer:
+    """The layer of the environment; an empty variable counts as not set."""
+    data: dict[str, Any] = {}
+    labels: dict[KeyPath, str] = {}
+    for setting in options(model, env_prefix):
+        for variable in setting.env:
+            if env.get(variable):
+                _put(data, setting.path, env[variable])
+                labels[setting.path] = f"environment {variable}"
+    return Layer("environment", data, labels)
+
+
+def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel], env_prefix: str) -> None:
+    """Add the flags of every setting of `model` to `parser`; the values stay text for pydantic to judge."""
+    for setting in options(model, env_prefix):
+        if not setting.flags:
+            continue
+        described = (setting.info.description or "").replace("%", "%%")
+        default = setting.info.get_default(call_default_factory=True, validated_data={})
+        shown = "" if default in (None, PydanticUndefined, (), "") else f" (default: {_show(default)})"
+        named: dict[str, Any] = {
+            "dest": setting.key,
+            "default": argparse.SUPPRESS,
+            "help": f"{described}{shown}",
+        }
+        if setting.is_switch:
+            parser.add_argument(*setting.flags, action=argparse.BooleanOptionalAction, **named)
+        else:
+            parser.add_argument(*setting.flags, metavar=setting.path[-1].upper(), **named)
+
+
+def flag_layer(model: type[BaseModel], env_prefix: str, parsed: argparse.Namespace) -> Layer:
+    """The layer of the flags that `add_flags` made and the user gave."""
+    data: dict[str, Any] = {}
+    labels: dict[KeyPath, str] = {}
+    given = vars(parsed)
+    for setting in options(model, env_prefix):
+        if setting.key in given:
+            _put(data, setting.path, given[setting.key])
+            labels[setting.path] = setting.flags[0]
+    return Layer("flags", data, labels)
+
+
+def build(model: type[Model], layers: Sequence[Layer]) -> Model:
+    """Merge `layers` (later ones win, tables key by key) and validate.
+
+    Raises:
+        SettingsError: One line per fault, each naming its source and its key.
+    """
+    merged: dict[str, Any] = {}
+    origin: dict[KeyPath, str] = {}
+    for layer in layers:
+        _merge(merged, layer.data, (), layer, origin)
+    try:
+        return model.model_validate(merged)
+    except ValidationError as error:
+        faults = [_fault(model, details, merged, origin, layers) for details in error.errors()]
+        raise SettingsError("\n".join(dict.fromkeys(faults))) from error
+
+
+def load(
+    model: type[Model],
+    *,
+    prog: str,
+    env_prefix: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+) -> Model:
+    """Read settings for a service from its flags, environment and `--config` file.
+
+    Raises:
+        SettingsError: They cannot be used.
+        SystemExit: argparse's, after `--help` or an unknown flag.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=(model.__doc__ or "").split("\n\n", maxsplit=1)[0],
+        epilog=f"Every setting can also stand in the --config file, or in the environment as {env_prefix}NAME.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="TOML or YAML file of settings; flags and environment win")
+    add_flags(parser, model, env_prefix)
+    parsed = parser.parse_args(argv)
+    config = parsed.config or env.get(f"{env_prefix}CONFIG")
+    layers = [file_layer(Path(config))] if config else []
+    return build(model, [*layers, env_layer(model, env_prefix, env), flag_layer(model, env_prefix, parsed)])
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The nested model of a field that is one section, or None (a union of several models is no section)."""
+    if get_origin(annotation) in (Union, UnionType):
+        inner = [part for part in get_args(annotation) if part is not NoneType]
+        annotation = inner[0] if len(inner) == 1 else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _put(data: dict[str, Any], path: KeyPath, value: Any) -> None:
+    for name in path[:-1]:
+        data = data.setdefault(name, {})
+    data[path[-1]] = value
+
+
+def _merge(
+    into: dict[str, Any], data: Mapping[str, Any], path: KeyPath, layer: Layer, origin: dict[KeyPath, str]
+) -> None:
+    for name, value in data.items():
+        here = (*path, str(name))
+        if isinstance(value, Mapping):
+            existing = into.get(name)
+            table: dict[str, Any] = existing if isinstance(existing, dict) else {}
+            into[name] = table
+            origin.setdefault(here, layer.labels.get(here, layer.name))
+            _merge(table, value, here, layer, origin)
+        else:
+            into[name] = value
+            origin[here] = layer.labels.get(here, layer.name)
+
+
+def _fault(
+    model: type[BaseModel],
+    details: ErrorDetails,
+    merged: Mapping[str, Any],
+    origin: Mapping[KeyPath, str],
+    layers: Sequence[Layer],
+) -> str:
+    """One line for one pydantic error: source, key, what is wrong, and the remedy where it is known."""
+    path = _in_data(details["loc"], merged)
+    source = next((origin[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origin), None)
+    source = source or (layers[0].name if layers else "settings")
+    key = ".".join(path) or "settings"
+    if details["type"] == "extra_forbidden":
+        known = [setting.path[-1] for setting in options(model, "")] + list(model.model_fields)
+        close = difflib.get_close_matches(path[-1], known, n=1)
+        return f"{source}: unknown key '{key}'" + (f" (did you mean '{close[0]}'?)" if close else "")
+    if details["type"] == "missing":
+        flags = next((setting.flags for setting in options(model, "") if setting.path == path), ())
+        remedy = f"; set it in the file or with {flags[0]}" if flags else ""
+        return f"{source}: '{key}' is missing{remedy}"
+    message = details["msg"].removeprefix("Value error, ")
+    given = details["input"]
+    shown = f" (got {_show(given)})" if isinstance(given, str | int | float | bool) else ""
+    return f"{source}: '{key}': {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _in_data(location: tuple[int | str, ...], data: Any) -> KeyPath:
+    """`location` without the union tags that pydantic puts between real keys."""
+    path: list[str] = []
+    for index, part in enumerate(location):
+        if isinstance(data, dict) and part not in data and index + 1 < len(location):
+            continue
+        path.append(str(part))
+        if isinstance(data, dict):
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+    return tuple(path)
+
+
+def _show(value: Any) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"  # noqa: PLR2004 - what fits a terminal line
