@@ -1,0 +1,200 @@
+#!/usr/bin/env bash
+# shellcheck shell=bash
+# What the scripts share: where things are, how a process is started, recognised, awaited and stopped.
+#
+# A process is recognised by its pid file AND by what /proc tells of that pid: the module it runs and the marker that
+# start() put into its environment. A pid file alone proves nothing: pids are used again, and a stranger must never be
+# killed. (Start times would need a second file beside each pid file, which deployed scripts read as "just the pid".)
+
+set -euo pipefail
+
+SVC_ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
+SVC_LOGS="$SVC_ROOT/logs"
+SVC_VENV="${SVC_VENV:-$SVC_ROOT/.venv}"
+SVC_PYTHON="$SVC_VENV/bin/python"
+SVC_LOG_LIMIT_BYTES=$((64 * 1024 * 1024)) # a log larger than this is put aside before the next start
+SVC_TAIL_LINES=15
+
+say() { printf '%s\n' "$*"; }
+warn() { printf '%s\n' "$*" >&2; }
+
+# fail MESSAGE [EXIT-CODE]: tell what is wrong, and end.
+fail() {
+  warn "error: $1"
+  exit "${2:-1}"
+}
+
+# helper COMMAND ARGS…: script/helper.py under the project's Python.
+helper() { (cd "$SVC_ROOT" && PYTHONPATH="$SVC_ROOT" "$SVC_PYTHON" script/helper.py "$@"); }
+
+# require_number NAME: the variable NAME, where set, is a number.
+require_number() {
+  local value="${!1:-}"
+  [[ -z $value || $value =~ ^[0-9]+([.][0-9]+)?$ ]] || fail "$1 must be a number, not '$value'" 78
+}
+
+# require_port NAME: the variable NAME is a port.
+require_port() {
+  local value="${!1:-}"
+  if [[ ! $value =~ ^[0-9]{1,5}$ ]] || ((10#$value < 1 || 10#$value > 65535)); then
+    fail "$1 must be a port (1 to 65535), not '$value'" 78
+  fi
+}
+
+# is_true NAME DEFAULT: the switch NAME is on.
+is_true() {
+  local value="${!1:-$2}"
+  case "${value,,}" in
+    true | 1 | yes | on) return 0 ;;
+    false | 0 | no | off) return 1 ;;
+    *) fail "$1 must be true or false, not '$value'" 78 ;;
+  esac
+}
+
+# find_config NAME: print the path of a configuration: as given, then under the project, then under config/.
+find_config() {
+  local candidate
+  for candidate in "$1" "$SVC_ROOT/$1" "$SVC_ROOT/config/$1" "$SVC_ROOT/config/$1.toml"; do
+    if [[ -f $candidate ]]; then
+      realpath -- "$candidate"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+pid_file() { printf '%s/%s.pid\n' "$SVC_LOGS" "$1"; }
+log_of() { printf '%s/%s.log\n' "$SVC_LOGS" "$(module_of "$1")_$2"; } # registry 18000 → logs/registry_18000.log
+module_of() { printf '%s\n' "${1%%_*}"; } # registry_18000 → registry
+
+# environment_of PID NAME: print the value of a variable in the environment of a process.
+environment_of() {
+  local entry
+  while IFS= read -r -d '' entry; do
+    if [[ $entry == "$2="* ]]; then
+      printf '%s\n' "${entry#*=}"
+      return 0
+    fi
+  done 2>/dev/null <"/proc/$1/environ"
+  return 1
+}
+
+# is_ours NAME PID: PID is the process that this project started as NAME.
+is_ours() {
+  local name=$1 pid=$2 marker words
+  [[ $pid =~ ^[1-9][0-9]*$ && -r /proc/$pid/environ ]] || return 1
+  marker="$(environment_of "$pid" SVC_LAUNCHED)" || return 1
+  [[ $marker == "$SVC_ROOT:$name" ]] || return 1
+  # The marker is inherited by a babysitter's server; the module is not. A zombie has no command line.
+  words="$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline")" || return 1
+  [[ $words == *" -m $(module_of "$name") "* ]]
+}
+
+# pid_of NAME: print the pid of NAME if it runs and is ours.
+pid_of() {
+  local file pid=""
+  file="$(pid_file "$1")"
+  [[ -f $file ]] || return 1
+  read -r pid <"$file" || true
+  is_ours "$1" "$pid" || return 1
+  printf '%s\n' "$pid"
+}
+
+# port_of NAME, label_of NAME: what start() was told of a running process.
+port_of() { local told && told="$(environment_of "$(pid_of "$1")" SVC_LAUNCHED_AS)" && printf '%s\n' "${told%% *}"; }
+label_of() { local told && told="$(environment_of "$(pid_of "$1")" SVC_LAUNCHED_AS)" && printf '%s\n' "${told#* }"; }
+
+# known_processes PREFIX: names that have a pid file and whose process is ours.
+known_processes() {
+  local file name
+  for file in "$SVC_LOGS/$1"*.pid; do
+    [[ -f $file ]] || continue
+    name="$(basename -- "$file" .pid)"
+    if pid_of "$name" >/dev/null; then printf '%s\n' "$name"; fi
+  done
+}
+
+# start NAME PORT LABEL ARGS…: start `python -m MODULE ARGS…` detached. Leaves the pid file, and in STARTED_PID[NAME] and
+# LOG_FROM[NAME] the pid and the size of the log before the start.
+declare -A STARTED_PID=() LOG_FROM=()
+start() {
+  local name=$1 port=$2 label=$3 log
+  log="$(log_of "$name" "$port")"
+  shift 3
+  mkdir -p -- "$SVC_LOGS"
+  if [[ -f $log ]] && (($(stat -c %s -- "$log") > SVC_LOG_LIMIT_BYTES)); then mv -f -- "$log" "$log.1"; fi
+  touch -- "$log"
+  LOG_FROM[$name]="$(stat -c %s -- "$log")"
+  # A session of its own and no terminal: closing the terminal ends nothing. Our locks (fd 8 and 9) stay here.
+  (
+    cd "$SVC_ROOT"
+    export SVC_LAUNCHED="$SVC_ROOT:$name" SVC_LAUNCHED_AS="$port $label"
+    exec setsid "$SVC_PYTHON" -m "$(module_of "$name")" "$@"
+  ) </dev/null >>"$log" 2>&1 8>&- 9>&- &
+  STARTED_PID[$name]=$!
+  printf '%s\n' "$!" >"$(pid_file "$name")"
+}
+
+# show_log_tail NAME PORT: what NAME logged since this run started it, the last lines.
+show_log_tail() {
+  local log
+  log="$(log_of "$1" "$2")"
+  warn "--- last lines of ${log#"$SVC_ROOT"/}:"
+  tail -c "+$((${LOG_FROM[$1]:-0} + 1))" -- "$log" | tail -n "$SVC_TAIL_LINES" | sed 's/^/    /' >&2
+}
+
+# await NAME PORT TIMEOUT-S CHECK…: wait until `helper wait` finds NAME, which runs as pid, ready. Returns 0, or 1 when
+# the time is up. Ends the script when the process ended (with its exit code) or says that it has failed (1).
+await() {
+  local name=$1 port=$2 timeout_s=$3 pid status=0 code=1
+  shift 3
+  pid="${STARTED_PID[$name]:-$(pid_of "$name" || true)}"
+  helper wait "$name" "${pid:-0}" "$timeout_s" "$@" || status=$?
+  case $status in
+    0 | 1) return "$status" ;;
+    2)
+      if [[ -n ${STARTED_PID[$name]:-} ]]; then wait "$pid" 2>/dev/null || code=$?; fi
+      show_log_tail "$name" "$port"
+      fail "$name ended while it was starting (exit code $code)" "$code"
+      ;;
+    *)
+      show_log_tail "$name" "$port"
+      fail "$name has failed to start"
+      ;;
+  esac
+}
+
+# stop_processes TIMEOUT-S NAME…: end processes that are ours: SIGTERM to all, then wait, then SIGKILL what remains.
+stop_processes() {
+  local timeout_s=$1 name pid deadline stopped=0
+  local -A waiting=()
+  shift
+  for name in "$@"; do
+    if pid="$(pid_of "$name")"; then
+      kill -TERM "$pid" 2>/dev/null || true
+      waiting[$name]=$pid
+    else
+      say "$name: not running"
+    fi
+  done
+  deadline=$((SECONDS + timeout_s))
+  while ((${#waiting[@]} > 0)); do
+    for name in "${!waiting[@]}"; do
+      pid=${waiting[$name]}
+      if is_ours "$name" "$pid"; then
+        ((SECONDS < deadline)) && continue
+        warn "$name: pid $pid did not end within ${timeout_s} s; killing it"
+        kill -KILL "$pid" 2>/dev/null || true
+        stopped=1
+      else
+        say "$name: stopped (pid $pid)"
+      fi
+      rm -f -- "$(pid_file "$name")"
+      unset "waiting[$name]"
+    done
+    ((${#waiting[@]} == 0)) || sleep 0.1
+  done
+  return "$stopped"
+}
