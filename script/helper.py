@@ -2,6 +2,7 @@
 
     helper.py config FILE                        print `PORT NAME` of a babysitter's file
     helper.py wait NAME PID SECONDS CHECK…       exit 0 ready, 1 time is up, 2 the process ended, 3 it has failed
+    helper.py models URL                         print the ids listed at URL/models
     helper.py status NAME,PID,PORT …             print the table of status.sh
 
 Checks are `url URL` (answers 200), `server URL` (the babysitter at URL says that its server runs) and
@@ -177,16 +178,27 @@ def describe(name: str, port: int) -> tuple[str, str]:
     return health, models
 
 
+def models(url: str) -> int:
+    """Print the ids listed at `url`/models."""
+    try:
+        sys.stdout.writelines(f"{model}\n" for model in sorted(models_at(url)))
+    except NotYet as error:
+        sys.stderr.write(f"{error}\n")
+        return TIME_IS_UP
+    return READY
+
+
 def main() -> int:
     """Dispatch; every argument is text that the scripts have checked."""
     command, *args = sys.argv[1:]
-    if command == "config":
-        return config(*args)
-    if command == "status":
-        return status(*args)
-    name, pid, timeout_s, check, *rest = args
-    return wait(name, int(pid), float(timeout_s), check, *rest)
+    if command == "wait":
+        name, pid, timeout_s, check, *rest = args
+        return wait(name, int(pid), float(timeout_s), check, *rest)
+    return {"config": config, "models": models, "status": status}[command](*args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

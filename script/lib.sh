@@ -198,3 +198,135 @@ stop_processes() {
   done
   return "$stopped"
 }
+
+# --- launching -------------------------------------------------------------------------------------------------------
+
+STARTED=() # what this run started, in order
+
+# prepare: the Python environment, and one launch at a time in this folder; what this run starts ends if it fails.
+prepare() {
+  "$SVC_ROOT/script/setup.sh" run
+  mkdir -p -- "$SVC_LOGS"
+  exec 9<"$SVC_LOGS"
+  if command -v flock >/dev/null; then
+    flock -w 600 9 || fail "another launch in $SVC_ROOT has not ended for ten minutes"
+  fi
+  trap 'undo $?' EXIT
+  trap 'exit 130' INT TERM
+}
+
+# undo STATUS: after a failure, stop what this run started, the latest first.
+undo() {
+  trap - EXIT
+  local index names=()
+  if (($1 != 0 && ${#STARTED[@]} > 0)); then
+    for ((index = ${#STARTED[@]} - 1; index >= 0; index--)); do names+=("${STARTED[index]}"); done
+    warn "stopping what this run started"
+    stop_processes 40 "${names[@]}" >&2 || true
+  fi
+  exit "$1"
+}
+
+# flags_from [FLAG VARIABLE]…: leave in FLAGS each flag whose variable is set, with its value.
+flags_from() {
+  FLAGS=()
+  while (($# > 0)); do
+    if [[ -n ${!2:-} ]]; then FLAGS+=("$1" "${!2}"); fi
+    shift 2
+  done
+}
+
+# start_once NAME PORT LABEL ARGS…: start NAME unless it runs already.
+start_once() {
+  local name=$1 port=$2 pid running_port
+  if pid="$(pid_of "$name")"; then
+    running_port="$(port_of "$name")"
+    [[ $running_port == "$port" ]] ||
+      fail "$name already runs on port $running_port (pid $pid), not on $port; stop it first: ./script/stop_${name%%_*}.sh"
+    say "$name: runs already on port $port (pid $pid)"
+    return
+  fi
+  start "$@"
+  STARTED+=("$name")
+  say "$name: starting on port $port (pid ${STARTED_PID[$name]}, log ${SVC_LOGS#"$SVC_ROOT"/}/$(module_of "$name")_$port.log)"
+}
+
+# local_url HOST PORT: where this machine reaches a server that listens on HOST.
+local_url() {
+  case "${1:-}" in
+    '' | localhost | 0.0.0.0 | ::) printf 'http://127.0.0.1:%s\n' "$2" ;;
+    *:*) printf 'http://[%s]:%s\n' "$1" "$2" ;;
+    *) printf 'http://%s:%s\n' "$1" "$2" ;;
+  esac
+}
+
+launch_registry() {
+  start_once registry "$REGISTRY_PORT" registry --port "$REGISTRY_PORT" "${REGISTRY_FLAGS[@]}"
+  await registry "$REGISTRY_PORT" "$REGISTRY_WAIT_TIMEOUT" url "$(local_url "${REGISTRY_HOST:-}" "$REGISTRY_PORT")/health" ||
+    { show_log_tail registry "$REGISTRY_PORT"; fail "the registry did not answer in time"; }
+  say "registry: ready"
+}
+
+# registry_settings: read and check the registry's variables.
+registry_settings() {
+  REGISTRY_PORT="${REGISTRY_PORT:-18000}"
+  REGISTRY_WAIT_TIMEOUT="${REGISTRY_WAIT_TIMEOUT:-30}"
+  require_port REGISTRY_PORT
+  local name
+  for name in REGISTRY_HEALTH_INTERVAL REGISTRY_HEALTH_TIMEOUT REGISTRY_CLEANUP_INTERVAL REGISTRY_WAIT_TIMEOUT; do
+    require_number "$name"
+  done
+  flags_from --host REGISTRY_HOST --health-interval REGISTRY_HEALTH_INTERVAL --health-timeout REGISTRY_HEALTH_TIMEOUT \
+    --cleanup-interval REGISTRY_CLEANUP_INTERVAL
+  REGISTRY_FLAGS=("${FLAGS[@]}")
+}
+
+launch_router() {
+  start_once router "$ROUTER_PORT" router --router-port "$ROUTER_PORT" --registry-url "$ROUTER_REGISTRY_URL" "${ROUTER_FLAGS[@]}"
+  await router "$ROUTER_PORT" "$ROUTER_WAIT_TIMEOUT" url "$(local_url "${ROUTER_HOST:-}" "$ROUTER_PORT")/health" ||
+    { show_log_tail router "$ROUTER_PORT"; fail "the router did not answer in time"; }
+  say "router: ready"
+}
+
+# router_settings: read and check the router's variables.
+router_settings() {
+  ROUTER_PORT="${ROUTER_PORT:-8000}"
+  ROUTER_REGISTRY_URL="${ROUTER_REGISTRY_URL:-http://localhost:${REGISTRY_PORT:-18000}}"
+  ROUTER_WAIT_TIMEOUT="${ROUTER_WAIT_TIMEOUT:-30}"
+  require_port ROUTER_PORT
+  local name
+  for name in ROUTER_HEALTH_INTERVAL ROUTER_HEALTH_TIMEOUT ROUTER_REGISTRY_SYNC_INTERVAL ROUTER_MAX_ERRORS \
+    ROUTER_SERVICE_REMOVAL_GRACE_PERIOD ROUTER_WAIT_TIMEOUT; do
+    require_number "$name"
+  done
+  flags_from --host ROUTER_HOST --health-interval ROUTER_HEALTH_INTERVAL --health-timeout ROUTER_HEALTH_TIMEOUT \
+    --registry-sync-interval ROUTER_REGISTRY_SYNC_INTERVAL --max-errors ROUTER_MAX_ERRORS \
+    --service-removal-grace-period ROUTER_SERVICE_REMOVAL_GRACE_PERIOD --static-services ROUTER_STATIC_SERVICES
+  ROUTER_FLAGS=("${FLAGS[@]}")
+}
+
+# babysitter_settings: read and check the variables that every babysitter shares.
+babysitter_settings() {
+  BABYSITTER_WAIT_TIMEOUT="${BABYSITTER_WAIT_TIMEOUT:-60}"
+  require_number BABYSITTER_WAIT_TIMEOUT
+  flags_from --host BABYSITTER_HOST --registry-url BABYSITTER_REGISTRY_URL --router-url BABYSITTER_ROUTER_URL
+  # shellcheck disable=SC2034 # read by the scripts that source this file
+  BABYSITTER_FLAGS=("${FLAGS[@]}")
+  # Which accelerators the servers may see; a sourced script may have them unexported.
+  if [[ -n ${HPCC_VISIBLE_DEVICES:-} ]]; then export HPCC_VISIBLE_DEVICES; fi
+  if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then export CUDA_VISIBLE_DEVICES; fi
+}
+
+# await_babysitter NAME PORT: wait for its server. A server that is still loading when the time is up is left to load.
+await_babysitter() {
+  local name=$1 port=$2 url
+  url="$(local_url "" "$((port + 1))")"
+  await "$name" "$port" "$BABYSITTER_WAIT_TIMEOUT" url "$url/health" ||
+    { show_log_tail "$name" "$port"; fail "$name did not answer in time"; }
+  if await "$name" "$port" "$BABYSITTER_WAIT_TIMEOUT" server "$url"; then
+    say "$name: ready"
+  else
+    warn "$name: its server is still starting, which a large model may do for long; look again with ./script/status.sh"
+    return 1
+  fi
+}
