@@ -113,7 +113,7 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         text = raw.decode()
         data = tomli.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (UnicodeDecodeError, tomli.TOMLDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, tomli.TOMLDecodeError, yaml.YAMLError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "YAML"
         raise SettingsError(f"{path}: not valid {kind}: {' '.join(str(error).split())}") from error
     if data is None:

@@ -81,9 +81,12 @@ class RegistryClient:
         Raises:
             StaleIncarnation: Another process owns the name.
             RegistrationRefused: The record is not acceptable.
-            RegistryUnavailable: No registry answered.
+            RegistryUnavailable: No registry answered; or what answered knows no `/services` and is no registry.
         """
-        return await self._call("POST", "/services", registration)
+        try:
+            return await self._call("POST", "/services", registration)
+        except UnknownService as error:
+            raise RegistryUnavailable(f"{self.url} is no registry: {error}") from error
 
     async def renew(self, name: str, report: Mapping[str, Any]) -> None:
         """Send a heartbeat with `report` as its body.
@@ -91,6 +94,7 @@ class RegistryClient:
         Raises:
             UnknownService: Register again.
             StaleIncarnation: Another process owns the name.
+            RegistrationRefused: The report is not acceptable.
             RegistryUnavailable: No registry answered.
         """
         await self._call("POST", f"/services/{quote(name, safe='')}/heartbeat", report)
@@ -99,6 +103,7 @@ class RegistryClient:
         """Remove a record; one that is already gone is fine.
 
         Raises:
+            RegistrationRefused: The registry does not let us.
             RegistryUnavailable: No registry answered; the lease will end by itself.
         """
         query = f"?instance_id={quote(instance_id, safe='')}" if instance_id else ""
@@ -111,11 +116,17 @@ class RegistryClient:
         """Every record.
 
         Raises:
-            RegistryUnavailable: No registry answered.
+            RegistryUnavailable: No registry answered, or not with a list.
         """
-        answer = await self._call("GET", "/services")
+        try:
+            answer = await self._call("GET", "/services")
+        except (UnknownService, StaleIncarnation, RegistrationRefused) as error:
+            raise RegistryUnavailable(f"{self.url} does not list services: {error}") from error
+        listed = answer.get("services")
+        if not isinstance(listed, list):
+            raise RegistryUnavailable(f"{self.url} does not list services: no 'services' in its answer")
         records = []
-        for item in answer.get("services", []):
+        for item in listed:
             try:
                 records.append(record_from_wire(item))
             except msgspec.ValidationError as error:
