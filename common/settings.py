@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import tomli
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
@@ -32,16 +32,6 @@ class Settings(BaseModel):
     """Base of every settings model: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """`port = true` is a mistake; pydantic would read 1."""
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        kinds = {annotation, *get_args(annotation)}
-        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-            raise ValueError("input should be a number")
-        return value
 
 
 def _split_commas(value: Any) -> Any:
@@ -200,11 +190,15 @@ def build(model: type[Model], layers: Sequence[Layer]) -> Model:
     origin: dict[KeyPath, str] = {}
     for layer in layers:
         _merge(merged, layer.data, (), layer, origin)
+    faults = list(_truths_for_numbers(model, merged, origin))
     try:
-        return model.model_validate(merged)
+        built = model.model_validate(merged)
     except ValidationError as error:
-        faults = [_fault(model, details, merged, origin, layers) for details in error.errors()]
+        faults.extend(_fault(model, details, merged, origin, layers) for details in error.errors())
         raise SettingsError("\n".join(dict.fromkeys(faults))) from error
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return built
 
 
 def load(
@@ -263,6 +257,19 @@ def _merge(
         else:
             into[name] = value
             origin[here] = layer.labels.get(here, layer.name)
+
+
+def _truths_for_numbers(
+    model: type[BaseModel], merged: Mapping[str, Any], origin: Mapping[KeyPath, str]
+) -> Iterator[str]:
+    """`port = true` is a mistake; pydantic would read 1."""
+    for setting in options(model, ""):
+        value: Any = merged
+        for name in setting.path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        kinds = {setting.info.annotation, *get_args(setting.info.annotation)}
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            yield f"{origin[setting.path]}: '{setting.key}': must be a number (got {str(value).lower()})"
 
 
 def _fault(
