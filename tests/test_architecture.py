@@ -48,6 +48,7 @@ NOT_IN_PURE = {"aiohttp", "asyncio", "logging", "os", "psutil", "pydantic", "ran
 READS_THE_PROCESS = {
     "babysitter/shim.py": "a program of its own, started without the suite's packages",
     "common/service.py": "starts every service",
+    "router/worker.py": "a process of its own, whose arguments are descriptors from the master",
 }
 """Who reads argv and environment besides `__main__`, and why."""
 
@@ -75,10 +76,23 @@ def names() -> dict[str, Path]:
 
 
 @cache
-def imports(module: Path) -> tuple[str, ...]:
-    """Every name that `module` imports, absolute; `from a import b` gives `a.b` when that is a module, else `a`."""
+def for_types_only(module: Path) -> frozenset[ast.AST]:
+    """Statements that only the type checker executes."""
+    blocks = [node for node in ast.walk(tree(module)) if isinstance(node, ast.If)]
+    typing = [node for node in blocks if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"]
+    return frozenset(inner for block in typing for statement in block.body for inner in ast.walk(statement))
+
+
+@cache
+def imports(module: Path, *, running: bool = False) -> tuple[str, ...]:
+    """Every name that `module` imports (`running`: when it runs), absolute.
+
+    `from a import b` gives `a.b` when that is a module, else `a`.
+    """
     found: list[str] = []
     for node in ast.walk(tree(module)):
+        if running and node in for_types_only(module):
+            continue
         if isinstance(node, ast.Import):
             found.extend(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -97,8 +111,8 @@ def pure_modules() -> list[Path]:
 
 
 def ours(module: Path) -> Iterator[Path]:
-    """Modules of the project that `module` imports."""
-    for name in imports(module):
+    """Modules of the project that `module` imports when it runs."""
+    for name in imports(module, running=True):
         if name in names():
             yield names()[name]
 
