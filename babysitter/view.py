@@ -9,7 +9,7 @@ from babysitter.machine import State, display_status, wire_status
 LEASES = 3.0
 """Heartbeats that a lease survives without."""
 LEAST_TTL_S = 15.0
-IN_ROTATION = frozenset({State.READY})
+SERVER_STATUS = {State.READY: "running", State.DRAINING: "draining"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,8 @@ def server_registration(view: View) -> dict[str, Any] | None:
 
 
 def server_status(view: View) -> str:
-    """`running` while requests are welcome, else the contract's word for the state."""
-    return "running" if view.state in IN_ROTATION else view.status
+    """`running` while requests are welcome, `draining`, else the contract's word for the state."""
+    return SERVER_STATUS.get(view.state, view.status)
 
 
 def own_heartbeat(view: View) -> dict[str, Any]:
