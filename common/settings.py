@@ -113,7 +113,7 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         text = raw.decode()
         data = tomli.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (UnicodeDecodeError, tomli.TOMLDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, tomli.TOMLDecodeError, yaml.YAMLError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "YAML"
         raise SettingsError(f"{path}: not valid {kind}: {' '.join(str(error).split())}") from error
     if data is None:
@@ -190,11 +190,15 @@ def build(model: type[Model], layers: Sequence[Layer]) -> Model:
     origin: dict[KeyPath, str] = {}
     for layer in layers:
         _merge(merged, layer.data, (), layer, origin)
+    faults = list(_truths_for_numbers(model, merged, origin))
     try:
-        return model.model_validate(merged)
+        built = model.model_validate(merged)
     except ValidationError as error:
-        faults = [_fault(model, details, merged, origin, layers) for details in error.errors()]
+        faults.extend(_fault(model, details, merged, origin, layers) for details in error.errors())
         raise SettingsError("\n".join(dict.fromkeys(faults))) from error
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return built
 
 
 def load(
@@ -253,6 +257,19 @@ def _merge(
         else:
             into[name] = value
             origin[here] = layer.labels.get(here, layer.name)
+
+
+def _truths_for_numbers(
+    model: type[BaseModel], merged: Mapping[str, Any], origin: Mapping[KeyPath, str]
+) -> Iterator[str]:
+    """`port = true` is a mistake; pydantic would read 1."""
+    for setting in options(model, ""):
+        value: Any = merged
+        for name in setting.path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        kinds = {setting.info.annotation, *get_args(setting.info.annotation)}
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            yield f"{origin[setting.path]}: '{setting.key}': must be a number (got {str(value).lower()})"
 
 
 def _fault(
