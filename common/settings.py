@@ -304,8 +304,9 @@ def _in_data(location: tuple[int | str, ...], data: Any) -> KeyPath:
     """`location` without the union tags that pydantic puts between real keys."""
     path: list[str] = []
     for index, part in enumerate(location):
-        if isinstance(data, dict) and part not in data and index + 1 < len(location):
-            continue
+        last = index + 1 == len(location)
+        if isinstance(data, dict) and not last and not isinstance(data.get(part), dict | list):
+            continue  # a tag, even where a key of the same name holds a plain value
         path.append(str(part))
         if isinstance(data, dict):
             data = data.get(part)
