@@ -135,10 +135,10 @@ def wait(name: str, pid: int, timeout_s: float, check: str, *args: str) -> int:
 
 def config(file: str) -> int:
     """Print port and name of a babysitter's file, or what is wrong with it."""
-    from common.settings import SettingsError, read_file  # noqa: PLC0415 - the other commands start without packages
+    from common.settings import SettingsError, file_layer  # noqa: PLC0415 - the other commands start without packages
 
     try:
-        table = read_file(Path(file))
+        table = file_layer(Path(file)).data
     except SettingsError as error:
         sys.stderr.write(f"error: {error}\n")
         return CONFIG_FAULT

@@ -31,6 +31,7 @@ PURE = (
     "registry/ownership.py",
     "registry/probing.py",
     "router/candidates.py",
+    "router/control/views.py",
     "router/directory.py",
     "router/facts.py",
     "router/outlier.py",
