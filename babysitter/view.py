@@ -107,14 +107,9 @@ def server_status(view: View) -> str:
     return SERVER_STATUS.get(view.state, view.status)
 
 
-def own_heartbeat(view: View) -> dict[str, Any]:
-    """Heartbeat body of the babysitter's own record: it runs, and its replica is as reported."""
-    return {**report(view), "status": "running", "replica_status": view.status, "port": view.port + 1}
-
-
-def server_heartbeat(view: View) -> dict[str, Any]:
-    """Heartbeat body of the server's record."""
-    return {**report(view), "status": server_status(view), "replica_status": view.status}
+def heartbeat(view: View) -> dict[str, Any]:
+    """Heartbeat body of either record: the replica's report, which the registry reads by the record's type."""
+    return {**report(view), **({"status": "draining"} if view.state is State.DRAINING else {})}
 
 
 def report(view: View) -> dict[str, Any]:
