@@ -17,6 +17,7 @@ class View:
     """Everything that others may know about the replica at one moment.
 
     `host` is the host that others reach it at; `models` are the server's own model objects; times are ISO 8601 UTC.
+    `settling` is true from an adoption to the first look: the last babysitter's record is then better left as it is.
     """
 
     name: str
@@ -44,6 +45,7 @@ class View:
     compile_wsjob: tuple[str, ...] = ()
     execute_wsjob: tuple[str, ...] = ()
     serves: bool = False
+    settling: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -81,7 +83,7 @@ def own_registration(view: View) -> dict[str, Any]:
 
 def server_registration(view: View) -> dict[str, Any] | None:
     """The server's record, `NAME-server`, once its models are known and while it is wanted; else None."""
-    if not view.models or view.state in (State.STOPPED, State.FAILED, State.PENDING):
+    if view.settling or not view.models or view.state in (State.STOPPED, State.FAILED, State.PENDING):
         return None
     metadata = {
         **view.metadata,
