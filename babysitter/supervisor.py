@@ -80,6 +80,7 @@ class Supervisor:
         self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._replica = Replica(since=clock.monotonic(), restarts=memory.restarts, failures=memory.failures)
         self._attempt: Attempt | None = None
+        self._adopted = False
         self._scope: TaskScope | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._moved = asyncio.Event()
@@ -125,6 +126,7 @@ class Supervisor:
             stalled=replica.stalled,
             persist_failed=self.home.state.failure,
             serves=alive and server is not None,
+            settling=self._adopted and replica.state is State.WAITING_FOR_READY and replica.error is None,
         )
 
     async def adopt(self) -> bool:
@@ -146,6 +148,7 @@ class Supervisor:
         attempt = self._attempt
         if attempt is not None and attempt.server is not None:
             self.memory.attempt = attempt.uuid
+            self._adopted = True
             self.tell(ev.Adopted(attempt.server.pid))
             scope.spawn(f"attempt.{attempt.uuid[:8]}", self._await_end(attempt))
         else:
@@ -248,6 +251,7 @@ class Supervisor:
         self.memory.attempts += 1
         attempt = self.home.attempt(self.memory.attempt, grace_s=self.spec.command.grace_s)
         self._attempt = attempt
+        self._adopted = False
         await self.persist()
         try:
             self._log.mark()

@@ -17,6 +17,7 @@ class View:
     """Everything that others may know about the replica at one moment.
 
     `host` is the host that others reach it at; `models` are the server's own model objects; times are ISO 8601 UTC.
+    `settling` is true from an adoption to the first look: the last babysitter's record is then better left as it is.
     """
 
     name: str
@@ -44,6 +45,7 @@ class View:
     compile_wsjob: tuple[str, ...] = ()
     execute_wsjob: tuple[str, ...] = ()
     serves: bool = False
+    settling: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -81,7 +83,7 @@ def own_registration(view: View) -> dict[str, Any]:
 
 def server_registration(view: View) -> dict[str, Any] | None:
     """The server's record, `NAME-server`, once its models are known and while it is wanted; else None."""
-    if not view.models or view.state in (State.STOPPED, State.FAILED, State.PENDING):
+    if view.settling or not view.models or view.state in (State.STOPPED, State.FAILED, State.PENDING):
         return None
     metadata = {
         **view.metadata,
@@ -107,14 +109,9 @@ def server_status(view: View) -> str:
     return SERVER_STATUS.get(view.state, view.status)
 
 
-def own_heartbeat(view: View) -> dict[str, Any]:
-    """Heartbeat body of the babysitter's own record: it runs, and its replica is as reported."""
-    return {**report(view), "status": "running", "replica_status": view.status, "port": view.port + 1}
-
-
-def server_heartbeat(view: View) -> dict[str, Any]:
-    """Heartbeat body of the server's record."""
-    return {**report(view), "status": server_status(view), "replica_status": view.status}
+def heartbeat(view: View) -> dict[str, Any]:
+    """Heartbeat body of either record: the replica's report, which the registry reads by the record's type."""
+    return {**report(view), **({"status": "draining"} if view.state is State.DRAINING else {})}
 
 
 def report(view: View) -> dict[str, Any]:
