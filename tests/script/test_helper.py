@@ -89,7 +89,7 @@ def test_wait_for_a_server(serve: Callable[[Answers], str]) -> None:
 
 
 def test_a_server_that_starts_is_not_ready_yet(serve: Callable[[Answers], str]) -> None:
-    starting = serve({"/health": (200, {"status": "starting", "infinilm_server_running": False})})
+    starting = serve({"/health": (200, {"status": "starting", "infinilm_server_running": True})})
     done = wait("server", starting)
     assert done.returncode == 1
     assert "its server is starting" in done.stderr
