@@ -62,7 +62,7 @@
   main() {
     local index router_url loaded=()
     # Babysitters follow a registry port chosen here; otherwise the registry_url of their file holds.
-    if [[ -n ${REGISTRY_PORT:-} ]] && is_true LAUNCH_REGISTRY true; then
+    if [[ -n ${REGISTRY_PORT:-} ]]; then
       BABYSITTER_REGISTRY_URL="${BABYSITTER_REGISTRY_URL:-http://localhost:$REGISTRY_PORT}"
     fi
     registry_settings
