@@ -113,7 +113,7 @@ def read_file(path: Path) -> Any:
     try:
         text = raw.decode()
         return tomli.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (UnicodeDecodeError, tomli.TOMLDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, tomli.TOMLDecodeError, yaml.YAMLError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "YAML"
         raise SettingsError(f"{path}: not valid {kind}: {' '.join(str(error).split())}") from error
 
@@ -192,11 +192,15 @@ def build(model: type[Model], layers: Sequence[Layer]) -> Model:
     origin: dict[KeyPath, str] = {}
     for layer in layers:
         _merge(merged, layer.data, (), layer, origin)
+    faults = list(_truths_for_numbers(model, merged, origin))
     try:
-        return model.model_validate(merged)
+        built = model.model_validate(merged)
     except ValidationError as error:
-        faults = [_fault(model, details, merged, origin, layers) for details in error.errors()]
+        faults.extend(_fault(model, details, merged, origin, layers) for details in error.errors())
         raise SettingsError("\n".join(dict.fromkeys(faults))) from error
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return built
 
 
 def load(
@@ -257,6 +261,19 @@ def _merge(
             origin[here] = layer.labels.get(here, layer.name)
 
 
+def _truths_for_numbers(
+    model: type[BaseModel], merged: Mapping[str, Any], origin: Mapping[KeyPath, str]
+) -> Iterator[str]:
+    """`port = true` is a mistake; pydantic would read 1."""
+    for setting in options(model, ""):
+        value: Any = merged
+        for name in setting.path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        kinds = {setting.info.annotation, *get_args(setting.info.annotation)}
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            yield f"{origin[setting.path]}: '{setting.key}': must be a number (got {str(value).lower()})"
+
+
 def _fault(
     model: type[BaseModel],
     details: ErrorDetails,
@@ -287,8 +304,9 @@ def _in_data(location: tuple[int | str, ...], data: Any) -> KeyPath:
     """`location` without the union tags that pydantic puts between real keys."""
     path: list[str] = []
     for index, part in enumerate(location):
-        if isinstance(data, dict) and part not in data and index + 1 < len(location):
-            continue
+        last = index + 1 == len(location)
+        if isinstance(data, dict) and not last and not isinstance(data.get(part), dict | list):
+            continue  # a tag, even where a key of the same name holds a plain value
         path.append(str(part))
         if isinstance(data, dict):
             data = data.get(part)

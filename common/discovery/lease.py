@@ -42,6 +42,7 @@ class Lease:
     interval_s: float
     registered_as: str | None = None
     last_error: str | None = None
+    _instance_id: str | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _rng: random.Random = field(default_factory=random.Random)
 
@@ -76,9 +77,8 @@ class Lease:
         """Deregister, if registered; an unreachable registry is left to the lease's end."""
         if self.registered_as is None:
             return
-        registration = self.registration() or {}
         try:
-            await self.client.deregister(self.registered_as, instance_id=registration.get("instance_id"))
+            await self.client.deregister(self.registered_as, instance_id=self._instance_id)
         except (RegistryUnavailable, RegistrationRefused) as error:
             log.warning("lease.leave_failed", name=self.registered_as, reason=str(error))
         self.registered_as = None
@@ -90,6 +90,7 @@ class Lease:
         elif self.registered_as is None:
             await self.client.register(registration)
             self.registered_as = str(registration["name"])
+            self._instance_id = registration.get("instance_id")
             log.info("lease.registered", name=self.registered_as, registry=self.client.url)
         else:
             await self.client.renew(self.registered_as, self.report())

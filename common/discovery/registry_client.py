@@ -5,7 +5,8 @@ answers and moves on at once when it does not. Every call has a deadline; what w
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -81,9 +82,12 @@ class RegistryClient:
         Raises:
             StaleIncarnation: Another process owns the name.
             RegistrationRefused: The record is not acceptable.
-            RegistryUnavailable: No registry answered.
+            RegistryUnavailable: No registry answered; or what answered knows no `/services` and is no registry.
         """
-        return await self._call("POST", "/services", registration)
+        try:
+            return await self._call("POST", "/services", registration)
+        except UnknownService as error:
+            raise RegistryUnavailable(f"{self.url} is no registry: {error}") from error
 
     async def renew(self, name: str, report: Mapping[str, Any]) -> None:
         """Send a heartbeat with `report` as its body.
@@ -91,6 +95,7 @@ class RegistryClient:
         Raises:
             UnknownService: Register again.
             StaleIncarnation: Another process owns the name.
+            RegistrationRefused: The report is not acceptable.
             RegistryUnavailable: No registry answered.
         """
         await self._call("POST", f"/services/{quote(name, safe='')}/heartbeat", report)
@@ -99,6 +104,7 @@ class RegistryClient:
         """Remove a record; one that is already gone is fine.
 
         Raises:
+            RegistrationRefused: The registry does not let us.
             RegistryUnavailable: No registry answered; the lease will end by itself.
         """
         query = f"?instance_id={quote(instance_id, safe='')}" if instance_id else ""
@@ -111,18 +117,24 @@ class RegistryClient:
         """Every record.
 
         Raises:
-            RegistryUnavailable: No registry answered.
+            RegistryUnavailable: No registry answered, or not with a list.
         """
-        answer = await self._call("GET", "/services")
+        try:
+            answer = await self._call("GET", "/services")
+        except (UnknownService, StaleIncarnation, RegistrationRefused) as error:
+            raise RegistryUnavailable(f"{self.url} does not list services: {error}") from error
+        listed = answer.get("services")
+        if not isinstance(listed, list):
+            raise RegistryUnavailable(f"{self.url} does not list services: no 'services' in its answer")
         records = []
-        for item in answer.get("services", []):
+        for item in listed:
             try:
                 records.append(record_from_wire(item))
             except msgspec.ValidationError as error:
                 log.warning("registry.record_unreadable", reason=str(error))
         return records
 
-    async def watch(self) -> AsyncIterator[Update]:
+    async def watch(self) -> AsyncGenerator[Update, None]:
         """One watch stream, from a snapshot on; ends by raising.
 
         Raises:
@@ -150,7 +162,9 @@ class RegistryClient:
         self._move_on(url)
         raise RegistryUnavailable(f"{url}: watch ended")
 
-    async def follow(self, *, poll_interval_s: float, retry_s: float = 0.5) -> AsyncIterator[Update | RegistryError]:
+    async def follow(
+        self, *, poll_interval_s: float, retry_s: float = 0.5
+    ) -> AsyncGenerator[Update | RegistryError, None]:
         """The table for ever: the watch where there is one, else polling; faults are yielded, never raised.
 
         A consumer sees `Snapshot`s, changes, and a `RegistryUnavailable` whenever contact is lost. The retry delay
@@ -159,9 +173,10 @@ class RegistryClient:
         delay_s = retry_s
         while True:
             try:
-                async for update in self.watch():
-                    delay_s = retry_s
-                    yield update
+                async with aclosing(self.watch()) as updates:
+                    async for update in updates:
+                        delay_s = retry_s
+                        yield update
             except WatchUnsupported:
                 try:
                     yield Snapshot(epoch="", revision=0, services=await self.list())

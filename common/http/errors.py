@@ -1,6 +1,7 @@
 """Errors of the control planes: always JSON, always `{"error": …}`, never a stack (CONTRACT.md 1)."""
 
 import json
+import math
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -55,6 +56,13 @@ def _reject_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is larger than any number here")
+    return number
+
+
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
@@ -70,14 +78,19 @@ async def read_json_object(request: web.Request, *, empty: bool = False) -> dict
         empty: True allows no body at all, which counts as `{}`.
 
     Raises:
-        ApiError: 400 with the JSON fault; duplicate keys, NaN and nesting past Python's limit count as faults.
+        ApiError: 400 with the JSON fault; duplicate keys, numbers that are none (NaN, 1e400), half a surrogate pair
+            (nobody downstream could encode it) and nesting past Python's limit count as faults.
     """
     raw = await request.read()
     if not raw and empty:
         return {}
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=_unique_pairs, parse_constant=_reject_constant)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        value = json.loads(
+            raw.decode(), object_pairs_hook=_unique_pairs, parse_constant=_reject_constant, parse_float=_finite
+        )
+        if b"\\ud" in raw or b"\\uD" in raw:
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
         raise ApiError(400, f"invalid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ApiError(400, f"the body must be a JSON object, not {type(value).__name__}")

@@ -219,7 +219,7 @@ class Exchange:
             return
         self._settle(Verdict.FAULT)
         if how is Broken.MALFORMED:
-            self._broken("upstream_malformed", "the replica's answer is no valid HTTP")
+            self._broken("upstream_malformed", "the replica's answer is no valid HTTP", charged=True)
         else:
             self._broken("upstream_died", "the replica closed the connection before its answer was complete")
 
@@ -278,26 +278,33 @@ class Exchange:
         )
         connection.send(self, request, self._body, to_head_request=head.method == b"HEAD", raw_chunks=not head.http10)
 
-    def _retry(self) -> None:
-        self._retries += 1
-        self._engine.retrying += 1
+    def _retry(self, *, charged: bool = True) -> None:
+        if charged:
+            self._retries += 1
+            self._engine.retrying += 1
         self._choose()
 
-    def _can_retry(self) -> bool:
+    def _can_retry(self, *, charged: bool = True) -> bool:
+        """Another replica may be tried; `charged` to the retry budget or not."""
         engine = self._engine
         if self._relay is not None and self._relay.begun:
             return False
         if self._attempts > engine.limits.max_retries or self._endpoint is engine.control:
             return False
-        if not budget_allows(engine.retrying, len(engine.exchanges)):
+        if charged and not budget_allows(engine.retrying, len(engine.exchanges)):
             return False
         return bool(choose_from(self._peers, self._tried, engine.outliers, engine.now()).endpoints)
 
-    def _broken(self, code: str, message: str, *, status: int = 502) -> None:
-        """An attempt failed: try elsewhere, or tell the client."""
-        if self._can_retry():
+    def _broken(self, code: str, message: str, *, status: int = 502, charged: bool = False) -> None:
+        """An attempt failed: try elsewhere, or tell the client.
+
+        The budget is against storms on replicas that struggle. A replica that is gone does no work for its requests any
+        more, so moving them, all at once, adds no load to what was admitted; charged, a death would lose those of its
+        requests that exceed the budget (A1, A2 against D8).
+        """
+        if self._can_retry(charged=charged):
             self._relay = None
-            self._retry()
+            self._retry(charged=charged)
         else:
             self._fail(code, message, status=status)
 

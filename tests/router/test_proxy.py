@@ -106,7 +106,15 @@ async def test_without_model_any_ready_replica_is_asked(plane: Plane) -> None:
 async def test_bad_bodies_are_400_and_never_forwarded_D23_D24(plane: Plane) -> None:
     replica = await plane.add(answer_ok)
     plane.route(replica)
-    bodies = [b"", b"[]", b'"x"', b"{", b'\xef\xbb\xbf{"model":"m"}', b'{"model":"m\xff"}', b'{"model":"m","model":"n"}']
+    bodies = [
+        b"",
+        b"[]",
+        b'"x"',
+        b"{",
+        b'\xef\xbb\xbf{"model":"m"}',
+        b'{"model":"m\xff"}',
+        b'{"model":"m","model":"n"}',
+    ]
     bodies += [b'{"model":1}', b'{"model":""}', b'{"model":"m"} x', b'{"model":"m","x":NaN}', b'{"model":"a\\u0000"}']
     bodies += [b'{"model":"m","mod\\u0065l":"n"}', b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"]
     for body in bodies:
@@ -210,7 +218,7 @@ async def test_death_mid_chunk_keeps_the_clients_framing_whole(plane: Plane) -> 
 
 async def test_death_mid_json_is_never_half_an_answer_A3(plane: Plane) -> None:
     async def with_length(call: Call) -> None:
-        await call.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{\"a\":")
+        await call.send(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{"a":')
         await asyncio.sleep(0.02)
         call.reset()
 

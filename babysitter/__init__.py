@@ -1,0 +1,1 @@
+"""One inference server, owned: started, watched, restarted, reported to the registry, stopped."""

@@ -1,0 +1,93 @@
+"""PURE: the bodies that the mock answers with. The same model and prompt give the same text on every server."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+EMBEDDING_SIZE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One generation: its words (a token each), and what the answer's head needs.
+
+    `created` is epoch seconds; `server` is shown as `system_fingerprint`, so that a test can tell replicas apart.
+    """
+
+    identity: str
+    created: int
+    model: str
+    server: str
+    words: list[str]
+    finish_reason: str
+    prompt_tokens: int
+    chat: bool
+
+    def usage(self) -> dict[str, int]:
+        """Token counts; a token is a word."""
+        total = self.prompt_tokens + len(self.words)
+        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": len(self.words), "total_tokens": total}
+
+    def whole(self) -> dict[str, Any]:
+        """The body of an answer that is no stream."""
+        text = "".join(self.words)
+        content = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
+        choice = {"index": 0, **content, "finish_reason": self.finish_reason, "logprobs": None}
+        return {**self._head("chat.completion" if self.chat else "text_completion"), **self._tail([choice])}
+
+    def chunks(self, *, usage: bool) -> Iterator[dict[str, Any]]:
+        """The stream's events before `[DONE]`: one per word, the finish, and the usage when it was asked for."""
+        head = self._head("chat.completion.chunk" if self.chat else "text_completion")
+        for number, word in enumerate(self.words):
+            role = {"role": "assistant"} if number == 0 else {}
+            content = {"delta": {**role, "content": word}} if self.chat else {"text": word}
+            yield {**head, "choices": [{"index": 0, **content, "finish_reason": None}]}
+        empty: dict[str, Any] = {"delta": {}} if self.chat else {"text": ""}
+        yield {**head, "choices": [{"index": 0, **empty, "finish_reason": self.finish_reason}]}
+        if usage:
+            yield {**head, **self._tail([])}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self.identity,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.server,
+        }
+
+    def _tail(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"choices": choices, "usage": self.usage()}
+
+
+def text_of(body: dict[str, Any]) -> str:
+    """All text of a request: `messages[].content` (a string, or parts with `text`), `prompt` or `input`."""
+    found: list[Any] = []
+    for message in body.get("messages") or []:
+        content = message.get("content") if isinstance(message, dict) else None
+        parts = content if isinstance(content, list) else [content]
+        found += [part["text"] if isinstance(part, dict) and "text" in part else part for part in parts]
+    for name in ("prompt", "input"):
+        value = body.get(name)
+        found += value if isinstance(value, list) else [value]
+    return " ".join(part for part in found if isinstance(part, str))
+
+
+def words_for(model: str, prompt: str, count: int) -> list[str]:
+    """`count` words that say who answers and then repeat the prompt."""
+    said = ["This", "is", model, "answering:", *prompt.split()]
+    repeated = itertools.islice(itertools.cycle(said), count)
+    return [word if number == 0 else f" {word}" for number, word in enumerate(repeated)]
+
+
+def embedding(text: str) -> list[float]:
+    """A vector in [-1, 1] made from the text's hash."""
+    digest = blake2b(text.encode(), digest_size=EMBEDDING_SIZE).digest()
+    return [byte / 127.5 - 1.0 for byte in digest]
+
+
+def model_list(models: list[str], created: int) -> list[dict[str, Any]]:
+    """The model objects of `GET /v1/models`."""
+    return [{"id": name, "object": "model", "created": created, "owned_by": "mock"} for name in models]

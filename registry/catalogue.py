@@ -1,0 +1,277 @@
+"""The catalogue: every record, its lease and its revision, and what each command does to them. PURE.
+
+A command is decided and committed in two steps, so that a store can be written between them and a failed write changes
+nothing: `decide` looks and does not touch, `commit` cannot fail. `apply` is both, for those without a store. One writer
+calls them; `now` is the monotonic clock. A revision is given to every change, and means nothing in another epoch.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, assert_never
+
+from registry import expiry
+from registry.expiry import ExpiryRules
+from registry.model import (
+    Change,
+    Command,
+    Conflict,
+    Deregister,
+    Drain,
+    Full,
+    Health,
+    Instance,
+    Put,
+    Register,
+    Registration,
+    Removed,
+    Renew,
+    SetHealth,
+    Sweep,
+    Unknown,
+    Update,
+)
+from registry.ownership import TOMBSTONE_S, Claim, Tombstone, check_heartbeat, judge_registration
+
+VOLATILE_REPORT_FIELDS = frozenset({"running", "waiting", "updated_at"})
+"""Members of a replica report that change with every heartbeat: shown and streamed, never written to a store."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """An instance, the instant (monotonic) its lease was last renewed, and the revision of its last change."""
+
+    instance: Instance
+    renewed_at: float
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a command will do: the changes, the record that it leaves, and whether that record's lease is renewed."""
+
+    changes: tuple[Change, ...] = ()
+    answer: Instance | None = None
+    renews: bool = False
+    claim: Claim | None = None
+    swept: expiry.Swept | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revised:
+    """A committed change with its revision."""
+
+    revision: int
+    change: Change
+
+
+@dataclass(slots=True)
+class Catalogue:
+    """All records of one epoch.
+
+    Args:
+        epoch: Names this life of the catalogue; revisions of different epochs cannot be compared.
+        capacity: Most records at once.
+        rules: How leases end.
+    """
+
+    epoch: str
+    capacity: int = 10_000
+    rules: ExpiryRules = field(default_factory=ExpiryRules)
+    revision: int = 0
+    generation_floor: int = 0
+    preserving_since: float | None = None
+    _entries: dict[str, Entry] = field(default_factory=dict)
+    _tombstones: dict[str, Tombstone] = field(default_factory=dict)
+
+    # Reading.
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def get(self, name: str) -> Entry | None:
+        """The entry of `name`, or None."""
+        return self._entries.get(name)
+
+    # Writing.
+
+    def load(self, instances: Iterable[Instance], now: float, *, generation_floor: int = 0) -> None:
+        """Fill an empty catalogue from a store; every lease starts anew with its full length (FAILURES.md C2)."""
+        for instance in instances:
+            self.revision += 1
+            fresh = replace(instance, stale=False, suspect=False, health=Health.UNKNOWN)
+            self._entries[instance.name] = Entry(fresh, now, self.revision)
+        self.generation_floor = max(self.generation_floor, generation_floor)
+
+    def renew_all(self, now: float) -> None:
+        """Give every lease its full length again, after a time in which none could be renewed."""
+        for entry in self._entries.values():
+            entry.renewed_at = now
+
+    def apply(self, command: Command, now: float) -> tuple[Decision, tuple[Revised, ...]]:
+        """Decide and commit at once.
+
+        Raises:
+            Refused: And nothing has changed.
+        """
+        decision = self.decide(command, now)
+        return decision, self.commit(decision, now)
+
+    def decide(self, command: Command, now: float) -> Decision:  # noqa: PLR0911 - one return per command
+        """What `command` would do now; changes nothing.
+
+        Raises:
+            Unknown: There is no such record.
+            Conflict: Somebody else owns the name.
+            Full: There is no room for another record.
+        """
+        match command:
+            case Renew():
+                return self._renew(command, now)
+            case Register(registration):
+                return self._register(registration)
+            case Update(name, fields):
+                return self._update(name, fields)
+            case Deregister(name, instance_id):
+                return self._deregister(name, instance_id)
+            case Drain(name, on):
+                held = self._held(name)
+                return self._changed(held, replace(held, draining=on), durable=True)
+            case SetHealth(name, generation, health):
+                return self._set_health(name, generation, health)
+            case Sweep():
+                leases = ((entry.instance, entry.renewed_at) for entry in self._entries.values())
+                swept = expiry.sweep(leases, now, self.preserving_since, self.rules)
+                return Decision(swept.changes, swept=swept)
+        assert_never(command)
+
+    def commit(self, decision: Decision, now: float) -> tuple[Revised, ...]:
+        """Make a decision true. Every change gets the next revision."""
+        revised = []
+        for change in decision.changes:
+            self.revision += 1
+            revised.append(Revised(self.revision, change))
+            if isinstance(change, Put):
+                self._put(change.instance, now)
+            else:
+                self._remove(change, now)
+        if decision.swept is not None:
+            self.preserving_since = decision.swept.preserving_since
+            self._tombstones = {name: stone for name, stone in self._tombstones.items() if now < stone.until}
+        if decision.renews and decision.answer is not None:
+            self._entries[decision.answer.name].renewed_at = now
+        return tuple(revised)
+
+    # Deciding.
+
+    def _held(self, name: str) -> Instance:
+        entry = self._entries.get(name)
+        if entry is None:
+            raise Unknown(f"service {name!r} not found")
+        return entry.instance
+
+    def _renew(self, beat: Renew, now: float) -> Decision:
+        entry = self._entries.get(beat.name)
+        held = check_heartbeat(None if entry is None else entry.instance, beat, self._tombstones.get(beat.name), now)
+        status = service_status(held, beat)
+        report = held.report if beat.report is None else beat.report
+        quiet = status == held.registration.status and not held.stale and report == held.report
+        if quiet:
+            return Decision((), held, renews=True)
+        durable = status != held.registration.status or _stable(report) != _stable(held.report)
+        registration = held.registration
+        if status != registration.status:
+            registration = replace(registration, status=status)
+        after = replace(held, registration=registration, report=report, stale=False, suspect=False)
+        return Decision((Put(after, durable),), after, renews=True)
+
+    def _register(self, registration: Registration) -> Decision:
+        entry = self._entries.get(registration.name)
+        held = None if entry is None else entry.instance
+        claim = judge_registration(held, registration)
+        if held is None:
+            if len(self._entries) >= self.capacity:
+                raise Full(f"the registry holds {self.capacity} records and takes no more")
+            new = Instance(registration, generation=self.generation_floor + 1)
+            return Decision((Put(new, durable=True),), new, renews=True, claim=claim)
+        if claim is Claim.REPEAT:
+            same = replace(registration, timestamp=held.registration.timestamp)  # when it first said so
+            after = replace(held, registration=same, stale=False, suspect=False)
+            changed = self._changed(held, after, durable=same != held.registration)
+            return replace(changed, renews=True, claim=claim)
+        owner = held.registration
+        same_place = (owner.host, owner.port, owner.url) == (registration.host, registration.port, registration.url)
+        after = Instance(
+            registration,
+            generation=held.generation + 1,
+            draining=held.draining and owner.instance_id == registration.instance_id,
+            health=held.health if same_place else Health.UNKNOWN,
+        )
+        return Decision((Put(after, durable=True),), after, renews=True, claim=claim)
+
+    def _update(self, name: str, fields: Mapping[str, Any]) -> Decision:
+        held = self._held(name)
+        merged = dict(fields)
+        if isinstance(given := fields.get("metadata"), Mapping):
+            merged["metadata"] = {**held.registration.metadata, **given}
+        registration = replace(held.registration, **merged)
+        after = replace(held, registration=registration, stale=False, suspect=False)
+        return replace(self._changed(held, after, durable=registration != held.registration), renews=True)
+
+    def _deregister(self, name: str, instance_id: str | None) -> Decision:
+        held = self._held(name)
+        owner = held.registration.instance_id
+        if instance_id is not None and instance_id != owner:
+            raise Conflict(f"{name!r} belongs to {'another instance' if owner else 'no instance'}; not deregistered")
+        return Decision((Removed(held, "deregistered"),), held)
+
+    def _set_health(self, name: str, generation: int, health: Health) -> Decision:
+        entry = self._entries.get(name)
+        if entry is None or entry.instance.generation != generation:
+            return Decision()
+        return self._changed(entry.instance, replace(entry.instance, health=health), durable=False)
+
+    @staticmethod
+    def _changed(held: Instance, after: Instance, *, durable: bool) -> Decision:
+        if after == held:
+            return Decision((), held)
+        return Decision((Put(after, durable),), after)
+
+    # Committing.
+
+    def _put(self, instance: Instance, now: float) -> None:
+        entry = self._entries.get(instance.name)
+        if entry is None:
+            self._entries[instance.name] = Entry(instance, now, self.revision)
+            self._tombstones.pop(instance.name, None)
+        else:
+            entry.instance = instance
+            entry.revision = self.revision
+
+    def _remove(self, removed: Removed, now: float) -> None:
+        del self._entries[removed.name]
+        self.generation_floor = max(self.generation_floor, removed.instance.generation)
+        owner = removed.instance.registration
+        if removed.reason == "deregistered" and owner.instance_id is not None:
+            self._tombstones[removed.name] = Tombstone(owner.instance_id, owner.incarnation, now + TOMBSTONE_S)
+
+
+def service_status(held: Instance, beat: Renew) -> str:
+    """The record's status after a heartbeat.
+
+    A replica report speaks of the replica: its `ready` is a server's `running`, and it says nothing of a babysitter's
+    own record, which runs for as long as it beats. Any other status is taken as given.
+    """
+    if beat.status is None:
+        return held.registration.status
+    if beat.report is None or "replica_id" not in beat.report:
+        return beat.status
+    if held.kind != "openai-api":
+        return held.registration.status
+    return "running" if beat.status == "ready" else beat.status
+
+
+def _stable(report: Mapping[str, object] | None) -> Mapping[str, object]:
+    return {key: value for key, value in (report or {}).items() if key not in VOLATILE_REPORT_FIELDS}

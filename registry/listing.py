@@ -1,0 +1,124 @@
+"""Reading the whole table: at once, by long poll, or as a stream of changes."""
+
+import asyncio
+import re
+
+import structlog
+from aiohttp import ClientConnectionResetError, web
+
+from common.http.errors import ApiError
+from registry.api import REGISTRY
+from registry.watch import Watcher, WatchHub
+
+log = structlog.get_logger(__name__)
+BEAT_S = 10.0
+"""A watch that has nothing to say says so this often."""
+STALL_S = 60.0
+"""A watcher that takes nothing for so long is let go."""
+LONGEST_WAIT_S = 60.0
+_DURATION = re.compile(r"(\d{1,5}(?:\.\d{1,3})?)(ms|s|m)?")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
+
+
+async def list_services(request: web.Request) -> web.Response:
+    """`GET /services[?status=…][&healthy=true|false][&index=N&wait=30s[&epoch=E]]`."""
+    registry = request.app[REGISTRY]
+    catalogue = registry.catalogue
+    wanted = _healthy(request)
+    await _wait(request)
+    status = request.query.get("status")
+    entries = [
+        entry
+        for entry in catalogue
+        if (status is None or entry.instance.status == status)
+        and (wanted is None or entry.instance.is_healthy == wanted)
+    ]
+    body = b'{"services":%b,"total":%d,"timestamp":"%b"}' % (
+        registry.renderer.services(entries),
+        len(entries),
+        registry.renderer.timestamp().encode(),
+    )
+    headers = {"X-Index": str(catalogue.revision), "X-Epoch": catalogue.epoch}
+    return web.Response(body=body, content_type="application/json", headers=headers)
+
+
+async def watch(request: web.Request) -> web.StreamResponse:
+    """`GET /v1/watch[?since=REV&epoch=E]`: one JSON object per line, for as long as the client reads."""
+    registry = request.app[REGISTRY]
+    since = _number(request, "since")
+    watcher = registry.hub.subscribe(since=since, epoch=request.query.get("epoch"))
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "application/x-ndjson",
+            "Cache-Control": "no-store",
+            "X-Epoch": registry.catalogue.epoch,
+        }
+    )
+    try:
+        await response.prepare(request)
+        await _stream(registry.hub, watcher, response)
+    except (ClientConnectionResetError, ConnectionError) as error:
+        log.debug("watch.client_gone", reason=str(error))
+    except TimeoutError:
+        log.warning("watch.stalled", after_s=STALL_S, remote=request.remote)
+        if request.transport is not None:
+            request.transport.abort()
+    finally:
+        registry.hub.unsubscribe(watcher)
+    return response
+
+
+async def _stream(hub: WatchHub, watcher: Watcher, response: web.StreamResponse) -> None:
+    """Write lines until the hub closes.
+
+    Raises:
+        TimeoutError: The client takes nothing.
+        ClientConnectionResetError: The client went away.
+    """
+    while not watcher.closed:
+        try:
+            async with asyncio.timeout(BEAT_S):
+                await watcher.ready.wait()
+        except TimeoutError:
+            lines = hub.beat()
+        else:
+            lines = hub.take(watcher)
+        if lines:
+            async with asyncio.timeout(STALL_S):
+                await response.write(lines)
+
+
+async def _wait(request: web.Request) -> None:
+    """Hold a long poll until something changed after its index, or its time is over."""
+    index = _number(request, "index")
+    if index is None:
+        return
+    registry = request.app[REGISTRY]
+    epoch = request.query.get("epoch", registry.catalogue.epoch)
+    if epoch == registry.catalogue.epoch:
+        await registry.hub.wait_for_change(index, _seconds(request.query.get("wait", "0s")))
+
+
+def _healthy(request: web.Request) -> bool | None:
+    text = request.query.get("healthy")
+    if text is None:
+        return None
+    if text.lower() not in {"true", "false"}:
+        raise ApiError(400, f"parameter 'healthy' must be true or false, not {text[:32]!r}", field="healthy")
+    return text.lower() == "true"
+
+
+def _number(request: web.Request, name: str) -> int | None:
+    text = request.query.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 19):  # noqa: PLR2004 - digits of a 64-bit number
+        raise ApiError(400, f"parameter {name!r} must be a number, not {text[:32]!r}", field=name)
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise ApiError(400, f"parameter 'wait' must be like 30s, not {text[:32]!r}", field="wait")
+    return min(float(found[1]) * _UNIT_S[found[2]], LONGEST_WAIT_S)

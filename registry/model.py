@@ -1,0 +1,193 @@
+"""The registry's nouns: what is registered, what is asked, what changed, and why something is refused."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+
+class Health(StrEnum):
+    """What probing says of an instance; the words are the contract's."""
+
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a client says about itself when it registers.
+
+    `instance_id` None marks a client of the old kind. `ttl_s` None asks for the old kind's lease.
+    """
+
+    name: str
+    host: str
+    port: int
+    hostname: str
+    url: str
+    status: str
+    timestamp: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    weight: float | None = None
+    instance_id: str | None = None
+    incarnation: int = 0
+    ttl_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One record. It never changes; a change makes a new one.
+
+    `generation` counts the owners a name has had and never falls. `report` is the last replica report (CONTRACT.md 4).
+    `stale` means that the lease ended, `suspect` that the record is kept past its time because too many ended at once.
+    """
+
+    registration: Registration
+    generation: int
+    draining: bool = False
+    health: Health = Health.UNKNOWN
+    report: Mapping[str, Any] | None = None
+    stale: bool = False
+    suspect: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name it is registered under."""
+        return self.registration.name
+
+    @property
+    def status(self) -> str:
+        """`draining` while it drains, else what its owner said last."""
+        return "draining" if self.draining else self.registration.status
+
+    @property
+    def is_draining(self) -> bool:
+        """Drained by an operator, or draining by its own word."""
+        return self.status == "draining"
+
+    @property
+    def is_healthy(self) -> bool:
+        """Running, with a lease that holds (CONTRACT.md 1)."""
+        return self.status == "running" and not self.stale
+
+    @property
+    def kind(self) -> str | None:
+        """`metadata.type`, or None."""
+        found = self.registration.metadata.get("type")
+        return found if isinstance(found, str) else None
+
+
+# Commands: what may be asked of the catalogue.
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """Claim a name."""
+
+    registration: Registration
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """A heartbeat. Absent members say nothing."""
+
+    name: str
+    status: str | None = None
+    instance_id: str | None = None
+    incarnation: int | None = None
+    report: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Change some fields; counts as a heartbeat. `fields` holds members of `Registration`; metadata is merged."""
+
+    name: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Deregister:
+    """Remove a record; with `instance_id`, only if that instance owns it."""
+
+    name: str
+    instance_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Start (`on`) or end the draining of an instance."""
+
+    name: str
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetHealth:
+    """A prober's verdict on one incarnation; one that is gone is ignored."""
+
+    name: str
+    generation: int
+    health: Health
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Time passed: let leases end."""
+
+
+Command = Register | Renew | Update | Deregister | Drain | SetHealth | Sweep
+
+
+# Changes: what a command did.
+
+Reason = Literal["deregistered", "expired", "replaced"]
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A record is new or different. `durable` is False for what a store need not remember (health, load figures)."""
+
+    instance: Instance
+    durable: bool
+
+    @property
+    def name(self) -> str:
+        """Whose record."""
+        return self.instance.name
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A record is gone."""
+
+    instance: Instance
+    reason: Reason
+
+    @property
+    def name(self) -> str:
+        """Whose record."""
+        return self.instance.name
+
+
+Change = Put | Removed
+
+
+# Refusals.
+
+
+class Refused(Exception):
+    """Base: the command changed nothing."""
+
+
+class Unknown(Refused):
+    """There is no such record; register."""
+
+
+class Conflict(Refused):
+    """The name belongs to somebody else, or to a later life of the caller."""
+
+
+class Full(Refused):
+    """The catalogue holds as many records as it may."""

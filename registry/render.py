@@ -1,0 +1,90 @@
+"""How records look on the wire (CONTRACT.md 1): as JSON bytes, each encoded once per change.
+
+Only `last_heartbeat` moves between changes, so it stands last and is written into the cached bytes at the end.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from common.clock import Clock, iso
+from registry.catalogue import Catalogue, Entry
+from registry.expiry import ttl_s
+from registry.model import Instance
+
+_encode = msgspec.json.Encoder().encode
+encode_json = _encode
+
+
+def service_fields(instance: Instance) -> dict[str, Any]:
+    """Every member of a service but `last_heartbeat`."""
+    said = instance.registration
+    metadata = said.metadata if instance.report is None else {**said.metadata, "replica": instance.report}
+    return {
+        "name": said.name,
+        "host": said.host,
+        "port": said.port,
+        "hostname": said.hostname,
+        "url": said.url,
+        "status": instance.status,
+        "timestamp": said.timestamp,
+        "health_status": instance.health.value,
+        "metadata": metadata,
+        "is_healthy": instance.is_healthy,
+        "weight": said.weight,
+        "instance_id": said.instance_id,
+        "incarnation": said.incarnation,
+        "generation": instance.generation,
+        "ttl_s": ttl_s(instance),
+        "draining": instance.is_draining,
+        "stale": instance.stale,
+        "suspect": instance.suspect,
+    }
+
+
+class Renderer:
+    """Encodes the records of one catalogue, and remembers the encodings.
+
+    Args:
+        catalogue: What to show.
+        clock: For `last_heartbeat` and `timestamp`; monotonic instants are shown as wall time.
+    """
+
+    def __init__(self, catalogue: Catalogue, clock: Clock) -> None:
+        self._catalogue = catalogue
+        self._clock = clock
+        self._cache: dict[str, tuple[Instance, bytes]] = {}
+
+    def timestamp(self) -> str:
+        """Now, for people."""
+        return iso(self._clock.utcnow())
+
+    def last_heartbeat(self, entry: Entry) -> float:
+        """Epoch seconds of the last renewal."""
+        return round(self._wall_offset() + entry.renewed_at, 3)
+
+    def service(self, entry: Entry) -> bytes:
+        """One service as a JSON object."""
+        return self._finish(entry, self._wall_offset())
+
+    def services(self, entries: Iterable[Entry]) -> bytes:
+        """Services as a JSON array."""
+        offset = self._wall_offset()
+        return b"[" + b",".join([self._finish(entry, offset) for entry in entries]) + b"]"
+
+    def forget(self, name: str) -> None:
+        """Drop the cached encoding of a record that is gone."""
+        self._cache.pop(name, None)
+
+    def _wall_offset(self) -> float:
+        return self._clock.utcnow().timestamp() - self._clock.monotonic()
+
+    def _finish(self, entry: Entry, offset: float) -> bytes:
+        instance = entry.instance
+        cached = self._cache.get(instance.name)
+        if cached is None or cached[0] is not instance:
+            head = _encode(service_fields(instance))[:-1] + b',"last_heartbeat":'
+            cached = (instance, head)
+            self._cache[instance.name] = cached
+        return b"%b%.3f}" % (cached[1], offset + entry.renewed_at)

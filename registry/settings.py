@@ -1,0 +1,27 @@
+"""The registry's settings (CONTRACT.md 1, and what was added beside it)."""
+
+from pathlib import Path
+
+from common.service import ServiceSettings
+from common.settings import option
+
+
+class RegistrySettings(ServiceSettings):
+    """Service registry: keeps the list of inference servers and babysitters, by lease."""
+
+    host: str = option("127.0.0.1", "Address to listen on.")
+    port: int = option(18000, "Port to listen on; 0 lets the kernel choose.", ge=0, le=65535)
+    health_interval: float = option(30.0, "Seconds between two probes of one service.", gt=0, le=3600)
+    health_timeout: float = option(5.0, "Seconds that one probe may take.", gt=0, le=300)
+    cleanup_interval: float = option(
+        60.0, "Longest time in seconds between two looks for ended leases; at least one look a second.", gt=0, le=3600
+    )
+    data_dir: Path = option(Path("data"), "Directory of the embedded store.")
+    store: str | None = option(
+        None, "Where records are kept: sqlite:///PATH or memory://; unset: in the data directory."
+    )
+    insecure_no_auth: bool = option(False, "Listen on other than loopback addresses without tokens.")
+    drain_timeout: float = option(5.0, "Seconds that open requests may take after SIGTERM.", gt=0, le=600)
+    max_services: int = option(20_000, "Most records at once; a replica has two.", ge=1, le=1_000_000)
+    max_watchers: int = option(1000, "Most watches and long polls at once.", ge=1, le=100_000)
+    probe_concurrency: int = option(64, "Most probes at once.", ge=1, le=1000)

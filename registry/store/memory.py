@@ -1,0 +1,30 @@
+"""The store that forgets: `memory://`. After a restart, clients are told to register again (FAILURES.md C1)."""
+
+from collections.abc import Sequence
+
+from registry.model import Change, Instance, Put
+from registry.store import Loaded
+
+
+class MemoryStore:
+    """A dict; a new process starts empty."""
+
+    def __init__(self) -> None:
+        self._instances: dict[str, Instance] = {}
+        self._floor = 0
+
+    async def open(self) -> Loaded:
+        """What this object remembers: nothing, in a new process."""
+        return Loaded(tuple(self._instances.values()), self._floor)
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        """Remember `changes`."""
+        for change in changes:
+            if isinstance(change, Put):
+                self._instances[change.name] = change.instance
+            else:
+                self._instances.pop(change.name, None)
+                self._floor = max(self._floor, change.instance.generation)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""

@@ -1,0 +1,204 @@
+"""What the scripts ask of Python: read a configuration, wait for readiness, show the status. Not every machine has curl.
+
+    helper.py config FILE                        print `PORT NAME` of a babysitter's file
+    helper.py wait NAME PID SECONDS CHECK…       exit 0 ready, 1 time is up, 2 the process ended, 3 it has failed
+    helper.py models URL                         print the ids listed at URL/models
+    helper.py status NAME,PID,PORT …             print the table of status.sh
+
+Checks are `url URL` (answers 200), `server URL` (the babysitter at URL says that its server is ready) and
+`routed URL FROM…` (the router at URL lists the models of every babysitter FROM).
+"""
+
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+POLL_S = 0.1
+PROGRESS_S = 5.0
+CALL_TIMEOUT_S = 3.0
+READY, TIME_IS_UP, ENDED, FAILED = range(4)
+CONFIG_FAULT = 78
+
+# The machines' proxy variables are meant for the outside world.
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
+class NotYet(Exception):
+    """Not ready; the text says what is missing."""
+
+
+class Hopeless(Exception):
+    """It will not become ready by waiting."""
+
+
+def get(url: str) -> Any:
+    """The JSON that `url` answers, whatever its status.
+
+    Raises:
+        NotYet: It does not answer, or not with JSON.
+    """
+    try:
+        with _open(url, timeout=CALL_TIMEOUT_S) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            try:
+                return json.load(error)
+            except ValueError:
+                raise NotYet(f"{url} answers {error.code}") from None
+    except (OSError, ValueError) as error:
+        raise NotYet(f"{url}: {getattr(error, 'reason', error)}") from None
+
+
+def check_url(url: str) -> None:
+    """`url` answers 200."""
+    try:
+        with _open(url, timeout=CALL_TIMEOUT_S) as answer:
+            if answer.status != HTTPStatus.OK:
+                raise NotYet(f"{url} answers {answer.status}")
+    except OSError as error:
+        raise NotYet(f"{url}: {getattr(error, 'reason', error)}") from None
+
+
+def check_server(url: str) -> None:
+    """The babysitter at `url` says that its server is ready."""
+    health = get(f"{url}/health")
+    status, reason = health.get("status"), health.get("error_message") or ""
+    if status == "healthy":
+        return
+    if status in {"failed", "stopped"}:
+        raise Hopeless(f"its server has {status}: {reason}")
+    raise NotYet(f"its server is {status}" + (f": {reason}" if reason else ""))
+
+
+def check_routed(url: str, *babysitters: str) -> None:
+    """The router at `url` lists the models of every babysitter."""
+    listed = models_at(url)
+    for babysitter in babysitters:
+        missing = models_at(babysitter) - listed
+        if missing:
+            raise NotYet(f"the router does not list {', '.join(sorted(missing))} yet")
+
+
+def models_at(url: str) -> set[str]:
+    """Ids of the models listed at `url`/models; a server that has none yet has none."""
+    answer = get(f"{url}/models")
+    return {str(model["id"]) for model in answer.get("data", [])} if isinstance(answer, dict) else set()
+
+
+CHECKS: dict[str, Callable[..., None]] = {"url": check_url, "server": check_server, "routed": check_routed}
+
+
+def is_alive(pid: int) -> bool:
+    """The process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait(name: str, pid: int, timeout_s: float, check: str, *args: str) -> int:
+    """Repeat a check until it holds; tells every few seconds what is missing."""
+    began = time.monotonic()
+    next_word_s = PROGRESS_S
+    while True:
+        alive = is_alive(pid)
+        reason = "it has ended"
+        if alive:
+            try:
+                CHECKS[check](*args)
+            except NotYet as error:
+                reason = str(error)
+            except Hopeless as error:
+                sys.stderr.write(f"{name}: {error}\n")
+                return FAILED
+            else:
+                return READY
+        waited_s = time.monotonic() - began
+        if not alive:
+            return ENDED
+        if waited_s >= timeout_s:
+            sys.stderr.write(f"{name}: not ready after {waited_s:.0f} s: {reason}\n")
+            return TIME_IS_UP
+        if waited_s >= next_word_s:
+            sys.stdout.write(f"  {name}: waiting, {waited_s:.0f} s: {reason}\n")
+            sys.stdout.flush()
+            next_word_s += PROGRESS_S
+        time.sleep(POLL_S)
+
+
+def config(file: str) -> int:
+    """Print port and name of a babysitter's file, or what is wrong with it."""
+    from common.settings import SettingsError, file_layer  # noqa: PLC0415 - the other commands start without packages
+
+    try:
+        table = file_layer(Path(file)).data
+    except SettingsError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return CONFIG_FAULT
+    port = table.get("port")
+    if not isinstance(port, int) or isinstance(port, bool):
+        sys.stderr.write(f"error: {file}: 'port' is {'missing' if port is None else 'no number'}\n")
+        return CONFIG_FAULT
+    sys.stdout.write(f"{port} {table.get('name', Path(file).stem)}\n")
+    return READY
+
+
+def status(*rows: str) -> int:
+    """Print one line for each process; 0 when all are healthy."""
+    table = [("PROCESS", "PID", "PORT", "HEALTH", "MODELS")]
+    healthy = True
+    for row in rows:
+        name, pid, port = row.split(",")
+        health, models = "not running", ""
+        if pid:
+            health, models = describe(name, int(port))
+        healthy = healthy and health in {"healthy", "running"}
+        table.append((name, pid or "-", port, health, models))
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    for line in table:
+        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
+    return READY if healthy else TIME_IS_UP
+
+
+def describe(name: str, port: int) -> tuple[str, str]:
+    """Health and models of a process that runs; a babysitter's own HTTP stands at port + 1."""
+    base = f"http://127.0.0.1:{port + 1 if name.startswith('babysitter') else port}"
+    try:
+        health = str(get(f"{base}/health").get("status", "?"))
+        models = "" if name.startswith("registry") else ", ".join(sorted(models_at(base)))
+    except NotYet as error:
+        return f"no answer ({error})", ""
+    return health, models
+
+
+def models(url: str) -> int:
+    """Print the ids listed at `url`/models."""
+    try:
+        sys.stdout.writelines(f"{model}\n" for model in sorted(models_at(url)))
+    except NotYet as error:
+        sys.stderr.write(f"{error}\n")
+        return TIME_IS_UP
+    return READY
+
+
+def main() -> int:
+    """Dispatch; every argument is text that the scripts have checked."""
+    command, *args = sys.argv[1:]
+    if command == "wait":
+        name, pid, timeout_s, check, *rest = args
+        return wait(name, int(pid), float(timeout_s), check, *rest)
+    return {"config": config, "models": models, "status": status}[command](*args)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,348 @@
+#!/usr/bin/env bash
+# shellcheck shell=bash
+# What the scripts share: where things are, how a process is started, recognised, awaited and stopped.
+#
+# A process is recognised by its pid file AND by what /proc tells of that pid: the module it runs and the marker that
+# start() put into its environment. A pid file alone proves nothing: pids are used again, and a stranger must never be
+# killed. (Start times would need a second file beside each pid file, which deployed scripts read as "just the pid".)
+
+set -euo pipefail
+
+SVC_ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
+SVC_LOGS="$SVC_ROOT/logs"
+SVC_VENV="${SVC_VENV:-$SVC_ROOT/.venv}"
+SVC_PYTHON="$SVC_VENV/bin/python"
+SVC_LOG_LIMIT_BYTES=$((64 * 1024 * 1024)) # a log larger than this is put aside before the next start
+SVC_TAIL_LINES=15
+# A babysitter lets its server drain (30 s) and end (30 s) before it ends itself.
+SVC_STOP_TIMEOUT_S="${STOP_TIMEOUT:-90}"
+
+say() { printf '%s\n' "$*"; }
+warn() { printf '%s\n' "$*" >&2; }
+
+# fail MESSAGE [EXIT-CODE]: tell what is wrong, and end.
+fail() {
+  warn "error: $1"
+  exit "${2:-1}"
+}
+
+# helper COMMAND ARGS…: script/helper.py under the project's Python.
+helper() { (cd "$SVC_ROOT" && PYTHONPATH="$SVC_ROOT" "$SVC_PYTHON" script/helper.py "$@"); }
+
+# require_number NAME: the variable NAME, where set, is a number.
+require_number() {
+  local value="${!1:-}"
+  [[ -z $value || $value =~ ^[0-9]+([.][0-9]+)?$ ]] || fail "$1 must be a number, not '$value'" 78
+}
+
+# require_port NAME: the variable NAME is a port.
+require_port() {
+  local value="${!1:-}"
+  if [[ ! $value =~ ^[0-9]{1,5}$ ]] || ((10#$value < 1 || 10#$value > 65535)); then
+    fail "$1 must be a port (1 to 65535), not '$value'" 78
+  fi
+}
+
+# is_true NAME DEFAULT: the switch NAME is on.
+is_true() {
+  local value="${!1:-$2}"
+  case "${value,,}" in
+    true | 1 | yes | on) return 0 ;;
+    false | 0 | no | off) return 1 ;;
+    *) fail "$1 must be true or false, not '$value'" 78 ;;
+  esac
+}
+
+# find_config NAME: print the path of a configuration: as given, then under the project, then under config/.
+find_config() {
+  local candidate
+  for candidate in "$1" "$SVC_ROOT/$1" "$SVC_ROOT/config/$1" "$SVC_ROOT/config/$1.toml"; do
+    if [[ -f $candidate ]]; then
+      realpath -- "$candidate"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+pid_file() { printf '%s/%s.pid\n' "$SVC_LOGS" "$1"; }
+log_of() { printf '%s/%s.log\n' "$SVC_LOGS" "$(module_of "$1")_$2"; } # registry 18000 → logs/registry_18000.log
+module_of() { printf '%s\n' "${1%%_*}"; } # registry_18000 → registry
+
+# environment_of PID NAME: print the value of a variable in the environment of a process.
+environment_of() {
+  local entry
+  while IFS= read -r -d '' entry; do
+    if [[ $entry == "$2="* ]]; then
+      printf '%s\n' "${entry#*=}"
+      return 0
+    fi
+  done 2>/dev/null <"/proc/$1/environ"
+  return 1
+}
+
+# is_ours NAME PID: PID is the process that this project started as NAME.
+is_ours() {
+  local name=$1 pid=$2 marker words
+  [[ $pid =~ ^[1-9][0-9]*$ && -r /proc/$pid/environ ]] || return 1
+  marker="$(environment_of "$pid" SVC_LAUNCHED)" || return 1
+  [[ $marker == "$SVC_ROOT:$name" ]] || return 1
+  # The marker is inherited by a babysitter's server; the module is not. A zombie has no command line.
+  words="$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline")" || return 1
+  [[ $words == *" -m $(module_of "$name") "* ]]
+}
+
+# pid_of NAME: print the pid of NAME if it runs and is ours.
+pid_of() {
+  local file pid=""
+  file="$(pid_file "$1")"
+  [[ -f $file ]] || return 1
+  read -r pid <"$file" || true
+  is_ours "$1" "$pid" || return 1
+  printf '%s\n' "$pid"
+}
+
+# port_of NAME, label_of NAME: what start() was told of a running process.
+port_of() { local told && told="$(environment_of "$(pid_of "$1")" SVC_LAUNCHED_AS)" && printf '%s\n' "${told%% *}"; }
+label_of() { local told && told="$(environment_of "$(pid_of "$1")" SVC_LAUNCHED_AS)" && printf '%s\n' "${told#* }"; }
+
+# known_processes PREFIX: names that have a pid file and whose process is ours.
+known_processes() {
+  local file name
+  for file in "$SVC_LOGS/$1"*.pid; do
+    [[ -f $file ]] || continue
+    name="$(basename -- "$file" .pid)"
+    if pid_of "$name" >/dev/null; then printf '%s\n' "$name"; fi
+  done
+}
+
+# start NAME PORT LABEL ARGS…: start `python -m MODULE ARGS…` detached. Leaves the pid file, and in STARTED_PID[NAME] and
+# LOG_FROM[NAME] the pid and the size of the log before the start.
+declare -A STARTED_PID=() LOG_FROM=()
+start() {
+  local name=$1 port=$2 label=$3 log
+  log="$(log_of "$name" "$port")"
+  shift 3
+  mkdir -p -- "$SVC_LOGS"
+  if [[ -f $log ]] && (($(stat -c %s -- "$log") > SVC_LOG_LIMIT_BYTES)); then mv -f -- "$log" "$log.1"; fi
+  touch -- "$log"
+  LOG_FROM[$name]="$(stat -c %s -- "$log")"
+  # A session of its own and no terminal: closing the terminal ends nothing. Our locks (fd 8 and 9) stay here.
+  (
+    cd "$SVC_ROOT"
+    export SVC_LAUNCHED="$SVC_ROOT:$name" SVC_LAUNCHED_AS="$port $label"
+    exec setsid "$SVC_PYTHON" -m "$(module_of "$name")" "$@"
+  ) </dev/null >>"$log" 2>&1 8>&- 9>&- &
+  STARTED_PID[$name]=$!
+  printf '%s\n' "$!" >"$(pid_file "$name")"
+  # Until Python has taken the place of this shell's fork, nobody could recognise it.
+  until is_ours "$name" "$!" || has_ended "$!"; do sleep 0.01; done
+}
+
+# has_ended PID: no such process, or a zombie.
+has_ended() {
+  local stat=""
+  read -r stat 2>/dev/null <"/proc/$1/stat" || return 0
+  [[ ${stat##*) } == Z* ]]
+}
+
+# show_log_tail NAME PORT: what NAME logged since this run started it, the last lines.
+show_log_tail() {
+  local log
+  log="$(log_of "$1" "$2")"
+  warn "--- last lines of ${log#"$SVC_ROOT"/}:"
+  tail -c "+$((${LOG_FROM[$1]:-0} + 1))" -- "$log" | tail -n "$SVC_TAIL_LINES" | sed 's/^/    /' >&2
+}
+
+# await NAME PORT TIMEOUT-S CHECK…: wait until `helper wait` finds NAME, which runs as pid, ready. Returns 0, or 1 when
+# the time is up. Ends the script when the process ended (with its exit code) or says that it has failed (1).
+await() {
+  local name=$1 port=$2 timeout_s=$3 pid status=0 code=1
+  shift 3
+  pid="${STARTED_PID[$name]:-$(pid_of "$name" || true)}"
+  helper wait "$name" "${pid:-0}" "$timeout_s" "$@" || status=$?
+  case $status in
+    0 | 1) return "$status" ;;
+    2)
+      if [[ -n ${STARTED_PID[$name]:-} ]]; then wait "$pid" 2>/dev/null || code=$?; fi
+      rm -f -- "$(pid_file "$name")"
+      show_log_tail "$name" "$port"
+      fail "$name ended while it was starting (exit code $code)" "$code"
+      ;;
+    *)
+      show_log_tail "$name" "$port"
+      fail "$name has failed to start"
+      ;;
+  esac
+}
+
+# stop_processes TIMEOUT-S NAME…: end processes that are ours: SIGTERM to all, then wait, then SIGKILL what remains.
+stop_processes() {
+  local timeout_s=$1 name pid deadline stopped=0
+  local -A waiting=()
+  shift
+  for name in "$@"; do
+    if pid="$(pid_of "$name")"; then
+      kill -TERM "$pid" 2>/dev/null || true
+      waiting[$name]=$pid
+    else
+      say "$name: not running"
+    fi
+  done
+  deadline=$((SECONDS + timeout_s))
+  while ((${#waiting[@]} > 0)); do
+    for name in "${!waiting[@]}"; do
+      pid=${waiting[$name]}
+      if is_ours "$name" "$pid"; then
+        ((SECONDS < deadline)) && continue
+        warn "$name: pid $pid did not end within ${timeout_s} s; killing it"
+        kill -KILL "$pid" 2>/dev/null || true
+        stopped=1
+      else
+        say "$name: stopped (pid $pid)"
+      fi
+      rm -f -- "$(pid_file "$name")"
+      unset "waiting[$name]"
+    done
+    ((${#waiting[@]} == 0)) || sleep 0.1
+  done
+  return "$stopped"
+}
+
+# --- launching -------------------------------------------------------------------------------------------------------
+
+STARTED=() # what this run started, in order
+
+# prepare: the Python environment, and one launch at a time in this folder; what this run starts ends if it fails.
+prepare() {
+  "$SVC_ROOT/script/setup.sh" run
+  mkdir -p -- "$SVC_LOGS"
+  exec 9<"$SVC_LOGS"
+  if command -v flock >/dev/null; then
+    flock -w 600 9 || fail "another launch in $SVC_ROOT has not ended for ten minutes"
+  fi
+  trap 'undo $?' EXIT
+  trap 'exit 130' INT TERM
+}
+
+# undo STATUS: after a failure, stop what this run started, the latest first.
+undo() {
+  trap - EXIT INT TERM
+  local index names=()
+  if (($1 != 0)); then
+    for ((index = ${#STARTED[@]} - 1; index >= 0; index--)); do
+      if pid_of "${STARTED[index]}" >/dev/null; then names+=("${STARTED[index]}"); fi
+    done
+  fi
+  if ((${#names[@]} > 0)); then
+    warn "stopping what this run started"
+    stop_processes "$SVC_STOP_TIMEOUT_S" "${names[@]}" >&2 || true
+  fi
+  exit "$1"
+}
+
+# flags_from [FLAG VARIABLE]…: leave in FLAGS each flag whose variable is set, with its value.
+flags_from() {
+  FLAGS=()
+  while (($# > 0)); do
+    if [[ -n ${!2:-} ]]; then FLAGS+=("$1" "${!2}"); fi
+    shift 2
+  done
+}
+
+# start_once NAME PORT LABEL ARGS…: start NAME unless it runs already.
+start_once() {
+  local name=$1 port=$2 pid running_port
+  if pid="$(pid_of "$name")"; then
+    running_port="$(port_of "$name")"
+    [[ $running_port == "$port" ]] ||
+      fail "$name already runs on port $running_port (pid $pid), not on $port; stop it first: ./script/stop_${name%%_*}.sh"
+    say "$name: runs already on port $port (pid $pid)"
+    return
+  fi
+  start "$@"
+  STARTED+=("$name")
+  say "$name: starting on port $port (pid ${STARTED_PID[$name]}, log ${SVC_LOGS#"$SVC_ROOT"/}/$(module_of "$name")_$port.log)"
+}
+
+# local_url HOST PORT: where this machine reaches a server that listens on HOST.
+local_url() {
+  case "${1:-}" in
+    '' | localhost | 0.0.0.0 | ::) printf 'http://127.0.0.1:%s\n' "$2" ;;
+    *:*) printf 'http://[%s]:%s\n' "$1" "$2" ;;
+    *) printf 'http://%s:%s\n' "$1" "$2" ;;
+  esac
+}
+
+launch_registry() {
+  start_once registry "$REGISTRY_PORT" registry --port "$REGISTRY_PORT" "${REGISTRY_FLAGS[@]}"
+  await registry "$REGISTRY_PORT" "$REGISTRY_WAIT_TIMEOUT" url "$(local_url "${REGISTRY_HOST:-}" "$REGISTRY_PORT")/health" ||
+    { show_log_tail registry "$REGISTRY_PORT"; fail "the registry did not answer in time"; }
+  say "registry: ready"
+}
+
+# registry_settings: read and check the registry's variables.
+registry_settings() {
+  REGISTRY_PORT="${REGISTRY_PORT:-18000}"
+  REGISTRY_WAIT_TIMEOUT="${REGISTRY_WAIT_TIMEOUT:-30}"
+  require_port REGISTRY_PORT
+  local name
+  for name in REGISTRY_HEALTH_INTERVAL REGISTRY_HEALTH_TIMEOUT REGISTRY_CLEANUP_INTERVAL REGISTRY_WAIT_TIMEOUT; do
+    require_number "$name"
+  done
+  flags_from --host REGISTRY_HOST --health-interval REGISTRY_HEALTH_INTERVAL --health-timeout REGISTRY_HEALTH_TIMEOUT \
+    --cleanup-interval REGISTRY_CLEANUP_INTERVAL
+  REGISTRY_FLAGS=("${FLAGS[@]}")
+}
+
+launch_router() {
+  start_once router "$ROUTER_PORT" router --router-port "$ROUTER_PORT" --registry-url "$ROUTER_REGISTRY_URL" "${ROUTER_FLAGS[@]}"
+  await router "$ROUTER_PORT" "$ROUTER_WAIT_TIMEOUT" url "$(local_url "${ROUTER_HOST:-}" "$ROUTER_PORT")/health" ||
+    { show_log_tail router "$ROUTER_PORT"; fail "the router did not answer in time"; }
+  say "router: ready"
+}
+
+# router_settings: read and check the router's variables.
+router_settings() {
+  ROUTER_PORT="${ROUTER_PORT:-8000}"
+  ROUTER_REGISTRY_URL="${ROUTER_REGISTRY_URL:-http://localhost:${REGISTRY_PORT:-18000}}"
+  ROUTER_WAIT_TIMEOUT="${ROUTER_WAIT_TIMEOUT:-30}"
+  require_port ROUTER_PORT
+  local name
+  for name in ROUTER_HEALTH_INTERVAL ROUTER_HEALTH_TIMEOUT ROUTER_REGISTRY_SYNC_INTERVAL ROUTER_MAX_ERRORS \
+    ROUTER_SERVICE_REMOVAL_GRACE_PERIOD ROUTER_WAIT_TIMEOUT; do
+    require_number "$name"
+  done
+  flags_from --host ROUTER_HOST --health-interval ROUTER_HEALTH_INTERVAL --health-timeout ROUTER_HEALTH_TIMEOUT \
+    --registry-sync-interval ROUTER_REGISTRY_SYNC_INTERVAL --max-errors ROUTER_MAX_ERRORS \
+    --service-removal-grace-period ROUTER_SERVICE_REMOVAL_GRACE_PERIOD --static-services ROUTER_STATIC_SERVICES
+  ROUTER_FLAGS=("${FLAGS[@]}")
+}
+
+# babysitter_settings: read and check the variables that every babysitter shares.
+babysitter_settings() {
+  BABYSITTER_WAIT_TIMEOUT="${BABYSITTER_WAIT_TIMEOUT:-60}"
+  require_number BABYSITTER_WAIT_TIMEOUT
+  flags_from --host BABYSITTER_HOST --registry-url BABYSITTER_REGISTRY_URL --router-url BABYSITTER_ROUTER_URL
+  # shellcheck disable=SC2034 # read by the scripts that source this file
+  BABYSITTER_FLAGS=("${FLAGS[@]}")
+  # Which accelerators the servers may see; a sourced script may have them unexported.
+  if [[ -n ${HPCC_VISIBLE_DEVICES:-} ]]; then export HPCC_VISIBLE_DEVICES; fi
+  if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then export CUDA_VISIBLE_DEVICES; fi
+}
+
+# await_babysitter NAME PORT: wait for its server. A server that is still loading when the time is up is left to load.
+await_babysitter() {
+  local name=$1 port=$2 url
+  url="$(local_url "" "$((port + 1))")"
+  await "$name" "$port" "$BABYSITTER_WAIT_TIMEOUT" url "$url/health" ||
+    { show_log_tail "$name" "$port"; fail "$name did not answer in time"; }
+  if await "$name" "$port" "$BABYSITTER_WAIT_TIMEOUT" server "$url"; then
+    say "$name: ready"
+  else
+    warn "$name: its server is still starting, which a large model may do for long; look again with ./script/status.sh"
+    return 1
+  fi
+}

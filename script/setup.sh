@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Make the project's own Python environment: script/setup.sh [run|dev]
+#
+# The first time it makes .venv (uv if present, else python3 -m venv and pip) and installs the locked, hashed versions.
+# Afterwards a marker in the environment, which carries the locks' hash, makes it instant. The marker says "unfinished"
+# while work goes on, so an interrupted set-up is done again from the start.
+#
+#   SVC_VENV=FOLDER   make the environment there          SVC_PYTHON_FOR_VENV=PYTHON   make it with that Python
+#   SVC_SETUP=skip    use $SVC_VENV exactly as it is
+
+# shellcheck source=script/lib.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+MARKER="$SVC_VENV/.svc-setup"
+WANTED="${1:-run}"
+
+# find_python: print the newest suitable Python. Shims that name a version they do not have are tried and passed over.
+find_python() {
+  local candidate
+  for candidate in ${SVC_PYTHON_FOR_VENV:-python3.13 python3.12 python3.11 python3}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+      printf '%s\n' "$candidate"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# fingerprint KIND: print what the marker says when an environment of that kind is whole.
+fingerprint() {
+  local hash
+  hash="$(cd "$SVC_ROOT" && cat -- requirements/run.lock requirements/dev.lock pyproject.toml | sha256sum)"
+  printf '%s %s\n' "$1" "${hash%% *}"
+}
+
+is_whole() {
+  local found
+  [[ -x $SVC_PYTHON && -f $MARKER ]] || return 1
+  found="$(<"$MARKER")"
+  # An environment for development can run the services, not the other way round.
+  [[ $found == "$(fingerprint "$WANTED")" || $found == "$(fingerprint dev)" ]]
+}
+
+# make_empty: a new environment without packages, in place of an unfinished one.
+make_empty() {
+  local python uv=""
+  if command -v uv >/dev/null; then uv=yes; fi
+  if python="$(find_python)"; then
+    [[ -n $uv ]] || "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
+      fail "$python has no venv module. Install it, for example: apt-get install python3-venv" 78
+    say "set-up: making $SVC_VENV with ${uv:+uv and }$("$python" --version)"
+  elif [[ -n $uv ]]; then
+    python=">=3.11"
+    say "set-up: making $SVC_VENV; no Python 3.11 or newer here, so uv fetches one"
+  else
+    fail "no Python 3.11 or newer found (looked for ${SVC_PYTHON_FOR_VENV:-python3.13, python3.12, python3.11, python3}).
+  Install one, for example: apt-get install python3 python3-venv
+  or name one: SVC_PYTHON_FOR_VENV=/path/to/python3.11 $0" 78
+  fi
+  rm -rf -- "$SVC_VENV"
+  mkdir -p -- "$SVC_VENV"
+  printf 'unfinished\n' >"$MARKER"
+  if [[ -n $uv ]]; then
+    uv venv --quiet --allow-existing --python "$python" -- "$SVC_VENV" || fail "uv could not make $SVC_VENV"
+  else
+    "$python" -m venv -- "$SVC_VENV" || fail "$python -m venv could not make $SVC_VENV"
+  fi
+}
+
+# install ARGS…: one installation, with progress; uv shows its own, pip's is cut down to a line per package.
+install() {
+  if command -v uv >/dev/null; then
+    uv pip install --python "$SVC_PYTHON" "$@"
+  else
+    "$SVC_PYTHON" -m pip install --disable-pip-version-check --no-input "$@" |
+      awk '/^(Collecting|Installing|Successfully)/ { sub(/ \(from .*/, ""); print "  " substr($0, 1, 100); fflush() }'
+  fi
+}
+
+main() {
+  local began=$SECONDS
+  [[ $WANTED == run || $WANTED == dev ]] || fail "usage: script/setup.sh [run|dev]" 2
+  if [[ ${SVC_SETUP:-} == skip ]]; then
+    [[ -x $SVC_PYTHON ]] || fail "SVC_SETUP=skip, but there is no $SVC_PYTHON" 78
+    return
+  fi
+  is_whole && return
+  # One set-up at a time; a second start waits here and then finds the work done.
+  exec 8<"$SVC_ROOT"
+  if command -v flock >/dev/null; then flock 8; fi
+  is_whole && return
+
+  if [[ -e $SVC_VENV && ! -f $MARKER ]] && [[ -n "$(ls -A -- "$SVC_VENV")" ]]; then
+    fail "$SVC_VENV exists and was not made by this script.
+  Remove it, name another folder with SVC_VENV=…, or use it as it is with SVC_SETUP=skip." 78
+  fi
+  if [[ ! -x $SVC_PYTHON || "$(cat -- "$MARKER" 2>/dev/null)" == unfinished ]]; then
+    make_empty
+  fi
+  printf 'unfinished\n' >"$MARKER"
+  say "set-up: installing the locked packages (requirements/$WANTED.lock); the first time takes a minute or two"
+  install --require-hashes -r "$SVC_ROOT/requirements/$WANTED.lock" ||
+    fail "the packages could not be installed; run the command again when the package index can be reached"
+  install --no-deps --no-build-isolation -e "$SVC_ROOT" || fail "the project could not be installed into $SVC_VENV"
+  fingerprint "$WANTED" >"$MARKER"
+  say "set-up: done in $((SECONDS - began)) s"
+}
+
+main

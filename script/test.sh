@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Check and test everything: script/test.sh [PYTEST-ARGUMENTS…]. Makes the same environment as launch_all.sh first.
+
+# shellcheck source=script/lib.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+"$SVC_ROOT/script/setup.sh" dev
+cd "$SVC_ROOT"
+export PATH="$SVC_VENV/bin:$PATH"
+
+step() {
+  local began=$SECONDS
+  say "== $*"
+  "$@" || fail "$1 $2 found faults (exit code $?)"
+  say "   ok, $((SECONDS - began)) s"
+}
+
+mapfile -t scripts < <(grep -rlE '^#!.*\b(ba)?sh$' script deploy .ci)
+step ruff check .
+step ruff format --check .
+step mypy
+step mypy script/helper.py
+step shellcheck -x "${scripts[@]}"
+say "== pytest"
+# Two workers: the suite is made to share a small machine. Tests of one group (the real node) stay on one worker.
+exec python -m pytest -n 2 --dist loadgroup "$@"

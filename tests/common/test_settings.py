@@ -1,0 +1,224 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.settings import (
+    CommaList,
+    Layer,
+    Settings,
+    SettingsError,
+    build,
+    env_layer,
+    file_layer,
+    load,
+    option,
+    options,
+    read_file,
+)
+
+
+class Inner(Settings):
+    """A nested section."""
+
+    delay_s: float = option(5.0, "Pause between tries, seconds.", flags=["--delay"], env=["DELAY"], ge=0)
+    tries: int = option(3, "Tries.")
+
+
+class Sample(Settings):
+    """Settings of the sample service.
+
+    Not part of the help.
+    """
+
+    name: str = option(..., "Its name.", pattern=r"^[a-z]+$")
+    port: int = option(8000, "Port to listen on.", flags=["-p", "--port"], ge=1, le=65535)
+    peers: CommaList = option((), "Other services.")
+    verbose: bool = option(default=False, help_text="Say more: 100 % of it.")
+    labels: dict[str, str] = option(dict, "Any table.", flags=())
+    inner: Inner = option(Inner, "Section.")
+
+
+def settings(*argv: str, **env: str) -> Sample:
+    return load(Sample, prog="svc-sample", env_prefix="SVC_SAMPLE_", argv=argv, env=env)
+
+
+def toml(tmp_path: Path, text: str, name: str = "sample.toml") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_load_takes_defaults_then_file_then_environment_then_flags(tmp_path: Path) -> None:
+    file = toml(tmp_path, 'name = "file"\nport = 1\npeers = ["a", "b"]\n[inner]\ndelay_s = 1\ntries = 9\n')
+    assert settings("--config", str(file)).port == 1
+    assert settings("--config", str(file), SVC_SAMPLE_PORT="2").port == 2
+    found = settings("--config", str(file), "--port", "3", SVC_SAMPLE_PORT="2", DELAY="0.5")
+    assert found.port == 3
+    assert found.peers == ("a", "b")
+    assert found.inner == Inner(delay_s=0.5, tries=9)
+
+
+def test_load_finds_the_file_by_environment(tmp_path: Path) -> None:
+    file = toml(tmp_path, "name: yaml\nverbose: true\n", "sample.yaml")
+    assert settings(SVC_SAMPLE_CONFIG=str(file)).verbose
+
+
+def test_load_reads_comma_lists_and_switches_from_flags() -> None:
+    found = settings("--name", "x", "--peers", "a, b,,c", "--verbose")
+    assert found.peers == ("a", "b", "c")
+    assert found.verbose
+    assert not settings("--name", "x", "--no-verbose", SVC_SAMPLE_VERBOSE="true").verbose
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert settings("--name", "x", SVC_SAMPLE_PORT="").port == 8000
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        settings("--name", "x").port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("argv", "env", "expected"),
+    [
+        (["--name", "x", "--port", "70000"], {}, "--port|-p: 'port': input should be less than or equal to 65535 (got 70000)"),
+        (["--name", "x"], {"SVC_SAMPLE_PORT": "many"}, "environment SVC_SAMPLE_PORT: 'port': input should be a valid integer"),
+        (["--name", "x"], {"DELAY": "-1"}, "environment DELAY: 'inner.delay_s': input should be greater than or equal to 0 (got -1)"),
+        (["--name", "x"], {"DELAY": "inf"}, "environment DELAY: 'inner.delay_s': input should be a finite number (got inf)"),
+        (["--name", "X!"], {}, "--name: 'name': string should match pattern"),
+        ([], {}, "'name' is missing; set it in the file or with --name"),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_source_and_the_key(argv: list[str], env: dict[str, str], expected: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings(*argv, **env)
+    assert expected.replace("--port|-p", "-p") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name = 'x'\nprot = 1", "{file}: unknown key 'prot' (did you mean 'port'?)"),
+        ("name = 'x'\n[inner]\ntires = 1", "{file}: unknown key 'inner.tires' (did you mean 'tries'?)"),
+        ("name = 'x'\nzzzzzz = 1", "{file}: unknown key 'zzzzzz'"),
+        ("port = 1", "{file}: 'name' is missing; set it in the file or with --name"),
+        ("name = 'x'\nport = true", "{file}: 'port': must be a number (got true)"),
+        ("name = 'x'\n[inner]\ndelay_s = false", "{file}: 'inner.delay_s': must be a number (got false)"),
+        ("name = 'x'\ninner = 5", "{file}: 'inner': input should be a valid dictionary"),
+        ("name = 'x'\n[labels]\na = 1", "{file}: 'labels.a': input should be a valid string"),
+        ("name = 'x'\nport = ", "{file}: not valid TOML: "),
+        ("name = 'x'\nname = 'y'", "{file}: not valid TOML: "),
+        ("a = " + "[" * 1000, "{file}: not valid TOML: "),
+    ],
+)
+def test_a_faulty_file_is_named_with_the_key(tmp_path: Path, text: str, expected: str) -> None:
+    file = toml(tmp_path, text)
+    with pytest.raises(SettingsError) as caught:
+        settings("--config", str(file))
+    assert expected.format(file=file) in str(caught.value)
+
+
+def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
+    file = toml(tmp_path, "port = 0\nnonsense = 1")
+    with pytest.raises(SettingsError) as caught:
+        settings("--config", str(file))
+    assert len(str(caught.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "expected"),
+    [
+        ("x.yaml", b"a: [1", "not valid YAML"),
+        ("x.yaml", b"[" * 5000, "not valid YAML"),
+        ("x.yaml", b"\xff\xfe", "not valid YAML"),
+        ("x.toml", b"\xff", "not valid TOML"),
+        ("x.toml", b"#" * (1 << 20) + b"#", "larger than 1048576 bytes"),
+    ],
+)
+def test_read_file_refuses_what_cannot_be_parsed(tmp_path: Path, name: str, raw: bytes, expected: str) -> None:
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(SettingsError, match=expected):
+        read_file(tmp_path / name)
+
+
+def test_read_file_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="No such file"):
+        read_file(tmp_path / "absent.toml")
+    with pytest.raises(SettingsError, match="Is a directory"):
+        read_file(tmp_path)
+
+
+def test_a_layer_takes_an_empty_file_for_an_empty_table(tmp_path: Path) -> None:
+    for name in ("x.toml", "x.yaml"):
+        (tmp_path / name).write_text("")
+        assert file_layer(tmp_path / name).data == {}
+
+
+def test_a_layer_is_a_table(tmp_path: Path) -> None:
+    file = toml(tmp_path, "- 1\n", "x.yaml")
+    with pytest.raises(SettingsError, match="must be a table of settings, not a list"):
+        file_layer(file)
+
+
+def test_an_unknown_flag_ends_with_usage_and_abbreviations_are_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["--nonsense"], ["--verb"]):
+        with pytest.raises(SystemExit) as caught:
+            settings("--name", "x", *argv)
+        assert caught.value.code == 2
+    assert "--verb" in capsys.readouterr().err
+
+
+def test_help_lists_every_flag_with_default_and_without_the_long_story(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        settings("--help")
+    text = capsys.readouterr().out
+    assert caught.value.code == 0
+    for setting in options(Sample, "SVC_SAMPLE_"):
+        for flag in setting.flags:
+            assert flag in text
+    assert "Port to listen on. (default: 8000)" in text
+    assert "100 % of it" in text
+    assert "Not part of the help" not in text
+
+
+def test_options_give_keys_flags_and_variables() -> None:
+    found = {setting.key: setting for setting in options(Sample, "P_")}
+    assert found["port"].env == ("P_PORT",)
+    assert found["inner.delay_s"].flags == ("--delay",)
+    assert found["inner.delay_s"].env == ("DELAY",)
+    assert found["inner.tries"].flags == ()
+    assert found["labels"].flags == ()
+    assert found["verbose"].is_switch
+
+
+def test_build_merges_tables_key_by_key() -> None:
+    below = Layer("below", {"name": "x", "labels": {"a": "1", "b": "2"}}, {})
+    above = Layer("above", {"labels": {"b": "3"}}, {})
+    assert build(Sample, [below, above]).labels == {"a": "1", "b": "3"}
+
+
+def test_build_blames_the_layer_that_set_the_wrong_value() -> None:
+    below = Layer("below", {"name": "x", "port": 1}, {})
+    above = Layer("above", {"port": "no"}, {})
+    with pytest.raises(SettingsError, match=r"^above: 'port'"):
+        build(Sample, [below, above])
+
+
+def test_env_layer_labels_the_variable() -> None:
+    layer = env_layer(Sample, "P_", {"P_NAME": "x", "OTHER": "y"})
+    assert layer.data == {"name": "x"}
+    assert layer.labels == {("name",): "environment P_NAME"}
+
+
+def test_a_long_value_is_cut_in_messages() -> None:
+    with pytest.raises(SettingsError) as caught:
+        build(Sample, [Layer("x", {"name": "A" * 500}, {})])
+    assert len(str(caught.value)) < 200
+
+
+def test_a_declared_default_may_be_made_anew() -> None:
+    first: Any = Sample(name="a").labels
+    second: Any = Sample(name="a").labels
+    assert first is not second

@@ -1,0 +1,109 @@
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+from aiohttp.web import Application, Request
+
+from registry.api import REGISTRY, Registry
+from registry.app import make_app
+from registry.settings import RegistrySettings
+from registry.store import Store
+from registry.store.memory import MemoryStore
+
+Client = TestClient[Request, Application]
+StartClient = Callable[..., Awaitable[Client]]
+
+
+class FakeClock:
+    """Time that moves when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def utcnow(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.now)
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def start_registry(aiohttp_client: Any, clock: FakeClock) -> StartClient:
+    """Start a registry over a store with a fake clock; its prober and sweeper stay idle unless told otherwise."""
+
+    async def start(store: Store | None = None, **settings: Any) -> Client:
+        chosen = RegistrySettings(**{"cleanup_interval": 3600, **settings})
+        client: Client = await aiohttp_client(make_app(chosen, store or MemoryStore(), clock=clock))
+        return client
+
+    return start
+
+
+@pytest.fixture
+def start_live(aiohttp_client: Any) -> StartClient:
+    """Start a registry on the machine's clock that probes several times a second."""
+
+    async def start(store: Store | None = None, **settings: Any) -> Client:
+        chosen = RegistrySettings(**{"health_interval": 0.05, "health_timeout": 2, **settings})
+        client: Client = await aiohttp_client(make_app(chosen, store or MemoryStore()))
+        return client
+
+    return start
+
+
+@pytest.fixture
+async def aiohttp_registry(start_live: StartClient) -> Client:
+    return await start_live()
+
+
+@pytest.fixture
+async def client(start_registry: StartClient) -> Client:
+    return await start_registry()
+
+
+def parts(client: Client) -> Registry:
+    """The inside of a started registry."""
+    return client.app[REGISTRY]
+
+
+def body(name: str = "svc", **changes: Any) -> dict[str, Any]:
+    """A registration of the old kind."""
+    made = {
+        "name": name,
+        "host": "127.0.0.1",
+        "port": 9001,
+        "hostname": "node-1",
+        "url": "http://127.0.0.1:9001",
+        "status": "running",
+    }
+    return {**made, **changes}
+
+
+def ours(name: str = "svc", *, instance_id: str = "i-1", incarnation: int = 1, **changes: Any) -> dict[str, Any]:
+    """A registration of our own babysitter."""
+    return body(name, instance_id=instance_id, incarnation=incarnation, ttl_s=15, **changes)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what has no event of its own; at most five seconds."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - the condition is of another task or process
+            await asyncio.sleep(0.005)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,114 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from registry.catalogue import Catalogue
+from registry.expiry import ExpiryRules, sweep
+from registry.model import Instance, Put, Register, Registration, Removed, Renew, Sweep
+
+
+def instance(name: str = "svc", ttl_s: float | None = None, **marks: Any) -> Instance:
+    said = Registration(name, "h", 1, "h", "http://h:1", "running", ttl_s=ttl_s)
+    return replace(Instance(said, generation=1), **marks)
+
+
+@pytest.mark.parametrize(
+    ("ttl_s", "age", "expected"),
+    [
+        (None, 119.9, "holds"),
+        (None, 120.0, "stale"),
+        (None, 299.9, "stale"),
+        (None, 300.0, "removed"),
+        (15.0, 14.9, "holds"),
+        (15.0, 15.0, "stale"),
+        (15.0, 37.5, "removed"),
+    ],
+)
+def test_lease_of_some_age_is_judged_by_its_length(ttl_s: float | None, age: float, expected: str) -> None:
+    swept = sweep([(instance(ttl_s=ttl_s), 0.0)], age, None, ExpiryRules())
+    match swept.changes:
+        case ():
+            assert expected == "holds"
+        case (Put(found),):
+            assert expected == "stale"
+            assert not found.is_healthy
+        case (Removed(_, "expired"),):
+            assert expected == "removed"
+        case _:
+            pytest.fail(str(swept))
+
+
+def test_stale_record_is_not_marked_twice() -> None:
+    assert sweep([(instance(stale=True), 0.0)], 150, None, ExpiryRules()).changes == ()
+
+
+class Fleet:
+    def __init__(self, size: int) -> None:
+        self.catalogue = Catalogue(epoch="e")
+        self.names = [f"r{index}" for index in range(size)]
+        for name in self.names:
+            said = Registration(name, "h", 1, "h", "http://h:1", "running", instance_id=name, ttl_s=10.0)
+            self.catalogue.apply(Register(said), 0.0)
+
+    def beat(self, names: list[str], now: float) -> None:
+        for name in names:
+            self.catalogue.apply(Renew(name), now)
+
+    def sweep(self, now: float) -> None:
+        self.catalogue.apply(Sweep(), now)
+
+    def preserving(self) -> bool:
+        return self.catalogue.preserving_since is not None
+
+    def suspects(self) -> int:
+        return sum(entry.instance.suspect for entry in self.catalogue)
+
+
+def test_mass_expiry_keeps_and_marks_suspect_until_renewals_return_C4() -> None:
+    fleet = Fleet(100)
+    fleet.beat(fleet.names[:80], 9.0)
+    fleet.sweep(10.0)
+    assert fleet.preserving()
+    assert fleet.suspects() == 20
+    fleet.beat(fleet.names[:80], 18.0)
+    fleet.sweep(26.0)
+    assert len(fleet.catalogue) == 100
+    fleet.beat(fleet.names[:90], 27.0)  # 10 % overdue: renewals are above 85 %
+    fleet.sweep(27.0)
+    assert not fleet.preserving()
+    assert len(fleet.catalogue) == 90
+    assert fleet.suspects() == 0
+
+
+def test_few_of_many_expire_as_usual_C4() -> None:
+    fleet = Fleet(100)
+    fleet.beat(fleet.names[:90], 24.0)
+    fleet.sweep(26.0)
+    assert len(fleet.catalogue) == 90
+
+
+def test_small_fleet_may_die_whole_C4() -> None:
+    fleet = Fleet(4)
+    fleet.sweep(26.0)
+    assert len(fleet.catalogue) == 0
+
+
+def test_preservation_ends_after_ten_minutes_C4() -> None:
+    fleet = Fleet(20)
+    fleet.sweep(26.0)
+    assert len(fleet.catalogue) == 20
+    fleet.sweep(625.0)
+    assert len(fleet.catalogue) == 20
+    fleet.sweep(626.0)
+    assert len(fleet.catalogue) == 0
+
+
+def test_renewed_suspect_is_healthy_again_C4() -> None:
+    fleet = Fleet(20)
+    fleet.sweep(26.0)
+    fleet.beat(["r0"], 27.0)
+    entry = fleet.catalogue.get("r0")
+    assert entry is not None
+    assert entry.instance.is_healthy
+    assert not entry.instance.suspect

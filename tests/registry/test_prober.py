@@ -1,0 +1,94 @@
+import asyncio
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from tests.registry.conftest import Client, StartClient, body, parts, until
+
+
+class Probed:
+    """A server whose /health answers what it is told to, and counts."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.asked = asyncio.Event()
+        self.held = asyncio.Event()
+        self.held.set()
+        self.at_once = self.most_at_once = 0
+
+    async def answer(self, _request: web.Request) -> web.Response:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.asked.set()
+        await self.held.wait()
+        self.at_once -= 1
+        return web.Response(status=self.status)
+
+    def server(self) -> TestServer:
+        app = web.Application()
+        app.router.add_get("/health", self.answer)
+        return TestServer(app, host="127.0.0.1")
+
+
+@pytest.fixture
+def probed() -> Probed:
+    return Probed()
+
+
+async def until_health(client: Client, name: str, expected: str) -> None:
+    hub = parts(client).hub
+    async with asyncio.timeout(10):
+        while True:
+            revision = parts(client).catalogue.revision
+            entry = parts(client).catalogue.get(name)
+            if entry is not None and entry.instance.health.value == expected:
+                return
+            await hub.wait_for_change(revision, 10)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.prober.TICK_S", 0.01)
+
+
+async def test_prober_tells_healthy_then_unhealthy(aiohttp_registry: Client, probed: Probed) -> None:
+    async with probed.server() as server:
+        await aiohttp_registry.post("/services", json=body(url=f"http://127.0.0.1:{server.port}"))
+        await until_health(aiohttp_registry, "svc", "healthy")
+        probed.status = 500
+        await until_health(aiohttp_registry, "svc", "unhealthy")
+        probed.status = 200
+        await until_health(aiohttp_registry, "svc", "healthy")
+
+
+async def test_prober_asks_the_babysitter_of_a_routable_record(aiohttp_registry: Client, probed: Probed) -> None:
+    async with probed.server() as server:
+        assert server.port is not None
+        record = body(port=server.port - 1, url="http://127.0.0.1:1", metadata={"type": "openai-api"})
+        await aiohttp_registry.post("/services", json=record)
+        await until_health(aiohttp_registry, "svc", "healthy")
+
+
+async def test_prober_bounds_its_concurrency(start_live: StartClient, probed: Probed) -> None:
+    client = await start_live(probe_concurrency=3)
+    probed.held.clear()
+    async with probed.server() as server:
+        for number in range(12):
+            await client.post("/services", json=body(f"s{number}", url=f"http://127.0.0.1:{server.port}"))
+        await asyncio.wait_for(probed.asked.wait(), 5)
+        await until(lambda: probed.at_once == 3)
+        probed.held.set()
+        for number in range(12):
+            await until_health(client, f"s{number}", "healthy")
+    assert probed.most_at_once == 3
+
+
+async def test_prober_drops_what_is_gone(aiohttp_registry: Client, probed: Probed) -> None:
+    async with probed.server() as server:
+        await aiohttp_registry.post("/services", json=body(url=f"http://127.0.0.1:{server.port}"))
+        await until_health(aiohttp_registry, "svc", "healthy")
+        await aiohttp_registry.delete("/services/svc")
+    prober = parts(aiohttp_registry).prober
+    assert len(prober._schedule) == 0
+    assert prober._streaks == {}

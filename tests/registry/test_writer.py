@@ -1,0 +1,108 @@
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from common.tasks import TaskScope
+from registry.catalogue import Catalogue, Revised
+from registry.model import Change, Conflict, Deregister, Register, Registration, Renew
+from registry.store import StoreFull
+from registry.store.memory import MemoryStore
+from registry.writer import Writer
+from tests.registry.conftest import FakeClock
+
+
+class HeldStore(MemoryStore):
+    """A store that waits for leave before each write, and can be told to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrived = asyncio.Event()
+        self.leave = asyncio.Event()
+        self.failure: Exception | None = None
+
+    async def write(self, changes: Sequence[Change]) -> None:
+        self.arrived.set()
+        await self.leave.wait()
+        if self.failure:
+            raise self.failure
+        await super().write(changes)
+
+
+@pytest.fixture
+def store() -> HeldStore:
+    return HeldStore()
+
+
+@pytest.fixture
+async def writer(store: HeldStore, clock: FakeClock) -> AsyncIterator[Writer]:
+    made = Writer(Catalogue(epoch="e"), store, clock)
+    async with TaskScope("test") as scope:
+        scope.spawn("writer", made.run(), service=True)
+        yield made
+
+
+def claim(name: str = "svc", instance_id: str = "a") -> Register:
+    return Register(Registration(name, "h", 1, "h", "http://h:1", "running", instance_id=instance_id))
+
+
+async def test_registration_is_shown_only_once_the_store_has_it(writer: Writer, store: HeldStore) -> None:
+    seen: list[Revised] = []
+    writer.listeners.append(seen.extend)
+    task = asyncio.ensure_future(writer.submit(claim()))
+    await store.arrived.wait()
+    assert len(writer.catalogue) == 0
+    store.leave.set()
+    await task
+    assert len(writer.catalogue) == 1
+    assert [item.revision for item in seen] == [1]
+
+
+async def test_failed_write_changes_nothing_C13(writer: Writer, store: HeldStore) -> None:
+    store.leave.set()
+    await writer.submit(claim("kept"))
+    store.failure = StoreFull("no room")
+    with pytest.raises(StoreFull):
+        await writer.submit(claim("new"))
+    with pytest.raises(StoreFull):
+        await writer.submit(Deregister("kept"))
+    assert [entry.instance.name for entry in writer.catalogue] == ["kept"]
+    await writer.submit(Renew("kept"))
+
+
+async def test_heartbeat_without_news_needs_neither_store_nor_task(writer: Writer, store: HeldStore) -> None:
+    store.leave.set()
+    await writer.submit(claim())
+    store.arrived.clear()
+    coroutine = writer.submit(Renew("svc"))
+    with pytest.raises(StopIteration):
+        coroutine.send(None)
+    assert not store.arrived.is_set()
+
+
+async def test_commands_sent_during_a_write_are_done_in_their_order(writer: Writer, store: HeldStore) -> None:
+    first = asyncio.ensure_future(writer.submit(claim()))
+    await store.arrived.wait()
+    second = asyncio.ensure_future(writer.submit(Renew("svc", status="stopping")))
+    third = asyncio.ensure_future(writer.submit(Deregister("svc")))
+    store.leave.set()
+    await asyncio.gather(first, second, third)
+    assert writer.catalogue.revision == 3
+    assert len(writer.catalogue) == 0
+
+
+async def test_parallel_claims_of_one_name_have_exactly_one_winner_C6(writer: Writer, store: HeldStore) -> None:
+    store.leave.set()
+    claims = [writer.submit(claim(instance_id=f"i{number}")) for number in range(100)]
+    results = await asyncio.gather(*claims, return_exceptions=True)
+    assert sum(isinstance(result, Conflict) for result in results) == 99
+
+
+async def test_caller_that_gave_up_does_not_stop_the_writer(writer: Writer, store: HeldStore) -> None:
+    task = asyncio.ensure_future(writer.submit(claim()))
+    await store.arrived.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    store.leave.set()
+    await writer.submit(claim("other"))
+    assert len(writer.catalogue) == 2
