@@ -70,7 +70,7 @@ class Exchange:
         "_operation",
         "_peers",
         "_relay",
-        "_retrying",
+        "_retries",
         "_stale_retried",
         "_status",
         "_tried",
@@ -94,7 +94,7 @@ class Exchange:
         self._upstream: Upstream | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._relay: Relay | None = None
-        self._retrying = False
+        self._retries = 0
         self._stale_retried = False
         self._status = 0
         self._lines = b""
@@ -279,8 +279,8 @@ class Exchange:
         connection.send(self, request, self._body, to_head_request=head.method == b"HEAD", raw_chunks=not head.http10)
 
     def _retry(self, *, charged: bool = True) -> None:
-        if charged and not self._retrying:
-            self._retrying = True
+        if charged:
+            self._retries += 1
             self._engine.retrying += 1
         self._choose()
 
@@ -291,7 +291,7 @@ class Exchange:
             return False
         if self._attempts > engine.limits.max_retries or self._endpoint is engine.control:
             return False
-        if charged and not self._retrying and not budget_allows(engine.retrying, len(engine.exchanges)):
+        if charged and not budget_allows(engine.retrying, len(engine.exchanges)):
             return False
         return bool(choose_from(self._peers, self._tried, engine.outliers, engine.now()).endpoints)
 
@@ -382,8 +382,7 @@ class Exchange:
         engine = self._engine
         engine.exchanges.discard(self)
         engine.body_bytes -= len(self._body)
-        if self._retrying:
-            engine.retrying -= 1
+        engine.retrying -= self._retries
         if notify:
             self._client.exchange_done(keep_alive=keep_alive)
         if engine.draining:
