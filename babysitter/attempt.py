@@ -169,6 +169,11 @@ class Attempt:
             return began.get("boot_id") == identity.boot_id()
         return (self.directory / "exit.json").exists()
 
+    def label(self, name: str) -> Any:
+        """What `begin` was given under `name` among its labels, whichever babysitter that was."""
+        labels = self._read("server.json").get("labels")
+        return labels.get(name) if isinstance(labels, dict) else None
+
     def outcome(self) -> Exited:
         """How the attempt ended, from `exit.json`; unknown when nobody could write it."""
         told = self._read("exit.json")
