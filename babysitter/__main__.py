@@ -27,7 +27,7 @@ from babysitter.settings import BACKEND_LABELS, BabysitterSettings, parse
 from babysitter.supervisor import Spec, Supervisor, new_memory
 from common.clock import SystemClock, iso
 from common.discovery.registry_client import RegistryClient
-from common.http.access import read_token
+from common.http.access import is_loopback, read_token
 from common.http.client import make_session
 from common.http.serve import Address, start, until_stopped
 from common.service import ConfigurationError, complain, run_loaded
@@ -76,7 +76,14 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
         supervisor = Supervisor(spec, home, memory, prober, clock=clock, rng=random.Random())  # noqa: S311 - jitter
         if not await supervisor.adopt():
             refuse_taken_port(settings)
-        source = Source(supervisor=supervisor, router_url=settings.router_url, started=clock.monotonic())
+        api_token = read_token(settings.api_token_file) if settings.api_token_file else None
+        source = Source(
+            supervisor=supervisor,
+            router_url=settings.router_url,
+            started=clock.monotonic(),
+            guarded=not is_loopback(settings.host),
+            token=api_token,
+        )
         address = Address(ports.bind_address(settings.host), settings.port + 1)
         runner = await start(make_app(source), address, drain_timeout_s=1.0, what=f"babysitter {settings.name}")
         try:
@@ -142,6 +149,12 @@ def make_spec(settings: BabysitterSettings, plan: Plan, environ: Mapping[str, st
         interval_s=probes.interval_s,
         metadata=settings.metadata,
         weight=settings.weight,
+        run_meta=settings.jobs.run_meta,
+        cancel_command=settings.jobs.cancel_command,
+        cancel_timeout_s=settings.jobs.cancel_timeout_s,
+        log_max_bytes=settings.logs.max_bytes,
+        log_keep=settings.logs.keep,
+        log_check_s=settings.logs.check_s,
     )
 
 

@@ -60,6 +60,24 @@ class ProbeSettings(Settings):
     end_stalled: bool = option(False, "End a stalled start instead of only telling.", flags=())
 
 
+class LogSettings(Settings):
+    """`[logs]`: how much of the server's output is kept."""
+
+    max_bytes: int = option(64 << 20, "Size at which a file is rotated, in bytes.", flags=(), ge=1024)
+    keep: int = option(3, "Rotated files kept.", flags=(), ge=0, le=100)
+    check_s: float = option(5.0, "Between two looks at their sizes, in seconds.", flags=(), gt=0)
+
+
+class JobSettings(Settings):
+    """`[jobs]`: the cluster jobs that a server starts."""
+
+    run_meta: Path | None = option(None, "The run_meta.json that the server writes.", flags=())
+    cancel_command: tuple[str, ...] = option(
+        (), "Cancels an orphaned job; {wsjob_id} stands for its id. Empty: jobs are left alone.", flags=()
+    )
+    cancel_timeout_s: float = option(60.0, "Longest time for one cancel command, in seconds.", flags=(), gt=0)
+
+
 class CommandBackend(Settings):
     """Any program, as given."""
 
@@ -145,12 +163,17 @@ class BabysitterSettings(ServiceSettings):
         "stop", "What SIGTERM does to the server: stop it, or leave it running."
     )
     token_file: Path | None = option(None, "Bearer token for the registry, in a 0600 file.")
+    api_token_file: Path | None = option(
+        None, "Bearer token, in a 0600 file, for what others than this machine may only do with one."
+    )
     models: tuple[str, ...] = option((), "Ids of a server whose models call tells none.", flags=())
     expected_models: tuple[str, ...] = option((), "Ids that must be served before the server is ready.", flags=())
     metadata: dict[str, Any] = option(dict, "Merged into the service record.", flags=())
     weight: float | None = option(None, "Relative share of the requests.", flags=(), gt=0)
     babysitter: RestartSettings = Field(default_factory=RestartSettings)
     probes: ProbeSettings = Field(default_factory=ProbeSettings)
+    logs: LogSettings = Field(default_factory=LogSettings)
+    jobs: JobSettings = Field(default_factory=JobSettings)
     backend: Annotated[Backend, Field(discriminator="type"), BeforeValidator(_lower_type)] = option(
         ..., "The server.", flags=()
     )

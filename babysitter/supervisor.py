@@ -2,20 +2,23 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, assert_never
 
 import structlog
 
 from babysitter import events as ev
-from babysitter import ports
+from babysitter import jobs, ports
 from babysitter.attempt import Attempt, Command
 from babysitter.home import Home
 from babysitter.machine import ALIVE, PROBED, Policy, Replica, State, display_status, step, wire_status
 from babysitter.memory import Memory
 from babysitter.probe import NotReady, Prober, stranger_on_port
-from babysitter.server_log import ServerLog
+from babysitter.run_meta import Jobs
+from babysitter.run_meta_tail import RunMetaTail, mark_of
+from babysitter.server_log import ServerLog, rotate
 from babysitter.view import View, report
 from common.clock import Clock, iso
 from common.tasks import TaskScope
@@ -42,6 +45,12 @@ class Spec:
     interval_s: float
     metadata: dict[str, Any] = field(default_factory=dict)
     weight: float | None = None
+    run_meta: Path | None = None
+    cancel_command: tuple[str, ...] = ()
+    cancel_timeout_s: float = 60.0
+    log_max_bytes: int = 64 << 20
+    log_keep: int = 3
+    log_check_s: float = 5.0
 
 
 class Supervisor:
@@ -76,7 +85,7 @@ class Supervisor:
         self._prober = prober
         self._clock = clock
         self._rng = rng
-        self._log = ServerLog(spec.command.stdout, spec.command.stderr)
+        self.log = ServerLog(spec.command.stdout, spec.command.stderr)
         self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._replica = Replica(since=clock.monotonic(), restarts=memory.restarts, failures=memory.failures)
         self._attempt: Attempt | None = None
@@ -84,6 +93,9 @@ class Supervisor:
         self._scope: TaskScope | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._moved = asyncio.Event()
+        self._cancelling: asyncio.Task[Any] | None = None
+        self._tail: RunMetaTail | None = None
+        self._following: asyncio.Task[Any] | None = None
         self._updated_at = iso(clock.utcnow())
 
     @property
@@ -126,6 +138,8 @@ class Supervisor:
             stalled=replica.stalled,
             persist_failed=self.home.state.failure,
             serves=alive and server is not None,
+            compile_wsjob=memory.jobs.all("compile"),
+            execute_wsjob=memory.jobs.all("execute"),
             settling=self._adopted and replica.state is State.WAITING_FOR_READY and replica.error is None,
         )
 
@@ -144,11 +158,12 @@ class Supervisor:
     async def start(self, scope: TaskScope) -> None:
         """Begin to look after the replica, whatever state it was left in."""
         self._scope = scope
-        self._log.mark()
+        self.log.mark()
         attempt = self._attempt
         if attempt is not None and attempt.server is not None:
             self.memory.attempt = attempt.uuid
             self._adopted = True
+            self._follow_run_meta(attempt.uuid, attempt.label("run_meta"))
             self.tell(ev.Adopted(attempt.server.pid))
             scope.spawn(f"attempt.{attempt.uuid[:8]}", self._await_end(attempt))
         else:
@@ -157,6 +172,7 @@ class Supervisor:
             self.tell(self._exited(attempt.outcome()) if attempt is not None and ended else ev.Begin())
         scope.spawn("events", self._serve_events(), service=True)
         scope.spawn("probes", self._probe(), service=True)
+        scope.spawn("logs", self._keep_logs(), service=True)
 
     async def leave(self) -> None:
         """Let go of the server without ending it."""
@@ -233,10 +249,12 @@ class Supervisor:
             case ev.Drain():
                 self._spawn_task("drain", self._drain())
             case ev.Finish():
-                self.finished.set()
+                self._spawn_task("finish", self._finish())
             case ev.Deploy():
                 self.tell(ev.Deployed())
-            case ev.AbortDeploy() | ev.CancelJobs():
+            case ev.CancelJobs():
+                self._cancelling = self._spawn_task("cancel", self._cancel_jobs(self._cancelling))
+            case ev.AbortDeploy():
                 pass
             case _:
                 assert_never(effect)
@@ -254,9 +272,11 @@ class Supervisor:
         self._adopted = False
         await self.persist()
         try:
-            self._log.mark()
+            self.log.mark()
             self.home.forget_old_attempts(attempt.uuid)
-            labels = {"name": self.spec.name, "instance_id": self.memory.instance_id}
+            mark = mark_of(self.spec.run_meta) if self.spec.run_meta else None
+            labels = {"name": self.spec.name, "instance_id": self.memory.instance_id, "run_meta": mark}
+            self._follow_run_meta(attempt.uuid, mark)
             ready = attempt.begin(self.spec.command, labels)
         except OSError as error:
             self.tell(self._exited(ev.Exited(error=f"cannot start the server: {error}")))
@@ -271,11 +291,64 @@ class Supervisor:
 
     async def _await_end(self, attempt: Attempt) -> None:
         outcome = await attempt.ended()
+        if self._tail is not None:
+            self._tail.look()
         self.tell(self._exited(outcome))
 
     def _exited(self, outcome: ev.Exited) -> ev.Exited:
-        tail = self._log.tail(ev.LOG_TAIL_LIMIT_BYTES)
+        tail = self.log.tail(ev.LOG_TAIL_LIMIT_BYTES)
         return ev.Exited(outcome.code, outcome.signal, outcome.error, tail, self._rng.random())
+
+    def _follow_run_meta(self, attempt: str, stale: Any) -> None:
+        """Follow the file for this attempt, whose server did not write what is there now."""
+        if self._following is not None:
+            self._following.cancel()
+        if self.spec.run_meta is not None:
+            mark = (
+                (stale[0], stale[1], stale[2]) if isinstance(stale, tuple | list) and len(stale) == len("ims") else None
+            )
+            self._tail = RunMetaTail(self.spec.run_meta, mark, lambda seen: self._note_jobs(attempt, seen))
+            self._following = self._spawn_task(f"run_meta.{attempt[:8]}", self._tail.follow())
+
+    def _note_jobs(self, attempt: str, seen: Jobs) -> None:
+        if self.memory.jobs.add(attempt, seen):
+            log.info("jobs.seen", compile=seen.compile, execute=seen.execute)
+            self.tell(ev.Progress())
+            self._spawn_task("persist", self.persist())
+            self.changed()
+
+    async def _cancel_jobs(self, before: asyncio.Task[Any] | None) -> None:
+        """Cancel what dead attempts left behind, once per id: the intent is on disk before the command runs."""
+        if before is not None:
+            await asyncio.wait([before])
+        if not self.spec.cancel_command:
+            return
+        alive = self.memory.attempt if self._replica.state in ALIVE else None
+        for name in self.memory.jobs.orphans(alive):
+            self.memory.jobs.cancelled[name] = {"at": iso(self._clock.utcnow()), "code": None, "output": "begun"}
+            await self.persist()
+            argv = jobs.fill(self.spec.cancel_command, {"wsjob_id": name})
+            outcome = await jobs.run(argv, timeout_s=self.spec.cancel_timeout_s)
+            self.memory.jobs.cancelled[name] |= outcome.to_json()
+            log.info("job.cancelled", wsjob_id=name, code=outcome.code, output=outcome.output)
+        await self.persist()
+
+    async def _finish(self) -> None:
+        if self._cancelling is not None:
+            await asyncio.wait([self._cancelling])
+        self.finished.set()
+
+    async def _keep_logs(self) -> None:
+        """Rotate the server's output by size, whatever the disk says (A18)."""
+        while True:
+            await asyncio.sleep(self.spec.log_check_s)
+            for path in (self.log.stdout, self.log.stderr):
+                try:
+                    limit, keep = self.spec.log_max_bytes, self.spec.log_keep
+                    if await asyncio.to_thread(rotate, path, limit_bytes=limit, keep=keep):
+                        self.log.marks[path] = 0
+                except OSError as error:
+                    log.warning("log.rotation_failed", file=str(path), reason=error.strerror)
 
     async def _drain(self) -> None:
         """The record already says that the server is leaving; give the routers a moment to hear it."""
@@ -291,7 +364,7 @@ class Supervisor:
             if state not in PROBED:
                 await self._moved.wait()
                 continue
-            if state is State.WAITING_FOR_READY and (now_seen := self._log.fingerprint()) != seen:
+            if state is State.WAITING_FOR_READY and (now_seen := self.log.fingerprint()) != seen:
                 seen = now_seen
                 self.tell(ev.Progress())
             await self._look()
@@ -320,10 +393,10 @@ class Supervisor:
         except TimeoutError:
             return
 
-    def _spawn_task(self, name: str, work: Any) -> None:
+    def _spawn_task(self, name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         if self._scope is None:
             raise RuntimeError("the supervisor was not started")
-        self._scope.spawn(name, work)
+        return self._scope.spawn(name, work)
 
 
 def new_memory(memory: Memory, *, instance_id: str, epoch_s: int, now: str) -> Memory:

@@ -22,6 +22,7 @@ PURE = (
     "babysitter/events.py",
     "babysitter/machine.py",
     "babysitter/memory.py",
+    "babysitter/run_meta.py",
     "babysitter/mock/answers.py",
     "babysitter/view.py",
     "common/exits.py",
