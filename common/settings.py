@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import tomli
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
@@ -32,16 +32,6 @@ class Settings(BaseModel):
     """Base of every settings model: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """`port = true` is a mistake; pydantic would read 1."""
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        kinds = {annotation, *get_args(annotation)}
-        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-            raise ValueError("input should be a number")
-        return value
 
 
 def _split_commas(value: Any) -> Any:
@@ -107,11 +97,11 @@ def options(model: type[BaseModel], env_prefix: str, path: KeyPath = ()) -> Iter
         )
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """Parse a TOML (`.toml`) or YAML (`.yaml`, `.yml`, `.json`) file into a table.
+def read_file(path: Path) -> Any:
+    """Parse a TOML (`.toml`) or YAML (`.yaml`, `.yml`, `.json`) file.
 
     Raises:
-        SettingsError: It is missing, unreadable, no valid syntax, or no table.
+        SettingsError: It is missing, unreadable, or no valid syntax.
     """
     try:
         with path.open("rb") as file:
@@ -122,15 +112,10 @@ def read_file(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: larger than {FILE_LIMIT_BYTES} bytes")
     try:
         text = raw.decode()
-        data = tomli.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        return tomli.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (UnicodeDecodeError, tomli.TOMLDecodeError, yaml.YAMLError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "YAML"
         raise SettingsError(f"{path}: not valid {kind}: {' '.join(str(error).split())}") from error
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise SettingsError(f"{path}: must be a table of settings, not a {type(data).__name__}")
-    return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +128,15 @@ class Layer:
 
 
 def file_layer(path: Path) -> Layer:
-    """The layer of a settings file."""
-    return Layer(str(path), read_file(path), {})
+    """The layer of a settings file.
+
+    Raises:
+        SettingsError: It cannot be read, or is no table of settings.
+    """
+    data = read_file(path) or {}
+    if not isinstance(data, dict):
+        raise SettingsError(f"{path}: must be a table of settings, not a {type(data).__name__}")
+    return Layer(str(path), data, {})
 
 
 def env_layer(model: type[BaseModel], env_prefix: str, env: Mapping[str, str]) -> Layer:
@@ -200,11 +192,15 @@ def build(model: type[Model], layers: Sequence[Layer]) -> Model:
     origin: dict[KeyPath, str] = {}
     for layer in layers:
         _merge(merged, layer.data, (), layer, origin)
+    faults = list(_truths_for_numbers(model, merged, origin))
     try:
-        return model.model_validate(merged)
+        built = model.model_validate(merged)
     except ValidationError as error:
-        faults = [_fault(model, details, merged, origin, layers) for details in error.errors()]
+        faults.extend(_fault(model, details, merged, origin, layers) for details in error.errors())
         raise SettingsError("\n".join(dict.fromkeys(faults))) from error
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return built
 
 
 def load(
@@ -265,6 +261,19 @@ def _merge(
             origin[here] = layer.labels.get(here, layer.name)
 
 
+def _truths_for_numbers(
+    model: type[BaseModel], merged: Mapping[str, Any], origin: Mapping[KeyPath, str]
+) -> Iterator[str]:
+    """`port = true` is a mistake; pydantic would read 1."""
+    for setting in options(model, ""):
+        value: Any = merged
+        for name in setting.path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        kinds = {setting.info.annotation, *get_args(setting.info.annotation)}
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            yield f"{origin[setting.path]}: '{setting.key}': must be a number (got {str(value).lower()})"
+
+
 def _fault(
     model: type[BaseModel],
     details: ErrorDetails,
@@ -295,8 +304,9 @@ def _in_data(location: tuple[int | str, ...], data: Any) -> KeyPath:
     """`location` without the union tags that pydantic puts between real keys."""
     path: list[str] = []
     for index, part in enumerate(location):
-        if isinstance(data, dict) and part not in data and index + 1 < len(location):
-            continue
+        last = index + 1 == len(location)
+        if isinstance(data, dict) and not last and not isinstance(data.get(part), dict | list):
+            continue  # a tag, even where a key of the same name holds a plain value
         path.append(str(part))
         if isinstance(data, dict):
             data = data.get(part)

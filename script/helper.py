@@ -5,7 +5,7 @@
     helper.py models URL                         print the ids listed at URL/models
     helper.py status NAME,PID,PORT …             print the table of status.sh
 
-Checks are `url URL` (answers 200), `server URL` (the babysitter at URL says that its server runs) and
+Checks are `url URL` (answers 200), `server URL` (the babysitter at URL says that its server is ready) and
 `routed URL FROM…` (the router at URL lists the models of every babysitter FROM).
 """
 
@@ -67,14 +67,14 @@ def check_url(url: str) -> None:
 
 
 def check_server(url: str) -> None:
-    """The babysitter at `url` says that its server runs."""
+    """The babysitter at `url` says that its server is ready."""
     health = get(f"{url}/health")
-    if health.get("infinilm_server_running") is True:
+    status, reason = health.get("status"), health.get("error_message") or ""
+    if status == "healthy":
         return
-    said = health.get("error_message") or health.get("last_error") or ""
-    if health.get("status") == "failed":
-        raise Hopeless(f"its server has failed: {said}")
-    raise NotYet(f"its server is {health.get('state') or health.get('status')} {said}".rstrip())
+    if status in {"failed", "stopped"}:
+        raise Hopeless(f"its server has {status}: {reason}")
+    raise NotYet(f"its server is {status}" + (f": {reason}" if reason else ""))
 
 
 def check_routed(url: str, *babysitters: str) -> None:
@@ -135,10 +135,10 @@ def wait(name: str, pid: int, timeout_s: float, check: str, *args: str) -> int:
 
 def config(file: str) -> int:
     """Print port and name of a babysitter's file, or what is wrong with it."""
-    from common.settings import SettingsError, read_file  # noqa: PLC0415 - the other commands start without packages
+    from common.settings import SettingsError, file_layer  # noqa: PLC0415 - the other commands start without packages
 
     try:
-        table = read_file(Path(file))
+        table = file_layer(Path(file)).data
     except SettingsError as error:
         sys.stderr.write(f"error: {error}\n")
         return CONFIG_FAULT

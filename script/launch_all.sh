@@ -43,7 +43,7 @@
   # print_next_steps URL-OF-ROUTER: what to try now.
   print_next_steps() {
     local model
-    say "" "The node runs. Try:"
+    say $'\nThe node runs. Try:'
     if is_true LAUNCH_REGISTRY true; then
       say "  curl http://localhost:$REGISTRY_PORT/health"
       say "  curl http://localhost:$REGISTRY_PORT/services"

@@ -14,6 +14,8 @@ SVC_VENV="${SVC_VENV:-$SVC_ROOT/.venv}"
 SVC_PYTHON="$SVC_VENV/bin/python"
 SVC_LOG_LIMIT_BYTES=$((64 * 1024 * 1024)) # a log larger than this is put aside before the next start
 SVC_TAIL_LINES=15
+# A babysitter lets its server drain (30 s) and end (30 s) before it ends itself.
+SVC_STOP_TIMEOUT_S="${STOP_TIMEOUT:-90}"
 
 say() { printf '%s\n' "$*"; }
 warn() { printf '%s\n' "$*" >&2; }
@@ -135,6 +137,15 @@ start() {
   ) </dev/null >>"$log" 2>&1 8>&- 9>&- &
   STARTED_PID[$name]=$!
   printf '%s\n' "$!" >"$(pid_file "$name")"
+  # Until Python has taken the place of this shell's fork, nobody could recognise it.
+  until is_ours "$name" "$!" || has_ended "$!"; do sleep 0.01; done
+}
+
+# has_ended PID: no such process, or a zombie.
+has_ended() {
+  local stat=""
+  read -r stat 2>/dev/null <"/proc/$1/stat" || return 0
+  [[ ${stat##*) } == Z* ]]
 }
 
 # show_log_tail NAME PORT: what NAME logged since this run started it, the last lines.
@@ -156,6 +167,7 @@ await() {
     0 | 1) return "$status" ;;
     2)
       if [[ -n ${STARTED_PID[$name]:-} ]]; then wait "$pid" 2>/dev/null || code=$?; fi
+      rm -f -- "$(pid_file "$name")"
       show_log_tail "$name" "$port"
       fail "$name ended while it was starting (exit code $code)" "$code"
       ;;
@@ -217,12 +229,16 @@ prepare() {
 
 # undo STATUS: after a failure, stop what this run started, the latest first.
 undo() {
-  trap - EXIT
+  trap - EXIT INT TERM
   local index names=()
-  if (($1 != 0 && ${#STARTED[@]} > 0)); then
-    for ((index = ${#STARTED[@]} - 1; index >= 0; index--)); do names+=("${STARTED[index]}"); done
+  if (($1 != 0)); then
+    for ((index = ${#STARTED[@]} - 1; index >= 0; index--)); do
+      if pid_of "${STARTED[index]}" >/dev/null; then names+=("${STARTED[index]}"); fi
+    done
+  fi
+  if ((${#names[@]} > 0)); then
     warn "stopping what this run started"
-    stop_processes 40 "${names[@]}" >&2 || true
+    stop_processes "$SVC_STOP_TIMEOUT_S" "${names[@]}" >&2 || true
   fi
   exit "$1"
 }

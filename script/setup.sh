@@ -41,25 +41,30 @@ is_whole() {
   [[ $found == "$(fingerprint "$WANTED")" || $found == "$(fingerprint dev)" ]]
 }
 
+# make_empty: a new environment without packages, in place of an unfinished one.
 make_empty() {
-  local python
+  local python uv=""
+  if command -v uv >/dev/null; then uv=yes; fi
   if python="$(find_python)"; then
-    say "set-up: making ${SVC_VENV} with $(command -v uv >/dev/null && printf 'uv and ')$("$python" --version)"
-  elif command -v uv >/dev/null; then
+    [[ -n $uv ]] || "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
+      fail "$python has no venv module. Install it, for example: apt-get install python3-venv" 78
+    say "set-up: making $SVC_VENV with ${uv:+uv and }$("$python" --version)"
+  elif [[ -n $uv ]]; then
     python=">=3.11"
-    say "set-up: no Python 3.11 or newer here; uv fetches one"
+    say "set-up: making $SVC_VENV; no Python 3.11 or newer here, so uv fetches one"
   else
-    fail "no Python 3.11 or newer found (looked for python3.13, python3.12, python3.11, python3).
+    fail "no Python 3.11 or newer found (looked for ${SVC_PYTHON_FOR_VENV:-python3.13, python3.12, python3.11, python3}).
   Install one, for example: apt-get install python3 python3-venv
   or name one: SVC_PYTHON_FOR_VENV=/path/to/python3.11 $0" 78
   fi
-  if command -v uv >/dev/null; then
+  rm -rf -- "$SVC_VENV"
+  mkdir -p -- "$SVC_VENV"
+  printf 'unfinished\n' >"$MARKER"
+  if [[ -n $uv ]]; then
     uv venv --quiet --allow-existing --python "$python" -- "$SVC_VENV" || fail "uv could not make $SVC_VENV"
-    return
+  else
+    "$python" -m venv -- "$SVC_VENV" || fail "$python -m venv could not make $SVC_VENV"
   fi
-  "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 ||
-    fail "$python has no venv module. Install it, for example: apt-get install python3-venv" 78
-  "$python" -m venv -- "$SVC_VENV" || fail "$python -m venv could not make $SVC_VENV"
 }
 
 # install ARGS…: one installation, with progress; uv shows its own, pip's is cut down to a line per package.
@@ -90,9 +95,6 @@ main() {
   Remove it, name another folder with SVC_VENV=…, or use it as it is with SVC_SETUP=skip." 78
   fi
   if [[ ! -x $SVC_PYTHON || "$(cat -- "$MARKER" 2>/dev/null)" == unfinished ]]; then
-    rm -rf -- "$SVC_VENV"
-    mkdir -p -- "$SVC_VENV"
-    printf 'unfinished\n' >"$MARKER"
     make_empty
   fi
   printf 'unfinished\n' >"$MARKER"

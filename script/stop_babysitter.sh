@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Stop babysitters launched from this folder, and their servers: script/stop_babysitter.sh [PORT|NAME]; all without one.
-# STOP_TIMEOUT (45 s) bounds the wait.
+# STOP_TIMEOUT (90 s) bounds the wait.
 
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -11,7 +11,7 @@ for name in "${running[@]}"; do
   if [[ -z $wanted || $name == "babysitter_$wanted" || "$(label_of "$name")" == "$wanted" ]]; then chosen+=("$name"); fi
 done
 if ((${#chosen[@]} > 0)); then
-  stop_processes "${STOP_TIMEOUT:-45}" "${chosen[@]}"
+  stop_processes "$SVC_STOP_TIMEOUT_S" "${chosen[@]}"
 elif [[ -z $wanted ]]; then
   say "babysitters: none runs"
 else

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Stop the registry launched from this folder. STOP_TIMEOUT (45 s) bounds the wait.
+# Stop the registry launched from this folder. STOP_TIMEOUT (90 s) bounds the wait.
 
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-stop_processes "${STOP_TIMEOUT:-45}" registry
+stop_processes "$SVC_STOP_TIMEOUT_S" registry

@@ -92,8 +92,9 @@ class MockServer:
     async def request(self, request: web.Request, body: dict[str, Any]) -> AsyncIterator[None]:
         """Count one inference request from its arrival to its end."""
         self.calls[request.path] += 1
+        headers = {name.lower(): value for name, value in request.headers.items()}
         shown = json.dumps(body)[:LAST_BODY_LIMIT]
-        self.last_request = {"path": request.raw_path, "headers": dict(request.headers), "body": shown}
+        self.last_request = {"path": request.raw_path, "headers": headers, "body": shown}
         await self.count(requests=1, in_flight=1)
         try:
             yield

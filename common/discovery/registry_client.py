@@ -5,7 +5,8 @@ answers and moves on at once when it does not. Every call has a deadline; what w
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -133,7 +134,7 @@ class RegistryClient:
                 log.warning("registry.record_unreadable", reason=str(error))
         return records
 
-    async def watch(self) -> AsyncIterator[Update]:
+    async def watch(self) -> AsyncGenerator[Update, None]:
         """One watch stream, from a snapshot on; ends by raising.
 
         Raises:
@@ -154,14 +155,16 @@ class RegistryClient:
                     yield decode_update(line)
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, ValueError) as error:
             self._move_on(url)
-            raise RegistryUnavailable(f"{url}: watch broke: {error!r}") from error
+            raise RegistryUnavailable(f"{url}: watch broke: {str(error) or type(error).__name__}") from error
         except RegistryUnavailable:
             self._move_on(url)
             raise
         self._move_on(url)
         raise RegistryUnavailable(f"{url}: watch ended")
 
-    async def follow(self, *, poll_interval_s: float, retry_s: float = 0.5) -> AsyncIterator[Update | RegistryError]:
+    async def follow(
+        self, *, poll_interval_s: float, retry_s: float = 0.5
+    ) -> AsyncGenerator[Update | RegistryError, None]:
         """The table for ever: the watch where there is one, else polling; faults are yielded, never raised.
 
         A consumer sees `Snapshot`s, changes, and a `RegistryUnavailable` whenever contact is lost. The retry delay
@@ -170,9 +173,10 @@ class RegistryClient:
         delay_s = retry_s
         while True:
             try:
-                async for update in self.watch():
-                    delay_s = retry_s
-                    yield update
+                async with aclosing(self.watch()) as updates:
+                    async for update in updates:
+                        delay_s = retry_s
+                        yield update
             except WatchUnsupported:
                 try:
                     yield Snapshot(epoch="", revision=0, services=await self.list())

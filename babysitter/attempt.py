@@ -1,0 +1,269 @@
+"""One attempt to run the server: its directory, its shim, how it is found again, awaited and ended.
+
+The directory holds `claim` (locked by the shim while it lives), `spec.json` (what to run; removed once read, for it
+holds the environment), `server.json` (who runs) and `exit.json` (how it ended). The babysitter talks to the shim
+through these files and signals only, so that either may die alone.
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from babysitter import identity
+from babysitter.events import Exited
+from babysitter.identity import Identity
+from common.atomic_file import read_bounded, write_atomic
+
+log = structlog.get_logger(__name__)
+SHIM = Path(__file__).with_name("shim.py")
+FILE_LIMIT_BYTES = 1 << 20
+START_TIMEOUT_S = 30.0
+FIND_TIMEOUT_S = 10.0
+POLL_S = 0.02
+CLAIM_TO_LOCK_S = 0.2
+"""A shim makes its claim and then locks it; an unlocked claim is looked at twice."""
+SHIM_MARGIN_S = 10.0
+"""How much longer than the grace a shim may take before we end the server without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What the shim runs.
+
+    Args:
+        argv: The command, `argv[0]` looked for on the PATH of `env`.
+        env: The whole environment.
+        cwd: Working directory.
+        stdout: File that standard output is appended to.
+        stderr: File that standard error is appended to.
+        grace_s: Seconds between TERM and KILL.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path
+    stdout: Path
+    stderr: Path
+    grace_s: float
+
+
+class Attempt:
+    """One server process with its shim.
+
+    Args:
+        directory: The attempt's own directory; its name is the uuid.
+        grace_s: Seconds between TERM and KILL, in case the shim cannot do it.
+    """
+
+    def __init__(self, directory: Path, *, grace_s: float) -> None:
+        self.directory = directory
+        self.uuid = directory.name
+        self.server: Identity | None = None
+        self._shim: Identity | None = None
+        self._grace_s = grace_s
+        self._ender: asyncio.Task[None] | None = None
+
+    def begin(self, command: Command, labels: Mapping[str, Any]) -> int:
+        """Start the shim; returns a descriptor that reads end-of-file once the server runs or has failed to.
+
+        Raises:
+            OSError: The directory cannot be written, or no process can be made.
+        """
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        spec = {
+            "uuid": self.uuid,
+            "argv": list(command.argv),
+            "env": dict(command.env),
+            "cwd": str(command.cwd),
+            "stdout": str(command.stdout),
+            "stderr": str(command.stderr),
+            "grace_s": command.grace_s,
+            "labels": dict(labels),
+        }
+        write_atomic(self.directory / "spec.json", json.dumps(spec).encode())
+        ready, told = os.pipe2(os.O_CLOEXEC)
+        try:
+            os.set_inheritable(told, True)  # noqa: FBT003 - the only argument there is
+            actions = [
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 2, str(self.directory / "shim.log"), os.O_WRONLY | os.O_CREAT, 0o600),
+            ]
+            argv = [sys.executable, "-I", "-S", str(SHIM), str(self.directory), str(told)]
+            os.posix_spawn(argv[0], argv, {}, file_actions=actions, setsid=True, setsigmask=())
+        except OSError:
+            os.close(ready)
+            raise
+        finally:
+            os.close(told)
+        return ready
+
+    async def started(self, ready: int) -> Identity | None:
+        """Wait until the server runs (its identity), or has failed to start (None). Closes `ready`."""
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(readable(ready), START_TIMEOUT_S)
+        finally:
+            os.close(ready)
+        self._read_server()
+        if self.server is None and not (self.directory / "exit.json").exists():
+            self._scan()
+        return self.server
+
+    async def find(self) -> Identity | None:
+        """Look for a server that an earlier babysitter started; None when it is gone or never was.
+
+        An attempt whose shim has not begun is claimed here, so that it can never begin.
+        """
+        claim = self.directory / "claim"
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            return None
+        if not is_locked(claim):
+            await asyncio.sleep(CLAIM_TO_LOCK_S)
+        deadline = asyncio.get_running_loop().time() + FIND_TIMEOUT_S
+        while is_locked(claim) and not (self.directory / "server.json").exists():
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(POLL_S)
+        self._read_server()
+        if self.server is not None and not identity.is_alive(self.server, uuid=self.uuid):
+            self.server = None
+        if self.server is None:
+            self._scan()
+        return self.server
+
+    async def ended(self) -> Exited:
+        """Wait for the end of the shim, or of the server when its shim is lost; tells how it ended."""
+        while True:
+            for process in (self._shim, self.server):
+                handle = None if process is None else identity.open_handle(process)
+                if handle is None:
+                    continue
+                try:
+                    await readable(handle)
+                finally:
+                    os.close(handle)
+                if process is not None:
+                    _reap(process.pid)
+                break
+            else:
+                return self.outcome()
+
+    @property
+    def has_ended(self) -> bool:
+        """True when the attempt began once, in this boot of the machine, whether or not somebody saw its end."""
+        began = self._read("server.json")
+        if began:
+            return began.get("boot_id") == identity.boot_id()
+        return (self.directory / "exit.json").exists()
+
+    def outcome(self) -> Exited:
+        """How the attempt ended, from `exit.json`; unknown when nobody could write it."""
+        told = self._read("exit.json")
+        code, number, error = told.get("code"), told.get("signal"), told.get("error")
+        return Exited(
+            code=code if isinstance(code, int) else None,
+            signal=number if isinstance(number, int) else None,
+            error=error if isinstance(error, str) else None,
+        )
+
+    def end(self, *, force: bool) -> None:
+        """Have the server ended by the shim, and by ourselves should the shim be gone or fail to."""
+        number = signal.SIGUSR1 if force else signal.SIGTERM
+        reached = self._shim is not None and identity.send(self._shim, number)
+        if self._ender is not None:
+            self._ender.cancel()
+        patience_s = (0.0 if force else self._grace_s) + (SHIM_MARGIN_S if reached else 0.0)
+        self._ender = asyncio.create_task(self._end_alone(patience_s, ask=not reached), name=f"end.{self.uuid[:8]}")
+
+    async def close(self) -> None:
+        """Forget the attempt without touching its processes."""
+        if self._ender is not None:
+            self._ender.cancel()
+            await asyncio.wait([self._ender])
+
+    def remove(self) -> None:
+        """Delete the directory of an attempt that is over."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    async def _end_alone(self, patience_s: float, *, ask: bool) -> None:
+        """End the server without the shim: TERM when it was not told yet, then KILL to all that carry the uuid."""
+        if ask and patience_s:
+            for process in identity.bearers(self.uuid):
+                identity.send(process, signal.SIGTERM, uuid=self.uuid)
+        await asyncio.sleep(patience_s)
+        while left := identity.bearers(self.uuid):
+            for process in left:
+                identity.send(process, signal.SIGKILL, uuid=self.uuid)
+            await asyncio.sleep(POLL_S)
+
+    def _read_server(self) -> None:
+        told = self._read("server.json")
+        self.server = identity.from_json(told)
+        self._shim = identity.from_json(told.get("shim"))
+
+    def _scan(self) -> None:
+        """Find the server by its mark alone (B3): the shim could not write, or died first."""
+        found = identity.bearers(self.uuid)
+        if found:
+            self.server = found[0]
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            told = json.loads(read_bounded(self.directory / name, limit_bytes=FILE_LIMIT_BYTES))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            log.warning("attempt.file_unreadable", file=name, reason=str(error))
+            return {}
+        return told if isinstance(told, dict) else {}
+
+
+async def readable(descriptor: int) -> None:
+    """Wait until `descriptor` can be read (a pidfd: until its process ends)."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def on_readable() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    loop.add_reader(descriptor, on_readable)
+    try:
+        await done
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """True when another process holds the lock on `path`."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EACCES)
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _reap(pid: int) -> None:
+    """Collect our own child; a server of an earlier babysitter is nobody's zombie of ours."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)

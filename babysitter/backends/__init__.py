@@ -1,0 +1,1 @@
+"""One module per kind of server, each PURE: settings in, a command out."""

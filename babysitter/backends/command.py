@@ -1,0 +1,10 @@
+"""PURE: any program that serves the OpenAI API, as given."""
+
+from collections.abc import Mapping, Sequence
+
+from babysitter.backends.plan import Plan, words
+
+
+def plan(*, command: str, args: Sequence[str], env: Mapping[str, str], work_dir: str | None) -> Plan:
+    """`command` (which may hold several words) and `args`."""
+    return Plan(argv=(*words(command), *args), env=env, work_dir=work_dir)

@@ -1,0 +1,76 @@
+"""Where a replica lives on disk: its directory, its lock, its state file, its attempts (CONTRACT.md 5, B2).
+
+`{root}/state/{name}.json` is the state, `{root}/{name}/` the directory. The lock is held for the babysitter's life, on
+a file that is never replaced, so that two babysitters can never look after one replica.
+"""
+
+import fcntl
+import os
+import uuid
+from pathlib import Path
+
+from babysitter.attempt import Attempt, is_locked
+from babysitter.state_file import StateFile
+from common.service import ConfigurationError
+
+KEPT_ATTEMPTS = 3
+
+
+class Home:
+    """The directory of replica `name` under `root`."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root = root.absolute()
+        self.name = name
+        self.directory = self.root / name
+        self.attempts = self.directory / "attempts"
+        self.state = StateFile(self.root / "state" / f"{name}.json")
+        self._lock: int | None = None
+
+    def acquire(self) -> None:
+        """Make the directory and take its lock.
+
+        Raises:
+            ConfigurationError: Another babysitter has it, or the directory cannot be made.
+        """
+        path = self.directory / "lock"
+        try:
+            self.attempts.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise ConfigurationError(f"{self.name}: cannot use {self.directory}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            who = f" (pid {holder})" if holder else ""
+            raise ConfigurationError(f"{self.name}: another babysitter{who} looks after {self.directory}") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._lock = descriptor
+
+    def release(self) -> None:
+        """Let another babysitter have it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def attempt(self, identifier: str, *, grace_s: float) -> Attempt:
+        """The attempt of that uuid, begun or not."""
+        return Attempt(self.attempts / identifier, grace_s=grace_s)
+
+    def new_attempt(self) -> str:
+        """A uuid for the next attempt."""
+        return uuid.uuid4().hex
+
+    def live_attempts(self) -> list[str]:
+        """Uuids of attempts whose shim lives: how a server is found when the state file is lost (B8)."""
+        return [path.name for path in self.attempts.iterdir() if is_locked(path / "claim")]
+
+    def forget_old_attempts(self, current: str | None) -> None:
+        """Remove the directories of attempts that are over, but for the last few."""
+        over = [path for path in self.attempts.iterdir() if path.name != current and not is_locked(path / "claim")]
+        over.sort(key=lambda path: path.stat().st_mtime)
+        for path in over[:-KEPT_ATTEMPTS]:
+            Attempt(path, grace_s=0).remove()

@@ -1,0 +1,87 @@
+"""From settings to the command that the shim runs: the backend's plan, checked against this machine."""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from babysitter.attempt import Command
+from babysitter.backends import command, infinilm, mock, vllm
+from babysitter.backends.plan import Plan, Service
+from babysitter.settings import (
+    BabysitterSettings,
+    CommandBackend,
+    InfinilmBackend,
+    InfinilmRustBackend,
+    MockBackend,
+    VllmBackend,
+)
+from common.service import ConfigurationError
+
+PROJECT = Path(__file__).resolve().parent.parent
+OWN_PREFIX = "SVC_"
+"""Variables of the suite's own settings; tokens may be among them, and no server needs them (B18)."""
+
+
+def make_plan(settings: BabysitterSettings) -> Plan:
+    """The command of the configured backend."""
+    service = Service(
+        name=settings.name,
+        host=settings.host,
+        port=settings.port,
+        python=sys.executable,
+        project=str(PROJECT),
+    )
+    backend = settings.backend
+    match backend:
+        case CommandBackend():
+            return command.plan(command=backend.command, args=backend.args, env=backend.env, work_dir=backend.work_dir)
+        case VllmBackend():
+            return vllm.plan(
+                service, model=backend.model, args=backend.args, env=backend.env, work_dir=backend.work_dir
+            )
+        case MockBackend():
+            return mock.plan(service, models=backend.models, args=backend.args, env=backend.env)
+        case InfinilmBackend():
+            return infinilm.plan_python(
+                service,
+                launch_script=backend.launch_script,
+                model_path=backend.model_path,
+                args=backend.args,
+                env=backend.env,
+                work_dir=backend.work_dir,
+            )
+        case InfinilmRustBackend():
+            return infinilm.plan_rust(
+                service, config_file=backend.config_file, env=backend.env, work_dir=backend.work_dir
+            )
+
+
+def make_command(settings: BabysitterSettings, plan: Plan, environ: Mapping[str, str]) -> Command:
+    """What the shim runs.
+
+    Raises:
+        ConfigurationError: The program or the working directory does not exist; names it.
+    """
+    work_dir = Path(plan.work_dir).expanduser().absolute() if plan.work_dir else Path.cwd()
+    if not work_dir.is_dir():
+        raise ConfigurationError(f"{settings.name}: work_dir {work_dir} is not a directory")
+    if not plan.argv:
+        raise ConfigurationError(f"{settings.name}: the command is empty")
+    env = {name: value for name, value in environ.items() if not name.startswith(OWN_PREFIX)} | dict(plan.env)
+    program = plan.argv[0]
+    looked_at = str(work_dir / program) if "/" in program else program
+    found = shutil.which(looked_at, path=env.get("PATH", os.defpath))
+    if found is None:
+        where = f"in {work_dir}" if "/" in program and not program.startswith("/") else "on PATH"
+        raise ConfigurationError(f"{settings.name}: command {program!r} does not exist {where} or cannot be run")
+    log_dir = settings.log_dir.absolute()
+    return Command(
+        argv=(found, *plan.argv[1:]),
+        env=env,
+        cwd=work_dir,
+        stdout=log_dir / f"server_{settings.name}_stdout.log",
+        stderr=log_dir / f"server_{settings.name}_stderr.log",
+        grace_s=settings.babysitter.stop_grace_s,
+    )

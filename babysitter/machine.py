@@ -1,0 +1,369 @@
+"""PURE: the life of a replica. `step(replica, event, policy, now)` gives the next replica and what is to be done.
+
+Every move stands in one table, `TABLE`. An event that may arrive late (a probe's answer after the server died) is
+listed in `LATE` and changes nothing where the table has no row for it; any other event without a row is a defect and
+raises `InvalidTransition`, which tells the story so far.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import pairwise
+
+from babysitter import backoff
+from babysitter import events as ev
+
+STORY_LIMIT = 20
+
+
+class State(StrEnum):
+    """Where a replica is. The last four words are ours; the others are also the wire's (CONTRACT.md 5)."""
+
+    PENDING = "pending"
+    CREATING = "creating"
+    STARTING = "starting"
+    WAITING_FOR_READY = "waiting_for_ready"
+    READY = "ready"
+    UNHEALTHY = "unhealthy"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    BACKING_OFF = "backing_off"
+    DRAINING = "draining"
+    ENDING = "ending"
+    """The server is being ended by us, to be restarted or to fail with a verdict."""
+
+
+WIRE = {State.BACKING_OFF: "starting", State.DRAINING: "stopping", State.ENDING: "unhealthy"}
+DISPLAY = {
+    **dict.fromkeys((State.PENDING, State.CREATING, State.STARTING, State.WAITING_FOR_READY), "Pending"),
+    **dict.fromkeys((State.BACKING_OFF,), "Pending"),
+    **dict.fromkeys((State.READY, State.DRAINING), "Active"),
+}
+PROBED = frozenset({State.WAITING_FOR_READY, State.READY, State.UNHEALTHY, State.DRAINING})
+"""States in which the server is asked how it is."""
+ALIVE = PROBED | {State.STARTING, State.STOPPING, State.ENDING}
+"""States in which a server's process may exist."""
+
+
+def wire_status(state: State) -> str:
+    """The contract's word for `state`."""
+    return WIRE.get(state, state.value)
+
+
+def display_status(state: State) -> str:
+    """`Pending`, `Active` or `Failed`."""
+    return DISPLAY.get(state, "Failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When to restart, give up, and distrust. Durations in seconds; a None deadline never comes."""
+
+    restart_first_s: float = 5.0
+    restart_last_s: float = 60.0
+    steady_s: float = 600.0
+    max_restarts: int = 10_000
+    crash_loop_exits: int = 5
+    crash_loop_window_s: float = 600.0
+    no_restart_codes: frozenset[int] = frozenset({78, 125})
+    unhealthy_after: int = 3
+    healthy_after: int = 2
+    liveness_s: float | None = 60.0
+    startup_timeout_s: float | None = None
+    stall_s: float = 1800.0
+    end_stalled: bool = False
+    drain_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One transition: when (monotonic), from where to where, why, and how many seconds the old state lasted."""
+
+    at: float
+    before: State
+    after: State
+    cause: str
+    lasted_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """Everything the machine knows. Times are monotonic seconds.
+
+    `failures` counts exits in a row for the back-off; `exits` are the recent ones without ever having been ready;
+    `verdict` is the reason to fail once the server has ended; `wake_at` is when the machine wants `Woke`.
+    """
+
+    state: State = State.PENDING
+    since: float = 0.0
+    restarts: int = 0
+    failures: int = 0
+    exits: tuple[float, ...] = ()
+    ready_at: float | None = None
+    good: int = 0
+    bad: int = 0
+    bad_since: float = 0.0
+    waiting_since: float = 0.0
+    progress_at: float = 0.0
+    stalled: bool = False
+    verdict: str | None = None
+    error: str | None = None
+    wake_at: float | None = None
+    story: tuple[Move, ...] = ()
+
+
+class InvalidTransition(RuntimeError):
+    """An event came in a state that has no row for it: a defect of ours."""
+
+    def __init__(self, replica: Replica, event: ev.Event) -> None:
+        told = [f"{move.before}→{move.after} ({move.cause})" for move in replica.story]
+        super().__init__(f"{type(event).__name__} in state {replica.state}; the story: " + (", ".join(told) or "none"))
+
+
+Result = tuple[Replica, tuple[ev.Effect, ...]]
+Rule = Callable[[Replica, ev.Event, Policy, float], Result]
+
+
+def step(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
+    """The replica after `event`, and the effects to carry out, in order.
+
+    Raises:
+        InvalidTransition: The event is not possible in this state.
+    """
+    rule = TABLE.get((replica.state, type(event)))
+    if rule is None:
+        if type(event) in LATE:
+            return replica, ()
+        raise InvalidTransition(replica, event)
+    return rule(replica, event, policy, now)
+
+
+def _move(replica: Replica, after: State, cause: str, now: float, *effects: ev.Effect, **changes: object) -> Result:
+    told = Move(now, replica.state, after, cause, now - replica.since)
+    story = (*replica.story, told)[-STORY_LIMIT:]
+    changed = replace(replica, state=after, since=now, wake_at=None, story=story)
+    return replace(changed, **changes) if changes else changed, effects  # type: ignore[arg-type] # names are checked by replace
+
+
+def _begin(replica: Replica, event: ev.Event, _policy: Policy, now: float) -> Result:
+    wanted = isinstance(event, ev.Begin) and event.deploy
+    fresh = replace(replica, verdict=None, error=None, exits=(), failures=0)
+    if wanted:
+        return _move(fresh, State.CREATING, "deploying", now, ev.Deploy())
+    return _spawn(fresh, "wanted", now)
+
+
+def _spawn(replica: Replica, cause: str, now: float, **changes: object) -> Result:
+    fresh = {"ready_at": None, "good": 0, "bad": 0, "stalled": False, **changes}
+    return _move(replica, State.STARTING, cause, now, ev.Spawn(), **fresh)
+
+
+def _deployed(replica: Replica, _event: ev.Event, _policy: Policy, now: float) -> Result:
+    return _spawn(replica, "deployed", now)
+
+
+def _deploy_failed(replica: Replica, event: ev.Event, _policy: Policy, now: float) -> Result:
+    reason = event.reason if isinstance(event, ev.DeployFailed) else "unknown"
+    return _move(replica, State.FAILED, reason, now, error=reason)
+
+
+def _await_ready(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
+    cause = "adopted" if isinstance(event, ev.Adopted) else "spawned"
+    waiting = {"waiting_since": now, "progress_at": now, "ready_at": None, "good": 0, "bad": 0, "stalled": False}
+    moved, effects = _move(replica, State.WAITING_FOR_READY, cause, now, **waiting)
+    return replace(moved, wake_at=_next_check(moved, policy)), effects
+
+
+def _next_check(replica: Replica, policy: Policy) -> float:
+    """When a replica that waits for readiness must be looked at again."""
+    stall_at = replica.progress_at + policy.stall_s
+    if policy.startup_timeout_s is None:
+        return stall_at
+    return min(stall_at, replica.waiting_since + policy.startup_timeout_s)
+
+
+def _progress(replica: Replica, _event: ev.Event, policy: Policy, now: float) -> Result:
+    moved = replace(replica, progress_at=now, stalled=False)
+    return replace(moved, wake_at=_next_check(moved, policy)), ()
+
+
+def _check_start(replica: Replica, _event: ev.Event, policy: Policy, now: float) -> Result:
+    """The timer of a replica that is not ready yet: a deadline of the request, or a stall (A9, A10)."""
+    if policy.startup_timeout_s is not None and now - replica.waiting_since >= policy.startup_timeout_s:
+        verdict = f"startup_timeout: not ready after {policy.startup_timeout_s:g} s"
+        return _move(replica, State.ENDING, verdict, now, ev.Terminate(), verdict=verdict)
+    if now - replica.progress_at < policy.stall_s:
+        return replace(replica, wake_at=_next_check(replica, policy)), ()
+    reason = f"stalled: neither log nor run_meta.json moved for {policy.stall_s:g} s"
+    if policy.end_stalled:
+        return _move(replica, State.ENDING, reason, now, ev.Terminate(), verdict=reason)
+    again_at = now + policy.stall_s
+    if policy.startup_timeout_s is not None:
+        again_at = min(again_at, replica.waiting_since + policy.startup_timeout_s)
+    return replace(replica, stalled=True, error=reason, wake_at=again_at), ()
+
+
+def _ready(replica: Replica, _event: ev.Event, policy: Policy, now: float) -> Result:
+    ready = {"ready_at": now, "good": 0, "bad": 0, "stalled": False, "error": None, "exits": ()}
+    return _move(replica, State.READY, "answers", now, **ready, wake_at=now + policy.steady_s)
+
+
+def _still_good(replica: Replica, _event: ev.Event, _policy: Policy, _now: float) -> Result:
+    return (replace(replica, bad=0) if replica.bad else replica), ()
+
+
+def _steady(replica: Replica, _event: ev.Event, _policy: Policy, _now: float) -> Result:
+    """Ten good minutes: earlier failures no longer count."""
+    return replace(replica, failures=0, wake_at=None), ()
+
+
+def _bad_probe(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
+    reason = event.reason if isinstance(event, ev.ProbeBad) else ""
+    since = replica.bad_since if replica.bad else now
+    counted = replace(replica, bad=replica.bad + 1, bad_since=since)
+    if counted.bad < policy.unhealthy_after:
+        return counted, ()
+    return _move(counted, State.UNHEALTHY, reason, now, good=0, error=reason)
+
+
+def _still_bad(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
+    reason = event.reason if isinstance(event, ev.ProbeBad) else ""
+    if policy.liveness_s is not None and now - replica.bad_since >= policy.liveness_s:
+        cause = f"no good answer for {policy.liveness_s:g} s: {reason}"
+        return _move(replica, State.ENDING, cause, now, ev.Terminate(), error=cause)
+    return replace(replica, good=0, error=reason), ()
+
+
+def _recover(replica: Replica, _event: ev.Event, policy: Policy, now: float) -> Result:
+    good = replica.good + 1
+    if good < policy.healthy_after:
+        return replace(replica, good=good), ()
+    return _move(replica, State.READY, "answers again", now, good=0, bad=0, error=None, wake_at=now + policy.steady_s)
+
+
+def _not_yet(replica: Replica, event: ev.Event, _policy: Policy, _now: float) -> Result:
+    reason = event.reason if isinstance(event, ev.ProbeBad) else None
+    return (replica if replica.stalled or replica.error == reason else replace(replica, error=reason)), ()
+
+
+def _exited(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
+    """The server is gone while it was wanted: fail for good, or back off and start again (A6, A7, A8)."""
+    gone = event if isinstance(event, ev.Exited) else ev.Exited()
+    what = gone.describe()
+    was_ready = replica.ready_at is not None
+    exits = () if was_ready else (*backoff.recent(replica.exits, now=now, window_s=policy.crash_loop_window_s), now)
+    steady = was_ready and now - (replica.ready_at or now) >= policy.steady_s
+    failures = 0 if steady else replica.failures
+    verdict = replica.verdict
+    if verdict is None and gone.code in policy.no_restart_codes:
+        verdict = f"{what}, which means: do not restart"
+    if verdict is None and len(exits) >= policy.crash_loop_exits:
+        verdict = f"crash loop: {len(exits)} exits in {policy.crash_loop_window_s:g} s without ever being ready; {what}"
+    if verdict is None and replica.restarts >= policy.max_restarts:
+        verdict = f"{what}, and max_restarts ({policy.max_restarts}) is used up"
+    if verdict is not None:
+        told = f"{verdict}\n{gone.tail}".rstrip()
+        return _move(replica, State.FAILED, verdict, now, ev.CancelJobs(), error=told, exits=exits, verdict=None)
+    pause_s = backoff.delay_s(
+        failures, first_s=policy.restart_first_s, last_s=policy.restart_last_s, chance=gone.chance
+    )
+    told = f"{what}\n{gone.tail}".rstrip()
+    counted = replace(replica, exits=exits, failures=failures + 1, error=told)
+    return _move(counted, State.BACKING_OFF, what, now, ev.CancelJobs(), wake_at=now + pause_s)
+
+
+def _retry(replica: Replica, _event: ev.Event, _policy: Policy, now: float) -> Result:
+    if replica.wake_at is not None and now < replica.wake_at:
+        return replica, ()
+    return _spawn(replica, "back-off over", now, restarts=replica.restarts + 1)
+
+
+def _stop(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
+    """A wanted end: drain a server that serves, end one that lives, finish one that does not."""
+    asked = event if isinstance(event, ev.StopRequested) else ev.StopRequested("stop")
+    if replica.state is State.READY and not asked.force:
+        return _move(replica, State.DRAINING, asked.reason, now, ev.Drain(), wake_at=now + policy.drain_s)
+    if replica.state is State.CREATING:
+        return _move(replica, State.STOPPING, asked.reason, now, ev.AbortDeploy())
+    if replica.state in ALIVE:
+        return _move(replica, State.STOPPING, asked.reason, now, ev.Terminate(force=asked.force))
+    return _move(replica, State.STOPPED, asked.reason, now, ev.Finish())
+
+
+def _stop_harder(replica: Replica, event: ev.Event, _policy: Policy, _now: float) -> Result:
+    force = isinstance(event, ev.StopRequested) and event.force
+    return replica, (ev.Terminate(force=True),) if force else ()
+
+
+def _drained(replica: Replica, _event: ev.Event, _policy: Policy, now: float) -> Result:
+    return _move(replica, State.STOPPING, "drained", now, ev.Terminate())
+
+
+def _drain_over(replica: Replica, _event: ev.Event, policy: Policy, now: float) -> Result:
+    return _move(replica, State.STOPPING, f"drain deadline of {policy.drain_s:g} s", now, ev.Terminate())
+
+
+def _stopped(replica: Replica, event: ev.Event, _policy: Policy, now: float) -> Result:
+    what = event.describe() if isinstance(event, ev.Exited) else "nothing left to stop"
+    return _move(replica, State.STOPPED, what, now, ev.CancelJobs(), ev.Finish(), error=None)
+
+
+def _spawned_too_late(replica: Replica, _event: ev.Event, _policy: Policy, _now: float) -> Result:
+    return replica, (ev.Terminate(),)
+
+
+LATE: frozenset[type[ev.Event]] = frozenset(
+    {ev.ProbeGood, ev.ProbeBad, ev.Progress, ev.Drained, ev.Woke, ev.Deployed, ev.DeployFailed, ev.Exited}
+)
+"""Events that may come when nobody waits for them any more."""
+
+TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
+    (State.PENDING, ev.Begin): _begin,
+    (State.PENDING, ev.Adopted): _await_ready,
+    (State.PENDING, ev.Exited): _exited,
+    (State.PENDING, ev.StopRequested): _stop,
+    (State.CREATING, ev.Deployed): _deployed,
+    (State.CREATING, ev.DeployFailed): _deploy_failed,
+    (State.CREATING, ev.StopRequested): _stop,
+    (State.STARTING, ev.Spawned): _await_ready,
+    (State.STARTING, ev.Exited): _exited,
+    (State.STARTING, ev.StopRequested): _stop,
+    (State.WAITING_FOR_READY, ev.ProbeGood): _ready,
+    (State.WAITING_FOR_READY, ev.ProbeBad): _not_yet,
+    (State.WAITING_FOR_READY, ev.Progress): _progress,
+    (State.WAITING_FOR_READY, ev.Woke): _check_start,
+    (State.WAITING_FOR_READY, ev.Exited): _exited,
+    (State.WAITING_FOR_READY, ev.StopRequested): _stop,
+    (State.READY, ev.ProbeGood): _still_good,
+    (State.READY, ev.ProbeBad): _bad_probe,
+    (State.READY, ev.Woke): _steady,
+    (State.READY, ev.Exited): _exited,
+    (State.READY, ev.StopRequested): _stop,
+    (State.UNHEALTHY, ev.ProbeGood): _recover,
+    (State.UNHEALTHY, ev.ProbeBad): _still_bad,
+    (State.UNHEALTHY, ev.Exited): _exited,
+    (State.UNHEALTHY, ev.StopRequested): _stop,
+    (State.ENDING, ev.Exited): _exited,
+    (State.ENDING, ev.StopRequested): _stop,
+    (State.BACKING_OFF, ev.Woke): _retry,
+    (State.BACKING_OFF, ev.StopRequested): _stop,
+    (State.DRAINING, ev.Drained): _drained,
+    (State.DRAINING, ev.Woke): _drain_over,
+    (State.DRAINING, ev.Exited): _stopped,
+    (State.DRAINING, ev.StopRequested): _stop,
+    (State.STOPPING, ev.Exited): _stopped,
+    (State.STOPPING, ev.Spawned): _spawned_too_late,
+    (State.STOPPING, ev.Deployed): _stopped,
+    (State.STOPPING, ev.DeployFailed): _stopped,
+    (State.STOPPING, ev.StopRequested): _stop_harder,
+    (State.STOPPED, ev.Begin): _begin,
+    (State.STOPPED, ev.StopRequested): lambda replica, _event, _policy, _now: (replica, ()),
+    (State.FAILED, ev.Begin): _begin,
+    (State.FAILED, ev.StopRequested): _stop,
+}
+
+
+def is_connected(story: tuple[Move, ...]) -> bool:
+    """True when each move begins where the one before ended; tests hold every story to it."""
+    return all(one.after == two.before for one, two in pairwise(story))

@@ -1,0 +1,53 @@
+"""PURE: what a babysitter must not forget between two of its lives, and how it reads it back from doubtful JSON."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+TIMELINE_LIMIT = 200
+
+
+@dataclass(slots=True)
+class Memory:
+    """The `memory` member of the state file.
+
+    `instance_id` names the replica for ever; `incarnation` rises with each babysitter; `attempt` is the uuid of the
+    server's current attempt, written before it is started; `desired` is `running` or `stopped`. Times are ISO 8601.
+    """
+
+    instance_id: str = ""
+    incarnation: int = 0
+    desired: str = "running"
+    attempt: str | None = None
+    attempts: int = 0
+    restarts: int = 0
+    failures: int = 0
+    models: list[dict[str, Any]] = field(default_factory=list)
+    created_at: str | None = None
+    ready_at: str | None = None
+    timeline: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the state file."""
+        return asdict(self)
+
+    def remember(self, entry: Mapping[str, Any]) -> None:
+        """Add to the timeline, forgetting the oldest entries."""
+        self.timeline.append(dict(entry))
+        del self.timeline[:-TIMELINE_LIMIT]
+
+
+def from_json(value: Any) -> Memory:
+    """Read what `to_json` wrote; a member that is missing or of another type keeps its default."""
+    memory = Memory()
+    if not isinstance(value, Mapping):
+        return memory
+    for member in fields(memory):
+        default = getattr(memory, member.name)
+        given = value.get(member.name, default)
+        kinds = (str, type(None)) if default is None else (type(default),)
+        if isinstance(given, kinds) and not isinstance(given, bool):
+            setattr(memory, member.name, given)
+    memory.models = [model for model in memory.models if isinstance(model, dict)]
+    memory.timeline = [entry for entry in memory.timeline if isinstance(entry, dict)]
+    return memory

@@ -1,0 +1,122 @@
+"""Asking the server how it is: are its models there, are they the right ones, and is it really ours that answers?"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+import msgspec
+import psutil
+
+from babysitter import identity
+
+MODELS_PATHS = ("/v1/models", "/models")
+ANSWER_LIMIT_BYTES = 4 << 20
+
+
+class NotReady(Exception):
+    """The server did not answer as it should; the text says what it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prober:
+    """Looks at one server.
+
+    Args:
+        session: The process's session.
+        base_url: Where the server listens.
+        timeout_s: Of one look.
+        expected: Ids that must all be served.
+        configured: Ids of a server whose models call tells none; it is ready when `/health` is 200.
+    """
+
+    session: aiohttp.ClientSession
+    base_url: str
+    timeout_s: float
+    expected: Sequence[str] = ()
+    configured: Sequence[str] = ()
+
+    async def look(self) -> tuple[dict[str, Any], ...]:
+        """The model objects that the server serves.
+
+        Raises:
+            NotReady: It does not serve, or not what it should.
+        """
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                models = await self._models()
+        except TimeoutError:
+            raise NotReady(f"no answer within {self.timeout_s:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise NotReady(f"{type(error).__name__}: {error}") from error
+        served = {model["id"] for model in models}
+        missing = [name for name in self.expected if name not in served]
+        if missing:
+            raise NotReady(f"serves {', '.join(sorted(served))}, not the expected {', '.join(missing)}")
+        return models
+
+    async def _models(self) -> tuple[dict[str, Any], ...]:
+        said = []
+        for path in MODELS_PATHS:
+            status, raw = await self._get(path)
+            try:
+                models = parse_models(raw) if status == HTTPStatus.OK else ()
+            except ValueError as error:
+                said.append(f"{path}: {error}")
+                continue
+            if models:
+                return models
+            said.append(f"{path}: " + ("no model" if status == HTTPStatus.OK else f"status {status}"))
+        if self.configured:
+            status, _ = await self._get("/health")
+            if status == HTTPStatus.OK:
+                return tuple({"id": name, "object": "model"} for name in self.configured)
+            said.append(f"/health: status {status}")
+        raise NotReady("; ".join(said))
+
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        async with self.session.get(self.base_url + path, allow_redirects=False) as answer:
+            return answer.status, await answer.content.read(ANSWER_LIMIT_BYTES)
+
+
+def parse_models(raw: bytes) -> tuple[dict[str, Any], ...]:
+    """The model objects of a models call: `{"data": […]}` or a bare list, of objects with an `id` or of ids.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    try:
+        body = msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"no JSON: {error}") from error
+    listed = body.get("data", body.get("models")) if isinstance(body, dict) else body
+    if not isinstance(listed, list):
+        raise ValueError("no list of models")  # noqa: TRY004 - the answer is wrong, not our argument
+    objects = [{"id": item, "object": "model"} if isinstance(item, str) else item for item in listed]
+    return tuple(item for item in objects if isinstance(item, dict) and isinstance(item.get("id"), str))
+
+
+def stranger_on_port(port: int, uuid: str) -> str | None:
+    """Who listens on `port` when it is not a process of attempt `uuid` (A14, A15); None when it is, or cannot be seen.
+
+    A listener that this user may not look into (another user's, another container's) cannot be told from ours.
+    """
+    try:
+        listeners = [
+            found.pid
+            for found in psutil.net_connections("tcp")
+            if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port
+        ]
+    except psutil.Error:
+        return None
+    pids = {pid for pid in listeners if pid}
+    if not pids or any(identity.carries(pid, uuid) for pid in pids):
+        return None
+    pid = min(pids)
+    try:
+        command = " ".join(psutil.Process(pid).cmdline())[:80]
+    except psutil.Error:
+        return None
+    return f"pid {pid} ({command})"

@@ -1,0 +1,48 @@
+"""Two records in the registry, kept by two leases: the babysitter's own at once, the server's when it serves."""
+
+from collections.abc import Callable
+
+from babysitter import view as pictures
+from babysitter.view import View
+from common.discovery.lease import Lease
+from common.discovery.registry_client import RegistryClient
+from common.tasks import TaskScope
+
+
+class Reporter:
+    """Keeps both records true.
+
+    Args:
+        client: The registry.
+        picture: Takes a picture of the replica.
+        interval_s: Between heartbeats.
+    """
+
+    def __init__(self, client: RegistryClient, picture: Callable[[], View], *, interval_s: float) -> None:
+        self.own = Lease(
+            client=client,
+            registration=lambda: pictures.own_registration(picture()),
+            report=lambda: pictures.heartbeat(picture()),
+            interval_s=interval_s,
+        )
+        self.server = Lease(
+            client=client,
+            registration=lambda: pictures.server_registration(picture()),
+            report=lambda: pictures.heartbeat(picture()),
+            interval_s=interval_s,
+        )
+
+    def start(self, scope: TaskScope) -> None:
+        """Begin to report."""
+        scope.spawn("report.own", self.own.keep(), service=True)
+        scope.spawn("report.server", self.server.keep(), service=True)
+
+    def changed(self) -> None:
+        """Something that others should know at once."""
+        self.own.wake()
+        self.server.wake()
+
+    async def leave(self) -> None:
+        """Take both records back."""
+        await self.server.leave()
+        await self.own.leave()

@@ -1,0 +1,200 @@
+"""PURE: one picture of the replica, and the records, reports and answers that are made from it (CONTRACT.md 3 to 5)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from babysitter.machine import State, display_status, wire_status
+
+LEASES = 3.0
+"""Heartbeats that a lease survives without."""
+LEAST_TTL_S = 15.0
+SERVER_STATUS = {State.READY: "running", State.DRAINING: "draining"}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything that others may know about the replica at one moment.
+
+    `host` is the host that others reach it at; `models` are the server's own model objects; times are ISO 8601 UTC.
+    `settling` is true from an adoption to the first look: the last babysitter's record is then better left as it is.
+    """
+
+    name: str
+    label: str
+    host: str
+    port: int
+    state: State
+    instance_id: str
+    incarnation: int
+    heartbeat_s: float
+    created_at: str
+    updated_at: str
+    ready_at: str | None = None
+    models: tuple[Mapping[str, Any], ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    weight: float | None = None
+    restart_count: int = 0
+    replica_pid: int | None = None
+    workdir: str | None = None
+    venv_path: str | None = None
+    error_message: str | None = None
+    next_restart_in_s: float | None = None
+    stalled: bool = False
+    persist_failed: str | None = None
+    compile_wsjob: tuple[str, ...] = ()
+    execute_wsjob: tuple[str, ...] = ()
+    serves: bool = False
+    settling: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def base_url(self) -> str:
+        """Where the server is asked by whoever stands beside it."""
+        return f"http://{_in_url(self.host)}:{self.port}"
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients reach the server; `NA` until it is ready."""
+        return self.base_url if self.state in (State.READY, State.DRAINING) else "NA"
+
+    @property
+    def model_ids(self) -> list[str]:
+        """Ids of the models served."""
+        return [str(model["id"]) for model in self.models if "id" in model]
+
+    @property
+    def status(self) -> str:
+        """The contract's word."""
+        return wire_status(self.state)
+
+
+def own_registration(view: View) -> dict[str, Any]:
+    """The babysitter's own record: `NAME` at port + 1."""
+    return {
+        **_identity(view),
+        "name": view.name,
+        "port": view.port + 1,
+        "url": f"http://{_in_url(view.host)}:{view.port + 1}",
+        "status": "running",
+        "metadata": {**view.metadata, "type": view.label},
+    }
+
+
+def server_registration(view: View) -> dict[str, Any] | None:
+    """The server's record, `NAME-server`, once its models are known and while it is wanted; else None."""
+    if view.settling or not view.models or view.state in (State.STOPPED, State.FAILED, State.PENDING):
+        return None
+    metadata = {
+        **view.metadata,
+        "type": "openai-api",
+        "models": view.model_ids,
+        "models_list": [dict(model) for model in view.models],
+        "parent_service": view.name,
+    }
+    weight = {} if view.weight is None else {"weight": view.weight}
+    return {
+        **_identity(view),
+        **weight,
+        "name": f"{view.name}-server",
+        "port": view.port,
+        "url": view.base_url,
+        "status": server_status(view),
+        "metadata": metadata,
+    }
+
+
+def server_status(view: View) -> str:
+    """`running` while requests are welcome, `draining`, else the contract's word for the state."""
+    return SERVER_STATUS.get(view.state, view.status)
+
+
+def heartbeat(view: View) -> dict[str, Any]:
+    """Heartbeat body of either record: the replica's report, which the registry reads by the record's type."""
+    return {**report(view), **({"status": "draining"} if view.state is State.DRAINING else {})}
+
+
+def report(view: View) -> dict[str, Any]:
+    """The replica report (CONTRACT.md 4)."""
+    return {
+        "replica_id": view.name,
+        "instance_id": view.instance_id,
+        "incarnation": view.incarnation,
+        "status": view.status,
+        "display_status": display_status(view.state),
+        "endpoint": view.endpoint,
+        "base_url": view.base_url,
+        "port": view.port,
+        "workdir": view.workdir,
+        "venv_path": view.venv_path,
+        "replica_pid": view.replica_pid,
+        "restart_count": view.restart_count,
+        "compile_wsjob": list(view.compile_wsjob),
+        "execute_wsjob": list(view.execute_wsjob),
+        "models": view.model_ids,
+        "created_at": view.created_at,
+        "ready_at": view.ready_at,
+        "updated_at": view.updated_at,
+        "error_message": view.error_message,
+        "next_restart_in_s": view.next_restart_in_s,
+        "stalled": view.stalled,
+        "state_persist_failed": view.persist_failed,
+        **view.extra,
+    }
+
+
+def health(view: View, timestamp: float) -> dict[str, Any]:
+    """Answer of `GET /health`."""
+    return {
+        "status": "healthy" if view.state is State.READY else view.status,
+        "service": view.name,
+        "babysitter": "running",
+        "infinilm_server_running": view.serves,
+        "infinilm_server_port": view.port,
+        "timestamp": timestamp,
+        "display_status": display_status(view.state),
+        "restart_count": view.restart_count,
+        "error_message": view.error_message,
+        "next_restart_in_s": view.next_restart_in_s,
+        "stalled": view.stalled,
+        "state_persist_failed": view.persist_failed,
+    }
+
+
+def info(view: View, *, uptime_s: float, router_url: str | None) -> dict[str, Any]:
+    """Answer of `GET /info`."""
+    return {
+        "service": view.name,
+        "babysitter": "running",
+        "name": view.name,
+        "host": view.host,
+        "port": view.port + 1,
+        "url": f"http://{_in_url(view.host)}:{view.port + 1}",
+        "service_type": view.label,
+        "metadata": dict(view.metadata),
+        "router_url": router_url,
+        "infinilm_server_port": view.port,
+        "uptime": uptime_s,
+        "restart_count": view.restart_count,
+        "replica": report(view),
+    }
+
+
+def model_list(view: View) -> dict[str, Any]:
+    """Answer of `GET /models`."""
+    return {"object": "list", "data": [dict(model) for model in view.models]}
+
+
+def _identity(view: View) -> dict[str, Any]:
+    return {
+        "host": view.host,
+        "hostname": view.host,
+        "timestamp": view.updated_at,
+        "instance_id": view.instance_id,
+        "incarnation": view.incarnation,
+        "ttl_s": max(LEAST_TTL_S, LEASES * view.heartbeat_s),
+    }
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

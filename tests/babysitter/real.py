@@ -1,0 +1,188 @@
+"""Real processes for the tests: a babysitter over a mock server on free ports, asked over HTTP, ended by pid."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from babysitter import identity
+
+PROJECT = Path(__file__).resolve().parents[2]
+POLL_S = 0.02
+WAIT_S = 15.0
+
+
+def free_port() -> int:
+    """A port that is free, with the next one, and outside the ephemeral range."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        try:
+            for candidate in (port, port + 1):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", candidate))
+        except OSError:
+            continue
+        return port
+
+
+def until(what: str, check: Callable[[], Any], wait_s: float = WAIT_S) -> Any:
+    """Poll `check` until it gives something true; fails with `what`."""
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        found = check()
+        if found:
+            return found
+        time.sleep(POLL_S)
+    raise AssertionError(f"{what}: not within {wait_s:g} s")
+
+
+def ask(url: str, body: Any = None, timeout_s: float = 5.0) -> Any:
+    """The JSON answer of `url` (whatever its status), or None when nobody answers."""
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=timeout_s) as answer:  # noqa: S310 - our own URL
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return json.load(error)
+    except (OSError, ValueError):
+        return None
+
+
+@dataclass
+class Node:
+    """One replica's configuration, and the babysitters that were started for it."""
+
+    directory: Path
+    port: int = field(default_factory=free_port)
+    name: str = "r1"
+    backend: dict[str, Any] = field(default_factory=lambda: {"type": "mock", "models": ["m"]})
+    restarts: dict[str, Any] = field(default_factory=dict)
+    probes: dict[str, Any] = field(default_factory=dict)
+    top: dict[str, Any] = field(default_factory=dict)
+    babysitters: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def config(self) -> Path:
+        """The settings file, written anew."""
+        settings = {
+            "name": self.name,
+            "port": self.port,
+            "data_dir": str(self.directory / "data"),
+            "log_dir": str(self.directory / "logs"),
+            **self.top,
+            "babysitter": {"restart_delay": 0.2, "drain_s": 1, "stop_grace_s": 3, **self.restarts},
+            "probes": {"start_interval_s": 0.1, "interval_s": 0.2, "timeout_s": 1, **self.probes},
+            "backend": self.backend,
+        }
+        path = self.directory / "babysitter.json"
+        path.write_text(json.dumps(settings))
+        return path
+
+    def start(self, *flags: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start a babysitter; its log is `babysitter.log`."""
+        with (self.directory / "babysitter.log").open("ab") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "babysitter", "--config-file", str(self.config), *flags],
+                cwd=PROJECT,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **(env or {})},
+            )
+        self.babysitters.append(process)
+        return process
+
+    def health(self) -> dict[str, Any]:
+        """`GET /health` of the babysitter, `{}` when it does not answer."""
+        return ask(f"http://127.0.0.1:{self.port + 1}/health") or {}
+
+    def report(self) -> dict[str, Any]:
+        """The replica's report."""
+        return dict((ask(f"http://127.0.0.1:{self.port + 1}/info") or {}).get("replica", {}))
+
+    def server(self, path: str, body: Any = None) -> Any:
+        """Ask the server itself."""
+        return ask(f"http://127.0.0.1:{self.port}{path}", body)
+
+    def ready(self, wait_s: float = WAIT_S) -> int:
+        """Wait until the replica is ready; returns the server's pid."""
+        try:
+            report = until("ready", lambda: (r := self.report()).get("status") == "ready" and r, wait_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log()}") from None
+        return int(report["replica_pid"])
+
+    def status(self, wanted: str, wait_s: float = WAIT_S) -> dict[str, Any]:
+        """Wait for a status; returns the report."""
+        try:
+            return dict(until(wanted, lambda: (r := self.report()).get("status") == wanted and r, wait_s))
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log()}") from None
+
+    def log(self) -> str:
+        """The babysitters' log."""
+        return (self.directory / "babysitter.log").read_text()
+
+    def state_path(self) -> Path:
+        """The replica's state file."""
+        return self.directory / "data" / "babysitter" / "state" / f"{self.name}.json"
+
+    def state(self) -> dict[str, Any]:
+        """The replica's state file, read as an operator would."""
+        return dict(json.loads(self.state_path().read_bytes()))
+
+    def attempts(self) -> list[str]:
+        """Uuids of all attempts on disk."""
+        path = self.directory / "data" / "babysitter" / self.name / "attempts"
+        return [entry.name for entry in path.iterdir()] if path.exists() else []
+
+    def processes(self) -> list[int]:
+        """Pids of all live servers and their offspring, of any attempt."""
+        return [found.pid for uuid in self.attempts() for found in identity.bearers(uuid)]
+
+    def close(self) -> None:
+        """End everything that was started."""
+        for process in self.babysitters:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        for pid in [*shims(self.directory), *self.processes()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        until("everything ended", lambda: not shims(self.directory) and not self.processes())
+
+
+def shims(directory: Path) -> list[int]:
+    """Pids of the shims that work under `directory`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if any(word.endswith(b"/shim.py") for word in words) and any(
+                    word.startswith(str(directory).encode()) for word in words
+                ):
+                    found.append(int(entry.name))
+    return found
+
+
+@contextlib.contextmanager
+def running(directory: Path, **changes: Any) -> Iterator[Node]:
+    """A node that is ended whatever happens."""
+    node = Node(directory, **changes)
+    try:
+        yield node
+    finally:
+        node.close()

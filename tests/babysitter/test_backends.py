@@ -1,0 +1,106 @@
+"""The command of every backend, word for word."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from babysitter.backends.plan import option_value
+from babysitter.launch import PROJECT, make_command, make_plan
+from babysitter.settings import BabysitterSettings
+from common.service import ConfigurationError
+
+
+def settings(**backend: object) -> BabysitterSettings:
+    given = {"name": "s1", "port": 8001, "backend": backend}
+    return BabysitterSettings.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("backend", "argv"),
+    [
+        ({"type": "command", "command": "a", "args": ["b", "c d"]}, ["a", "b", "c d"]),
+        ({"type": "command", "command": "python3 -m x 'y z'"}, ["python3", "-m", "x", "y z"]),
+        (
+            {"type": "vllm", "model": "org/m", "args": ["--dtype", "auto"]},
+            "python3 -m vllm.entrypoints.openai.api_server --model org/m --port 8001 --host localhost "
+            "--dtype auto".split(),
+        ),
+        (
+            {"type": "mock", "models": ["m", "n"]},
+            [sys.executable, *"-m babysitter.mock --host localhost --port 8001 --name s1 --model m --model n".split()],
+        ),
+        (
+            {"type": "infinilm", "model_path": "/m", "args": ["--dev", "nvidia"]},
+            "python3 launch_server.py --model-path /m --port 8001 --host localhost --dev nvidia".split(),
+        ),
+        ({"type": "infinilm-rust", "config_file": "/c.toml"}, "xtask service /c.toml -p 8001".split()),
+    ],
+)
+def test_command_of_a_backend_is_the_contracts(backend: dict[str, object], argv: list[str]) -> None:
+    assert list(make_plan(settings(**backend)).argv) == argv
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        ({"type": "vllm", "model": "org/m"}, ("org/m",)),
+        ({"type": "vllm", "model": "org/m", "args": ["--served-model-name", "m"]}, ("m",)),
+        ({"type": "vllm", "model": "org/m", "args": ["--served-model-name=m"]}, ("m",)),
+        ({"type": "mock", "models": ["m", "n"]}, ("m", "n")),
+        ({"type": "command", "command": "a"}, ()),
+    ],
+)
+def test_expected_models_are_those_the_command_asks_for(backend: dict[str, object], expected: tuple[str, ...]) -> None:
+    assert make_plan(settings(**backend)).expected_models == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "value"),
+    [([], None), (["--m"], None), (["--m", "a"], "a"), (["--m=a"], "a"), (["--m", "a", "--m=b"], "b")],
+)
+def test_option_value_finds_the_last_one(args: list[str], value: str | None) -> None:
+    assert option_value(args, "--m") == value
+
+
+def test_mock_can_be_found_from_any_directory() -> None:
+    assert make_plan(settings(type="mock", models=["m"])).env["PYTHONPATH"] == str(PROJECT)
+
+
+def command_of(backend: dict[str, object], environ: dict[str, str]) -> object:
+    chosen = settings(**backend)
+    return make_command(chosen, make_plan(chosen), environ)
+
+
+def test_missing_command_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="command 'no-such-program' does not exist on PATH"):
+        command_of({"type": "command", "command": "no-such-program -x"}, {"PATH": "/usr/bin:/bin"})
+
+
+def test_missing_work_dir_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"work_dir .*/nowhere is not a directory"):
+        command_of({"type": "command", "command": "true", "work_dir": str(tmp_path / "nowhere")}, {})
+
+
+def test_command_relative_to_its_work_dir_is_found(tmp_path: Path) -> None:
+    program = tmp_path / "serve.sh"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    backend: dict[str, object] = {"type": "command", "command": "./serve.sh", "work_dir": str(tmp_path)}
+    chosen = settings(**backend)
+    made = make_command(chosen, make_plan(chosen), {"PATH": "/bin"})
+    assert Path(made.argv[0]).samefile(program)
+
+
+def test_environment_of_the_server_has_no_setting_of_ours_B18() -> None:
+    environ = {"PATH": "/bin:/usr/bin", "SVC_BABYSITTER_TOKEN_FILE": "x", "CUDA_VISIBLE_DEVICES": "0"}
+    chosen = settings(type="command", command="true", env={"CUDA_VISIBLE_DEVICES": "1", "A": "b"})
+    made = make_command(chosen, make_plan(chosen), environ)
+    assert dict(made.env) == {"PATH": "/bin:/usr/bin", "CUDA_VISIBLE_DEVICES": "1", "A": "b"}
+
+
+def test_output_goes_to_files_named_after_the_service() -> None:
+    chosen = settings(type="command", command="true")
+    made = make_command(chosen, make_plan(chosen), {"PATH": "/bin:/usr/bin"})
+    assert made.stdout.name == "server_s1_stdout.log"
+    assert made.stderr == Path.cwd() / "logs" / "server_s1_stderr.log"

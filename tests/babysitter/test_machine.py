@@ -1,0 +1,304 @@
+"""The life of a replica, event by event."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from babysitter import events as ev
+from babysitter.machine import (
+    TABLE,
+    InvalidTransition,
+    Policy,
+    Replica,
+    State,
+    display_status,
+    is_connected,
+    step,
+    wire_status,
+)
+
+POLICY = Policy(restart_first_s=1.0, crash_loop_exits=5)
+CRASH = ev.Exited(code=1)
+
+
+def play(events: Sequence[tuple[float, ev.Event]], policy: Policy = POLICY) -> tuple[Replica, list[ev.Effect]]:
+    """Run `events` (time, event) from a fresh replica; returns it and all effects."""
+    replica = Replica()
+    done: list[ev.Effect] = []
+    for now, event in events:
+        replica, effects = step(replica, event, policy, now)
+        done += effects
+    assert is_connected(replica.story)
+    return replica, done
+
+
+START: list[tuple[float, ev.Event]] = [(0, ev.Begin()), (0.1, ev.Spawned(7))]
+UP: list[tuple[float, ev.Event]] = [*START, (1, ev.ProbeGood())]
+
+
+@pytest.mark.parametrize(
+    ("events", "state", "last_effects"),
+    [
+        ([(0, ev.Begin())], State.STARTING, [ev.Spawn()]),
+        ([(0, ev.Begin(deploy=True))], State.CREATING, [ev.Deploy()]),
+        ([(0, ev.Begin(deploy=True)), (9, ev.Deployed())], State.STARTING, [ev.Deploy(), ev.Spawn()]),
+        ([(0, ev.Begin(deploy=True)), (9, ev.DeployFailed("install: 404"))], State.FAILED, [ev.Deploy()]),
+        (START, State.WAITING_FOR_READY, [ev.Spawn()]),
+        ([(0, ev.Adopted(7))], State.WAITING_FOR_READY, []),
+        (UP, State.READY, [ev.Spawn()]),
+        ([*UP, (2, ev.ProbeBad("x")), (3, ev.ProbeBad("x"))], State.READY, [ev.Spawn()]),
+        ([*UP, *[(n, ev.ProbeBad("x")) for n in (2, 3, 4)]], State.UNHEALTHY, [ev.Spawn()]),
+        ([*UP, (9, CRASH)], State.BACKING_OFF, [ev.Spawn(), ev.CancelJobs()]),
+        ([*UP, (9, ev.StopRequested("x"))], State.DRAINING, [ev.Spawn(), ev.Drain()]),
+        ([*UP, (9, ev.StopRequested("x", force=True))], State.STOPPING, [ev.Spawn(), ev.Terminate(force=True)]),
+        ([*START, (9, ev.StopRequested("x"))], State.STOPPING, [ev.Spawn(), ev.Terminate()]),
+        ([(0, ev.StopRequested("x"))], State.STOPPED, [ev.Finish()]),
+    ],
+)
+def test_step_takes_the_move_of_the_table(
+    events: list[tuple[float, ev.Event]], state: State, last_effects: list[ev.Effect]
+) -> None:
+    replica, effects = play(events)
+    assert replica.state is state
+    assert effects == last_effects
+
+
+def test_stop_of_a_serving_replica_drains_ends_and_finishes() -> None:
+    stop: list[tuple[float, ev.Event]] = [(9, ev.StopRequested("x")), (10, ev.Drained()), (11, ev.Exited(code=0))]
+    replica, effects = play([*UP, *stop])
+    assert replica.state is State.STOPPED
+    assert effects == [ev.Spawn(), ev.Drain(), ev.Terminate(), ev.CancelJobs(), ev.Finish()]
+
+
+def test_drain_that_never_ends_is_cut_at_its_deadline() -> None:
+    replica, effects = play([*UP, (9, ev.StopRequested("x")), (39, ev.Woke())])
+    assert replica.state is State.STOPPING
+    assert effects[-1] == ev.Terminate()
+
+
+def test_second_stop_with_force_ends_a_drain_at_once() -> None:
+    replica, effects = play([*UP, (9, ev.StopRequested("x")), (10, ev.StopRequested("x", force=True))])
+    assert replica.state is State.STOPPING
+    assert effects[-1] == ev.Terminate(force=True)
+
+
+def test_spawn_that_completes_after_a_stop_is_ended() -> None:
+    replica, effects = play([(0, ev.Begin()), (0.05, ev.StopRequested("x")), (0.1, ev.Spawned(7))])
+    assert replica.state is State.STOPPING
+    assert effects == [ev.Spawn(), ev.Terminate(), ev.Terminate()]
+
+
+def test_clean_exit_while_wanted_is_a_crash_A8() -> None:
+    replica, _ = play([*UP, (9, ev.Exited(code=0))])
+    assert replica.state is State.BACKING_OFF
+
+
+def crash_times(replica: Replica, policy: Policy, now: float, count: int) -> tuple[Replica, list[float]]:
+    """Let the server crash `count` times just after each start; returns the waits in between."""
+    waits = []
+    for _ in range(count):
+        replica, _ = step(replica, ev.Exited(code=1, tail="boom"), policy, now)
+        if replica.wake_at is None:
+            break
+        waits.append(replica.wake_at - now)
+        now = replica.wake_at
+        replica, _ = step(replica, ev.Woke(), policy, now)
+    return replica, waits
+
+
+def test_crash_loop_backs_off_and_then_fails_with_the_logs_tail_A6() -> None:
+    replica, _ = play([(0, ev.Begin())])
+    replica, waits = crash_times(replica, POLICY, 0.0, 9)
+    assert waits == [1, 2, 4, 8]
+    assert replica.state is State.FAILED
+    assert replica.error is not None
+    assert replica.error.startswith("crash loop: 5 exits")
+    assert replica.error.endswith("boom")
+    assert replica.restarts == 4
+
+
+def test_failed_replica_can_be_retried_and_stopped_A6() -> None:
+    replica, _ = play([(0, ev.Begin())])
+    replica, _ = crash_times(replica, POLICY, 0.0, 9)
+    again, effects = step(replica, ev.Begin(), POLICY, 99)
+    assert (again.state, effects) == (State.STARTING, (ev.Spawn(),))
+    assert again.error is None
+    stopped, effects = step(replica, ev.StopRequested("x"), POLICY, 99)
+    assert (stopped.state, effects) == (State.STOPPED, (ev.Finish(),))
+
+
+def test_exits_of_a_server_that_was_ready_are_no_crash_loop() -> None:
+    replica, _ = play([(0, ev.Begin())])
+    for n in range(20):
+        replica, _ = step(replica, ev.Spawned(7), POLICY, n * 100)
+        replica, _ = step(replica, ev.ProbeGood(), POLICY, n * 100 + 1)
+        replica, _ = step(replica, CRASH, POLICY, n * 100 + 2)
+        replica, _ = step(replica, ev.Woke(), POLICY, n * 100 + 99)
+    assert replica.state is State.STARTING
+    assert replica.restarts == 20
+
+
+def test_ten_good_minutes_reset_the_back_off() -> None:
+    replica, _ = play([(0, ev.Begin())])
+    replica, _ = crash_times(replica, POLICY, 0.0, 3)
+    for event, now in ((ev.Spawned(7), 20), (ev.ProbeGood(), 21)):
+        replica, _ = step(replica, event, POLICY, now)
+    early, _ = step(replica, CRASH, POLICY, 600)
+    late, _ = step(replica, CRASH, POLICY, 621)
+    assert early.wake_at == 608
+    assert late.wake_at == 622
+
+
+@pytest.mark.parametrize("code", [78, 125])
+def test_exit_code_that_means_do_not_restart_fails_at_once_A7(code: int) -> None:
+    replica, _ = play([*START, (1, ev.Exited(code=code, tail="no such model"))])
+    assert replica.state is State.FAILED
+    assert replica.error == f"exited with code {code}, which means: do not restart\nno such model"
+
+
+def test_restarts_end_at_max_restarts() -> None:
+    policy = Policy(restart_first_s=1, max_restarts=2, crash_loop_exits=99)
+    replica, _ = play([(0, ev.Begin())])
+    replica, waits = crash_times(replica, policy, 0.0, 9)
+    assert len(waits) == 2
+    assert replica.error is not None
+    assert "max_restarts (2) is used up" in replica.error
+
+
+def test_unhealthy_replica_recovers_after_two_good_looks_A4() -> None:
+    bad = [(n, ev.ProbeBad("hangs")) for n in (2, 3, 4)]
+    replica, _ = play([*UP, *bad, (5, ev.ProbeGood())])
+    assert replica.state is State.UNHEALTHY
+    replica, effects = step(replica, ev.ProbeGood(), POLICY, 6)
+    assert (replica.state, effects) == (State.READY, ())
+    assert replica.restarts == 0
+
+
+def test_unhealthy_replica_is_restarted_only_after_the_liveness_limit_A4() -> None:
+    bad = [(n, ev.ProbeBad("hangs")) for n in range(2, 62)]
+    replica, effects = play([*UP, *bad])
+    assert replica.state is State.UNHEALTHY
+    assert effects == [ev.Spawn()]
+    replica, ended = step(replica, ev.ProbeBad("hangs"), POLICY, 62)
+    assert (replica.state, ended) == (State.ENDING, (ev.Terminate(),))
+    replica, _ = step(replica, ev.Exited(signal=9), POLICY, 63)
+    assert replica.state is State.BACKING_OFF
+
+
+def test_start_is_never_cut_while_it_moves_A9() -> None:
+    replica, _ = play(START)
+    for hour in range(1, 13):
+        for minute in (0, 29, 58):
+            now = hour * 3600.0 + minute * 60
+            replica, _ = step(replica, ev.Progress(), POLICY, now)
+            assert replica.wake_at == now + 1800
+            replica, effects = step(replica, ev.ProbeBad("refused"), POLICY, now)
+            assert effects == ()
+    assert replica.state is State.WAITING_FOR_READY
+    assert not replica.stalled
+
+
+def test_silent_start_is_reported_as_stalled_but_not_ended_A9() -> None:
+    replica, _ = play(START)
+    replica, effects = step(replica, ev.Woke(), POLICY, 1800.2)
+    assert replica.stalled
+    assert effects == ()
+    assert replica.state is State.WAITING_FOR_READY
+    replica, _ = step(replica, ev.Progress(), POLICY, 1900)
+    assert not replica.stalled
+
+
+def test_silent_start_is_ended_when_so_configured_A9() -> None:
+    replica, effects = play([*START, (1800.2, ev.Woke())], Policy(end_stalled=True))
+    assert replica.state is State.ENDING
+    assert effects[-1] == ev.Terminate()
+
+
+def test_startup_deadline_ends_and_fails_with_the_jobs_cancelled_A10() -> None:
+    policy = Policy(startup_timeout_s=60)
+    replica, effects = play([*START, (60.1, ev.Woke()), (61, ev.Exited(signal=15))], policy)
+    assert replica.state is State.FAILED
+    assert effects[-2:] == [ev.Terminate(), ev.CancelJobs()]
+    assert replica.error is not None
+    assert replica.error.startswith("startup_timeout")
+
+
+def test_event_that_cannot_be_raises_with_the_story() -> None:
+    replica, _ = play(UP)
+    with pytest.raises(InvalidTransition, match=r"Begin in state ready; .*waiting_for_ready→ready \(answers\)"):
+        step(replica, ev.Begin(), POLICY, 5)
+
+
+def test_late_answers_change_nothing() -> None:
+    replica, _ = play([*UP, (9, CRASH)])
+    for event in (ev.ProbeGood(), ev.ProbeBad("x"), ev.Progress(), ev.Drained()):
+        assert step(replica, event, POLICY, 9.5) == (replica, ())
+
+
+def test_every_state_can_be_stopped() -> None:
+    for state in State:
+        assert (state, ev.StopRequested) in TABLE
+
+
+def test_random_lives_stay_legal_and_always_end_when_told() -> None:
+    rng = random.Random(1)
+    inputs: list[ev.Event] = [
+        ev.ProbeGood(),
+        ev.ProbeBad("x"),
+        ev.Progress(),
+        ev.Woke(),
+        CRASH,
+        ev.Exited(signal=9),
+        ev.Drained(),
+    ]
+    for _ in range(300):
+        now, replica = 0.0, Replica()
+        replica, effects = step(replica, ev.Begin(), POLICY, now)
+        for _ in range(60):
+            now += rng.random() * 40
+            event: ev.Event = ev.Spawned(7) if ev.Spawn() in effects else rng.choice(inputs)
+            replica, effects = step(replica, event, POLICY, now)
+        done: list[ev.Effect] = []
+        closing = (ev.StopRequested("x"), ev.StopRequested("x", force=True), ev.Exited(signal=9))
+        for last in closing:
+            replica, effects = step(replica, last, POLICY, now)
+            done += effects
+        assert replica.state is State.STOPPED
+        assert ev.Finish() in done
+        assert is_connected(replica.story)
+
+
+@pytest.mark.parametrize(
+    ("state", "wire", "display"),
+    [
+        (State.PENDING, "pending", "Pending"),
+        (State.CREATING, "creating", "Pending"),
+        (State.STARTING, "starting", "Pending"),
+        (State.BACKING_OFF, "starting", "Pending"),
+        (State.WAITING_FOR_READY, "waiting_for_ready", "Pending"),
+        (State.READY, "ready", "Active"),
+        (State.DRAINING, "stopping", "Active"),
+        (State.UNHEALTHY, "unhealthy", "Failed"),
+        (State.ENDING, "unhealthy", "Failed"),
+        (State.STOPPING, "stopping", "Failed"),
+        (State.STOPPED, "stopped", "Failed"),
+        (State.FAILED, "failed", "Failed"),
+    ],
+)
+def test_states_are_told_in_the_contracts_words(state: State, wire: str, display: str) -> None:
+    assert (wire_status(state), display_status(state)) == (wire, display)
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [
+        (ev.Exited(code=3), "exited with code 3"),
+        (ev.Exited(signal=9), "killed by signal 9 (SIGKILL)"),
+        (ev.Exited(signal=99), "killed by signal 99 (unknown)"),
+        (ev.Exited(error="no such file"), "no such file"),
+        (ev.Exited(), "gone; its exit code is unknown"),
+    ],
+)
+def test_exits_are_described(event: ev.Exited, words: str) -> None:
+    assert event.describe() == words

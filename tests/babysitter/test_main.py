@@ -1,0 +1,186 @@
+"""A real babysitter over a real server: start, crash, stop, and every refusal to start."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.babysitter.real import PROJECT, running, shims, until
+
+
+def run_to_its_end(*flags: str, cwd: Path = PROJECT) -> tuple[int, str]:
+    env = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "babysitter", *flags],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    return done.returncode, done.stderr
+
+
+def test_server_is_started_and_killed_and_comes_back_A1(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        node.start()
+        pid = node.ready()
+        assert node.server("/v1/models")["data"][0]["id"] == "m"
+        os.kill(pid, signal.SIGKILL)
+        until(
+            "the exit is told", lambda: node.health()["restart_count"] or not node.health()["infinilm_server_running"]
+        )
+        again = node.ready()
+        assert again != pid
+        assert node.health()["restart_count"] == 1
+        causes = [entry["cause"] for entry in node.state()["memory"]["timeline"]]
+        assert "killed by signal 9 (SIGKILL)" in causes
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_stops_the_server_and_leaves_nothing_B10(tmp_path: Path, number: signal.Signals) -> None:
+    with running(tmp_path) as node:
+        babysitter = node.start()
+        node.ready()
+        babysitter.send_signal(number)
+        assert babysitter.wait(20) == 0
+        assert node.processes() == []
+        assert shims(tmp_path) == []
+        assert node.state()["status"] == "stopped"
+
+
+def test_start_after_a_stop_is_no_restart(tmp_path: Path) -> None:
+    with running(tmp_path, restarts={"restart_delay": 60}) as node:
+        node.start()
+        node.ready()
+        node.babysitters[-1].terminate()
+        node.babysitters[-1].wait(20)
+        node.start()
+        node.ready(5)
+
+
+def test_contracts_calls_answer_at_the_next_port(tmp_path: Path) -> None:
+    with running(tmp_path, backend={"type": "mock", "models": ["m"], "args": ["--slow-start-s", "0.5"]}) as node:
+        node.start()
+        starting = until("health", node.health)
+        assert starting["status"] in ("starting", "waiting_for_ready")
+        assert set(starting) >= {"status", "service", "babysitter", "infinilm_server_running", "timestamp"}
+        node.ready()
+        health = node.health()
+        assert (health["status"], health["infinilm_server_running"]) == ("healthy", True)
+        assert health["infinilm_server_port"] == node.port
+
+
+def test_command_that_does_not_exist_is_one_line_and_78(tmp_path: Path) -> None:
+    code, said = run_to_its_end("-n", "x", "-p", "20999", "--command", "no-such-program", cwd=tmp_path)
+    assert code == 78
+    assert said == "svc-babysitter: error: x: command 'no-such-program' does not exist on PATH or cannot be run\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_work_dir_that_does_not_exist_is_one_line_and_78(tmp_path: Path) -> None:
+    code, said = run_to_its_end("-n", "x", "-p", "20999", "--command", "true", "--work-dir", "/no/dir", cwd=tmp_path)
+    assert code == 78
+    assert said == "svc-babysitter: error: x: work_dir /no/dir is not a directory\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_typo_in_the_file_is_one_line_and_78(tmp_path: Path) -> None:
+    file = tmp_path / "b.toml"
+    file.write_text('name = "x"\nport = 20999\n[backend]\ntype = "mock"\nmodel = ["m"]\nmodels = ["m"]\n')
+    code, said = run_to_its_end("--config-file", str(file), cwd=tmp_path)
+    assert code == 78
+    assert said == f"svc-babysitter: error: {file}: unknown key 'backend.model' (did you mean 'models'?)\n"
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_taken_port_names_its_holder_and_is_78_A14(tmp_path: Path, offset: int) -> None:
+    with running(tmp_path) as node, socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        stranger.bind(("127.0.0.1", node.port + offset))
+        stranger.listen()
+        babysitter = node.start()
+        assert babysitter.wait(15) == 78
+        last = node.log().splitlines()[-1]
+        assert re.search(rf"{node.port + offset} is taken by pid {os.getpid()} \(", last), last
+        assert shims(tmp_path) == []
+
+
+def test_second_babysitter_of_a_replica_ends_at_once_B2(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        first = node.start()
+        pid = node.ready()
+        second = node.start()
+        assert second.wait(15) == 78
+        assert f"another babysitter (pid {first.pid}) looks after" in node.log()
+        assert node.ready() == pid
+
+
+def test_crash_loop_fails_with_the_logs_tail_and_stays_up_A6(tmp_path: Path) -> None:
+    crash = {"type": "mock", "models": ["m"], "args": ["--exit-after-s", "0", "--exit-code", "3"]}
+    with running(tmp_path, backend=crash, restarts={"restart_delay": 0.05, "crash_loop_exits": 3}) as node:
+        node.start()
+        report = node.status("failed")
+        assert "crash loop: 3 exits" in report["error_message"]
+        assert report["error_message"].endswith("the mock exits with 3, as told")
+        assert report["restart_count"] == 2
+        assert node.health()["display_status"] == "Failed"
+
+
+def test_exit_code_78_is_not_restarted_A7(tmp_path: Path) -> None:
+    crash = {"type": "mock", "models": ["m"], "args": ["--exit-after-s", "0", "--exit-code", "78"]}
+    with running(tmp_path, backend=crash) as node:
+        node.start()
+        report = node.status("failed")
+        assert report["restart_count"] == 0
+        assert "do not restart" in report["error_message"]
+
+
+def test_server_that_ignores_sigterm_is_killed_after_its_grace_A11(tmp_path: Path) -> None:
+    backend = {"type": "mock", "models": ["m"], "args": ["--ignore-sigterm"]}
+    with running(tmp_path, backend=backend, restarts={"stop_grace_s": 0.5, "drain_s": 0}) as node:
+        babysitter = node.start()
+        node.ready()
+        babysitter.terminate()
+        assert babysitter.wait(10) == 0
+        assert node.processes() == []
+        assert any("SIGKILL" in entry["cause"] for entry in node.state()["memory"]["timeline"])
+
+
+def test_grandchild_in_its_own_session_is_ended_too_A12(tmp_path: Path) -> None:
+    backend = {"type": "mock", "models": ["m"], "args": ["--grandchild"]}
+    with running(tmp_path, backend=backend) as node:
+        babysitter = node.start()
+        node.ready()
+        assert len(node.processes()) == 2
+        babysitter.terminate()
+        assert babysitter.wait(15) == 0
+        assert node.processes() == []
+
+
+def test_output_is_in_files_and_survives_restarts(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        node.start()
+        pid = node.ready()
+        os.kill(pid, signal.SIGKILL)
+        until("a second server", lambda: node.report().get("replica_pid") not in (None, pid))
+        node.ready()
+        lines = (tmp_path / "logs" / "server_r1_stdout.log").read_text().splitlines()
+        assert lines.count(f"start service at localhost:{node.port}") == 2
+
+
+def test_state_file_is_flat_json_for_jq(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        node.start()
+        pid = node.ready()
+        state = until("state", lambda: (s := node.state())["status"] == "ready" and s)
+        assert (state["replica_pid"], state["port"], state["models"]) == (pid, node.port, ["m"])
+        assert state["endpoint"] == f"http://127.0.0.1:{node.port}"
+        assert json.loads(node.state_path().read_text())["display_status"] == "Active"

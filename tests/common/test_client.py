@@ -1,0 +1,31 @@
+from aiohttp import web
+from pytest_aiohttp.plugin import AiohttpServer
+
+from common import __version__
+from common.http.client import make_session
+
+
+async def test_the_session_names_itself_keeps_no_cookies_and_ignores_proxies(aiohttp_server: AiohttpServer) -> None:
+    seen: list[web.Request] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request)
+        response = web.Response()
+        response.set_cookie("user", "one")
+        return response
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    server = await aiohttp_server(app)
+    async with make_session(timeout_s=2) as session:
+        for _ in range(2):
+            async with session.get(server.make_url("/")) as reply:
+                assert reply.status == 200
+        assert session.trust_env is False
+    assert all(request.headers["User-Agent"] == f"inference-svc/{__version__}" for request in seen)
+    assert all("Cookie" not in request.headers for request in seen)
+
+
+async def test_the_session_has_the_timeouts_asked_for() -> None:
+    async with make_session(timeout_s=7, connect_timeout_s=1) as session:
+        assert (session.timeout.total, session.timeout.sock_connect) == (7, 1)

@@ -1,0 +1,187 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from common.discovery import lease as lease_module
+from common.discovery.lease import Lease
+from common.discovery.registry_client import RegistryClient
+from tests.common.fake_registry import Asked, FakeRegistry
+
+RECORD = {"name": "a", "host": "h", "port": 1, "url": "http://h:1", "instance_id": "mine"}
+LONG_S = 3600.0
+REGISTER = ("POST", "/services")
+RENEW = ("POST", "/services/a/heartbeat")
+LEAVE = ("DELETE", "/services/a?instance_id=mine")
+
+
+@asynccontextmanager
+async def kept(lease: Lease) -> AsyncIterator[asyncio.Task[None]]:
+    """The lease's loop, as a task that is ended with the test."""
+    task = asyncio.create_task(lease.keep())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def make(session: aiohttp.ClientSession, *urls: str, interval_s: float = LONG_S, record: Any = None) -> Lease:
+    return Lease(
+        client=RegistryClient(urls, session),
+        registration=(lambda: RECORD) if record is None else record,
+        report=lambda: {"status": "running"},
+        interval_s=interval_s,
+    )
+
+
+async def next_asked(registry: FakeRegistry) -> Asked:
+    return await asyncio.wait_for(registry.asked.get(), 5)
+
+
+async def calls(registry: FakeRegistry, count: int) -> list[tuple[str, str]]:
+    found = [await next_asked(registry) for _ in range(count)]
+    return [(asked.method, asked.path) for asked in found]
+
+
+async def test_a_lease_registers_then_renews(registry: FakeRegistry, session: aiohttp.ClientSession) -> None:
+    async with kept(make(session, registry.url, interval_s=0.01)):
+        assert await calls(registry, 3) == [REGISTER, RENEW, RENEW]
+
+
+async def test_a_change_is_told_at_once(registry: FakeRegistry, session: aiohttp.ClientSession) -> None:
+    lease = make(session, registry.url)
+    async with kept(lease):
+        assert await calls(registry, 1) == [REGISTER]
+        lease.wake()
+        assert await calls(registry, 1) == [RENEW]
+
+
+async def test_a_forgotten_record_is_registered_again_in_the_same_second_C1(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    registry.script.extend([201, 404, 201])
+    lease = make(session, registry.url)
+    async with kept(lease):
+        await calls(registry, 1)
+        lease.wake()
+        async with asyncio.timeout(1):
+            assert await calls(registry, 2) == [RENEW, REGISTER]
+
+
+async def test_a_registry_that_is_away_is_asked_with_growing_pauses_C3(
+    registry: FakeRegistry, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    lease = make(session, registry.url)
+    registry.script.extend([503] * 6)
+
+    async def note(_lease: Lease, seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(Lease, "_sleep", note)
+    async with kept(lease):
+        await calls(registry, 7)
+    expected = [0.5, 1.0, 2.0, 4.0, 8.0, 10.0]
+    for pause, most in zip(pauses, expected, strict=False):
+        assert most / 2 <= pause <= most
+    assert len(set(pauses[:6])) == 6
+
+
+async def test_a_url_that_is_no_registry_is_no_reason_to_spin(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    registry.script.extend([404] * 50)
+    lease = make(session, registry.url)
+    async with kept(lease):
+        await calls(registry, 1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await calls(registry, 1)
+    assert lease.registered_as is None
+
+
+@pytest.mark.parametrize("status", [409, 400, 422])
+async def test_a_refused_claim_is_repeated_slowly_and_told(
+    registry: FakeRegistry, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(lease_module, "RETRY_LAST_S", 0.01)
+    registry.script.extend([(status, {"error": "another owns it"}), 201])
+    lease = make(session, registry.url)
+    async with kept(lease):
+        assert await calls(registry, 2) == [REGISTER, REGISTER]
+        lease.wake()
+        assert await calls(registry, 1) == [RENEW]
+    assert lease.registered_as == "a"
+    assert lease.last_error is None
+
+
+async def test_the_same_fault_is_told_once(
+    registry: FakeRegistry,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(lease_module, "RETRY_FIRST_S", 0.001)
+    monkeypatch.setattr(lease_module, "RETRY_LAST_S", 0.001)
+    registry.script.extend([503] * 5)
+    async with kept(make(session, registry.url)):
+        await calls(registry, 6)
+    assert capsys.readouterr().out.count("lease.registry_unavailable") == 1
+
+
+async def test_a_lease_without_anything_to_register_waits_until_woken(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    record: dict[str, Any] | None = None
+    lease = make(session, registry.url, record=lambda: record)
+    async with kept(lease):
+        await asyncio.sleep(0)
+        assert registry.asked.empty()
+        record = RECORD
+        lease.wake()
+        assert await calls(registry, 1) == [REGISTER]
+        record = None
+        lease.wake()
+        # The registration is gone, yet only our own record may be removed (C5).
+        assert await calls(registry, 1) == [LEAVE]
+
+
+async def test_leaving_removes_the_record_once(registry: FakeRegistry, session: aiohttp.ClientSession) -> None:
+    lease = make(session, registry.url)
+    async with kept(lease):
+        await calls(registry, 1)
+        lease.wake()
+        await calls(registry, 1)
+    await lease.leave()
+    await lease.leave()
+    assert await calls(registry, 1) == [LEAVE]
+    assert registry.asked.empty()
+
+
+async def test_leaving_while_the_registry_is_away_is_no_error(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    lease = make(session, registry.url)
+    async with kept(lease):
+        await calls(registry, 1)
+        lease.wake()
+        await calls(registry, 1)
+    registry.script.append(503)
+    await lease.leave()
+    assert lease.registered_as is None
+
+
+async def test_leaving_what_was_never_registered_asks_nobody(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    await make(session, registry.url).leave()
+    assert registry.asked.empty()
+
+
+async def test_the_next_registry_takes_over(registry: FakeRegistry, session: aiohttp.ClientSession) -> None:
+    async with kept(make(session, "http://127.0.0.1:1", registry.url)):
+        assert await calls(registry, 1) == [REGISTER]

@@ -1,0 +1,220 @@
+"""Who may import what: the rules of the house, held by reading every module."""
+
+import ast
+import fnmatch
+import graphlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("babysitter", "ctl", "registry", "router")
+SHARED = "common"
+
+PURE = (
+    "babysitter/backends/*.py",
+    "babysitter/backoff.py",
+    "babysitter/events.py",
+    "babysitter/machine.py",
+    "babysitter/memory.py",
+    "babysitter/mock/answers.py",
+    "babysitter/view.py",
+    "common/exits.py",
+    "common/names.py",
+    "registry/catalogue.py",
+    "registry/expiry.py",
+    "registry/ownership.py",
+    "registry/probing.py",
+    "router/candidates.py",
+    "router/control/views.py",
+    "router/directory.py",
+    "router/facts.py",
+    "router/outlier.py",
+    "router/policy/*.py",
+    "router/proxy/answers.py",
+    "router/proxy/chunked.py",
+    "router/proxy/headers.py",
+    "router/proxy/paths.py",
+    "router/retry.py",
+)
+"""Modules that decide and touch nothing. A module whose docstring says PURE belongs here, and the other way round."""
+
+NOT_IN_PURE = {"aiohttp", "asyncio", "logging", "os", "psutil", "pydantic", "random", "socket", "structlog", "subprocess", "threading", "time"}  # fmt: skip
+
+READS_THE_PROCESS = {
+    "babysitter/shim.py": "a program of its own, started without the suite's packages",
+    "common/service.py": "starts every service",
+    "router/worker.py": "a process of its own, whose arguments are descriptors from the master",
+}
+"""Who reads argv and environment besides `__main__`, and why."""
+
+
+@cache
+def modules() -> tuple[Path, ...]:
+    """Every module of the product, relative to the root."""
+    found = [path.relative_to(ROOT) for room in (*ROOMS, SHARED) for path in (ROOT / room).rglob("*.py")]
+    return tuple(sorted(found))
+
+
+@cache
+def tree(module: Path) -> ast.Module:
+    return ast.parse((ROOT / module).read_text(), str(module))
+
+
+def dotted(module: Path) -> str:
+    parts = module.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def names() -> dict[str, Path]:
+    return {dotted(module): module for module in modules()}
+
+
+@cache
+def for_types_only(module: Path) -> frozenset[ast.AST]:
+    """Statements that only the type checker executes."""
+    blocks = [node for node in ast.walk(tree(module)) if isinstance(node, ast.If)]
+    typing = [node for node in blocks if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"]
+    return frozenset(inner for block in typing for statement in block.body for inner in ast.walk(statement))
+
+
+@cache
+def imports(module: Path, *, running: bool = False) -> tuple[str, ...]:
+    """Every name that `module` imports (`running`: when it runs), absolute.
+
+    `from a import b` gives `a.b` when that is a module, else `a`.
+    """
+    found: list[str] = []
+    for node in ast.walk(tree(module)):
+        if running and node in for_types_only(module):
+            continue
+        if isinstance(node, ast.Import):
+            found.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: imports are written absolute"
+            base = node.module or ""
+            found.extend(f"{base}.{alias.name}" if f"{base}.{alias.name}" in names() else base for alias in node.names)
+    return tuple(dict.fromkeys(found))
+
+
+def is_pure(module: Path) -> bool:
+    return any(fnmatch.fnmatch(str(module), pattern) for pattern in PURE)
+
+
+def pure_modules() -> list[Path]:
+    return [module for module in modules() if is_pure(module)]
+
+
+def ours(module: Path) -> Iterator[Path]:
+    """Modules of the project that `module` imports when it runs."""
+    for name in imports(module, running=True):
+        if name in names():
+            yield names()[name]
+
+
+def test_rooms_import_common_and_themselves_only() -> None:
+    faults = [
+        f"{module} imports {name}"
+        for module in modules()
+        for name in imports(module)
+        if name.split(".")[0] in {*ROOMS, "tests", "bench"} and name.split(".")[0] != module.parts[0]
+    ]
+    assert faults == []
+
+
+def test_no_circle_of_imports() -> None:
+    graph = {str(module): {str(other) for other in ours(module) if other != module} for module in modules()}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_nobody_imports_a_main_module() -> None:
+    faults = [f"{module} imports {name}" for module in modules() for name in imports(module) if "__main__" in name]
+    assert faults == []
+
+
+@pytest.mark.parametrize("pattern", PURE)
+def test_every_pure_entry_names_a_module_that_exists(pattern: str) -> None:
+    assert any(fnmatch.fnmatch(str(module), pattern) for module in modules())
+
+
+def test_pure_modules_import_nothing_that_acts() -> None:
+    faults = [
+        f"{module} imports {name}"
+        for module in pure_modules()
+        for name in imports(module)
+        if name.split(".")[0] in NOT_IN_PURE
+    ]
+    assert faults == []
+
+
+def test_a_module_that_calls_itself_pure_is_held_to_it() -> None:
+    claimed = [module for module in modules() if "PURE" in (ast.get_docstring(tree(module)) or "").split("\n\n")[0]]
+    assert [str(module) for module in claimed if not is_pure(module)] == []
+
+
+def test_only_main_modules_read_argv_and_environment() -> None:
+    faults = []
+    for module in modules():
+        if module.name == "__main__.py" or str(module) in READS_THE_PROCESS:
+            continue
+        for node in ast.walk(tree(module)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                word = f"{node.value.id}.{node.attr}"
+                if word in {"sys.argv", "os.environ", "os.environb", "os.getenv"}:
+                    faults.append(f"{module}:{node.lineno} reads {word}")
+            elif isinstance(node, ast.ImportFrom) and node.module in {"os", "sys"}:
+                taken = {alias.name for alias in node.names} & {"argv", "environ", "environb", "getenv"}
+                faults.extend(f"{module}:{node.lineno} imports {name}" for name in taken)
+    assert faults == []
+
+
+def test_every_exception_to_the_rules_is_needed() -> None:
+    for module in READS_THE_PROCESS:
+        text = (ROOT / module).read_text()
+        assert "sys.argv" in text or "os.environ" in text
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert [str(module) for module in modules() if not ast.get_docstring(tree(module))] == []
+
+
+def test_every_folder_of_tests_is_a_package() -> None:
+    folders = {path.parent for path in (ROOT / "tests").rglob("*.py")}
+    assert [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
+
+
+IMPORT_EACH_ALONE = """
+import importlib, os, sys, traceback
+import aiohttp.web, msgspec, psutil, pydantic, structlog, yaml  # once for all; ours are imported by each child alone
+failed = []
+for name in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        try:
+            importlib.import_module(name)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        failed.append(name)
+sys.exit("cannot be imported alone: " + ", ".join(failed) if failed else 0)
+"""
+
+
+def test_every_module_can_be_imported_alone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_EACH_ALONE, *names()],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
