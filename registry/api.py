@@ -86,6 +86,7 @@ async def health(request: web.Request) -> web.Response:
             "epoch": catalogue.epoch,
             "revision": catalogue.revision,
             "self_preservation": catalogue.preserving_since is not None,
+            "store": "unavailable" if registry.writer.away else "ok",
         }
     )
 

@@ -43,7 +43,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
         ):
             loaded = await store.open()
             try:
-                catalogue = Catalogue(epoch=uuid.uuid4().hex, capacity=settings.max_services)
+                catalogue = Catalogue(epoch=uuid.uuid4().hex, shared=store.shared, capacity=settings.max_services)
                 catalogue.load(loaded.instances, clock.monotonic(), generation_floor=loaded.generation_floor)
                 renderer = Renderer(catalogue, clock)
                 hub = WatchHub(catalogue, renderer, limit=settings.max_watchers)
@@ -60,6 +60,8 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                 app[REGISTRY] = Registry(catalogue, writer, renderer, hub, prober, clock.monotonic())
                 app[SCOPE] = scope
                 scope.spawn("writer", writer.run(), service=True)
+                if store.shared:
+                    scope.spawn("follower", writer.follow(), service=True)
                 scope.spawn("prober", prober.run(), service=True)
                 scope.spawn("sweeper", sweep(writer, min(SWEEP_S, settings.cleanup_interval)), service=True)
                 log.info("registry.loaded", services=len(catalogue), epoch=catalogue.epoch)
@@ -99,6 +101,8 @@ async def sweep(writer: Writer, interval_s: float) -> None:
         await asyncio.sleep(interval_s)
         try:
             await writer.submit(Sweep())
+            if not writer.away:
+                await writer.rewrite()
         except StoreError as error:
             log.warning("sweep.store_failed", reason=str(error))
         if (now := writer.catalogue.preserving_since is not None) != preserving:

@@ -18,7 +18,7 @@ class RegistrySettings(ServiceSettings):
     )
     data_dir: Path = option(Path("data"), "Directory of the embedded store.")
     store: str | None = option(
-        None, "Where records are kept: sqlite:///PATH or memory://; unset: in the data directory."
+        None, "Where records are kept: sqlite:///PATH, memory:// or etcd://HOST:PORT,…; unset: in the data directory."
     )
     insecure_no_auth: bool = option(False, "Listen on other than loopback addresses without tokens.")
     drain_timeout: float = option(5.0, "Seconds that open requests may take after SIGTERM.", gt=0, le=600)

@@ -287,10 +287,10 @@ async def test_failing_store_refuses_registrations_and_serves_the_rest_C13(
     class Failing(MemoryStore):
         failing = False
 
-        async def write(self, changes: Sequence[Change]) -> None:
+        async def write(self, changes: Sequence[Change]) -> Sequence[Change]:
             if self.failing:
                 raise failure
-            await super().write(changes)
+            return await super().write(changes)
 
     store = Failing()
     client = await start_registry(store)
