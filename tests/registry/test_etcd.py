@@ -122,7 +122,7 @@ async def test_lease_that_nobody_renews_ends_at_both(pair: tuple[Peer, Peer]) ->
 
 
 async def until_stale(peer: Peer, name: str = "svc") -> None:
-    while not ((it := peer.held(name)) is not None and it.stale):  # noqa: ASYNC110 - of another process
+    while not ((it := peer.held(name)) is not None and it.stale):
         await asyncio.sleep(0.02)
 
 
