@@ -51,7 +51,7 @@ class Clientele:
             try:
                 return await call(*arguments)
             except RegistryUnavailable:
-                await asyncio.sleep(random.uniform(0.05, 0.2))  # noqa: S311 - spreads load
+                await asyncio.sleep(random.uniform(0.05, 0.2))
 
     def release(self, lives: int) -> None:
         """Let each client live so many lives more."""
