@@ -36,7 +36,7 @@ from registry.model import (
     Update,
 )
 from registry.ownership import TOMBSTONE_S, Claim, Tombstone, check_heartbeat, judge_registration
-from registry.report import service_status, stable
+from registry.report import differs_lastingly, service_status, stable
 
 
 @dataclass(slots=True)
@@ -243,11 +243,11 @@ class Catalogue:
         loose = self._is_loose(held)
         if status == held.registration.status and not loose and report == held.report:
             return Decision((), held, renews=True)
-        durable = loose or status != held.registration.status or stable(report) != stable(held.report)
         registration = held.registration
+        durable = loose or status != registration.status or differs_lastingly(report, held.report)
         if status != registration.status:
             registration = replace(registration, status=status)
-        after = replace(held, registration=registration, report=report, stale=False, suspect=False)
+        after = Instance(registration, held.generation, held.draining, held.health, report)
         return Decision((Put(after, durable),), after, renews=True)
 
     def _register(self, registration: Registration) -> Decision:

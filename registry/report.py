@@ -14,6 +14,13 @@ def stable(report: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return {key: value for key, value in (report or {}).items() if key not in VOLATILE_FIELDS}
 
 
+def differs_lastingly(after: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> bool:
+    """True when the stable part of a report changed."""
+    if after is None or before is None or after.keys() != before.keys():
+        return stable(after) != stable(before)
+    return any(value != before[key] and key not in VOLATILE_FIELDS for key, value in after.items())
+
+
 def service_status(held: Instance, beat: Renew) -> str:
     """The record's status after a heartbeat.
 

@@ -76,8 +76,9 @@ class WatchHub:
                 line = self._line(item)
                 for watcher in self._watchers:
                     watcher.offer(item.change.name, line)
-        self._moved.set()
-        self._moved = asyncio.Event()
+        if self._waiting:
+            self._moved.set()
+            self._moved = asyncio.Event()
 
     def subscribe(self, *, since: int | None, epoch: str | None) -> Watcher:
         """Begin to watch after revision `since` of `epoch`, or with a snapshot when that cannot be joined on.

@@ -94,7 +94,7 @@ class Writer:
             StoreError: The store could not; nothing has changed.
         """
         if not self.store.shared:
-            return await self._submit(command)
+            return self._at_once(command) or await self._enqueue(command)
         try:
             return await self._submit_shared(command)
         except (Unknown, Conflict):
@@ -106,15 +106,18 @@ class Writer:
     async def _submit_shared(self, command: Command) -> Decision:
         if isinstance(command, Renew):
             await self._renew_in_store(command)
-        return await self._submit(command)
+        return self._at_once(command) or await self._enqueue(command)
 
-    async def _submit(self, command: Command) -> Decision:
-        if not self._writing and self._queue.empty():
-            decision = self.catalogue.decide(command, self.clock.monotonic())
-            if not _durable(decision):
-                self._commit(decision)
-                return decision
-        return await self._enqueue(command)
+    def _at_once(self, command: Command) -> Decision | None:
+        """Do what needs no store, if nothing is being written; None when it has to wait its turn."""
+        if self._writing or not self._queue.empty():
+            return None
+        decision = self.catalogue.decide(command, self.clock.monotonic())
+        for change in decision.changes:
+            if change.durable:
+                return None
+        self._commit(decision)
+        return decision
 
     async def run(self) -> None:
         """Do queued commands, for ever."""
