@@ -31,6 +31,7 @@ PURE = (
     "registry/expiry.py",
     "registry/ownership.py",
     "registry/probing.py",
+    "registry/report.py",
     "router/candidates.py",
     "router/control/views.py",
     "router/directory.py",
