@@ -83,6 +83,14 @@ def test_a_strangers_answer_does_not_count_once_our_process_is_gone(serve: Calla
     assert wait("url", serve({"/health": (200, {})}) + "/health", pid=0).returncode == 2
 
 
+def test_a_strangers_answer_does_not_count_while_our_process_has_no_such_port(serve: Callable[[Answers], str]) -> None:
+    with subprocess.Popen(["sleep", "60"]) as ours:
+        done = wait("url", serve({"/health": (200, {})}) + "/health", pid=ours.pid)
+        ours.kill()
+    assert done.returncode == 1
+    assert "it does not listen yet" in done.stderr
+
+
 def test_wait_for_a_server(serve: Callable[[Answers], str]) -> None:
     ready = serve({"/health": (200, {"status": "healthy", "infinilm_server_running": True})})
     assert wait("server", ready).returncode == 0

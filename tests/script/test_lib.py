@@ -164,7 +164,7 @@ def test_a_process_that_ends_while_starting_gives_its_code_and_its_last_lines(pr
 def test_waiting_ends_with_the_reason_when_the_time_is_up(bash: Bash) -> None:
     done = bash('start registry 18000 x; await registry 18000 0.3 url http://127.0.0.1:1/health || echo "status $?"')
     assert "status 1" in done.stdout
-    assert "registry: not ready after 0 s: http://127.0.0.1:1/health" in done.stderr
+    assert "registry: not ready after 0 s: it does not listen yet" in done.stderr
 
 
 def test_a_large_log_is_put_aside_before_a_start(project: Path, bash: Bash) -> None:
