@@ -1,9 +1,9 @@
 """What the scripts ask of Python: read a configuration, wait for readiness, show the status. Not every machine has curl.
 
-    helper.py config FILE                        print `PORT NAME` of a babysitter's file
+    helper.py config FILE                        print `PORT HOST NAME` of a babysitter's file
     helper.py wait NAME PID SECONDS CHECK…       exit 0 ready, 1 time is up, 2 the process ended, 3 it has failed
     helper.py models URL                         print the ids listed at URL/models
-    helper.py status NAME,PID,PORT …             print the table of status.sh
+    helper.py status NAME,PID,PORT,URL …         print the table of status.sh
 
 Checks are `url URL` (PID listens there and it answers 200), `server URL` (the babysitter at URL says that its server is ready) and
 `routed URL FROM…` (the router at URL lists the models of every babysitter FROM).
@@ -161,7 +161,7 @@ def wait(name: str, pid: int, timeout_s: float, check: str, *args: str) -> int:
 
 
 def config(file: str) -> int:
-    """Print port and name of a babysitter's file, or what is wrong with it."""
+    """Print port, host and name of a babysitter's file, or what is wrong with it."""
     from common.settings import SettingsError, file_layer  # noqa: PLC0415 - the other commands start without packages
 
     try:
@@ -173,7 +173,7 @@ def config(file: str) -> int:
     if not isinstance(port, int) or isinstance(port, bool):
         sys.stderr.write(f"error: {file}: 'port' is {'missing' if port is None else 'no number'}\n")
         return CONFIG_FAULT
-    sys.stdout.write(f"{port} {table.get('name', Path(file).stem)}\n")
+    sys.stdout.write(f"{port} {table.get('host', 'localhost')} {table.get('name', Path(file).stem)}\n")
     return READY
 
 
@@ -182,10 +182,8 @@ def status(*rows: str) -> int:
     table = [("PROCESS", "PID", "PORT", "HEALTH", "MODELS")]
     healthy = True
     for row in rows:
-        name, pid, port = row.split(",")
-        health, models = "not running", ""
-        if pid:
-            health, models = describe(name, int(port))
+        name, pid, port, url = row.split(",")
+        health, models = describe(name, url) if pid else ("not running", "")
         healthy = healthy and health in {"healthy", "running"}
         table.append((name, pid or "-", port, health, models))
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
@@ -194,12 +192,11 @@ def status(*rows: str) -> int:
     return READY if healthy else TIME_IS_UP
 
 
-def describe(name: str, port: int) -> tuple[str, str]:
-    """Health and models of a process that runs; a babysitter's own HTTP stands at port + 1."""
-    base = f"http://127.0.0.1:{port + 1 if name.startswith('babysitter') else port}"
+def describe(name: str, url: str) -> tuple[str, str]:
+    """Health and models of a process that runs."""
     try:
-        health = str(get(f"{base}/health").get("status", "?"))
-        models = "" if name.startswith("registry") else ", ".join(sorted(models_at(base)))
+        health = str(get(f"{url}/health").get("status", "?"))
+        models = "" if name == "registry" else ", ".join(sorted(models_at(url)))
     except NotYet as error:
         return f"no answer ({error})", ""
     return health, models

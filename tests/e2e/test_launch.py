@@ -145,6 +145,14 @@ def test_parts_can_be_left_out(node: Node) -> None:
     assert ask(f"{node.router}/models")[1]["data"][0]["id"] == "m"
 
 
+def test_a_server_on_another_address_is_awaited_and_shown_there(node: Node) -> None:
+    configure(node, MOCK_BACKEND, more='host = "127.0.0.2"')
+    done = node.run("launch_all.sh")
+    assert done.returncode == 0, done.stderr
+    assert ask(f"{node.router}/chat/completions", {"model": "m", "messages": []})[0] == 200
+    assert node.run("status.sh").returncode == 0
+
+
 def test_a_babysitter_that_was_killed_finds_its_server_again_B1(node: Node) -> None:
     assert node.run("launch_all.sh").returncode == 0
     info = f"http://localhost:{server_port(node) + 1}/info"
