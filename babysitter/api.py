@@ -13,12 +13,13 @@ from pathlib import Path
 
 from aiohttp import web
 
+from babysitter import events as ev
 from babysitter import view as pictures
 from babysitter.machine import State
 from babysitter.server_log import tail
 from babysitter.supervisor import Supervisor
 from common.http.access import bearer_matches
-from common.http.errors import ApiError, json_errors
+from common.http.errors import ApiError, json_errors, read_json_object
 
 OPEN = frozenset({"/health", "/models", "/v1/models", "/info"})
 LAST_BYTES = 64 << 10
@@ -50,6 +51,8 @@ def make_app(source: Source) -> web.Application:
     app.router.add_get("/info", info)
     app.router.add_get("/timeline", timeline)
     app.router.add_get("/logs", logs)
+    app.router.add_post("/stop", stop)
+    app.router.add_post("/retry", retry)
     return app
 
 
@@ -62,6 +65,8 @@ async def _guard(
         given = request.headers.get("Authorization")
         if source.token is None or not bearer_matches(given, source.token):
             raise ApiError(HTTPStatus.UNAUTHORIZED, "a bearer token is needed here (setting api_token_file)")
+    if request.method != "GET" and "Origin" in request.headers:
+        raise ApiError(HTTPStatus.FORBIDDEN, "pages of a browser may not change anything here")
     return await handler(request)
 
 
@@ -98,6 +103,26 @@ async def timeline(request: web.Request) -> web.Response:
             "jobs": memory.jobs.to_json(),
         }
     )
+
+
+async def stop(request: web.Request) -> web.Response:
+    """`POST /stop[{"force": true}]`: end the server for good, whatever `on_exit` says; the babysitter ends with it."""
+    body = await read_json_object(request, empty=True)
+    force = body.get("force", False)
+    if not isinstance(force, bool) or set(body) - {"force"}:
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "force: must be true or false, and is the only member")
+    supervisor = request.app[SOURCE].supervisor
+    supervisor.tell(ev.StopRequested("stopped by a call", force=force))
+    return web.json_response({"status": "stopping", "name": supervisor.spec.name}, status=HTTPStatus.ACCEPTED)
+
+
+async def retry(request: web.Request) -> web.Response:
+    """`POST /retry`: start a failed replica again, with a clean count; 409 in any other state."""
+    supervisor = request.app[SOURCE].supervisor
+    if supervisor.state is not State.FAILED:
+        raise ApiError(HTTPStatus.CONFLICT, f"only a failed replica is retried; this one is {supervisor.state.value}")
+    supervisor.tell(ev.Retry(deploy=supervisor.spec.deployer is not None))
+    return web.json_response({"status": "starting", "name": supervisor.spec.name}, status=HTTPStatus.ACCEPTED)
 
 
 async def logs(request: web.Request) -> web.StreamResponse:

@@ -23,16 +23,6 @@ class Outcome:
         return {"code": self.code, "output": self.output}
 
 
-def fill(template: Sequence[str], words: Mapping[str, str]) -> list[str]:
-    """`template` with `{name}` replaced; each word stays one word."""
-    filled = []
-    for word in template:
-        for name, value in words.items():
-            word = word.replace(f"{{{name}}}", value)  # noqa: PLW2901 - one placeholder after the other
-        filled.append(word)
-    return filled
-
-
 async def run(argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] | None = None) -> Outcome:
     """Run a helper command, time-boxed; its whole group is ended when its time is over."""
     try:

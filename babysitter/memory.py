@@ -31,6 +31,7 @@ class Memory:
     timeline: list[dict[str, Any]] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)
     deploying: str | None = None
+    diagnostics: Any = None
     jobs: Ledger = field(default_factory=Ledger)
 
     def to_json(self) -> dict[str, Any]:
@@ -49,8 +50,9 @@ def from_json(value: Any) -> Memory:
     if not isinstance(value, Mapping):
         return memory
     memory.jobs = ledger_from_json(value.get("jobs"))
+    memory.diagnostics = value.get("diagnostics")
     for member in fields(memory):
-        if member.name == "jobs":
+        if member.name in ("jobs", "diagnostics"):
             continue
         default = getattr(memory, member.name)
         given = value.get(member.name, default)

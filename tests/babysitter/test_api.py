@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from babysitter import events as ev
 from babysitter.api import Source, make_app
 from babysitter.machine import State
 from babysitter.memory import Memory
@@ -27,11 +28,15 @@ class StillSupervisor:
         self.picture = READY
         self.memory = Memory()
         self.state = State.READY
-        self.spec = SimpleNamespace(name="r1")
+        self.spec = SimpleNamespace(name="r1", deployer=None)
+        self.told: list[ev.Event] = []
         self.log = ServerLog(Path("/nowhere/out"), Path("/nowhere/err"))
 
     def view(self) -> View:
         return self.picture
+
+    def tell(self, event: ev.Event) -> None:
+        self.told.append(event)
 
 
 @pytest.fixture
@@ -136,3 +141,35 @@ async def test_beyond_the_contract_a_token_is_needed_off_the_loopback(
         assert (await client.get("/timeline")).status == 401
         assert (await client.get("/timeline", headers={"Authorization": "Bearer wrong"})).status == 401
         assert (await client.get("/timeline", headers=headers)).status == (401 if token is None else 200)
+
+
+@pytest.mark.parametrize(("body", "force"), [(None, False), ({}, False), ({"force": True}, True)])
+async def test_stop_is_told_to_the_machine(
+    client: Client,
+    supervisor: StillSupervisor,
+    body: dict[str, bool] | None,
+    force: bool,  # noqa: FBT001 - a row
+) -> None:
+    answer = await client.post("/stop", json=body) if body is not None else await client.post("/stop")
+    assert answer.status == 202
+    assert supervisor.told == [ev.StopRequested("stopped by a call", force=force)]
+
+
+@pytest.mark.parametrize("body", [{"force": "yes"}, {"forse": True}, []])
+async def test_stop_with_nonsense_changes_nothing(client: Client, supervisor: StillSupervisor, body: Any) -> None:
+    answer = await client.post("/stop", json=body)
+    assert answer.status in (400, 422)
+    assert supervisor.told == []
+
+
+async def test_retry_is_for_failed_replicas(client: Client, supervisor: StillSupervisor) -> None:
+    assert (await client.post("/retry")).status == 409
+    supervisor.state = State.FAILED
+    assert (await client.post("/retry")).status == 202
+    assert supervisor.told == [ev.Retry()]
+
+
+async def test_pages_of_a_browser_change_nothing(client: Client, supervisor: StillSupervisor) -> None:
+    answer = await client.post("/stop", headers={"Origin": "http://evil.example"})
+    assert answer.status == 403
+    assert supervisor.told == []
