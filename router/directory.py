@@ -56,9 +56,8 @@ class Directory:
                 if known is None or known.static:
                     return False
                 if reason == "expired":
-                    self._vanish(name, now)
-                else:
-                    self._remove(name)
+                    return self._vanish(name, now)
+                self._remove(name)
             case Beat():
                 return False
         return True
@@ -152,12 +151,14 @@ class Directory:
             standing=replica.standing,
         )
 
-    def _vanish(self, name: str, now: float) -> None:
-        """The registry no longer lists `name`, and nobody said goodbye: the grace period begins."""
+    def _vanish(self, name: str, now: float) -> bool:
+        """The registry no longer lists `name`, and nobody said goodbye: the grace period begins, once."""
         replica = self.replicas[name]
-        if not replica.static and replica.absent_since is None:
-            replica.absent_since = now
-            replica.leased = False
+        if replica.static or replica.absent_since is not None:
+            return False
+        replica.absent_since = now
+        replica.leased = False
+        return True
 
     def _put(self, record: ServiceRecord) -> None:
         known = self.replicas.get(record.name)

@@ -7,6 +7,8 @@ first byte ends with an error event and without the closing chunk: never clean, 
 
 from typing import Protocol
 
+import msgspec
+
 from router.proxy import answers
 from router.proxy.chunked import LAST_CHUNK, frame
 from router.proxy.head import BODILESS, ResponseHead
@@ -48,6 +50,7 @@ class Relay:
         "_sink",
         "_sized",
         "_tail",
+        "_unproven",
         "begun",
         "keep_alive",
         "sent_bytes",
@@ -64,6 +67,7 @@ class Relay:
         self._is_stream = False
         self._chunks = False
         self._mark_seen = False
+        self._unproven: list[bytes] | None = None
         self._sized = False
         self._tail = b""
         self.begun = False
@@ -78,6 +82,7 @@ class Relay:
         self._tail = b""
         self._mark_seen = False
         self._sized = head.length is not None
+        self._unproven = [] if self._holding and not self._sized and not head.chunked else None
         lines = [response_lines(head), extra_lines]
         if head.status in BODILESS:
             pass
@@ -102,6 +107,8 @@ class Relay:
         """Pass on bytes of the body; `framed` when they are whole chunks, never the closing one."""
         if self._is_stream and self._end_mark is not EndMark.NONE:
             self._watch_for_end(data)
+        if self._unproven is not None:
+            self._unproven.append(data)
         if self._chunks and not framed:
             data = frame(data)
         if self._held:
@@ -115,7 +122,12 @@ class Relay:
             self._sink.write(data)
 
     def complete(self) -> bool:
-        """True when the body may count as whole: a stream has its path's end mark."""
+        """True when the body may count as whole: a stream has its path's end mark, unframed JSON parses (0.4)."""
+        if self._unproven is not None and not self.begun:
+            try:
+                msgspec.json.decode(b"".join(self._unproven))
+            except msgspec.DecodeError:
+                return False
         if not self._is_stream or self._end_mark is EndMark.NONE:
             return True
         if self._end_mark is EndMark.DONE:

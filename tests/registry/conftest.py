@@ -110,7 +110,7 @@ def ours(name: str = "svc", *, instance_id: str = "i-1", incarnation: int = 1, *
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what has no event of its own; at most five seconds."""
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the condition is of another task or process
+        while not condition():
             await asyncio.sleep(0.005)
 
 
