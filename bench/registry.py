@@ -87,9 +87,9 @@ def registration(number: int) -> dict[str, Any]:
     return {
         "name": f"svc-{number:05}",
         "host": host,
-        "port": 1 + number % 20,
+        "port": 1024 + number % 20,
         "hostname": f"node-{number // 8:04}",
-        "url": f"http://{host}:{1 + number % 20}",
+        "url": f"http://{host}:{1024 + number % 20}",
         "status": "running",
         "metadata": {"type": "openai-api", "models": ["llama-3.1-70b"], "models_list": [{"id": "llama-3.1-70b"}]},
         "instance_id": f"00000000-0000-4000-8000-{number:012}",

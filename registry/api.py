@@ -8,8 +8,11 @@ import msgspec
 from aiohttp import web
 
 from common.http.errors import ApiError, Handler, json_errors, read_json_object
+from registry.addresses import AddressPolicy, AddressRefused
 from registry.catalogue import Catalogue, Decision, Entry
+from registry.guard import EVERYTHING, Grant, Guard, Level
 from registry.heartbeat import read as read_heartbeat
+from registry.metrics import Metrics
 from registry.model import Conflict, Deregister, Drain, Refused, Register, Registration, Unknown, Update
 from registry.ownership import Claim
 from registry.prober import Prober
@@ -23,6 +26,23 @@ BODY_LIMIT_BYTES = 64 << 10
 JSON_HEADERS = {"Content-Type": "application/json"}
 
 
+@dataclass(slots=True)
+class Crowd:
+    """How many connections there are, counted now and then, and how many there may be (FAILURES.md C14)."""
+
+    limit: int
+    connections: int = 0
+
+    def check(self) -> None:
+        """Turn a request away while there are too many.
+
+        Raises:
+            ApiError: 503; the connection is closed after it.
+        """
+        if self.connections > self.limit:
+            raise ApiError(503, "too many connections", headers={"Retry-After": "5", "Connection": "close"})
+
+
 @dataclass(frozen=True, slots=True)
 class Registry:
     """What the handlers work with."""
@@ -32,10 +52,16 @@ class Registry:
     renderer: Renderer
     hub: WatchHub
     prober: Prober
+    metrics: Metrics
+    guard: Guard
+    addresses: AddressPolicy
+    crowd: Crowd
     started_at: float
 
 
 REGISTRY = web.AppKey("registry", Registry)
+GRANT = web.RequestKey("grant", Grant)
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @web.middleware
@@ -44,12 +70,52 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
     One middleware instead of two: each costs every heartbeat an await.
     """
+    registry = request.app[REGISTRY]
     try:
-        return await handler(request)
+        registry.crowd.check()
+        if registry.guard.grants:
+            admit(registry.guard, request)
+        answered = await handler(request)
     except (Refused, StoreError, TooManyWatchers) as error:
-        return refusal(error).response()
+        answered = refusal(error).response()
     except Exception as error:  # noqa: BLE001 - handed on at once
-        return await json_errors(request, _raiser(error))
+        answered = await json_errors(request, _raiser(error))
+    resource = request.match_info.route.resource
+    registry.metrics.answers[resource.canonical if resource else "none", answered.status] += 1
+    return answered
+
+
+def admit(guard: Guard, request: web.Request) -> None:
+    """Judge the token of a request; `GET /health` needs none.
+
+    Raises:
+        ApiError: 401, 403 or 429.
+    """
+    if request.path == "/health" and request.method in READING:
+        return
+    grant = guard.admit(request.headers.get("Authorization"), request.remote or "")
+    grant.check(Level.READ if request.method in READING else Level.REGISTER, request.match_info.get("name"))
+    request[GRANT] = grant
+
+
+def check_place(policy: AddressPolicy, *, host: str | None, port: int | None, url: str | None) -> None:
+    """Judge the addresses that a client wants in its record.
+
+    Raises:
+        ApiError: 400, naming the field.
+    """
+    field = "port"
+    try:
+        if port is not None:
+            policy.check_port(port)
+        field = "host"
+        if host is not None:
+            policy.check(host, policy.lowest_port if port is None else port)
+        field = "url"
+        if url is not None:
+            policy.check_url(url)
+    except AddressRefused as error:
+        raise ApiError(400, f"field {field!r}: {error}", field=field) from error
 
 
 def refusal(error: Refused | StoreError | TooManyWatchers) -> ApiError:
@@ -121,11 +187,14 @@ async def register(request: web.Request) -> web.Response:
     """`POST /services`: 201 for a new owner, 200 when the owner says it again."""
     body = parse(RegisterBody, await read_json_object(request))
     # Not model_dump: it would copy the metadata through pydantic's serializer.
+    registry = request.app[REGISTRY]
+    request.get(GRANT, EVERYTHING).check(Level.REGISTER, body.name)
+    check_place(registry.addresses, host=body.host, port=body.port, url=body.url)
     members = {name: getattr(body, name) for name in RegisterBody.model_fields}
     if body.timestamp is None:
-        members["timestamp"] = request.app[REGISTRY].renderer.timestamp()
+        members["timestamp"] = registry.renderer.timestamp()
     registration = Registration(**members)
-    decision = await request.app[REGISTRY].writer.submit(Register(registration))
+    decision = await registry.writer.submit(Register(registration))
     status = 200 if decision.claim is Claim.REPEAT else 201
     return _with_service(request, decision, f"Service {registration.name} registered", status=status)
 
@@ -134,6 +203,7 @@ async def update(request: web.Request) -> web.Response:
     """`PUT /services/{name}`."""
     name = held_entry(request).instance.name
     body = parse(UpdateBody, await read_json_object(request))
+    check_place(request.app[REGISTRY].addresses, host=body.host, port=body.port, url=body.url)
     fields = {key: value for key in body.model_fields_set if (value := getattr(body, key)) is not None}
     decision = await request.app[REGISTRY].writer.submit(Update(name, fields))
     return _with_service(request, decision, f"Service {name} updated")

@@ -49,22 +49,26 @@ def _quickly(raw: bytes) -> dict[str, Any] | None:
     if raw.count(b'":') != len(body) or _SPACED_COLON.search(raw):
         return None
     for value in body.values():
-        kind = type(value)
-        if kind in _SIMPLE:
-            continue
-        if kind is int:
-            if not -LARGEST_INT <= value < LARGEST_INT:
-                return None
-        elif kind is list:
-            if any(type(item) is not str for item in value):
-                return None
-        elif kind is not float:
+        if type(value) not in _SIMPLE and not _is_tame(value):
             return None
+    return body if _has_valid_members(body) else None
+
+
+def _is_tame(value: Any) -> bool:
+    """True for a number of 64 bits and a list of strings."""
+    kind = type(value)
+    if kind is int:
+        return bool(-LARGEST_INT <= value < LARGEST_INT)
+    if kind is list:
+        return all(type(item) is str for item in value)
+    return kind is float
+
+
+def _has_valid_members(body: dict[str, Any]) -> bool:
+    """What `HeartbeatBody` asks of its members."""
     status, instance_id, incarnation = body.get("status"), body.get("instance_id"), body.get("incarnation")
-    if status is not None and not (type(status) is str and 0 < len(status) <= STATUS_LIMIT and status.isprintable()):
-        return None
-    if instance_id is not None and not (type(instance_id) is str and _INSTANCE_ID.fullmatch(instance_id)):
-        return None
-    if incarnation is not None and not (type(incarnation) is int and 0 <= incarnation <= 2**53):
-        return None
-    return body
+    return (
+        (status is None or (type(status) is str and 0 < len(status) <= STATUS_LIMIT and status.isprintable()))
+        and (instance_id is None or (type(instance_id) is str and _INSTANCE_ID.fullmatch(instance_id) is not None))
+        and (incarnation is None or (type(incarnation) is int and 0 <= incarnation <= 2**53))
+    )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,12 @@ from common.clock import SystemClock
 from common.tasks import TaskScope
 from registry.catalogue import Catalogue
 from registry.model import Conflict, Deregister, Drain, Instance, Put, Register, Registration, Renew, Sweep, Unknown
-from registry.store import StoreConflict, StoreUnavailable, Vanished, Written
+from registry.store import StoreConflict, StoreFull, StoreUnavailable, Vanished, Written
 from registry.store import etcd as etcd_store
 from registry.store.codec import encode
 from registry.store.etcd import SERVICES, EtcdStore
 from registry.writer import Writer
-from tests.registry.conftest import until
+from tests.registry.conftest import free_port, until
 from tests.registry.etcd import Etcd
 
 SHORTEST_S = 2.0
@@ -293,3 +294,25 @@ async def test_heartbeat_of_a_stranger_renews_nothing_C5(etcd: Etcd) -> None:
             await one.writer.submit(Renew("svc", instance_id="b", incarnation=1))
         with pytest.raises(Unknown):
             await one.writer.submit(Renew("none"))
+
+
+async def test_etcd_without_room_is_full_and_heartbeats_go_on_C13(tmp_path: Path) -> None:
+    small = Etcd(tmp_path / "small", client_port=free_port(), peer_port=free_port())
+    small.start("--quota-backend-bytes=120000")
+    try:
+        async with joined(small) as one:
+            await one.register("svc", ttl_s=60.0)
+
+            async def fill() -> None:
+                for number in range(60):
+                    await one.register(f"n{number}", ttl_s=60.0, metadata={"padding": "x" * 7000})
+
+            with pytest.raises(StoreFull):
+                await fill()
+            await beat(one, status="stopping")
+            found = one.held()
+            assert found is not None
+            assert found.status == "stopping"
+            assert "svc" in one.writer.unwritten
+    finally:
+        small.kill()
