@@ -1,6 +1,7 @@
 """What several test modules of the room share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +25,9 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root whose environments outlive a test: the first replica of a build deploys it, the others reuse it."""
+    return tmp_path_factory.mktemp("shared")

@@ -159,10 +159,14 @@ class Node:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        for pid in [*shims(self.directory), *self.processes()]:
+        for pid in [*shims(self.place()), *self.processes()]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        until("everything ended", lambda: not shims(self.directory) and not self.processes())
+        until("everything ended", lambda: not shims(self.place()) and not self.processes())
+
+    def place(self) -> Path:
+        """The directory under which its shims work."""
+        return self.directory
 
 
 def shims(directory: Path) -> list[int]:
@@ -187,11 +191,17 @@ class Replica(Node):
     request: dict[str, Any] = field(default_factory=dict)
     client: dict[str, Any] = field(default_factory=dict)
     jobs: dict[str, Any] = field(default_factory=dict)
+    shared: Path | None = None
+
+    @property
+    def root(self) -> Path:
+        """The agent's root; a shared one has its environments already."""
+        return self.shared or self.directory / "root"
 
     @property
     def home(self) -> Path:
         """`root/{id}`."""
-        return self.directory / "root" / self.name
+        return self.root / self.name
 
     @property
     def config(self) -> Path:
@@ -216,12 +226,16 @@ class Replica(Node):
 
     def state_path(self) -> Path:
         """`root/state/{id}.json`."""
-        return self.directory / "root" / "state" / f"{self.name}.json"
+        return self.root / "state" / f"{self.name}.json"
 
     def attempts(self) -> list[str]:
         """Uuids of all attempts on disk."""
         path = self.home / "attempts"
         return [entry.name for entry in path.iterdir()] if path.exists() else []
+
+    def place(self) -> Path:
+        """The directory under which its shims work."""
+        return self.home
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """The last deployment's stages, by name, from the state file."""

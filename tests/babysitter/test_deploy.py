@@ -179,9 +179,9 @@ def test_credentials_of_the_index_are_nowhere_to_be_seen(tmp_path: Path, index: 
         assert not list((tmp_path / "root" / "environments").rglob("netrc"))
 
 
-def test_port_that_the_server_chose_is_found(tmp_path: Path, index: Index) -> None:
+def test_port_that_the_server_chose_is_found(tmp_path: Path, index: Index, shared: Path) -> None:
     asked = wanted(stand_in={"port_file": True})
-    with replica(tmp_path, request=asked, client={"index_url": index.url}) as node:
+    with replica(tmp_path, shared=shared, name="shared000000", request=asked, client={"index_url": index.url}) as node:
         node.start()
         node.ready(60)
         report = node.report()
@@ -221,11 +221,20 @@ def test_stop_during_deployment_ends_pip_E2(tmp_path: Path, index: Index) -> Non
         assert not list((tmp_path / "root" / "environments").glob(".new-*"))
 
 
-def test_jobs_survive_three_restarts_in_order_and_orphans_are_cancelled_once(tmp_path: Path, index: Index) -> None:
+def test_jobs_survive_three_restarts_in_order_and_orphans_are_cancelled_once(
+    tmp_path: Path, index: Index, shared: Path
+) -> None:
     log = tmp_path / "cancelled"
     cancel = ["sh", "-c", f"echo cancelled $0 | tee -a {log}", "{wsjob_id}"]
     asked = wanted(stand_in={"byte_s": 0.001})
-    with replica(tmp_path, request=asked, client={"index_url": index.url}, jobs={"cancel_command": cancel}) as node:
+    with replica(
+        tmp_path,
+        shared=shared,
+        name="shared000001",
+        request=asked,
+        client={"index_url": index.url},
+        jobs={"cancel_command": cancel},
+    ) as node:
         node.start()
         known: list[str] = []
         for life in range(4):
@@ -249,17 +258,21 @@ def test_jobs_survive_three_restarts_in_order_and_orphans_are_cancelled_once(tmp
         assert len(jobs["attempts"]) >= 4
 
 
-def test_server_that_fails_while_compiling_leaves_its_ids_and_its_log_A9(tmp_path: Path, index: Index) -> None:
+def test_server_that_fails_while_compiling_leaves_its_ids_and_its_log_A9(
+    tmp_path: Path, index: Index, shared: Path
+) -> None:
     asked = wanted(stand_in={"exit_code": 78, "compile_s": 0.3})
-    with replica(tmp_path, request=asked, client={"index_url": index.url}) as node:
+    with replica(tmp_path, shared=shared, name="shared000002", request=asked, client={"index_url": index.url}) as node:
         node.start()
         report = node.status("failed", 60)
         assert len(report["compile_wsjob"]) == 1
         assert report["error_message"].endswith("the stand-in fails as told")
 
 
-def test_detach_is_the_default_of_a_replica_and_a_call_stops_it_B10(tmp_path: Path, index: Index) -> None:
-    with replica(tmp_path, request=wanted(), client={"index_url": index.url}) as node:
+def test_detach_is_the_default_of_a_replica_and_a_call_stops_it_B10(tmp_path: Path, index: Index, shared: Path) -> None:
+    with replica(
+        tmp_path, shared=shared, name="shared000003", request=wanted(), client={"index_url": index.url}
+    ) as node:
         first = node.start()
         pid = node.ready(60)
         first.terminate()
@@ -270,14 +283,14 @@ def test_detach_is_the_default_of_a_replica_and_a_call_stops_it_B10(tmp_path: Pa
         assert ask(f"http://127.0.0.1:{node.port + 1}/stop", {"force": False})["status"] == "stopping"
         assert second.wait(20) == 0
         assert node.processes() == []
-        assert not (tmp_path / "root" / "state" / f"{node.name}.pid").exists()
+        assert not (shared / "state" / f"{node.name}.pid").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
 def test_full_disk_fails_the_deployment_and_nothing_else_B17(tmp_path: Path, index: Index) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    assert os.system(f"mount -t tmpfs -o size=400k tmpfs {root}") == 0  # noqa: S605 - our own path
+    assert os.system(f"mount -t tmpfs -o size=120k tmpfs {root}") == 0  # noqa: S605 - our own path
     try:
         with replica(tmp_path, request=wanted(), client={"index_url": index.url, "tries": 1}) as node:
             node.start()
