@@ -8,6 +8,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
+
+
+def require_etcd() -> None:
+    """Skip a test where there is no etcd (`.ci/run` installs it)."""
+    if shutil.which("etcd") is None or shutil.which("etcdctl") is None:
+        pytest.skip("etcd is not installed: apt-get install etcd-server etcd-client")
+
 
 class Etcd:
     """One member on loopback.

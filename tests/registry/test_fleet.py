@@ -60,7 +60,7 @@ class Clientele:
 
     async def reached(self, share: float) -> None:
         async with asyncio.timeout(30):
-            while sum(self.acknowledged.values()) < share * CLIENTS * LIVES:  # noqa: ASYNC110 - of other processes
+            while sum(self.acknowledged.values()) < share * CLIENTS * LIVES:
                 await asyncio.sleep(0.01)
 
 
