@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,7 +55,8 @@ def test_launch_starts_once_and_stop_ends_it(run: Run, ports: dict[str, str], tm
     assert (again.returncode, f"runs already (pid {pid})" in again.stdout) == (0, True)
     stopped = run("stop")
     assert (stopped.returncode, f"stopped (pid {pid})" in stopped.stdout) == (0, True)
-    assert not Path(f"/proc/{pid}").exists()
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        urllib.request.urlopen(f"http://127.0.0.1:{ports['ETCD_PORT']}/health")
     assert "not running" in run("stop").stdout
 
 
