@@ -34,10 +34,15 @@ PURE = (
     "babysitter/view.py",
     "common/exits.py",
     "common/names.py",
+    "registry/addresses.py",
     "registry/catalogue.py",
     "registry/expiry.py",
     "registry/ownership.py",
     "registry/probing.py",
+<<<<<<< HEAD
+=======
+    "registry/replicas.py",
+>>>>>>> registry
     "registry/report.py",
     "router/candidates.py",
     "router/control/views.py",
