@@ -72,7 +72,7 @@ def test_records_follow_the_servers_life(tmp_path: Path, registry: Registry) -> 
         report = record(registry, "r1")["metadata"]["replica"]
         assert (report["status"], report["restart_count"]) == ("ready", 1)
         babysitter.terminate()
-        assert babysitter.wait(20) == 0
+        assert babysitter.wait(60) == 0
         assert record(registry, "r1") == record(registry, "r1-server") == {}
 
 
