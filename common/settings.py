@@ -97,11 +97,11 @@ def options(model: type[BaseModel], env_prefix: str, path: KeyPath = ()) -> Iter
         )
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """Parse a TOML (`.toml`) or YAML (`.yaml`, `.yml`, `.json`) file into a table.
+def read_file(path: Path) -> Any:
+    """Parse a TOML (`.toml`) or YAML (`.yaml`, `.yml`, `.json`) file.
 
     Raises:
-        SettingsError: It is missing, unreadable, no valid syntax, or no table.
+        SettingsError: It is missing, unreadable, or no valid syntax.
     """
     try:
         with path.open("rb") as file:
@@ -112,15 +112,10 @@ def read_file(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: larger than {FILE_LIMIT_BYTES} bytes")
     try:
         text = raw.decode()
-        data = tomli.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        return tomli.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (UnicodeDecodeError, tomli.TOMLDecodeError, yaml.YAMLError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "YAML"
         raise SettingsError(f"{path}: not valid {kind}: {' '.join(str(error).split())}") from error
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise SettingsError(f"{path}: must be a table of settings, not a {type(data).__name__}")
-    return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +128,15 @@ class Layer:
 
 
 def file_layer(path: Path) -> Layer:
-    """The layer of a settings file."""
-    return Layer(str(path), read_file(path), {})
+    """The layer of a settings file.
+
+    Raises:
+        SettingsError: It cannot be read, or is no table of settings.
+    """
+    data = read_file(path) or {}
+    if not isinstance(data, dict):
+        raise SettingsError(f"{path}: must be a table of settings, not a {type(data).__name__}")
+    return Layer(str(path), data, {})
 
 
 def env_layer(model: type[BaseModel], env_prefix: str, env: Mapping[str, str]) -> Layer:
@@ -227,6 +229,14 @@ def load(
     config = parsed.config or env.get(f"{env_prefix}CONFIG")
     layers = [file_layer(Path(config))] if config else []
     return build(model, [*layers, env_layer(model, env_prefix, env), flag_layer(model, env_prefix, parsed)])
+
+
+def find_config(*, env_prefix: str, argv: Sequence[str], env: Mapping[str, str]) -> Path | None:
+    """The settings file that `load` would read, so that a service can watch it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    given = parser.parse_known_args(argv)[0].config or env.get(f"{env_prefix}CONFIG")
+    return Path(given) if given else None
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:

@@ -7,19 +7,40 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from common.http.errors import ApiError, Handler, read_json_object
+from common.http.errors import ApiError, Handler, json_errors, read_json_object
+from registry.addresses import AddressPolicy, AddressRefused
 from registry.catalogue import Catalogue, Decision, Entry
-from registry.model import Conflict, Deregister, Drain, Full, Register, Registration, Renew, Unknown, Update
+from registry.guard import EVERYTHING, Grant, Guard, Level
+from registry.heartbeat import read as read_heartbeat
+from registry.metrics import Metrics
+from registry.model import Conflict, Deregister, Drain, Refused, Register, Registration, Unknown, Update
 from registry.ownership import Claim
 from registry.prober import Prober
 from registry.render import Renderer, encode_json
-from registry.schema import HeartbeatBody, RegisterBody, UpdateBody, parse
+from registry.schema import RegisterBody, UpdateBody, parse
 from registry.store import StoreError, StoreFull
 from registry.watch import TooManyWatchers, WatchHub
 from registry.writer import Writer
 
 BODY_LIMIT_BYTES = 64 << 10
-_PLAIN_HEARTBEAT_FIELDS = frozenset({"status", "timestamp", "instance_id", "incarnation"})
+JSON_HEADERS = {"Content-Type": "application/json"}
+
+
+@dataclass(slots=True)
+class Crowd:
+    """How many connections there are, counted now and then, and how many there may be (FAILURES.md C14)."""
+
+    limit: int
+    connections: int = 0
+
+    def check(self) -> None:
+        """Turn a request away while there are too many.
+
+        Raises:
+            ApiError: 503; the connection is closed after it.
+        """
+        if self.connections > self.limit:
+            raise ApiError(503, "too many connections", headers={"Retry-After": "5", "Connection": "close"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,32 +52,97 @@ class Registry:
     renderer: Renderer
     hub: WatchHub
     prober: Prober
+    metrics: Metrics
+    guard: Guard
+    addresses: AddressPolicy
+    crowd: Crowd
     started_at: float
 
 
 REGISTRY = web.AppKey("registry", Registry)
+GRANT = web.RequestKey("grant", Grant)
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @web.middleware
-async def refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give what catalogue and store refuse its status."""
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give what catalogue and store refuse its status, and leave every other fault to `json_errors`.
+
+    One middleware instead of two: each costs every heartbeat an await.
+    """
+    registry = request.app[REGISTRY]
     try:
-        return await handler(request)
-    except Unknown as error:
-        raise ApiError(404, str(error)) from error
-    except Conflict as error:
-        raise ApiError(409, str(error)) from error
-    except (Full, TooManyWatchers) as error:
-        raise ApiError(503, str(error), headers={"Retry-After": "10"}) from error
-    except StoreFull as error:
-        raise ApiError(507, f"the store has no room: {error}") from error
-    except StoreError as error:
-        raise ApiError(503, f"the store is not available: {error}", headers={"Retry-After": "2"}) from error
+        registry.crowd.check()
+        if registry.guard.grants:
+            admit(registry.guard, request)
+        answered = await handler(request)
+    except (Refused, StoreError, TooManyWatchers) as error:
+        answered = refusal(error).response()
+    except Exception as error:  # noqa: BLE001 - handed on at once
+        answered = await json_errors(request, _raiser(error))
+    resource = request.match_info.route.resource
+    registry.metrics.answers[resource.canonical if resource else "none", answered.status] += 1
+    return answered
+
+
+def admit(guard: Guard, request: web.Request) -> None:
+    """Judge the token of a request; `GET /health` needs none.
+
+    Raises:
+        ApiError: 401, 403 or 429.
+    """
+    if request.path == "/health" and request.method in READING:
+        return
+    grant = guard.admit(request.headers.get("Authorization"), request.remote or "")
+    grant.check(Level.READ if request.method in READING else Level.REGISTER, request.match_info.get("name"))
+    request[GRANT] = grant
+
+
+def check_place(policy: AddressPolicy, *, host: str | None, port: int | None, url: str | None) -> None:
+    """Judge the addresses that a client wants in its record.
+
+    Raises:
+        ApiError: 400, naming the field.
+    """
+    field = "port"
+    try:
+        if port is not None:
+            policy.check_port(port)
+        field = "host"
+        if host is not None:
+            policy.check(host, policy.lowest_port if port is None else port)
+        field = "url"
+        if url is not None:
+            policy.check_url(url)
+    except AddressRefused as error:
+        raise ApiError(400, f"field {field!r}: {error}", field=field) from error
+
+
+def refusal(error: Refused | StoreError | TooManyWatchers) -> ApiError:
+    """The answer to what was refused."""
+    match error:
+        case Unknown():
+            return ApiError(404, str(error))
+        case Conflict():
+            return ApiError(409, str(error))
+        case StoreFull():
+            return ApiError(507, f"the store has no room: {error}")
+        case StoreError():
+            return ApiError(503, f"the store is not available: {error}", headers={"Retry-After": "2"})
+        case _:
+            return ApiError(503, str(error), headers={"Retry-After": "10"})
+
+
+def _raiser(error: Exception) -> Handler:
+    async def fail(_request: web.Request) -> web.StreamResponse:
+        raise error
+
+    return fail
 
 
 def answer(content: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """A JSON response; `msgspec.Raw` members are JSON already."""
-    return web.Response(body=encode_json(content), status=status, content_type="application/json", headers=headers)
+    return web.Response(body=encode_json(content), status=status, headers={**JSON_HEADERS, **(headers or {})})
 
 
 def held_entry(request: web.Request) -> Entry:
@@ -86,6 +172,7 @@ async def health(request: web.Request) -> web.Response:
             "epoch": catalogue.epoch,
             "revision": catalogue.revision,
             "self_preservation": catalogue.preserving_since is not None,
+            "store": "unavailable" if registry.writer.away else "ok",
         }
     )
 
@@ -93,18 +180,21 @@ async def health(request: web.Request) -> web.Response:
 async def get_service(request: web.Request) -> web.Response:
     """`GET /services/{name}`."""
     entry = held_entry(request)
-    return web.Response(body=request.app[REGISTRY].renderer.service(entry), content_type="application/json")
+    return web.Response(body=request.app[REGISTRY].renderer.service(entry), headers=JSON_HEADERS)
 
 
 async def register(request: web.Request) -> web.Response:
     """`POST /services`: 201 for a new owner, 200 when the owner says it again."""
     body = parse(RegisterBody, await read_json_object(request))
     # Not model_dump: it would copy the metadata through pydantic's serializer.
+    registry = request.app[REGISTRY]
+    request.get(GRANT, EVERYTHING).check(Level.REGISTER, body.name)
+    check_place(registry.addresses, host=body.host, port=body.port, url=body.url)
     members = {name: getattr(body, name) for name in RegisterBody.model_fields}
     if body.timestamp is None:
-        members["timestamp"] = request.app[REGISTRY].renderer.timestamp()
+        members["timestamp"] = registry.renderer.timestamp()
     registration = Registration(**members)
-    decision = await request.app[REGISTRY].writer.submit(Register(registration))
+    decision = await registry.writer.submit(Register(registration))
     status = 200 if decision.claim is Claim.REPEAT else 201
     return _with_service(request, decision, f"Service {registration.name} registered", status=status)
 
@@ -113,6 +203,7 @@ async def update(request: web.Request) -> web.Response:
     """`PUT /services/{name}`."""
     name = held_entry(request).instance.name
     body = parse(UpdateBody, await read_json_object(request))
+    check_place(request.app[REGISTRY].addresses, host=body.host, port=body.port, url=body.url)
     fields = {key: value for key in body.model_fields_set if (value := getattr(body, key)) is not None}
     decision = await request.app[REGISTRY].writer.submit(Update(name, fields))
     return _with_service(request, decision, f"Service {name} updated")
@@ -128,17 +219,10 @@ async def deregister(request: web.Request) -> web.Response:
 
 async def heartbeat(request: web.Request) -> web.Response:
     """`POST /services/{name}/heartbeat`: an empty body, a status, or a replica report."""
-    raw = await read_json_object(request, empty=True)
-    name = request.match_info["name"]
     registry = request.app[REGISTRY]
-    if raw:
-        body = parse(HeartbeatBody, raw)
-        report = raw if not raw.keys() <= _PLAIN_HEARTBEAT_FIELDS else None
-        command = Renew(name, body.status, body.instance_id, body.incarnation, report)
-    else:
-        command = Renew(name)
-    await registry.writer.submit(command)
-    return answer({"message": "Heartbeat received", "timestamp": registry.renderer.timestamp()})
+    await registry.writer.submit(await read_heartbeat(request, request.match_info["name"]))
+    body = b'{"message":"Heartbeat received","timestamp":"%b"}' % registry.renderer.timestamp().encode()
+    return web.Response(body=body, headers=JSON_HEADERS)
 
 
 async def drain(request: web.Request) -> web.Response:

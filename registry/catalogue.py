@@ -10,48 +10,60 @@ from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 from registry import expiry
-from registry.expiry import ExpiryRules
+from registry.expiry import ExpiryRules, ttl_s
 from registry.model import (
     Change,
     Command,
     Conflict,
     Deregister,
     Drain,
+    Forget,
     Full,
     Health,
     Instance,
+    Learn,
+    LeaseEnd,
     Put,
     Register,
     Registration,
     Removed,
     Renew,
+    Rewrite,
     SetHealth,
+    StoreCommand,
     Sweep,
     Unknown,
     Update,
 )
 from registry.ownership import TOMBSTONE_S, Claim, Tombstone, check_heartbeat, judge_registration
-
-VOLATILE_REPORT_FIELDS = frozenset({"running", "waiting", "updated_at"})
-"""Members of a replica report that change with every heartbeat: shown and streamed, never written to a store."""
+from registry.report import differs_lastingly, service_status, stable
 
 
 @dataclass(slots=True)
 class Entry:
-    """An instance, the instant (monotonic) its lease was last renewed, and the revision of its last change."""
+    """An instance, the instant (monotonic) its lease was last renewed, and the revision of its last change.
+
+    `held` means that a shared store holds the lease: other registries may renew it, so its age here proves nothing.
+    """
 
     instance: Instance
     renewed_at: float
     revision: int
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a command will do: the changes, the record that it leaves, and whether that record's lease is renewed."""
+    """What a command will do: the changes, the record that it leaves, and whether that record's lease is renewed.
+
+    `held` is set by what a shared store says of the lease; `unheard` that no heartbeat of this owner came here.
+    """
 
     changes: tuple[Change, ...] = ()
     answer: Instance | None = None
     renews: bool = False
+    held: bool | None = None
+    unheard: bool = False
     claim: Claim | None = None
     swept: expiry.Swept | None = None
 
@@ -70,11 +82,13 @@ class Catalogue:
 
     Args:
         epoch: Names this life of the catalogue; revisions of different epochs cannot be compared.
+        shared: A shared store holds the leases; only a lease that it lost is aged here.
         capacity: Most records at once.
         rules: How leases end.
     """
 
     epoch: str
+    shared: bool = False
     capacity: int = 10_000
     rules: ExpiryRules = field(default_factory=ExpiryRules)
     revision: int = 0
@@ -102,13 +116,19 @@ class Catalogue:
         for instance in instances:
             self.revision += 1
             fresh = replace(instance, stale=False, suspect=False, health=Health.UNKNOWN)
-            self._entries[instance.name] = Entry(fresh, now, self.revision)
-        self.generation_floor = max(self.generation_floor, generation_floor)
+            renewed_at = now - ttl_s(fresh) if self.shared else now  # nothing was heard here yet
+            self._entries[instance.name] = Entry(fresh, renewed_at, self.revision, held=self.shared)
+        self.raise_floor(generation_floor)
 
-    def renew_all(self, now: float) -> None:
-        """Give every lease its full length again, after a time in which none could be renewed."""
+    def raise_floor(self, generation: int) -> None:
+        """New names get generations above `generation` from now on."""
+        self.generation_floor = max(self.generation_floor, generation)
+
+    def age_loose(self, now: float) -> None:
+        """Give every lease that no store holds its full length from `now` on: the store was away and lost them."""
         for entry in self._entries.values():
-            entry.renewed_at = now
+            if not entry.held and not entry.instance.stale:
+                entry.renewed_at = now
 
     def apply(self, command: Command, now: float) -> tuple[Decision, tuple[Revised, ...]]:
         """Decide and commit at once.
@@ -142,9 +162,11 @@ class Catalogue:
             case SetHealth(name, generation, health):
                 return self._set_health(name, generation, health)
             case Sweep():
-                leases = ((entry.instance, entry.renewed_at) for entry in self._entries.values())
+                leases = ((it.instance, now if it.held else it.renewed_at) for it in self._entries.values())
                 swept = expiry.sweep(leases, now, self.preserving_since, self.rules)
                 return Decision(swept.changes, swept=swept)
+            case Rewrite() | Learn() | Forget() | LeaseEnd():
+                return self._decide_for_store(command)
         assert_never(command)
 
     def commit(self, decision: Decision, now: float) -> tuple[Revised, ...]:
@@ -154,14 +176,19 @@ class Catalogue:
             self.revision += 1
             revised.append(Revised(self.revision, change))
             if isinstance(change, Put):
-                self._put(change.instance, now)
+                self._put(change, now)
             else:
                 self._remove(change, now)
         if decision.swept is not None:
             self.preserving_since = decision.swept.preserving_since
             self._tombstones = {name: stone for name, stone in self._tombstones.items() if now < stone.until}
-        if decision.renews and decision.answer is not None:
-            self._entries[decision.answer.name].renewed_at = now
+        if decision.answer is not None and (entry := self._entries.get(decision.answer.name)):
+            if decision.renews:
+                entry.renewed_at = now
+            if decision.held is not None:
+                entry.held = decision.held
+            if decision.unheard:
+                entry.renewed_at = min(entry.renewed_at, now - ttl_s(entry.instance))
         return tuple(revised)
 
     # Deciding.
@@ -172,19 +199,55 @@ class Catalogue:
             raise Unknown(f"service {name!r} not found")
         return entry.instance
 
+    def _is_loose(self, held: Instance) -> bool:
+        """True when a renewed record must be written again, because a store may have let go of it."""
+        return held.stale or (self.shared and not self._entries[held.name].held)
+
+    def _decide_for_store(self, command: StoreCommand) -> Decision:
+        match command:
+            case Rewrite(name):
+                held = self._held(name)
+                return Decision((Put(held, durable=True),), held)
+            case Learn(instance):
+                return self._learn(instance)
+            case Forget(name):
+                held = self._held(name)
+                return Decision((Removed(held, "deregistered", durable=False),), held)
+            case LeaseEnd(name):
+                held = self._held(name)
+                changed = self._changed(held, replace(held, stale=True), durable=False)
+                return replace(changed, held=False, unheard=True)
+        assert_never(command)
+
+    def _learn(self, instance: Instance) -> Decision:
+        entry = self._entries.get(instance.name)
+        after = replace(instance, stale=False, suspect=False, health=Health.UNKNOWN)
+        if entry is not None:
+            here = entry.instance
+            same_report = stable(here.report) == stable(after.report)
+            after = replace(
+                after,
+                health=here.health if here.generation == after.generation else Health.UNKNOWN,
+                report=here.report if same_report else after.report,
+            )
+            if after == here:
+                return Decision((), here, held=True)
+        unheard = entry is None or entry.instance.generation != after.generation
+        return Decision((Put(after, durable=False),), after, held=True, unheard=unheard)
+
     def _renew(self, beat: Renew, now: float) -> Decision:
         entry = self._entries.get(beat.name)
         held = check_heartbeat(None if entry is None else entry.instance, beat, self._tombstones.get(beat.name), now)
         status = service_status(held, beat)
         report = held.report if beat.report is None else beat.report
-        quiet = status == held.registration.status and not held.stale and report == held.report
-        if quiet:
+        loose = self._is_loose(held)
+        if status == held.registration.status and not loose and report == held.report:
             return Decision((), held, renews=True)
-        durable = status != held.registration.status or _stable(report) != _stable(held.report)
         registration = held.registration
+        durable = loose or status != registration.status or differs_lastingly(report, held.report)
         if status != registration.status:
             registration = replace(registration, status=status)
-        after = replace(held, registration=registration, report=report, stale=False, suspect=False)
+        after = Instance(registration, held.generation, held.draining, held.health, report)
         return Decision((Put(after, durable),), after, renews=True)
 
     def _register(self, registration: Registration) -> Decision:
@@ -195,12 +258,12 @@ class Catalogue:
             if len(self._entries) >= self.capacity:
                 raise Full(f"the registry holds {self.capacity} records and takes no more")
             new = Instance(registration, generation=self.generation_floor + 1)
-            return Decision((Put(new, durable=True),), new, renews=True, claim=claim)
+            return Decision((Put(new, durable=True, claims=True),), new, renews=True, claim=claim)
         if claim is Claim.REPEAT:
             same = replace(registration, timestamp=held.registration.timestamp)  # when it first said so
             after = replace(held, registration=same, stale=False, suspect=False)
-            changed = self._changed(held, after, durable=same != held.registration)
-            return replace(changed, renews=True, claim=claim)
+            changes = (Put(after, durable=True, claims=True),) if self._is_loose(held) or after != held else ()
+            return Decision(changes, after, renews=True, claim=claim)
         owner = held.registration
         same_place = (owner.host, owner.port, owner.url) == (registration.host, registration.port, registration.url)
         after = Instance(
@@ -209,7 +272,7 @@ class Catalogue:
             draining=held.draining and owner.instance_id == registration.instance_id,
             health=held.health if same_place else Health.UNKNOWN,
         )
-        return Decision((Put(after, durable=True),), after, renews=True, claim=claim)
+        return Decision((Put(after, durable=True, claims=True),), after, renews=True, claim=claim)
 
     def _update(self, name: str, fields: Mapping[str, Any]) -> Decision:
         held = self._held(name)
@@ -218,7 +281,8 @@ class Catalogue:
             merged["metadata"] = {**held.registration.metadata, **given}
         registration = replace(held.registration, **merged)
         after = replace(held, registration=registration, stale=False, suspect=False)
-        return replace(self._changed(held, after, durable=registration != held.registration), renews=True)
+        changes = (Put(after, durable=True),) if self._is_loose(held) or after != held else ()
+        return Decision(changes, after, renews=True)
 
     def _deregister(self, name: str, instance_id: str | None) -> Decision:
         held = self._held(name)
@@ -241,14 +305,16 @@ class Catalogue:
 
     # Committing.
 
-    def _put(self, instance: Instance, now: float) -> None:
+    def _put(self, put: Put, now: float) -> None:
+        instance = put.instance
         entry = self._entries.get(instance.name)
         if entry is None:
-            self._entries[instance.name] = Entry(instance, now, self.revision)
+            entry = self._entries[instance.name] = Entry(instance, now, self.revision)
             self._tombstones.pop(instance.name, None)
-        else:
-            entry.instance = instance
-            entry.revision = self.revision
+        entry.instance = instance
+        entry.revision = self.revision
+        if put.durable and self.shared:
+            entry.held = True
 
     def _remove(self, removed: Removed, now: float) -> None:
         del self._entries[removed.name]
@@ -256,22 +322,3 @@ class Catalogue:
         owner = removed.instance.registration
         if removed.reason == "deregistered" and owner.instance_id is not None:
             self._tombstones[removed.name] = Tombstone(owner.instance_id, owner.incarnation, now + TOMBSTONE_S)
-
-
-def service_status(held: Instance, beat: Renew) -> str:
-    """The record's status after a heartbeat.
-
-    A replica report speaks of the replica: its `ready` is a server's `running`, and it says nothing of a babysitter's
-    own record, which runs for as long as it beats. Any other status is taken as given.
-    """
-    if beat.status is None:
-        return held.registration.status
-    if beat.report is None or "replica_id" not in beat.report:
-        return beat.status
-    if held.kind != "openai-api":
-        return held.registration.status
-    return "running" if beat.status == "ready" else beat.status
-
-
-def _stable(report: Mapping[str, object] | None) -> Mapping[str, object]:
-    return {key: value for key, value in (report or {}).items() if key not in VOLATILE_REPORT_FIELDS}

@@ -7,7 +7,7 @@ import structlog
 from aiohttp import ClientConnectionResetError, web
 
 from common.http.errors import ApiError
-from registry.api import REGISTRY
+from registry.api import JSON_HEADERS, REGISTRY
 from registry.watch import Watcher, WatchHub
 
 log = structlog.get_logger(__name__)
@@ -38,8 +38,8 @@ async def list_services(request: web.Request) -> web.Response:
         len(entries),
         registry.renderer.timestamp().encode(),
     )
-    headers = {"X-Index": str(catalogue.revision), "X-Epoch": catalogue.epoch}
-    return web.Response(body=body, content_type="application/json", headers=headers)
+    headers = {**JSON_HEADERS, "X-Index": str(catalogue.revision), "X-Epoch": catalogue.epoch}
+    return web.Response(body=body, headers=headers)
 
 
 async def watch(request: web.Request) -> web.StreamResponse:

@@ -137,7 +137,39 @@ class Sweep:
     """Time passed: let leases end."""
 
 
-Command = Register | Renew | Update | Deregister | Drain | SetHealth | Sweep
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Give a store again what it could not take when it changed."""
+
+    name: str
+
+
+# Commands that come from a shared store: what other registries did, and what its leases say.
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """Another registry wrote this record; the store holds its lease."""
+
+    instance: Instance
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Another registry was told to deregister this name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnd:
+    """The store let the lease of this name end."""
+
+    name: str
+
+
+StoreCommand = Rewrite | Learn | Forget | LeaseEnd
+Command = Register | Renew | Update | Deregister | Drain | SetHealth | Sweep | StoreCommand
 
 
 # Changes: what a command did.
@@ -147,10 +179,15 @@ Reason = Literal["deregistered", "expired", "replaced"]
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """A record is new or different. `durable` is False for what a store need not remember (health, load figures)."""
+    """A record is new or different.
+
+    `durable` is False for what a store need not remember (health, load figures). `claims` is True when a client
+    registered, which no other registry's memory of a deregistration may refuse.
+    """
 
     instance: Instance
     durable: bool
+    claims: bool = False
 
     @property
     def name(self) -> str:
@@ -160,10 +197,11 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """A record is gone."""
+    """A record is gone. `durable` is False when the store let go of it first."""
 
     instance: Instance
     reason: Reason
+    durable: bool = True
 
     @property
     def name(self) -> str:

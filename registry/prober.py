@@ -2,14 +2,18 @@
 
 import asyncio
 import random
+import socket
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 
 import aiohttp
 import structlog
+from aiohttp.abc import ResolveResult
+from aiohttp.resolver import ThreadedResolver
 
 from common.clock import Clock
 from common.tasks import TaskScope
+from registry.addresses import AddressPolicy, AddressRefused, parse_address
 from registry.catalogue import Revised
 from registry.model import Health, Instance, Put, Refused, SetHealth
 from registry.probing import FIRST_WITHIN_S, Schedule, next_streak, probe_url, verdict
@@ -17,6 +21,45 @@ from registry.writer import Writer
 
 log = structlog.get_logger(__name__)
 TICK_S = 0.1
+
+
+class GuardedResolver(ThreadedResolver):
+    """Resolves names, and gives no address that may not be registered: a name can change after its registration."""
+
+    def __init__(self, policy: AddressPolicy) -> None:
+        super().__init__()
+        self._policy = policy
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """The allowed addresses of `host`.
+
+        Raises:
+            OSError: There is none.
+        """
+        allowed = []
+        for found in await super().resolve(host, port, family):
+            address = parse_address(found["host"].partition("%")[0])
+            try:
+                if address is not None:
+                    self._policy.check_address(address)
+                    allowed.append(found)
+            except AddressRefused as error:
+                log.warning("probe.address_refused", host=host, reason=str(error))
+        if not allowed:
+            raise OSError(f"{host} has no address that may be asked")
+        return allowed
+
+
+def probe_session(policy: AddressPolicy, *, timeout_s: float, limit: int) -> aiohttp.ClientSession:
+    """The session of probes: each has a connection of its own, so that no dead one tells about a live server."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=limit, force_close=True, resolver=GuardedResolver(policy)),
+        timeout=aiohttp.ClientTimeout(total=timeout_s),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+    )
 
 
 class Prober:

@@ -62,7 +62,7 @@ class Renderer:
 
     def last_heartbeat(self, entry: Entry) -> float:
         """Epoch seconds of the last renewal."""
-        return round(self._wall_offset() + entry.renewed_at, 3)
+        return round(self._wall_offset() + self._renewed_at(entry), 3)
 
     def service(self, entry: Entry) -> bytes:
         """One service as a JSON object."""
@@ -87,4 +87,10 @@ class Renderer:
             head = _encode(service_fields(instance))[:-1] + b',"last_heartbeat":'
             cached = (instance, head)
             self._cache[instance.name] = cached
-        return b"%b%.3f}" % (cached[1], offset + entry.renewed_at)
+        return b"%b%.3f}" % (cached[1], offset + self._renewed_at(entry))
+
+    def _renewed_at(self, entry: Entry) -> float:
+        """When a lease was last renewed; of one that a shared store holds it is known that it has not ended."""
+        if not entry.held:
+            return entry.renewed_at
+        return max(entry.renewed_at, self._clock.monotonic() - ttl_s(entry.instance))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.service import ServiceSettings
-from common.settings import option
+from common.settings import CommaList, option
 
 
 class RegistrySettings(ServiceSettings):
@@ -18,10 +18,21 @@ class RegistrySettings(ServiceSettings):
     )
     data_dir: Path = option(Path("data"), "Directory of the embedded store.")
     store: str | None = option(
-        None, "Where records are kept: sqlite:///PATH or memory://; unset: in the data directory."
+        None, "Where records are kept: sqlite:///PATH, memory:// or etcd://HOST:PORT,…; unset: in the data directory."
     )
     insecure_no_auth: bool = option(False, "Listen on other than loopback addresses without tokens.")
+    read_token_file: CommaList = option((), "Files with tokens that may read.")
+    register_token_file: CommaList = option(
+        (), "Files with tokens that may register; PREFIX=FILE limits one to names that begin with PREFIX."
+    )
+    admin_token_file: CommaList = option((), "Files with tokens that may do everything.")
+    allowed_networks: CommaList = option(
+        (), "Networks whose addresses may be registered; unset: the private ones, and loopback when listening there."
+    )
+    allowed_hosts: CommaList = option(("*",), "Host names that may be registered; * is every name.")
+    lowest_port: int = option(1024, "Lowest port that may be registered, besides 80 and 443.", ge=1, le=65535)
     drain_timeout: float = option(5.0, "Seconds that open requests may take after SIGTERM.", gt=0, le=600)
     max_services: int = option(20_000, "Most records at once; a replica has two.", ge=1, le=1_000_000)
     max_watchers: int = option(1000, "Most watches and long polls at once.", ge=1, le=100_000)
-    probe_concurrency: int = option(64, "Most probes at once.", ge=1, le=1000)
+    max_connections: int = option(4096, "Most connections at once; requests beyond are answered 503.", ge=1)
+    probe_concurrency: int = option(256, "Most probes at once.", ge=1, le=1000)

@@ -62,6 +62,7 @@ class WatchHub:
         self._history: deque[Revised] = deque(maxlen=HISTORY_LIMIT)
         self._moved = asyncio.Event()
         self._waiting = 0
+        self.resyncs = 0
 
     def __len__(self) -> int:
         return len(self._watchers) + self._waiting
@@ -76,8 +77,9 @@ class WatchHub:
                 line = self._line(item)
                 for watcher in self._watchers:
                     watcher.offer(item.change.name, line)
-        self._moved.set()
-        self._moved = asyncio.Event()
+        if self._waiting:
+            self._moved.set()
+            self._moved = asyncio.Event()
 
     def subscribe(self, *, since: int | None, epoch: str | None) -> Watcher:
         """Begin to watch after revision `since` of `epoch`, or with a snapshot when that cannot be joined on.
@@ -104,6 +106,8 @@ class WatchHub:
         if watcher.resync:
             watcher.resync = False
             watcher.pending.clear()
+            self.resyncs += watcher.dropped > 0
+            watcher.dropped = 0
             return self._snapshot()
         lines = b"".join(watcher.pending.values())
         watcher.pending.clear()

@@ -11,7 +11,7 @@ export PATH="$SVC_VENV/bin:$PATH"
 step() {
   local began=$SECONDS
   say "== $*"
-  "$@" || fail "$1 $2 found faults (exit code $?)"
+  "$@" || fail "$* found faults (exit code $?)"
   say "   ok, $((SECONDS - began)) s"
 }
 

@@ -155,7 +155,7 @@ class RegistryClient:
                     yield decode_update(line)
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, ValueError) as error:
             self._move_on(url)
-            raise RegistryUnavailable(f"{url}: watch broke: {error!r}") from error
+            raise RegistryUnavailable(f"{url}: watch broke: {str(error) or type(error).__name__}") from error
         except RegistryUnavailable:
             self._move_on(url)
             raise

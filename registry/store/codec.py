@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import msgspec
 
-from registry.catalogue import VOLATILE_REPORT_FIELDS
 from registry.model import Health, Instance
+from registry.report import stable
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Instance).decode
@@ -13,9 +13,7 @@ _decode = msgspec.json.Decoder(Instance).decode
 
 def encode(instance: Instance) -> bytes:
     """The durable part of a record."""
-    report = instance.report
-    if report is not None:
-        report = {key: value for key, value in report.items() if key not in VOLATILE_REPORT_FIELDS}
+    report = None if instance.report is None else stable(instance.report)
     return _encode(replace(instance, health=Health.UNKNOWN, stale=False, suspect=False, report=report))
 
 

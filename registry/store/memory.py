@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from registry.model import Change, Instance, Put
-from registry.store import Loaded
+from registry.store import Loaded, LocalStore
 
 
-class MemoryStore:
+class MemoryStore(LocalStore):
     """A dict; a new process starts empty."""
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class MemoryStore:
         """What this object remembers: nothing, in a new process."""
         return Loaded(tuple(self._instances.values()), self._floor)
 
-    async def write(self, changes: Sequence[Change]) -> None:
+    async def write(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Remember `changes`."""
         for change in changes:
             if isinstance(change, Put):
@@ -25,6 +25,7 @@ class MemoryStore:
             else:
                 self._instances.pop(change.name, None)
                 self._floor = max(self._floor, change.instance.generation)
+        return changes
 
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -19,7 +19,7 @@ import structlog
 
 from common.service import ConfigurationError
 from registry.model import Change, Instance, Put
-from registry.store import Loaded, StoreFull, StoreUnavailable
+from registry.store import Loaded, LocalStore, StoreFull, StoreUnavailable
 from registry.store.codec import decode, encode
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ _RAISE_FLOOR = (
 )
 
 
-class SqliteStore:
+class SqliteStore(LocalStore):
     """Records in the SQLite file at `path`; its directory is made when it is missing."""
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +49,7 @@ class SqliteStore:
         """Lock the file, read every record; a damaged file is renamed and a new one begun (FAILURES.md C12)."""
         return await self._in_thread(self._open)
 
-    async def write(self, changes: Sequence[Change]) -> None:
+    async def write(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Write `changes` in one transaction."""
         rows = [(change, encode(change.instance) if isinstance(change, Put) else None) for change in changes]
         try:
@@ -60,6 +60,7 @@ class SqliteStore:
             raise StoreUnavailable(f"{self._path}: {error}") from error
         except sqlite3.DatabaseError as error:
             raise StoreUnavailable(f"{self._path}: {error}") from error
+        return changes
 
     async def close(self) -> None:
         """Close the file and let another registry have it."""

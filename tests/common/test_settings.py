@@ -10,6 +10,7 @@ from common.settings import (
     SettingsError,
     build,
     env_layer,
+    file_layer,
     load,
     option,
     options,
@@ -131,13 +132,12 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     [
         ("x.yaml", b"a: [1", "not valid YAML"),
         ("x.yaml", b"[" * 5000, "not valid YAML"),
-        ("x.yaml", b"- 1\n", "must be a table of settings, not a list"),
         ("x.yaml", b"\xff\xfe", "not valid YAML"),
         ("x.toml", b"\xff", "not valid TOML"),
         ("x.toml", b"#" * (1 << 20) + b"#", "larger than 1048576 bytes"),
     ],
 )
-def test_read_file_refuses_what_is_no_table(tmp_path: Path, name: str, raw: bytes, expected: str) -> None:
+def test_read_file_refuses_what_cannot_be_parsed(tmp_path: Path, name: str, raw: bytes, expected: str) -> None:
     (tmp_path / name).write_bytes(raw)
     with pytest.raises(SettingsError, match=expected):
         read_file(tmp_path / name)
@@ -150,10 +150,16 @@ def test_read_file_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         read_file(tmp_path)
 
 
-def test_read_file_takes_an_empty_file_for_an_empty_table(tmp_path: Path) -> None:
+def test_a_layer_takes_an_empty_file_for_an_empty_table(tmp_path: Path) -> None:
     for name in ("x.toml", "x.yaml"):
         (tmp_path / name).write_text("")
-        assert read_file(tmp_path / name) == {}
+        assert file_layer(tmp_path / name).data == {}
+
+
+def test_a_layer_is_a_table(tmp_path: Path) -> None:
+    file = toml(tmp_path, "- 1\n", "x.yaml")
+    with pytest.raises(SettingsError, match="must be a table of settings, not a list"):
+        file_layer(file)
 
 
 def test_an_unknown_flag_ends_with_usage_and_abbreviations_are_unknown(capsys: pytest.CaptureFixture[str]) -> None:

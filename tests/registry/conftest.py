@@ -1,7 +1,8 @@
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from registry.app import make_app
 from registry.settings import RegistrySettings
 from registry.store import Store
 from registry.store.memory import MemoryStore
+from tests.registry.etcd import Etcd
 
 Client = TestClient[Request, Application]
 StartClient = Callable[..., Awaitable[Client]]
@@ -32,6 +34,15 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[Etcd]:
+    """A real etcd, ended with its test."""
+    server = Etcd(tmp_path / "etcd", client_port=free_port(), peer_port=free_port())
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture
@@ -99,7 +110,7 @@ def ours(name: str = "svc", *, instance_id: str = "i-1", incarnation: int = 1, *
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what has no event of its own; at most five seconds."""
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the condition is of another task or process
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -63,9 +63,9 @@ async def test_register_with_curls_form_content_type(client: Client) -> None:
 
 
 async def test_register_again_replaces_the_record(client: Client) -> None:
-    await add(client, body(), body(port=9, metadata={"new": True}))
+    await add(client, body(), body(port=9009, metadata={"new": True}))
     _, service = await send(client, "GET", "/services/svc")
-    assert (service["port"], service["metadata"], service["generation"]) == (9, {"new": True}, 2)
+    assert (service["port"], service["metadata"], service["generation"]) == (9009, {"new": True}, 2)
 
 
 async def test_register_repeat_of_one_incarnation_is_200_C6(client: Client) -> None:
@@ -145,9 +145,9 @@ async def test_list_with_bad_healthy_is_400(client: Client) -> None:
 async def test_update_changes_given_fields_and_renews(client: Client, clock: FakeClock) -> None:
     await add(client, body(metadata={"a": 1}))
     clock.advance(119)
-    status, content = await send(client, "PUT", "/services/svc", {"port": 7, "metadata": {"b": 2}, "status": None})
+    status, content = await send(client, "PUT", "/services/svc", {"port": 9007, "metadata": {"b": 2}, "status": None})
     assert status == 200
-    assert (content["service"]["port"], content["service"]["metadata"]) == (7, {"a": 1, "b": 2})
+    assert (content["service"]["port"], content["service"]["metadata"]) == (9007, {"a": 1, "b": 2})
     clock.advance(119)
     await parts(client).writer.submit(Sweep())
     assert (await send(client, "GET", "/services/svc"))[1]["is_healthy"]
@@ -287,10 +287,10 @@ async def test_failing_store_refuses_registrations_and_serves_the_rest_C13(
     class Failing(MemoryStore):
         failing = False
 
-        async def write(self, changes: Sequence[Change]) -> None:
+        async def write(self, changes: Sequence[Change]) -> Sequence[Change]:
             if self.failing:
                 raise failure
-            await super().write(changes)
+            return await super().write(changes)
 
     store = Failing()
     client = await start_registry(store)

@@ -64,7 +64,7 @@ def driver() -> Driver:
 
 def test_register_new_name_puts_it_with_the_first_revision_and_generation(driver: Driver) -> None:
     (revised,) = driver.do(Register(said()))
-    assert revised == Revised(1, Put(Instance(said(), generation=1), durable=True))
+    assert revised == Revised(1, Put(Instance(said(), generation=1), durable=True, claims=True))
 
 
 def test_decide_touches_nothing(driver: Driver) -> None:

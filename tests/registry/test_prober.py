@@ -65,7 +65,7 @@ async def test_prober_tells_healthy_then_unhealthy(aiohttp_registry: Client, pro
 async def test_prober_asks_the_babysitter_of_a_routable_record(aiohttp_registry: Client, probed: Probed) -> None:
     async with probed.server() as server:
         assert server.port is not None
-        record = body(port=server.port - 1, url="http://127.0.0.1:1", metadata={"type": "openai-api"})
+        record = body(port=server.port - 1, url="http://127.0.0.1:1024", metadata={"type": "openai-api"})
         await aiohttp_registry.post("/services", json=record)
         await until_health(aiohttp_registry, "svc", "healthy")
 

@@ -1,54 +1,17 @@
 """The registry as a process: start, kill, start again."""
 
-import os
-import re
 import signal
 import stat
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import pytest
 from aiohttp import ClientSession
 
 from tests.registry.conftest import body, free_port
+from tests.registry.processes import command, environment, running
 
 pytestmark = pytest.mark.e2e
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def command(*flags: str) -> list[str]:
-    return [sys.executable, "-m", "registry", *flags]
-
-
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SVC_")}
-    return {**kept, "PYTHONPATH": str(ROOT)}
-
-
-@contextmanager
-def running(directory: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A registry on a free port, listening; killed on leaving."""
-    process = subprocess.Popen(command("--port", "0", *flags), cwd=directory, env=environment(), stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    try:
-        yield process, f"http://127.0.0.1:{listening_port(process.stderr)}"
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
-
-
-def listening_port(lines: IO[bytes]) -> int:
-    for line in lines:
-        if b"service.listening" in line:
-            found = re.search(rb'"port":(\d+)', line)
-            assert found
-            return int(found[1])
-    raise AssertionError("the registry ended before it listened")
 
 
 async def test_record_survives_kill_9_with_a_full_lease_C2(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from common.service import ConfigurationError
 from registry.model import Health, Instance, Put, Registration, Removed
 from registry.store import Store, StoreError, StoreUnavailable
 from registry.store.choose import make_store
+from registry.store.etcd import EtcdStore
 from registry.store.memory import MemoryStore
 from registry.store.sqlite import SqliteStore
 
@@ -24,15 +25,18 @@ def instance(name: str, **changes: Any) -> Instance:
     return replace(Instance(said, generation=3), **changes)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "etcd"])
 def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Reopen:
     """Makes a store over what the one before remembered."""
-    kept = MemoryStore()
-
-    def make() -> Store:
-        return kept if request.param == "memory" else SqliteStore(tmp_path / "deep" / "registry.sqlite3")
-
-    return make
+    match request.param:
+        case "memory":
+            kept = MemoryStore()
+            return lambda: kept
+        case "sqlite":
+            return lambda: SqliteStore(tmp_path / "deep" / "registry.sqlite3")
+        case _:
+            endpoint = request.getfixturevalue("etcd").endpoint
+            return lambda: EtcdStore([endpoint])
 
 
 async def written(reopen: Reopen, *changes: Put | Removed) -> tuple[Instance, ...]:
@@ -45,7 +49,7 @@ async def written(reopen: Reopen, *changes: Put | Removed) -> tuple[Instance, ..
     again = reopen()
     loaded = await again.open()
     await again.close()
-    return loaded.instances
+    return tuple(sorted(loaded.instances, key=lambda found: found.name))
 
 
 async def test_new_store_is_empty(reopen: Reopen) -> None:
@@ -60,19 +64,20 @@ async def test_put_is_there_after_reopening(reopen: Reopen) -> None:
 async def test_put_replaces_and_removal_removes(reopen: Reopen) -> None:
     old, new, other = instance("a"), instance("a", generation=4), instance("b")
     changes = (Put(old, durable=True), Put(new, durable=True), Put(other, durable=True))
-    removals = (Removed(other, "expired"), Removed(other, "expired"))
+    removals = (Removed(other, "deregistered"), Removed(other, "deregistered"))
     assert await written(reopen, *changes, *removals) == (new,)
 
 
 async def test_generation_floor_outlives_the_record(reopen: Reopen) -> None:
     store = reopen()
     await store.open()
-    await store.write([Put(instance("a", generation=9), durable=True)])
-    await store.write([Removed(instance("a", generation=9), "deregistered")])
-    await store.write([Removed(instance("b", generation=2), "deregistered")])
+    (put,) = await store.write([Put(instance("a", generation=2), durable=True, claims=True)])
+    assert isinstance(put, Put)
+    await store.write([Removed(put.instance, "deregistered")])
+    await store.write([Removed(instance("b", generation=1), "deregistered")])
     await store.close()
     again = reopen()
-    assert (await again.open()).generation_floor == 9
+    assert (await again.open()).generation_floor >= put.instance.generation
     await again.close()
 
 
@@ -185,7 +190,21 @@ def test_store_setting_chooses_the_store(url: str | None, expected: str | None) 
         assert store._path == Path(expected)
 
 
-@pytest.mark.parametrize("url", ["", "sqlite", "sqlite://", "sqlite:///", "memory://x", "redis://h", "/x/y"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "sqlite",
+        "sqlite://",
+        "sqlite:///",
+        "memory://x",
+        "redis://h",
+        "/x/y",
+        "etcd://",
+        "etcd://h:x",
+        "etcd://h:1,",
+    ],
+)
 def test_store_setting_of_no_known_form_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="--store"):
         make_store(url, Path("base"))

@@ -1,9 +1,9 @@
 """The watch and the long poll, over HTTP with the suite's own client, and the hub by itself."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -109,7 +109,7 @@ async def test_watch_ends_when_the_registry_stops(start_registry: StartClient) -
 async def test_the_suites_client_follows_the_watch(client: Client) -> None:
     registry = RegistryClient([str(client.make_url(""))], client.session)
     await registry.register(ours("a"))
-    async with aclosing(cast("AsyncGenerator[Update]", registry.watch())) as updates:
+    async with aclosing(registry.watch()) as updates:
         assert isinstance(await anext(updates), Snapshot)
         await registry.deregister("a", instance_id="i-1")
         assert isinstance(await anext(updates), Delete)

@@ -21,12 +21,12 @@ class HeldStore(MemoryStore):
         self.leave = asyncio.Event()
         self.failure: Exception | None = None
 
-    async def write(self, changes: Sequence[Change]) -> None:
+    async def write(self, changes: Sequence[Change]) -> Sequence[Change]:
         self.arrived.set()
         await self.leave.wait()
         if self.failure:
             raise self.failure
-        await super().write(changes)
+        return await super().write(changes)
 
 
 @pytest.fixture

@@ -1,0 +1,430 @@
+"""What a registry of 10,000 records costs, with its bounds.
+
+    python bench/registry.py [--instances 10000] [--rounds 5]
+
+Starts everything itself, on loopback: a registry over SQLite, a bare aiohttp handler that only parses the same body
+(the yardstick of a heartbeat), and etcd (the yardstick of a registry) when it is installed. CPU is that of the server
+process, user and system, from /proc; both servers are asked in turn, and the ratio is the median of the pairs.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import uvloop
+
+ROOT = Path(__file__).resolve().parents[1]
+CONNECTIONS = 32
+WATCHERS = 100
+HEARTBEAT_S = 5.0
+
+BARE = """
+import json, sys, uvloop
+from aiohttp import web
+
+async def parse(request):
+    json.loads(await request.read())
+    return web.json_response({"message": "Heartbeat received", "timestamp": "2026-01-01T00:00:00.000Z"})
+
+async def main():
+    app = web.Application()
+    app.router.add_post("/services/{name}/heartbeat", parse)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", int(sys.argv[1])).start()
+    await __import__("asyncio").Event().wait()
+
+uvloop.run(main())
+"""
+
+
+def report(number: int, beat: int) -> dict[str, Any]:
+    """A replica report as a babysitter sends it; the load figures move."""
+    return {
+        "replica_id": f"replica{number:05}",
+        "status": "ready",
+        "display_status": "Active",
+        "endpoint": f"http://10.0.0.{number % 250 + 1}:{9000 + number % 1000}",
+        "base_url": f"http://10.0.0.{number % 250 + 1}:{9000 + number % 1000}",
+        "port": 9000 + number % 1000,
+        "workdir": f"/var/lib/inference-svc/replica{number:05}",
+        "venv_path": f"/var/lib/inference-svc/replica{number:05}/cbclient",
+        "replica_pid": 1000 + number,
+        "restart_count": 0,
+        "compile_wsjob": [f"wsjob-c{number:05}"],
+        "execute_wsjob": [f"wsjob-e{number:05}"],
+        "models": ["llama-3.1-70b"],
+        "created_at": "2026-01-01T00:00:00.000Z",
+        "ready_at": "2026-01-01T00:10:00.000Z",
+        "updated_at": f"2026-01-01T01:00:{beat % 60:02}.000Z",
+        "error_message": None,
+        "running": (number + beat) % 32,
+        "waiting": beat % 4,
+        "instance_id": f"00000000-0000-4000-8000-{number:012}",
+        "incarnation": 1,
+    }
+
+
+def registration(number: int) -> dict[str, Any]:
+    host = "127.0.0.1"  # where the first probe is refused at once
+    return {
+        "name": f"svc-{number:05}",
+        "host": host,
+        "port": 1024 + number % 20,
+        "hostname": f"node-{number // 8:04}",
+        "url": f"http://{host}:{1024 + number % 20}",
+        "status": "running",
+        "metadata": {"type": "openai-api", "models": ["llama-3.1-70b"], "models_list": [{"id": "llama-3.1-70b"}]},
+        "instance_id": f"00000000-0000-4000-8000-{number:012}",
+        "incarnation": 1,
+        "ttl_s": 3600,
+    }
+
+
+def request(method: str, path: str, body: Any = None) -> bytes:
+    data = b"" if body is None else json.dumps(body).encode()
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
+    return head.encode() + data
+
+
+class Connection(asyncio.Protocol):
+    """Sends one request after the other and reads answers that have a Content-Length."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self.chunks: list[bytes] = []
+        self.missing = 0
+        self.waiter: asyncio.Future[bytes] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's classes
+
+    def data_received(self, data: bytes) -> None:
+        if not self.chunks:  # the server sends a head in one piece
+            end = data.index(b"\r\n\r\n") + 4
+            head = data[:end].lower()
+            self.missing = end + int(head[head.index(b"content-length:") + 15 :].split(b"\r\n", 1)[0])
+        self.chunks.append(data)
+        self.missing -= len(data)
+        if not self.missing and self.waiter is not None:
+            answer = b"".join(self.chunks)
+            self.chunks.clear()
+            self.waiter.set_result(answer)
+
+    async def ask(self, raw: bytes) -> bytes:
+        self.waiter = asyncio.get_running_loop().create_future()
+        self.transport.write(raw)
+        return await self.waiter
+
+
+async def flood(port: int, requests: Sequence[bytes]) -> None:
+    """Send all of them over some connections, as fast as the server answers; every answer must be a 2xx."""
+    left = iter(requests)
+
+    async def worker() -> None:
+        _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
+        for raw in left:
+            answer = await connection.ask(raw)
+            if answer[9:10] != b"2":
+                raise RuntimeError(answer.decode())
+        connection.transport.close()
+
+    await asyncio.gather(*(worker() for _ in range(CONNECTIONS)))
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    import socket  # noqa: PLC0415 - used here only
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def process(arguments: Sequence[str], directory: Path, ready_url: str) -> Iterator[subprocess.Popen[bytes]]:
+    with (directory / "server.log").open("ab") as log:
+        started = subprocess.Popen(
+            arguments, cwd=directory, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                urllib.request.urlopen(ready_url, timeout=1).close()
+                break
+            except urllib.error.HTTPError:
+                break
+            except OSError:
+                if time.monotonic() > deadline or started.poll() is not None:
+                    raise RuntimeError(f"{arguments[0]} does not start; see {directory}/server.log") from None
+                time.sleep(0.005)
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+def registry_command(port: int) -> list[str]:
+    return [sys.executable, "-m", "registry", "--port", str(port), "--health-interval", "3600", "--log-level", "ERROR"]
+
+
+def rss_mb(pid: int) -> float:
+    return float(psutil.Process(pid).memory_info().rss) / 1e6
+
+
+async def probes_done(port: int, count: int) -> None:
+    """Wait until each new record had its first probe."""
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/services") as answer:
+            if answer.read().count(b'"health_status":"unhealthy"') == count:
+                return
+        await asyncio.sleep(0.5)
+
+
+async def paired_heartbeats(
+    bare: tuple[int, int], registry: tuple[int, int], count: int, rounds: int
+) -> tuple[float, float, list[float]]:
+    """Median CPU µs per heartbeat of both, and the ratio of each pair."""
+    costs: dict[str, list[float]] = {"bare": [], "registry": []}
+    for turn in range(rounds + 1):
+        requests = [
+            request("POST", f"/services/svc-{number:05}/heartbeat", report(number, turn)) for number in range(count)
+        ]
+        for name, (pid, port) in (("bare", bare), ("registry", registry)):
+            before = cpu_s(pid)
+            await flood(port, requests)
+            costs[name].append((cpu_s(pid) - before) / count * 1e6)
+    ratios = [ours / base for ours, base in zip(costs["registry"][1:], costs["bare"][1:], strict=True)]
+    return statistics.median(costs["bare"][1:]), statistics.median(costs["registry"][1:]), ratios
+
+
+async def steady_heartbeats(pid: int, port: int, count: int, seconds: float) -> tuple[float, float, float]:
+    """Everybody beats once in 5 s: CPU share of one core, p50 and p99 latency in ms."""
+    loop = asyncio.get_running_loop()
+    connections = [(await loop.create_connection(Connection, "127.0.0.1", port))[1] for _ in range(CONNECTIONS)]
+    latencies: list[float] = []
+    rate = count / HEARTBEAT_S
+    started = time.monotonic()
+    before = cpu_s(pid)
+
+    async def worker(index: int) -> None:
+        for beat in range(index, int(rate * seconds), CONNECTIONS):
+            number = beat % count
+            due = started + beat / rate
+            if (pause := due - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            raw = request("POST", f"/services/svc-{number:05}/heartbeat", report(number, beat))
+            sent = time.perf_counter()
+            await connections[index].ask(raw)
+            latencies.append((time.perf_counter() - sent) * 1e3)
+
+    await asyncio.gather(*(worker(index) for index in range(CONNECTIONS)))
+    share = (cpu_s(pid) - before) / (time.monotonic() - started)
+    for connection in connections:
+        connection.transport.close()
+    ordered = sorted(latencies)
+    return share, ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)]
+
+
+async def listing(port: int, change: Callable[[], Any] | None) -> tuple[float, int]:
+    """Median ms of `GET /services`, and its bytes."""
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
+    took, size = [], 0
+    for _ in range(9):
+        if change:
+            await change()
+        before = time.perf_counter()
+        size = len(await connection.ask(request("GET", "/services")))
+        took.append((time.perf_counter() - before) * 1e3)
+    connection.transport.close()
+    return statistics.median(took[1:]), size
+
+
+async def fan_out(port: int, changes: int) -> tuple[float, float]:
+    """ms from sending a change to each of 100 watchers having its line: p50 and p99."""
+    arrived: dict[int, list[float]] = {number: [] for number in range(changes)}
+    everybody = asyncio.Event()
+
+    async def watch(ready: asyncio.Event) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=64 << 20)
+        writer.write(b"GET /v1/watch HTTP/1.1\r\nHost: x\r\n\r\n")
+        while b"snapshot" not in (await reader.readuntil(b"\n"))[:200]:
+            pass
+        ready.set()
+        seen = 0
+        while seen < changes:
+            line = await reader.readuntil(b"\n")
+            now = time.perf_counter()
+            if b'"mark":' in line:
+                number = int(re.search(rb'"mark":(\d+)', line)[1])
+                arrived[number].append(now)
+                seen += 1
+        writer.close()
+
+    readies = [asyncio.Event() for _ in range(WATCHERS)]
+    tasks = [asyncio.ensure_future(watch(ready)) for ready in readies]
+    for ready in readies:
+        await ready.wait()
+    everybody.set()
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
+    sent = {}
+    for number in range(changes):
+        sent[number] = time.perf_counter()
+        await connection.ask(request("PUT", "/services/svc-00000", {"metadata": {"mark": number}}))
+        await asyncio.sleep(0.05)
+    await asyncio.gather(*tasks)
+    connection.transport.close()
+    delays = sorted((at - sent[number]) * 1e3 for number, times in arrived.items() for at in times)
+    return delays[len(delays) // 2], delays[int(len(delays) * 0.99)]
+
+
+async def etcd_rates(port: int, count: int) -> tuple[float, float]:
+    """Puts and keepalives per second through etcd's JSON gateway."""
+
+    def encoded(text: str) -> str:
+        return b64encode(text.encode()).decode()
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v3/lease/grant", data=b'{"TTL":3600}') as answer:
+        lease = json.load(answer)["ID"]
+    puts = [
+        request(
+            "POST",
+            "/v3/kv/put",
+            {"key": encoded(f"svc-{number:05}"), "value": encoded(json.dumps(report(number, 0))), "lease": lease},
+        )
+        for number in range(count)
+    ]
+    before = time.perf_counter()
+    await flood(port, puts)
+    put_rate = count / (time.perf_counter() - before)
+    # The streaming call answers in chunks; curl-like single requests are what the JSON gateway offers a plain client.
+    body = json.dumps({"ID": lease}).encode()
+
+    def keepalive() -> None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v3/lease/keepalive", data=body) as answer:
+            answer.read()
+
+    loop = asyncio.get_running_loop()
+    before = time.perf_counter()
+    for _ in range(0, min(count, 2000), 8):
+        await asyncio.gather(*(loop.run_in_executor(None, keepalive) for _ in range(8)))
+    return put_rate, min(count, 2000) / (time.perf_counter() - before)
+
+
+def line(what: str, figure: str, bound: str = "", *, holds: bool | None = None) -> None:
+    print(f"{what:<58}{figure:>22}   {bound:<16}{'' if holds is None else 'holds' if holds else 'MISSED'}")
+
+
+async def measure(options: argparse.Namespace) -> None:
+    count, rounds = options.instances, options.rounds
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"command: python bench/registry.py --instances {count} --rounds {rounds}\n")
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="registry-bench-")))
+        bare_port, port = free_port(), free_port()
+        url = f"http://127.0.0.1:{port}/health"
+        with ExitStack() as first_life:
+            bare = first_life.enter_context(
+                process([sys.executable, "-c", BARE, str(bare_port)], directory, f"http://127.0.0.1:{bare_port}/")
+            )
+            registry = first_life.enter_context(process(registry_command(port), directory, url))
+            empty_mb = rss_mb(registry.pid)
+            before = time.perf_counter()
+            await flood(port, [request("POST", "/services", registration(number)) for number in range(count)])
+            line("registrations per second (SQLite)", f"{count / (time.perf_counter() - before):,.0f}")
+            await probes_done(port, count)
+            base, ours, ratios = await paired_heartbeats((bare.pid, bare_port), (registry.pid, port), count, rounds)
+            ratio = statistics.median(ratios)
+            line("heartbeat with report, CPU: bare handler", f"{base:.0f} µs")
+            line("heartbeat with report, CPU: registry", f"{ours:.0f} µs")
+            spread = f"{ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+            line("  ratio, median of pairs (spread)", spread, "<= 1.6", holds=ratio <= 1.6)
+            share, p50, p99 = await steady_heartbeats(registry.pid, port, count, options.seconds)
+            line(f"{count:,} beating every {HEARTBEAT_S:.0f} s: share of one core", f"{share:.0%}")
+            line("  latency p50 / p99", f"{p50:.2f} / {p99:.2f} ms")
+            still, size = await listing(port, None)
+            line(f"GET /services of {count:,}, nothing changed", f"{still:.1f} ms, {size / 1e6:.1f} MB")
+            _, changer = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
+
+            async def change_all() -> None:
+                await flood(
+                    port,
+                    [
+                        request("POST", f"/services/svc-{number:05}/heartbeat", report(number, int(time.time())))
+                        for number in range(0, count, 10)
+                    ],
+                )
+
+            changed, _ = await listing(port, change_all)
+            changer.transport.close()
+            line(
+                "GET /services, a tenth changed before",
+                f"{changed:.1f} ms",
+                "< 120 ms",
+                holds=max(still, changed) < 120,
+            )
+            p50, p99 = await fan_out(port, 40)
+            line(
+                f"change to {WATCHERS} watchers, p50 / p99",
+                f"{p50:.1f} / {p99:.1f} ms",
+                "p99 <= 50 ms",
+                holds=p99 <= 50,
+            )
+            full_mb = rss_mb(registry.pid)
+            line("resident memory, empty / full", f"{empty_mb:.0f} / {full_mb:.0f} MB", "< 200 MB", holds=full_mb < 200)
+        before = time.perf_counter()
+        with process(registry_command(port), directory, url):
+            took = time.perf_counter() - before
+            with urllib.request.urlopen(url) as answer:
+                loaded = json.load(answer)["registered_services"]
+        line(f"restart after kill -9, {loaded:,} records, until it answers", f"{took:.2f} s", "<= 2 s", holds=took <= 2)
+        if shutil.which("etcd"):
+            client, peer = free_port(), free_port()
+            urls = (f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}")
+            arguments = ["etcd", "--name", "b", "--data-dir", str(directory / "etcd"), "--log-level", "error"]
+            arguments += ["--listen-client-urls", urls[0], "--advertise-client-urls", urls[0]]
+            arguments += ["--listen-peer-urls", urls[1], "--initial-advertise-peer-urls", urls[1]]
+            arguments += ["--initial-cluster", f"b={urls[1]}"]
+            with process(arguments, directory, f"{urls[0]}/health") as etcd:
+                before_cpu = cpu_s(etcd.pid)
+                puts, keepalives = await etcd_rates(client, count)
+                line("yardstick: etcd's gateway, puts per second", f"{puts:,.0f}")
+                line("yardstick: etcd's gateway, keepalives per second", f"{keepalives:,.0f}")
+                spent = (cpu_s(etcd.pid) - before_cpu) / (count + min(count, 2000)) * 1e6
+                line("  CPU of etcd per call", f"{spent:.0f} µs")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--instances", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=5, help="paired rounds of heartbeats")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the steady run")
+    uvloop.run(measure(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

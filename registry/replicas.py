@@ -1,0 +1,77 @@
+"""Replicas as the release server shows them (CONTRACT.md 5), read from the reports that came with heartbeats. PURE."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from registry.model import Instance
+
+_DEFAULTS: Mapping[str, Any] = {
+    "server_mode": None,
+    "model_name": None,
+    "status": "unknown",
+    "display_status": "Pending",
+    "endpoint": "NA",
+    "base_url": None,
+    "host": None,
+    "port": None,
+    "multibox": None,
+    "namespace": None,
+    "workdir": None,
+    "venv_path": None,
+    "compile_wsjob": [],
+    "execute_wsjob": [],
+    "created_at": None,
+    "updated_at": None,
+    "ready_at": None,
+    "error_message": None,
+    "request_id": None,
+    "diagnostics": None,
+    "replica_pid": None,
+    "restart_count": 0,
+    "models": [],
+}
+FILTERS = ("server_mode", "status", "model_name")
+
+
+def replica_infos(instances: Iterable[Instance]) -> dict[str, dict[str, Any]]:
+    """Every replica that was reported, by its id.
+
+    A replica may report with two records, its babysitter's and its server's: a record whose lease holds wins over one
+    whose lease ended, and the later update over the earlier.
+    """
+    found: dict[str, tuple[tuple[bool, str], Instance]] = {}
+    for instance in instances:
+        report = instance.report
+        replica_id = None if report is None else report.get("replica_id")
+        if report is None or not isinstance(replica_id, str):
+            continue
+        rank = (not instance.stale, str(report.get("updated_at") or ""))
+        if replica_id not in found or rank > found[replica_id][0]:
+            found[replica_id] = (rank, instance)
+    return {replica_id: _info(instance) for replica_id, (_, instance) in sorted(found.items())}
+
+
+def select(infos: Iterable[Mapping[str, Any]], wanted: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    """Those that match every given filter; a model matches by name or among the models served."""
+    return [info for info in infos if all(_matches(info, key, value) for key, value in wanted.items())]
+
+
+def _matches(info: Mapping[str, Any], key: str, value: str) -> bool:
+    models = info["models"] if key == "model_name" and isinstance(info["models"], list) else []
+    return info[key] == value or value in models
+
+
+def _info(instance: Instance) -> dict[str, Any]:
+    said = instance.registration
+    report = instance.report or {}
+    info = {"replica_id": report["replica_id"], **_DEFAULTS, "host": said.host}
+    info.update({key: report[key] for key in _DEFAULTS if report.get(key) is not None})
+    given = report.get("metadata")
+    info["metadata"] = {
+        **(given if isinstance(given, dict) else {}),
+        "service": said.name,
+        "hostname": said.hostname,
+        "stale": instance.stale,
+        "draining": instance.is_draining,
+    }
+    return info

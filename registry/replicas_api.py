@@ -1,0 +1,33 @@
+"""Reading the fleet's replicas over HTTP: `/v1/replicas`, and `/api/v1/replicas` as the release server has it."""
+
+from aiohttp import web
+
+from common import __version__
+from registry.api import REGISTRY, answer
+from registry.model import Unknown
+from registry.replicas import FILTERS, replica_infos, select
+
+
+async def list_replicas(request: web.Request) -> web.Response:
+    """`GET /api/v1/replicas[?server_mode=…][&status=…][&model_name=…]` and `GET /v1/replicas`."""
+    catalogue = request.app[REGISTRY].catalogue
+    wanted = {key: request.query[key] for key in FILTERS if key in request.query}
+    found = select(replica_infos(entry.instance for entry in catalogue).values(), wanted)
+    headers = {"X-Index": str(catalogue.revision), "X-Epoch": catalogue.epoch}
+    return answer({"total": len(found), "replicas": found}, headers=headers)
+
+
+async def get_replica(request: web.Request) -> web.Response:
+    """`GET /api/v1/replicas/{id}`."""
+    replica_id = request.match_info["id"]
+    info = replica_infos(entry.instance for entry in request.app[REGISTRY].catalogue).get(replica_id)
+    if info is None:
+        raise Unknown(f"replica {replica_id!r} not found")
+    return answer({"replica_id": replica_id, "status": info["status"], "info": info})
+
+
+async def health(request: web.Request) -> web.Response:
+    """`GET /api/v1/health`."""
+    infos = replica_infos(entry.instance for entry in request.app[REGISTRY].catalogue).values()
+    ready = sum(info["status"] == "ready" for info in infos)
+    return answer({"status": "healthy", "version": __version__, "replicas_total": len(infos), "replicas_ready": ready})

@@ -1,0 +1,122 @@
+"""The table of calls: it makes the routes, and it describes them."""
+
+from aiohttp import web
+
+from registry import api, listing, replicas_api
+from registry.api import REGISTRY
+from registry.openapi import Parameter, Route, describe
+from registry.replicas import FILTERS
+from registry.schema import HeartbeatBody, RegisterBody, UpdateBody
+
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
+_HEALTHY = {"type": "string", "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])$"}
+_EPOCH = Parameter("epoch", {"type": "string"}, "Epoch that the revision belongs to.")
+_OWNER = Parameter("instance_id", {"type": "string"}, "Only if this instance owns the record.")
+_WAIT = {"type": "string", "pattern": "^[0-9]{1,5}(\\.[0-9]{1,3})?(ms|s|m)?$"}
+_TEXT = {"type": "string"}
+
+
+async def openapi(request: web.Request) -> web.Response:
+    """`GET /openapi.json`."""
+    del request
+    return api.answer(describe(ROUTES))
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """`GET /metrics`."""
+    registry = request.app[REGISTRY]
+    return web.Response(body=registry.metrics.scrape(), headers={"Content-Type": registry.metrics.content_type})
+
+
+_SERVICE = {200: "service_answer", 404: "error"}
+_WRITES = {409: "error", 507: "error"}
+_BODY = {400: "error", 413: "error"}
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/health", api.health, "How the registry is.", {200: "health"}),
+    Route(
+        "GET",
+        "/services",
+        listing.list_services,
+        "Every record, at once or when something changes.",
+        {200: "services", 400: "error"},
+        query=(
+            Parameter("status", _TEXT, "Only records of this status."),
+            Parameter("healthy", _HEALTHY, "Only healthy records, or only others."),
+            Parameter("index", _NUMBER, "Wait for a revision other than this one."),
+            Parameter("wait", _WAIT, "How long to wait, like 30s."),
+            _EPOCH,
+        ),
+    ),
+    Route(
+        "POST",
+        "/services",
+        api.register,
+        "Register, or register again.",
+        {201: "service_answer", 200: "service_answer", **_BODY, **_WRITES},
+        body=RegisterBody,
+    ),
+    Route("GET", "/services/{name}", api.get_service, "One record.", {200: "service", 404: "error"}),
+    Route(
+        "PUT",
+        "/services/{name}",
+        api.update,
+        "Change some fields; counts as a heartbeat.",
+        {**_SERVICE, **_BODY, **_WRITES},
+        body=UpdateBody,
+    ),
+    Route(
+        "DELETE",
+        "/services/{name}",
+        api.deregister,
+        "Remove a record.",
+        {200: "message", 404: "error", **_WRITES},
+        query=(_OWNER,),
+    ),
+    Route(
+        "POST",
+        "/services/{name}/heartbeat",
+        api.heartbeat,
+        "Renew the lease; may carry a status or a replica report.",
+        {200: "message", 404: "error", **_BODY, **_WRITES},
+        body=HeartbeatBody,
+        body_required=False,
+    ),
+    Route("POST", "/services/{name}/drain", api.drain, "No new requests to it.", {**_SERVICE, **_WRITES}),
+    Route("POST", "/services/{name}/undrain", api.drain, "Requests to it again.", {**_SERVICE, **_WRITES}),
+    Route(
+        "GET",
+        "/services/{name}/health",
+        api.probe_now,
+        "Probe it now.",
+        {200: "service_health", 404: "error"},
+    ),
+    Route("GET", "/stats", api.stats, "Counts.", {200: "stats"}),
+    Route(
+        "GET",
+        "/v1/watch",
+        listing.watch,
+        "A stream of changes, one JSON object per line.",
+        {200: None, 400: "error"},
+        query=(Parameter("since", _NUMBER, "Only what came after this revision."), _EPOCH),
+        content_type="application/x-ndjson",
+    ),
+    Route("GET", "/v1/replicas", replicas_api.list_replicas, "Every replica reported.", {200: "replicas"}),
+    Route(
+        "GET",
+        "/api/v1/replicas",
+        replicas_api.list_replicas,
+        "Every replica reported, as the release server lists them.",
+        {200: "replicas"},
+        query=tuple(Parameter(name, _TEXT, f"Only this {name}.") for name in FILTERS),
+    ),
+    Route("GET", "/api/v1/replicas/{id}", replicas_api.get_replica, "One replica.", {200: "replica", 404: "error"}),
+    Route("GET", "/api/v1/health", replicas_api.health, "Counts of replicas.", {200: "replicas_health"}),
+    Route("GET", "/metrics", metrics, "For Prometheus.", {200: None}, content_type="text/plain"),
+    Route("GET", "/openapi.json", openapi, "This description.", {200: "document"}),
+)
+
+
+def add_routes(app: web.Application) -> None:
+    """Serve the table."""
+    app.add_routes([web.route(route.method, route.path, route.handler) for route in ROUTES])

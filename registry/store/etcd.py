@@ -1,0 +1,395 @@
+"""The store of several registries: etcd, one key per record under a lease of the record's own length.
+
+A heartbeat is a keepalive of that lease, never a put: etcd writes nothing for it. A deregistration leaves a tombstone
+key for a minute, in the same transaction: it tells the other registries that the key went on purpose, and keeps one
+that was cut off from writing the record again. Every write compares the revision that this registry saw last.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import structlog
+
+from common.http.client import make_session
+from common.service import ConfigurationError
+from common.tasks import TaskScope
+from registry.expiry import ttl_s
+from registry.model import Change, Instance, Put, Removed
+from registry.ownership import TOMBSTONE_S
+from registry.store import (
+    Away,
+    Back,
+    Event,
+    LeaseLost,
+    Loaded,
+    StoreConflict,
+    StoreError,
+    StoreUnavailable,
+    Vanished,
+    Written,
+)
+from registry.store.codec import decode, encode
+from registry.store.gateway import (
+    CALL_TIMEOUT_S,
+    Compacted,
+    Gateway,
+    KeyValue,
+    WatchBatch,
+    key_value,
+    range_end,
+    to_base64,
+)
+
+log = structlog.get_logger(__name__)
+ROOT = "/inference-svc/v1/"
+SERVICES = ROOT + "services/"
+TOMBSTONES = ROOT + "tombstones/"
+PULSE_S = 2.0
+"""Between two checks that etcd is there and that the watch has missed nothing."""
+OPEN_WITHIN_S = 30.0
+KEEPALIVE_BATCH = 500
+TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What this registry last knew of a key."""
+
+    revision: int
+    lease: int
+    generation: int
+
+
+class Diverged(StoreUnavailable):
+    """The watch cannot be trusted: etcd lost data, or events."""
+
+
+class EtcdStore:
+    """Records in the etcd whose members are `endpoints` (`host:port`)."""
+
+    shared = True
+
+    def __init__(self, endpoints: Sequence[str]) -> None:
+        self._endpoints = endpoints
+        self._known: dict[str, Known] = {}
+        self._dropped: dict[str, int] = {}
+        self._revision = 0
+        self._beats: list[tuple[int, asyncio.Future[bool]]] = []
+        self._beating = asyncio.Event()
+        self._gateway: Gateway | None = None
+        self._scope = TaskScope("etcd")
+
+    # The contract.
+
+    async def open(self) -> Loaded:
+        """Connect and take a snapshot; waits a while for an etcd that is still starting."""
+        self._gateway = Gateway(self._endpoints, make_session(timeout_s=CALL_TIMEOUT_S))
+        await self._scope.__aenter__()
+        self._scope.spawn("keepalives", self._keep_alive(), service=True)
+        deadline = time.monotonic() + OPEN_WITHIN_S
+        while True:
+            try:
+                back = await self._snapshot()
+                break
+            except StoreUnavailable as error:
+                if time.monotonic() > deadline:
+                    raise ConfigurationError(f"store etcd://{','.join(self._endpoints)}: {error}") from error
+                log.warning("store.waiting", reason=str(error))
+                await asyncio.sleep(1.0)
+        return Loaded(tuple(back.instances.values()), back.version)
+
+    async def write(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Write one change (or several, each by itself: only a sweep has several, and etcd already dropped those)."""
+        return [await (self._put(it) if isinstance(it, Put) else self._delete(it)) for it in changes]
+
+    async def renew(self, name: str) -> None:
+        """Keep the lease of `name` alive, together with all others that ask at the same time."""
+        known = self._known.get(name)
+        if known is None:
+            raise LeaseLost(name)
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._beats.append((known.lease, done))
+        self._beating.set()
+        if not await done:
+            raise LeaseLost(name)
+
+    def accept(self, event: Event) -> bool:
+        """Compare an event with what this registry wrote itself."""
+        match event:
+            case Written(instance, version, lease):
+                known = self._known.get(instance.name)
+                if version <= max(known.revision if known else 0, self._dropped.get(instance.name, 0)):
+                    return False
+                self._known[instance.name] = Known(version, lease, instance.generation)
+            case Vanished(name, version, _):
+                known = self._known.get(name)
+                if known is None or known.revision >= version:
+                    return False
+                del self._known[name]
+            case _:
+                pass
+        return True
+
+    async def look(self, name: str) -> Written | Vanished | None:
+        """Read one record, ahead of the watch."""
+        read = [{"request_range": {"key": to_base64(prefix + name)}} for prefix in (SERVICES, TOMBSTONES)]
+        answer = await self._calls().call("/kv/txn", {"success": read})
+        here, buried = (it["response_range"].get("kvs", ()) for it in answer["responses"])
+        revision = int(answer["header"]["revision"])
+        if not here:
+            return Vanished(name, revision, bool(buried))
+        item = key_value(here[0])
+        instance = _instance(item)
+        return None if instance is None else Written(instance, item.mod_revision, item.lease)
+
+    async def events(self) -> AsyncGenerator[Event]:
+        """The watch, from the last snapshot on; a new snapshot after compaction or any doubt."""
+        while True:
+            try:
+                async with contextlib.aclosing(self._batches()) as batches:
+                    async for batch in batches:
+                        for event in _events(batch):
+                            yield event
+                        self._revision = max(self._revision, batch.revision)
+                        self._dropped = {name: at for name, at in self._dropped.items() if at > self._revision}
+            except (StoreUnavailable, Compacted) as error:
+                yield Away(str(error))
+            yield await self._come_back()
+
+    async def close(self) -> None:
+        """Stop keepalives and let go of the connections; leases end by themselves unless another registry renews."""
+        await self._scope.close()
+        if self._gateway is not None:
+            await self._gateway.close()
+            self._gateway = None
+
+    # Reading.
+
+    def _calls(self) -> Gateway:
+        if self._gateway is None:
+            raise StoreUnavailable("the store is closed")
+        return self._gateway
+
+    async def _snapshot(self) -> Back:
+        answer = await self._calls().call("/kv/range", {"key": to_base64(ROOT), "range_end": range_end(ROOT)})
+        revision = int(answer["header"]["revision"])
+        items = [key_value(raw) for raw in answer.get("kvs", ())]
+        instances: dict[str, Instance] = {}
+        known: dict[str, Known] = {}
+        for item in items:
+            if item.key.startswith(SERVICES) and (instance := _instance(item)) is not None:
+                instances[instance.name] = instance
+                known[instance.name] = Known(item.mod_revision, item.lease, instance.generation)
+        buried = frozenset(it.key.removeprefix(TOMBSTONES) for it in items if it.key.startswith(TOMBSTONES))
+        self._known, self._dropped, self._revision = known, {}, revision
+        return Back(instances, buried - instances.keys(), revision)
+
+    async def _come_back(self) -> Back:
+        pause_s = 0.1
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                return await self._snapshot()
+            except StoreError as error:
+                log.warning("store.still_away", reason=str(error))
+                pause_s = min(pause_s * 2, 2.0)
+
+    async def _batches(self) -> AsyncGenerator[WatchBatch]:
+        """The watch, with a pulse beside it."""
+        batches = self._calls().watch(ROOT, self._revision + 1)
+        upcoming = asyncio.ensure_future(anext(batches))
+        next_pulse = time.monotonic() + PULSE_S
+        doubts = 0
+        try:
+            while True:
+                await asyncio.wait({upcoming}, timeout=max(0.0, next_pulse - time.monotonic()))
+                if upcoming.done():
+                    yield upcoming.result()
+                    upcoming = asyncio.ensure_future(anext(batches))
+                if time.monotonic() >= next_pulse:
+                    doubts = 0 if await self._pulse() else doubts + 1
+                    if doubts > 1:
+                        raise Diverged(f"etcd has another number of records than the {len(self._known)} known here")
+                    next_pulse = time.monotonic() + PULSE_S
+        finally:
+            upcoming.cancel()
+            with contextlib.suppress(asyncio.CancelledError, StoreError, Compacted):
+                await upcoming
+            await batches.aclose()
+
+    async def _pulse(self) -> bool:
+        """True when etcd has as many records as are known here.
+
+        Raises:
+            StoreUnavailable: It does not answer.
+            Diverged: It has gone back in time: another data directory, or a restored backup.
+        """
+        counted = {"key": to_base64(SERVICES), "range_end": range_end(SERVICES), "count_only": True}
+        answer = await self._calls().call("/kv/range", counted)
+        revision = int(answer["header"]["revision"])
+        if revision < self._revision:
+            raise Diverged(f"etcd is at revision {revision}, before {self._revision}")
+        return int(answer.get("count", 0)) == len(self._known)
+
+    # Writing.
+
+    async def _put(self, put: Put) -> Put:
+        name = put.name
+        for _ in range(TRIES):
+            known = self._known.get(name)
+            instance = put.instance
+            lease, revision = (known.lease, 0) if known else await self._grant(ttl_s(instance))
+            if known is None and put.claims:
+                instance = replace(instance, generation=max(instance.generation, revision + 1))
+            elif known is not None and known.generation != instance.generation:
+                lease, revision = await self._grant(ttl_s(instance))
+            written = await self._transact(
+                name,
+                [_unchanged(name, known), *_unburied(name, put, known, revision)],
+                [{"request_put": {"key": to_base64(SERVICES + name), "value": _value(instance), "lease": lease}}]
+                + ([{"request_delete_range": {"key": to_base64(TOMBSTONES + name)}}] if put.claims else []),
+            )
+            if written:
+                self._known[name] = Known(written, lease, instance.generation)
+                self._dropped.pop(name, None)
+                return replace(put, instance=instance)
+        raise StoreUnavailable(f"the lease of {name!r} ends before its record is written")
+
+    async def _delete(self, removed: Removed) -> Removed:
+        name = removed.name
+        if removed.reason != "deregistered":
+            return removed
+        for _ in range(TRIES):
+            lease, _ = await self._grant(TOMBSTONE_S)
+            written = await self._transact(
+                name,
+                [_unchanged(name, self._known.get(name))],
+                [
+                    {"request_delete_range": {"key": to_base64(SERVICES + name)}},
+                    {"request_put": {"key": to_base64(TOMBSTONES + name), "value": "", "lease": lease}},
+                ],
+            )
+            if written:
+                self._known.pop(name, None)
+                self._dropped[name] = written
+                return removed
+        raise StoreUnavailable(f"the lease of {name!r} ends before its record is removed")
+
+    async def _grant(self, length_s: float) -> tuple[int, int]:
+        """A new lease, and the revision of etcd when it was granted."""
+        answer = await self._calls().call("/lease/grant", {"TTL": math.ceil(length_s)})
+        return int(answer["ID"]), int(answer["header"]["revision"])
+
+    async def _transact(self, name: str, compare: list[Any], success: list[Any]) -> int:
+        """Returns the revision written, or 0 when the key or its lease ended meanwhile and the write must start anew.
+
+        Raises:
+            StoreConflict: Another registry changed the name.
+        """
+        failure = [{"request_range": {"key": to_base64(prefix + name)}} for prefix in (SERVICES, TOMBSTONES)]
+        try:
+            answer = await self._calls().call("/kv/txn", {"compare": compare, "success": success, "failure": failure})
+        except StoreUnavailable as error:
+            if "requested lease not found" in str(error):
+                self._known.pop(name, None)
+                return 0
+            raise
+        if answer.get("succeeded"):
+            return int(answer["header"]["revision"])
+        here, buried = ([key_value(raw) for raw in it["response_range"].get("kvs", ())] for it in answer["responses"])
+        had = self._known.pop(name, None)
+        if here and (instance := _instance(here[0])) is not None:
+            self._known[name] = Known(here[0].mod_revision, here[0].lease, instance.generation)
+            raise StoreConflict(name, instance)
+        if buried:
+            self._dropped[name] = int(answer["header"]["revision"])
+            raise StoreConflict(name, None)
+        if had is None:
+            raise StoreUnavailable(f"etcd has something at {name!r} that is no record")
+        return 0
+
+    # Keepalives.
+
+    async def _keep_alive(self) -> None:
+        """Send the keepalives that were asked for since the last batch, for ever."""
+        while True:
+            await self._beating.wait()
+            batch, self._beats = self._beats[:KEEPALIVE_BATCH], self._beats[KEEPALIVE_BATCH:]
+            if not self._beats:
+                self._beating.clear()
+            try:
+                answers = await self._calls().call_many("/lease/keepalive", [{"ID": lease} for lease, _ in batch])
+                alive = ["TTL" in answer.get("result", {}) for answer in answers]
+            except StoreError as error:
+                for _, done in batch:
+                    if not done.done():
+                        done.set_exception(StoreUnavailable(str(error)))
+                continue
+            for (_, done), found in zip(batch, alive, strict=True):
+                if not done.done():
+                    done.set_result(found)
+
+
+def _events(batch: WatchBatch) -> list[Event]:
+    """What a batch means: a deletion in the revision of a tombstone was on purpose, any other is a lease's end."""
+    buried = {
+        (event.item.mod_revision, event.item.key.removeprefix(TOMBSTONES))
+        for event in batch.events
+        if not event.deleted and event.item.key.startswith(TOMBSTONES)
+    }
+    found: list[Event] = []
+    for event in batch.events:
+        item = event.item
+        if not item.key.startswith(SERVICES):
+            continue
+        if event.deleted:
+            name = item.key.removeprefix(SERVICES)
+            found.append(Vanished(name, item.mod_revision, (item.mod_revision, name) in buried))
+        elif (instance := _instance(item)) is not None:
+            found.append(Written(instance, item.mod_revision, item.lease))
+    return found
+
+
+def _instance(item: KeyValue) -> Instance | None:
+    """The record in a key; None, and a warning, for something that is none or stands under another's name."""
+    try:
+        instance = decode(item.value)
+    except (msgspec.DecodeError, TypeError) as error:
+        log.warning("store.record_unreadable", key=item.key, reason=str(error))
+        return None
+    if SERVICES + instance.name != item.key:
+        log.warning("store.record_misplaced", key=item.key, name=instance.name)
+        return None
+    return instance
+
+
+def _value(instance: Instance) -> str:
+    return to_base64(encode(instance).decode())
+
+
+def _unchanged(name: str, known: Known | None) -> dict[str, Any]:
+    """The comparison that fails when another registry was quicker."""
+    key = {"key": to_base64(SERVICES + name), "result": "EQUAL"}
+    if known is None:
+        return {**key, "target": "CREATE", "create_revision": 0}
+    return {**key, "target": "MOD", "mod_revision": known.revision}
+
+
+def _unburied(name: str, put: Put, known: Known | None, granted_at: int) -> list[dict[str, Any]]:
+    """The comparison that keeps a forgotten record from coming back.
+
+    Nobody may write again what was deregistered elsewhere; a client that registers may, unless the deregistration came
+    after its generation was chosen.
+    """
+    if known is not None:
+        return []
+    key = {"key": to_base64(TOMBSTONES + name)}
+    if put.claims:
+        return [{**key, "target": "MOD", "result": "LESS", "mod_revision": granted_at + 1}]
+    return [{**key, "target": "CREATE", "result": "EQUAL", "create_revision": 0}]

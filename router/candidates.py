@@ -1,0 +1,40 @@
+"""PURE. Who may be asked now: ready, lists the model, not ejected, not tried; fresh before suspect, then the panic."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from router.model import Endpoint, Standing
+from router.outlier import Outliers
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The candidates, best tier only, and why there are no others."""
+
+    endpoints: Sequence[Endpoint]
+    panic: bool = False
+
+
+def choose_from(pool: Sequence[Endpoint], tried: Collection[str], outliers: Outliers, now: float) -> Choice:
+    """Narrow `pool` (all endpoints of a model, or all of them) to candidates.
+
+    Tiers: fresh and not ejected; suspect and not ejected; then, only for a first try, whoever is registered and not
+    draining, even if ejected or down (the panic rule, FAILURES.md D6).
+    """
+    fresh: list[Endpoint] = []
+    suspect: list[Endpoint] = []
+    for endpoint in pool:
+        standing = endpoint.standing
+        if endpoint.id in tried:
+            continue
+        if standing is Standing.FRESH:
+            if outliers.admits(endpoint, now):
+                fresh.append(endpoint)
+        elif standing is Standing.SUSPECT and outliers.admits(endpoint, now):
+            suspect.append(endpoint)
+    if fresh or suspect:
+        return Choice(fresh or suspect)
+    if tried:
+        return Choice(())
+    last = [endpoint for endpoint in pool if endpoint.standing is not Standing.DRAINING]
+    return Choice(last, panic=bool(last))

@@ -1,0 +1,82 @@
+"""PURE. The bodies of the control plane's answers (CONTRACT.md 2), from plain data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from router.model import Replica, Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """An endpoint's counters over all workers; `response_time_s` is the mean."""
+
+    requests: int
+    errors: int
+    in_flight: int
+    response_time_s: float
+
+
+def is_healthy(replica: Replica) -> bool:
+    """True when requests may go to it."""
+    return replica.standing in (Standing.FRESH, Standing.SUSPECT)
+
+
+def service(replica: Replica, counts: Counts) -> dict[str, Any]:
+    """One entry of `/services`; `babysitter_url` is the service's port + 1, as its ancestors had it."""
+    record = replica.record
+    return {
+        "name": record.name,
+        "host": record.host,
+        "port": record.port,
+        "url": record.url,
+        "babysitter_url": f"http://{record.host}:{record.port + 1}",
+        "healthy": is_healthy(replica),
+        "request_count": counts.requests,
+        "error_count": counts.errors,
+        "response_time": counts.response_time_s,
+        "weight": replica.weight,
+        "models": list(replica.models),
+        "metadata": record.metadata,
+        "standing": replica.standing.value,
+        "in_flight": counts.in_flight,
+        "static": replica.static,
+    }
+
+
+def model_list(replicas: Sequence[Replica]) -> dict[str, Any]:
+    """OpenAI's list: the union over healthy replicas, one entry per id, sorted.
+
+    A replica's own model object (`metadata.models_list`) is shown when it has one; `created` is 0 and `owned_by` its
+    parent service otherwise.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for replica in replicas:
+        if not is_healthy(replica):
+            continue
+        metadata = replica.record.metadata
+        listed = metadata.get("models_list")
+        objects = {
+            item["id"]: item for item in listed or () if isinstance(item, dict) and isinstance(item.get("id"), str)
+        }
+        owner = metadata.get("parent_service") or replica.name
+        for model in replica.models:
+            plain = {"id": model, "object": "model", "created": 0, "owned_by": str(owner)}
+            found.setdefault(model, {**plain, **objects.get(model, {})})
+    return {"object": "list", "data": [found[model] for model in sorted(found)]}
+
+
+def health(
+    replicas: Sequence[Replica], registry_url: str, registry_error: str | None, timestamp: float
+) -> dict[str, Any]:
+    """`/health`: 200 always; what it says is in the body."""
+    healthy = sum(map(is_healthy, replicas))
+    return {
+        "status": "healthy" if healthy else "running",
+        "router": "running",
+        "healthy_services": f"{healthy}/{len(replicas)}",
+        "registry_url": registry_url,
+        "registry_error": registry_error,
+        "message": "Router is running" if healthy else "Router is running, but no healthy services are available",
+        "timestamp": timestamp,
+    }

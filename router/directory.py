@@ -1,0 +1,213 @@
+"""PURE. Which replicas exist for this router: registry records, static services, our own probes, and time.
+
+One `Directory` lives in the master and is written by one task only. It answers with immutable `Table`s. Rules:
+
+- A record that vanished (from a snapshot, or by expiry) is kept for the grace period while our own probe passes; a
+  deliberate deregistration takes it out at once (CONTRACT.md 2, FAILURES.md D28).
+- The registry's opinion and ours are separate verdicts: a stale lease makes an endpoint suspect, only our own failed
+  probes or a status other than running take it down (D4).
+- Static services never vanish.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from common.discovery.record import ROUTABLE_TYPE, Beat, Delete, Put, ServiceRecord, Snapshot, Update
+from router.model import Endpoint, Replica, Table
+
+RISE = 2
+"""Good probes in a row that bring back a replica which probes took out (FAILURES.md A4)."""
+
+
+@dataclass(slots=True)
+class Directory:
+    """All replicas by name.
+
+    Args:
+        grace_s: How long a vanished replica is kept.
+        max_errors: Failed probes in a row that take a replica down.
+        slots: How many endpoints the board of counters has room for.
+        default_limit: Requests at once for a replica that does not say; 0 for no limit.
+    """
+
+    grace_s: float
+    max_errors: int
+    slots: int
+    default_limit: int = 0
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    version: int = 0
+    _free: list[int] = field(default_factory=list)
+    _next_slot: int = 0
+    refused: set[str] = field(default_factory=set)
+    """Names of replicas for which there was no slot."""
+    taken: list[int] = field(default_factory=list)
+    """Slots given to a new endpoint since the owner last cleared their rows."""
+
+    def apply(self, update: Update, now: float) -> bool:
+        """Take one line of the watch; returns whether the table may have changed."""
+        match update:
+            case Snapshot(services=services):
+                listed = {record.name for record in services if record.type == ROUTABLE_TYPE}
+                for record in services:
+                    self._put(record)
+                for name in self.replicas.keys() - listed:
+                    self._vanish(name, now)
+                self.expire(now)
+            case Put(service=record):
+                self._put(record)
+            case Delete(name=name, reason=reason):
+                known = self.replicas.get(name)
+                if known is None or known.static:
+                    return False
+                if reason == "expired":
+                    return self._vanish(name, now)
+                self._remove(name)
+            case Beat():
+                return False
+        return True
+
+    def expire(self, now: float) -> bool:
+        """Drop what has been absent for longer than the grace period."""
+        gone = [
+            replica.name
+            for replica in self.replicas.values()
+            if replica.absent_since is not None and now - replica.absent_since >= self.grace_s
+        ]
+        for name in gone:
+            self._remove(name)
+        return bool(gone)
+
+    def set_static(self, services: Iterable[Mapping[str, Any]]) -> None:
+        """Replace the static services (already validated: name, host, port, weight, metadata)."""
+        wanted = {str(service["name"]): service for service in services}
+        for name in [replica.name for replica in self.replicas.values() if replica.static]:
+            if name not in wanted:
+                self._remove(name)
+        for name, service in wanted.items():
+            metadata = dict(service.get("metadata") or {})
+            if metadata.get("type", ROUTABLE_TYPE) != ROUTABLE_TYPE:
+                continue
+            host, port = str(service["host"]), int(service["port"])
+            authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            record = ServiceRecord(
+                name=name,
+                host=host,
+                port=port,
+                url=f"http://{authority}",
+                weight=service.get("weight"),
+                metadata=metadata,
+            )
+            self._store(Replica(record, generation=f"static@{authority}", leased=True, static=True))
+
+    def saved(self) -> list[ServiceRecord]:
+        """The records worth keeping for the next run."""
+        return [replica.record for replica in self.replicas.values() if not replica.static]
+
+    def restore(self, records: Iterable[ServiceRecord]) -> None:
+        """Take the table of an earlier run: routable once our own probe passes, until the registry speaks."""
+        for record in records:
+            self._put(record)
+            if record.name in self.replicas:
+                self.replicas[record.name].leased = False
+
+    def note_probe(
+        self, name: str, *, ok: bool, models: tuple[str, ...] | None = None, prefix: str | None = None
+    ) -> bool:
+        """Take the result of one probe of ours; returns whether the table changed."""
+        replica = self.replicas.get(name)
+        if replica is None:
+            return False
+        before = (replica.probed_ok, replica.learned_models, replica.learned_prefix)
+        if ok:
+            replica.probe_failures = 0
+            replica.probe_successes += 1
+            if replica.probed_ok is not False or replica.probe_successes >= RISE:
+                replica.probed_ok = True
+        else:
+            replica.probe_successes = 0
+            replica.probe_failures += 1
+            if replica.probe_failures >= self.max_errors:
+                replica.probed_ok = False
+        if models is not None:
+            replica.learned_models = models
+        if prefix is not None:
+            replica.learned_prefix = prefix
+        return before != (replica.probed_ok, replica.learned_models, replica.learned_prefix)
+
+    def table(self) -> Table:
+        """The endpoints as they stand now, under a new version."""
+        self.version += 1
+        return Table.of(self.version, tuple(self._endpoint(replica) for replica in self.replicas.values()))
+
+    def _endpoint(self, replica: Replica) -> Endpoint:
+        record = replica.record
+        prefix, cache_type = record.metadata.get("api_prefix"), record.metadata.get("cache_type")
+        return Endpoint(
+            id=f"{replica.name}@{replica.generation}",
+            name=replica.name,
+            host=record.host,
+            port=record.port,
+            slot=replica.slot,
+            weight=replica.weight,
+            models=replica.models,
+            cache_type=cache_type if isinstance(cache_type, str) else None,
+            api_prefix=prefix if prefix in ("/v1", "") else replica.learned_prefix,
+            standing=replica.standing,
+            limit=replica.limit or self.default_limit,
+        )
+
+    def _vanish(self, name: str, now: float) -> bool:
+        """The registry no longer lists `name`, and nobody said goodbye: the grace period begins, once."""
+        replica = self.replicas[name]
+        if replica.static or replica.absent_since is not None:
+            return False
+        replica.absent_since = now
+        replica.leased = False
+        return True
+
+    def _put(self, record: ServiceRecord) -> None:
+        known = self.replicas.get(record.name)
+        if known is not None and known.static:
+            return
+        if record.type != ROUTABLE_TYPE:
+            if known is not None:
+                self._remove(record.name)
+            return
+        # A legacy registry gives no generation; the address then tells one life from the next.
+        generation = f"{record.instance_id or ''}.{record.incarnation}.{record.generation}@{record.host}:{record.port}"
+        self._store(Replica(record, generation, leased=record.is_healthy or record.draining))
+
+    def _store(self, replica: Replica) -> None:
+        known = self.replicas.get(replica.name)
+        if known is not None and known.generation == replica.generation:
+            replica = replace(
+                replica,
+                probe_failures=known.probe_failures,
+                probe_successes=known.probe_successes,
+                probed_ok=known.probed_ok,
+                learned_models=known.learned_models,
+                learned_prefix=known.learned_prefix,
+                slot=known.slot,
+            )
+        else:
+            if known is not None:
+                self._remove(replica.name)
+            slot = self._take_slot()
+            if slot is None:
+                self.refused.add(replica.name)
+                return
+            replica.slot = slot
+            self.taken.append(slot)
+        self.refused.discard(replica.name)
+        self.replicas[replica.name] = replica
+
+    def _remove(self, name: str) -> None:
+        self._free.append(self.replicas.pop(name).slot)
+
+    def _take_slot(self) -> int | None:
+        # The longest-free slot first: workers may still finish a request that counts on a slot just left.
+        if self._next_slot < self.slots:
+            self._next_slot += 1
+            return self._next_slot - 1
+        return self._free.pop(0) if self._free else None

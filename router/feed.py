@@ -1,0 +1,75 @@
+"""What master and workers say to each other, over one socket pair each: a length, then MessagePack.
+
+The master sends the plan once (settings and who the worker is), then every table; a worker beats, and the master reads
+its death or its silence from that.
+"""
+
+import asyncio
+import struct
+from typing import Any
+
+import msgspec
+
+from router.keys import Key
+from router.model import Endpoint
+
+MESSAGE_LIMIT_BYTES = 64 << 20
+_LENGTH = struct.Struct("<I")
+
+
+class Plan(msgspec.Struct, frozen=True, tag="plan"):
+    """Who a worker is; the first message it gets."""
+
+    index: int
+    workers: int
+    slots: int
+    settings: dict[str, Any]
+    control_path: str
+
+
+class Endpoints(msgspec.Struct, frozen=True, tag="endpoints"):
+    """A whole new table."""
+
+    version: int
+    endpoints: tuple[Endpoint, ...]
+
+
+class Keys(msgspec.Struct, frozen=True, tag="keys"):
+    """All API keys; none at all means that nobody needs one."""
+
+    keys: tuple[Key, ...]
+
+
+class Retire(msgspec.Struct, frozen=True, tag="retire"):
+    """Stop accepting, finish what is under way, end."""
+
+
+class Beat(msgspec.Struct, frozen=True, tag="beat"):
+    """A worker is alive: sent once it serves and every second from then on."""
+
+    version: int
+    connections: int
+    exchanges: int
+
+
+Message = Plan | Endpoints | Keys | Retire | Beat
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Message).decode
+
+
+async def read(reader: asyncio.StreamReader) -> Message | None:
+    """The next message, or None when the other side is gone."""
+    try:
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        if length > MESSAGE_LIMIT_BYTES:
+            raise ValueError(f"a message of {length} bytes on the feed")
+        message: Message = _decode(await reader.readexactly(length))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    return message
+
+
+def write(writer: asyncio.StreamWriter, message: Message) -> None:
+    """Queue a message; a side that is gone is noticed by `read`."""
+    payload = _encode(message)
+    writer.write(_LENGTH.pack(len(payload)) + payload)

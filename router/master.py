@@ -1,0 +1,239 @@
+"""The master: owns the sockets, follows the registry, probes replicas, feeds the workers, answers operators.
+
+The directory is touched from this process's event loop only, between two awaits; one task publishes a table whenever it
+changed. Requests never pass here, so nothing that happens here can break one.
+"""
+
+import asyncio
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from common.discovery.registry_client import RegistryClient, RegistryError
+from common.http.access import read_token, require_guard
+from common.http.client import make_session
+from common.http.serve import until_stopped
+from common.service import ConfigurationError
+from common.settings import SettingsError
+from common.tasks import TaskScope
+from router import last_table
+from router.control.app import Overview, make_app
+from router.crew import Crew
+from router.directory import Directory
+from router.model import Replica
+from router.prober import Finding, Prober
+from router.settings import RouterSettings, read_api_keys, read_static_services
+
+log = structlog.get_logger(__name__)
+TICK_S = 1.0
+NEED_RESTART = ("host", "router_port", "workers", "max_endpoints", "registry_url", "registry_token_file", "data_dir")
+"""Settings that a reload cannot change."""
+FIRST_ANSWER_WAIT_S = 2.0
+"""How long the start waits for the registry before it serves from the last known table."""
+
+
+class Master:
+    """The parts of a running router that are not workers."""
+
+    def __init__(self, settings: RouterSettings, crew: Crew) -> None:
+        self.settings = settings
+        self.crew = crew
+        self.directory = Directory(
+            grace_s=settings.service_removal_grace_period,
+            max_errors=settings.max_errors,
+            slots=settings.max_endpoints,
+            default_limit=settings.max_in_flight,
+        )
+        self.registry_error: str | None = "not contacted yet"
+        self._changed = asyncio.Event()
+        self.first_answer = asyncio.Event()
+
+    def connections(self) -> int:
+        """Client connections."""
+        return self.crew.connections()
+
+    def workers_alive(self) -> int:
+        """Workers that serve."""
+        return self.crew.alive()
+
+    @property
+    def table_path(self) -> Path:
+        """Where the last known table is kept, one file per port."""
+        return self.settings.data_dir / f"router-{self.crew.port}-table.json"
+
+    def replicas(self) -> list[Replica]:
+        """All replicas known now."""
+        return list(self.directory.replicas.values())
+
+    async def follow(self, client: RegistryClient) -> None:
+        """Take the registry's changes, for ever."""
+        async for update in client.follow(poll_interval_s=self.settings.registry_sync_interval):
+            if isinstance(update, RegistryError):
+                if self.registry_error is None:
+                    log.warning("registry.lost", reason=str(update))
+                self.registry_error = str(update)
+            else:
+                if self.registry_error is not None:
+                    log.info("registry.followed", url=client.url)
+                self.registry_error = None
+                if self.directory.apply(update, time.monotonic()):
+                    self._changed.set()
+            self.first_answer.set()
+
+    def note_probe(self, name: str, generation: str, finding: Finding) -> None:
+        """Take a probe's finding, unless the replica was replaced meanwhile."""
+        replica = self.directory.replicas.get(name)
+        if replica is None or replica.generation != generation:
+            return
+        was = replica.probed_ok
+        if self.directory.note_probe(name, ok=finding.ok, models=finding.models, prefix=finding.prefix):
+            self._changed.set()
+        if replica.probed_ok != was:
+            log.info("replica.probe_verdict", replica=name, ok=replica.probed_ok)
+
+    def load_files(self) -> None:
+        """Read the static services and the API keys, where they are set.
+
+        Raises:
+            SettingsError: One of them cannot be used; nothing is changed then.
+        """
+        settings = self.settings
+        services = read_static_services(settings.static_services) if settings.static_services else []
+        keys = read_api_keys(settings.api_keys_file) if settings.api_keys_file else ()
+        self.directory.set_static(services)
+        self.crew.set_keys(keys)
+        self._changed.set()
+
+    async def reload(self, reread: Callable[[], RouterSettings]) -> None:
+        """Take the configuration as it is now: files at once, settings by replacing the workers. A fault changes nothing."""
+        try:
+            settings = await asyncio.to_thread(reread)
+            fixed = {name for name in NEED_RESTART if getattr(settings, name) != getattr(self.settings, name)}
+            self.settings, before = settings, self.settings
+            try:
+                self.load_files()
+            except SettingsError:
+                self.settings = before
+                raise
+        except SettingsError as error:
+            log.error("config.refused", reason=str(error))
+            return
+        changed = [name for name in RouterSettings.model_fields if getattr(settings, name) != getattr(before, name)]
+        log.info("config.reloaded", changed=changed, need_restart=sorted(fixed))
+        self.directory.grace_s = settings.service_removal_grace_period
+        self.directory.max_errors = settings.max_errors
+        self.directory.default_limit = settings.max_in_flight
+        await self.crew.roll(settings)
+
+    async def watch_files(
+        self, config: Path | None, reread: Callable[[], RouterSettings], hangup: asyncio.Event
+    ) -> None:
+        """Reload when SIGHUP comes or one of the files changes."""
+        seen = self._stamps(config)
+        while True:
+            try:
+                await asyncio.wait_for(hangup.wait(), TICK_S)
+            except TimeoutError:
+                if self._stamps(config) == seen:
+                    continue
+            hangup.clear()
+            seen = self._stamps(config)
+            await self.reload(reread)
+
+    def _stamps(self, config: Path | None) -> list[tuple[int, int] | None]:
+        """What tells one version of the watched files from the next: inode and time of change."""
+        return [_stamp(path) for path in (config, self.settings.static_services, self.settings.api_keys_file)]
+
+    async def publish(self) -> None:
+        """Publish a table whenever something changed, and save it."""
+        while True:
+            try:
+                await asyncio.wait_for(self._changed.wait(), TICK_S)
+            except TimeoutError:
+                if not self.directory.expire(time.monotonic()):
+                    continue
+            self._changed.clear()
+            taken, self.directory.taken = self.directory.taken, []
+            for slot in taken:
+                self.crew.board.reset(slot)
+            self.crew.publish(self.directory.table())
+            await asyncio.to_thread(last_table.save, self.table_path, self.directory.saved())
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    try:
+        status = path.stat() if path else None
+    except OSError:
+        return None
+    return (status.st_ino, status.st_mtime_ns) if status else None
+
+
+async def serve(settings: RouterSettings, *, config: Path | None, reread: Callable[[], RouterSettings]) -> None:
+    """Run a router until it is told to stop.
+
+    Args:
+        settings: What it starts with.
+        config: The settings file in use, if any; watched for changes.
+        reread: Reads the settings again.
+
+    Raises:
+        ConfigurationError: The address, a token file, the keys or the static services cannot be used.
+        TaskFailed: A defect of ours.
+    """
+    guarded = settings.api_keys_file is not None
+    require_guard("router", settings.host, guarded=guarded, insecure=settings.insecure_no_auth)
+    token = read_token(settings.registry_token_file) if settings.registry_token_file else None
+    with tempfile.TemporaryDirectory(prefix="svc-router-") as folder:
+        control_path = str(Path(folder) / "control.sock")
+        async with (
+            TaskScope("router") as scope,
+            make_session(timeout_s=settings.health_timeout, limit=256) as session,
+        ):
+            crew = Crew(settings, control_path, scope)
+            master = Master(settings, crew)
+            try:
+                master.load_files()
+            except SettingsError as error:
+                raise ConfigurationError(str(error)) from error
+            crew.bind()
+            master.directory.restore(last_table.load(master.table_path))
+            runner = web.AppRunner(make_app(Overview(master, crew.board)), access_log=None, shutdown_timeout=1.0)
+            await runner.setup()
+            await web.UnixSite(runner, control_path).start()
+            hangup = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
+            client = RegistryClient(settings.registry_url, session, token=token)
+            prober = Prober(
+                session,
+                master.replicas,
+                master.note_probe,
+                interval_s=settings.health_interval,
+                timeout_s=settings.health_timeout,
+                rng=random.Random(),  # noqa: S311 - jitter, not secrets
+            )
+            scope.spawn("follow", master.follow(client), service=True)
+            scope.spawn("probe", prober.run(), service=True)
+            await _wait_for_first_answer(master)
+            await crew.start(master.directory.table())
+            scope.spawn("publish", master.publish(), service=True)
+            scope.spawn("watch-files", master.watch_files(config, reread, hangup), service=True)
+            log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
+            try:
+                await until_stopped(scope)
+            finally:
+                await crew.stop()
+                await runner.cleanup()
+
+
+async def _wait_for_first_answer(master: Master) -> None:
+    """Give the registry a moment, so that a fresh start does not answer 503 with a registry at hand."""
+    try:
+        await asyncio.wait_for(master.first_answer.wait(), FIRST_ANSWER_WAIT_S)
+    except TimeoutError:
+        log.warning("registry.silent", reason="starting from the last known table")

@@ -1,0 +1,140 @@
+"""The router's nouns, shared by its rooms. Data only."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from common.discovery.record import ServiceRecord
+
+WEIGHT_LIMIT = 1000
+
+
+class Standing(StrEnum):
+    """How much the master trusts an endpoint."""
+
+    FRESH = "fresh"
+    """Registered, healthy by its lease, and not failing our own probe."""
+    SUSPECT = "suspect"
+    """Its lease is stale or its record vanished, but our own probe passes: used when no fresh one is left (D4)."""
+    DOWN = "down"
+    """Not to be used: our probe fails, or it is not running."""
+    DRAINING = "draining"
+    """Finishes what it has; gets nothing new (D28)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The router's view of one replica; immutable, replaced whole when anything changes.
+
+    `id` is unique per life of a replica (name and generation), so that counters and affinity never cross a
+    redeployment (D27). `slot` is its row on the board of shared counters. `api_prefix` is `/v1` or empty when the
+    replica serves only that form of the paths, None when it is not known.
+    """
+
+    id: str
+    name: str
+    host: str
+    port: int
+    slot: int
+    weight: float = 1.0
+    models: tuple[str, ...] = ()
+    cache_type: str | None = None
+    api_prefix: str | None = None
+    standing: Standing = Standing.FRESH
+    limit: int = 0
+    """Requests at once; 0 for no limit."""
+    unix_path: str | None = None
+
+    @property
+    def authority(self) -> str:
+        """`host:port` for the Host header."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What routing may know of a request.
+
+    `text_bytes` is the size of the request's text, or None when nobody needed it. `affinity` is what ties requests
+    together (CONTRACT.md 2): `prompt_cache_key`, else forwarded address and agent; None for neither.
+    """
+
+    model: str | None = None
+    stream: bool = False
+    text_bytes: int | None = None
+    affinity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All endpoints at one moment, as the workers get them from the master."""
+
+    version: int
+    endpoints: tuple[Endpoint, ...] = ()
+    by_model: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, version: int, endpoints: tuple[Endpoint, ...]) -> "Table":
+        """Index `endpoints` by model; the ones that are down are kept for the panic rule."""
+        by_model: dict[str, list[Endpoint]] = {}
+        for endpoint in endpoints:
+            for model in endpoint.models:
+                by_model.setdefault(model, []).append(endpoint)
+        return cls(version, endpoints, {model: tuple(found) for model, found in by_model.items()})
+
+
+@dataclass(slots=True)
+class Replica:
+    """What the master knows of one replica: its record, where it came from, and what our own probe says."""
+
+    record: ServiceRecord
+    generation: str
+    leased: bool
+    static: bool = False
+    absent_since: float | None = None
+    """Monotonic time since when the registry no longer lists it; the grace period counts from here."""
+    probe_failures: int = 0
+    probe_successes: int = 0
+    probed_ok: bool | None = None
+    learned_models: tuple[str, ...] = ()
+    learned_prefix: str | None = None
+    slot: int = -1
+
+    @property
+    def name(self) -> str:
+        """Its name in the registry or the static file."""
+        return self.record.name
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Model ids by the record, else as our probe learned them."""
+        declared = self.record.metadata.get("models")
+        if isinstance(declared, list | tuple):
+            names = tuple(name for name in declared if isinstance(name, str))
+            if names:
+                return names
+        return self.learned_models
+
+    @property
+    def weight(self) -> float:
+        """A usable weight from the record, its metadata, or 1: never negative, at most 1000."""
+        for value in (self.record.weight, self.record.metadata.get("weight")):
+            if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= WEIGHT_LIMIT:
+                return float(value)
+        return 1.0
+
+    @property
+    def limit(self) -> int:
+        """Requests it takes at once, by its record; 0 when it does not say."""
+        declared = self.record.metadata.get("max_concurrency")
+        return declared if isinstance(declared, int) and not isinstance(declared, bool) and declared > 0 else 0
+
+    @property
+    def standing(self) -> Standing:
+        """What the registry's verdict and ours add up to."""
+        if self.record.draining:
+            return Standing.DRAINING
+        if self.record.status != "running" or self.probed_ok is False:
+            return Standing.DOWN
+        if self.leased:
+            return Standing.FRESH
+        return Standing.SUSPECT if self.probed_ok else Standing.DOWN

@@ -1,0 +1,122 @@
+"""PURE. Which endpoints a worker sets aside because of what its own requests saw.
+
+Connect refused ejects at once; five faults in a row eject too. An ejection lasts 5 s times its number in a row, up to
+60 s, and ends with one trial request: good, it is over; bad, the next one begins. Not more than half of a model's
+endpoints are ejected at once, so at least one is always left; when all are out, the caller uses them all the same (the
+panic rule). A 4xx or 429 never counts, and answers of 5xx count only when at least two clients got them, so that one
+client's poisonous prompt cannot take a fleet down (FAILURES.md A5, A19, D6).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from router.model import Endpoint
+
+FAULTS_TO_EJECT = 5
+EJECT_BASE_S = 5.0
+EJECT_LIMIT_S = 60.0
+
+
+class Verdict(Enum):
+    """What one attempt says of its endpoint."""
+
+    GOOD = "good"
+    NEUTRAL = "neutral"
+    """4xx, 429, the client went away: says nothing."""
+    SERVER_ERROR = "server_error"
+    """5xx: counts when several clients got one."""
+    FAULT = "fault"
+    """Reset, time-out, truncation, nonsense."""
+    REFUSED = "refused"
+    """Nobody listens."""
+
+
+@dataclass(slots=True)
+class _Record:
+    faults: int = 0
+    ejections: int = 0
+    until: float = 0.0
+    trial: bool = False
+    error_clients: set[str] = field(default_factory=set)
+
+
+class Outliers:
+    """The ejections of one worker, by endpoint id.
+
+    Args:
+        changed: Called with (endpoint, until) when an ejection begins, so that other workers learn of it.
+    """
+
+    def __init__(self, changed: Callable[[Endpoint, float], None] | None = None) -> None:
+        self._records: dict[str, _Record] = {}
+        self._changed = changed
+
+    def forget_all_but(self, ids: set[str]) -> None:
+        """Drop the memory of endpoints that are gone."""
+        self._records = {name: record for name, record in self._records.items() if name in ids}
+
+    def admits(self, endpoint: Endpoint, now: float) -> bool:
+        """True when `endpoint` may get a request; the first one after an ejection is its only trial."""
+        record = self._records.get(endpoint.id)
+        return record is None or not record.ejections or (now >= record.until and not record.trial)
+
+    def adopt(self, endpoint: Endpoint, until: float) -> None:
+        """Another worker ejected `endpoint`."""
+        record = self._records.setdefault(endpoint.id, _Record())
+        if until > record.until:
+            record.ejections = max(1, record.ejections)
+            record.until = until
+
+    def begin(self, endpoint: Endpoint) -> None:
+        """A request goes to `endpoint`."""
+        record = self._records.get(endpoint.id)
+        if record is not None and record.ejections:
+            record.trial = True
+
+    def note(self, endpoint: Endpoint, verdict: Verdict, client: str, peers: Sequence[Endpoint], now: float) -> bool:
+        """Take the verdict of one attempt; returns True when it ejects.
+
+        Args:
+            endpoint: Who was asked.
+            verdict: How it went.
+            client: Who asked (API key or address).
+            peers: All endpoints of the same model, `endpoint` among them.
+            now: Monotonic seconds.
+        """
+        record = self._records.get(endpoint.id)
+        if verdict is Verdict.GOOD:
+            if record is not None:
+                del self._records[endpoint.id]
+            return False
+        if record is None:
+            if verdict is Verdict.NEUTRAL:
+                return False
+            record = self._records[endpoint.id] = _Record()
+        was_trial, record.trial = record.trial, False
+        if verdict is Verdict.NEUTRAL:
+            return False
+        if verdict is Verdict.SERVER_ERROR:
+            record.error_clients.add(client)
+            if len(record.error_clients) < 2 and not was_trial:  # noqa: PLR2004 - the least that is "several"
+                return False
+        record.faults += 1
+        if verdict is not Verdict.REFUSED and record.faults < FAULTS_TO_EJECT and not was_trial:
+            return False
+        return self._eject(endpoint, record, peers, now)
+
+    def ejected(self, now: float) -> list[str]:
+        """Ids set aside at `now`."""
+        return [name for name, record in self._records.items() if record.ejections and now < record.until]
+
+    def _eject(self, endpoint: Endpoint, record: _Record, peers: Sequence[Endpoint], now: float) -> bool:
+        out = sum(1 for peer in peers if peer.id != endpoint.id and not self.admits(peer, now))
+        if (out + 1) * 2 > len(peers) and len(peers) > 1 and out > 0:
+            return False
+        record.ejections += 1
+        record.until = now + min(EJECT_BASE_S * record.ejections, EJECT_LIMIT_S)
+        record.faults = 0
+        record.error_clients.clear()
+        if self._changed is not None:
+            self._changed(endpoint, record.until)
+        return True

@@ -1,0 +1,1 @@
+"""PURE. Who gets a request: each module one rule, `choose.py` the order in which they speak."""

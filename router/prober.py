@@ -1,0 +1,133 @@
+"""Asks replicas themselves: are you there, which models do you serve, under which form of the paths?
+
+`GET /health` decides; a server without that path is asked for its models instead. Any answer below 500 is a sign of
+life. What the record does not say (models, `/v1` or bare) is learned from `/v1/models` and `/models`.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import aiohttp
+import msgspec
+import structlog
+
+from router.model import Replica
+
+log = structlog.get_logger(__name__)
+CONCURRENCY = 64
+SUSPECT_INTERVAL_S = 5.0
+"""Replicas in doubt are asked more often than the others (FAILURES.md 2, P)."""
+TICK_S = 0.5
+_ANSWER_LIMIT_BYTES = 1 << 20
+_NO_SUCH_PATH = (404, 405, 501)
+_SERVER_ERROR = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one probe found; models and prefix are None when it did not ask or got no answer."""
+
+    ok: bool
+    models: tuple[str, ...] | None = None
+    prefix: str | None = None
+
+
+class Prober:
+    """Probes every replica on its own schedule.
+
+    Args:
+        session: The process's session.
+        replicas: The replicas as they are now.
+        found: Called with (name, generation, finding).
+        interval_s: Between probes of a replica that is well.
+        timeout_s: Of one request.
+        rng: For the jitter.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        replicas: Callable[[], Iterable[Replica]],
+        found: Callable[[str, str, Finding], None],
+        *,
+        interval_s: float,
+        timeout_s: float,
+        rng: random.Random,
+    ) -> None:
+        self._session = session
+        self._replicas = replicas
+        self._found = found
+        self._interval_s = interval_s
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._rng = rng
+        self._due: dict[tuple[str, str], float] = {}
+        self._slots = asyncio.Semaphore(CONCURRENCY)
+
+    async def run(self) -> None:
+        """Probe for ever."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as probes:
+            while True:
+                now = loop.time()
+                alive = {(replica.name, replica.generation): replica for replica in self._replicas()}
+                self._due = {key: due for key, due in self._due.items() if key in alive}
+                for key, replica in alive.items():
+                    if now >= self._due.get(key, 0.0):
+                        self._due[key] = now + self._pause_s(replica)
+                        probes.create_task(self._probe(replica), name=f"probe {replica.name}")
+                await asyncio.sleep(TICK_S)
+
+    def _pause_s(self, replica: Replica) -> float:
+        well = replica.probed_ok is True and replica.leased and not replica.probe_failures
+        base_s = self._interval_s if well else min(self._interval_s, SUSPECT_INTERVAL_S)
+        return base_s * self._rng.uniform(0.9, 1.1)
+
+    async def _probe(self, replica: Replica) -> None:
+        async with self._slots:
+            finding = await self.ask(replica)
+        self._found(replica.name, replica.generation, finding)
+
+    async def ask(self, replica: Replica) -> Finding:
+        """One probe of `replica`."""
+        metadata, base = replica.record.metadata, replica.record.url.rstrip("/")
+        status, _ = await self._get(f"{base}/health")
+        needs_models = not replica.models
+        needs_prefix = replica.learned_prefix is None and metadata.get("api_prefix") is None
+        models: tuple[str, ...] | None = None
+        prefix: str | None = None
+        if status in _NO_SUCH_PATH or (_lives(status) and (needs_models or needs_prefix)):
+            for form in ("/v1", ""):
+                answered, content = await self._get(f"{base}{form}/models")
+                status = answered if status in _NO_SUCH_PATH and _lives(answered) else status
+                models = model_ids(content)
+                if models:
+                    prefix = form
+                    break
+        return Finding(ok=_lives(status), models=models, prefix=prefix)
+
+    async def _get(self, url: str) -> tuple[int | None, bytes]:
+        """Status and body; None when there was no answer."""
+        try:
+            async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as answer:
+                return answer.status, await answer.content.read(_ANSWER_LIMIT_BYTES)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            log.debug("probe.no_answer", url=url, reason=repr(error))
+            return None, b""
+
+
+def model_ids(content: bytes) -> tuple[str, ...] | None:
+    """Ids of an OpenAI model list (`{"data":[…]}`) or a bare list; None when it is neither."""
+    try:
+        value = msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        return None
+    items = value.get("data") if isinstance(value, dict) else value
+    if not isinstance(items, list):
+        return None
+    return tuple(item["id"] for item in items if isinstance(item, dict) and isinstance(item.get("id"), str))
+
+
+def _lives(status: int | None) -> bool:
+    return status is not None and status < _SERVER_ERROR

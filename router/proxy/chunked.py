@@ -1,0 +1,124 @@
+"""PURE. The chunked transfer coding, strictly: hex sizes, bounded extensions, no trailers we would have to judge.
+
+`Chunked` serves both legs. For a response whose reads end on chunk borders it says so, and the bytes pass unchanged;
+otherwise it hands out payload to be framed anew, so that our side always stands on a border and an error event can
+always be appended.
+"""
+
+import re
+
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+LAST_CHUNK = b"0\r\n\r\n"
+LINE_LIMIT_BYTES = 256
+"""Of a size line with its extension; longer ones are an attack, not a client (FAILURES.md, R32)."""
+
+
+class BadChunk(ValueError):
+    """The framing is broken; nothing after it can be trusted."""
+
+
+class Chunked:
+    """State of one chunked body.
+
+    Attributes:
+        ended: True once the last chunk and the blank line were read.
+        surplus: What came after the end (a pipelined request, or poison).
+    """
+
+    __slots__ = ("_left", "_line", "_seen_last", "ended", "surplus")
+
+    def __init__(self) -> None:
+        self._left = 0  # payload bytes of this chunk yet to come, plus 2 for its line end; 0: at a size line
+        self._line = b""  # begun size line or trailer line
+        self._seen_last = False
+        self.ended = False
+        self.surplus = b""
+
+    def passes_whole(self, data: bytes) -> bool:
+        """True when `data` is one or more whole chunks: forward it unchanged, but for the closing one (`ended`).
+
+        False changes nothing: call `payload` with the same data.
+
+        Raises:
+            BadChunk: The framing is broken.
+        """
+        if self._left or self._line or self._seen_last:
+            return False
+        position, size = 0, len(data)
+        while position < size:
+            line_end = data.find(b"\r\n", position, position + LINE_LIMIT_BYTES)
+            digits = data[position:line_end]
+            if line_end < 0 or not digits.isalnum():
+                return False
+            try:
+                length = int(digits, 16)
+            except ValueError as error:
+                raise BadChunk("chunk size is no hexadecimal number") from error
+            if length == 0:
+                self.ended = data[position:] == LAST_CHUNK
+                return self.ended
+            position = line_end + 4 + length
+            if data[position - 2 : position] != b"\r\n":
+                if position <= size:
+                    raise BadChunk("chunk data longer than its size")
+                return False
+        return True
+
+    def payload(self, data: bytes) -> list[bytes]:
+        """Decode any piece of the body; returns the payload in it.
+
+        Raises:
+            BadChunk: The framing is broken.
+        """
+        pieces: list[bytes] = []
+        if self._line:
+            data = self._line + data
+            self._line = b""
+        position, size = 0, len(data)
+        while position < size:
+            if self._left:
+                position = self._take_data(data, position, pieces)
+                continue
+            line_end = data.find(b"\r\n", position, position + LINE_LIMIT_BYTES)
+            if line_end < 0:
+                self._keep_line(data[position:])
+                break
+            line = data[position:line_end]
+            position = line_end + 2
+            if self._seen_last:
+                if line:
+                    raise BadChunk("trailers are not taken")
+                self.ended = True
+                self.surplus = data[position:]
+                break
+            match = _SIZE_LINE.fullmatch(line)
+            if match is None:
+                raise BadChunk("chunk size is no hexadecimal number")
+            length = int(match[1], 16)
+            self._seen_last = length == 0
+            self._left = length + 2 if length else 0
+        return pieces
+
+    def _take_data(self, data: bytes, position: int, pieces: list[bytes]) -> int:
+        """Take what is there of the current chunk and its line end; returns the new position."""
+        if self._left > 2:  # noqa: PLR2004 - the CR LF behind the payload
+            piece = data[position : position + self._left - 2]
+            pieces.append(piece)
+            self._left -= len(piece)
+            position += len(piece)
+        expected = b"\r\n"[2 - self._left :] if self._left <= 2 else b""  # noqa: PLR2004 - see above
+        found = data[position : position + len(expected)]
+        if not expected.startswith(found):
+            raise BadChunk("chunk data longer than its size")
+        self._left -= len(found)
+        return position + len(found)
+
+    def _keep_line(self, begun: bytes) -> None:
+        if len(begun) >= LINE_LIMIT_BYTES or b"\n" in begun:
+            raise BadChunk("chunk size line too long")
+        self._line = begun
+
+
+def frame(payload: bytes) -> bytes:
+    """`payload` as one chunk; it must not be empty, which would be the end."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)

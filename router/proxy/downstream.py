@@ -1,0 +1,319 @@
+"""The client's leg: one connection, its requests one after the other, each answered before the next is read.
+
+Pipelined requests wait as bytes, bounded, and reading stops above the bound. A request is handed on only once its body
+is whole; heads and bodies have deadlines; whatever is wrong is answered once and the connection closed after it.
+"""
+
+import asyncio
+from enum import Enum
+from typing import TYPE_CHECKING, cast
+
+from router.proxy import answers
+from router.proxy.chunked import BadChunk, Chunked
+from router.proxy.exchange import Exchange
+from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, RequestHead, parse_request
+
+if TYPE_CHECKING:
+    from router.proxy.engine import Engine
+
+PENDING_LIMIT_BYTES = 65536
+"""Of pipelined bytes kept while an answer is under way; above it the socket is not read."""
+BODY_BASE_S = 30.0
+BODY_BYTES_PER_S = 262144
+"""A body's deadline in all: 30 s and one more per 256 KiB (FAILURES.md 3.3)."""
+LINGER_S = 2.0
+"""After a refusal the rest of the request is read and dropped for so long, so that the client can read why."""
+
+
+class _Reading(Enum):
+    HEAD = 0
+    BODY = 1
+    CHUNKED = 2
+    NOTHING = 3
+    """Refused: what still comes is dropped."""
+
+
+class Downstream(asyncio.Protocol):
+    """One client connection."""
+
+    __slots__ = (
+        "_body_left",
+        "_buffer",
+        "_chunked",
+        "_deadline",
+        "_engine",
+        "_exchange",
+        "_head",
+        "_paused_at",
+        "_pieces",
+        "_reading",
+        "_reading_paused",
+        "_reserved",
+        "_transport",
+        "peer",
+    )
+
+    def __init__(self, engine: "Engine") -> None:
+        self._engine = engine
+        self._transport: asyncio.Transport | None = None
+        self._exchange: Exchange | None = None
+        self._reading = _Reading.HEAD
+        self._buffer = b""
+        self._head: RequestHead | None = None
+        self._pieces: list[bytes] = []
+        self._body_left = 0
+        self._reserved = 0
+        self._chunked = Chunked()
+        self._deadline = 0.0
+        self._paused_at: float | None = None
+        self._reading_paused = False
+        self.peer = "unknown"
+
+    # -- asyncio -----------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: a client connected."""
+        transport = self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0]) if isinstance(name, tuple) else "local"
+        engine = self._engine
+        engine.clients.add(self)
+        self._deadline = engine.now() + engine.limits.head_timeout_s
+        if len(engine.clients) > engine.limits.max_connections:
+            self._refuse(503, "too_many_connections", "the router has too many connections")
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """asyncio: the client is gone."""
+        self._transport = None
+        self._engine.clients.discard(self)
+        self._release_body()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_gone()
+
+    def eof_received(self) -> bool:
+        """asyncio: the client closed its side; so do we, and what it asked for is cancelled."""
+        return False
+
+    def pause_writing(self) -> None:
+        """asyncio: the client reads slower than the replica writes."""
+        self._paused_at = self._engine.now()
+        if self._exchange is not None:
+            self._exchange.client_paused()
+
+    def resume_writing(self) -> None:
+        """asyncio: the client caught up."""
+        self._paused_at = None
+        if self._exchange is not None:
+            self._exchange.client_resumed()
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes from the client."""
+        if self._exchange is not None:
+            self._buffer += data
+            if len(self._buffer) > PENDING_LIMIT_BYTES and self._transport is not None:
+                self._transport.pause_reading()
+                self._reading_paused = True
+        elif self._reading is not _Reading.NOTHING:
+            self._feed(data)
+
+    # -- from the exchange and the engine ----------------------------------------------------------------------------
+
+    @property
+    def paused(self) -> bool:
+        """True while the client cannot take more."""
+        return self._paused_at is not None
+
+    def sink(self) -> asyncio.Transport:
+        """Where the answer is written."""
+        assert self._transport is not None  # noqa: S101 - an exchange ends when its client is lost
+        return self._transport
+
+    def exchange_done(self, *, keep_alive: bool) -> None:
+        """The answer is written; go on with the next request, or close."""
+        self._exchange = None
+        engine = self._engine
+        if self._transport is None:
+            return
+        if not keep_alive or engine.draining:
+            self._reading = _Reading.NOTHING
+            self._transport.close()
+            return
+        self._deadline = engine.now() + engine.limits.keepalive_s
+        if self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
+        if self._buffer:
+            asyncio.get_running_loop().call_soon(self._next_pipelined)
+
+    def check(self, now: float) -> None:
+        """Called by the sweep: end what has taken too long."""
+        if self._transport is None:
+            return
+        if self._paused_at is not None and now - self._paused_at > self._engine.limits.write_stall_s:
+            self._transport.abort()
+        elif self._exchange is None and now > self._deadline:
+            if self._reading in (_Reading.BODY, _Reading.CHUNKED):
+                self._refuse(408, "body_timeout", "the request's body did not arrive in time")
+            else:
+                self._transport.close() if self._reading is _Reading.HEAD else self._transport.abort()
+
+    def abort(self) -> None:
+        """Reset the connection: the only honest end of an answer without framing."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def drain(self) -> None:
+        """Close now if idle; else after the answer."""
+        if self._exchange is None and self._transport is not None and self._reading is _Reading.HEAD:
+            self._transport.close()
+
+    def expel(self) -> None:
+        """Close now, whatever is under way."""
+        if self._exchange is not None:
+            self._exchange.expire()
+        elif self._transport is not None:
+            self._transport.abort()
+
+    # -- reading requests --------------------------------------------------------------------------------------------
+
+    def _next_pipelined(self) -> None:
+        if self._exchange is None and self._transport is not None and self._reading is _Reading.HEAD:
+            data, self._buffer = self._buffer, b""
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            if self._reading is _Reading.HEAD:
+                self._feed_head(data)
+            elif self._reading is _Reading.BODY:
+                self._feed_body(data)
+            else:
+                self._feed_chunks(data)
+        except BadHead as error:
+            self._refuse(error.status, "bad_request", str(error))
+        except BadChunk as error:
+            self._refuse(400, "bad_request", str(error))
+
+    def _feed_head(self, data: bytes) -> None:
+        if self._buffer:
+            data = self._buffer + data
+        else:
+            self._deadline = self._engine.now() + self._engine.limits.head_timeout_s
+        if data[:1] == b"\r":
+            data = _without_blank_lines(data)
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if b"\n\n" in data or b"\n\r\n" in data:
+                raise BadHead("lines must end with CR LF")
+            if len(data) > HEAD_LIMIT_BYTES:
+                raise BadHead("the request's head is too long", 431)
+            self._buffer = data
+            return
+        self._buffer = b""
+        if end > HEAD_LIMIT_BYTES:
+            raise BadHead("the request's head is too long", 431)
+        head = parse_request(data[: end + 4])
+        self._begin_body(head, data[end + 4 :])
+
+    def _begin_body(self, head: RequestHead, rest: bytes) -> None:
+        """Decide what follows the head, and take what is already there."""
+        limits = self._engine.limits
+        length = head.length
+        if length == 0:
+            self._dispatch(head, b"", rest)
+            return
+        if length is not None and length > limits.max_body_bytes:
+            raise BadHead(f"the body is larger than {limits.max_body_bytes} bytes", 413)
+        if not self._reserve(length or 0):
+            raise BadHead("the router holds too many request bodies; try again", 503)
+        if length == len(rest):
+            self._release_body()
+            self._dispatch(head, rest, b"")
+            return
+        self._head = head
+        self._deadline = self._engine.now() + BODY_BASE_S + (length or 0) / BODY_BYTES_PER_S
+        if head.expects_continue and not rest and not head.http10:
+            self.sink().write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if length is None:
+            self._reading = _Reading.CHUNKED
+            self._chunked = Chunked()
+            self._body_left = limits.max_body_bytes
+        else:
+            self._reading = _Reading.BODY
+            self._body_left = length
+        if rest:
+            self._feed(rest)
+
+    def _feed_body(self, data: bytes) -> None:
+        left = self._body_left - len(data)
+        self._body_left = left
+        if left > 0:
+            self._pieces.append(data)
+        elif left == 0:
+            self._pieces.append(data)
+            self._body_complete(b"")
+        else:
+            self._pieces.append(data[:left])
+            self._body_complete(data[left:])
+
+    def _feed_chunks(self, data: bytes) -> None:
+        pieces = self._chunked.payload(data)
+        # Framing counts too: an endless chunk extension is no way around the limit (FAILURES.md R32).
+        size = len(data)
+        self._body_left -= size
+        if self._body_left < 0:
+            raise BadHead(f"the body is larger than {self._engine.limits.max_body_bytes} bytes", 413)
+        if not self._reserve(size):
+            raise BadHead("the router holds too many request bodies; try again", 503)
+        self._deadline += size / BODY_BYTES_PER_S
+        self._pieces += pieces
+        if self._chunked.ended:
+            self._body_complete(self._chunked.surplus)
+
+    def _body_complete(self, rest: bytes) -> None:
+        head = self._head
+        assert head is not None  # noqa: S101 - a body follows a head
+        pieces, self._pieces = self._pieces, []
+        self._head = None
+        self._release_body()
+        self._dispatch(head, pieces[0] if len(pieces) == 1 else b"".join(pieces), rest)
+
+    def _dispatch(self, head: RequestHead, body: bytes, rest: bytes) -> None:
+        self._reading = _Reading.HEAD
+        self._buffer = rest
+        exchange = self._exchange = Exchange(self._engine, self, head, body)
+        exchange.start()
+
+    def _reserve(self, size: int) -> bool:
+        """Count body bytes against the worker's bound."""
+        if self._engine.body_bytes + size > self._engine.limits.max_bodies_bytes:
+            return False
+        self._engine.body_bytes += size
+        self._reserved += size
+        return True
+
+    def _release_body(self) -> None:
+        self._engine.body_bytes -= self._reserved
+        self._reserved = 0
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        """Answer a request that is not taken, then drop what still comes of it for a moment, then close."""
+        transport = self._transport
+        if transport is None:
+            return
+        self._reading = _Reading.NOTHING
+        self._buffer = b""
+        self._pieces = []
+        self._release_body()
+        transport.write(answers.local_answer(status, answers.error_body(status, code, message), keep_alive=False))
+        self._deadline = self._engine.now() + LINGER_S
+        if transport.can_write_eof():
+            transport.write_eof()
+
+
+def _without_blank_lines(data: bytes) -> bytes:
+    """`data` without up to four empty lines in front of a request (RFC 9112 2.2)."""
+    for _ in range(4):
+        data = data.removeprefix(b"\r\n")
+    return data

@@ -1,0 +1,227 @@
+"""What all exchanges of a worker share: the table, the pools, the counters, the limits, and the sweep of deadlines.
+
+Deadlines are instants checked by one sweep every quarter of a second: a timer per request would cost more than the
+precision is worth.
+"""
+
+import asyncio
+import random
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from common.tasks import TaskScope
+from router import board as cells
+from router.admission import Waiting
+from router.board import Board
+from router.keys import Key, KeyRing
+from router.model import Endpoint, Table
+from router.outlier import Outliers
+from router.policy.choose import Chooser
+from router.proxy.headers import CREDENTIALS, FORWARDED
+from router.proxy.upstream import Pool, Upstream
+
+if TYPE_CHECKING:
+    from router.proxy.downstream import Downstream
+    from router.proxy.exchange import Exchange
+
+log = structlog.get_logger(__name__)
+SWEEP_S = 0.25
+RESOLVE_TTL_S = 10.0
+WRITE_STALL_S = 60.0
+"""A client that takes no byte for so long is dropped (FAILURES.md D3)."""
+HELD_LIMIT_BYTES = 64 << 20
+"""A JSON answer up to this size is held whole before its first byte goes out (FAILURES.md 3.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A worker's limits; sizes in bytes, times in seconds."""
+
+    connect_timeout_s: float
+    first_byte_timeout_s: float
+    idle_timeout_s: float
+    total_timeout_s: float
+    max_retries: int
+    max_body_bytes: int
+    max_bodies_bytes: int
+    max_connections: int
+    any_path: bool
+    extra_paths: frozenset[bytes]
+    extra_headers: tuple[str, ...] = ()
+    queue_limit: int = 256
+    queue_timeout_s: float = 30.0
+    sse_keepalive_s: float = 15.0
+    access_log_sample: float = 0.0
+    served_by: bool = False
+    held_limit_bytes: int = HELD_LIMIT_BYTES
+    head_timeout_s: float = 15.0
+    keepalive_s: float = 60.0
+    write_stall_s: float = WRITE_STALL_S
+
+
+@dataclass(slots=True)
+class Engine:
+    """The shared state of one worker's data plane; touched only from its event loop."""
+
+    limits: Limits
+    board: Board
+    chooser: Chooser
+    control: Endpoint
+    scope: TaskScope
+    table: Table = field(default_factory=lambda: Table(0))
+    outliers: Outliers = field(default_factory=Outliers)
+    exchanges: "set[Exchange]" = field(default_factory=set)
+    clients: "set[Downstream]" = field(default_factory=set)
+    body_bytes: int = 0
+    retrying: int = 0
+    draining: bool = False
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the worker drains and nothing is under way any more."""
+    has_cache_types: bool = False
+    has_limits: bool = False
+    keys: KeyRing = field(default_factory=KeyRing)
+    forwarded: frozenset[bytes] = frozenset()
+    log_lines: list[dict[str, object]] = field(default_factory=list)
+    waiting: "Waiting[Exchange]" = field(init=False)
+    _pools: dict[str, Pool] = field(default_factory=dict)
+    _resolved: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.waiting = Waiting(self.limits.queue_limit)
+        self.outliers = Outliers(lambda endpoint, until: self.board.eject(endpoint.slot, until))
+        self.set_keys(())
+
+    def set_keys(self, keys: tuple[Key, ...]) -> None:
+        """Take the API keys. Clients' own credentials go on to replicas only while there are none (CONTRACT.md 2)."""
+        self.keys = KeyRing.of(keys, self.board.shape.workers)
+        credentials = frozenset() if keys else CREDENTIALS
+        self.forwarded = FORWARDED | credentials | {name.lower().encode() for name in self.limits.extra_headers}
+
+    def now(self) -> float:
+        """Monotonic seconds, the same clock in every process of this machine."""
+        return time.monotonic()
+
+    def set_table(self, table: Table) -> None:
+        """Swap the table; connections and ejections of endpoints that are gone are dropped."""
+        self.table = table
+        self.has_cache_types = any(endpoint.cache_type for endpoint in table.endpoints)
+        self.has_limits = any(endpoint.limit for endpoint in table.endpoints)
+        alive = {endpoint.id for endpoint in table.endpoints}
+        self.outliers.forget_all_but(alive)
+        for gone in self._pools.keys() - alive - {self.control.id}:
+            self._pools.pop(gone).close()
+
+    def peers(self, model: str | None) -> Sequence[Endpoint]:
+        """Everybody who lists `model`; everybody, for a request that names none."""
+        return self.table.endpoints if model is None else self.table.by_model.get(model, ())
+
+    def has_room(self, endpoint: Endpoint) -> bool:
+        """True when `endpoint` may get one more request, over all workers."""
+        return not endpoint.limit or self.board.total(endpoint.slot, cells.IN_FLIGHT) < endpoint.limit
+
+    def wants_log_line(self) -> bool:
+        """True for the sampled share of requests."""
+        share = self.limits.access_log_sample
+        return share > 0 and random.random() < share  # noqa: S311 - a sample, no secret
+
+    def pool(self, endpoint: Endpoint) -> Pool:
+        """The idle connections to `endpoint`."""
+        pool = self._pools.get(endpoint.id)
+        if pool is None:
+            pool = self._pools[endpoint.id] = Pool(endpoint, time.monotonic)
+        return pool
+
+    async def connect(self, endpoint: Endpoint) -> Upstream:
+        """A new connection.
+
+        Raises:
+            OSError: Refused, unreachable, or its name does not resolve.
+            TimeoutError: Not connected within the connect timeout.
+        """
+        loop = asyncio.get_running_loop()
+        pool = self.pool(endpoint)
+        async with asyncio.timeout(self.limits.connect_timeout_s):
+            if endpoint.unix_path is not None:
+                _, connection = await loop.create_unix_connection(lambda: Upstream(pool), endpoint.unix_path)
+                return connection
+            address = await self._resolve(endpoint.host)
+            _, connection = await loop.create_connection(lambda: Upstream(pool), address, endpoint.port)
+            return connection
+
+    async def _resolve(self, host: str) -> str:
+        """`host` as an address; a name is asked for at most every ten seconds (FAILURES.md D20)."""
+        known = self._resolved.get(host)
+        now = self.now()
+        if known is not None and now - known[0] < RESOLVE_TTL_S:
+            return known[1]
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        # IPv4 first: servers of this kind bind 127.0.0.1 and 0.0.0.0, and `localhost` may name ::1 before it.
+        address = str(min(found, key=lambda info: info[0] != socket.AF_INET)[4][0])
+        if len(self._resolved) > 4096:  # noqa: PLR2004 - a bound, not a tuning
+            self._resolved.clear()
+        self._resolved[host] = (now, address)
+        return address
+
+    async def sweep(self) -> None:
+        """Enforce every deadline, for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = self.now()
+            for exchange in list(self.exchanges):
+                exchange.check(now)
+            for client in list(self.clients):
+                client.check(now)
+            for pool in self._pools.values():
+                pool.prune()
+            for endpoint in self.table.endpoints:
+                until = self.board.ejected_until_s(endpoint.slot)
+                if until > now:
+                    self.outliers.adopt(endpoint, until)
+            self.serve_waiting()  # room may have come from another worker
+            lines, self.log_lines = self.log_lines, []
+            for line in lines:
+                log.info("request", **line)
+
+    def serve_waiting(self) -> None:
+        """Let those go who wait for room that is there now."""
+        for model in self.waiting.models():
+            while any(self.has_room(endpoint) for endpoint in self.peers(model or None)):
+                exchange = self.waiting.next(model, self.now())
+                if exchange is None:
+                    break
+                exchange.choose()
+                if exchange.phase is exchange.phase.QUEUED:
+                    break  # the room is not for it: its candidates are others
+
+    def begin_attempt(self, endpoint: Endpoint) -> None:
+        """A request goes to `endpoint`: one more in flight."""
+        self.board.add(endpoint.slot, cells.IN_FLIGHT)
+        self.outliers.begin(endpoint)
+
+    def end_attempt(self, endpoint: Endpoint) -> None:
+        """The last byte, or none: one fewer in flight."""
+        self.board.add(endpoint.slot, cells.IN_FLIGHT, -1)
+        if self.has_limits and len(self.waiting):
+            asyncio.get_running_loop().call_soon(self.serve_waiting)
+
+    def exchange_ended(self) -> None:
+        """An exchange is over; the last one of a drain says so."""
+        if self.draining and not self.exchanges:
+            self.idle.set()
+
+    def drain(self) -> None:
+        """Finish what is under way: idle clients are closed now, busy ones after their answer."""
+        self.draining = True
+        for client in list(self.clients):
+            client.drain()
+        self.exchange_ended()
+
+    def abort_all(self) -> None:
+        """The drain's time is over: end every client."""
+        for client in list(self.clients):
+            client.expel()

@@ -1,0 +1,255 @@
+"""Request and response heads: httptools parses them, the rules below reject what it lets through.
+
+The rules are FAILURES.md 0.12 and 3.3 (ids R01 to R82) for requests and 3.4 (U01 to U24) for responses. A head is
+parsed only once it is whole, by a parser used for that head alone; bodies are framed by `chunked.py` and by counting.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import httptools
+
+HEAD_LIMIT_BYTES = 32768
+FIELD_LIMIT_BYTES = 8190
+FIELD_COUNT_LIMIT = 128
+
+_REQUEST_LINE = re.compile(rb"([A-Z]{3,16}) (\*|/(?!/)[!\"$-~]*) HTTP/1\.([01])\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n\x00]*)?\r\n")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+_UPGRADE = re.compile(rb"\r\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee]:[^\r\n]*")
+_METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"})
+
+BODILESS = frozenset({204, 304})
+
+Fields = list[tuple[bytes, bytes]]
+
+
+class BadHead(ValueError):
+    """A head that must not be acted on; `status` is what to answer."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """A request's head. `fields` are (lower-case name, value); `length` is None for a chunked body."""
+
+    method: bytes
+    path: bytes
+    query: bytes
+    http10: bool
+    keep_alive: bool
+    fields: Fields = field(default_factory=list)
+    length: int | None = 0
+    content_length: bytes | None = None
+    transfer_encoding: bytes | None = None
+    host: bytes | None = None
+    expects_continue: bool = False
+    content_type: bytes = b""
+    user_agent: bytes | None = None
+    forwarded_for: bytes | None = None
+    request_id: bytes | None = None
+    authorization: bytes | None = None
+    api_key: bytes | None = None
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """A response's head. `length` is None without Content-Length; not chunked and None means: until it closes."""
+
+    status: int
+    reason_line: bytes
+    fields: Fields
+    http10: bool
+    keep_alive: bool
+    length: int | None = None
+    chunked: bool = False
+    is_event_stream: bool = False
+    is_json: bool = False
+
+
+class _Collector:
+    """httptools' callbacks: keeps the fields."""
+
+    __slots__ = ("fields",)
+
+    def __init__(self) -> None:
+        self.fields: Fields = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value))
+
+
+def parse_request(raw: bytes) -> RequestHead:
+    """Parse a whole head, blank line included.
+
+    Raises:
+        BadHead: It is malformed, ambiguous, or more than we take.
+    """
+    line = _REQUEST_LINE.match(raw)
+    if line is None:
+        raise BadHead("malformed request line")
+    method, target, minor = line.groups()
+    if method not in _METHODS:
+        raise BadHead("method not supported", 405)
+    if len(target) > FIELD_LIMIT_BYTES:
+        raise BadHead("the target is too long", 414)
+    if _UPGRADE.search(raw):
+        raw = _UPGRADE.sub(b"", raw)  # never honoured, never forwarded (R69, R70)
+    path, _, query = target.partition(b"?")
+    head = RequestHead(method, path, query, http10=minor == b"0", keep_alive=minor == b"1")
+    for original, value in _fields(httptools.HttpRequestParser, raw):
+        name = original.lower()
+        rule = _REQUEST_RULES.get(name)
+        if b"_" in name or not value.isascii():
+            if rule is not None:
+                raise BadHead("a header field is not ASCII")
+            continue  # R82, R48: dropped, so that nobody behind us can read it differently
+        head.fields.append((name, value))
+        if rule is not None:
+            rule(head, value)
+    _frame_request(head)
+    return head
+
+
+def parse_response(raw: bytes, *, to_head_request: bool = False) -> ResponseHead:
+    """Parse a whole head, blank line included. A 1xx is the caller's to skip.
+
+    Raises:
+        BadHead: It is malformed or ambiguous; the connection must not be used again.
+    """
+    line = _STATUS_LINE.match(raw)
+    if line is None:
+        raise BadHead("malformed status line")
+    http10 = line[1] == b"0"
+    fields = _fields(httptools.HttpResponseParser, raw)
+    head = ResponseHead(int(line[2]), raw[9 : line.end()], fields, http10=http10, keep_alive=not http10)
+    for name, value in fields:
+        rule = _RESPONSE_RULES.get(name.lower())
+        if rule is not None:
+            rule(head, value)
+    if head.chunked and head.length is not None:
+        raise BadHead("ambiguous framing")
+    if to_head_request or head.status in BODILESS:
+        head.length, head.chunked = 0, False
+    return head
+
+
+def _fields(parser: type, raw: bytes) -> Fields:
+    """The header fields of `raw` by httptools, within our limits."""
+    collector = _Collector()
+    try:
+        parser(collector).feed_data(raw)
+    except httptools.HttpParserError as error:
+        raise BadHead("malformed header") from error
+    if len(collector.fields) > FIELD_COUNT_LIMIT:
+        raise BadHead("too many header fields", 431)
+    if len(raw) > FIELD_LIMIT_BYTES and any(
+        len(name) + len(value) > FIELD_LIMIT_BYTES for name, value in collector.fields
+    ):
+        raise BadHead("a header field is too long", 431)
+    return collector.fields
+
+
+def _frame_request(head: RequestHead) -> None:
+    """Decide how the body is framed, or that it is ambiguous (R01 to R24)."""
+    if head.host is None and not head.http10:
+        raise BadHead("Host is missing")
+    if head.transfer_encoding is not None:
+        if head.content_length is not None or head.http10:
+            raise BadHead("ambiguous framing")
+        if head.transfer_encoding.strip(b" \t").lower() != b"chunked":
+            raise BadHead("this transfer encoding is not supported", 501)
+        head.length = None
+    elif head.content_length is not None:
+        head.length = _number(head.content_length)
+
+
+def _number(text: bytes) -> int:
+    digits = text.strip(b" \t")
+    if not _DIGITS.fullmatch(digits):
+        raise BadHead("Content-Length is no number")
+    return int(digits)
+
+
+def _once(attribute: str, name: str) -> Callable[[RequestHead, bytes], None]:
+    """A rule that keeps a field's value and refuses a second one."""
+
+    def rule(head: RequestHead, value: bytes) -> None:
+        if getattr(head, attribute) is not None:
+            raise BadHead(f"{name} appears twice")
+        setattr(head, attribute, value)
+
+    return rule
+
+
+def _keep(attribute: str) -> Callable[[RequestHead, bytes], None]:
+    return lambda head, value: setattr(head, attribute, value)
+
+
+def _tokens(value: bytes) -> list[bytes]:
+    return [token.strip() for token in value.lower().split(b",")]
+
+
+def _request_connection(head: RequestHead, value: bytes) -> None:
+    tokens = _tokens(value)
+    head.keep_alive = b"close" not in tokens and (head.keep_alive or b"keep-alive" in tokens)
+
+
+def _content_encoding(_head: RequestHead, value: bytes) -> None:
+    if value.strip().lower() not in (b"", b"identity"):
+        raise BadHead("compressed request bodies are not taken", 415)
+
+
+def _expect(head: RequestHead, value: bytes) -> None:
+    if value.strip().lower() != b"100-continue":
+        raise BadHead("this expectation cannot be met", 417)
+    head.expects_continue = True
+
+
+def _response_length(head: ResponseHead, value: bytes) -> None:
+    if head.length is not None:
+        raise BadHead("Content-Length appears twice")
+    head.length = _number(value)
+
+
+def _response_encoding(head: ResponseHead, value: bytes) -> None:
+    if head.chunked or head.http10 or value.strip().lower() != b"chunked":
+        raise BadHead("this transfer encoding is not supported")
+    head.chunked = True
+
+
+def _response_connection(head: ResponseHead, value: bytes) -> None:
+    tokens = _tokens(value)
+    head.keep_alive = b"close" not in tokens and (head.keep_alive or b"keep-alive" in tokens)
+
+
+def _response_type(head: ResponseHead, value: bytes) -> None:
+    kind = value.lower()
+    head.is_event_stream = kind.startswith(b"text/event-stream")
+    head.is_json = kind.startswith(b"application/json")
+
+
+_REQUEST_RULES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
+    b"authorization": _once("authorization", "Authorization"),
+    b"connection": _request_connection,
+    b"content-encoding": _content_encoding,
+    b"content-length": _once("content_length", "Content-Length"),
+    b"content-type": _keep("content_type"),
+    b"expect": _expect,
+    b"host": _once("host", "Host"),
+    b"transfer-encoding": _once("transfer_encoding", "Transfer-Encoding"),
+    b"user-agent": _keep("user_agent"),
+    b"x-api-key": _once("api_key", "X-Api-Key"),
+    b"x-forwarded-for": _keep("forwarded_for"),
+    b"x-request-id": _keep("request_id"),
+}
+_RESPONSE_RULES: dict[bytes, Callable[[ResponseHead, bytes], None]] = {
+    b"connection": _response_connection,
+    b"content-length": _response_length,
+    b"content-type": _response_type,
+    b"transfer-encoding": _response_encoding,
+}

@@ -1,0 +1,79 @@
+"""PURE. Which paths are proxied, and which form of them a replica gets (CONTRACT.md 2, DESIGN.md).
+
+An exact match against a fixed table: nothing of the client's path is ever joined, decoded or normalised, so dot
+segments, `%2e`, `//host` and absolute targets cannot lead anywhere (FAILURES.md R58 to R66).
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class EndMark(Enum):
+    """What ends a complete event stream of a path (FAILURES.md D10)."""
+
+    DONE = "done"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One proxied path. `prefixed`: OpenAI's own, which a replica may serve under `/v1`, bare, or both."""
+
+    name: bytes
+    prefixed: bool
+    end_mark: EndMark = EndMark.NONE
+
+
+_OPENAI = {
+    b"/chat/completions": EndMark.DONE,
+    b"/completions": EndMark.DONE,
+    b"/responses": EndMark.RESPONSES,
+    b"/messages": EndMark.MESSAGES,
+    b"/messages/count_tokens": EndMark.NONE,
+    b"/embeddings": EndMark.NONE,
+    b"/moderations": EndMark.NONE,
+    b"/audio/speech": EndMark.NONE,
+    b"/audio/transcriptions": EndMark.NONE,
+    b"/audio/translations": EndMark.NONE,
+    b"/images/generations": EndMark.NONE,
+    b"/images/edits": EndMark.NONE,
+    b"/images/variations": EndMark.NONE,
+}
+_OTHERS = (
+    b"/rerank",
+    b"/score",
+    b"/classify",
+    b"/pooling",
+    b"/tokenize",
+    b"/detokenize",
+)
+_CONTROL = frozenset({b"/", b"/health", b"/status", b"/services", b"/models", b"/v1/models", b"/stats", b"/metrics"})
+_CONTROL_TREES = (b"/v1/models/", b"/models/", b"/admin/", b"/api/v1/")
+
+
+def _table() -> dict[bytes, Operation]:
+    table: dict[bytes, Operation] = {}
+    for name, end_mark in _OPENAI.items():
+        table[name] = table[b"/v1" + name] = Operation(name, prefixed=True, end_mark=end_mark)
+    for name in _OTHERS:
+        table[name] = Operation(name, prefixed=False)
+        table[b"/v1" + name] = Operation(b"/v1" + name, prefixed=False)
+    table[b"/v2/rerank"] = Operation(b"/v2/rerank", prefixed=False)
+    return table
+
+
+PROXIED = _table()
+
+
+def is_control(path: bytes) -> bool:
+    """True for a path that the router answers itself."""
+    return path in _CONTROL or path.startswith(_CONTROL_TREES)
+
+
+def upstream_path(path: bytes, operation: Operation | None, api_prefix: str | None) -> bytes:
+    """The path to ask a replica for, given the form it serves (None: not known, so as the client wrote it)."""
+    if operation is None or not operation.prefixed or api_prefix is None:
+        return path
+    return api_prefix.encode() + operation.name

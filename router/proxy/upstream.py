@@ -1,0 +1,311 @@
+"""The replica's leg: one connection, and the pool of idle ones per endpoint.
+
+A connection serves one exchange at a time, frames its response, and hands the bytes on as they came. It returns to the
+pool only when the response ended exactly where its framing said and nothing of the request is left to send.
+"""
+
+import asyncio
+import contextlib
+from enum import Enum
+from typing import Protocol, cast
+
+from router.model import Endpoint
+from router.proxy.chunked import LAST_CHUNK, BadChunk, Chunked
+from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, ResponseHead, parse_response
+
+IDLE_LIMIT_S = 4.0
+"""Below the common 5 s keep-alive of servers (FAILURES.md 0.3)."""
+IDLE_COUNT_LIMIT = 512
+"""Idle connections kept per endpoint."""
+INFORMATIONAL_LIMIT = 8
+"""1xx answers swallowed before the real one."""
+
+
+class Broken(Enum):
+    """How a connection ended before its response did."""
+
+    STALE = "stale"
+    """Reused, and closed before a byte came: the server's keep-alive ran out as we wrote."""
+    CLOSED = "closed"
+    """Closed before a byte came, on a fresh connection."""
+    TRUNCATED = "truncated"
+    """Closed in the middle of a response."""
+    MALFORMED = "malformed"
+    """What came is no HTTP we accept."""
+
+
+class Attempt(Protocol):
+    """Who listens to a connection: the exchange."""
+
+    def on_head(self, head: ResponseHead) -> None:
+        """The response began; the attempt may end the connection from here."""
+
+    def on_body(self, data: bytes, *, framed: bool) -> None:
+        """Bytes of the body; `framed` when they are whole chunks with their framing."""
+
+    def on_end(self) -> None:
+        """The response is complete."""
+
+    def on_broken(self, how: Broken) -> None:
+        """There will be no more of this response."""
+
+
+class _Phase(Enum):
+    IDLE = 0
+    HEAD = 1
+    LENGTH = 2
+    CHUNKED = 3
+    CLOSE = 4
+
+
+class Upstream(asyncio.Protocol):
+    """One connection to one endpoint."""
+
+    __slots__ = (
+        "_attempt",
+        "_buffer",
+        "_chunked",
+        "_head",
+        "_informational",
+        "_left",
+        "_phase",
+        "_pool",
+        "_raw_chunks",
+        "_to_head_request",
+        "idle_since",
+        "reused",
+        "transport",
+    )
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self._attempt: Attempt | None = None
+        self._phase = _Phase.IDLE
+        self._buffer = b""
+        self._head: ResponseHead | None = None
+        self._chunked = Chunked()
+        self._left = 0
+        self._informational = 0
+        self._raw_chunks = True
+        self._to_head_request = False
+        self.idle_since = 0.0
+        self.reused = False
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: connected."""
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
+
+    def send(self, attempt: Attempt, request: bytes, body: bytes, *, to_head_request: bool, raw_chunks: bool) -> None:
+        """Write a request and listen for `attempt`. `raw_chunks` False hands out payload only (HTTP/1.0 clients)."""
+        self._attempt = attempt
+        self._phase = _Phase.HEAD
+        self._to_head_request = to_head_request
+        self._raw_chunks = raw_chunks
+        transport = self.transport
+        if transport is None:
+            self._break(Broken.STALE if self.reused else Broken.CLOSED)
+        elif len(body) < 65536:  # noqa: PLR2004 - below it one copy is cheaper than a second write
+            transport.write(request + body)
+        else:
+            transport.write(request)
+            transport.write(body)
+
+    def pause(self) -> None:
+        """The client cannot take more: stop reading."""
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """The client can take more."""
+        if self.transport is not None:
+            self.transport.resume_reading()
+
+    def abort(self) -> None:
+        """Drop the connection at once; its attempt hears nothing more."""
+        self._attempt = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes from the replica."""
+        attempt = self._attempt
+        if attempt is None:
+            self.abort()  # nobody asked: never hand it to the next client (U17)
+            return
+        phase = self._phase
+        try:
+            if phase is _Phase.CHUNKED:
+                self._chunked_data(attempt, data)
+            elif phase is _Phase.LENGTH:
+                self._length_data(attempt, data)
+            elif phase is _Phase.CLOSE:
+                attempt.on_body(data, framed=False)
+            else:
+                self._head_data(attempt, data)
+        except (BadHead, BadChunk):
+            self._break(Broken.MALFORMED)
+
+    def eof_received(self) -> bool:
+        """asyncio: the replica closed its side; we close ours."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """asyncio: the connection is gone."""
+        self.transport = None
+        self._pool.discard(self)
+        if self._attempt is None:
+            return
+        if self._phase is _Phase.CLOSE and error is None:
+            attempt, self._attempt = self._attempt, None
+            attempt.on_end()
+        elif self._phase is _Phase.HEAD and not self._buffer:
+            self._break(Broken.STALE if self.reused else Broken.CLOSED)
+        else:
+            self._break(Broken.TRUNCATED)
+
+    def _head_data(self, attempt: Attempt, data: bytes) -> None:
+        if self._buffer:
+            data = self._buffer + data
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > HEAD_LIMIT_BYTES:
+                raise BadHead("the response head is too long")
+            self._buffer = data
+            return
+        self._buffer = b""
+        head = parse_response(data[: end + 4], to_head_request=self._to_head_request)
+        rest = data[end + 4 :]
+        if head.status < 200:  # noqa: PLR2004 - informational: swallowed (D12)
+            self._informational += 1
+            if self._informational > INFORMATIONAL_LIMIT or head.status == 101:  # noqa: PLR2004 - no upgrade was asked
+                raise BadHead("too many informational answers")
+            if rest:
+                self._head_data(attempt, rest)
+            return
+        self._expect_body(head)
+        attempt.on_head(head)
+        if self._attempt is attempt and (rest or head.length == 0):  # else it chose to try elsewhere
+            self.data_received(rest)
+
+    def _expect_body(self, head: ResponseHead) -> None:
+        self._head = head
+        if head.chunked:
+            self._phase = _Phase.CHUNKED
+            self._chunked = Chunked()
+        elif head.length is not None:
+            self._phase = _Phase.LENGTH
+            self._left = head.length
+        else:
+            self._phase = _Phase.CLOSE
+
+    def _length_data(self, attempt: Attempt, data: bytes) -> None:
+        left = self._left - len(data)
+        if left > 0:
+            self._left = left
+            attempt.on_body(data, framed=False)
+            return
+        if left < 0:
+            data = data[:left]
+        if data:
+            attempt.on_body(data, framed=False)
+        self._end(clean=left == 0)
+
+    def _chunked_data(self, attempt: Attempt, data: bytes) -> None:
+        chunked = self._chunked
+        if self._raw_chunks and chunked.passes_whole(data):
+            if chunked.ended:
+                data = data[: -len(LAST_CHUNK)]
+            if data:
+                attempt.on_body(data, framed=True)
+        else:
+            for piece in chunked.payload(data):
+                attempt.on_body(piece, framed=False)
+        if chunked.ended:
+            self._end(clean=not chunked.surplus)
+
+    def _end(self, *, clean: bool) -> None:
+        attempt, self._attempt = self._attempt, None
+        self._phase = _Phase.IDLE
+        transport, head = self.transport, self._head
+        if transport is not None:
+            if clean and head is not None and head.keep_alive and not transport.get_write_buffer_size():
+                self._pool.give_back(self)
+            else:
+                transport.close()
+        if attempt is not None:
+            attempt.on_end()
+
+    def _break(self, how: Broken) -> None:
+        attempt, self._attempt = self._attempt, None
+        if self.transport is not None:
+            self.transport.abort()
+        if attempt is not None:
+            attempt.on_broken(how)
+
+
+class Pool:
+    """Idle connections to one endpoint, the latest used first.
+
+    Args:
+        endpoint: Whose connections.
+        clock: Monotonic seconds.
+    """
+
+    __slots__ = ("_clock", "_idle", "endpoint")
+
+    def __init__(self, endpoint: Endpoint, clock: "Clock") -> None:
+        self.endpoint = endpoint
+        self._clock = clock
+        self._idle: list[Upstream] = []
+
+    def take(self) -> Upstream | None:
+        """An idle connection young enough to be trusted, or None."""
+        while self._idle:
+            connection = self._idle.pop()
+            transport = connection.transport
+            if transport is None or transport.is_closing():
+                continue
+            if self._clock() - connection.idle_since > IDLE_LIMIT_S:
+                transport.close()
+                continue
+            connection.reused = True
+            return connection
+        return None
+
+    def give_back(self, connection: Upstream) -> None:
+        """Keep a connection whose response is complete."""
+        connection.resume()
+        connection.idle_since = self._clock()
+        if len(self._idle) >= IDLE_COUNT_LIMIT:
+            connection.abort()
+        else:
+            self._idle.append(connection)
+
+    def discard(self, connection: Upstream) -> None:
+        """Forget a connection that is gone."""
+        with contextlib.suppress(ValueError):
+            self._idle.remove(connection)
+
+    def prune(self) -> None:
+        """Close what has been idle too long."""
+        oldest_allowed = self._clock() - IDLE_LIMIT_S
+        while self._idle and self._idle[0].idle_since < oldest_allowed:
+            connection = self._idle.pop(0)
+            if connection.transport is not None:
+                connection.transport.close()
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            if connection.transport is not None:
+                connection.transport.close()
+
+
+class Clock(Protocol):
+    """Monotonic seconds."""
+
+    def __call__(self) -> float:
+        """Now."""
+        ...

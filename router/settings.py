@@ -1,0 +1,145 @@
+"""The router's settings: flags, variables and file keys, each declared once."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pydantic import Field, ValidationError, field_validator
+
+from common.names import is_host, is_service_name
+from common.service import ServiceSettings
+from common.settings import CommaList, Settings, SettingsError, option, read_file
+from router.keys import Key, KeyFile, faults
+from router.policy.cache_type import DEFAULT_THRESHOLD_BYTES
+
+
+class StaticService(Settings):
+    """One entry of the static services file."""
+
+    name: str
+    host: str
+    port: int = Field(ge=1, le=65535)
+    weight: float = Field(1.0, ge=0, le=1000)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _named(cls, name: str) -> str:
+        if not is_service_name(name):
+            raise ValueError("must be letters, digits, '.', '_' or '-', at most 128, the first a letter or a digit")
+        return name
+
+    @field_validator("host")
+    @classmethod
+    def _reachable(cls, host: str) -> str:
+        if not is_host(host):
+            raise ValueError("must be a host name or an IP address")
+        return host
+
+
+class StaticFile(Settings):
+    """The static services file, in its three shapes brought to one."""
+
+    services: tuple[StaticService, ...]
+
+
+class RouterSettings(ServiceSettings):
+    """One HTTP port in front of every ready inference server: model-aware, balancing, OpenAI-style."""
+
+    router_port: int = option(8000, "Port to listen on.", flags=("--router-port", "--port"), ge=0, le=65535)
+    host: str = option("127.0.0.1", "Address to listen on.")
+    registry_url: CommaList = option(
+        ("http://localhost:18000",), "Registry URLs, separated by commas; the first that answers is used."
+    )
+    registry_token_file: Path | None = option(None, "File (mode 0600) with the registry's read token.")
+    static_services: Path | None = option(None, "JSON file of services that are always in the table.")
+    health_interval: float = option(30.0, "Seconds between probes of a replica.", gt=0)
+    health_timeout: float = option(5.0, "Seconds a probe may take.", gt=0)
+    max_errors: int = option(3, "Failed probes in a row that take a replica out.", ge=1)
+    registry_sync_interval: float = option(10.0, "Seconds between polls of a registry without watch.", gt=0)
+    service_removal_grace_period: float = option(
+        60.0, "Seconds a replica that vanished from the registry is kept while our own probe passes.", ge=0
+    )
+    workers: int = option(lambda: min(os.cpu_count() or 1, 16), "Worker processes.", ge=1, le=64)
+    data_dir: Path = option(Path("data"), "Folder for the last known table.")
+    proxy_paths: CommaList = option((), "Further paths to proxy; `*` proxies every path the router does not own.")
+    proxy_timeout_seconds: float = option(
+        1800.0, "Seconds one proxied request may take in all.", env=("PROXY_TIMEOUT_SECONDS",), gt=0
+    )
+    connect_timeout_s: float = option(2.0, "Seconds to connect to a replica.", gt=0)
+    first_byte_timeout_s: float = option(600.0, "Seconds until the first byte of an answer.", gt=0)
+    idle_timeout_s: float = option(300.0, "Seconds between two bytes of an answer.", gt=0)
+    max_retries: int = option(2, "Further replicas tried before the first byte of an answer.", ge=0, le=10)
+    cache_type_routing_threshold: int = option(
+        DEFAULT_THRESHOLD_BYTES,
+        "Bytes of text above which replicas with a static cache are preferred.",
+        env=("CACHE_TYPE_ROUTING_THRESHOLD",),
+        ge=0,
+    )
+    max_body_bytes: int = option(32 << 20, "Largest request body.", ge=1024)
+    max_bodies_bytes: int = option(512 << 20, "Request bodies held at once, all together, per worker.", ge=1024)
+    max_connections: int = option(4096, "Client connections per worker.", ge=1)
+    max_endpoints: int = option(1024, "Replicas the router can keep count of.", ge=1, le=65536)
+    forward_headers: CommaList = option((), "Further request headers that are passed on to replicas.")
+    api_keys_file: Path | None = option(
+        None, "File (mode 0600) of API keys; with it every request needs one, and clients' own are not forwarded."
+    )
+    max_in_flight: int = option(
+        0, "Requests at once per replica that does not say (metadata.max_concurrency); 0 sets no limit.", ge=0
+    )
+    queue_limit: int = option(256, "Requests that may wait per model and worker for a replica with room.", ge=0)
+    queue_timeout_s: float = option(30.0, "Seconds a request may wait for a replica with room.", gt=0)
+    sse_keepalive_s: float = option(
+        15.0,
+        "Seconds after which a waiting stream gets its first comment, and then each further one; 0 sends none.",
+        ge=0,
+    )
+    access_log_sample: float = option(0.01, "Share of requests that get a line in the access log.", ge=0, le=1)
+    served_by: bool = option(False, "Tell clients which replica answered (X-Served-By).")
+    drain_timeout: float = option(30.0, "Seconds that requests under way may take after SIGTERM.", ge=0)
+    insecure_no_auth: bool = option(False, "Listen beyond loopback without API keys.")
+
+
+def read_api_keys(path: Path) -> tuple[Key, ...]:
+    """The keys of a key file.
+
+    Raises:
+        SettingsError: Others can read it, or an entry is wrong; names the file, the entry and the field.
+    """
+    content = read_file(path)
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise SettingsError(f"{path}: others can read it; run: chmod 600 {path}")
+    try:
+        keys = msgspec.convert(content, KeyFile).keys
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{path}: {error}") from error
+    wrong = faults(keys)
+    if wrong:
+        raise SettingsError("\n".join(f"{path}: {line}" for line in wrong))
+    return keys
+
+
+def read_static_services(path: Path) -> list[dict[str, Any]]:
+    """The services of a static file: a JSON list, or that list under `services` or `static_services.services`.
+
+    Raises:
+        SettingsError: It cannot be read, or an entry is wrong; names the file, the entry and the field.
+    """
+    content = read_file(path)
+    if isinstance(content, dict):
+        inner = content.get("static_services", content)
+        content = inner.get("services") if isinstance(inner, dict) else None
+    if not isinstance(content, list):
+        raise SettingsError(f"{path}: needs a list of services, or one under 'services'")
+    try:
+        checked = StaticFile.model_validate({"services": content}).services
+    except ValidationError as error:
+        lines = [f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise SettingsError("\n".join(lines)) from error
+    names = [service.name for service in checked]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SettingsError(f"{path}: the name {twice[0]!r} appears twice")
+    return [service.model_dump() for service in checked]

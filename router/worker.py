@@ -1,0 +1,152 @@
+"""A worker process: serves one listening socket until it is told to retire. Started by the master only.
+
+`python -m router.worker FEED_FD BOARD_FD SOCKET_FD`; everything else comes over the feed. When the feed ends, the
+master is gone: the worker finishes what it has and ends, so that a new master finds the port free.
+"""
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import sys
+
+import structlog
+import uvloop
+
+from common import log as logs
+from common.exits import Exit
+from common.tasks import TaskScope
+from router import feed
+from router.board import Board, Shape
+from router.model import Endpoint, Table
+from router.policy.choose import Chooser
+from router.proxy.downstream import Downstream
+from router.proxy.engine import Engine, Limits
+from router.settings import RouterSettings
+
+log = structlog.get_logger(__name__)
+BEAT_S = 1.0
+FLUSH_TURNS, FLUSH_TURN_S = 20, 0.05
+
+
+def limits_of(settings: RouterSettings) -> Limits:
+    """The data plane's limits as the settings say."""
+    paths = frozenset(path.encode() for path in settings.proxy_paths)
+    return Limits(
+        connect_timeout_s=settings.connect_timeout_s,
+        first_byte_timeout_s=settings.first_byte_timeout_s,
+        idle_timeout_s=settings.idle_timeout_s,
+        total_timeout_s=settings.proxy_timeout_seconds,
+        max_retries=settings.max_retries,
+        max_body_bytes=settings.max_body_bytes,
+        max_bodies_bytes=settings.max_bodies_bytes,
+        max_connections=settings.max_connections,
+        any_path=b"*" in paths,
+        extra_paths=paths,
+        extra_headers=settings.forward_headers,
+        queue_limit=settings.queue_limit,
+        queue_timeout_s=settings.queue_timeout_s,
+        sse_keepalive_s=settings.sse_keepalive_s,
+        access_log_sample=settings.access_log_sample,
+        served_by=settings.served_by,
+    )
+
+
+async def serve(feed_fd: int, board_fd: int, socket_fd: int) -> int:
+    """Run until retired; returns the exit code."""
+    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=feed_fd))
+    plan = await feed.read(reader)
+    if not isinstance(plan, feed.Plan):
+        return Exit.SOFTWARE
+    settings = RouterSettings.model_validate(plan.settings)
+    logs.setup("router", level=settings.log_level, json=settings.log_json)
+    structlog.contextvars.bind_contextvars(worker=plan.index)
+    listening = socket.socket(fileno=socket_fd)
+    listening.settimeout(0)
+    async with TaskScope(f"worker{plan.index}") as scope:
+        engine = Engine(
+            limits=limits_of(settings),
+            board=Board(board_fd, Shape(plan.slots, plan.workers), plan.index),
+            chooser=Chooser(cache_type_threshold_bytes=settings.cache_type_routing_threshold),
+            control=Endpoint(
+                id="control", name="control", host="router", port=0, slot=plan.slots, unix_path=plan.control_path
+            ),
+            scope=scope,
+        )
+        scope.spawn("sweep", engine.sweep(), service=True)
+        retired = scope.spawn("feed", _listen(reader, writer, engine, listening, scope))
+        failure = asyncio.ensure_future(scope.failed())
+        await asyncio.wait({retired, failure}, return_when=asyncio.FIRST_COMPLETED)
+        if failure.done():
+            return Exit.SOFTWARE
+        failure.cancel()
+        await _drain(engine, settings.drain_timeout)
+    return Exit.OK
+
+
+async def _listen(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    engine: Engine,
+    listening: socket.socket,
+    scope: TaskScope,
+) -> None:
+    """Take tables from the master; serve from the first one on; return when told to retire."""
+    server: asyncio.Server | None = None
+    while True:
+        message = await feed.read(reader)
+        if isinstance(message, feed.Endpoints):
+            engine.set_table(Table.of(message.version, message.endpoints))
+            if server is None:
+                server = await asyncio.get_running_loop().create_server(
+                    lambda: Downstream(engine), sock=listening, backlog=1024
+                )
+                # What lives now lives for ever: keep the collector from walking it at every pass.
+                gc.collect()
+                gc.freeze()
+                scope.spawn("beat", _beat(writer, engine), service=True)
+        elif isinstance(message, feed.Keys):
+            engine.set_keys(message.keys)
+        elif message is None or isinstance(message, feed.Retire):
+            if message is None:
+                log.error("worker.master_gone")
+            if server is not None:
+                server.close()
+            return
+
+
+async def _beat(writer: asyncio.StreamWriter, engine: Engine) -> None:
+    """Tell the master, every second, that this worker turns its loop."""
+    while True:
+        feed.write(writer, feed.Beat(engine.table.version, len(engine.clients), len(engine.exchanges)))
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        await asyncio.sleep(BEAT_S)
+
+
+async def _drain(engine: Engine, timeout_s: float) -> None:
+    """Let requests under way finish, then end the rest with an error."""
+    engine.drain()
+    try:
+        await asyncio.wait_for(engine.idle.wait(), timeout_s)
+    except TimeoutError:
+        log.warning("worker.drain_timed_out", exchanges=len(engine.exchanges), after_s=timeout_s)
+    engine.abort_all()
+    # Answers just written leave with the next turns of the loop.
+    for _ in range(FLUSH_TURNS):
+        if not engine.clients:
+            return
+        await asyncio.sleep(FLUSH_TURN_S)
+
+
+def main() -> int:
+    """Entry point of the process."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the master decides; a terminal's ^C reaches the whole group
+    feed_fd, board_fd, socket_fd = (int(text) for text in sys.argv[1:4])
+    return uvloop.run(serve(feed_fd, board_fd, socket_fd))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

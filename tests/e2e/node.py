@@ -1,0 +1,139 @@
+"""A node of its own for a test: a copy of the tree, free ports, and the real scripts."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH_TIMEOUT_S = 90
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
+def copy_tree(target: Path) -> None:
+    """The files of the project, as git knows them (new ones included)."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if listed.returncode != 0:  # an unpacked archive
+        ignored = shutil.ignore_patterns(".git", ".venv", "logs", "data", "__pycache__", ".*_cache")
+        shutil.copytree(ROOT, target, ignore=ignored)
+        return
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+def free_ports(count: int) -> list[int]:
+    """First ports of `count` pairs (a server and its babysitter), free at this moment."""
+    found: list[int] = []
+    held: list[socket.socket] = []
+    while len(found) < count:
+        first = socket.create_server(("127.0.0.1", 0))
+        held.append(first)
+        port = first.getsockname()[1]
+        try:
+            held.append(socket.create_server(("127.0.0.1", port + 1)))
+        except OSError:
+            continue
+        found.append(port)
+    for one in held:
+        one.close()
+    return found
+
+
+@dataclass
+class Node:
+    """A copy of the project in `folder`, whose scripts are run with `environment`."""
+
+    folder: Path
+    registry_port: int
+    router_port: int
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def registry(self) -> str:
+        return f"http://localhost:{self.registry_port}"
+
+    @property
+    def router(self) -> str:
+        return f"http://localhost:{self.router_port}"
+
+    def full_environment(self) -> dict[str, str]:
+        """What a user would have in the environment."""
+        ours = ("SVC_", "REGISTRY_", "ROUTER_", "BABYSITTER_", "LAUNCH_")
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
+            "SVC_VENV": sys.prefix,
+            "SVC_SETUP": "skip",
+            "REGISTRY_PORT": str(self.registry_port),
+            "ROUTER_PORT": str(self.router_port),
+            **self.environment,
+        }
+
+    def run(self, script: str, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run `script/NAME` as a user would, from another folder, without a terminal."""
+        return subprocess.run(
+            [str(self.folder / "script" / script), *args],
+            cwd=self.folder.parent,
+            env={**self.full_environment(), **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LAUNCH_TIMEOUT_S,
+        )
+
+    def write_config(self, name: str, text: str) -> None:
+        """A file under config/."""
+        (self.folder / "config" / name).write_text(text)
+
+    def pid(self, name: str) -> int:
+        """What a pid file says."""
+        return int((self.folder / "logs" / f"{name}.pid").read_text())
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that works in this folder."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                cwd = process.cwd()
+            except (psutil.Error, OSError):
+                continue
+            if Path(cwd).is_relative_to(self.folder) and process.pid != os.getpid():
+                found.append(process)
+        return found
+
+
+def ask(url: str, body: Any = None) -> tuple[int, Any]:
+    """Status and JSON of one call."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})  # noqa: S310 - http
+    try:
+        with _open(request, timeout=20) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def is_free(port: int) -> bool:
+    """Nobody listens on `port` of this machine."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True

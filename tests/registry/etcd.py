@@ -1,0 +1,89 @@
+"""A real etcd for tests: started, stopped, paused, killed and wiped."""
+
+import shutil
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+
+class Etcd:
+    """One member on loopback.
+
+    Args:
+        directory: Its data.
+        client_port: Where clients ask.
+        peer_port: Where other members would.
+    """
+
+    def __init__(self, directory: Path, *, client_port: int, peer_port: int) -> None:
+        self.directory = directory
+        self.endpoint = f"127.0.0.1:{client_port}"
+        self._peer = f"http://127.0.0.1:{peer_port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *flags: str) -> None:
+        """Start over whatever data there is, and return when it answers."""
+        url = f"http://{self.endpoint}"
+        self._process = subprocess.Popen(
+            [
+                "etcd",
+                *("--name", "one", "--data-dir", str(self.directory), "--log-level", "error"),
+                *("--listen-client-urls", url, "--advertise-client-urls", url),
+                *("--listen-peer-urls", self._peer, "--initial-advertise-peer-urls", self._peer),
+                *("--initial-cluster", f"one={self._peer}", "--auto-compaction-retention=1h"),
+                *("--heartbeat-interval", "50", "--election-timeout", "500"),
+                *flags,
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 20
+        while not self._is_healthy():
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                self.kill()
+                raise AssertionError("etcd does not start")
+            time.sleep(0.02)
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL; idempotent."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def wipe(self) -> None:
+        """Delete its data; it must not run."""
+        shutil.rmtree(self.directory)
+
+    def ctl(self, *arguments: str) -> str:
+        """Run etcdctl; returns what it prints."""
+        done = subprocess.run(
+            ["etcdctl", f"--endpoints={self.endpoint}", *arguments],
+            env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            check=True,
+            timeout=20,
+        )
+        return done.stdout.decode()
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def _is_healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{self.endpoint}/health", timeout=1) as answer:
+                return b"true" in answer.read()
+        except (urllib.error.URLError, OSError):
+            return False

@@ -1,0 +1,318 @@
+"""What only a shared store has: other registries, leases of its own, and absence. Over a real etcd."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.clock import SystemClock
+from common.tasks import TaskScope
+from registry.catalogue import Catalogue
+from registry.model import Conflict, Deregister, Drain, Instance, Put, Register, Registration, Renew, Sweep, Unknown
+from registry.store import StoreConflict, StoreFull, StoreUnavailable, Vanished, Written
+from registry.store import etcd as etcd_store
+from registry.store.codec import encode
+from registry.store.etcd import SERVICES, EtcdStore
+from registry.writer import Writer
+from tests.registry.conftest import free_port, until
+from tests.registry.etcd import Etcd
+
+SHORTEST_S = 2.0
+"""etcd gives no shorter lease."""
+
+
+@dataclass
+class Peer:
+    """One registry without its HTTP."""
+
+    writer: Writer
+    store: EtcdStore
+
+    def held(self, name: str = "svc") -> Instance | None:
+        entry = self.writer.catalogue.get(name)
+        return None if entry is None else entry.instance
+
+    def names(self) -> set[str]:
+        return {entry.instance.name for entry in self.writer.catalogue}
+
+    async def register(self, name: str = "svc", **changes: Any) -> Instance:
+        decision = await self.writer.submit(Register(said(name, **changes)))
+        assert decision.answer is not None
+        found = self.held(name)
+        assert found is not None
+        return found
+
+
+def said(name: str = "svc", **changes: Any) -> Registration:
+    made = Registration(name, "h", 1, "h", "http://h:1", "running", instance_id="a", incarnation=1, ttl_s=SHORTEST_S)
+    return replace(made, **changes)
+
+
+@asynccontextmanager
+async def joined(etcd: Etcd) -> AsyncIterator[Peer]:
+    store = EtcdStore([etcd.endpoint])
+    loaded = await store.open()
+    clock = SystemClock()
+    catalogue = Catalogue(epoch="e", shared=True)
+    catalogue.load(loaded.instances, clock.monotonic(), generation_floor=loaded.generation_floor)
+    writer = Writer(catalogue, store, clock)
+    async with TaskScope("peer") as scope:
+        scope.spawn("writer", writer.run(), service=True)
+        scope.spawn("follower", writer.follow(), service=True)
+        try:
+            yield Peer(writer, store)
+        finally:
+            await scope.close()
+            await store.close()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_store, "PULSE_S", 0.2)
+
+
+@pytest.fixture
+async def pair(etcd: Etcd) -> AsyncIterator[tuple[Peer, Peer]]:
+    async with joined(etcd) as one, joined(etcd) as other:
+        yield one, other
+
+
+async def beat(peer: Peer, name: str = "svc", **more: Any) -> None:
+    await peer.writer.submit(Renew(name, instance_id="a", incarnation=1, **more))
+
+
+async def test_what_one_registry_is_told_the_other_shows(pair: tuple[Peer, Peer]) -> None:
+    one, other = pair
+    registered = await one.register(ttl_s=30.0)
+    await until(lambda: other.held() == registered)
+    await other.writer.submit(Drain("svc", on=True))
+    await until(lambda: (it := one.held()) is not None and it.is_draining)
+    await beat(other, status="stopping")
+    await until(lambda: (it := one.held()) is not None and it.registration.status == "stopping")
+    await one.writer.submit(Deregister("svc"))
+    await until(lambda: other.held() is None)
+    with pytest.raises(Conflict):
+        await beat(other)  # the tombstone travelled along (C7)
+
+
+async def test_heartbeats_through_either_keep_the_lease(pair: tuple[Peer, Peer]) -> None:
+    one, other = pair
+    await one.register()
+    await until(lambda: other.held() is not None)
+    for _ in range(7):
+        await asyncio.sleep(0.5)
+        await beat(other)
+    for peer in pair:
+        await peer.writer.submit(Sweep())
+        found = peer.held()
+        assert found is not None
+        assert not found.stale
+
+
+async def test_lease_that_nobody_renews_ends_at_both(pair: tuple[Peer, Peer]) -> None:
+    for peer in pair:
+        await until(lambda it=peer: it.writer.away is None)  # type: ignore[misc]
+    await pair[0].register()
+    async with asyncio.timeout(6):
+        for peer in pair:
+            await until_stale(peer)
+
+
+async def until_stale(peer: Peer, name: str = "svc") -> None:
+    while not ((it := peer.held(name)) is not None and it.stale):
+        await asyncio.sleep(0.02)
+
+
+async def test_heartbeat_on_a_lost_lease_writes_the_record_again(etcd: Etcd) -> None:
+    async with joined(etcd) as one:
+        before = await one.register(ttl_s=60.0)
+        lease = one.store._known["svc"].lease
+        etcd.ctl("lease", "revoke", f"{lease:x}")
+        await beat(one)
+        await one.writer.rewrite()
+        await until(lambda: "svc" in etcd.ctl("get", SERVICES, "--prefix", "--keys-only"))
+        assert one.held() == before
+        assert one.store._known["svc"].lease != lease
+
+
+async def test_another_instance_gets_a_name_only_after_its_lease_C6(pair: tuple[Peer, Peer]) -> None:
+    one, other = pair
+    first = await one.register()
+    with pytest.raises(Conflict):
+        await other.register(instance_id="b")
+    async with asyncio.timeout(6):
+        await until_stale(other)
+    second = await other.register(instance_id="b")
+    assert second.generation > first.generation
+    await until(lambda: one.held() == second)
+    with pytest.raises(Conflict):
+        await beat(one)
+
+
+async def test_parallel_claims_at_both_have_exactly_one_winner_C6(pair: tuple[Peer, Peer]) -> None:
+    claims = [pair[number % 2].register(instance_id=f"i{number}", ttl_s=30.0) for number in range(40)]
+    results = await asyncio.gather(*claims, return_exceptions=True)
+    won = [result for result in results if isinstance(result, Instance)]
+    assert len(won) == 1
+    assert sum(isinstance(result, Conflict) for result in results) == 39
+    await until(lambda: pair[0].held() == pair[1].held() == won[0])
+
+
+async def test_repeat_at_the_other_registry_before_it_knows_is_idempotent_C8(pair: tuple[Peer, Peer]) -> None:
+    one, other = pair
+    results = await asyncio.gather(one.register(ttl_s=30.0), other.register(ttl_s=30.0))
+    assert results[0].generation == results[1].generation
+
+
+async def test_generation_rises_over_deregistration_at_another_registry(pair: tuple[Peer, Peer]) -> None:
+    one, other = pair
+    last = 0
+    for number in range(6):
+        peer = pair[number % 2]
+        registered = await peer.register(instance_id=f"i{number}", ttl_s=30.0)
+        assert registered.generation > last
+        last = registered.generation
+        await until(lambda: one.held() == other.held() and one.held() is not None)
+        await pair[(number + 1) % 2].writer.submit(Deregister("svc"))
+        await until(lambda: one.held() is None and other.held() is None)
+
+
+async def test_etcd_lost_serves_what_is_known_and_takes_heartbeats(etcd: Etcd) -> None:
+    async with joined(etcd) as one:
+        await one.register("old")
+        etcd.kill()
+        await until(lambda: one.writer.away is not None)
+        with pytest.raises(StoreUnavailable):
+            await one.register("new")
+        with pytest.raises(StoreUnavailable):
+            await one.writer.submit(Deregister("old"))
+        await one.register("old")  # the same life again: nothing to write
+        await beat(one, "old", status="stopping")
+        await asyncio.sleep(SHORTEST_S * 1.6)
+        await one.writer.submit(Sweep())  # does not expire anything
+        found = one.held("old")
+        assert found is not None
+        assert (found.status, found.stale) == ("stopping", False)
+        etcd.start()
+        await until(lambda: one.writer.away is None)
+        await one.writer.rewrite()
+        await one.register("new")
+        assert '"stopping"' in etcd.ctl("get", SERVICES + "old")
+
+
+async def test_etcd_paused_is_noticed_and_its_return_too_C10(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.store.gateway.CALL_TIMEOUT_S", 0.3)
+    async with joined(etcd) as one:
+        await one.register(ttl_s=30.0)
+        etcd.pause()
+        await until(lambda: one.writer.away is not None)
+        await beat(one)
+        etcd.resume()
+        await until(lambda: one.writer.away is None)
+        await one.register("new", ttl_s=30.0)
+        assert one.names() == {"svc", "new"}
+
+
+async def test_expiry_begins_again_one_lease_after_etcd_is_back(etcd: Etcd) -> None:
+    async with joined(etcd) as one:
+        await one.register(ttl_s=60.0)
+        await one.register("unheard")
+        etcd.kill()
+        etcd.wipe()
+        await until(lambda: one.writer.away is not None)
+        etcd.start()
+        await until(lambda: one.writer.away is None)
+        assert one.names() == {"svc", "unheard"}  # an empty etcd is no reason to forget
+        await beat(one)
+        assert "svc" in etcd.ctl("get", SERVICES, "--prefix", "--keys-only")
+        await one.writer.submit(Sweep())
+        assert not (one.held("unheard") or pytest.fail("forgotten")).stale
+        await asyncio.sleep(SHORTEST_S)
+        await one.writer.submit(Sweep())
+        assert (one.held("unheard") or pytest.fail("forgotten")).stale
+        assert not (one.held() or pytest.fail("forgotten")).stale
+
+
+async def test_compaction_during_absence_leads_to_a_snapshot_C9(etcd: Etcd) -> None:
+    async with joined(etcd) as one, joined(etcd) as other:
+        await one.register("kept", ttl_s=60.0)
+        await one.register("gone", ttl_s=60.0)
+        await until(lambda: other.names() == {"kept", "gone"})
+        other.store._revision = 1  # as one that slept through everything
+        await one.writer.submit(Deregister("gone"))
+        revision = (await one.store._snapshot()).version
+        etcd.ctl("compact", str(revision))
+        etcd.kill()
+        etcd.start()
+        await until(lambda: other.names() == {"kept"})
+        await one.register("new", ttl_s=60.0)
+        await until(lambda: other.names() == {"kept", "new"})
+
+
+async def test_deregistered_record_is_not_written_again_by_one_that_was_cut_off(etcd: Etcd) -> None:
+    async with joined(etcd) as one, joined(etcd) as other:
+        registered = await one.register(ttl_s=60.0)
+        await until(lambda: other.held() == registered)
+        await other.writer.submit(Deregister("svc"))
+        one.store._known.pop("svc", None)
+        with pytest.raises(StoreConflict) as caught:
+            await one.store.write([Put(registered, durable=True)])
+        assert caught.value.current is None
+        await one.store.write([Put(registered, durable=True, claims=True)])  # but its client may register
+
+
+async def test_stale_event_does_not_undo_a_later_write_J3(etcd: Etcd) -> None:
+    async with joined(etcd) as one:
+        await one.register(ttl_s=60.0)
+        version = one.store._known["svc"].revision
+        await one.register(incarnation=2, ttl_s=60.0)
+        old = Written(Instance(said(), generation=1), version)
+        assert not one.store.accept(old)
+        assert not one.store.accept(Vanished("svc", version, deregistered=False))
+        await one.writer.submit(Deregister("svc"))
+        assert not one.store.accept(old)
+
+
+async def test_foreign_rubbish_in_etcd_is_ignored_with_a_warning(etcd: Etcd) -> None:
+    etcd.ctl("put", SERVICES + "bad", "{}")
+    etcd.ctl("put", SERVICES + "liar", encode(Instance(said("other"), generation=1)).decode())
+    async with joined(etcd) as one:
+        assert one.names() == set()
+        await one.register("good", ttl_s=60.0)
+        with pytest.raises(StoreUnavailable, match="no record"):
+            await one.register("bad", ttl_s=60.0)
+
+
+async def test_heartbeat_of_a_stranger_renews_nothing_C5(etcd: Etcd) -> None:
+    async with joined(etcd) as one:
+        await one.register()
+        with pytest.raises(Conflict):
+            await one.writer.submit(Renew("svc", instance_id="b", incarnation=1))
+        with pytest.raises(Unknown):
+            await one.writer.submit(Renew("none"))
+
+
+async def test_etcd_without_room_is_full_and_heartbeats_go_on_C13(tmp_path: Path) -> None:
+    small = Etcd(tmp_path / "small", client_port=free_port(), peer_port=free_port())
+    small.start("--quota-backend-bytes=120000")
+    try:
+        async with joined(small) as one:
+            await one.register("svc", ttl_s=60.0)
+
+            async def fill() -> None:
+                for number in range(60):
+                    await one.register(f"n{number}", ttl_s=60.0, metadata={"padding": "x" * 7000})
+
+            with pytest.raises(StoreFull):
+                await fill()
+            await beat(one, status="stopping")
+            found = one.held()
+            assert found is not None
+            assert found.status == "stopping"
+            assert "svc" in one.writer.unwritten
+    finally:
+        small.kill()

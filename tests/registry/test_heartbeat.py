@@ -1,0 +1,87 @@
+"""The quick way of reading a heartbeat accepts nothing that the thorough way would not, and reads it the same."""
+
+import json
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common.http.errors import ApiError
+from registry import heartbeat
+from registry.heartbeat import _quickly
+from registry.model import Renew
+from registry.schema import HeartbeatBody, parse
+
+
+async def read(raw: bytes) -> Renew:
+    request = make_mocked_request("POST", "/services/x/heartbeat")
+    request._read_bytes = raw
+    return await heartbeat.read(request, "x")
+
+
+async def test_empty_body_says_nothing() -> None:
+    assert await read(b"") == Renew("x")
+
+
+async def test_plain_status_is_no_report() -> None:
+    raw = json.dumps({"status": "running", "timestamp": 1.5, "instance_id": "i", "incarnation": 3}).encode()
+    assert await read(raw) == Renew("x", "running", "i", 3)
+
+
+async def test_report_is_kept_whole_whichever_way_it_is_read() -> None:
+    report = {"replica_id": "r", "status": "ready", "models": ["m"], "running": 1, "extra": {"deep": [1, {"a": "b"}]}}
+    for spaced in (json.dumps(report), json.dumps(report, separators=(" , ", " : "))):
+        assert await read(spaced.encode()) == Renew("x", "ready", None, None, report)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[]",
+        b"{",
+        b'{"a":1,"a":2}',
+        b'{"a":1,"a":2,"b" :3}',
+        b'{"a":"\\":","a":2}',
+        b'{"a":{"b":1,"b":2}}',
+        b'{"status":7}',
+        b'{"status":""}',
+        b'{"status":"a\\u0000b"}',
+        b'{"instance_id":"a b"}',
+        b'{"incarnation":-1}',
+        b'{"incarnation":true}',
+        b'{"incarnation":1.5}',
+        b'{"running":1e400}',
+        b'{"running":NaN}',
+        b'{"running":99999999999999999999}',
+        b'{"x":"\\ud800"}',
+        b'{"x":"\xff"}',
+        b"\xef\xbb\xbf{}",
+    ],
+)
+async def test_faulty_heartbeat_is_refused_C15(raw: bytes) -> None:
+    with pytest.raises(ApiError) as caught:
+        await read(raw)
+    assert caught.value.status == 400
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**65), 2**65),
+    st.floats(),
+    st.text(max_size=70),
+    st.lists(st.text(max_size=5), max_size=3),
+)
+KEYS = st.sampled_from(["status", "instance_id", "incarnation", "running", "models", 'a":', "b"])
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.dictionaries(KEYS, VALUES, max_size=5), st.booleans())
+def test_quick_reading_agrees_with_the_thorough_one(body: dict[str, Any], compact: bool) -> None:  # noqa: FBT001 - hypothesis gives it
+    raw = json.dumps(body, separators=(",", ":") if compact else None).encode()
+    quick = _quickly(raw)
+    if quick is not None:
+        assert quick == json.loads(raw)
+        parse(HeartbeatBody, quick)

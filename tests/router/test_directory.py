@@ -1,0 +1,195 @@
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from common.discovery.record import Beat, Delete, Put, ServiceRecord, Snapshot
+from router.directory import Directory
+from router.model import Standing
+
+
+def record(name: str = "a-server", **more: Any) -> ServiceRecord:
+    plain = ServiceRecord(
+        name=name,
+        host="10.0.0.1",
+        port=9000,
+        url="http://10.0.0.1:9000",
+        metadata={"type": "openai-api", "models": ["m"]},
+        instance_id="i1",
+        incarnation=1,
+        generation=1,
+    )
+    return msgspec.structs.replace(plain, **more)
+
+
+def directory(**more: Any) -> Directory:
+    return Directory(**{"grace_s": 60.0, "max_errors": 3, "slots": 8, **more})
+
+
+def snapshot(*records: ServiceRecord) -> Snapshot:
+    return Snapshot(epoch="e", revision=1, services=list(records))
+
+
+def delete(name: str, reason: Any) -> Delete:
+    return Delete(epoch="e", revision=2, name=name, reason=reason)
+
+
+def standing(book: Directory, name: str = "a-server") -> Standing:
+    return book.replicas[name].standing
+
+
+def test_only_routable_records_enter() -> None:
+    book = directory()
+    book.apply(snapshot(record(), record("a", metadata={"type": "mock"}), record("b", metadata={})), 0.0)
+    assert list(book.replicas) == ["a-server"]
+    table = book.table()
+    assert [endpoint.name for endpoint in table.by_model["m"]] == ["a-server"]
+    assert table.endpoints[0].authority == "10.0.0.1:9000"
+
+
+def test_a_vanished_replica_is_kept_for_the_grace_while_our_probe_passes() -> None:
+    book = directory()
+    book.apply(snapshot(record()), 0.0)
+    book.apply(snapshot(), 10.0)
+    assert standing(book) is Standing.DOWN  # nobody vouches for it yet
+    book.note_probe("a-server", ok=True)
+    assert standing(book) is Standing.SUSPECT
+    assert not book.expire(69.9)
+    assert book.expire(70.0)
+    assert not book.replicas
+
+
+def test_a_replica_that_returns_in_time_is_fresh_again_in_its_old_slot() -> None:
+    book = directory()
+    book.apply(snapshot(record()), 0.0)
+    slot = book.replicas["a-server"].slot
+    book.apply(snapshot(), 10.0)
+    book.apply(snapshot(record()), 20.0)
+    assert (standing(book), book.replicas["a-server"].slot) == (Standing.FRESH, slot)
+    assert not book.expire(1000.0)
+
+
+def test_deregistration_is_at_once_and_expiry_has_the_grace_D28() -> None:
+    book = directory()
+    book.apply(snapshot(record(), record("b-server")), 0.0)
+    assert book.apply(delete("a-server", "deregistered"), 1.0)
+    assert book.apply(delete("b-server", "expired"), 1.0)
+    assert list(book.replicas) == ["b-server"]
+    assert not book.apply(delete("b-server", "expired"), 2.0)
+    assert not book.apply(delete("nobody", "deregistered"), 2.0)
+
+
+def test_a_stale_lease_makes_suspect_and_only_our_probe_takes_down_D4() -> None:
+    book = directory()
+    book.apply(snapshot(record()), 0.0)
+    book.note_probe("a-server", ok=True)
+    book.apply(Put(epoch="e", revision=2, service=record(is_healthy=False)), 1.0)
+    assert standing(book) is Standing.SUSPECT
+    for _ in range(2):
+        assert not book.note_probe("a-server", ok=False)
+    assert book.note_probe("a-server", ok=False)
+    assert standing(book) is Standing.DOWN
+
+
+def test_two_good_probes_bring_back_what_probes_took_out_A4() -> None:
+    book = directory()
+    book.apply(snapshot(record()), 0.0)
+    for _ in range(3):
+        book.note_probe("a-server", ok=False)
+    assert standing(book) is Standing.DOWN
+    assert not book.note_probe("a-server", ok=True)
+    assert book.note_probe("a-server", ok=True)
+    assert standing(book) is Standing.FRESH
+
+
+def test_status_and_drain_decide_too() -> None:
+    book = directory()
+    book.apply(snapshot(record(status="starting")), 0.0)
+    assert standing(book) is Standing.DOWN
+    book.apply(snapshot(record(status="draining", draining=True, is_healthy=False)), 0.0)
+    assert standing(book) is Standing.DRAINING
+
+
+def test_a_new_life_is_a_new_endpoint_without_the_old_ones_history_D27() -> None:
+    book = directory()
+    book.apply(snapshot(record()), 0.0)
+    for _ in range(3):
+        book.note_probe("a-server", ok=False)
+    old = book.table().endpoints[0]
+    book.apply(snapshot(record(incarnation=2, generation=2, metadata={"type": "openai-api", "models": ["n"]})), 1.0)
+    new = book.table().endpoints[0]
+    assert (new.standing, new.models) == (Standing.FRESH, ("n",))
+    assert new.id != old.id
+    assert new.slot != old.slot
+
+
+def test_static_services_never_vanish_and_follow_their_file() -> None:
+    book = directory()
+    book.set_static(
+        [
+            {"name": "s", "host": "::1", "port": 1, "weight": 3, "metadata": {"models": ["x"]}},
+            {"name": "other", "host": "h", "port": 2, "metadata": {"type": "babysitter"}},
+        ]
+    )
+    book.apply(snapshot(), 0.0)
+    book.apply(delete("s", "deregistered"), 0.0)
+    book.apply(snapshot(record("s")), 0.0)
+    endpoint = book.table().endpoints[0]
+    assert (endpoint.authority, endpoint.weight, endpoint.standing) == ("[::1]:1", 3.0, Standing.FRESH)
+    book.set_static([])
+    assert not book.replicas
+
+
+def test_restored_records_wait_for_our_probe() -> None:
+    book = directory()
+    book.restore([record()])
+    assert standing(book) is Standing.DOWN
+    book.note_probe("a-server", ok=True)
+    assert standing(book) is Standing.SUSPECT
+    assert book.saved() == [record()]
+
+
+def test_models_and_path_form_are_learned_when_the_record_is_silent() -> None:
+    book = directory()
+    book.apply(snapshot(record(metadata={"type": "openai-api"})), 0.0)
+    assert book.table().by_model == {}
+    assert book.note_probe("a-server", ok=True, models=("y",), prefix="")
+    endpoint = book.table().endpoints[0]
+    assert (endpoint.models, endpoint.api_prefix) == (("y",), "")
+    book.apply(snapshot(record(metadata={"type": "openai-api", "api_prefix": "/v1", "models": ["z"]})), 0.0)
+    endpoint = book.table().endpoints[0]
+    assert (endpoint.models, endpoint.api_prefix) == (("z",), "/v1")
+
+
+def test_weight_comes_from_the_record_then_its_metadata_then_one() -> None:
+    cases: list[tuple[Any, Any, float]] = [
+        (2, None, 2.0),
+        (None, 4, 4.0),
+        (-1, None, 1.0),
+        (None, True, 1.0),
+        (0, 5, 0.0),
+    ]
+    for weight, inner, expected in cases:
+        book = directory()
+        book.apply(snapshot(record(weight=weight, metadata={"type": "openai-api", "weight": inner})), 0.0)
+        assert book.table().endpoints[0].weight == expected
+
+
+def test_more_replicas_than_slots_are_refused_and_named() -> None:
+    book = directory(slots=1)
+    book.apply(snapshot(record(), record("b-server")), 0.0)
+    assert (list(book.replicas), book.refused) == (["a-server"], {"b-server"})
+    book.apply(delete("a-server", "deregistered"), 0.0)
+    book.apply(snapshot(record("b-server")), 0.0)
+    assert (list(book.replicas), book.refused) == (["b-server"], set())
+
+
+def test_a_beat_changes_nothing() -> None:
+    assert not directory().apply(Beat(epoch="e", revision=1), 0.0)
+
+
+def test_table_versions_rise() -> None:
+    book = directory()
+    first, second = book.table(), book.table()
+    assert second.version == first.version + 1
+    assert replace(second, version=first.version) == first

@@ -1,0 +1,70 @@
+import pytest
+
+from router.facts import BadBody, forwarded_affinity, read_json, read_multipart
+
+
+def facts(body: bytes, *, want_text: bool = False, forwarded: str | None = None):  # type: ignore[no-untyped-def]  # noqa: ANN201 - a shorthand
+    return read_json(body, want_text=want_text, forwarded=forwarded)
+
+
+def test_model_stream_and_key_are_found_wherever_they_stand() -> None:
+    found = facts(b'{"messages":[{"content":"x"}],"prompt_cache_key":"k","stream":true,"model":"m"}')
+    assert (found.model, found.stream, found.affinity) == ("m", True, "key:k")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"model":"m","stream":null,"prompt_cache_key":7,"messages":"odd"}', b'{"model":"m","stream":"yes"}'],
+)
+def test_odd_types_of_other_fields_are_the_replicas_business(body: bytes) -> None:
+    assert facts(body, want_text=True).stream is False
+    assert facts(body).affinity is None
+
+
+def test_null_model_counts_as_none() -> None:
+    assert facts(b'{"model":null}').model is None
+
+
+@pytest.mark.parametrize("body", [b'{"model":"a","model":"b"}', b'{"model":null,"model":"b"}', b'{"model":{}}'])
+def test_ambiguous_model_is_refused_D24(body: bytes) -> None:
+    with pytest.raises(BadBody, match="model"):
+        facts(body)
+
+
+def test_a_bad_body_leaves_nothing_for_the_next_one() -> None:
+    with pytest.raises(BadBody):
+        facts(b'{"model":"a"')
+    assert facts(b"{}").model is None
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"messages":[{"content":"abc"},{"content":[{"type":"text","text":"de"},{"type":"image_url"}]}]}', 5),
+        ('{"messages":[{"content":"é"}]}'.encode(), 2),
+        (b'{"prompt":"abcd"}', 4),
+        (b'{"prompt":["ab","c"]}', 3),
+        (b'{"input":"abcd"}', 0),
+        (b'{"messages":[{"content":null},7]}', 0),
+    ],
+)
+def test_text_is_measured_in_bytes_only_when_asked(body: bytes, expected: int) -> None:
+    assert facts(body, want_text=True).text_bytes == expected
+    assert facts(body).text_bytes is None
+
+
+def test_forwarded_address_with_agent_ties_requests_only_when_present() -> None:
+    assert forwarded_affinity(b"1.2.3.4, 5.6.7.8", b"curl") == "addr:1.2.3.4|curl"
+    assert forwarded_affinity(b"1.2.3.4", None) == "addr:1.2.3.4|"
+    assert forwarded_affinity(None, b"curl") is None
+    assert forwarded_affinity(b" ,x", b"curl") is None
+    assert facts(b'{"prompt_cache_key":"k"}', forwarded="addr:x").affinity == "key:k"
+    assert facts(b"{}", forwarded="addr:x").affinity == "addr:x"
+
+
+def test_form_model() -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nw\r\n--b'
+    assert read_multipart(part + b"--", forwarded=None).model == "w"
+    assert read_multipart(b"--b--", forwarded="addr:x").affinity == "addr:x"
+    with pytest.raises(BadBody):
+        read_multipart(part + b"\r\n" + part + b"--", forwarded=None)

@@ -1,0 +1,150 @@
+from collections import Counter
+from dataclasses import replace
+
+from router.candidates import choose_from
+from router.model import Endpoint, Facts, Standing
+from router.outlier import Outliers, Verdict
+from router.policy import affinity, cache_type
+from router.policy.choose import Chooser
+from router.policy.round_robin import CREDIT_LIMIT, RoundRobin
+from router.retry import budget_allows
+
+
+def endpoint(name: str, weight: float = 1.0, **more: object) -> Endpoint:
+    plain = Endpoint(id=f"{name}@1", name=name, host="h", port=1, slot=0, weight=weight)
+    return replace(plain, **more)  # type: ignore[arg-type]  # the test names real fields
+
+
+def test_round_robin_spreads_by_weight_and_smoothly() -> None:
+    pool = [endpoint("a", 5), endpoint("b", 1), endpoint("c", 1)]
+    policy = RoundRobin()
+    assert "".join(policy.pick(pool).name for _ in range(14)) == "aabacaa" * 2
+
+
+def test_round_robin_passes_over_weight_zero_unless_all_are() -> None:
+    policy = RoundRobin()
+    pool = [endpoint("a", 0), endpoint("b", 2)]
+    assert {policy.pick(pool).name for _ in range(5)} == {"b"}
+    zeros = [endpoint("a", 0), endpoint("b", 0)]
+    assert Counter(policy.pick(zeros).name for _ in range(6)) == {"a": 3, "b": 3}
+
+
+def test_round_robin_forgets_endpoints_that_are_gone() -> None:
+    policy = RoundRobin()
+    for number in range(CREDIT_LIMIT):
+        policy.pick([endpoint(f"x{number}"), endpoint("a")])
+    assert len(policy._credit) <= CREDIT_LIMIT + 2
+
+
+def test_a_key_stays_and_only_its_share_moves_when_an_endpoint_leaves() -> None:
+    pool = [endpoint(name) for name in "abcd"]
+    before = {key: affinity.pick(f"k{key}", pool).name for key in range(2000)}
+    after = {key: affinity.pick(f"k{key}", pool[:-1]).name for key in range(2000)}
+    assert all(after[key] == name for key, name in before.items() if name != "d")
+    share = Counter(before.values())
+    assert all(400 < share[name] < 600 for name in "abcd")
+
+
+def test_a_key_follows_weights_and_survives_a_restart() -> None:
+    pool = [endpoint("a", 3), endpoint("b", 1)]
+    share = Counter(affinity.pick(f"k{key}", pool).name for key in range(2000))
+    assert 1400 < share["a"] < 1600
+    again = [replace(one, id=one.name + "@2") for one in pool]
+    assert all(affinity.pick(f"k{key}", pool).name == affinity.pick(f"k{key}", again).name for key in range(50))
+
+
+def test_cache_type_prefers_by_text_size_and_falls_back() -> None:
+    static, paged, plain = endpoint("s", cache_type="static"), endpoint("p", cache_type="paged"), endpoint("x")
+    pool = [static, paged, plain]
+    assert cache_type.prefer(pool, 51200, 51200) == [paged]
+    assert cache_type.prefer(pool, 51201, 51200) == [static]
+    assert cache_type.prefer([paged, plain], 51201, 51200) == [paged, plain]
+    assert cache_type.prefer(pool, None, 51200) == pool
+
+
+def test_the_order_of_the_rules_is_cache_type_key_rotation() -> None:
+    pool = [endpoint("s1", cache_type="static"), endpoint("s2", cache_type="static"), endpoint("p", cache_type="paged")]
+    chooser = Chooser(cache_type_threshold_bytes=10)
+    long = [chooser.pick(pool, Facts(text_bytes=11)).name for _ in range(4)]
+    assert sorted(long) == ["s1", "s1", "s2", "s2"]
+    assert len({chooser.pick(pool, Facts(text_bytes=11, affinity="key:a")).name for _ in range(9)}) == 1
+
+
+def test_candidates_fresh_before_suspect_before_panic_D6() -> None:
+    fresh, suspect = endpoint("f"), endpoint("s", standing=Standing.SUSPECT)
+    down, draining = endpoint("d", standing=Standing.DOWN), endpoint("g", standing=Standing.DRAINING)
+    outliers = Outliers()
+    pool = [fresh, suspect, down, draining]
+    assert list(choose_from(pool, (), outliers, 0.0).endpoints) == [fresh]
+    assert list(choose_from(pool, {fresh.id}, outliers, 0.0).endpoints) == [suspect]
+    assert list(choose_from(pool, {fresh.id, suspect.id}, outliers, 0.0).endpoints) == []
+    panic = choose_from([down, draining], (), outliers, 0.0)
+    assert (list(panic.endpoints), panic.panic) == ([down], True)
+    assert not choose_from([draining], (), outliers, 0.0).endpoints
+
+
+def note(outliers: Outliers, one: Endpoint, verdict: Verdict, now: float, *, client: str = "c", peers: int = 4) -> bool:
+    pool = [one, *(endpoint(f"peer{number}") for number in range(peers - 1))]
+    return outliers.note(one, verdict, client, pool, now)
+
+
+def test_refused_ejects_at_once_for_longer_each_time() -> None:
+    outliers, one = Outliers(), endpoint("a")
+    now = 0.0
+    for turn in range(1, 16):
+        assert note(outliers, one, Verdict.REFUSED, now)
+        pause = min(5.0 * turn, 60.0)
+        assert not outliers.admits(one, now + pause - 0.01)
+        assert outliers.admits(one, now + pause)
+        now += pause
+
+
+def test_five_faults_in_a_row_eject_and_one_good_answer_forgives() -> None:
+    outliers, one = Outliers(), endpoint("a")
+    assert [note(outliers, one, Verdict.FAULT, 0.0) for _ in range(4)] == [False] * 4
+    note(outliers, one, Verdict.GOOD, 0.0)
+    assert [note(outliers, one, Verdict.FAULT, 0.0) for _ in range(5)] == [False] * 4 + [True]
+
+
+def test_half_open_lets_one_request_try() -> None:
+    outliers, one = Outliers(), endpoint("a")
+    note(outliers, one, Verdict.REFUSED, 0.0)
+    assert outliers.admits(one, 5.0)
+    outliers.begin(one)
+    assert not outliers.admits(one, 5.0)
+    note(outliers, one, Verdict.NEUTRAL, 5.0)  # the trial's client left: the next may try
+    assert outliers.admits(one, 5.0)
+    outliers.begin(one)
+    note(outliers, one, Verdict.GOOD, 5.0)
+    assert outliers.admits(one, 5.0)
+    outliers.begin(one)
+    assert outliers.admits(one, 5.0)
+
+
+def test_neutral_never_counts_and_errors_of_one_client_do_not_eject_A19() -> None:
+    outliers, one = Outliers(), endpoint("a")
+    assert not any(note(outliers, one, Verdict.NEUTRAL, 0.0) for _ in range(50))
+    assert not any(note(outliers, one, Verdict.SERVER_ERROR, 0.0, client="poison") for _ in range(50))
+    ejected = [note(outliers, one, Verdict.SERVER_ERROR, 0.0, client=f"c{number}") for number in range(6)]
+    assert ejected.index(True) == 4
+
+
+def test_not_more_than_half_are_ejected() -> None:
+    outliers = Outliers()
+    pool = [endpoint(name) for name in "abcde"]
+    ejected = [outliers.note(one, Verdict.REFUSED, "c", pool, 0.0) for one in pool]
+    assert ejected == [True, True, False, False, False]
+    single = Outliers()
+    assert single.note(pool[0], Verdict.REFUSED, "c", pool[:1], 0.0)
+
+
+def test_memory_of_gone_endpoints_is_dropped() -> None:
+    outliers, one = Outliers(), endpoint("a")
+    note(outliers, one, Verdict.REFUSED, 0.0)
+    outliers.forget_all_but(set())
+    assert outliers.ejected(0.0) == []
+
+
+def test_retry_budget_is_a_fifth_and_at_least_three() -> None:
+    assert [budget_allows(n, 0) for n in (0, 2, 3)] == [True, True, False]
+    assert [budget_allows(n, 50) for n in (9, 10)] == [True, False]

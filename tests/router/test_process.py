@@ -1,0 +1,287 @@
+"""The router as a process: master, workers and a real registry, on loopback, ended by their process ids."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+
+from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, event, plain
+
+pytestmark = pytest.mark.e2e
+ROOT = Path(__file__).parents[2]
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def answer_ok(call: Call) -> None:
+    if call.line.startswith(b"GET"):
+        await call.send(plain(b'{"object":"list","data":[{"id":"m"}]}'))
+    else:
+        await call.send(plain(b'{"ok":1}'))
+
+
+@asynccontextmanager
+async def process(module: str, *arguments: str, cwd: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    log = cwd / f"{module}.log"
+    with log.open("ab") as output:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", module, *arguments, cwd=cwd, env=environment, stdout=output, stderr=output
+        )
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.terminate()
+            try:
+                await asyncio.wait_for(child.wait(), 15)
+            except TimeoutError:
+                child.kill()
+                await child.wait()
+                raise
+
+
+class Node:
+    """A registry and a router under test."""
+
+    def __init__(self, folder: Path, http: aiohttp.ClientSession) -> None:
+        self.folder = folder
+        self.http = http
+        self.registry_port, self.router_port = free_port(), free_port()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.router_port}"
+
+    def registry(self) -> Any:
+        return process("registry", "--port", str(self.registry_port), "--store", "memory://", cwd=self.folder)
+
+    def router(self, *more: str) -> Any:
+        plain_flags = (
+            "--router-port",
+            str(self.router_port),
+            "--registry-url",
+            f"http://127.0.0.1:{self.registry_port}",
+        )
+        return process("router", *plain_flags, "--workers", "2", "--health-interval", "0.5", *more, cwd=self.folder)
+
+    async def register(self, name: str, port: int) -> None:
+        record = {
+            "name": name,
+            "host": "127.0.0.1",
+            "port": port,
+            "hostname": "h",
+            "url": f"http://127.0.0.1:{port}",
+            "status": "running",
+            "metadata": {"type": "openai-api", "models": ["m"]},
+        }
+        async with self.http.post(f"http://127.0.0.1:{self.registry_port}/services", json=record) as answer:
+            assert answer.status == 201
+
+    async def deregister(self, name: str) -> None:
+        async with self.http.delete(f"http://127.0.0.1:{self.registry_port}/services/{name}") as answer:
+            assert answer.status == 200
+
+    async def chat(self) -> int:
+        async with self.http.post(f"{self.url}/chat/completions", json=CHAT) as answer:
+            await answer.read()
+            return answer.status
+
+    async def get(self, path: str) -> Any:
+        async with self.http.get(self.url + path) as answer:
+            return json.loads(await answer.read())
+
+    async def until(self, holds: Callable[[], Awaitable[bool]], wait_s: float = 15) -> None:
+        async with asyncio.timeout(wait_s):
+            while True:
+                try:
+                    if await holds():
+                        return
+                except aiohttp.ClientError:
+                    pass
+                await asyncio.sleep(0.02)
+
+    async def chats(self) -> bool:
+        return await self.chat() == 200
+
+    async def until_listening(self, port: int) -> None:
+        async def listening() -> bool:
+            async with self.http.get(f"http://127.0.0.1:{port}/health") as answer:
+                return answer.status == 200
+
+        await self.until(listening)
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with aiohttp.ClientSession() as http:
+        yield Node(tmp_path, http)
+
+
+@pytest.fixture
+async def replica() -> AsyncIterator[FakeReplica]:
+    fake = await FakeReplica(answer_ok).start()
+    yield fake
+    await fake.stop()
+
+
+async def test_a_registered_replica_is_routed_within_a_second_and_its_goodbye_obeyed(
+    node: Node, replica: FakeReplica
+) -> None:
+    async with node.registry() as registry, node.router():
+        await node.until_listening(node.registry_port)
+        await node.until_listening(node.router_port)
+        assert await node.chat() == 503
+        loop = asyncio.get_running_loop()
+        await node.register("a-server", replica.port)
+        began = loop.time()
+        await node.until(node.chats)
+        assert loop.time() - began < 1
+        assert (await node.get("/health"))["healthy_services"] == "1/1"
+        assert [model["id"] for model in (await node.get("/v1/models"))["data"]] == ["m"]
+        assert (await node.get("/models/m"))["id"] == "m"
+        assert "error" in await node.get("/v1/models/other")
+        [service] = (await node.get("/services"))["services"]
+        assert (service["name"], service["healthy"], service["in_flight"]) == ("a-server", True, 0)
+        assert service["request_count"] == (await node.get("/stats"))["services"][0]["request_count"] > 0
+        # The registry goes: the table stays.
+        registry.kill()
+        await registry.wait()
+        await asyncio.sleep(1)
+        assert await node.chat() == 200
+    async with node.registry(), node.router():
+        # Both are new: the registry is empty, the router has its last table and its own probe.
+        await node.until_listening(node.registry_port)
+        await node.until(node.chats)
+        await node.register("a-server", replica.port)
+        await node.deregister("a-server")
+
+        async def gone() -> bool:
+            return await node.chat() == 503
+
+        await node.until(gone, 3)
+
+
+async def test_a_killed_worker_is_replaced_and_no_connection_refused(node: Node, replica: FakeReplica) -> None:
+    static = node.folder / "static.json"
+    static.write_text(json.dumps([{"name": "s", "host": "127.0.0.1", "port": replica.port}]))
+    async with node.router("--static-services", str(static)) as router:
+        await node.until_listening(node.router_port)
+        await node.until(node.chats)
+        master = psutil.Process(router.pid)
+        victim = master.children()[0].pid
+        os.kill(victim, signal.SIGKILL)
+
+        async def replaced() -> bool:
+            alive = [child.pid for child in master.children() if child.status() != psutil.STATUS_ZOMBIE]
+            return victim not in alive and len(alive) == 2
+
+        await node.until(replaced)
+        for _ in range(20):  # new connections, so that both listening sockets are tried
+            async with (
+                aiohttp.ClientSession() as fresh,
+                fresh.post(f"{node.url}/v1/chat/completions", json=CHAT) as answer,
+            ):
+                assert answer.status == 200
+
+
+async def test_sigterm_lets_a_stream_finish_and_leaves_nothing_behind_D16(node: Node) -> None:
+    go = asyncio.Event()
+
+    async def answer(call: Call) -> None:
+        if call.line.startswith(b"GET"):
+            await answer_ok(call)
+            return
+        await call.send(SSE_HEAD + event("one"))
+        await go.wait()
+        await call.send(DONE)
+
+    replica = await FakeReplica(answer).start()
+    static = node.folder / "static.json"
+    static.write_text(json.dumps({"services": [{"name": "s", "host": "127.0.0.1", "port": replica.port}]}))
+    async with node.router("--static-services", str(static)) as router:
+        await node.until_listening(node.router_port)
+
+        async def listed() -> bool:
+            return bool((await node.get("/models"))["data"])
+
+        await node.until(listed)
+        workers = [child.pid for child in psutil.Process(router.pid).children()]
+        async with node.http.post(f"{node.url}/v1/chat/completions", json={**CHAT, "stream": True}) as stream:
+            assert b"one" in await stream.content.readany()
+            router.terminate()
+
+            async def refused() -> bool:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", node.router_port)
+                except ConnectionRefusedError:
+                    return True
+                writer.close()
+                return False
+
+            await node.until(refused)
+            go.set()
+            assert b"[DONE]" in await stream.content.read()
+        assert await asyncio.wait_for(router.wait(), 10) == 0
+        assert not any(psutil.pid_exists(pid) for pid in workers)
+    await replica.stop()
+
+
+async def test_workers_end_when_their_master_is_killed_so_that_a_new_one_can_start_D17(
+    node: Node, replica: FakeReplica
+) -> None:
+    static = node.folder / "static.json"
+    static.write_text(json.dumps([{"name": "s", "host": "127.0.0.1", "port": replica.port}]))
+    async with node.router("--static-services", str(static)) as router:
+        await node.until(node.chats)
+        workers = [child.pid for child in psutil.Process(router.pid).children()]
+        router.kill()
+        await router.wait()
+
+        async def ended() -> bool:
+            return not any(psutil.pid_exists(pid) for pid in workers)
+
+        await node.until(ended)
+    async with node.router("--static-services", str(static)):
+        await node.until(node.chats)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--router-port", "70000"], "--router-port: 'router_port'"),
+        (["--host", "0.0.0.0"], "refusing to listen on 0.0.0.0"),
+        (["--static-services", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["--config", "router.toml"], "unknown key 'prot'"),
+        (["--registry-token-file", "token"], "token file token"),
+    ],
+)
+async def test_bad_settings_end_with_78_and_one_clear_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "router.toml").write_text("prot = 1\n")
+    async with process("router", *arguments, cwd=tmp_path) as router:
+        assert await asyncio.wait_for(router.wait(), 20) == 78
+    lines = (tmp_path / "router.log").read_text().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+async def test_a_taken_port_names_its_holder(tmp_path: Path, replica: FakeReplica) -> None:
+    async with process("router", "--router-port", str(replica.port), "--workers", "1", cwd=tmp_path) as router:
+        assert await asyncio.wait_for(router.wait(), 20) == 78
+    said = (tmp_path / "router.log").read_text()
+    assert f"127.0.0.1:{replica.port} is taken by pid {os.getpid()}" in said

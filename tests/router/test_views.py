@@ -1,0 +1,154 @@
+from pathlib import Path
+
+import pytest
+
+from common.discovery.record import ServiceRecord
+from common.settings import SettingsError
+from router import last_table
+from router.board import IN_FLIGHT, REQUESTS, Board, Shape
+from router.control import views
+from router.model import Replica
+from router.prober import model_ids
+from router.proxy import answers
+from router.proxy.paths import PROXIED, is_control, upstream_path
+from router.settings import read_static_services
+
+
+def replica(name: str, models: list[str], **metadata: object) -> Replica:
+    record = ServiceRecord(name=name, host="h", port=9000, url="http://h:9000", metadata={"models": models, **metadata})
+    return Replica(record, "g", leased=True, slot=0)
+
+
+def test_model_list_is_a_sorted_union_with_the_replicas_own_objects() -> None:
+    pool = [
+        replica("a", ["z", "m"], models_list=[{"id": "z", "object": "model", "created": 5, "owned_by": "me"}, "odd"]),
+        replica("b", ["m"], parent_service="parent"),
+    ]
+    listed = views.model_list(pool)
+    assert listed["object"] == "list"
+    assert [(item["id"], item["owned_by"], item["created"]) for item in listed["data"]] == [
+        ("m", "a", 0),
+        ("z", "me", 5),
+    ]
+    pool[0].probed_ok = False
+    assert [item["owned_by"] for item in views.model_list(pool)["data"]] == ["parent"]
+
+
+def test_health_says_healthy_only_with_a_healthy_replica() -> None:
+    down = replica("a", ["m"])
+    down.probed_ok = False
+    said = views.health([down, replica("b", ["m"])], "http://r", None, 1.0)
+    assert (said["status"], said["router"], said["healthy_services"]) == ("healthy", "running", "1/2")
+    assert views.health([down], "http://r", "gone", 1.0)["status"] == "running"
+
+
+def test_service_has_every_field_of_the_contract() -> None:
+    shown = views.service(replica("a", ["m"]), views.Counts(4, 1, 0, 0.25))
+    contract = (
+        "name host port url babysitter_url healthy request_count error_count response_time weight models metadata"
+    )
+    assert set(contract.split()) <= set(shown)
+    assert (shown["babysitter_url"], shown["response_time"]) == ("http://h:9001", 0.25)
+
+
+def test_board_sums_over_workers_and_clears_the_dead() -> None:
+    shape = Shape(slots=2, workers=2)
+    descriptor = Board.create(shape)
+    boards = [Board(descriptor, shape, worker) for worker in (0, 1)]
+    for board in boards:
+        board.add(1, IN_FLIGHT)
+        board.add(1, REQUESTS, 5)
+    assert (boards[0].total(1, IN_FLIGHT), boards[1].total(1, REQUESTS), boards[0].total(0, REQUESTS)) == (2, 10, 0)
+    boards[0].clear_in_flight(1)
+    assert boards[1].total(1, IN_FLIGHT) == 1
+    boards[1].eject(1, 12.5)
+    assert boards[0].ejected_until_s(1) == 12.5
+    boards[0].reset(1)
+    assert (boards[1].total(1, REQUESTS), boards[1].ejected_until_s(1)) == (0, 0.0)
+    for board in boards:
+        board.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'{"object":"list","data":[{"id":"a"},{"id":"b"}]}', ("a", "b")),
+        (b'[{"id":"a"},{"x":1},"odd"]', ("a",)),
+        (b'{"data":[]}', ()),
+        (b'{"models":[]}', None),
+        (b"nothing", None),
+    ],
+)
+def test_model_ids_of_a_list_in_either_form(content: bytes, expected: tuple[str, ...] | None) -> None:
+    assert model_ids(content) == expected
+
+
+def test_paths_are_an_exact_list_in_both_forms() -> None:
+    assert b"/chat/completions" in PROXIED
+    assert b"/v1/chat/completions" in PROXIED
+    for path in (b"/v1/../admin", b"/v1/chat/completions/", b"/V1/chat/completions", b"//v1/chat/completions"):
+        assert path not in PROXIED
+        assert not is_control(path)
+    assert is_control(b"/v1/models")
+    assert is_control(b"/v1/models/org/name")
+
+
+def test_path_is_rewritten_to_the_form_a_replica_serves() -> None:
+    chat, tokenize = PROXIED[b"/chat/completions"], PROXIED[b"/tokenize"]
+    assert upstream_path(b"/chat/completions", chat, "/v1") == b"/v1/chat/completions"
+    assert upstream_path(b"/v1/chat/completions", chat, "") == b"/chat/completions"
+    assert upstream_path(b"/v1/chat/completions", chat, None) == b"/v1/chat/completions"
+    assert upstream_path(b"/tokenize", tokenize, "/v1") == b"/tokenize"
+    assert upstream_path(b"/v1/files", None, "") == b"/v1/files"
+
+
+def test_an_error_event_ends_a_cut_event_first() -> None:
+    event = answers.error_event("c", "m")
+    assert event.startswith(b"\n\ndata: {")
+    assert event.endswith(b"}\n\n")
+
+
+def test_last_table_comes_back_and_a_broken_file_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "table.json"
+    records = [replica("a", ["m"]).record]
+    assert last_table.load(path) == []
+    last_table.save(path, records)
+    assert last_table.load(path) == records
+    for garbage in (b"", b"[]", b"{", b'{"schema":1,"services":[{"name":1}]}'):
+        path.write_bytes(garbage)
+        assert last_table.load(path) == []
+    last_table.save(Path("/proc/nowhere/table.json"), records)
+
+
+ENTRY = '{"name":"a","host":"127.0.0.1","port":9000,"weight":2,"metadata":{"models":["m"]}}'
+
+
+@pytest.mark.parametrize(
+    "text", [f"[{ENTRY}]", f'{{"services":[{ENTRY}]}}', f'{{"static_services":{{"services":[{ENTRY}]}}}}']
+)
+def test_static_file_in_its_three_shapes(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "static.json"
+    path.write_text(text)
+    [service] = read_static_services(path)
+    assert (service["name"], service["port"], service["weight"]) == ("a", 9000, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "needs a list of services"),
+        ("[", "not valid"),
+        ('[{"name":"a","host":"h"}]', "services.0.port"),
+        ('[{"name":"../x","host":"h","port":1}]', "services.0.name"),
+        ('[{"name":"a","host":"h/..","port":1}]', "services.0.host"),
+        ('[{"name":"a","host":"h","port":0}]', "services.0.port"),
+        ('[{"name":"a","host":"h","port":1,"wieght":1}]', "services.0.wieght"),
+        (f"[{ENTRY},{ENTRY}]", "appears twice"),
+    ],
+)
+def test_static_file_faults_name_file_and_field(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "static.json"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=message) as caught:
+        read_static_services(path)
+    assert str(path) in str(caught.value)
