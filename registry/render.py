@@ -3,7 +3,7 @@
 Only `last_heartbeat` moves between changes, so it stands last and is written into the cached bytes at the end.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from common.clock import Clock, iso
 from registry.catalogue import Catalogue, Entry
 from registry.expiry import ttl_s
-from registry.model import Instance
+from registry.model import Instance, Report
 
 _encode = msgspec.json.Encoder().encode
 encode_json = _encode
@@ -20,7 +20,9 @@ encode_json = _encode
 def service_fields(instance: Instance) -> dict[str, Any]:
     """Every member of a service but `last_heartbeat`."""
     said = instance.registration
-    metadata = said.metadata if instance.report is None else {**said.metadata, "replica": instance.report}
+    metadata: Mapping[str, Any] = said.metadata
+    if instance.report is not None:
+        metadata = {**metadata, "replica": msgspec.Raw(_joined(instance.report))}
     return {
         "name": said.name,
         "host": said.host,
@@ -41,6 +43,13 @@ def service_fields(instance: Instance) -> dict[str, Any]:
         "stale": instance.stale,
         "suspect": instance.suspect,
     }
+
+
+def _joined(report: Report) -> bytes:
+    """Both parts of a report as one JSON object."""
+    if report.passing == b"{}":
+        return report.lasting
+    return report.passing if report.lasting == b"{}" else report.lasting[:-1] + b"," + report.passing[1:]
 
 
 class Renderer:
