@@ -21,7 +21,7 @@ from registry.catalogue import Catalogue
 from registry.guard import make_guard
 from registry.metrics import Metrics
 from registry.model import Sweep
-from registry.prober import Prober, probe_session
+from registry.prober import GuardedResolver, Prober, https_session
 from registry.render import Renderer
 from registry.routes import add_routes
 from registry.settings import RegistrySettings
@@ -45,8 +45,9 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
     app = web.Application(middlewares=[api.errors], client_max_size=BODY_LIMIT_BYTES)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
+        resolver = GuardedResolver(policy)
         async with (
-            probe_session(policy, timeout_s=settings.health_timeout, limit=settings.probe_concurrency) as session,
+            https_session(resolver) as session,
             TaskScope("registry") as scope,
         ):
             loaded = await store.open()
@@ -59,8 +60,10 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                 prober = Prober(
                     writer,
                     session,
+                    resolver,
                     clock,
                     interval_s=settings.health_interval,
+                    timeout_s=settings.health_timeout,
                     concurrency=settings.probe_concurrency,
                 )
                 prober.begin(loaded.instances)
