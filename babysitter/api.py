@@ -1,24 +1,41 @@
-"""What the babysitter answers at port + 1: the contract's three read-only calls."""
+"""What the babysitter answers at port + 1: the contract's three calls, and for operators the timeline and the log.
 
+The contract's calls are open wherever the babysitter listens; the others need a token on any address but a loopback
+one (docs/adr/0002).
+"""
+
+import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 
 from aiohttp import web
 
+from babysitter import events as ev
 from babysitter import view as pictures
 from babysitter.machine import State
+from babysitter.server_log import tail
 from babysitter.supervisor import Supervisor
-from common.http.errors import ApiError, json_errors
+from common.http.access import bearer_matches
+from common.http.errors import ApiError, json_errors, read_json_object
+
+OPEN = frozenset({"/health", "/models", "/v1/models", "/info"})
+LAST_BYTES = 64 << 10
+MOST_BYTES = 8 << 20
+FOLLOW_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the answers come from."""
+    """Where the answers come from. `guarded`: calls outside `OPEN` need `token` (None: there is no way in)."""
 
     supervisor: Supervisor
     router_url: str | None
     started: float
+    guarded: bool = False
+    token: str | None = None
 
 
 SOURCE: web.AppKey[Source] = web.AppKey("source", Source)
@@ -26,13 +43,31 @@ SOURCE: web.AppKey[Source] = web.AppKey("source", Source)
 
 def make_app(source: Source) -> web.Application:
     """The babysitter's application."""
-    app = web.Application(client_max_size=1 << 16, middlewares=[json_errors])
+    app = web.Application(client_max_size=1 << 16, middlewares=[json_errors, _guard])
     app[SOURCE] = source
     app.router.add_get("/health", health)
     app.router.add_get("/models", models)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/info", info)
+    app.router.add_get("/timeline", timeline)
+    app.router.add_get("/logs", logs)
+    app.router.add_post("/stop", stop)
+    app.router.add_post("/retry", retry)
     return app
+
+
+@web.middleware
+async def _guard(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    source = request.app[SOURCE]
+    if source.guarded and request.path not in OPEN:
+        given = request.headers.get("Authorization")
+        if source.token is None or not bearer_matches(given, source.token):
+            raise ApiError(HTTPStatus.UNAUTHORIZED, "a bearer token is needed here (setting api_token_file)")
+    if request.method != "GET" and "Origin" in request.headers:
+        raise ApiError(HTTPStatus.FORBIDDEN, "pages of a browser may not change anything here")
+    return await handler(request)
 
 
 async def health(request: web.Request) -> web.Response:
@@ -53,3 +88,92 @@ async def info(request: web.Request) -> web.Response:
     source = request.app[SOURCE]
     uptime_s = round(time.monotonic() - source.started, 3)
     return web.json_response(pictures.info(source.supervisor.view(), uptime_s=uptime_s, router_url=source.router_url))
+
+
+async def timeline(request: web.Request) -> web.Response:
+    """`GET /timeline`: every transition with time, cause and how long the old state lasted, and the last deployment."""
+    supervisor = request.app[SOURCE].supervisor
+    memory = supervisor.memory
+    return web.json_response(
+        {
+            "name": supervisor.spec.name,
+            "state": supervisor.state.value,
+            "transitions": memory.timeline,
+            "stages": memory.stages,
+            "jobs": memory.jobs.to_json(),
+        }
+    )
+
+
+async def stop(request: web.Request) -> web.Response:
+    """`POST /stop[{"force": true}]`: end the server for good, whatever `on_exit` says; the babysitter ends with it."""
+    body = await read_json_object(request, empty=True)
+    force = body.get("force", False)
+    if not isinstance(force, bool) or set(body) - {"force"}:
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "force: must be true or false, and is the only member")
+    supervisor = request.app[SOURCE].supervisor
+    supervisor.tell(ev.StopRequested("stopped by a call", force=force))
+    return web.json_response({"status": "stopping", "name": supervisor.spec.name}, status=HTTPStatus.ACCEPTED)
+
+
+async def retry(request: web.Request) -> web.Response:
+    """`POST /retry`: start a failed replica again, with a clean count; 409 in any other state."""
+    supervisor = request.app[SOURCE].supervisor
+    if supervisor.state is not State.FAILED:
+        raise ApiError(HTTPStatus.CONFLICT, f"only a failed replica is retried; this one is {supervisor.state.value}")
+    supervisor.tell(ev.Retry(deploy=supervisor.spec.deployer is not None))
+    return web.json_response({"status": "starting", "name": supervisor.spec.name}, status=HTTPStatus.ACCEPTED)
+
+
+async def logs(request: web.Request) -> web.StreamResponse:
+    """`GET /logs?stream=stdout&tail=100&follow=1`: the last lines of the server's output, and what comes after."""
+    files = request.app[SOURCE].supervisor.log
+    streams = {"stdout": files.stdout, "stderr": files.stderr}
+    name = request.query.get("stream", "stdout")
+    if name not in streams:
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "stream: must be stdout or stderr")
+    wanted = request.query.get("tail", "100")
+    if not (wanted.isascii() and wanted.isdigit() and len(wanted) < len("10000000")):
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "tail: must be a number of lines")
+    path, count = streams[name], int(wanted)
+    limit = LAST_BYTES if count <= LAST_BYTES // 80 else MOST_BYTES
+    offset = _size(path)
+    text = await asyncio.to_thread(tail, path, limit)
+    lines = text.split("\n")[-count:] if count and text else []
+    first = "".join(f"{line}\n" for line in lines).encode()
+    if request.query.get("follow", "0").lower() not in ("1", "true", "yes"):
+        return web.Response(body=first, content_type="text/plain", charset="utf-8")
+    response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
+    await response.prepare(request)
+    await response.write(first)
+    while request.transport is not None and not request.transport.is_closing():
+        offset = await _send_new(path, offset, response)
+    return response
+
+
+async def _send_new(path: Path, offset: int, response: web.StreamResponse) -> int:
+    """Send what `path` has after `offset`, or wait a little; a file that was cut is followed from its new beginning."""
+    size = _size(path)
+    offset = 0 if size < offset else offset
+    if size == offset:
+        await asyncio.sleep(FOLLOW_S)
+        return offset
+    raw = await asyncio.to_thread(_read, path, offset)
+    await response.write(raw)
+    return offset + len(raw)
+
+
+def _read(path: Path, offset: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(LAST_BYTES)
+    except OSError:
+        return b""
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 SHIM = Path(__file__).with_name("shim.py")
 FILE_LIMIT_BYTES = 1 << 20
 START_TIMEOUT_S = 30.0
-FIND_TIMEOUT_S = 10.0
+FIND_TIMEOUT_S = 2.0
 POLL_S = 0.02
 CLAIM_TO_LOCK_S = 0.2
 """A shim makes its claim and then locks it; an unlocked claim is looked at twice."""
@@ -133,10 +133,9 @@ class Attempt:
             return None
         if not is_locked(claim):
             await asyncio.sleep(CLAIM_TO_LOCK_S)
-        deadline = asyncio.get_running_loop().time() + FIND_TIMEOUT_S
-        while is_locked(claim) and not (self.directory / "server.json").exists():
-            if asyncio.get_running_loop().time() > deadline:
-                break
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + FIND_TIMEOUT_S
+        while is_locked(claim) and not (self.directory / "server.json").exists() and loop.time() < deadline:  # noqa: ASYNC110 - another process writes the file
             await asyncio.sleep(POLL_S)
         self._read_server()
         if self.server is not None and not identity.is_alive(self.server, uuid=self.uuid):
@@ -169,6 +168,11 @@ class Attempt:
         if began:
             return began.get("boot_id") == identity.boot_id()
         return (self.directory / "exit.json").exists()
+
+    def label(self, name: str) -> Any:
+        """What `begin` was given under `name` among its labels, whichever babysitter that was."""
+        labels = self._read("server.json").get("labels")
+        return labels.get(name) if isinstance(labels, dict) else None
 
     def outcome(self) -> Exited:
         """How the attempt ended, from `exit.json`; unknown when nobody could write it."""
@@ -211,9 +215,8 @@ class Attempt:
             await asyncio.sleep(POLL_S)
 
     def _read_server(self) -> None:
-        told = self._read("server.json")
-        self.server = identity.from_json(told)
-        self._shim = identity.from_json(told.get("shim"))
+        self.server = identity.from_json(self._read("server.json"))
+        self._shim = identity.from_json(self._read("claim"))
 
     def _scan(self) -> None:
         """Find the server by its mark alone (B3): the shim could not write, or died first."""
@@ -223,7 +226,8 @@ class Attempt:
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
-            told = json.loads(read_bounded(self.directory / name, limit_bytes=FILE_LIMIT_BYTES))
+            raw = read_bounded(self.directory / name, limit_bytes=FILE_LIMIT_BYTES)
+            told = json.loads(raw) if raw else {}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:

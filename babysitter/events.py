@@ -14,6 +14,13 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
+class Retry:
+    """Someone wants a failed replica to begin again; in any other state it is late."""
+
+    deploy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Deployed:
     """The environment stands."""
 
@@ -23,6 +30,11 @@ class DeployFailed:
     """The environment cannot be made; `reason` names the stage."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undeployed:
+    """A start found no environment: it was adopted away from its deployment, or somebody removed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +113,10 @@ class Woke:
 
 Event = (
     Begin
+    | Retry
     | Deployed
     | DeployFailed
+    | Undeployed
     | Spawned
     | Adopted
     | ProbeGood

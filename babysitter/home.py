@@ -4,6 +4,7 @@
 a file that is never replaced, so that two babysitters can never look after one replica.
 """
 
+import contextlib
 import fcntl
 import os
 import uuid
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from babysitter.attempt import Attempt, is_locked
 from babysitter.state_file import StateFile
+from common.atomic_file import write_atomic
 from common.service import ConfigurationError
 
 KEPT_ATTEMPTS = 3
@@ -49,10 +51,19 @@ class Home:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._lock = descriptor
+        with contextlib.suppress(OSError):  # for operators only; the lock is what counts
+            self.state.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomic(self.pid_file, f"{os.getpid()}\n".encode())
+
+    @property
+    def pid_file(self) -> Path:
+        """`state/{name}.pid`, the babysitter's pid (CONTRACT.md 5)."""
+        return self.state.path.with_name(f"{self.name}.pid")
 
     def release(self) -> None:
         """Let another babysitter have it."""
         if self._lock is not None:
+            self.pid_file.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,17 @@ def bearers(uuid: str) -> list[Identity]:
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     found = [identify(pid) for pid in pids if carries(pid, uuid)]
     return sorted((process for process in found if process is not None), key=lambda process: process.ticks)
+
+
+def end_bearers(uuid: str, *, rounds: int = 50) -> None:
+    """Kill every process that carries the mark, and those they start meanwhile. Blocks, a second at most."""
+    for _ in range(rounds):
+        left = bearers(uuid)
+        if not left:
+            return
+        for process in left:
+            send(process, signal.SIGKILL, uuid=uuid)
+        time.sleep(0.02)
 
 
 def send(process: Identity, number: signal.Signals, *, uuid: str | None = None) -> bool:

@@ -11,6 +11,7 @@ from babysitter.backends import command, infinilm, mock, vllm
 from babysitter.backends.plan import Plan, Service
 from babysitter.settings import (
     BabysitterSettings,
+    CbclientBackend,
     CommandBackend,
     InfinilmBackend,
     InfinilmRustBackend,
@@ -56,6 +57,8 @@ def make_plan(settings: BabysitterSettings) -> Plan:
             return infinilm.plan_rust(
                 service, config_file=backend.config_file, env=backend.env, work_dir=backend.work_dir
             )
+        case CbclientBackend():
+            raise ConfigurationError(f"{settings.name}: a cbclient server has no command before it is deployed")
 
 
 def make_command(settings: BabysitterSettings, plan: Plan, environ: Mapping[str, str]) -> Command:

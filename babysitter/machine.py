@@ -147,11 +147,15 @@ def _move(replica: Replica, after: State, cause: str, now: float, *effects: ev.E
 
 
 def _begin(replica: Replica, event: ev.Event, _policy: Policy, now: float) -> Result:
-    wanted = isinstance(event, ev.Begin) and event.deploy
+    wanted = isinstance(event, ev.Begin | ev.Retry) and event.deploy
     fresh = replace(replica, verdict=None, error=None, exits=(), failures=0)
     if wanted:
         return _move(fresh, State.CREATING, "deploying", now, ev.Deploy())
     return _spawn(fresh, "wanted", now)
+
+
+def _redeploy(replica: Replica, _event: ev.Event, _policy: Policy, now: float) -> Result:
+    return _move(replica, State.CREATING, "no environment", now, ev.Deploy())
 
 
 def _spawn(replica: Replica, cause: str, now: float, **changes: object) -> Result:
@@ -314,7 +318,7 @@ def _spawned_too_late(replica: Replica, _event: ev.Event, _policy: Policy, _now:
 
 
 LATE: frozenset[type[ev.Event]] = frozenset(
-    {ev.ProbeGood, ev.ProbeBad, ev.Progress, ev.Drained, ev.Woke, ev.Deployed, ev.DeployFailed, ev.Exited}
+    {ev.ProbeGood, ev.ProbeBad, ev.Progress, ev.Drained, ev.Woke, ev.Deployed, ev.DeployFailed, ev.Exited, ev.Retry}
 )
 """Events that may come when nobody waits for them any more."""
 
@@ -327,6 +331,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
     (State.CREATING, ev.DeployFailed): _deploy_failed,
     (State.CREATING, ev.StopRequested): _stop,
     (State.STARTING, ev.Spawned): _await_ready,
+    (State.STARTING, ev.Undeployed): _redeploy,
     (State.STARTING, ev.Exited): _exited,
     (State.STARTING, ev.StopRequested): _stop,
     (State.WAITING_FOR_READY, ev.ProbeGood): _ready,
@@ -354,12 +359,12 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
     (State.DRAINING, ev.StopRequested): _stop,
     (State.STOPPING, ev.Exited): _stopped,
     (State.STOPPING, ev.Spawned): _spawned_too_late,
+    (State.STOPPING, ev.Undeployed): _stopped,
     (State.STOPPING, ev.Deployed): _stopped,
     (State.STOPPING, ev.DeployFailed): _stopped,
     (State.STOPPING, ev.StopRequested): _stop_harder,
-    (State.STOPPED, ev.Begin): _begin,
     (State.STOPPED, ev.StopRequested): lambda replica, _event, _policy, _now: (replica, ()),
-    (State.FAILED, ev.Begin): _begin,
+    (State.FAILED, ev.Retry): _begin,
     (State.FAILED, ev.StopRequested): _stop,
 }
 

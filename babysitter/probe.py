@@ -26,27 +26,27 @@ class Prober:
 
     Args:
         session: The process's session.
-        base_url: Where the server listens.
         timeout_s: Of one look.
         expected: Ids that must all be served.
         configured: Ids of a server whose models call tells none; it is ready when `/health` is 200.
+        health: `/health` must be 200 as well before anything else counts.
     """
 
     session: aiohttp.ClientSession
-    base_url: str
     timeout_s: float
     expected: Sequence[str] = ()
     configured: Sequence[str] = ()
+    health: bool = False
 
-    async def look(self) -> tuple[dict[str, Any], ...]:
-        """The model objects that the server serves.
+    async def look(self, base_url: str) -> tuple[dict[str, Any], ...]:
+        """The model objects that the server at `base_url` serves.
 
         Raises:
             NotReady: It does not serve, or not what it should.
         """
         try:
             async with asyncio.timeout(self.timeout_s):
-                models = await self._models()
+                models = await self._models(base_url)
         except TimeoutError:
             raise NotReady(f"no answer within {self.timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -57,10 +57,14 @@ class Prober:
             raise NotReady(f"serves {', '.join(sorted(served))}, not the expected {', '.join(missing)}")
         return models
 
-    async def _models(self) -> tuple[dict[str, Any], ...]:
+    async def _models(self, base_url: str) -> tuple[dict[str, Any], ...]:
         said = []
+        if self.health:
+            status, _ = await self._get(f"{base_url}/health")
+            if status != HTTPStatus.OK:
+                raise NotReady(f"/health: status {status}")
         for path in MODELS_PATHS:
-            status, raw = await self._get(path)
+            status, raw = await self._get(base_url + path)
             try:
                 models = parse_models(raw) if status == HTTPStatus.OK else ()
             except ValueError as error:
@@ -70,15 +74,25 @@ class Prober:
                 return models
             said.append(f"{path}: " + ("no model" if status == HTTPStatus.OK else f"status {status}"))
         if self.configured:
-            status, _ = await self._get("/health")
+            status, _ = await self._get(f"{base_url}/health")
             if status == HTTPStatus.OK:
                 return tuple({"id": name, "object": "model"} for name in self.configured)
             said.append(f"/health: status {status}")
         raise NotReady("; ".join(said))
 
-    async def _get(self, path: str) -> tuple[int, bytes]:
-        async with self.session.get(self.base_url + path, allow_redirects=False) as answer:
+    async def _get(self, url: str) -> tuple[int, bytes]:
+        async with self.session.get(url, allow_redirects=False) as answer:
             return answer.status, await answer.content.read(ANSWER_LIMIT_BYTES)
+
+
+async def fetch_json(session: aiohttp.ClientSession, url: str, *, timeout_s: float) -> Any:
+    """The JSON that `url` answers, or None when it does not."""
+    try:
+        async with session.get(url, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=timeout_s)) as answer:
+            raw = await answer.content.read(ANSWER_LIMIT_BYTES)
+            return msgspec.json.decode(raw) if answer.status == HTTPStatus.OK else None
+    except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError):
+        return None
 
 
 def parse_models(raw: bytes) -> tuple[dict[str, Any], ...]:

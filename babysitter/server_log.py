@@ -1,6 +1,12 @@
-"""The server's output files: their sizes (is it busy?) and their ends (why did it die?)."""
+"""The server's output files: their sizes (is it busy?), their ends (why did it die?), and their rotation by size.
+
+The server appends to its files itself and is never asked to reopen them: a file that grew too large is copied aside
+and cut to nothing in place (an appending writer goes on at the new end). What the server writes in the instant between
+the last byte copied and the cut is lost; that is the price of a writer that knows nothing of us.
+"""
 
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +35,31 @@ class ServerLog:
             if text:
                 return text
         return ""
+
+
+def rotate(path: Path, *, limit_bytes: int, keep: int) -> bool:
+    """Move the content of a file larger than `limit_bytes` to `path.1` (older: `.2` …, at most `keep`); True if done.
+
+    Raises:
+        OSError: The disk is full. The file is then cut all the same, for a full disk helps nobody (A18).
+    """
+    if _size(path) <= limit_bytes:
+        return False
+    aged = [path.with_name(f"{path.name}.{number}") for number in range(1, keep + 1)]
+    try:
+        for younger, older in zip(reversed(aged[:-1]), reversed(aged[1:]), strict=True):
+            if younger.exists():
+                younger.replace(older)
+        if aged:
+            with path.open("rb") as source, aged[0].open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+    except OSError:
+        if aged:
+            aged[0].unlink(missing_ok=True)
+        raise
+    finally:
+        os.truncate(path, 0)
+    return True
 
 
 def tail(path: Path, limit_bytes: int, *, since: int = 0) -> str:

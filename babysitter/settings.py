@@ -1,6 +1,7 @@
 """What a babysitter can be told: a TOML file, the environment, and the flags of both ancestors (CONTRACT.md 3)."""
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from common.names import is_host, is_service_name
 from common.service import ServiceSettings
 from common.settings import (
     CommaList,
+    Layer,
     Settings,
     SettingsError,
     add_flags,
@@ -25,6 +27,9 @@ from common.settings import (
 ENV_PREFIX = "SVC_BABYSITTER_"
 LAST_PORT = 65_534
 """The babysitter itself listens on the next one."""
+SERVER_WORDS = tuple(
+    "--params {params} --fastapi --port {port} --mgmt_namespace {namespace} --logfile {logfile} {flags}".split()  # noqa: SIM905 - a command line reads best as one
+)
 
 
 class RestartSettings(Settings):
@@ -58,6 +63,24 @@ class ProbeSettings(Settings):
     readiness_timeout_s: float | None = option(None, "Fail a start that takes longer, in seconds.", flags=(), gt=0)
     stall_s: float = option(1800.0, "A start whose log is silent for so many seconds is stalled.", flags=(), gt=0)
     end_stalled: bool = option(False, "End a stalled start instead of only telling.", flags=())
+
+
+class LogSettings(Settings):
+    """`[logs]`: how much of the server's output is kept."""
+
+    max_bytes: int = option(64 << 20, "Size at which a file is rotated, in bytes.", flags=(), ge=1024)
+    keep: int = option(3, "Rotated files kept.", flags=(), ge=0, le=100)
+    check_s: float = option(5.0, "Between two looks at their sizes, in seconds.", flags=(), gt=0)
+
+
+class JobSettings(Settings):
+    """`[jobs]`: the cluster jobs that a server starts."""
+
+    run_meta: Path | None = option(None, "The run_meta.json that the server writes.", flags=())
+    cancel_command: tuple[str, ...] = option(
+        (), "Cancels an orphaned job; {wsjob_id} stands for its id. Empty: jobs are left alone.", flags=()
+    )
+    cancel_timeout_s: float = option(60.0, "Longest time for one cancel command, in seconds.", flags=(), gt=0)
 
 
 class CommandBackend(Settings):
@@ -109,6 +132,40 @@ class InfinilmRustBackend(Settings):
     env: dict[str, str] = option(dict, "Added to its environment.", flags=())
 
 
+class CbclientBackend(Settings):
+    """A release server's replica: its client is deployed from a package index first."""
+
+    type: Literal["cbclient"]
+    request: Path = option(..., "The create request, a JSON file.", flags=())
+
+
+class CbclientSettings(Settings):
+    """`[cbclient]`: how clients are deployed. Nothing here is one company's but the default index."""
+
+    index_url: str = option(
+        "https://devpi.cerebras.aws/root/main/+simple/", "The one package index; may hold credentials.",
+        flags=["--index-url"], env=["PIP_INDEX_URL"],
+    )  # fmt: skip
+    python: str = option(sys.executable, "Interpreter of the environments.", flags=())
+    workspace: Path | None = option(None, "Searched first for wheels, in build/appliance/.", flags=())
+    artifact_cache: Path | None = option(None, "Searched for wheels in 2*/, and last at its top.", flags=())
+    release_stage: Path | None = option(None, "Searched for wheels in */*/*/components[/cbcore]/.", flags=())
+    wheel_dirs: tuple[Path, ...] = option((), "Directories that a request's own wheel may lie in.", flags=())
+    image_registry: str | None = option(None, "REGISTRY of the image REGISTRY/cbcore:TAG.", flags=())
+    module: str = option("cerebras.inference.workload.main", "The server's module.", flags=())
+    scripts: tuple[str, ...] = option(
+        tuple(f"{place}appliance_host_inference.py" for place in ("cerebras/", "cerebras/appliance/", "")),
+        "The older server, a script in site-packages, for clients without the module.", flags=(),
+    )  # fmt: skip
+    command: tuple[str, ...] = option(("{python}", "-m", "{module}", *SERVER_WORDS), "The server's command.", flags=())
+    script_command: tuple[str, ...] = option(("{python}", "{script}", *SERVER_WORDS), "The older one's.", flags=())
+    disable_version_check: bool = option(False, "Always add --disable_version_check.", flags=())
+    allow_source: bool = option(False, "Allow packages that have to be built on this machine.", flags=())
+    stage_timeout_s: float = option(1800.0, "Longest time of one tool of a stage, in seconds.", flags=(), gt=0)
+    tries: int = option(3, "Tries of a stage.", flags=(), ge=1, le=10)
+    retry_delay_s: float = option(10.0, "Wait before the second try, in seconds; grows to 60 s.", flags=(), ge=0)
+
+
 def _lower_type(value: Any) -> Any:
     """`InfiniLM-Rust` and `vLLM` are how the field writes the types."""
     if isinstance(value, Mapping) and isinstance(value.get("type"), str):
@@ -116,13 +173,14 @@ def _lower_type(value: Any) -> Any:
     return value
 
 
-Backend = CommandBackend | VllmBackend | MockBackend | InfinilmBackend | InfinilmRustBackend
+Backend = CommandBackend | VllmBackend | MockBackend | InfinilmBackend | InfinilmRustBackend | CbclientBackend
 BACKEND_LABELS = {
     "command": "command",
     "vllm": "vLLM",
     "mock": "mock",
     "infinilm": "InfiniLM",
     "infinilm-rust": "InfiniLM-Rust",
+    "cbclient": "cbclient",
 }
 """`metadata.type` of a babysitter's own record."""
 
@@ -140,17 +198,24 @@ class BabysitterSettings(ServiceSettings):
     router_url: str | None = option(None, "The router, shown in /info.", flags=["--router-url", "--router"])
     advertise_host: str | None = option(None, "Host that others reach the server at, when not `host`.")
     data_dir: Path = option(Path("data"), "Where the babysitter remembers.")
+    replica_dir: Path | None = option(None, "Directory ROOT/ID of an agent's replica, with its request.json.")
     log_dir: Path = option(Path("logs"), "Where the server's output goes.")
     on_exit: Literal["stop", "detach"] = option(
         "stop", "What SIGTERM does to the server: stop it, or leave it running."
     )
     token_file: Path | None = option(None, "Bearer token for the registry, in a 0600 file.")
+    api_token_file: Path | None = option(
+        None, "Bearer token, in a 0600 file, for what others than this machine may only do with one."
+    )
     models: tuple[str, ...] = option((), "Ids of a server whose models call tells none.", flags=())
     expected_models: tuple[str, ...] = option((), "Ids that must be served before the server is ready.", flags=())
     metadata: dict[str, Any] = option(dict, "Merged into the service record.", flags=())
     weight: float | None = option(None, "Relative share of the requests.", flags=(), gt=0)
     babysitter: RestartSettings = Field(default_factory=RestartSettings)
     probes: ProbeSettings = Field(default_factory=ProbeSettings)
+    logs: LogSettings = Field(default_factory=LogSettings)
+    jobs: JobSettings = Field(default_factory=JobSettings)
+    cbclient: CbclientSettings = Field(default_factory=CbclientSettings)
     backend: Annotated[Backend, Field(discriminator="type"), BeforeValidator(_lower_type)] = option(
         ..., "The server.", flags=()
     )
@@ -188,12 +253,23 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> BabysitterSettings:
     add_backend_flags(parser)
     parsed = parser.parse_args(argv)
     config = parsed.config or env.get(f"{ENV_PREFIX}CONFIG")
-    layers = [file_layer(Path(config))] if config else []
-    in_file = layers[0].data.get("backend") if layers else None
+    of_file = file_layer(Path(config)) if config else None
+    in_file = of_file.data.get("backend") if of_file else None
+    layers = [*_replica_layers(getattr(parsed, "replica_dir", None)), *([of_file] if of_file else [])]
     layers.append(env_layer(BabysitterSettings, ENV_PREFIX, env))
     layers.append(flag_layer(BabysitterSettings, ENV_PREFIX, parsed))
     layers.append(backend_layer(parsed, in_file if isinstance(in_file, Mapping) else {}))
     return build(BabysitterSettings, layers)
+
+
+def _replica_layers(given: str | None) -> list[Layer]:
+    """What `--replica-dir ROOT/ID` means: everything of the replica is under ROOT, and it outlives its babysitter."""
+    if given is None:
+        return []
+    directory = Path(given).absolute()
+    backend = {"type": "cbclient", "request": str(directory / "request.json")}
+    meant = {"name": directory.name, "on_exit": "detach", "backend": backend, "log_dir": str(directory)}
+    return [Layer(f"replica directory {directory}", meant, {})]
 
 
 __all__ = ["BACKEND_LABELS", "BabysitterSettings", "SettingsError", "parse"]

@@ -1,7 +1,7 @@
 """The server's parent: a small process that outlives the babysitter (FAILURES.md, supervision recipe).
 
-`python -I -S shim.py ATTEMPT_DIR` reads `spec.json` there, starts the server in a session of its own, writes
-`server.json`, waits, ends whatever the server left behind, writes `exit.json` and exits. SIGTERM: TERM to the server's
+`python -I -S shim.py ATTEMPT_DIR READY_FD` reads `spec.json` there, starts the server in a session of its own, writes
+`server.json`, closes READY_FD, waits, ends whatever the server left behind, writes `exit.json` and exits. SIGTERM: TERM to the server's
 group, the grace, KILL. SIGUSR1: KILL at once. It holds a lock on `claim` while it lives, so that a babysitter can tell
 whether an attempt ever began and whether its shim is still there. Standard library only; it changes rarely.
 """
@@ -15,41 +15,36 @@ import signal
 import sys
 import time
 
-PR_SET_CHILD_SUBREAPER = 36
 MARK = "SUITE_INCARNATION"
-LEFTOVER_ROUNDS = 50
 WATCHED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
 
 
 def main() -> int:
     """One attempt, from claim to exit.json."""
-    directory, ready = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else -1  # noqa: PLR2004 - the second argument
+    directory, ready = sys.argv[1], int(sys.argv[2])
     try:
         claim = os.open(f"{directory}/claim", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         return 1  # a babysitter gave this attempt up before we began
     fcntl.flock(claim, fcntl.LOCK_EX)
+    with contextlib.suppress(OSError):
+        os.write(claim, json.dumps(identity(os.getpid())).encode())
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-    if ready >= 0:
-        os.set_inheritable(ready, False)  # noqa: FBT003 - the only argument there is; the server gets 0, 1, 2 only
+    os.set_inheritable(ready, False)  # noqa: FBT003 - the only argument there is; the server gets 0, 1, 2 only
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    with open(f"{directory}/spec.json", encoding="utf-8") as file:
-        spec = json.load(file)
+    ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    spec = json.loads(read(f"{directory}/spec.json"))
     os.unlink(f"{directory}/spec.json")  # it holds the environment, and so perhaps secrets
-    started = time.time()
-    outcome = {"uuid": spec["uuid"], "code": None, "signal": None, "error": None, "started_at": started}
+    known = {"uuid": spec["uuid"], "started_at": time.time()}
     try:
         pid = spawn(spec)
     except OSError as error:
-        outcome["error"] = f"cannot start {spec['argv'][0]!r} in {spec['cwd']}: {error.strerror}"
+        ended = {"error": f"cannot start {spec['argv'][0]!r} in {spec['cwd']}: {error.strerror}"}
     else:
-        known = {**identity(pid), "uuid": spec["uuid"], "started_at": started, "labels": spec.get("labels", {})}
-        write(directory, "server.json", {**known, "shim": identity(os.getpid())})
-        if ready >= 0:
-            os.close(ready)
-        outcome.update(watch(pid, float(spec["grace_s"]), spec["uuid"]))
-    write(directory, "exit.json", {**outcome, "ended_at": time.time()})
+        write(directory, "server.json", {**known, **identity(pid), "labels": spec["labels"]})
+        os.close(ready)
+        ended = watch(pid, float(spec["grace_s"]), spec["uuid"])
+    write(directory, "exit.json", {**known, **ended, "ended_at": time.time()})
     return 0
 
 
@@ -58,13 +53,9 @@ def spawn(spec: dict) -> int:  # type: ignore[type-arg] # as it came from JSON
     os.chdir(spec["cwd"])
     os.environ["PATH"] = spec["env"].get("PATH", os.defpath)
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, spec["stdout"], append, 0o600),
-        (os.POSIX_SPAWN_OPEN, 2, spec["stderr"], append, 0o600),
-    ]
-    env = {**spec["env"], MARK: spec["uuid"]}
-    argv = spec["argv"]
+    files = (("/dev/null", os.O_RDONLY), (spec["stdout"], append), (spec["stderr"], append))
+    actions = [(os.POSIX_SPAWN_OPEN, number, path, flags, 0o600) for number, (path, flags) in enumerate(files)]
+    env, argv = {**spec["env"], MARK: spec["uuid"]}, spec["argv"]
     reset = {signal.SIGHUP, signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ}
     return os.posix_spawnp(argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=reset)
 
@@ -76,8 +67,8 @@ def watch(server: int, grace_s: float, uuid: str) -> dict:  # type: ignore[type-
         left_s = None if kill_at is None else max(0.0, kill_at - time.monotonic())
         told = signal.sigwaitinfo(WATCHED) if left_s is None else signal.sigtimedwait(WATCHED, left_s)
         ended = reap(server)
-        if ended is not None:
-            end_leftovers(uuid)
+        if ended:
+            end_leftovers(f"{MARK}={uuid}".encode())
             return ended
         if told is None or told.si_signo == signal.SIGUSR1:
             group(server, signal.SIGKILL)
@@ -88,40 +79,33 @@ def watch(server: int, grace_s: float, uuid: str) -> dict:  # type: ignore[type-
             kill_at = time.monotonic() + grace_s
 
 
-def reap(server: int) -> dict | None:  # type: ignore[type-arg] # goes into exit.json
-    """Collect every dead child; the server's end as a table when it was among them."""
-    found = None
-    while True:
-        try:
-            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return found
-        if dead is None:
-            return found
-        if dead.si_pid == server:
-            group(server, signal.SIGKILL)  # before its pid, and so its group's, can be given to a stranger
-        _, status, usage = os.wait4(dead.si_pid, 0)
-        if dead.si_pid == server:
-            code = os.waitstatus_to_exitcode(status)
-            found = {"code": code if code >= 0 else None, "signal": -code if code < 0 else None}
-            found["max_rss_bytes"] = usage.ru_maxrss * 1024
+def reap(server: int) -> dict:  # type: ignore[type-arg] # goes into exit.json
+    """Collect every dead child; how the server ended when it was among them, else an empty table."""
+    found = {}
+    with contextlib.suppress(ChildProcessError):
+        while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if dead.si_pid == server:
+                group(server, signal.SIGKILL)  # before its pid, and so its group's, can be given to a stranger
+            _, status, usage = os.wait4(dead.si_pid, 0)
+            if dead.si_pid == server:
+                code = os.waitstatus_to_exitcode(status)
+                found = {"code": code if code >= 0 else None, "signal": -code if code < 0 else None}
+                found["max_rss_bytes"] = usage.ru_maxrss * 1024
+    return found
 
 
-def end_leftovers(uuid: str) -> None:
-    """Kill every process that carries the attempt's uuid (A12)."""
-    mark = f"{MARK}={uuid}".encode()
-    for _ in range(LEFTOVER_ROUNDS):
+def end_leftovers(mark: bytes) -> None:
+    """Kill every process that carries the attempt's mark (A12)."""
+    for _ in range(50):
         left = [int(name) for name in os.listdir("/proc") if name.isdigit() and carries(int(name), mark)]
         if not left:
             return
         for pid in left:
-            try:
+            with contextlib.suppress(OSError):  # it may end meanwhile
                 handle = os.pidfd_open(pid)
                 if carries(pid, mark):
                     signal.pidfd_send_signal(handle, signal.SIGKILL)
                 os.close(handle)
-            except OSError:
-                continue  # it ended meanwhile
         time.sleep(0.02)
         reap(0)
 
@@ -129,8 +113,7 @@ def end_leftovers(uuid: str) -> None:
 def carries(pid: int, mark: bytes) -> bool:
     """True when the environment of `pid` has `mark`."""
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return mark in file.read().split(b"\0")
+        return mark in read(f"/proc/{pid}/environ").split(b"\0")
     except OSError:
         return False
 
@@ -143,20 +126,23 @@ def group(server: int, number: int) -> None:
 
 def identity(pid: int) -> dict:  # type: ignore[type-arg] # goes into server.json
     """What tells this process from every other: boot, pid, start time in ticks since boot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        boot = file.read().strip()
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return {"boot_id": boot, "pid": pid, "ticks": int(file.read().rpartition(b")")[2].split()[19])}
+    boot = read("/proc/sys/kernel/random/boot_id").decode().strip()
+    return {"boot_id": boot, "pid": pid, "ticks": int(read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19])}
+
+
+def read(path: str) -> bytes:
+    """The whole file."""
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def write(directory: str, name: str, content: dict) -> None:  # type: ignore[type-arg] # becomes JSON
     """Write a file whole or not at all; a full disk costs the file, never the server."""
     temporary = f"{directory}/.{name}.tmp-{os.getpid()}"
-    with contextlib.suppress(OSError):
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
+    with contextlib.suppress(OSError), open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
         os.rename(temporary, f"{directory}/{name}")
 
 

@@ -2,46 +2,33 @@
 
 import asyncio
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, assert_never
 
+import aiohttp
 import structlog
 
 from babysitter import events as ev
-from babysitter import ports
+from babysitter import identity, ports
 from babysitter.attempt import Attempt, Command
 from babysitter.home import Home
-from babysitter.machine import ALIVE, PROBED, Policy, Replica, State, display_status, step, wire_status
+from babysitter.job_keeper import JobKeeper
+from babysitter.machine import ALIVE, Replica, State, step, wire_status
 from babysitter.memory import Memory
-from babysitter.probe import NotReady, Prober, stranger_on_port
-from babysitter.server_log import ServerLog
+from babysitter.probe import Prober, fetch_json
+from babysitter.server_log import ServerLog, rotate
+from babysitter.spec import DeployError, Spec
+from babysitter.stages import Stage, put
 from babysitter.view import View, report
+from babysitter.watcher import Watcher
 from common.clock import Clock, iso
 from common.tasks import TaskScope
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What does not change in a babysitter's life.
-
-    `bind_host` is where the server listens, `host` where others reach it; intervals in seconds.
-    """
-
-    name: str
-    label: str
-    host: str
-    bind_host: str
-    port: int
-    command: Command
-    policy: Policy
-    heartbeat_s: float
-    start_interval_s: float
-    interval_s: float
-    metadata: dict[str, Any] = field(default_factory=dict)
-    weight: float | None = None
+HEARD_S = 1.0
+"""Routers hear of a change within this time (DESIGN.md: watchers within 50 ms, pollers of ours within a second)."""
+DIAGNOSTICS_TIMEOUT_S = 120.0
 
 
 class Supervisor:
@@ -54,37 +41,43 @@ class Supervisor:
         prober: Looks at the server.
         clock: Time.
         rng: Jitter.
-        changed: Called after every change that others should know.
+
+    `changed` is called after every change that others should know; `finished` is set when the replica is stopped.
     """
 
     def __init__(
-        self,
-        spec: Spec,
-        home: Home,
-        memory: Memory,
-        prober: Prober,
-        *,
-        clock: Clock,
-        rng: random.Random,
-        changed: Callable[[], None] = lambda: None,
+        self, spec: Spec, home: Home, memory: Memory, prober: Prober, *, clock: Clock, rng: random.Random
     ) -> None:
         self.spec = spec
         self.home = home
         self.memory = memory
-        self.changed = changed
+        self.changed: Callable[[], None] = lambda: None
         self.finished = asyncio.Event()
-        self._prober = prober
+        self.log = ServerLog(spec.logs.stdout, spec.logs.stderr)
         self._clock = clock
         self._rng = rng
-        self._log = ServerLog(spec.command.stdout, spec.command.stderr)
+        self._command = spec.command
         self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._replica = Replica(since=clock.monotonic(), restarts=memory.restarts, failures=memory.failures)
         self._attempt: Attempt | None = None
         self._adopted = False
         self._scope: TaskScope | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._moved = asyncio.Event()
+        self._deploying: asyncio.Task[Any] | None = None
         self._updated_at = iso(clock.utcnow())
+        self._writing = asyncio.Lock()
+        self._jobs = JobKeeper(spec.jobs, memory.jobs, clock=clock, seen=self._jobs_seen, persist=self.persist)
+        self._session: aiohttp.ClientSession = prober.session
+        self._watcher = Watcher(
+            spec,
+            prober,
+            self.log,
+            state=lambda: self._replica.state,
+            attempt=lambda: self._attempt.uuid if self._attempt else None,
+            busy=self._jobs.fingerprint,
+            tell=self.tell,
+            models_seen=self._models_seen,
+        )
 
     @property
     def state(self) -> State:
@@ -97,17 +90,19 @@ class Supervisor:
 
     def view(self) -> View:
         """A picture of the replica now."""
-        replica, memory = self._replica, self.memory
+        replica, memory, addresses = self._replica, self.memory, self.spec.addresses
         waits_s = None
         if replica.state is State.BACKING_OFF and replica.wake_at is not None:
             waits_s = round(max(0.0, replica.wake_at - self._clock.monotonic()), 3)
-        server = self._attempt.server if self._attempt is not None else None
-        alive = replica.state in ALIVE
+        server = self._attempt.server if self._attempt is not None and replica.state in ALIVE else None
         return View(
             name=self.spec.name,
             label=self.spec.label,
-            host=self.spec.host,
-            port=self.spec.port,
+            host=addresses.record,
+            local_host=addresses.local,
+            endpoint_host=addresses.endpoint,
+            port=self._watcher.port,
+            own_port=addresses.own_port,
             state=replica.state,
             instance_id=memory.instance_id,
             incarnation=memory.incarnation,
@@ -119,21 +114,25 @@ class Supervisor:
             metadata=self.spec.metadata,
             weight=self.spec.weight,
             restart_count=replica.restarts,
-            replica_pid=server.pid if server is not None and alive else None,
-            workdir=str(self.spec.command.cwd),
+            replica_pid=server.pid if server is not None else None,
+            workdir=str(self.spec.workdir),
+            venv_path=self.spec.venv_path,
             error_message=replica.error,
             next_restart_in_s=waits_s,
             stalled=replica.stalled,
             persist_failed=self.home.state.failure,
-            serves=alive and server is not None,
+            compile_wsjob=memory.jobs.all("compile"),
+            execute_wsjob=memory.jobs.all("execute"),
+            serves=server is not None,
             settling=self._adopted and replica.state is State.WAITING_FOR_READY and replica.error is None,
+            extra={**self.spec.extra, "stages": memory.stages, **self._diagnostics()},
         )
 
     async def adopt(self) -> bool:
         """Look for the server of an earlier babysitter; True when it lives. Nothing is started yet."""
         known = [self.memory.attempt] if self.memory.attempt else self.home.live_attempts()
         for identifier in known:
-            attempt = self.home.attempt(identifier, grace_s=self.spec.command.grace_s)
+            attempt = self.home.attempt(identifier, grace_s=self.spec.grace_s)
             found = await attempt.find()
             self._attempt = attempt
             if found is not None:
@@ -144,19 +143,25 @@ class Supervisor:
     async def start(self, scope: TaskScope) -> None:
         """Begin to look after the replica, whatever state it was left in."""
         self._scope = scope
-        self._log.mark()
+        self.log.mark()
+        await self._end_old_deployment()
         attempt = self._attempt
         if attempt is not None and attempt.server is not None:
             self.memory.attempt = attempt.uuid
             self._adopted = True
+            if self.spec.deployer is not None:
+                self._command = await asyncio.to_thread(self.spec.deployer.existing)
+            self._jobs.follow(scope, attempt.uuid, attempt.label("run_meta"))
             self.tell(ev.Adopted(attempt.server.pid))
             scope.spawn(f"attempt.{attempt.uuid[:8]}", self._await_end(attempt))
         else:
             self.memory.models = []
             ended = attempt is not None and attempt.has_ended
-            self.tell(self._exited(attempt.outcome()) if attempt is not None and ended else ev.Begin())
+            begin = ev.Begin(deploy=self.spec.deployer is not None)
+            self.tell(self._exited(attempt.outcome()) if attempt is not None and ended else begin)
         scope.spawn("events", self._serve_events(), service=True)
-        scope.spawn("probes", self._probe(), service=True)
+        scope.spawn("probes", self._watcher.run(), service=True)
+        scope.spawn("logs", self._keep_logs(), service=True)
 
     async def leave(self) -> None:
         """Let go of the server without ending it."""
@@ -164,6 +169,14 @@ class Supervisor:
             self._timer.cancel()
         if self._attempt is not None:
             await self._attempt.close()
+
+    async def persist(self) -> None:
+        """Write the state file; a disk that refuses is told in reports and does not stop the supervision (B9)."""
+        async with self._writing:
+            memory, replica = self.memory, self._replica
+            memory.restarts, memory.failures = replica.restarts, replica.failures
+            content = {**report(self.view()), "status": wire_status(replica.state), "memory": memory.to_json()}
+            await asyncio.to_thread(self.home.state.save, content)
 
     async def _serve_events(self) -> None:
         while True:
@@ -186,34 +199,17 @@ class Supervisor:
 
     def _tell_story(self, before: Replica) -> None:
         """Log the move and add it to the timeline."""
-        now, move = self._clock.utcnow(), self._replica.story[-1]
-        if self._replica.state is State.READY:
+        now, move, state = self._clock.utcnow(), self._replica.story[-1], self._replica.state
+        if state is State.READY:
             self.memory.ready_at = iso(now)
-        if self._replica.state is State.STOPPED:
+            if self.spec.diagnostics and self.memory.diagnostics is None:
+                self._spawn_task("diagnostics", self._fetch_diagnostics())
+        if state is State.STOPPED:
             self.memory.attempt = None
-        self._moved.set()
-        self.memory.remember(
-            {
-                "at": iso(now),
-                "from": before.state.value,
-                "to": self._replica.state.value,
-                "cause": move.cause,
-                "lasted_s": round(move.lasted_s, 3),
-            }
-        )
-        log.info("replica.moved", before=before.state, after=self._replica.state, cause=move.cause)
-
-    async def persist(self) -> None:
-        """Write the state file; a disk that refuses is told in reports and does not stop the supervision (B9)."""
-        memory, replica = self.memory, self._replica
-        memory.restarts, memory.failures = replica.restarts, replica.failures
-        content = {
-            **report(self.view()),
-            "status": wire_status(replica.state),
-            "display_status": display_status(replica.state),
-            "memory": memory.to_json(),
-        }
-        await asyncio.to_thread(self.home.state.save, content)
+        self._watcher.moved.set()
+        entry = {"at": iso(now), "from": before.state.value, "to": state.value, "cause": move.cause}
+        self.memory.remember({**entry, "lasted_s": round(move.lasted_s, 3)})
+        log.info("replica.moved", before=before.state, after=state, cause=move.cause)
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -232,36 +228,50 @@ class Supervisor:
                     self._attempt.end(force=force)
             case ev.Drain():
                 self._spawn_task("drain", self._drain())
-            case ev.Finish():
-                self.finished.set()
             case ev.Deploy():
-                self.tell(ev.Deployed())
-            case ev.AbortDeploy() | ev.CancelJobs():
-                pass
+                await self._begin_deployment()
+            case ev.AbortDeploy():
+                if self._deploying is not None:
+                    self._deploying.cancel()
+            case ev.CancelJobs():
+                alive = self.memory.attempt if self._replica.state in ALIVE else None
+                self._jobs.cancel_orphans(self._open_scope(), alive)
+            case ev.Finish():
+                self._spawn_task("finish", self._finish())
             case _:
                 assert_never(effect)
 
     async def _spawn(self) -> None:
         """Start a new attempt; the intent is on disk before the process is (B3)."""
-        taken = ports.complaint(self.spec.bind_host, self.spec.port, f"{self.spec.name} (its server)")
+        if self._command is None:
+            self.tell(ev.Undeployed())
+            return
+        addresses = self.spec.addresses
+        taken = ports.complaint(addresses.bind, addresses.port, f"{self.spec.name} (its server)")
         if taken is not None:
             self.tell(self._exited(ev.Exited(error=f"port_in_use: {taken}")))
             return
         self.memory.attempt = self.home.new_attempt()
         self.memory.attempts += 1
-        attempt = self.home.attempt(self.memory.attempt, grace_s=self.spec.command.grace_s)
+        attempt = self.home.attempt(self.memory.attempt, grace_s=self.spec.grace_s)
         self._attempt = attempt
         self._adopted = False
         await self.persist()
         try:
-            self._log.mark()
-            self.home.forget_old_attempts(attempt.uuid)
-            labels = {"name": self.spec.name, "instance_id": self.memory.instance_id}
-            ready = attempt.begin(self.spec.command, labels)
+            ready = self._begin(attempt, self._command)
         except OSError as error:
             self.tell(self._exited(ev.Exited(error=f"cannot start the server: {error}")))
             return
         self._spawn_task(f"attempt.{attempt.uuid[:8]}", self._follow(attempt, ready))
+
+    def _begin(self, attempt: Attempt, command: Command) -> int:
+        self.log.mark()
+        self.home.forget_old_attempts(attempt.uuid)
+        self._watcher.new_attempt()
+        mark = self._jobs.mark()
+        labels = {"name": self.spec.name, "instance_id": self.memory.instance_id, "run_meta": mark}
+        self._jobs.follow(self._open_scope(), attempt.uuid, mark)
+        return attempt.begin(command, labels)
 
     async def _follow(self, attempt: Attempt, ready: int) -> None:
         server = await attempt.started(ready)
@@ -271,59 +281,88 @@ class Supervisor:
 
     async def _await_end(self, attempt: Attempt) -> None:
         outcome = await attempt.ended()
+        self._jobs.last_look()
         self.tell(self._exited(outcome))
 
     def _exited(self, outcome: ev.Exited) -> ev.Exited:
-        tail = self._log.tail(ev.LOG_TAIL_LIMIT_BYTES)
-        return ev.Exited(outcome.code, outcome.signal, outcome.error, tail, self._rng.random())
+        return replace(outcome, tail=self.log.tail(ev.LOG_TAIL_LIMIT_BYTES), chance=self._rng.random())
+
+    async def _begin_deployment(self) -> None:
+        self.memory.stages = []
+        self.memory.deploying = self.spec.deploy_mark
+        await self.persist()
+        self._deploying = self._spawn_task("deploy", self._deploy())
+
+    async def _deploy(self) -> None:
+        """Make the environment; however that ends, the machine hears of it."""
+        event: ev.Event = ev.DeployFailed("the deployment was cut")
+        try:
+            if self.spec.deployer is not None:
+                self._command = await self.spec.deployer.deploy(self._on_stage)
+            event = ev.Deployed()
+        except DeployError as error:
+            event = ev.DeployFailed(str(error))
+        finally:
+            self.memory.deploying = None
+            self.tell(event)
+
+    def _on_stage(self, stage: Stage) -> None:
+        self.memory.stages = put(self.memory.stages, stage)
+        self._spawn_task("persist", self.persist())
+        self.changed()
+
+    async def _end_old_deployment(self) -> None:
+        """End the tools of a deployment that its babysitter did not live to see through (B16)."""
+        if self.memory.deploying is not None:
+            await asyncio.to_thread(identity.end_bearers, self.memory.deploying)
+            self.memory.deploying = None
 
     async def _drain(self) -> None:
         """The record already says that the server is leaving; give the routers a moment to hear it."""
-        await asyncio.sleep(min(1.0, self.spec.policy.drain_s))
+        await asyncio.sleep(min(HEARD_S, self.spec.policy.drain_s))
         self.tell(ev.Drained())
 
-    async def _probe(self) -> None:
-        """Look at the server while there is one to look at."""
-        seen = None
+    async def _finish(self) -> None:
+        await self._jobs.settled()
+        self.finished.set()
+
+    async def _keep_logs(self) -> None:
+        """Rotate the server's output by size, whatever the disk says (A18)."""
+        rules = self.spec.logs
         while True:
-            self._moved.clear()
-            state = self._replica.state
-            if state not in PROBED:
-                await self._moved.wait()
-                continue
-            if state is State.WAITING_FOR_READY and (now_seen := self._log.fingerprint()) != seen:
-                seen = now_seen
-                self.tell(ev.Progress())
-            await self._look()
-            slow = self._replica.state is State.READY
-            await self._pause(self.spec.interval_s if slow else self.spec.start_interval_s)
+            await asyncio.sleep(rules.check_s)
+            for path in (rules.stdout, rules.stderr):
+                try:
+                    if await asyncio.to_thread(rotate, path, limit_bytes=rules.max_bytes, keep=rules.keep):
+                        self.log.marks[path] = 0
+                except OSError as error:
+                    log.warning("log.rotation_failed", file=str(path), reason=error.strerror)
 
-    async def _look(self) -> None:
-        waiting = self._replica.state is State.WAITING_FOR_READY
-        try:
-            models = await self._prober.look()
-            if waiting and self._attempt is not None:
-                stranger = await asyncio.to_thread(stranger_on_port, self.spec.port, self._attempt.uuid)
-                if stranger is not None:
-                    raise NotReady(f"port {self.spec.port} is answered by a stranger, {stranger}")
-        except NotReady as error:
-            self.tell(ev.ProbeBad(str(error)))
-            return
-        if list(models) != self.memory.models:
-            self.memory.models = [dict(model) for model in models]
+    async def _fetch_diagnostics(self) -> None:
+        url = f"{self.view().base_url}/diagnostics"
+        self.memory.diagnostics = await fetch_json(self._session, url, timeout_s=DIAGNOSTICS_TIMEOUT_S)
+        await self.persist()
+
+    def _diagnostics(self) -> dict[str, Any]:
+        return {"diagnostics": self.memory.diagnostics} if self.spec.diagnostics else {}
+
+    def _models_seen(self, models: list[dict[str, Any]]) -> None:
+        if models != self.memory.models:
+            self.memory.models = models
             self.changed()
-        self.tell(ev.ProbeGood())
 
-    async def _pause(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._moved.wait(), seconds)
-        except TimeoutError:
-            return
+    def _jobs_seen(self) -> None:
+        self.tell(ev.Progress())
+        self._spawn_task("persist", self.persist())
+        self.changed()
 
-    def _spawn_task(self, name: str, work: Any) -> None:
+    def _open_scope(self) -> TaskScope:
         if self._scope is None:
             raise RuntimeError("the supervisor was not started")
-        self._scope.spawn(name, work)
+        return self._scope
+
+    def _spawn_task(self, name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        return self._open_scope().spawn(name, work)
 
 
 def new_memory(memory: Memory, *, instance_id: str, epoch_s: int, now: str) -> Memory:

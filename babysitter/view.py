@@ -16,7 +16,8 @@ SERVER_STATUS = {State.READY: "running", State.DRAINING: "draining"}
 class View:
     """Everything that others may know about the replica at one moment.
 
-    `host` is the host that others reach it at; `models` are the server's own model objects; times are ISO 8601 UTC.
+    `host` stands in the records; `local_host` is where this machine reaches the server, `endpoint_host` where clients
+    do; `port` is the server's, `own_port` the babysitter's; `models` are the server's own model objects; times are ISO 8601 UTC.
     `settling` is true from an adoption to the first look: the last babysitter's record is then better left as it is.
     """
 
@@ -24,12 +25,15 @@ class View:
     label: str
     host: str
     port: int
+    own_port: int
     state: State
     instance_id: str
     incarnation: int
     heartbeat_s: float
     created_at: str
     updated_at: str
+    local_host: str | None = None
+    endpoint_host: str | None = None
     ready_at: str | None = None
     models: tuple[Mapping[str, Any], ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -51,12 +55,18 @@ class View:
     @property
     def base_url(self) -> str:
         """Where the server is asked by whoever stands beside it."""
-        return f"http://{_in_url(self.host)}:{self.port}"
+        return url(self.local_host or self.host, self.port)
+
+    @property
+    def own_url(self) -> str:
+        """Where others ask the babysitter."""
+        return url(self.host, self.own_port)
 
     @property
     def endpoint(self) -> str:
         """Where clients reach the server; `NA` until it is ready."""
-        return self.base_url if self.state in (State.READY, State.DRAINING) else "NA"
+        ready = self.state in (State.READY, State.DRAINING)
+        return url(self.endpoint_host or self.host, self.port) if ready else "NA"
 
     @property
     def model_ids(self) -> list[str]:
@@ -74,8 +84,8 @@ def own_registration(view: View) -> dict[str, Any]:
     return {
         **_identity(view),
         "name": view.name,
-        "port": view.port + 1,
-        "url": f"http://{_in_url(view.host)}:{view.port + 1}",
+        "port": view.own_port,
+        "url": view.own_url,
         "status": "running",
         "metadata": {**view.metadata, "type": view.label},
     }
@@ -91,6 +101,7 @@ def server_registration(view: View) -> dict[str, Any] | None:
         "models": view.model_ids,
         "models_list": [dict(model) for model in view.models],
         "parent_service": view.name,
+        "babysitter_url": view.own_url,
     }
     weight = {} if view.weight is None else {"weight": view.weight}
     return {
@@ -98,7 +109,7 @@ def server_registration(view: View) -> dict[str, Any] | None:
         **weight,
         "name": f"{view.name}-server",
         "port": view.port,
-        "url": view.base_url,
+        "url": url(view.host, view.port),
         "status": server_status(view),
         "metadata": metadata,
     }
@@ -168,8 +179,8 @@ def info(view: View, *, uptime_s: float, router_url: str | None) -> dict[str, An
         "babysitter": "running",
         "name": view.name,
         "host": view.host,
-        "port": view.port + 1,
-        "url": f"http://{_in_url(view.host)}:{view.port + 1}",
+        "port": view.own_port,
+        "url": view.own_url,
         "service_type": view.label,
         "metadata": dict(view.metadata),
         "router_url": router_url,
@@ -196,5 +207,6 @@ def _identity(view: View) -> dict[str, Any]:
     }
 
 
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+def url(host: str, port: int) -> str:
+    """`http://host:port`, with an IPv6 address in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"

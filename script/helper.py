@@ -1,11 +1,11 @@
 """What the scripts ask of Python: read a configuration, wait for readiness, show the status. Not every machine has curl.
 
-    helper.py config FILE                        print `PORT NAME` of a babysitter's file
+    helper.py config FILE                        print `PORT HOST NAME` of a babysitter's file
     helper.py wait NAME PID SECONDS CHECK…       exit 0 ready, 1 time is up, 2 the process ended, 3 it has failed
     helper.py models URL                         print the ids listed at URL/models
-    helper.py status NAME,PID,PORT …             print the table of status.sh
+    helper.py status NAME,PID,PORT,URL …         print the table of status.sh
 
-Checks are `url URL` (answers 200), `server URL` (the babysitter at URL says that its server is ready) and
+Checks are `url URL` (PID listens there and it answers 200), `server URL` (the babysitter at URL says that its server is ready) and
 `routed URL FROM…` (the router at URL lists the models of every babysitter FROM).
 """
 
@@ -15,15 +15,19 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 POLL_S = 0.1
 PROGRESS_S = 5.0
 CALL_TIMEOUT_S = 3.0
 READY, TIME_IS_UP, ENDED, FAILED = range(4)
 CONFIG_FAULT = 78
+LISTENING = "0A"
+"""State of a listening socket in /proc/net/tcp."""
 
 # The machines' proxy variables are meant for the outside world.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
@@ -56,8 +60,10 @@ def get(url: str) -> Any:
         raise NotYet(f"{url}: {getattr(error, 'reason', error)}") from None
 
 
-def check_url(url: str) -> None:
-    """`url` answers 200."""
+def check_url(pid: int, url: str) -> None:
+    """`url` answers 200, and it is `pid` that listens there."""
+    if not listens(pid, urlsplit(url).port or 80):
+        raise NotYet("it does not listen yet")
     try:
         with _open(url, timeout=CALL_TIMEOUT_S) as answer:
             if answer.status != HTTPStatus.OK:
@@ -66,7 +72,7 @@ def check_url(url: str) -> None:
         raise NotYet(f"{url}: {getattr(error, 'reason', error)}") from None
 
 
-def check_server(url: str) -> None:
+def check_server(_pid: int, url: str) -> None:
     """The babysitter at `url` says that its server is ready."""
     health = get(f"{url}/health")
     status, reason = health.get("status"), health.get("error_message") or ""
@@ -77,7 +83,7 @@ def check_server(url: str) -> None:
     raise NotYet(f"its server is {status}" + (f": {reason}" if reason else ""))
 
 
-def check_routed(url: str, *babysitters: str) -> None:
+def check_routed(_pid: int, url: str, *babysitters: str) -> None:
     """The router at `url` lists the models of every babysitter."""
     listed = models_at(url)
     for babysitter in babysitters:
@@ -103,6 +109,27 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def listens(pid: int, port: int) -> bool:
+    """The process, or a child of it, listens on `port`: a stranger's answer there proves nothing about ours."""
+    sockets = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                    sockets.add(f"socket:[{fields[9]}]")
+    family = [str(pid)]
+    with suppress(OSError):
+        family += Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for member in family:
+        with suppress(OSError):
+            for descriptor in Path(f"/proc/{member}/fd").iterdir():
+                with suppress(OSError):
+                    if str(descriptor.readlink()) in sockets:
+                        return True
+    return False
+
+
 def wait(name: str, pid: int, timeout_s: float, check: str, *args: str) -> int:
     """Repeat a check until it holds; tells every few seconds what is missing."""
     began = time.monotonic()
@@ -112,7 +139,7 @@ def wait(name: str, pid: int, timeout_s: float, check: str, *args: str) -> int:
         reason = "it has ended"
         if alive:
             try:
-                CHECKS[check](*args)
+                CHECKS[check](pid, *args)
             except NotYet as error:
                 reason = str(error)
             except Hopeless as error:
@@ -134,7 +161,7 @@ def wait(name: str, pid: int, timeout_s: float, check: str, *args: str) -> int:
 
 
 def config(file: str) -> int:
-    """Print port and name of a babysitter's file, or what is wrong with it."""
+    """Print port, host and name of a babysitter's file, or what is wrong with it."""
     from common.settings import SettingsError, file_layer  # noqa: PLC0415 - the other commands start without packages
 
     try:
@@ -146,7 +173,7 @@ def config(file: str) -> int:
     if not isinstance(port, int) or isinstance(port, bool):
         sys.stderr.write(f"error: {file}: 'port' is {'missing' if port is None else 'no number'}\n")
         return CONFIG_FAULT
-    sys.stdout.write(f"{port} {table.get('name', Path(file).stem)}\n")
+    sys.stdout.write(f"{port} {table.get('host', 'localhost')} {table.get('name', Path(file).stem)}\n")
     return READY
 
 
@@ -155,10 +182,8 @@ def status(*rows: str) -> int:
     table = [("PROCESS", "PID", "PORT", "HEALTH", "MODELS")]
     healthy = True
     for row in rows:
-        name, pid, port = row.split(",")
-        health, models = "not running", ""
-        if pid:
-            health, models = describe(name, int(port))
+        name, pid, port, url = row.split(",")
+        health, models = describe(name, url) if pid else ("not running", "")
         healthy = healthy and health in {"healthy", "running"}
         table.append((name, pid or "-", port, health, models))
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
@@ -167,12 +192,11 @@ def status(*rows: str) -> int:
     return READY if healthy else TIME_IS_UP
 
 
-def describe(name: str, port: int) -> tuple[str, str]:
-    """Health and models of a process that runs; a babysitter's own HTTP stands at port + 1."""
-    base = f"http://127.0.0.1:{port + 1 if name.startswith('babysitter') else port}"
+def describe(name: str, url: str) -> tuple[str, str]:
+    """Health and models of a process that runs."""
     try:
-        health = str(get(f"{base}/health").get("status", "?"))
-        models = "" if name.startswith("registry") else ", ".join(sorted(models_at(base)))
+        health = str(get(f"{url}/health").get("status", "?"))
+        models = "" if name == "registry" else ", ".join(sorted(models_at(url)))
     except NotYet as error:
         return f"no answer ({error})", ""
     return health, models

@@ -12,12 +12,13 @@
   # shellcheck source=script/lib.sh
   . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-  # resolve_configs: fill FILES, PORTS and NAMES from BABYSITTER_CONFIGS (an array, or words), and refuse what cannot run.
-  declare -a FILES=() PORTS=() NAMES=()
+  # resolve_configs: fill FILES, PORTS, URLS (of the babysitters) and LABELS from BABYSITTER_CONFIGS (an array, or
+  # words), and refuse what cannot run.
+  declare -a FILES=() PORTS=() URLS=() LABELS=()
   resolve_configs() {
     local -a wanted=()
     local -A holder=()
-    local name file port label taken
+    local name file told port host label taken
     if [[ "$(declare -p BABYSITTER_CONFIGS 2>/dev/null)" == "declare -a"* ]]; then
       wanted=("${BABYSITTER_CONFIGS[@]}")
     else
@@ -28,15 +29,16 @@
     for name in "${wanted[@]}"; do
       file="$(find_config "$name")" ||
         fail "BABYSITTER_CONFIGS: there is no file '$name' here, under $SVC_ROOT or under $SVC_ROOT/config" 78
-      label="$(helper config "$file")" || exit 78
-      port="${label%% *}"
+      told="$(helper config "$file")" || exit 78
+      read -r port host label <<<"$told"
       for taken in "$port" "$((port + 1))"; do
         [[ -z ${holder[$taken]:-} ]] || fail "$file needs port $taken, which is for ${holder[$taken]}" 78
         holder[$taken]="$file"
       done
       FILES+=("$file")
       PORTS+=("$port")
-      NAMES+=("${label#* }")
+      URLS+=("$(local_url "${BABYSITTER_HOST:-$host}" "$((port + 1))")")
+      LABELS+=("$label")
     done
   }
 
@@ -62,7 +64,7 @@
   main() {
     local index router_url loaded=()
     # Babysitters follow a registry port chosen here; otherwise the registry_url of their file holds.
-    if [[ -n ${REGISTRY_PORT:-} ]] && is_true LAUNCH_REGISTRY true; then
+    if [[ -n ${REGISTRY_PORT:-} ]]; then
       BABYSITTER_REGISTRY_URL="${BABYSITTER_REGISTRY_URL:-http://localhost:$REGISTRY_PORT}"
     fi
     registry_settings
@@ -74,12 +76,12 @@
     if is_true LAUNCH_REGISTRY true; then launch_registry; fi
     if is_true LAUNCH_ROUTER true; then launch_router; fi
     for index in "${!FILES[@]}"; do
-      start_once "babysitter_${PORTS[index]}" "${PORTS[index]}" "${NAMES[index]}" \
+      start_once "babysitter_${PORTS[index]}" "${PORTS[index]}" "${URLS[index]}" "${LABELS[index]}" \
         --config-file "${FILES[index]}" "${BABYSITTER_FLAGS[@]}"
     done
     for index in "${!FILES[@]}"; do
-      if await_babysitter "babysitter_${PORTS[index]}" "${PORTS[index]}"; then
-        loaded+=("$(local_url "" "$((PORTS[index] + 1))")")
+      if await_babysitter "babysitter_${PORTS[index]}" "${PORTS[index]}" "${URLS[index]}"; then
+        loaded+=("${URLS[index]}")
       fi
     done
     router_url="$(local_url "${ROUTER_HOST:-}" "$ROUTER_PORT")"

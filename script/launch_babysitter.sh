@@ -25,7 +25,8 @@ BABYSITTER_ROUTER_URL="${BABYSITTER_ROUTER_URL:-$ROUTER_URL}"
 babysitter_settings
 flags_from --ndev NDEV --max-batch MAX_BATCH --max-tokens MAX_TOKENS --request-timeout REQUEST_TIMEOUT
 prepare
-start_once "babysitter_$PORT" "$PORT" "$SERVICE_NAME" --name "$SERVICE_NAME" --port "$PORT" \
+url="$(local_url "$BABYSITTER_HOST" "$((PORT + 1))")"
+start_once "babysitter_$PORT" "$PORT" "$url" "$SERVICE_NAME" --name "$SERVICE_NAME" --port "$PORT" \
   --service-type "$SERVICE_TYPE" --path "$MODEL_PATH" "${FLAGS[@]}" "${BABYSITTER_FLAGS[@]}"
-await_babysitter "babysitter_$PORT" "$PORT" || true
-say "Try: curl http://localhost:$((PORT + 1))/health"
+await_babysitter "babysitter_$PORT" "$PORT" "$url" || true
+say "Try: curl $url/health"

@@ -104,9 +104,8 @@ pid_of() {
   printf '%s\n' "$pid"
 }
 
-# port_of NAME, label_of NAME: what start() was told of a running process.
-port_of() { local told && told="$(environment_of "$(pid_of "$1")" SVC_LAUNCHED_AS)" && printf '%s\n' "${told%% *}"; }
-label_of() { local told && told="$(environment_of "$(pid_of "$1")" SVC_LAUNCHED_AS)" && printf '%s\n' "${told#* }"; }
+# told_of NAME: what start() was told of a running process, as "PORT URL LABEL".
+told_of() { environment_of "$(pid_of "$1")" SVC_LAUNCHED_AS; }
 
 # known_processes PREFIX: names that have a pid file and whose process is ours.
 known_processes() {
@@ -118,13 +117,13 @@ known_processes() {
   done
 }
 
-# start NAME PORT LABEL ARGS…: start `python -m MODULE ARGS…` detached. Leaves the pid file, and in STARTED_PID[NAME] and
-# LOG_FROM[NAME] the pid and the size of the log before the start.
+# start NAME PORT URL LABEL ARGS…: start `python -m MODULE ARGS…` detached; it answers HTTP at URL. Leaves the pid file,
+# and in STARTED_PID[NAME] and LOG_FROM[NAME] the pid and the size of the log before the start.
 declare -A STARTED_PID=() LOG_FROM=()
 start() {
-  local name=$1 port=$2 label=$3 log
+  local name=$1 port=$2 told="$2 $3 $4" log
   log="$(log_of "$name" "$port")"
-  shift 3
+  shift 4
   mkdir -p -- "$SVC_LOGS"
   if [[ -f $log ]] && (($(stat -c %s -- "$log") > SVC_LOG_LIMIT_BYTES)); then mv -f -- "$log" "$log.1"; fi
   touch -- "$log"
@@ -132,7 +131,7 @@ start() {
   # A session of its own and no terminal: closing the terminal ends nothing. Our locks (fd 8 and 9) stay here.
   (
     cd "$SVC_ROOT"
-    export SVC_LAUNCHED="$SVC_ROOT:$name" SVC_LAUNCHED_AS="$port $label"
+    export SVC_LAUNCHED="$SVC_ROOT:$name" SVC_LAUNCHED_AS="$told"
     exec setsid "$SVC_PYTHON" -m "$(module_of "$name")" "$@"
   ) </dev/null >>"$log" 2>&1 8>&- 9>&- &
   STARTED_PID[$name]=$!
@@ -252,11 +251,12 @@ flags_from() {
   done
 }
 
-# start_once NAME PORT LABEL ARGS…: start NAME unless it runs already.
+# start_once NAME PORT URL LABEL ARGS…: start NAME unless it runs already.
 start_once() {
   local name=$1 port=$2 pid running_port
   if pid="$(pid_of "$name")"; then
-    running_port="$(port_of "$name")"
+    running_port="$(told_of "$name")"
+    running_port="${running_port%% *}"
     [[ $running_port == "$port" ]] ||
       fail "$name already runs on port $running_port (pid $pid), not on $port; stop it first: ./script/stop_${name%%_*}.sh"
     say "$name: runs already on port $port (pid $pid)"
@@ -277,8 +277,10 @@ local_url() {
 }
 
 launch_registry() {
-  start_once registry "$REGISTRY_PORT" registry --port "$REGISTRY_PORT" "${REGISTRY_FLAGS[@]}"
-  await registry "$REGISTRY_PORT" "$REGISTRY_WAIT_TIMEOUT" url "$(local_url "${REGISTRY_HOST:-}" "$REGISTRY_PORT")/health" ||
+  local url
+  url="$(local_url "${REGISTRY_HOST:-}" "$REGISTRY_PORT")"
+  start_once registry "$REGISTRY_PORT" "$url" registry --port "$REGISTRY_PORT" "${REGISTRY_FLAGS[@]}"
+  await registry "$REGISTRY_PORT" "$REGISTRY_WAIT_TIMEOUT" url "$url/health" ||
     { show_log_tail registry "$REGISTRY_PORT"; fail "the registry did not answer in time"; }
   say "registry: ready"
 }
@@ -298,8 +300,11 @@ registry_settings() {
 }
 
 launch_router() {
-  start_once router "$ROUTER_PORT" router --router-port "$ROUTER_PORT" --registry-url "$ROUTER_REGISTRY_URL" "${ROUTER_FLAGS[@]}"
-  await router "$ROUTER_PORT" "$ROUTER_WAIT_TIMEOUT" url "$(local_url "${ROUTER_HOST:-}" "$ROUTER_PORT")/health" ||
+  local url
+  url="$(local_url "${ROUTER_HOST:-}" "$ROUTER_PORT")"
+  start_once router "$ROUTER_PORT" "$url" router --router-port "$ROUTER_PORT" --registry-url "$ROUTER_REGISTRY_URL" \
+    "${ROUTER_FLAGS[@]}"
+  await router "$ROUTER_PORT" "$ROUTER_WAIT_TIMEOUT" url "$url/health" ||
     { show_log_tail router "$ROUTER_PORT"; fail "the router did not answer in time"; }
   say "router: ready"
 }
@@ -333,11 +338,12 @@ babysitter_settings() {
   if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then export CUDA_VISIBLE_DEVICES; fi
 }
 
-# await_babysitter NAME PORT: wait for its server. A server that is still loading when the time is up is left to load.
+# await_babysitter NAME PORT URL: wait for its server. One that is still loading when the time is up is left to load.
 await_babysitter() {
-  local name=$1 port=$2 url
-  url="$(local_url "" "$((port + 1))")"
-  await "$name" "$port" "$BABYSITTER_WAIT_TIMEOUT" url "$url/health" ||
+  local name=$1 port=$2 url=$3 own_s=30
+  # The babysitter itself is up in a moment; only its server may be given less time than a slow machine needs for that.
+  if ((${BABYSITTER_WAIT_TIMEOUT%%.*} > own_s)); then own_s=$BABYSITTER_WAIT_TIMEOUT; fi
+  await "$name" "$port" "$own_s" url "$url/health" ||
     { show_log_tail "$name" "$port"; fail "$name did not answer in time"; }
   if await "$name" "$port" "$BABYSITTER_WAIT_TIMEOUT" server "$url"; then
     say "$name: ready"

@@ -5,7 +5,12 @@
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 rows=()
 for name in registry router $(known_processes babysitter_); do
-  if pid="$(pid_of "$name")"; then rows+=("$name,$pid,$(port_of "$name")"); else rows+=("$name,,-"); fi
+  if pid="$(pid_of "$name")"; then
+    read -r port url _ <<<"$(told_of "$name")"
+    rows+=("$name,$pid,$port,$url")
+  else
+    rows+=("$name,,-,")
+  fi
 done
 if [[ ! -x $SVC_PYTHON ]]; then
   say "Nothing was launched from here yet. Start with ./script/launch_all.sh"

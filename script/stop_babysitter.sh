@@ -8,7 +8,8 @@ wanted="${1:-}"
 mapfile -t running < <(known_processes babysitter_)
 chosen=()
 for name in "${running[@]}"; do
-  if [[ -z $wanted || $name == "babysitter_$wanted" || "$(label_of "$name")" == "$wanted" ]]; then chosen+=("$name"); fi
+  read -r port _ label <<<"$(told_of "$name")"
+  if [[ -z $wanted || $port == "$wanted" || $label == "$wanted" ]]; then chosen+=("$name"); fi
 done
 if ((${#chosen[@]} > 0)); then
   stop_processes "$SVC_STOP_TIMEOUT_S" "${chosen[@]}"

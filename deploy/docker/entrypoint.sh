@@ -11,13 +11,19 @@ finish() {
 }
 trap 'finish 0' TERM INT
 
+# Pid files of an earlier container, in a logs/ that outlived it, mean nothing here.
+rm -f -- "$SVC_LOGS"/*.pid
 # In the background, so that a signal is heard at once and not after the launch.
 "$SVC_ROOT/script/launch_all.sh" &
 wait $! || finish $?
-mapfile -t names < <(known_processes "")
+launched=("$SVC_LOGS"/*.pid)
 while true; do
-  for name in "${names[@]}"; do
-    pid_of "$name" >/dev/null || { warn "$name has ended; see its log in $SVC_LOGS" && finish 1; }
+  for file in "${launched[@]}"; do
+    name="$(basename -- "$file" .pid)"
+    if ! pid_of "$name" >/dev/null; then
+      warn "$name has ended; see its log in $SVC_LOGS"
+      finish 1
+    fi
   done
   sleep 1 &
   wait $! || true

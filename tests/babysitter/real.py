@@ -186,3 +186,11 @@ def running(directory: Path, **changes: Any) -> Iterator[Node]:
         yield node
     finally:
         node.close()
+
+
+def light(directory: Path, **changes: Any) -> contextlib.AbstractContextManager[Node]:
+    """Like `running`, over a server that starts in a tenth of the mock's time."""
+    port = free_port()
+    script = str(PROJECT / "tests" / "babysitter" / "light_server.py")
+    backend = {"type": "command", "command": sys.executable, "args": ["-I", "-S", script, str(port)]}
+    return running(directory, port=port, **{"backend": backend, **changes})

@@ -2,13 +2,18 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from babysitter import events as ev
 from babysitter.api import Source, make_app
 from babysitter.machine import State
+from babysitter.memory import Memory
+from babysitter.server_log import ServerLog
 from babysitter.supervisor import Supervisor
 from babysitter.view import View
 from tests.babysitter.test_view import READY
@@ -21,9 +26,17 @@ class StillSupervisor:
 
     def __init__(self) -> None:
         self.picture = READY
+        self.memory = Memory()
+        self.state = State.READY
+        self.spec = SimpleNamespace(name="r1", deployer=None)
+        self.told: list[ev.Event] = []
+        self.log = ServerLog(Path("/nowhere/out"), Path("/nowhere/err"))
 
     def view(self) -> View:
         return self.picture
+
+    def tell(self, event: ev.Event) -> None:
+        self.told.append(event)
 
 
 @pytest.fixture
@@ -72,3 +85,91 @@ async def test_anything_else_is_a_json_error(client: Client, method: str, path: 
     answer = await client.request(method, path)
     assert answer.status == status
     assert "error" in await answer.json()
+
+
+@pytest.fixture
+def log_file(tmp_path: Path, supervisor: StillSupervisor) -> Path:
+    supervisor.log = ServerLog(tmp_path / "out", tmp_path / "err")
+    supervisor.log.stdout.write_text("".join(f"line {n}\n" for n in range(300)))
+    return supervisor.log.stdout
+
+
+async def test_logs_show_the_last_lines(client: Client, log_file: Path) -> None:
+    assert log_file.exists()
+    told = await (await client.get("/logs", params={"tail": 2})).text()
+    assert told == "line 298\nline 299\n"
+    assert len((await (await client.get("/logs")).text()).splitlines()) == 100
+    assert await (await client.get("/logs", params={"stream": "stderr"})).text() == ""
+
+
+async def test_logs_are_followed_through_a_rotation(client: Client, log_file: Path) -> None:
+    answer = await client.get("/logs", params={"tail": 1, "follow": 1})
+    assert await answer.content.readline() == b"line 299\n"
+    with log_file.open("a") as file:
+        file.write("new\n")
+    assert await answer.content.readline() == b"new\n"
+    log_file.write_text("cut\n")
+    assert await answer.content.readline() == b"cut\n"
+    answer.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "field"), [({"stream": "x"}, "stream"), ({"tail": "-1"}, "tail"), ({"tail": "x"}, "tail")]
+)
+async def test_wrong_query_is_422_naming_the_field(client: Client, query: dict[str, str], field: str) -> None:
+    answer = await client.get("/logs", params=query)
+    assert answer.status == 422
+    assert field in (await answer.json())["error"]
+
+
+async def test_timeline_shows_transitions_and_jobs(client: Client, supervisor: StillSupervisor) -> None:
+    supervisor.memory.remember({"to": "ready"})
+    told = await (await client.get("/timeline")).json()
+    assert told["transitions"] == [{"to": "ready"}]
+    assert set(told) == {"name", "state", "transitions", "stages", "jobs"}
+
+
+@pytest.mark.parametrize("token", [None, "t" * 40])
+async def test_beyond_the_contract_a_token_is_needed_off_the_loopback(
+    supervisor: StillSupervisor, token: str | None
+) -> None:
+    source = Source(cast("Supervisor", supervisor), None, 0.0, guarded=True, token=token)
+    async with TestClient(TestServer(make_app(source))) as client:
+        for path in ("/health", "/models", "/info"):
+            assert (await client.get(path)).status == 200
+        headers = {"Authorization": f"Bearer {token}"}
+        assert (await client.get("/timeline")).status == 401
+        assert (await client.get("/timeline", headers={"Authorization": "Bearer wrong"})).status == 401
+        assert (await client.get("/timeline", headers=headers)).status == (401 if token is None else 200)
+
+
+@pytest.mark.parametrize(("body", "force"), [(None, False), ({}, False), ({"force": True}, True)])
+async def test_stop_is_told_to_the_machine(
+    client: Client,
+    supervisor: StillSupervisor,
+    body: dict[str, bool] | None,
+    force: bool,  # noqa: FBT001 - a row
+) -> None:
+    answer = await client.post("/stop", json=body) if body is not None else await client.post("/stop")
+    assert answer.status == 202
+    assert supervisor.told == [ev.StopRequested("stopped by a call", force=force)]
+
+
+@pytest.mark.parametrize("body", [{"force": "yes"}, {"forse": True}, []])
+async def test_stop_with_nonsense_changes_nothing(client: Client, supervisor: StillSupervisor, body: Any) -> None:
+    answer = await client.post("/stop", json=body)
+    assert answer.status in (400, 422)
+    assert supervisor.told == []
+
+
+async def test_retry_is_for_failed_replicas(client: Client, supervisor: StillSupervisor) -> None:
+    assert (await client.post("/retry")).status == 409
+    supervisor.state = State.FAILED
+    assert (await client.post("/retry")).status == 202
+    assert supervisor.told == [ev.Retry()]
+
+
+async def test_pages_of_a_browser_change_nothing(client: Client, supervisor: StillSupervisor) -> None:
+    answer = await client.post("/stop", headers={"Origin": "http://evil.example"})
+    assert answer.status == 403
+    assert supervisor.told == []

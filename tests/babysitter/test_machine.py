@@ -42,6 +42,7 @@ UP: list[tuple[float, ev.Event]] = [*START, (1, ev.ProbeGood())]
     [
         ([(0, ev.Begin())], State.STARTING, [ev.Spawn()]),
         ([(0, ev.Begin(deploy=True))], State.CREATING, [ev.Deploy()]),
+        ([(0, ev.Begin()), (0, ev.Undeployed())], State.CREATING, [ev.Spawn(), ev.Deploy()]),
         ([(0, ev.Begin(deploy=True)), (9, ev.Deployed())], State.STARTING, [ev.Deploy(), ev.Spawn()]),
         ([(0, ev.Begin(deploy=True)), (9, ev.DeployFailed("install: 404"))], State.FAILED, [ev.Deploy()]),
         (START, State.WAITING_FOR_READY, [ev.Spawn()]),
@@ -121,7 +122,7 @@ def test_crash_loop_backs_off_and_then_fails_with_the_logs_tail_A6() -> None:
 def test_failed_replica_can_be_retried_and_stopped_A6() -> None:
     replica, _ = play([(0, ev.Begin())])
     replica, _ = crash_times(replica, POLICY, 0.0, 9)
-    again, effects = step(replica, ev.Begin(), POLICY, 99)
+    again, effects = step(replica, ev.Retry(), POLICY, 99)
     assert (again.state, effects) == (State.STARTING, (ev.Spawn(),))
     assert again.error is None
     stopped, effects = step(replica, ev.StopRequested("x"), POLICY, 99)
@@ -232,7 +233,7 @@ def test_event_that_cannot_be_raises_with_the_story() -> None:
 
 def test_late_answers_change_nothing() -> None:
     replica, _ = play([*UP, (9, CRASH)])
-    for event in (ev.ProbeGood(), ev.ProbeBad("x"), ev.Progress(), ev.Drained()):
+    for event in (ev.ProbeGood(), ev.ProbeBad("x"), ev.Progress(), ev.Drained(), ev.Retry()):
         assert step(replica, event, POLICY, 9.5) == (replica, ())
 
 

@@ -63,7 +63,7 @@ def test_start_after_a_stop_is_no_restart(tmp_path: Path) -> None:
         node.babysitters[-1].terminate()
         node.babysitters[-1].wait(20)
         node.start()
-        node.ready(5)
+        node.ready(30)
 
 
 def test_contracts_calls_answer_at_the_next_port(tmp_path: Path) -> None:
@@ -182,5 +182,6 @@ def test_state_file_is_flat_json_for_jq(tmp_path: Path) -> None:
         pid = node.ready()
         state = until("state", lambda: (s := node.state())["status"] == "ready" and s)
         assert (state["replica_pid"], state["port"], state["models"]) == (pid, node.port, ["m"])
-        assert state["endpoint"] == f"http://127.0.0.1:{node.port}"
+        assert state["base_url"] == f"http://127.0.0.1:{node.port}"
+        assert state["endpoint"] == f"http://{socket.getfqdn()}:{node.port}"
         assert json.loads(node.state_path().read_text())["display_status"] == "Active"

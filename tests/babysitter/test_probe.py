@@ -27,12 +27,19 @@ async def mock() -> AsyncIterator[TestServer]:
         yield server
 
 
-async def look(server: TestServer, *, knobs: Knobs | None = None, **options: tuple[str, ...]) -> list[str]:
+async def look(
+    server: TestServer,
+    *,
+    knobs: Knobs | None = None,
+    expected: tuple[str, ...] = (),
+    configured: tuple[str, ...] = (),
+    health: bool = False,
+) -> list[str]:
     app: web.Application = server.app
     app[SERVER].knobs = knobs or Knobs()
     async with aiohttp.ClientSession() as session:
-        prober = Prober(session=session, base_url=str(server.make_url("")).rstrip("/"), timeout_s=2, **options)
-        return [str(model["id"]) for model in await prober.look()]
+        prober = Prober(session=session, timeout_s=2, expected=expected, configured=configured, health=health)
+        return [str(model["id"]) for model in await prober.look(str(server.make_url("")).rstrip("/"))]
 
 
 @pytest.mark.parametrize("knobs", [Knobs(), Knobs(models_call="list"), Knobs(paths="bare"), Knobs(paths="v1")])
@@ -50,6 +57,13 @@ async def test_models_of_a_server_that_tells_none_come_from_the_settings(mock: T
         await look(mock, knobs=knobs.model_copy(update={"health_status": 503}), configured=("x",))
 
 
+async def test_unhealthy_server_is_not_ready_when_its_health_counts(mock: TestServer) -> None:
+    sick = Knobs(health_status=500)
+    assert await look(mock, knobs=sick) == ["a", "b"]
+    with pytest.raises(NotReady, match="/health: status 500"):
+        await look(mock, knobs=sick, health=True)
+
+
 async def test_server_of_another_model_is_not_ready_A15(mock: TestServer) -> None:
     with pytest.raises(NotReady, match="serves a, b, not the expected c"):
         await look(mock, expected=("a", "c"))
@@ -58,7 +72,7 @@ async def test_server_of_another_model_is_not_ready_A15(mock: TestServer) -> Non
 async def test_closed_port_is_not_ready() -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(NotReady, match="ClientConnectorError"):
-            await Prober(session=session, base_url="http://127.0.0.1:1", timeout_s=2).look()
+            await Prober(session=session, timeout_s=2).look("http://127.0.0.1:1")
 
 
 async def test_silent_server_is_not_ready() -> None:
@@ -68,7 +82,7 @@ async def test_silent_server_is_not_ready() -> None:
         async with aiohttp.ClientSession() as session:
             url = f"http://127.0.0.1:{silent.getsockname()[1]}"
             with pytest.raises(NotReady, match=r"no answer within 0\.2 s"):
-                await Prober(session=session, base_url=url, timeout_s=0.2).look()
+                await Prober(session=session, timeout_s=0.2).look(url)
 
 
 @pytest.mark.parametrize(

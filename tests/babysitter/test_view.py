@@ -14,6 +14,7 @@ READY = View(
     label="vLLM",
     host="node1",
     port=8001,
+    own_port=8002,
     state=State.READY,
     instance_id="11111111-1111-4111-8111-111111111111",
     incarnation=5,
@@ -44,6 +45,7 @@ def test_servers_record_is_routable_and_names_its_models() -> None:
         "models": ["m"],
         "models_list": [{"id": "m", "object": "model", "max_model_len": 9}],
         "parent_service": "r1",
+        "babysitter_url": "http://node1:8002",
     }
     assert wire["ttl_s"] == 15.0
 
@@ -84,6 +86,13 @@ def test_report_has_every_member_of_the_contract() -> None:
 @pytest.mark.parametrize(("state", "endpoint"), [(State.READY, "http://node1:8001"), (State.STARTING, "NA")])
 def test_endpoint_is_na_until_ready(state: State, endpoint: str) -> None:
     assert pictures.report(replace(READY, state=state))["endpoint"] == endpoint
+
+
+def test_endpoint_has_the_full_name_and_the_records_what_they_are_told() -> None:
+    view = replace(READY, host="10.0.0.1", local_host="127.0.0.1", endpoint_host="node1.example.org")
+    assert view.base_url == "http://127.0.0.1:8001"
+    assert view.endpoint == "http://node1.example.org:8001"
+    assert pictures.own_registration(view)["url"] == "http://10.0.0.1:8002"
 
 
 def test_ipv6_hosts_stand_in_brackets() -> None:

@@ -83,6 +83,14 @@ def test_a_strangers_answer_does_not_count_once_our_process_is_gone(serve: Calla
     assert wait("url", serve({"/health": (200, {})}) + "/health", pid=0).returncode == 2
 
 
+def test_a_strangers_answer_does_not_count_while_our_process_has_no_such_port(serve: Callable[[Answers], str]) -> None:
+    with subprocess.Popen(["sleep", "60"]) as ours:
+        done = wait("url", serve({"/health": (200, {})}) + "/health", pid=ours.pid)
+        ours.kill()
+    assert done.returncode == 1
+    assert "it does not listen yet" in done.stderr
+
+
 def test_wait_for_a_server(serve: Callable[[Answers], str]) -> None:
     ready = serve({"/health": (200, {"status": "healthy", "infinilm_server_running": True})})
     assert wait("server", ready).returncode == 0
@@ -122,14 +130,14 @@ def test_models_are_printed_one_a_line(serve: Callable[[Answers], str]) -> None:
 def test_status_prints_a_table_and_tells_by_its_code_whether_all_is_well(serve: Callable[[Answers], str]) -> None:
     url = serve({"/health": (200, {"status": "healthy"}), "/models": models("m")})
     port = int(url.rpartition(":")[2])
-    done = helper("status", f"registry,11,{port}", f"babysitter_x,12,{port - 1}")
+    done = helper("status", f"registry,11,{port},{url}", f"babysitter_x,12,{port - 1},{url}")
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
         "PROCESS       PID  PORT" + " " * (len(str(port)) - 4) + "  HEALTH   MODELS",
         f"registry      11   {port}  healthy",
         f"babysitter_x  12   {port - 1}  healthy  m",
     ]
-    done = helper("status", f"registry,11,{port}", "router,,-")
+    done = helper("status", f"registry,11,{port},{url}", "router,,-,")
     assert done.returncode == 1
     assert "not running" in done.stdout
 
@@ -152,7 +160,7 @@ def test_a_faulty_configuration_is_named(tmp_path: Path, text: str, expected: st
     assert expected in done.stderr
 
 
-def test_a_configuration_gives_port_and_name(tmp_path: Path) -> None:
+def test_a_configuration_gives_port_host_and_name(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
     file.write_text("port = 8001\nname = 'replica-1'\n")
-    assert helper("config", str(file)).stdout == "8001 replica-1\n"
+    assert helper("config", str(file)).stdout == "8001 localhost replica-1\n"

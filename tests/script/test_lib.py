@@ -99,7 +99,7 @@ def test_a_senseless_pid_file_is_no_process(project: Path, bash: Bash, content: 
 def start(bash: Bash, name: str = "registry", *flags: str) -> psutil.Process:
     """Start a fake process as NAME on the port in its name (18000 without one), and wait until it is up."""
     port = name.partition("_")[2] or "18000"
-    snippet = f"start {name} {port} 'a label' {' '.join(flags)}; pid_of {name} || true; printf '%s\\n' $!"
+    snippet = f"start {name} {port} http://a.url 'a label' {' '.join(flags)}; pid_of {name} || true; printf '%s\\n' $!"
     done = bash(f'{snippet}; until grep -q ready "$(log_of {name} {port})"; do sleep 0.02; done')
     return psutil.Process(int(out(done).splitlines()[-1]))
 
@@ -107,7 +107,7 @@ def start(bash: Bash, name: str = "registry", *flags: str) -> psutil.Process:
 def test_a_started_process_is_detached_and_recognised(project: Path, bash: Bash) -> None:
     process = start(bash)
     assert out(bash("pid_of registry")) == str(process.pid)
-    assert out(bash("port_of registry; label_of registry")) == "18000\na label"
+    assert out(bash("told_of registry")) == "18000 http://a.url a label"
     assert os.getsid(process.pid) == process.pid
     assert Path(f"/proc/{process.pid}/fd/0").readlink() == Path("/dev/null")
     assert process.cwd() == str(project)
@@ -120,7 +120,7 @@ def test_the_pid_file_holds_the_pid_and_nothing_else(project: Path, bash: Bash) 
 
 
 def test_locks_of_the_launch_are_not_inherited(bash: Bash) -> None:
-    done = bash('exec 9<"$SVC_LOGS"; start registry 18000 x; pid_of registry; ls -l "/proc/$!/fd"')
+    done = bash('exec 9<"$SVC_LOGS"; start registry 18000 url x; pid_of registry; ls -l "/proc/$!/fd"')
     assert "logs" not in out(done).replace("logs/registry_18000.log", "")
 
 
@@ -153,7 +153,7 @@ def test_several_are_stopped_at_once(bash: Bash) -> None:
 
 def test_a_process_that_ends_while_starting_gives_its_code_and_its_last_lines(project: Path, bash: Bash) -> None:
     (project / "logs/registry_18000.log").write_text("an old line\n")
-    done = bash("start registry 18000 x --fail; await registry 18000 10 url http://127.0.0.1:1/health")
+    done = bash("start registry 18000 url x --fail; await registry 18000 10 url http://127.0.0.1:1/health")
     assert done.returncode == 78
     assert "no such luck" in done.stderr
     assert "an old line" not in done.stderr
@@ -162,15 +162,17 @@ def test_a_process_that_ends_while_starting_gives_its_code_and_its_last_lines(pr
 
 
 def test_waiting_ends_with_the_reason_when_the_time_is_up(bash: Bash) -> None:
-    done = bash('start registry 18000 x; await registry 18000 0.3 url http://127.0.0.1:1/health || echo "status $?"')
+    done = bash(
+        'start registry 18000 url x; await registry 18000 0.3 url http://127.0.0.1:1/health || echo "status $?"'
+    )
     assert "status 1" in done.stdout
-    assert "registry: not ready after 0 s: http://127.0.0.1:1/health" in done.stderr
+    assert "registry: not ready after 0 s: it does not listen yet" in done.stderr
 
 
 def test_a_large_log_is_put_aside_before_a_start(project: Path, bash: Bash) -> None:
     log = project / "logs/registry_18000.log"
     log.write_text("old" * 100)
-    done = bash("SVC_LOG_LIMIT_BYTES=100; start registry 18000 x; pid_of registry")
+    done = bash("SVC_LOG_LIMIT_BYTES=100; start registry 18000 url x; pid_of registry")
     assert done.returncode == 0
     assert (project / "logs/registry_18000.log.1").read_text() == "old" * 100
 
@@ -178,7 +180,7 @@ def test_a_large_log_is_put_aside_before_a_start(project: Path, bash: Bash) -> N
 def test_a_failed_run_stops_what_it_started_and_nothing_else(bash: Bash) -> None:
     earlier = start(bash, "babysitter_8001")
     done = bash(
-        "trap 'undo $?' EXIT; start_once babysitter_8001 8001 x; start_once registry 18000 x; sleep 0.5; fail 'no' 3"
+        "trap 'undo $?' EXIT; start_once babysitter_8001 8001 url x; start_once registry 18000 url x; sleep 0.5; fail 'no' 3"
     )
     assert done.returncode == 3
     assert "babysitter_8001: runs already on port 8001" in done.stdout
@@ -188,7 +190,7 @@ def test_a_failed_run_stops_what_it_started_and_nothing_else(bash: Bash) -> None
 
 def test_starting_again_on_another_port_is_refused(bash: Bash) -> None:
     start(bash)
-    done = bash("start_once registry 18001 x")
+    done = bash("start_once registry 18001 url x")
     assert done.returncode == 1
     assert "already runs on port 18000" in done.stderr
 

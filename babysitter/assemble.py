@@ -1,0 +1,178 @@
+"""From settings to the parts of a babysitter: policy, addresses, the replica's spec, the prober, the deployer."""
+
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import aiohttp
+
+from babysitter import ports
+from babysitter.cbclient import request as requests
+from babysitter.cbclient.deploy import Deployer
+from babysitter.cbclient.modes import MODES
+from babysitter.cbclient.request import CreateRequest
+from babysitter.cbclient.rules import Rules
+from babysitter.cbclient.wheels import Roots
+from babysitter.launch import make_command, make_plan
+from babysitter.machine import Policy
+from babysitter.probe import Prober
+from babysitter.settings import (
+    BACKEND_LABELS,
+    BabysitterSettings,
+    CbclientBackend,
+    InfinilmRustBackend,
+)
+from babysitter.spec import Addresses, JobRules, LogRules, Spec
+from common.clock import Clock
+from common.http.access import is_loopback
+from common.service import ConfigurationError
+
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
+FQDN_WAIT_S = 2.0
+
+
+def make_policy(settings: BabysitterSettings, wanted: CreateRequest | None) -> Policy:
+    """When to restart, give up, and distrust; a request's own readiness timeout is honoured (A10)."""
+    restarts, probes = settings.babysitter, settings.probes
+    asked = wanted.timeouts if wanted else None
+    return Policy(
+        restart_first_s=restarts.restart_delay,
+        restart_last_s=restarts.restart_delay_max_s,
+        steady_s=restarts.restart_reset_s,
+        max_restarts=restarts.max_restarts,
+        crash_loop_exits=restarts.crash_loop_exits,
+        crash_loop_window_s=restarts.crash_loop_window_s,
+        no_restart_codes=frozenset(restarts.no_restart_codes),
+        unhealthy_after=probes.unhealthy_after,
+        healthy_after=probes.healthy_after,
+        liveness_s=probes.liveness_s,
+        startup_timeout_s=asked.readiness_timeout_s if asked else probes.readiness_timeout_s,
+        stall_s=probes.stall_s,
+        end_stalled=probes.end_stalled,
+        drain_s=restarts.drain_s,
+    )
+
+
+def make_addresses(settings: BabysitterSettings, port_file: Path | None) -> Addresses:
+    """Where the server listens, and what others are told of it (CONTRACT.md 5: endpoints have full names)."""
+    host = ports.bind_address(settings.host)
+    local = WILDCARDS.get(host, host)
+    name = settings.advertise_host or (full_name() if host in WILDCARDS or is_loopback(host) else host)
+    return Addresses(
+        bind=settings.host,
+        local=local,
+        record=settings.advertise_host or (name if host in WILDCARDS else host),
+        endpoint=name,
+        port=settings.port,
+        own_port=settings.port + 1,
+        port_file=port_file,
+        port_in_log=isinstance(settings.backend, InfinilmRustBackend),
+    )
+
+
+def make_spec(settings: BabysitterSettings, *, environ: Mapping[str, str], clock: Clock, mark: str) -> Spec:
+    """The replica that the settings describe.
+
+    Raises:
+        ConfigurationError: The command, its directory or the request does not exist or is of no use.
+    """
+    restarts, probes, jobs, logs = settings.babysitter, settings.probes, settings.jobs, settings.logs
+    wanted = requests.load(settings.backend.request) if isinstance(settings.backend, CbclientBackend) else None
+    command, deployer, extra = None, None, {}
+    if wanted is None:
+        command = make_command(settings, make_plan(settings), environ)
+        workdir, stdout, stderr, run_meta = command.cwd, command.stdout, command.stderr, jobs.run_meta
+    else:
+        workdir = own_directory(settings)
+        rules = make_rules(settings)
+        deployer = Deployer(wanted, workdir, settings.port, rules, mark=mark, clock=clock, environ=environ)
+        prefix = MODES[wanted.server_mode].logs
+        stdout, stderr = workdir / f"{prefix}_stdout.log", workdir / f"{prefix}_stderr.log"
+        run_meta = jobs.run_meta or deployer.model_dir / "cerebras_logs" / "run_meta.json"
+        extra = {
+            "server_mode": wanted.server_mode,
+            "model_name": wanted.model_name,
+            "multibox": wanted.placement.multibox,
+            "namespace": wanted.placement.namespace,
+            "request_id": wanted.request_id,
+            "metadata": wanted.metadata,
+            "host": None,
+        }
+    return Spec(
+        name=settings.name,
+        label=BACKEND_LABELS[settings.backend.type],
+        addresses=make_addresses(settings, workdir / "api_server.json" if wanted else None),
+        policy=make_policy(settings, wanted),
+        logs=LogRules(stdout, stderr, logs.max_bytes, logs.keep, logs.check_s),
+        jobs=JobRules(run_meta, jobs.cancel_command, jobs.cancel_timeout_s),
+        workdir=workdir,
+        heartbeat_s=restarts.heartbeat_interval,
+        start_interval_s=probes.start_interval_s,
+        interval_s=probes.interval_s,
+        grace_s=restarts.stop_grace_s,
+        command=command,
+        deployer=deployer,
+        deploy_mark=mark if deployer else None,
+        venv_path=str(workdir / "cbclient") if deployer else None,
+        metadata=settings.metadata,
+        extra=extra,
+        weight=settings.weight,
+        diagnostics=wanted.run_diagnostics if wanted else False,
+    )
+
+
+def make_prober(settings: BabysitterSettings, spec: Spec, session: aiohttp.ClientSession) -> Prober:
+    """What asks the server. A release server's replica is ready when its `/health` is 200 (CONTRACT.md 5)."""
+    is_client = isinstance(settings.backend, CbclientBackend)
+    expected = () if is_client else make_plan(settings).expected_models
+    own = (str(spec.extra["model_name"]),) if is_client else ()
+    return Prober(
+        session=session,
+        timeout_s=settings.probes.timeout_s,
+        expected=settings.expected_models or expected,
+        configured=settings.models or own,
+        health=is_client,
+    )
+
+
+def make_rules(settings: BabysitterSettings) -> Rules:
+    """How clients are deployed."""
+    told = settings.cbclient
+    return Rules(
+        index_url=told.index_url,
+        python=told.python,
+        roots=Roots(told.workspace, told.artifact_cache, told.release_stage),
+        wheel_dirs=told.wheel_dirs,
+        image_registry=told.image_registry,
+        module=told.module,
+        scripts=told.scripts,
+        command=told.command,
+        script_command=told.script_command,
+        skip_version_check=told.disable_version_check,
+        only_binary=not told.allow_source,
+        stage_timeout_s=told.stage_timeout_s,
+        tries=told.tries,
+        retry_delay_s=told.retry_delay_s,
+        grace_s=settings.babysitter.stop_grace_s,
+    )
+
+
+def own_directory(settings: BabysitterSettings) -> Path:
+    """The directory ROOT/ID of a replica that an agent made.
+
+    Raises:
+        ConfigurationError: None is given.
+    """
+    if settings.replica_dir is None:
+        raise ConfigurationError(f"{settings.name}: a cbclient backend needs --replica-dir ROOT/ID")
+    return settings.replica_dir.absolute()
+
+
+def full_name() -> str:
+    """This machine's full name; its short one when the resolver does not answer in time."""
+    found: list[str] = []
+    asking = threading.Thread(target=lambda: found.append(socket.getfqdn()), daemon=True)
+    asking.start()
+    asking.join(FQDN_WAIT_S)
+    return found[0] if found else socket.gethostname()

@@ -1,0 +1,291 @@
+"""The deployment of a client: stages with durations and progress, each bounded, any of which may be cut by kill -9.
+
+`resolve` (versions, wheels, files) · `venv` · `install` · `verify`. The environment is built beside its place and
+renamed, an identical one is reused, and nothing that was cut is ever used.
+"""
+
+import asyncio
+import errno
+import json
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from babysitter.attempt import Command
+from babysitter.cbclient import tool, wheels
+from babysitter.cbclient.environments import Environments, link
+from babysitter.cbclient.packages import Fault, Step, Wanted, fault_of, key, split_index
+from babysitter.cbclient.params import effective_config
+from babysitter.cbclient.request import CreateRequest
+from babysitter.cbclient.rules import Resolved, Rules
+from babysitter.cbclient.server import make_command
+from babysitter.cbclient.telling import Telling
+from babysitter.cbclient.versions import TagError, has_client_package, image, version_of, wheel_names
+from babysitter.cbclient.wheels import WheelError
+from babysitter.spec import DeployError
+from babysitter.stages import Stage
+from common.atomic_file import write_atomic
+from common.clock import Clock, iso
+
+LAST_RETRY_DELAY_S = 60.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Deployer:
+    """Deploys one replica's client and makes its server's command.
+
+    Args:
+        request: What is wanted.
+        workdir: The replica's directory, `{root}/{id}`.
+        port: The server's port.
+        rules: The operator's settings.
+        mark: Carried by every tool, so that a later babysitter finds those that outlived this one.
+        clock: Time.
+        environ: The babysitter's environment.
+    """
+
+    def __init__(
+        self,
+        request: CreateRequest,
+        workdir: Path,
+        port: int,
+        rules: Rules,
+        *,
+        mark: str,
+        clock: Clock,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._request = request
+        self._workdir = workdir.absolute()
+        self._port = port
+        self._rules = rules
+        self._mark = mark
+        self._clock = clock
+        self._environ = environ
+        self._environments = Environments(self._workdir.parent)
+        self._tell: Callable[[Stage], None] = lambda _stage: None
+
+    @property
+    def model_dir(self) -> Path:
+        """Where the server keeps its models and logs."""
+        return Path(self._config(None)["runconfig"]["model_dir"])
+
+    async def deploy(self, tell: Callable[[Stage], None]) -> Command:
+        """Make the environment and the files; returns the server's command.
+
+        Raises:
+            DeployError: A stage failed for good.
+        """
+        self._tell = tell
+        resolved = await self._stage("resolve", self._resolve)
+        if self._environments.is_complete(resolved.key):
+            self._skip("venv", "install")
+        else:
+            await self._build(resolved)
+        link(self._workdir, self._environments.path(resolved.key))
+        command: Command = await self._stage("verify", lambda _say: self._verify(resolved))
+        return command
+
+    def existing(self) -> Command | None:
+        """The command when everything is deployed already, None when something is missing. Runs no tool."""
+        try:
+            resolved = self._resolve_now()
+        except (DeployError, OSError):
+            return None
+        if not self._environments.is_complete(resolved.key) or not (self._workdir / "cbclient").exists():
+            return None
+        try:
+            return self._command(resolved)
+        except (DeployError, OSError):
+            return None
+
+    async def _build(self, resolved: Resolved) -> None:
+        async with self._environments.building(resolved.key) as fresh:
+            if self._environments.is_complete(resolved.key):  # another replica built it while we waited
+                self._skip("venv", "install")
+                return
+            await self._stage("venv", lambda say: self._make_venv(fresh, say))
+            lock = await self._stage("install", lambda say: self._install(resolved.wanted, fresh, say))
+            await asyncio.to_thread(self._environments.finish, resolved.key, fresh, lock)
+
+    async def _resolve(self, say: Callable[[str], None]) -> Resolved:
+        resolved = await asyncio.to_thread(self._resolve_now)
+        await asyncio.to_thread(self._write_params, resolved)
+        say(f"{resolved.wanted.version or 'given wheel'}, environment {resolved.key}")
+        return resolved
+
+    def _resolve_now(self) -> Resolved:
+        client = self._request.cbclient_config
+        tag = self._request.app_tag
+        given = client.client_version if client else None
+        own_wheel = None
+        try:
+            if client is not None and client.cbclient_whl:
+                own_wheel = wheels.check_allowed(Path(client.cbclient_whl), self._allowed())
+            named = given or tag or (wheels.version_in(own_wheel) if own_wheel else None)
+            if named is None:
+                raise DeployError("resolve: the request names no app_tag, client_version or wheel")
+            version = version_of(named)
+            appliance = wheels.find(self._rules.roots, wheel_names(version))
+            hashes = [wheels.sha256(path) for path in (own_wheel, appliance) if path is not None]
+        except (TagError, WheelError) as error:
+            raise DeployError(f"resolve: {error}") from error
+        wanted = Wanted(
+            version=version,
+            client=has_client_package(named),
+            client_wheel=str(own_wheel) if own_wheel else None,
+            appliance_wheel=str(appliance) if appliance else None,
+            custom=client.custom_requirements if client else (),
+        )
+        interpreter = f"{platform.python_implementation()}-{platform.python_version()}-{self._rules.python}"
+        index = split_index(self._rules.index_url).url
+        name = image(self._rules.image_registry, tag) if self._rules.image_registry and tag else None
+        return Resolved(wanted, key(wanted, python=interpreter, index=index, hashes=hashes), name)
+
+    def _allowed(self) -> list[Path]:
+        roots = self._rules.roots
+        known = (roots.workspace, roots.artifact_cache, roots.release_stage)
+        return [*self._rules.wheel_dirs, *(path for path in known if path is not None)]
+
+    def _config(self, image_name: str | None) -> dict[str, Any]:
+        return effective_config(
+            self._request.full_config,
+            replica=self._request.replica_config.replica_config,
+            api=self._request.replica_config.api_config,
+            workdir=PurePosixPath(self._workdir),
+            image=image_name,
+            job_priority=self._request.job_priority,
+        )
+
+    def _write_params(self, resolved: Resolved) -> None:
+        config = self._config(resolved.image)
+        Path(config["runconfig"]["model_dir"]).mkdir(parents=True, exist_ok=True)
+        write_atomic(self._workdir / "params.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+        write_atomic(self._workdir / "full_config.json", json.dumps(config, indent=1).encode())
+
+    async def _make_venv(self, fresh: Path, say: Callable[[str], None]) -> None:
+        client = self._request.cbclient_config
+        uv = shutil.which("uv", path=self._environ.get("PATH")) if client and client.use_uv else None
+        make = (
+            [uv, "venv", "--no-project", "--no-config", "--allow-existing", "--python", self._rules.python]
+            if uv
+            else []
+        )
+        argv = [*make, str(fresh)] if uv else [self._rules.python, "-m", "venv", "--without-pip", str(fresh)]
+        say("uv venv" if uv else "python -m venv")
+        done = await tool.run(argv, env=self._tool_env(None), timeout_s=self._rules.stage_timeout_s, on_line=say)
+        if done.code != 0:
+            raise _Failed(fault_of(done.output), done.output)
+
+    async def _install(self, wanted: Wanted, fresh: Path, say: Callable[[str], None]) -> bytes:
+        """Run pip step by step; returns the lock: what was installed, from where, with its hash."""
+        extra = fresh / ".deploy"
+        extra.mkdir(mode=0o700, exist_ok=True)
+        index = split_index(self._rules.index_url)
+        netrc = None
+        if index.login is not None:
+            netrc = extra / "netrc"
+            host, user, password = index.login
+            write_atomic(netrc, f"machine {host} login {user} password {password}\n".encode())
+        constraints = extra / "constraints.txt"
+        constraints.write_text("".join(f"{line}\n" for line in wanted.constraints()))
+        words, variables = await asyncio.to_thread(tool.pip_command, self._rules.python)
+        env = {**self._tool_env(netrc), **variables}
+        lock: list[str] = []
+        for number, step in enumerate(wanted.steps()):
+            report = extra / f"report-{number}.json"
+            options = tool.pip_arguments(
+                index=index.url,
+                venv_python=fresh / "bin" / "python",
+                constraints=constraints,
+                report=report,
+                only_binary=self._rules.only_binary,
+            )
+            targets = await asyncio.to_thread(_targets, step, extra)
+            argv = [*words, *options, *([] if step.dependencies else ["--no-deps"]), "--", *targets]
+            say(f"{step.name}: {', '.join(step.requirements) or step.wheels[0]}")
+            done = await tool.run(argv, env=env, timeout_s=self._rules.stage_timeout_s, on_line=say)
+            if done.code != 0:
+                raise _Failed(fault_of(done.output), done.output)
+            lock += await asyncio.to_thread(_locked, report)
+        await asyncio.to_thread(shutil.rmtree, extra)
+        return "".join(f"{line}\n" for line in sorted(lock)).encode()
+
+    async def _verify(self, resolved: Resolved) -> Command:
+        return await asyncio.to_thread(self._command, resolved)
+
+    def _command(self, resolved: Resolved) -> Command:
+        return make_command(
+            self._request,
+            self._rules,
+            workdir=self._workdir,
+            port=self._port,
+            wanted=resolved.wanted,
+            runconfig=self._config(resolved.image)["runconfig"],
+            environ=self._environ,
+        )
+
+    def _tool_env(self, netrc: Path | None) -> dict[str, str]:
+        return tool.environment(self._environ, mark=self._mark, netrc=netrc)
+
+    def _skip(self, *names: str) -> None:
+        for name in names:
+            self._tell(Stage(name, "reused", iso(self._clock.utcnow()), detail="an identical environment is there"))
+
+    async def _stage(self, name: str, work: Callable[[Callable[[str], None]], Any]) -> Any:
+        """Run one stage with retries, telling its progress; raises `DeployError` when it fails for good."""
+        for attempt in range(1, self._rules.tries + 1):
+            stage = Telling(name, attempt, self._tell, self._clock, self._workdir / "deploy.log")
+            try:
+                found = await work(stage.say)
+            except _Failed as error:
+                last = attempt == self._rules.tries or not error.fault.retry
+                stage.end("failed" if last else "running", f"{error.fault.word}: {error.last_line}")
+                if last:
+                    raise DeployError(f"{name}: {error.fault.word}: {error.last_line}") from error
+                await asyncio.sleep(min(LAST_RETRY_DELAY_S, self._rules.retry_delay_s * attempt))
+            except DeployError as error:
+                stage.end("failed", str(error))
+                raise
+            except OSError as error:
+                told = "no_space" if error.errno in FULL else "failed"
+                stage.end("failed", f"{told}: {error}")
+                raise DeployError(f"{name}: {told}: {error}") from error
+            else:
+                stage.end("done", None)
+                return found
+        raise DeployError(f"{name}: no try is allowed")
+
+
+class _Failed(Exception):
+    """A tool failed."""
+
+    def __init__(self, fault: Fault, output: str) -> None:
+        super().__init__(fault.word)
+        self.fault = fault
+        lines = [line for line in output.splitlines() if line.strip()]
+        errors = [line for line in lines if "ERROR" in line or "error" in line]
+        self.last_line = (errors or lines or ["no output"])[-1].strip()
+
+
+def _targets(step: Step, extra: Path) -> list[str]:
+    """What pip is given to install: requirements, and local wheels under the names that pip takes."""
+    try:
+        return [*step.requirements, *(str(wheels.stage(Path(path), extra / "wheels")) for path in step.wheels)]
+    except WheelError as error:
+        raise DeployError(f"install: {error}") from error
+
+
+def _locked(report: Path) -> list[str]:
+    """`name==version sha256` of everything that a pip run installed, from its report."""
+    told = json.loads(report.read_bytes())
+    lines = []
+    for item in told.get("install", []):
+        metadata = item.get("metadata", {})
+        digest = item.get("download_info", {}).get("archive_info", {}).get("hashes", {}).get("sha256", "")
+        lines.append(f"{metadata.get('name')}=={metadata.get('version')} sha256:{digest}")
+    return lines

@@ -1,0 +1,141 @@
+"""PURE: what pip is asked to install, in which order, and what its failures mean (CONTRACT.md 5; E5, B15)."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from babysitter.cbclient.versions import canonical
+
+CLIENT = "cerebras-pytorch"
+WITH_DEPENDENCIES = ("cerebras-inference-api-server", "cerebras-inference-compiler")
+ALONE = ("cerebras_appliance", "cerebras_inference_workload")
+OF_ONE_BUILD = (CLIENT, *WITH_DEPENDENCIES, *ALONE)
+
+
+class RequirementError(ValueError):
+    """A custom requirement that is not taken; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One run of pip: `requirements` as given on the index, `wheels` as local files."""
+
+    name: str
+    requirements: tuple[str, ...] = ()
+    wheels: tuple[str, ...] = ()
+    dependencies: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An environment, fully named.
+
+    `version` is the build's; `client_wheel` and `appliance_wheel` are local files (None: from the index);
+    `client` tells whether the build has a client package at all.
+    """
+
+    version: str | None
+    client: bool = True
+    client_wheel: str | None = None
+    appliance_wheel: str | None = None
+    custom: tuple[str, ...] = ()
+
+    def steps(self) -> list[Step]:
+        """The runs of pip, in the contract's order."""
+        steps = []
+        if self.client_wheel is not None:
+            steps.append(Step("client", wheels=(self.client_wheel,)))
+        elif self.client and self.version is not None:
+            steps.append(Step("client", (pin(CLIENT, self.version),)))
+        if self.appliance_wheel is not None:
+            steps.append(Step("appliance wheel", wheels=(self.appliance_wheel,), dependencies=False))
+        elif self.version is not None:
+            steps.append(Step("server", tuple(pin(name, self.version) for name in WITH_DEPENDENCIES)))
+            steps.append(Step("appliance", tuple(pin(name, self.version) for name in ALONE), dependencies=False))
+        if self.custom:
+            steps.append(Step("custom", self.custom))
+        return steps
+
+    def constraints(self) -> list[str]:
+        """Every package of the suite in this very build, also when it comes as a dependency."""
+        return [] if self.version is None else [pin(name, self.version) for name in OF_ONE_BUILD]
+
+
+def pin(package: str, version: str) -> str:
+    """Exactly this version: `==2.3.0` would also take `2.3.0+local`, `===` compares the whole text."""
+    return f"{package}==={canonical(version)}"
+
+
+def check_custom(requirement: str) -> str:
+    """A requirement that names a package on the index and nothing else (E5).
+
+    Raises:
+        RequirementError: It is an option, a file, a URL, or no requirement.
+    """
+    text = requirement.strip()
+    if not text or text.startswith("-") or "\n" in text or "\r" in text:
+        raise RequirementError(f"custom requirement {requirement!r}: must name a package")
+    try:
+        parsed = Requirement(text)
+    except InvalidRequirement as error:
+        raise RequirementError(f"custom requirement {requirement!r}: {str(error).splitlines()[0]}") from error
+    if parsed.url is not None:
+        raise RequirementError(f"custom requirement {requirement!r}: must come from the index, not from a URL")
+    return str(parsed)
+
+
+def key(wanted: Wanted, *, python: str, index: str, hashes: Sequence[str]) -> str:
+    """What two identical environments have in common: packages, interpreter, index, content of local wheels."""
+    steps = [[step.name, step.requirements, len(step.wheels), step.dependencies] for step in wanted.steps()]
+    text = json.dumps([python, index, list(hashes), steps, wanted.constraints()])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """A package index: `url` without credentials, `login` as (host, user, password) or None."""
+
+    url: str
+    login: tuple[str, str, str] | None
+
+
+def split_index(url: str) -> Index:
+    """Take the credentials out of an index URL: they go into a netrc file, never into argv or a log."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    place = f"[{host}]" if ":" in host else host
+    bare = urlunsplit((parts.scheme, f"{place}:{parts.port}" if parts.port else place, parts.path, parts.query, ""))
+    login = (host, parts.username or "", parts.password or "") if parts.username or parts.password else None
+    return Index(bare, login)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why pip failed, in a word, and whether trying again can help."""
+
+    word: str
+    retry: bool
+
+
+_FAULTS = (
+    (re.compile(r"No space left on device|Disk quota exceeded|Errno 28"), Fault("no_space", retry=False)),
+    (re.compile(r"DO NOT MATCH THE HASHES"), Fault("hash_mismatch", retry=True)),
+    (
+        re.compile(r"ConnectionError|NewConnectionError|ReadTimeout|Connection refused|Connection broken|"
+                   r"5\d\d Server Error|HTTP error 5|timed out|Temporary failure in name resolution|IncompleteRead"),
+        Fault("index_unreachable", retry=True),
+    ),
+    (re.compile(r"ResolutionImpossible|conflicting dependencies"), Fault("conflict", retry=False)),
+    (re.compile(r"No matching distribution found|Could not find a version"), Fault("not_found", retry=False)),
+    (re.compile(r"401 |403 "), Fault("index_refused", retry=False)),
+)  # fmt: skip
+
+
+def fault_of(output: str) -> Fault:
+    """What pip's output says about its failure; an unreachable index counts before the packages it did not show."""
+    return next((fault for pattern, fault in _FAULTS if pattern.search(output)), Fault("failed", retry=True))

@@ -1,0 +1,76 @@
+"""PURE: the effective full_config, and the environment and command of the server made from it (CONTRACT.md 5)."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import PurePosixPath
+from typing import Any
+
+from babysitter.cbclient.modes import Mode
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` laid over it, tables key by key."""
+    found = dict(deepcopy(dict(base)))
+    for name, value in over.items():
+        before = found.get(name)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        found[name] = merged(before, value) if both else deepcopy(value)  # type: ignore[arg-type] # both are tables
+    return found
+
+
+def effective_config(
+    full_config: Mapping[str, Any],
+    *,
+    replica: Mapping[str, Any],
+    api: Mapping[str, Any],
+    workdir: PurePosixPath,
+    image: str | None,
+    job_priority: str | None,
+) -> dict[str, Any]:
+    """What params.yaml and full_config.json hold.
+
+    `replica` and `api` go over `full_config.replica` and `.api_config`; `runconfig` gets the image and the job's
+    priority where it names none, and a model_dir that lies under `workdir` unless it is absolute.
+    """
+    over = {name: table for name, table in (("replica", replica), ("api_config", api)) if table}
+    config = merged(full_config, over)
+    given = config.get("runconfig")
+    runconfig = dict(given) if isinstance(given, Mapping) else {}
+    if image is not None:
+        runconfig.setdefault("cbcore_image", image)
+    if job_priority is not None:
+        runconfig.setdefault("job_priority", job_priority)
+    runconfig["model_dir"] = str(workdir / str(runconfig.get("model_dir") or "model_dir"))
+    return {**config, "runconfig": runconfig}
+
+
+def server_flags(mode: Mode, *, image: str | None, skip_version_check: bool) -> list[str]:
+    """The words after the fixed part of the command."""
+    told = ["--cbcore", image] if mode.image and image is not None else []
+    return [*told, *(["--disable_version_check"] if skip_version_check else []), *mode.flags]
+
+
+def server_environment(
+    *,
+    model_name: str,
+    workdir: str,
+    multibox: str | None,
+    namespace: str,
+    mode: Mode,
+    job_priority: str,
+    app_tag: str | None,
+    port: int,
+    full_config: str,
+) -> dict[str, str]:
+    """The variables that the server is told its task in."""
+    return {
+        "MODEL_NAME": model_name,
+        "WORKDIR": workdir,
+        "MULTIBOX": multibox or "",
+        "NAMESPACE": namespace,
+        "MOCK_BACKEND": "true" if mode.is_mock else "false",
+        "JOB_PRIORITY": job_priority,
+        "APP_TAG": app_tag or "",
+        "PORT": str(port),
+        "FULL_CONFIG_PATH": full_config,
+    }

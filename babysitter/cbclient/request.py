@@ -1,0 +1,170 @@
+"""The create request of the release server, as it stands in request.json (CONTRACT.md 5)."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from babysitter.cbclient.packages import RequirementError, check_custom
+from babysitter.cbclient.versions import TagError, version_of
+from common.atomic_file import read_bounded
+from common.service import ConfigurationError
+
+LIMIT_BYTES = 1 << 20
+Text = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+ServerMode = Literal[
+    "inference",
+    "replica",
+    "replica_mock",
+    "api_gateway",
+    "api_gateway_mock",
+    "platform_workload",
+    "platform_workload_mock",
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class Placement(_Part):
+    """Where on the cluster, and on which node of ours."""
+
+    multibox: Text | None = None
+    namespace: Text = "inf-integ"
+    app_tag: Text | None = None
+    node: Text | None = None
+
+    @field_validator("app_tag")
+    @classmethod
+    def _tag_is_a_version(cls, value: str | None) -> str | None:
+        return _check_tag(value)
+
+
+class ClientConfig(_Part):
+    """Which client environment."""
+
+    app_tag: Text | None = None
+    cbclient_whl: Text | None = None
+    client_version: Text | None = None
+    modelzoo_branch: Text | None = None
+    custom_requirements: tuple[Text, ...] = Field(default=(), max_length=256)
+    use_uv: bool = False
+
+    @field_validator("app_tag", "client_version")
+    @classmethod
+    def _tag_is_a_version(cls, value: str | None) -> str | None:
+        return _check_tag(value)
+
+    @field_validator("custom_requirements")
+    @classmethod
+    def _requirements_name_packages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(check_custom(text) for text in value)
+        except RequirementError as error:
+            raise ValueError(str(error)) from error
+
+    @model_validator(mode="after")
+    def _names_a_build(self) -> "ClientConfig":
+        if not (self.app_tag or self.cbclient_whl or self.client_version):
+            raise ValueError("needs app_tag, cbclient_whl or client_version")
+        return self
+
+
+class ReplicaConfig(_Part):
+    """Laid over full_config."""
+
+    replica_config: dict[str, Any] = Field(default_factory=dict)
+    api_config: dict[str, Any] = Field(default_factory=dict)
+
+
+class GatewayConfig(_Part):
+    """For the gateway modes."""
+
+    mock_backend: bool = False
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+
+class Job(_Part):
+    """How the cluster is to treat the jobs."""
+
+    job_priority: Text = "p2"
+    job_timeout_s: int = Field(default=86_400, ge=1)
+    job_labels: tuple[Text, ...] = Field(default=(), max_length=64)
+    disable_scheduler: bool = False
+
+
+class Timeouts(_Part):
+    """How long each phase may take, in seconds."""
+
+    port_discovery_timeout_s: float = Field(default=600, gt=0)
+    readiness_timeout_s: float = Field(default=1800, gt=0)
+    poll_interval_s: float = Field(default=5, gt=0)
+    health_check_timeout_s: float = Field(default=120, gt=0)
+
+
+class Influxdb(BaseModel):
+    """Passed on as it is."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    use_influxdb: bool = False
+    host: str | None = None
+
+
+class CreateRequest(_Part):
+    """One replica wanted."""
+
+    server_mode: ServerMode
+    model_name: Text
+    full_config: dict[str, Any] = Field(default_factory=dict)
+    placement: Placement = Field(default_factory=Placement)
+    cbclient_config: ClientConfig | None = None
+    replica_config: ReplicaConfig = Field(default_factory=ReplicaConfig)
+    platform_config: dict[str, Any] | None = None
+    gateway_config: GatewayConfig = Field(default_factory=GatewayConfig)
+    catalog_config: dict[str, Any] | None = None
+    job: Job | None = None
+    timeouts: Timeouts | None = None
+    influxdb: Influxdb | None = None
+    wait_for_ready: bool = False
+    run_diagnostics: bool = False
+    invoking_user: Text | None = None
+    request_id: Text | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def app_tag(self) -> str | None:
+        """The build's tag: the client's own, else the placement's."""
+        return (self.cbclient_config.app_tag if self.cbclient_config else None) or self.placement.app_tag
+
+    @property
+    def job_priority(self) -> str | None:
+        """As asked for; None leaves it to full_config."""
+        return self.job.job_priority if self.job else None
+
+
+def load(path: Path) -> CreateRequest:
+    """The request in a file.
+
+    Raises:
+        ConfigurationError: The file is missing or its content no request; names file and field.
+    """
+    try:
+        return CreateRequest.model_validate_json(read_bounded(path, limit_bytes=LIMIT_BYTES))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    except ValidationError as error:
+        told = [f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise ConfigurationError("\n".join(told)) from error
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def _check_tag(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            version_of(value)
+        except TagError as error:
+            raise ValueError(str(error)) from error
+    return value

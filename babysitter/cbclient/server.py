@@ -1,0 +1,90 @@
+"""The server of a deployed client: is it all of one build, which entry point does it have, what is its command?"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from babysitter.attempt import Command
+from babysitter.cbclient.modes import MODES
+from babysitter.cbclient.packages import Wanted
+from babysitter.cbclient.params import server_environment, server_flags
+from babysitter.cbclient.request import CreateRequest
+from babysitter.cbclient.rules import Rules
+from babysitter.cbclient.versions import canonical
+from babysitter.spec import DeployError
+from babysitter.template import fill
+
+NEVER_PASSED_ON = ("SVC_", "PIP_")
+"""Prefixes of our own settings and of pip's, which may hold credentials (B18)."""
+
+
+def make_command(
+    request: CreateRequest,
+    rules: Rules,
+    *,
+    workdir: Path,
+    port: int,
+    wanted: Wanted,
+    runconfig: Mapping[str, Any],
+    environ: Mapping[str, str],
+) -> Command:
+    """The server's command: the module when the environment has it, else the older script.
+
+    Raises:
+        DeployError: There is neither, or two builds are mixed.
+    """
+    mode = MODES[request.server_mode]
+    venv = workdir / "cbclient"
+    site = next(iter(sorted(venv.glob("lib/python*/site-packages"))), venv)
+    check_build(site, wanted)
+    relative = Path(*rules.module.split("."))
+    has_module = (site / relative).with_suffix(".py").is_file() or (site / relative / "__main__.py").is_file()
+    script = next((site / name for name in rules.scripts if (site / name).is_file()), None)
+    if not has_module and script is None:
+        raise DeployError(f"verify: neither the module {rules.module} nor a script of {rules.scripts} is in {site}")
+    words = {
+        "python": str(venv / "bin" / "python"),
+        "module": rules.module,
+        "script": str(script or ""),
+        "params": str(workdir / "params.yaml"),
+        "port": str(port),
+        "namespace": request.placement.namespace,
+        "logfile": str(workdir / f"{mode.logs}_server.log"),
+        "workdir": str(workdir),
+    }
+    skip = rules.skip_version_check or bool(runconfig.get("disable_version_check"))
+    flags = server_flags(mode, image=runconfig.get("cbcore_image"), skip_version_check=skip)
+    told = server_environment(
+        model_name=request.model_name,
+        workdir=str(workdir),
+        multibox=request.placement.multibox,
+        namespace=request.placement.namespace,
+        mode=mode,
+        job_priority=str(runconfig.get("job_priority", "p2")),
+        app_tag=request.app_tag,
+        port=port,
+        full_config=str(workdir / "full_config.json"),
+    )
+    kept = {name: value for name, value in environ.items() if not name.startswith(NEVER_PASSED_ON)}
+    return Command(
+        argv=tuple(fill(rules.command if has_module else rules.script_command, words, flags)),
+        env={**kept, **told},
+        cwd=workdir,
+        stdout=workdir / f"{mode.logs}_stdout.log",
+        stderr=workdir / f"{mode.logs}_stderr.log",
+        grace_s=rules.grace_s,
+    )
+
+
+def check_build(site: Path, wanted: Wanted) -> None:
+    """Every package of the suite that is there must be of the one build that was asked for.
+
+    Raises:
+        DeployError: One is not.
+    """
+    if wanted.version is None or wanted.client_wheel is not None or wanted.appliance_wheel is not None:
+        return
+    for info in site.glob("cerebras*.dist-info"):
+        name, _, version = info.name.removesuffix(".dist-info").partition("-")
+        if canonical(version) != canonical(wanted.version):
+            raise DeployError(f"verify: {name} is {version}, not {canonical(wanted.version)}: two builds are mixed")

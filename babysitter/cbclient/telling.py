@@ -1,0 +1,53 @@
+"""The news of one running stage: told at its beginning and its end, now and then between, and kept in deploy.log."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from babysitter.stages import Stage
+from common.clock import Clock, iso
+
+log = structlog.get_logger(__name__)
+PROGRESS_S = 0.5
+"""News of a running stage are told this often at most."""
+LOG_LIMIT_BYTES = 16 << 20
+
+
+class Telling:
+    """One stage's news: told at its beginning, its end, and now and then between."""
+
+    def __init__(self, name: str, attempt: int, tell: Callable[[Stage], None], clock: Clock, path: Path) -> None:
+        self._stage = Stage(name, "running", iso(clock.utcnow()), attempt=attempt)
+        self._tell, self._clock, self._path = tell, clock, path
+        self._began = clock.monotonic()
+        self._told = self._began
+        tell(self._stage)
+        log.info("deploy.stage", stage=name, attempt=attempt)
+
+    def say(self, line: str) -> None:
+        """The latest line of output, kept in `deploy.log` as well."""
+        if not line.strip():
+            return
+        self._stage = self._stage.says(line.strip())
+        with suppress(OSError):
+            if not self._path.exists() or self._path.stat().st_size < LOG_LIMIT_BYTES:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(f"{iso(self._clock.utcnow())} {self._stage.name}: {line}\n")
+        now = self._clock.monotonic()
+        if now - self._told >= PROGRESS_S:
+            self._told = now
+            self._tell(self._with(self._stage.state))
+
+    def end(self, state: str, detail: str | None) -> None:
+        """The stage is over, in this state."""
+        if detail is not None:
+            self._stage = self._stage.says(detail)
+        self._tell(self._with(state))
+        log.info("deploy.stage_over", stage=self._stage.name, state=state, detail=self._stage.detail)
+
+    def _with(self, state: str) -> Stage:
+        took = round(self._clock.monotonic() - self._began, 3)
+        told = self._stage
+        return Stage(told.name, state, told.began_at, took, told.attempt, told.detail)

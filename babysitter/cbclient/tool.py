@@ -1,0 +1,120 @@
+"""Running the tools of a deployment (uv, venv, pip): output as it comes, a deadline, and the whole group ended."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sysconfig
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from babysitter.identity import MARK
+
+OUTPUT_LIMIT_BYTES = 64 << 10
+LINE_LIMIT_BYTES = 1 << 20
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "XDG_CACHE_HOME")
+"""Variables a tool gets; no PIP_*, no token (FAILURES.md 3.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a tool ended: its exit code (None: ended at its deadline) and the end of what it said."""
+
+    code: int | None
+    output: str
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    timeout_s: float,
+    on_line: Callable[[str], None],
+) -> Done:
+    """Run one tool, handing each line of its output to `on_line`.
+
+    Raises:
+        OSError: It cannot be run.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=dict(env),
+        limit=LINE_LIMIT_BYTES,
+    )
+    said: list[str] = []
+
+    async def listen() -> None:
+        if process.stdout is None:
+            return
+        async for raw in process.stdout:
+            line = raw.decode("utf-8", "replace").rstrip()
+            said.append(line)
+            on_line(line)
+            if len(said) > OUTPUT_LIMIT_BYTES // 64:
+                del said[: len(said) // 2]
+
+    try:
+        async with asyncio.timeout(timeout_s):
+            await listen()
+            await process.wait()
+    except TimeoutError:
+        return Done(None, "\n".join([*said, f"took longer than {timeout_s:g} s"]))
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.shield(process.wait())
+    return Done(process.returncode, "\n".join(said))
+
+
+def environment(environ: Mapping[str, str], *, mark: str, netrc: Path | None) -> dict[str, str]:
+    """What a tool's environment holds. `mark` finds it again should we die; `netrc` has the index's credentials."""
+    passed = {name: environ[name] for name in PASSED_ON if name in environ}
+    login = {} if netrc is None else {"NETRC": str(netrc)}
+    return {**passed, **login, MARK: mark, "PIP_CONFIG_FILE": os.devnull, "PYTHONUNBUFFERED": "1"}
+
+
+def pip_command(python: str) -> tuple[list[str], dict[str, str]]:
+    """How to run pip outside the environment it installs into: the interpreter's own, else the one it bundles.
+
+    Returns:
+        The first words of the command, and variables to add.
+    """
+    has_pip = subprocess.run([python, "-c", "import pip"], check=False, capture_output=True).returncode == 0  # noqa: S603 - the configured interpreter
+    if has_pip:
+        return [python, "-m", "pip"], {}
+    bundled = Path(sysconfig.get_path("stdlib")) / "ensurepip" / "_bundled"
+    wheels = sorted(bundled.glob("pip-*.whl"))
+    if not wheels:
+        raise FileNotFoundError(2, f"no pip for {python}, and none bundled in {bundled}")
+    return [python, "-m", "pip"], {"PYTHONPATH": str(wheels[-1])}
+
+
+def pip_arguments(*, index: str, venv_python: Path, constraints: Path, report: Path, only_binary: bool) -> list[str]:
+    """The options of every pip run: one index, nothing from files or variables, no questions."""
+    return [
+        "--isolated",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--retries",
+        "2",
+        "--timeout",
+        "15",
+        "--python",
+        str(venv_python),
+        "install",
+        "--index-url",
+        index,
+        "--constraint",
+        str(constraints),
+        "--report",
+        str(report),
+        "--no-warn-script-location",
+        *(["--only-binary", ":all:"] if only_binary else []),
+    ]

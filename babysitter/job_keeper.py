@@ -1,0 +1,99 @@
+"""The cluster jobs of the replica: followed while its server runs, cancelled once when it is gone."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from babysitter import jobs
+from babysitter.run_meta import Jobs, Ledger
+from babysitter.run_meta_tail import Mark, RunMetaTail, mark_of
+from babysitter.spec import JobRules
+from babysitter.template import fill
+from common.clock import Clock, iso
+from common.tasks import TaskScope
+
+log = structlog.get_logger(__name__)
+
+
+class JobKeeper:
+    """Keeps the ledger true.
+
+    Args:
+        rules: Where jobs are told, how they are cancelled.
+        ledger: What is known; it is written into.
+        clock: Time.
+        seen: Called when new ids appeared.
+        persist: Writes the ledger to disk.
+    """
+
+    def __init__(
+        self,
+        rules: JobRules,
+        ledger: Ledger,
+        *,
+        clock: Clock,
+        seen: Callable[[], None],
+        persist: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._rules = rules
+        self._ledger = ledger
+        self._clock = clock
+        self._seen = seen
+        self._persist = persist
+        self._tail: RunMetaTail | None = None
+        self._following: asyncio.Task[Any] | None = None
+        self._cancelling: asyncio.Task[Any] | None = None
+
+    def mark(self) -> Mark | None:
+        """The file as it is before a server starts: an earlier run's."""
+        return mark_of(self._rules.run_meta) if self._rules.run_meta else None
+
+    def fingerprint(self) -> Mark | None:
+        """Changes whenever the server writes the file."""
+        return self.mark()
+
+    def follow(self, scope: TaskScope, attempt: str, stale: Any) -> None:
+        """Follow the file for this attempt, whose server did not write what `stale` (its mark then) stands for."""
+        if self._following is not None:
+            self._following.cancel()
+        if self._rules.run_meta is None:
+            return
+        before = tuple(stale) if isinstance(stale, list | tuple) else None
+        mark = before if before is not None and len(before) == len(Mark.__args__) else None  # type: ignore[attr-defined] # a tuple type
+        self._tail = RunMetaTail(self._rules.run_meta, mark, lambda found: self._note(attempt, found))
+        self._following = scope.spawn(f"run_meta.{attempt[:8]}", self._tail.follow())
+
+    def last_look(self) -> None:
+        """The server is gone: read what it wrote last."""
+        if self._tail is not None:
+            self._tail.look()
+
+    def cancel_orphans(self, scope: TaskScope, alive: str | None) -> None:
+        """Cancel the jobs of every attempt but `alive`, in the background."""
+        if self._rules.cancel_command:
+            self._cancelling = scope.spawn("cancel", self._cancel(self._cancelling, alive))
+
+    async def settled(self) -> None:
+        """Wait until nothing is being cancelled."""
+        if self._cancelling is not None:
+            await asyncio.wait([self._cancelling])
+
+    def _note(self, attempt: str, found: Jobs) -> None:
+        if self._ledger.add(attempt, found):
+            log.info("jobs.seen", compile=found.compile, execute=found.execute)
+            self._seen()
+
+    async def _cancel(self, before: asyncio.Task[Any] | None, alive: str | None) -> None:
+        """Once per id: that it was begun is on disk before the command runs, its result after."""
+        if before is not None:
+            await asyncio.wait([before])
+        for name in self._ledger.orphans(alive):
+            self._ledger.cancelled[name] = {"at": iso(self._clock.utcnow()), "code": None, "output": "begun"}
+            await self._persist()
+            argv = fill(self._rules.cancel_command, {"wsjob_id": name})
+            outcome = await jobs.run(argv, timeout_s=self._rules.cancel_timeout_s)
+            self._ledger.cancelled[name] |= outcome.to_json()
+            log.info("job.cancelled", wsjob_id=name, code=outcome.code, output=outcome.output)
+        await self._persist()

@@ -1,0 +1,48 @@
+"""Cancelling the cluster jobs that a dead server left behind: a configured command, once per id, result recorded."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+OUTPUT_LIMIT_BYTES = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended: its exit code (None: it could not run or took too long) and the end of what it said."""
+
+    code: int | None
+    output: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For the state file."""
+        return {"code": self.code, "output": self.output}
+
+
+async def run(argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] | None = None) -> Outcome:
+    """Run a helper command, time-boxed; its whole group is ended when its time is over."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            env=None if env is None else dict(env),
+        )
+    except OSError as error:
+        return Outcome(None, f"cannot run {argv[0]}: {error.strerror}")
+    try:
+        raw, _ = await asyncio.wait_for(process.communicate(), timeout_s)
+    except TimeoutError:
+        return Outcome(None, f"took longer than {timeout_s:g} s")
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    return Outcome(process.returncode, raw[-OUTPUT_LIMIT_BYTES:].decode("utf-8", "replace").strip())

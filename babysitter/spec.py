@@ -1,0 +1,94 @@
+"""What does not change in a babysitter's life: the replica as the settings describe it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from babysitter.attempt import Command
+from babysitter.machine import Policy
+from babysitter.stages import Stage
+
+
+class Deployer(Protocol):
+    """Makes the environment that a server needs, and its command."""
+
+    async def deploy(self, tell: Callable[[Stage], None]) -> Command:
+        """Make everything, telling each stage.
+
+        Raises:
+            DeployError: A stage failed for good; the text names it.
+        """
+        ...
+
+    def existing(self) -> Command | None:
+        """The command when all is there already, else None. Quick."""
+        ...
+
+
+class DeployError(Exception):
+    """The environment cannot be made; the text names the stage and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobRules:
+    """Where the server tells its cluster jobs, and how orphans are cancelled (no command: they are left alone)."""
+
+    run_meta: Path | None = None
+    cancel_command: tuple[str, ...] = ()
+    cancel_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogRules:
+    """The server's output files, and how much of them is kept."""
+
+    stdout: Path
+    stderr: Path
+    max_bytes: int = 64 << 20
+    keep: int = 3
+    check_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Who is where.
+
+    `bind` is where the server listens, `local` where this machine reaches it, `record` what the registry tells others,
+    `endpoint` what clients are told; `own_port` is the babysitter's. The server may choose another port than `port`
+    and tell it in `port_file`, or in its log.
+    """
+
+    bind: str
+    local: str
+    record: str
+    endpoint: str
+    port: int
+    own_port: int
+    port_file: Path | None = None
+    port_in_log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """The replica. Either `command` or `deployer` is given; `extra` goes into every report."""
+
+    name: str
+    label: str
+    addresses: Addresses
+    policy: Policy
+    logs: LogRules
+    jobs: JobRules
+    workdir: Path
+    heartbeat_s: float
+    start_interval_s: float
+    interval_s: float
+    grace_s: float
+    command: Command | None = None
+    deployer: Deployer | None = None
+    deploy_mark: str | None = None
+    venv_path: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    weight: float | None = None
+    diagnostics: bool = False

@@ -1,0 +1,126 @@
+"""Looking at the server while there is one: is it busy starting, where does it listen, does it answer as it should?"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from babysitter import events as ev
+from babysitter.machine import PROBED, State
+from babysitter.port_finder import port_in_file, port_in_log
+from babysitter.probe import NotReady, Prober, stranger_on_port
+from babysitter.run_meta_tail import Mark, mark_of
+from babysitter.server_log import ServerLog, tail
+from babysitter.spec import Spec
+from babysitter.view import url
+from common.atomic_file import read_bounded
+
+PORT_FILE_LIMIT_BYTES = 4096
+READY_LINE_WITHIN_BYTES = 256 << 10
+
+
+class Watcher:
+    """Looks at one server and tells what it sees.
+
+    Args:
+        spec: The replica.
+        prober: Asks the server.
+        log: The server's output.
+        state: Tells the replica's state now.
+        attempt: Tells the uuid of the attempt now.
+        busy: Changes whenever something but the log shows that the server works.
+        tell: Takes events.
+        models_seen: Takes the model objects of every good look.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        prober: Prober,
+        log: ServerLog,
+        *,
+        state: Callable[[], State],
+        attempt: Callable[[], str | None],
+        busy: Callable[[], object],
+        tell: Callable[[ev.Event], None],
+        models_seen: Callable[[list[dict[str, Any]]], None],
+    ) -> None:
+        self.port = spec.addresses.port
+        self.moved = asyncio.Event()
+        self._spec = spec
+        self._prober = prober
+        self._log = log
+        self._state = state
+        self._attempt = attempt
+        self._busy = busy
+        self._tell = tell
+        self._models_seen = models_seen
+        self._port_mark: Mark | None = None
+
+    def new_attempt(self) -> None:
+        """A server is about to be started: what its port file says now is not its own."""
+        self.port = self._spec.addresses.port
+        self._port_mark = self._mark()
+
+    async def run(self) -> None:
+        """Look until cancelled; between looks, wait for the interval or a change of state (`moved`)."""
+        seen: object = None
+        while True:
+            self.moved.clear()
+            state = self._state()
+            if state not in PROBED:
+                await self.moved.wait()
+                continue
+            if state is State.WAITING_FOR_READY:
+                now_seen = (self._log.fingerprint(), self._busy())
+                if now_seen != seen:
+                    seen = now_seen
+                    self._tell(ev.Progress())
+                await asyncio.to_thread(self._find_port)
+            await self._look()
+            serving = self._state() in (State.READY, State.DRAINING)
+            await self._pause(self._spec.interval_s if serving else self._spec.start_interval_s)
+
+    async def _look(self) -> None:
+        uuid = self._attempt()
+        try:
+            models = await self._prober.look(url(self._spec.addresses.local, self.port))
+            if self._state() is State.WAITING_FOR_READY and uuid is not None:
+                stranger = await asyncio.to_thread(stranger_on_port, self.port, uuid)
+                if stranger is not None:
+                    raise NotReady(f"port {self.port} is answered by a stranger, {stranger}")
+        except NotReady as error:
+            self._tell(ev.ProbeBad(str(error)))
+            return
+        self._models_seen([_plain(model) for model in models])
+        self._tell(ev.ProbeGood())
+
+    def _find_port(self) -> None:
+        """The port as told, unless the server's own file or its ready line names another (CONTRACT.md 3 and 5)."""
+        found = self._written_port()
+        if found is None and self._spec.addresses.port_in_log:
+            since = self._log.marks.get(self._log.stdout, 0)
+            found = port_in_log(tail(self._log.stdout, READY_LINE_WITHIN_BYTES, since=since))
+        self.port = found or self._spec.addresses.port
+
+    def _written_port(self) -> int | None:
+        path, mark = self._spec.addresses.port_file, self._mark()
+        if path is None or mark is None or mark == self._port_mark:
+            return None
+        try:
+            return port_in_file(read_bounded(path, limit_bytes=PORT_FILE_LIMIT_BYTES))
+        except (OSError, ValueError):
+            return None
+
+    def _mark(self) -> Mark | None:
+        path = self._spec.addresses.port_file
+        return mark_of(path) if path is not None else None
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self.moved.wait(), seconds)
+        except TimeoutError:
+            return
+
+
+def _plain(model: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(model)

@@ -1,0 +1,63 @@
+"""What the guides say is there: links, files, variables, flags."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
+SCRIPT_TEXT = "".join(path.read_text() for path in sorted((ROOT / "script").glob("*.sh")))
+VARIABLE = re.compile(r"`((?:REGISTRY|ROUTER|BABYSITTER|LAUNCH|STOP|SVC|HPCC|CUDA)_[A-Z_]*[A-Z])(?:=[a-z]+)?`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]*)(#[^)]*)?\)", page.read_text())
+    assert [path for path, _ in links if path and not (page.parent / path).exists()] == []
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    first_screen = (ROOT / "README.md").read_text().splitlines()[:12]
+    assert any(line.startswith("./script/launch_all.sh") for line in first_screen)
+    assert any(line.startswith("./script/test.sh") for line in first_screen)
+
+
+def test_every_variable_of_the_table_is_read_by_a_script() -> None:
+    named = set(VARIABLE.findall((ROOT / "README.md").read_text()))
+    assert len(named) > 20
+    assert [name for name in sorted(named) if name not in SCRIPT_TEXT] == []
+
+
+def test_every_variable_that_the_scripts_take_is_in_the_table() -> None:
+    # The template's own block explains itself, in the script.
+    text = "".join(path.read_text() for path in (ROOT / "script").glob("*.sh") if "launch_babysitter" not in path.name)
+    taken = set(re.findall(r"\$\{((?:REGISTRY|ROUTER|BABYSITTER|STOP|SVC)_[A-Z_]+):-", text))
+    taken |= set(re.findall(r"is_true (LAUNCH_[A-Z]+)", text))
+    taken |= set(re.findall(r"--[a-z-]+ ((?:REGISTRY|ROUTER|BABYSITTER)_[A-Z_]+)", text))
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in sorted(taken) if f"`{name}" not in readme] == []
+
+
+def test_every_script_and_folder_the_readme_names_exists() -> None:
+    readme = (ROOT / "README.md").read_text()
+    scripts = re.findall(r"`?(?:\./script/)?((?:launch|stop|status|test|setup)[a-z0-9_]*\.sh)", readme)
+    assert len(scripts) > 8
+    assert [name for name in scripts if not (ROOT / "script" / name).is_file()] == []
+    folders = re.findall(r"^\| `([a-z]+)/` \|", readme, re.MULTILINE)
+    assert len(folders) > 7
+    assert [name for name in folders if not (ROOT / name).is_dir()] == []
+
+
+@pytest.mark.parametrize("room", ["registry", "router", "babysitter"])
+def test_every_flag_of_the_contract_page_is_one_of_the_process(room: str) -> None:
+    page = (ROOT / "docs/contract.md").read_text()
+    section = page.split(f"## {room.capitalize()}", 1)[1].split("\n## ", 1)[0]
+    named = set(re.findall(r"--[a-z][a-z-]+", section.split("\n| call", 1)[0]))
+    shown = subprocess.run(
+        [sys.executable, "-m", room, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert named
+    assert [flag for flag in sorted(named) if flag not in shown] == []
