@@ -47,7 +47,7 @@ def node(copy: Path) -> Iterator[Node]:
     node = Node(copy, registry_port, router_port, {"BABYSITTER_CONFIGS": "one.toml", "SERVER_PORT": str(port)})
     configure(node, MOCK_BACKEND)
     yield node
-    node.run("stop_all.sh", STOP_TIMEOUT="5")
+    node.run("stop_all.sh")
     left = node.processes()
     for process in left:
         process.kill()
