@@ -13,10 +13,13 @@ import pytest
 import yaml
 
 from babysitter import identity
+from babysitter.state_file import decode
 from tests.babysitter.conftest import BUILD
-from tests.babysitter.real import Replica, ask, free_port, replica, until
+from tests.babysitter.real import Replica, ask, free_port, is_forking, replica, until
 from tests.babysitter.stand_in.index import PASSWORD, Index
 from tests.babysitter.stand_in.wheels import make_wheel, suite
+
+pytestmark = pytest.mark.xdist_group("devpi")
 
 
 def wanted(tag: str = BUILD, *, stand_in: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -299,3 +302,30 @@ def test_full_disk_fails_the_deployment_and_nothing_else_B17(tmp_path: Path, ind
             assert not list((root / "environments").glob(".new-*"))
     finally:
         os.system(f"umount -l {root}")  # noqa: S605 - our own path
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_fifty_babysitters_killed_during_deploy_start_compile_and_service_leave_one_server(
+    tmp_path: Path, index: Index
+) -> None:
+    rng = random.Random(50)
+    for build in range(5):
+        index.upload(*suite(tmp_path / "wheels", f"0.0.0+soak.{build}"))
+        asked = wanted(f"0.0.0+soak.{build}", stand_in={"compile_s": 1, "execute_s": 0.5})
+        with replica(tmp_path, name=f"soak0000000{build}", request=asked, client={"index_url": index.url}) as node:
+            for _ in range(10):
+                babysitter = node.start()
+                time.sleep(rng.uniform(0.0, 4.0))
+                babysitter.kill()
+                babysitter.wait()
+                assert len([pid for pid in node.processes() if not is_forking(pid)]) <= 1
+                if node.state_path().exists():
+                    decode(node.state_path().read_bytes())
+            node.start()
+            pid = node.ready(120)
+            assert node.processes() == [pid]
+            state = until("state", lambda node=node: (s := node.state())["status"] == "ready" and s)
+            assert state["replica_pid"] == pid
+            assert len(state["compile_wsjob"]) == len(set(state["compile_wsjob"])) >= 1
+            assert not list((tmp_path / "root" / "environments").glob(".new-*"))
