@@ -36,7 +36,7 @@ from registry.model import (
     Update,
 )
 from registry.ownership import TOMBSTONE_S, Claim, Tombstone, check_heartbeat, judge_registration
-from registry.report import differs_lastingly, service_status, stable
+from registry.report import lasting, service_status
 
 
 @dataclass(slots=True)
@@ -93,6 +93,7 @@ class Catalogue:
     rules: ExpiryRules = field(default_factory=ExpiryRules)
     revision: int = 0
     generation_floor: int = 0
+    renewals: int = 0
     preserving_since: float | None = None
     _entries: dict[str, Entry] = field(default_factory=dict)
     _tombstones: dict[str, Tombstone] = field(default_factory=dict)
@@ -185,6 +186,7 @@ class Catalogue:
         if decision.answer is not None and (entry := self._entries.get(decision.answer.name)):
             if decision.renews:
                 entry.renewed_at = now
+                self.renewals += 1
             if decision.held is not None:
                 entry.held = decision.held
             if decision.unheard:
@@ -224,7 +226,7 @@ class Catalogue:
         after = replace(instance, stale=False, suspect=False, health=Health.UNKNOWN)
         if entry is not None:
             here = entry.instance
-            same_report = stable(here.report) == stable(after.report)
+            same_report = lasting(here.report) == lasting(after.report)
             after = replace(
                 after,
                 health=here.health if here.generation == after.generation else Health.UNKNOWN,
@@ -244,7 +246,7 @@ class Catalogue:
         if status == held.registration.status and not loose and report == held.report:
             return Decision((), held, renews=True)
         registration = held.registration
-        durable = loose or status != registration.status or differs_lastingly(report, held.report)
+        durable = loose or status != registration.status or lasting(report) != lasting(held.report)
         if status != registration.status:
             registration = replace(registration, status=status)
         after = Instance(registration, held.generation, held.draining, held.health, report)

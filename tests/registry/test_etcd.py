@@ -13,13 +13,13 @@ from common.clock import SystemClock
 from common.tasks import TaskScope
 from registry.catalogue import Catalogue
 from registry.model import Conflict, Deregister, Drain, Instance, Put, Register, Registration, Renew, Sweep, Unknown
-from registry.store import StoreConflict, StoreFull, StoreUnavailable, Vanished, Written
+from registry.store import Back, StoreConflict, StoreFull, StoreUnavailable, Vanished, Written
 from registry.store import etcd as etcd_store
 from registry.store.codec import encode
 from registry.store.etcd import SERVICES, EtcdStore
 from registry.writer import Writer
 from tests.registry.conftest import free_port, until
-from tests.registry.etcd import Etcd
+from tests.registry.etcd import Etcd, require_etcd
 
 SHORTEST_S = 2.0
 """etcd gives no shorter lease."""
@@ -53,8 +53,8 @@ def said(name: str = "svc", **changes: Any) -> Registration:
 
 
 @asynccontextmanager
-async def joined(etcd: Etcd) -> AsyncIterator[Peer]:
-    store = EtcdStore([etcd.endpoint])
+async def joined(*members: Etcd) -> AsyncIterator[Peer]:
+    store = EtcdStore([member.endpoint for member in members])
     loaded = await store.open()
     clock = SystemClock()
     catalogue = Catalogue(epoch="e", shared=True)
@@ -265,6 +265,26 @@ async def test_deregistered_record_is_not_written_again_by_one_that_was_cut_off(
         await one.store.write([Put(registered, durable=True, claims=True)])  # but its client may register
 
 
+async def test_lost_events_are_found_out_by_counting_C9(etcd: Etcd) -> None:
+    async with joined(etcd) as one:
+        await one.register(ttl_s=60.0)
+        await until(lambda: one.store._revision == one.store._known["svc"].revision)
+        snapshots = 0
+        real = one.store._snapshot
+
+        async def counted() -> Back:
+            nonlocal snapshots
+            snapshots += 1
+            return await real()
+
+        one.store._snapshot = counted  # type: ignore[method-assign]
+        del one.store._known["svc"]  # as if the watch had never told
+        await until(lambda: snapshots == 1 and one.writer.away is None)
+        assert "svc" in one.store._known
+        await asyncio.sleep(etcd_store.PULSE_S * 4)
+        assert snapshots == 1
+
+
 async def test_stale_event_does_not_undo_a_later_write_J3(etcd: Etcd) -> None:
     async with joined(etcd) as one:
         await one.register(ttl_s=60.0)
@@ -285,6 +305,9 @@ async def test_foreign_rubbish_in_etcd_is_ignored_with_a_warning(etcd: Etcd) -> 
         await one.register("good", ttl_s=60.0)
         with pytest.raises(StoreUnavailable, match="no record"):
             await one.register("bad", ttl_s=60.0)
+        etcd.ctl("put", SERVICES + "worse", "[]")
+        await asyncio.sleep(etcd_store.PULSE_S * 4)
+        assert one.writer.away is None  # three odd keys are no reason to distrust the watch
 
 
 async def test_heartbeat_of_a_stranger_renews_nothing_C5(etcd: Etcd) -> None:
@@ -296,7 +319,42 @@ async def test_heartbeat_of_a_stranger_renews_nothing_C5(etcd: Etcd) -> None:
             await one.writer.submit(Renew("none"))
 
 
+async def test_leader_of_three_killed_costs_no_record(tmp_path: Path) -> None:
+    require_etcd()
+    members = Etcd.cluster(tmp_path, [(free_port(), free_port()) for _ in range(3)])
+    try:
+        for member in members:
+            member.start(wait=False)
+        for member in members:
+            member.await_health()
+        async with joined(*members) as one, joined(*reversed(members)) as other:
+            for number in range(10):
+                await one.register(f"a{number}", ttl_s=60.0)
+            await until(lambda: len(other.names()) == 10)
+            next(member for member in members if member.leads()).kill()
+
+            async def insist(peer: Peer, name: str) -> None:
+                async with asyncio.timeout(10):
+                    while True:
+                        try:
+                            await peer.register(name, ttl_s=60.0)
+                        except StoreUnavailable:
+                            await asyncio.sleep(0.1)
+                        else:
+                            return
+
+            for number in range(5):
+                await insist(one, f"b{number}")
+                await insist(other, f"c{number}")
+            await until(lambda: len(one.names()) == 20)
+            await until(lambda: one.names() == other.names())
+    finally:
+        for member in members:
+            member.kill()
+
+
 async def test_etcd_without_room_is_full_and_heartbeats_go_on_C13(tmp_path: Path) -> None:
+    require_etcd()
     small = Etcd(tmp_path / "small", client_port=free_port(), peer_port=free_port())
     small.start("--quota-backend-bytes=120000")
     try:
