@@ -243,6 +243,14 @@ class Replica(Node):
         return {stage["name"]: stage for stage in self.state()["stages"]}
 
 
+def is_forking(pid: int) -> bool:
+    """True while a process of ours is not yet what it will be (the shim's child before its exec)."""
+    try:
+        return b"shim.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True
+
+
 @contextlib.contextmanager
 def replica(directory: Path, **changes: Any) -> Iterator[Replica]:
     """A replica that is ended whatever happens."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from babysitter import identity
-from tests.babysitter.real import Node, ask, light, running, shims, until
+from tests.babysitter.real import Node, ask, is_forking, light, running, shims, until
 
 LONG = {"restart_delay": 60}
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
@@ -311,14 +311,6 @@ def lives(node: Node, rng: random.Random, count: int, longest_s: float) -> None:
             state = node.state()
             assert state["crc32"]
             assert state["memory"]["attempt"] is None or state["memory"]["attempt"] in [*node.attempts(), None]
-
-
-def is_forking(pid: int) -> bool:
-    """True while a process of ours is not yet what it will be (the shim's child before its exec)."""
-    try:
-        return b"shim.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return True
 
 
 @pytest.mark.parametrize("count", [8, pytest.param(50, marks=pytest.mark.soak)])

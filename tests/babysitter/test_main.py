@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.babysitter.real import PROJECT, ask, running, shims, until
+from tests.babysitter.real import PROJECT, ask, light, running, shims, until
 
 
 def run_to_its_end(*flags: str, cwd: Path = PROJECT) -> tuple[int, str]:
@@ -281,3 +281,36 @@ def test_full_disk_stops_no_supervision_B9(tmp_path: Path) -> None:
             assert node.health()["state_persist_failed"] is None
     finally:
         subprocess.run(["umount", "-l", str(data)], check=True)
+
+
+def test_stranger_on_the_port_is_never_taken_for_our_server_A14_A15(tmp_path: Path) -> None:
+    with running(tmp_path, backend={"type": "command", "command": "sleep 600"}) as node:
+        node.start()
+        node.status("waiting_for_ready")
+        script = PROJECT / "tests" / "babysitter" / "light_server.py"
+        with subprocess.Popen([sys.executable, "-I", "-S", str(script), str(node.port)], stdout=-3) as stranger:
+            try:
+                told = until("told", lambda: (e := node.report().get("error_message")) and "stranger" in e and e)
+                assert f"pid {stranger.pid} (" in told
+                assert node.report()["status"] == "waiting_for_ready"
+            finally:
+                stranger.kill()
+
+
+def test_start_that_takes_longer_than_asked_is_ended_and_fails_A10(tmp_path: Path) -> None:
+    backend = {"type": "command", "command": "sleep 600"}
+    with running(tmp_path, backend=backend, probes={"readiness_timeout_s": 0.5}) as node:
+        node.start()
+        assert node.status("failed")["error_message"].startswith("startup_timeout")
+        assert node.processes() == []
+
+
+def test_hung_server_is_out_of_rotation_and_restarted_after_its_limit_A4(tmp_path: Path) -> None:
+    with light(tmp_path, probes={"timeout_s": 0.2, "liveness_s": 1}, restarts={"stop_grace_s": 0.2}) as node:
+        node.start()
+        pid = node.ready()
+        os.kill(pid, signal.SIGSTOP)
+        node.status("unhealthy")
+        until("restarted", lambda: node.report().get("replica_pid") not in (None, pid))
+        node.ready()
+        assert node.report()["restart_count"] == 1
