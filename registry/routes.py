@@ -33,6 +33,16 @@ _WRITES = {409: "error", 507: "error"}
 _BODY = {400: "error", 413: "error"}
 
 ROUTES: tuple[Route, ...] = (
+    # First, because aiohttp tries the patterns in turn and nearly every request is a heartbeat.
+    Route(
+        "POST",
+        "/services/{name}/heartbeat",
+        api.heartbeat,
+        "Renew the lease; may carry a status or a replica report.",
+        {200: "message", 404: "error", **_BODY, **_WRITES},
+        body=HeartbeatBody,
+        body_required=False,
+    ),
     Route("GET", "/health", api.health, "How the registry is.", {200: "health"}),
     Route(
         "GET",
@@ -72,15 +82,6 @@ ROUTES: tuple[Route, ...] = (
         "Remove a record.",
         {200: "message", 404: "error", **_WRITES},
         query=(_OWNER,),
-    ),
-    Route(
-        "POST",
-        "/services/{name}/heartbeat",
-        api.heartbeat,
-        "Renew the lease; may carry a status or a replica report.",
-        {200: "message", 404: "error", **_BODY, **_WRITES},
-        body=HeartbeatBody,
-        body_required=False,
     ),
     Route("POST", "/services/{name}/drain", api.drain, "No new requests to it.", {**_SERVICE, **_WRITES}),
     Route("POST", "/services/{name}/undrain", api.drain, "Requests to it again.", {**_SERVICE, **_WRITES}),
