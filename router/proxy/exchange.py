@@ -8,7 +8,7 @@ connection.
 """
 
 import math
-import secrets
+import random
 from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -147,6 +147,8 @@ class Exchange:
 
     def check(self, now: float) -> None:
         """Called by the sweep: end what has taken too long, keep a waiting stream alive."""
+        if self.phase is Phase.DONE:
+            return
         limits = self._engine.limits
         attempt = self._attempt
         late = attempt.late(now) if attempt is not None and not self._client.paused else None
@@ -303,6 +305,7 @@ class Exchange:
         engine.retrying -= self._retries
         if engine.wants_log_line():
             engine.log_lines.append(self._log_line())
+        self._attempt = self._relay = None  # ends the reference cycle here, not in the garbage collector
         if notify:
             self._client.exchange_done(keep_alive=keep_alive)
         engine.exchange_ended()
@@ -394,4 +397,4 @@ def _request_id(given: bytes | None) -> bytes:
     """The client's id if it is printable and short, else a new one."""
     if given and len(given) <= _REQUEST_ID_LIMIT and given.isascii() and given.decode().isprintable():
         return given
-    return secrets.token_hex(8).encode()
+    return b"%016x" % random.getrandbits(64)
