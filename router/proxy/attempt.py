@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BUSY = frozenset({429, 503})
 _CLIENT_ERROR, _SERVER_ERROR = 400, 500
+_INNOCENT = (Verdict.GOOD, Verdict.NEUTRAL)
 
 
 class Phase(Enum):
@@ -44,39 +45,27 @@ class Attempt:
         endpoint: Whom to ask.
     """
 
-    __slots__ = (
-        "_connecting",
-        "_deadline",
-        "_engine",
-        "_exchange",
-        "_last_byte_at",
-        "_relay",
-        "_stale_retried",
-        "_status",
-        "_upstream",
-        "endpoint",
-        "first_byte_at",
-        "phase",
-    )
+    # Most of these keep their defaults in most attempts: class attributes cost nothing per request.
+    phase = Phase.CONNECTING
+    first_byte_at = 0.0
+    _connecting: asyncio.Task[None] | None = None
+    _upstream: Upstream | None = None
+    _relay: Relay | None = None
+    _stale_retried = False
+    _status = 0
+    _deadline = math.inf
+    _last_byte_at = 0.0
 
     def __init__(self, engine: "Engine", exchange: "Exchange", endpoint: Endpoint) -> None:
         self._engine = engine
         self._exchange = exchange
-        self._connecting: asyncio.Task[None] | None = None
-        self._upstream: Upstream | None = None
-        self._relay: Relay | None = None
-        self._stale_retried = False
-        self._status = 0
-        self._deadline = math.inf
-        self._last_byte_at = 0.0
+        self._pool = engine.pool(endpoint)
         self.endpoint = endpoint
-        self.first_byte_at = 0.0
-        self.phase = Phase.CONNECTING
 
     def begin(self) -> None:
         """Count the request as in flight and ask, over an idle connection or a new one."""
         self._engine.begin_attempt(self.endpoint)
-        connection = self._engine.pool(self.endpoint).take()
+        connection = self._pool.take()
         if connection is None:
             self._begin_connect()
         else:
@@ -192,7 +181,7 @@ class Attempt:
         head = self._exchange.head
         connection.send(
             self,
-            self._exchange.request_for(self.endpoint),
+            self._exchange.request_for(self.endpoint, self._pool.host_line),
             self._exchange.body,
             to_head_request=head.method == b"HEAD",
             raw_chunks=not head.http10,
@@ -204,19 +193,16 @@ class Attempt:
             return
         self.phase = Phase.OVER
         engine, exchange, endpoint = self._engine, self._exchange, self.endpoint
-        engine.end_attempt(endpoint)
-        if endpoint is engine.control:
+        now = engine.now()
+        sent_bytes = self._relay.sent_bytes if self._relay is not None else 0
+        error = verdict not in _INNOCENT
+        engine.board.settle(endpoint.slot, outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error)
+        if engine.has_limits:
+            engine.room_made()
+        if endpoint is engine.control or (verdict is Verdict.GOOD and engine.outliers.quiet):
             return
-        now, board, slot = engine.now(), engine.board, endpoint.slot
-        board.add(slot, cells.REQUESTS)
-        board.add(slot, cells.OUTCOMES + outcome)
-        board.add(slot, cells.BYTES_IN, len(exchange.body))
-        board.add(slot, cells.BYTES_OUT, self._relay.sent_bytes if self._relay is not None else 0)
-        board.observe(slot, cells.DURATION, now - exchange.started)
-        if verdict not in (Verdict.GOOD, Verdict.NEUTRAL):
-            board.add(slot, cells.ERRORS)
         if engine.outliers.note(endpoint, verdict, exchange.caller, exchange.peers, now):
-            board.add(slot, cells.EJECTIONS)
+            engine.board.add(endpoint.slot, cells.EJECTIONS)
 
 
 def _judge(status: int) -> tuple[Verdict, Outcome]:
