@@ -4,6 +4,7 @@ import asyncio
 import json
 import resource
 import signal
+import socket
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,40 @@ async def test_one_clients_poison_does_not_eject_and_a_sick_replica_is_A19(plane
     for _ in range(30):
         assert (await plane.post(CHAT)).status == 500  # passed on: it may be the prompt's fault
     assert plane.engine.outliers.ejected(plane.engine.now()) == []
+
+
+async def test_a_replica_that_only_passes_probes_is_set_aside_A5(planes: MakePlane) -> None:
+    async def hangs(call: Call) -> None:
+        await call.until_gone()
+
+    plane = await planes(first_byte_timeout_s=0.1)
+    stuck, _ = plane.route(await plane.add(hangs), await plane.add(answer_ok))
+    statuses = []
+    for _ in range(40):
+        statuses.append((await plane.post(CHAT)).status)
+        if plane.engine.outliers.ejected(plane.engine.now()):
+            break
+    assert statuses.count(504) == 5
+    assert plane.engine.outliers.ejected(plane.engine.now()) == [stuck.id]
+    # The master's verdict by probe comes with a new table; it does not bring the endpoint back.
+    plane.engine.set_table(plane.engine.table)
+    assert {(await plane.post(CHAT)).status for _ in range(10)} == {200}
+
+
+async def test_a_replica_that_takes_no_connection_costs_one_timeout_D21(planes: MakePlane) -> None:
+    plane = await planes(connect_timeout_s=0.3)
+    with socket.socket() as deaf, socket.socket() as first, socket.socket() as second:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for filler in (first, second):  # the backlog is full: further connects get no answer at all
+            filler.setblocking(False)  # noqa: FBT003 - the socket module's own form
+            filler.connect_ex(deaf.getsockname())
+        plane.route(deaf.getsockname()[1], await plane.add(answer_ok))
+        began = asyncio.get_running_loop().time()
+        replies = [await plane.post(CHAT) for _ in range(2)]
+        assert [reply.status for reply in replies] == [200, 200]
+        assert sorted(reply.header("x-attempts") or "1" for reply in replies) == ["1", "2"]
+        assert asyncio.get_running_loop().time() - began < 3
 
 
 async def test_a_slow_replica_does_not_hold_up_the_others_D7(plane: Plane) -> None:
