@@ -19,7 +19,7 @@ from typing import Any
 from babysitter import identity
 
 PROJECT = Path(__file__).resolve().parents[2]
-POLL_S = 0.02
+POLL_S = 0.1
 WAIT_S = 60.0
 """Generous: it is only reached by a failure, and the machine may be busy."""
 
