@@ -195,7 +195,7 @@ class Engine:
                 if exchange is None:
                     break
                 exchange.choose()
-                if exchange.phase is exchange.phase.QUEUED:
+                if exchange.queued:
                     break  # the room is not for it: its candidates are others
 
     def begin_attempt(self, endpoint: Endpoint) -> None:

@@ -21,6 +21,7 @@ _UPGRADE = re.compile(rb"\r\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee]:[^\r\n]*")
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"})
 
 BODILESS = frozenset({204, 304})
+_NOT_HOP_BY_HOP = frozenset({b"close", b"keep-alive", b"authorization", b"content-type"})
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -54,6 +55,8 @@ class RequestHead:
     request_id: bytes | None = None
     authorization: bytes | None = None
     api_key: bytes | None = None
+    hop_by_hop: frozenset[bytes] = frozenset()
+    """Fields that `Connection` names; the ones we act on cannot be removed that way."""
 
 
 @dataclass(slots=True)
@@ -69,6 +72,7 @@ class ResponseHead:
     chunked: bool = False
     is_event_stream: bool = False
     is_json: bool = False
+    hop_by_hop: frozenset[bytes] = frozenset()
 
 
 class _Collector:
@@ -190,13 +194,10 @@ def _keep(attribute: str) -> Callable[[RequestHead, bytes], None]:
     return lambda head, value: setattr(head, attribute, value)
 
 
-def _tokens(value: bytes) -> list[bytes]:
-    return [token.strip() for token in value.lower().split(b",")]
-
-
-def _request_connection(head: RequestHead, value: bytes) -> None:
-    tokens = _tokens(value)
+def _connection(head: RequestHead | ResponseHead, value: bytes) -> None:
+    tokens = frozenset(token.strip() for token in value.lower().split(b","))
     head.keep_alive = b"close" not in tokens and (head.keep_alive or b"keep-alive" in tokens)
+    head.hop_by_hop |= tokens - _NOT_HOP_BY_HOP
 
 
 def _content_encoding(_head: RequestHead, value: bytes) -> None:
@@ -222,11 +223,6 @@ def _response_encoding(head: ResponseHead, value: bytes) -> None:
     head.chunked = True
 
 
-def _response_connection(head: ResponseHead, value: bytes) -> None:
-    tokens = _tokens(value)
-    head.keep_alive = b"close" not in tokens and (head.keep_alive or b"keep-alive" in tokens)
-
-
 def _response_type(head: ResponseHead, value: bytes) -> None:
     kind = value.lower()
     head.is_event_stream = kind.startswith(b"text/event-stream")
@@ -235,7 +231,7 @@ def _response_type(head: ResponseHead, value: bytes) -> None:
 
 _REQUEST_RULES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
     b"authorization": _once("authorization", "Authorization"),
-    b"connection": _request_connection,
+    b"connection": _connection,
     b"content-encoding": _content_encoding,
     b"content-length": _once("content_length", "Content-Length"),
     b"content-type": _keep("content_type"),
@@ -248,7 +244,7 @@ _REQUEST_RULES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
     b"x-request-id": _keep("request_id"),
 }
 _RESPONSE_RULES: dict[bytes, Callable[[ResponseHead, bytes], None]] = {
-    b"connection": _response_connection,
+    b"connection": _connection,
     b"content-length": _response_length,
     b"content-type": _response_type,
     b"transfer-encoding": _response_encoding,

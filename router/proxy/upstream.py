@@ -34,8 +34,8 @@ class Broken(Enum):
     """What came is no HTTP we accept."""
 
 
-class Attempt(Protocol):
-    """Who listens to a connection: the exchange."""
+class Listener(Protocol):
+    """Who listens to a connection: an attempt."""
 
     def on_head(self, head: ResponseHead) -> None:
         """The response began; the attempt may end the connection from here."""
@@ -79,7 +79,7 @@ class Upstream(asyncio.Protocol):
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
-        self._attempt: Attempt | None = None
+        self._attempt: Listener | None = None
         self._phase = _Phase.IDLE
         self._buffer = b""
         self._head: ResponseHead | None = None
@@ -96,7 +96,7 @@ class Upstream(asyncio.Protocol):
         """asyncio: connected."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
 
-    def send(self, attempt: Attempt, request: bytes, body: bytes, *, to_head_request: bool, raw_chunks: bool) -> None:
+    def send(self, attempt: Listener, request: bytes, body: bytes, *, to_head_request: bool, raw_chunks: bool) -> None:
         """Write a request and listen for `attempt`. `raw_chunks` False hands out payload only (HTTP/1.0 clients)."""
         self._attempt = attempt
         self._phase = _Phase.HEAD
@@ -164,7 +164,7 @@ class Upstream(asyncio.Protocol):
         else:
             self._break(Broken.TRUNCATED)
 
-    def _head_data(self, attempt: Attempt, data: bytes) -> None:
+    def _head_data(self, attempt: Listener, data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
         end = data.find(b"\r\n\r\n")
@@ -199,7 +199,7 @@ class Upstream(asyncio.Protocol):
         else:
             self._phase = _Phase.CLOSE
 
-    def _length_data(self, attempt: Attempt, data: bytes) -> None:
+    def _length_data(self, attempt: Listener, data: bytes) -> None:
         left = self._left - len(data)
         if left > 0:
             self._left = left
@@ -211,7 +211,7 @@ class Upstream(asyncio.Protocol):
             attempt.on_body(data, framed=False)
         self._end(clean=left == 0)
 
-    def _chunked_data(self, attempt: Attempt, data: bytes) -> None:
+    def _chunked_data(self, attempt: Listener, data: bytes) -> None:
         chunked = self._chunked
         if self._raw_chunks and chunked.passes_whole(data):
             if chunked.ended:
