@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BUSY = frozenset({429, 503})
 _CLIENT_ERROR, _SERVER_ERROR = 400, 500
+_INNOCENT = (Verdict.GOOD, Verdict.NEUTRAL)
 
 
 class Phase(Enum):
@@ -44,39 +45,27 @@ class Attempt:
         endpoint: Whom to ask.
     """
 
-    __slots__ = (
-        "_connecting",
-        "_deadline",
-        "_engine",
-        "_exchange",
-        "_last_byte_at",
-        "_relay",
-        "_stale_retried",
-        "_status",
-        "_upstream",
-        "endpoint",
-        "first_byte_at",
-        "phase",
-    )
+    # Most of these keep their defaults in most attempts: class attributes cost nothing per request.
+    phase = Phase.CONNECTING
+    first_byte_at = 0.0
+    _connecting: asyncio.Task[None] | None = None
+    _upstream: Upstream | None = None
+    _relay: Relay | None = None
+    _stale_retried = False
+    _status = 0
+    _deadline = math.inf
+    _last_byte_at = 0.0
 
     def __init__(self, engine: "Engine", exchange: "Exchange", endpoint: Endpoint) -> None:
         self._engine = engine
         self._exchange = exchange
-        self._connecting: asyncio.Task[None] | None = None
-        self._upstream: Upstream | None = None
-        self._relay: Relay | None = None
-        self._stale_retried = False
-        self._status = 0
-        self._deadline = math.inf
-        self._last_byte_at = 0.0
+        self._pool = engine.pool(endpoint)
         self.endpoint = endpoint
-        self.first_byte_at = 0.0
-        self.phase = Phase.CONNECTING
 
     def begin(self) -> None:
         """Count the request as in flight and ask, over an idle connection or a new one."""
         self._engine.begin_attempt(self.endpoint)
-        connection = self._engine.pool(self.endpoint).take()
+        connection = self._pool.take()
         if connection is None:
             self._begin_connect()
         else:
@@ -99,17 +88,17 @@ class Attempt:
 
     def resume(self) -> None:
         """The client can take more again."""
-        self._deadline = self._engine.now() + self._engine.limits.idle_timeout_s
+        self._last_byte_at = self._engine.now()  # the wait was the client's, not the replica's
         if self._upstream is not None:
             self._upstream.resume()
 
     def late(self, now: float) -> tuple[str, str] | None:
         """Code and message of the deadline that has passed, if one has."""
-        if now <= self._deadline:
-            return None
-        if self.phase is Phase.WAITING:
+        if self.phase is Phase.WAITING and now > self._deadline:
             return "first_byte_timeout", "the replica sent no answer in time"
-        return "idle_timeout", "the replica stopped sending"
+        if self.phase is Phase.RELAYING and now > self._last_byte_at + self._engine.limits.idle_timeout_s:
+            return "idle_timeout", "the replica stopped sending"
+        return None
 
     # -- from the replica's connection -------------------------------------------------------------------------------
 
@@ -123,7 +112,7 @@ class Attempt:
             self._exchange.try_elsewhere()
             return
         self.phase = Phase.RELAYING
-        self._deadline = self._engine.now() + self._engine.limits.idle_timeout_s
+        self._last_byte_at = self._engine.now()
 
     def on_body(self, data: bytes, *, framed: bool) -> None:
         """Bytes of the answer."""
@@ -136,7 +125,6 @@ class Attempt:
         elif relay.is_stream:
             engine.board.observe(self.endpoint.slot, cells.GAP, now - self._last_byte_at)
         self._last_byte_at = now
-        self._deadline = now + engine.limits.idle_timeout_s
         relay.body(data, framed=framed)
 
     def on_end(self) -> None:
@@ -151,6 +139,24 @@ class Attempt:
         relay.end()
         self._settle(*_judge(self._status))
         self._exchange.finish(keep_alive=relay.keep_alive)
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        """The whole answer at once."""
+        self._upstream = None
+        self._status = head.status
+        exchange, engine = self._exchange, self._engine
+        self.first_byte_at = engine.now()
+        relay = exchange.accept(head)
+        if relay is None:
+            busy = head.status in BUSY
+            self._settle(*((Verdict.NEUTRAL, Outcome.BUSY) if busy else (Verdict.SERVER_ERROR, Outcome.SERVER_ERROR)))
+            exchange.try_elsewhere()
+            return
+        self._relay = relay
+        engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, self.first_byte_at - exchange.started)
+        relay.whole(body)
+        self._settle(*_judge(head.status))
+        exchange.finish(keep_alive=relay.keep_alive)
 
     def on_broken(self, how: Broken) -> None:
         """The connection failed before the answer was complete."""
@@ -170,7 +176,6 @@ class Attempt:
 
     def _begin_connect(self) -> None:
         self.phase = Phase.CONNECTING
-        self._deadline = math.inf  # the connect has its own
         self._connecting = self._engine.scope.spawn("connect", self._connect())
 
     async def _connect(self) -> None:
@@ -192,7 +197,7 @@ class Attempt:
         head = self._exchange.head
         connection.send(
             self,
-            self._exchange.request_for(self.endpoint),
+            self._exchange.request_for(self.endpoint, self._pool.host_line),
             self._exchange.body,
             to_head_request=head.method == b"HEAD",
             raw_chunks=not head.http10,
@@ -204,19 +209,16 @@ class Attempt:
             return
         self.phase = Phase.OVER
         engine, exchange, endpoint = self._engine, self._exchange, self.endpoint
-        engine.end_attempt(endpoint)
-        if endpoint is engine.control:
+        now = engine.now()
+        sent_bytes = self._relay.sent_bytes if self._relay is not None else 0
+        error = verdict not in _INNOCENT
+        engine.board.settle(endpoint.slot, outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error)
+        if engine.has_limits:
+            engine.room_made()
+        if endpoint is engine.control or (verdict is Verdict.GOOD and engine.outliers.quiet):
             return
-        now, board, slot = engine.now(), engine.board, endpoint.slot
-        board.add(slot, cells.REQUESTS)
-        board.add(slot, cells.OUTCOMES + outcome)
-        board.add(slot, cells.BYTES_IN, len(exchange.body))
-        board.add(slot, cells.BYTES_OUT, self._relay.sent_bytes if self._relay is not None else 0)
-        board.observe(slot, cells.DURATION, now - exchange.started)
-        if verdict not in (Verdict.GOOD, Verdict.NEUTRAL):
-            board.add(slot, cells.ERRORS)
         if engine.outliers.note(endpoint, verdict, exchange.caller, exchange.peers, now):
-            board.add(slot, cells.EJECTIONS)
+            engine.board.add(endpoint.slot, cells.EJECTIONS)
 
 
 def _judge(status: int) -> tuple[Verdict, Outcome]:

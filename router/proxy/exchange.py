@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING
 
 from router import board as cells
 from router.board import Outcome
-from router.candidates import choose_from
 from router.model import Endpoint, Facts
 from router.outlier import Verdict
 from router.proxy import answers, gate
 from router.proxy.attempt import BUSY, Attempt
 from router.proxy.explain import explain
 from router.proxy.head import RequestHead, ResponseHead
-from router.proxy.headers import forwarded_lines
 from router.proxy.paths import PROXIED, EndMark, upstream_path
 from router.proxy.relay import Relay
 from router.retry import budget_allows
@@ -55,46 +53,26 @@ class Exchange:
         body: The whole body, as it came.
     """
 
-    __slots__ = (
-        "_attempt",
-        "_attempts",
-        "_client",
-        "_comment_at",
-        "_engine",
-        "_facts",
-        "_lines",
-        "_operation",
-        "_queued_at",
-        "_relay",
-        "_retries",
-        "_status",
-        "_tried",
-        "body",
-        "caller",
-        "head",
-        "peers",
-        "phase",
-        "request_id",
-        "started",
-    )
+    # Most of these keep their defaults in most requests: class attributes cost nothing per request.
+    phase = Phase.GATE
+    peers: Sequence[Endpoint] = ()
+    _attempt: Attempt | None = None
+    _attempts = 0
+    _retries = 0
+    _status = 0
+    _tried: tuple[str, ...] = ()
+    _relay: Relay | None = None
+    _facts = Facts()
+    _comment_at = math.inf
+    _queued_at = 0.0
 
     def __init__(self, engine: "Engine", client: "Downstream", head: RequestHead, body: bytes) -> None:
         self._engine = engine
         self._client = client
-        self._facts = Facts()
-        self._operation = PROXIED.get(head.path)
-        self._attempt: Attempt | None = None
-        self._attempts = self._retries = self._status = 0
-        self._tried: set[str] = set()
-        self._relay: Relay | None = None
-        self._lines = b""
-        self._comment_at = math.inf
-        self._queued_at = 0.0
+        self._operation = head.operation
         self.head = head
         self.body = body
         self.caller = client.peer
-        self.peers: Sequence[Endpoint] = ()
-        self.phase = Phase.GATE
         self.request_id = _request_id(head.request_id)
         self.started = engine.now()
 
@@ -106,7 +84,7 @@ class Exchange:
         engine.exchanges.add(self)
         engine.body_bytes += len(self.body)
         try:
-            key = gate.key_of(engine, head)
+            key = gate.key_of(engine, head) if engine.has_keys else None
             if gate.check_path(engine, head, self._operation):
                 self._ask_control()
                 return
@@ -122,7 +100,6 @@ class Exchange:
         self.peers = engine.peers(self._facts.model)
         if self._facts.stream and engine.limits.sse_keepalive_s:
             self._comment_at = self.started + engine.limits.sse_keepalive_s
-        self._prepare()
         self.choose()
 
     def client_gone(self) -> None:
@@ -194,16 +171,18 @@ class Exchange:
         else:
             self._fail(status, code, message)
 
-    def request_for(self, endpoint: Endpoint) -> bytes:
+    def request_for(self, endpoint: Endpoint, host_line: bytes) -> bytes:
         """The request's head as `endpoint` gets it."""
-        head = self.head
-        return b"%b %b%b%b HTTP/1.1\r\nhost: %b\r\n%b" % (
+        head, body = self.head, self.body
+        return b"%b %b%b HTTP/1.1\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
             head.method,
             upstream_path(head.path, self._operation, endpoint.api_prefix),
-            b"?" if head.query else b"",
-            head.query,
-            endpoint.authority.encode(),
-            self._lines,
+            b"?" + head.query if head.query else b"",
+            host_line,
+            head.forwarded,
+            self._client.peer_line,
+            self.request_id,
+            b"content-length: %d\r\n" % len(body) if body or head.method == b"POST" else b"",
         )
 
     @property
@@ -216,7 +195,7 @@ class Exchange:
     def choose(self) -> None:
         """Pick a replica and ask it, or wait for one with room. Also called when the queue lets this one go."""
         engine = self._engine
-        candidates = choose_from(self.peers, self._tried, engine.outliers, engine.now()).endpoints
+        candidates = engine.candidates(self.peers, self._facts.model, self._tried)
         if not candidates:
             self._fail(*self._nobody())
             return
@@ -229,11 +208,11 @@ class Exchange:
         if self._queued_at:
             engine.board.observe(engine.control.slot, cells.QUEUE_WAIT, engine.now() - self._queued_at)
             self._queued_at = 0.0
-        self._ask(engine.chooser.pick(candidates, self._facts))
+        self._ask(candidates[0] if len(candidates) == 1 else engine.chooser.pick(candidates, self._facts))
 
     def _ask(self, endpoint: Endpoint) -> None:
         self.phase = Phase.ASKING
-        self._tried.add(endpoint.id)
+        self._tried = (*self._tried, endpoint.id)
         self._attempts += 1
         if self._attempts > 1:
             self._engine.board.add(endpoint.slot, cells.RETRIES)
@@ -248,7 +227,6 @@ class Exchange:
             self._answer(200, explain(engine, facts))
             return
         self.peers = (engine.control,)
-        self._prepare()
         self._ask(engine.control)
 
     def _retry(self, *, charged: bool) -> None:
@@ -266,7 +244,7 @@ class Exchange:
             return False
         if charged and not budget_allows(engine.retrying, len(engine.exchanges)):
             return False
-        return bool(choose_from(self.peers, self._tried, engine.outliers, engine.now()).endpoints)
+        return bool(engine.candidates(self.peers, self._facts.model, self._tried))
 
     def _join_queue(self) -> None:
         engine = self._engine
@@ -303,12 +281,14 @@ class Exchange:
         engine.exchanges.discard(self)
         engine.body_bytes -= len(self.body)
         engine.retrying -= self._retries
-        if engine.wants_log_line():
+        share = engine.limits.access_log_sample
+        if share and random.random() < share:  # noqa: S311 - a sample, no secret
             engine.log_lines.append(self._log_line())
         self._attempt = self._relay = None  # ends the reference cycle here, not in the garbage collector
         if notify:
             self._client.exchange_done(keep_alive=keep_alive)
-        engine.exchange_ended()
+        if engine.draining:
+            engine.exchange_ended()
 
     def _drop(self, verdict: Verdict, outcome: Outcome) -> None:
         """Stop waiting and asking."""
@@ -362,16 +342,6 @@ class Exchange:
         }
 
     # -- what goes out -----------------------------------------------------------------------------------------------
-
-    def _prepare(self) -> None:
-        """The request's lines that are the same at every attempt."""
-        length = b"content-length: %d\r\n" % len(self.body) if self.body or self.head.method == b"POST" else b""
-        self._lines = b"%bx-forwarded-for: %b\r\nx-request-id: %b\r\n%b\r\n" % (
-            forwarded_lines(self.head, self._engine.forwarded),
-            self._client.peer.encode(),
-            self.request_id,
-            length,
-        )
 
     def _own_lines(self) -> bytes:
         """The response fields that are the router's own."""

@@ -6,9 +6,12 @@ parsed only once it is whole, by a parser used for that head alone; bodies are f
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from enum import Enum
 
 import httptools
+import msgspec
+
+from router.proxy.paths import PROXIED, Operation
 
 HEAD_LIMIT_BYTES = 32768
 FIELD_LIMIT_BYTES = 8190
@@ -34,22 +37,33 @@ class BadHead(ValueError):
         self.status = status
 
 
-@dataclass(slots=True)
-class RequestHead:
-    """A request's head. `fields` are (lower-case name, value); `length` is None for a chunked body."""
+class BodyKind(Enum):
+    """What the body is, by its Content-Type."""
+
+    JSON = "json"
+    FORM = "form"
+    OTHER = "other"
+
+
+class RequestHead(msgspec.Struct):
+    """A request's head, shared by all requests whose heads are alike: never changed after it was parsed.
+
+    `fields` are (lower-case name, value); `length` is None for a chunked body; `forwarded` are the lines that go on to
+    replicas.
+    """
 
     method: bytes
     path: bytes
     query: bytes
     http10: bool
     keep_alive: bool
-    fields: Fields = field(default_factory=list)
+    fields: Fields = []
     length: int | None = 0
     content_length: bytes | None = None
     transfer_encoding: bytes | None = None
     host: bytes | None = None
     expects_continue: bool = False
-    content_type: bytes = b""
+    kind: BodyKind = BodyKind.OTHER
     user_agent: bytes | None = None
     forwarded_for: bytes | None = None
     request_id: bytes | None = None
@@ -57,11 +71,15 @@ class RequestHead:
     api_key: bytes | None = None
     hop_by_hop: frozenset[bytes] = frozenset()
     """Fields that `Connection` names; the ones we act on cannot be removed that way."""
+    operation: Operation | None = None
+    forwarded: bytes = b""
 
 
-@dataclass(slots=True)
-class ResponseHead:
-    """A response's head. `length` is None without Content-Length; not chunked and None means: until it closes."""
+class ResponseHead(msgspec.Struct):
+    """A response's head, shared like a request's. `lines` are its status line and the fields that go back.
+
+    `length` is None without Content-Length; not chunked and None means: until it closes.
+    """
 
     status: int
     reason_line: bytes
@@ -73,6 +91,7 @@ class ResponseHead:
     is_event_stream: bool = False
     is_json: bool = False
     hop_by_hop: frozenset[bytes] = frozenset()
+    lines: bytes = b""
 
 
 class _Collector:
@@ -104,7 +123,7 @@ def parse_request(raw: bytes) -> RequestHead:
     if _UPGRADE.search(raw):
         raw = _UPGRADE.sub(b"", raw)  # never honoured, never forwarded (R69, R70)
     path, _, query = target.partition(b"?")
-    head = RequestHead(method, path, query, http10=minor == b"0", keep_alive=minor == b"1")
+    head = RequestHead(method, path, query, http10=minor == b"0", keep_alive=minor == b"1", operation=PROXIED.get(path))
     for original, value in _fields(httptools.HttpRequestParser, raw):
         name = original.lower()
         rule = _REQUEST_RULES.get(name)
@@ -205,6 +224,14 @@ def _content_encoding(_head: RequestHead, value: bytes) -> None:
         raise BadHead("compressed request bodies are not taken", 415)
 
 
+def _content_type(head: RequestHead, value: bytes) -> None:
+    kind = value.lower()
+    if kind.startswith(b"multipart/form-data"):
+        head.kind = BodyKind.FORM
+    elif kind.startswith(b"application/json"):
+        head.kind = BodyKind.JSON
+
+
 def _expect(head: RequestHead, value: bytes) -> None:
     if value.strip().lower() != b"100-continue":
         raise BadHead("this expectation cannot be met", 417)
@@ -234,7 +261,7 @@ _REQUEST_RULES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
     b"connection": _connection,
     b"content-encoding": _content_encoding,
     b"content-length": _once("content_length", "Content-Length"),
-    b"content-type": _keep("content_type"),
+    b"content-type": _content_type,
     b"expect": _expect,
     b"host": _once("host", "Host"),
     b"transfer-encoding": _once("transfer_encoding", "Transfer-Encoding"),

@@ -12,6 +12,8 @@ from typing import Protocol, cast
 from router.model import Endpoint
 from router.proxy.chunked import LAST_CHUNK, BadChunk, Chunked
 from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, ResponseHead, parse_response
+from router.proxy.headers import response_lines
+from router.proxy.heads import Heads
 
 IDLE_LIMIT_S = 4.0
 """Below the common 5 s keep-alive of servers (FAILURES.md 0.3)."""
@@ -46,6 +48,9 @@ class Listener(Protocol):
     def on_end(self) -> None:
         """The response is complete."""
 
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        """The whole response at once, instead of the three calls above; the connection is free again."""
+
     def on_broken(self, how: Broken) -> None:
         """There will be no more of this response."""
 
@@ -68,6 +73,7 @@ class Upstream(asyncio.Protocol):
         "_head",
         "_informational",
         "_left",
+        "_paused",
         "_phase",
         "_pool",
         "_raw_chunks",
@@ -86,6 +92,7 @@ class Upstream(asyncio.Protocol):
         self._chunked = Chunked()
         self._left = 0
         self._informational = 0
+        self._paused = False
         self._raw_chunks = True
         self._to_head_request = False
         self.idle_since = 0.0
@@ -113,12 +120,14 @@ class Upstream(asyncio.Protocol):
 
     def pause(self) -> None:
         """The client cannot take more: stop reading."""
-        if self.transport is not None:
+        if self.transport is not None and not self._paused:
+            self._paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
         """The client can take more."""
-        if self.transport is not None:
+        if self.transport is not None and self._paused:
+            self._paused = False
             self.transport.resume_reading()
 
     def abort(self) -> None:
@@ -136,7 +145,14 @@ class Upstream(asyncio.Protocol):
         phase = self._phase
         try:
             if phase is _Phase.CHUNKED:
-                self._chunked_data(attempt, data)
+                # Most reads of a stream are whole chunks in the middle of it.
+                if self._raw_chunks and self._chunked.passes_whole(data):
+                    if not self._chunked.ended:
+                        attempt.on_body(data, framed=True)
+                        return
+                    self._last_chunks(attempt, data)
+                else:
+                    self._pieces_of_chunks(attempt, data)
             elif phase is _Phase.LENGTH:
                 self._length_data(attempt, data)
             elif phase is _Phase.CLOSE:
@@ -174,7 +190,12 @@ class Upstream(asyncio.Protocol):
             self._buffer = data
             return
         self._buffer = b""
-        head = parse_response(data[: end + 4], to_head_request=self._to_head_request)
+        raw = data[: end + 4]
+        if self._to_head_request:
+            head = parse_response(raw, to_head_request=True)
+            head.lines = response_lines(head)
+        else:
+            head = self._pool.heads.read(raw)
         rest = data[end + 4 :]
         if head.status < 200:  # noqa: PLR2004 - informational: swallowed (D12)
             self._informational += 1
@@ -184,9 +205,24 @@ class Upstream(asyncio.Protocol):
                 self._head_data(attempt, rest)
             return
         self._expect_body(head)
+        if head.length == len(rest) and not head.is_event_stream:
+            self._whole(attempt, head, rest)
+            return
         attempt.on_head(head)
         if self._attempt is attempt and (rest or head.length == 0):  # else it chose to try elsewhere
             self.data_received(rest)
+
+    def _whole(self, attempt: Listener, head: ResponseHead, body: bytes) -> None:
+        """Head and body came in one read, as most short answers do."""
+        self._attempt = None
+        self._phase = _Phase.IDLE
+        transport = self.transport
+        if transport is not None:
+            if head.keep_alive and not transport.get_write_buffer_size():
+                self._pool.give_back(self)
+            else:
+                transport.close()
+        attempt.on_whole(head, body)
 
     def _expect_body(self, head: ResponseHead) -> None:
         self._head = head
@@ -211,16 +247,17 @@ class Upstream(asyncio.Protocol):
             attempt.on_body(data, framed=False)
         self._end(clean=left == 0)
 
-    def _chunked_data(self, attempt: Listener, data: bytes) -> None:
+    def _last_chunks(self, attempt: Listener, data: bytes) -> None:
+        """The end came with whole chunks: they pass, the closing one is written by whoever ends the response."""
+        data = data[: -len(LAST_CHUNK)]
+        if data:
+            attempt.on_body(data, framed=True)
+        self._end(clean=True)
+
+    def _pieces_of_chunks(self, attempt: Listener, data: bytes) -> None:
         chunked = self._chunked
-        if self._raw_chunks and chunked.passes_whole(data):
-            if chunked.ended:
-                data = data[: -len(LAST_CHUNK)]
-            if data:
-                attempt.on_body(data, framed=True)
-        else:
-            for piece in chunked.payload(data):
-                attempt.on_body(piece, framed=False)
+        for piece in chunked.payload(data):
+            attempt.on_body(piece, framed=False)
         if chunked.ended:
             self._end(clean=not chunked.surplus)
 
@@ -250,12 +287,15 @@ class Pool:
     Args:
         endpoint: Whose connections.
         clock: Monotonic seconds.
+        heads: Memory of response heads.
     """
 
-    __slots__ = ("_clock", "_idle", "endpoint")
+    __slots__ = ("_clock", "_idle", "endpoint", "heads", "host_line")
 
-    def __init__(self, endpoint: Endpoint, clock: "Clock") -> None:
+    def __init__(self, endpoint: Endpoint, clock: "Clock", heads: Heads[ResponseHead]) -> None:
         self.endpoint = endpoint
+        self.heads = heads
+        self.host_line = b"host: %b\r\n" % endpoint.authority.encode()
         self._clock = clock
         self._idle: list[Upstream] = []
 
