@@ -39,16 +39,25 @@ def run(  # a process's whole life, in the order it happens
 ) -> int:
     """Load settings, set up logging, run `serve(settings)` on uvloop; returns the exit code."""
     try:
-        settings = load(
-            model,
-            prog=f"svc-{service}",
-            env_prefix=f"SVC_{service.upper()}_",
-            argv=sys.argv[1:] if argv is None else argv,
-            env=os.environ,
-        )
+        settings = read_settings(service, model, argv)
     except SettingsError as error:
         return complain(service, error)
     return run_loaded(service, settings, serve)
+
+
+def read_settings(service: str, model: type[Chosen], argv: list[str] | None = None) -> Chosen:
+    """The settings of `service` as flags, environment and file say now; also for reading them again.
+
+    Raises:
+        SettingsError: They cannot be used.
+    """
+    return load(
+        model,
+        prog=f"svc-{service}",
+        env_prefix=f"SVC_{service.upper()}_",
+        argv=sys.argv[1:] if argv is None else argv,
+        env=os.environ,
+    )
 
 
 def run_loaded(service: str, settings: Chosen, serve: Callable[[Chosen], Awaitable[None]]) -> int:

@@ -231,6 +231,14 @@ def load(
     return build(model, [*layers, env_layer(model, env_prefix, env), flag_layer(model, env_prefix, parsed)])
 
 
+def find_config(*, env_prefix: str, argv: Sequence[str], env: Mapping[str, str]) -> Path | None:
+    """The settings file that `load` would read, so that a service can watch it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    given = parser.parse_known_args(argv)[0].config or env.get(f"{env_prefix}CONFIG")
+    return Path(given) if given else None
+
+
 def _section_of(annotation: Any) -> type[BaseModel] | None:
     """The nested model of a field that is one section, or None (a union of several models is no section)."""
     if get_origin(annotation) in (Union, UnionType):

@@ -1,15 +1,20 @@
 """`python -m router`: the router's process."""
 
+import os
 import sys
+from functools import partial
 
-from common.service import run
+from common.service import read_settings, run
+from common.settings import find_config
 from router.master import serve
 from router.settings import RouterSettings
 
 
 def main() -> int:
     """Entry point; returns the exit code."""
-    return run("router", RouterSettings, serve)
+    config = find_config(env_prefix="SVC_ROUTER_", argv=sys.argv[1:], env=os.environ)
+    reread = partial(read_settings, "router", RouterSettings)
+    return run("router", RouterSettings, partial(serve, config=config, reread=reread))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,47 @@
 """Counters shared by all processes of a router: one memory map, a row per endpoint, a block per worker in each row.
 
 Every cell has one writer: the worker that owns its block (the ejection cell of a row is the exception: any worker may
-write it, and the last one wins). So there are no locks, the counters survive a worker's death, and `least loaded` sees
+write it, and the last one wins). So there are no locks, the counters survive a worker's death, and whoever reads sees
 the whole router. Reading a cell while it is written is safe: an aligned 8-byte store is one instruction.
 """
 
 import mmap
 import os
-from collections.abc import Iterator
+from bisect import bisect_left
 from dataclasses import dataclass
+from enum import IntEnum
 
-IN_FLIGHT, REQUESTS, ERRORS, LATENCY_US, RETRIES = range(5)
-FIELDS = 8
-"""Cells of a worker's block, some spare."""
+IN_FLIGHT, REQUESTS, ERRORS, RETRIES, EJECTIONS, BYTES_IN, BYTES_OUT = range(7)
+
+
+class Outcome(IntEnum):
+    """How an attempt ended; the metric's label is the name in lower case."""
+
+    OK = 0
+    CLIENT_ERROR = 1
+    SERVER_ERROR = 2
+    BUSY = 3
+    """429 or 503 from the replica."""
+    CLIENT_GONE = 4
+    CONNECT_FAILED = 5
+    DIED = 6
+    TRUNCATED = 7
+    MALFORMED = 8
+    TIMED_OUT = 9
+
+
+OUTCOMES = 7
+"""First cell of the outcome counters."""
+_HISTOGRAMS = OUTCOMES + len(Outcome)
+BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Upper bounds of the histograms' buckets; one more for what is above."""
+_BUCKETS = len(BOUNDS_S) + 1
+_HISTOGRAM_CELLS = _BUCKETS + 1
+FIRST_BYTE, GAP, DURATION, QUEUE_WAIT = (_HISTOGRAMS + number * _HISTOGRAM_CELLS for number in range(4))
+"""First cell of each histogram: its buckets, then its sum in microseconds."""
+FIELDS = _HISTOGRAMS + 4 * _HISTOGRAM_CELLS
 _EJECTED_UNTIL_MS = 0
-_ROW_HEAD = 8
+_ROW_HEAD = 2
 """Cells at the front of a row that belong to no worker."""
 
 
@@ -32,7 +59,7 @@ class Shape:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the whole map: all rows, and one more for the control plane's own endpoint."""
+        """Bytes of the whole map: all rows, and one more for what concerns no replica."""
         return (self.slots + 1) * self.row_cells * 8
 
 
@@ -63,14 +90,26 @@ class Board:
         """Add to a cell of this worker."""
         self._cells[slot * self._row + self._offset + field] += amount
 
+    def observe(self, slot: int, histogram: int, seconds: float) -> None:
+        """Count one duration in a histogram of this worker."""
+        start = slot * self._row + self._offset + histogram
+        self._cells[start + bisect_left(BOUNDS_S, seconds)] += 1
+        self._cells[start + _BUCKETS] += int(seconds * 1e6)
+
     def total(self, slot: int, field: int) -> int:
         """A field of a slot, over all workers."""
-        return sum(self._cells[cell] for cell in self._column(slot, field))
+        start = slot * self._row + _ROW_HEAD + field
+        return sum(self._cells[start : start + FIELDS * (self.shape.workers - 1) + 1 : FIELDS].tolist())
 
-    def clear_worker(self, worker: int, field: int) -> None:
-        """Set a field of a worker that is gone to 0 in every row (its requests in flight died with it)."""
+    def histogram(self, slot: int, histogram: int) -> tuple[list[int], float]:
+        """Counts per bucket (not cumulative) and the sum in seconds, over all workers."""
+        counts = [self.total(slot, histogram + bucket) for bucket in range(_BUCKETS)]
+        return counts, self.total(slot, histogram + _BUCKETS) / 1e6
+
+    def clear_in_flight(self, worker: int) -> None:
+        """A worker is gone, and what it had in flight with it."""
         for slot in range(self.shape.slots + 1):
-            self._cells[slot * self._row + _ROW_HEAD + FIELDS * worker + field] = 0
+            self._cells[slot * self._row + _ROW_HEAD + FIELDS * worker + IN_FLIGHT] = 0
 
     def eject(self, slot: int, until_s: float) -> None:
         """Tell all workers that a slot is set aside until a moment of the system's monotonic clock."""
@@ -81,16 +120,14 @@ class Board:
         return self._cells[slot * self._row + _EJECTED_UNTIL_MS] / 1000
 
     def reset(self, slot: int) -> None:
-        """Clear a row that gets a new endpoint; only the master calls it, for a slot long unused."""
+        """Clear a row that gets a new endpoint, all but what is still in flight from the old one."""
         start = slot * self._row
+        kept = {start + _ROW_HEAD + FIELDS * worker + IN_FLIGHT for worker in range(self.shape.workers)}
         for cell in range(start, start + self._row):
-            self._cells[cell] = 0
+            if cell not in kept:
+                self._cells[cell] = 0
 
     def close(self) -> None:
         """Let go of the map."""
         self._cells.release()
         self._map.close()
-
-    def _column(self, slot: int, field: int) -> Iterator[int]:
-        start = slot * self._row + _ROW_HEAD + field
-        return iter(range(start, start + FIELDS * self.shape.workers, FIELDS))

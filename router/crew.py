@@ -1,25 +1,24 @@
 """The workers as the master sees them: spawned with their sockets, fed with tables, replaced when they die or hang.
 
-The listening sockets belong to the master, one per worker slot (SO_REUSEPORT). A new worker gets its predecessor's
+Each slot has one member that counts; a member that was replaced drains beside it until it ends. The listening sockets belong to the master, one per worker slot (SO_REUSEPORT). A new worker gets its predecessor's
 socket, so that connections waiting in its backlog are not lost.
 """
 
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from common.http.serve import Address, explain_bind
 from common.service import ConfigurationError
 from common.tasks import TaskFailed, TaskScope
-from router import board as cells
 from router import feed
 from router.board import Board, Shape
+from router.keys import Key
 from router.model import Table
 from router.settings import RouterSettings
 
@@ -31,13 +30,19 @@ RESPAWN_FIRST_S = 0.2
 RESPAWN_LAST_S = 10.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Member:
-    """One running worker."""
+    """One running worker; `over` once its process has been awaited."""
 
     process: asyncio.subprocess.Process
     writer: asyncio.StreamWriter
+    over: asyncio.Event = field(default_factory=asyncio.Event)
     beat: feed.Beat | None = None
+
+    def kill(self) -> None:
+        """End it now, if it still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
 
 
 class Crew:
@@ -58,6 +63,8 @@ class Crew:
         self.board = Board(self._board_fd, self._shape)
         self._sockets: list[socket.socket] = []
         self._members: dict[int, _Member] = {}
+        self._alive: set[_Member] = set()
+        self._keys: tuple[Key, ...] = ()
         self._serving = [asyncio.Event() for _ in range(settings.workers)]
         self._table = Table(0)
         self._stopping = False
@@ -113,23 +120,46 @@ class Crew:
     def publish(self, table: Table) -> None:
         """Give every worker a new table."""
         self._table = table
-        for member in self._members.values():
-            self._send_table(member)
+        self._tell_all(feed.Endpoints(table.version, table.endpoints))
 
-    def exchanges(self) -> int:
-        """Requests under way, by the latest beats."""
-        return sum(member.beat.exchanges for member in self._members.values() if member.beat)
+    def set_keys(self, keys: tuple[Key, ...]) -> None:
+        """Give every worker the API keys."""
+        self._keys = keys
+        self._tell_all(feed.Keys(keys))
 
-    def pids(self) -> list[int]:
-        """Process ids of the workers, for operators and tests."""
-        return [member.process.pid for member in self._members.values()]
+    async def roll(self, settings: RouterSettings) -> None:
+        """Replace every worker, one after the other: the new one serves before the old one drains.
+
+        The address, the number of workers and the board's size stay what they were: they need a restart.
+        """
+        self._settings = settings
+        for index, old in list(self._members.items()):
+            self._serving[index].clear()
+            self._members[index] = await self._spawn(index)
+            try:
+                await asyncio.wait_for(self._serving[index].wait(), START_TIMEOUT_S)
+            except TimeoutError:
+                log.error("worker.roll_stopped", worker=index, reason="the new worker does not serve")
+                self._members[index].kill()
+                self._members[index] = old
+                return
+            feed.write(old.writer, feed.Retire())
+            log.info("worker.rolled", worker=index, old_pid=old.process.pid, new_pid=self._members[index].process.pid)
+
+    def connections(self) -> int:
+        """Client connections, by the latest beats."""
+        return sum(member.beat.connections for member in self._members.values() if member.beat)
+
+    def alive(self) -> int:
+        """Workers that serve."""
+        return sum(member.beat is not None for member in self._members.values())
 
     async def stop(self) -> None:
         """Let every worker drain and end; kill those that do not."""
         self._stopping = True
         for listening in self._sockets:
             listening.close()
-        members = list(self._members.values())
+        members = list(self._alive)
         for member in members:
             feed.write(member.writer, feed.Retire())
         waits = [asyncio.ensure_future(member.process.wait()) for member in members]
@@ -138,35 +168,33 @@ class Crew:
             for wait in late:
                 wait.cancel()
         for member in members:
-            with contextlib.suppress(ProcessLookupError):
-                member.process.kill()
+            member.kill()
             await member.process.wait()
         self.board.close()
         os.close(self._board_fd)
 
     async def _keep(self, index: int) -> None:
-        """Have a worker in slot `index`, always."""
+        """Have a worker in slot `index`, always: a new one when the present one ends without having been replaced."""
         delay_s = RESPAWN_FIRST_S
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            member, reader = await self._spawn(index)
-            self._members[index] = member
-            await self._hear(index, member, reader)
-            code = await member.process.wait()
-            member.writer.close()
-            if self._stopping:
-                await asyncio.Event().wait()  # the crew is ending; so will this task
-            self.board.clear_worker(index, cells.IN_FLIGHT)
-            log.error("worker.died", worker=index, pid=member.process.pid, exit_code=code)
+            self._members[index] = await self._spawn(index)
+            while True:
+                member = self._members[index]
+                await member.over.wait()
+                if self._members[index] is member and not self._stopping:
+                    break
+                if self._stopping:
+                    await asyncio.Event().wait()  # the crew is ending; so will this task
+            self.board.clear_in_flight(index)
             delay_s = RESPAWN_FIRST_S if loop.time() - began > RESPAWN_LAST_S else min(delay_s * 2, RESPAWN_LAST_S)
             await asyncio.sleep(delay_s)
 
-    async def _spawn(self, index: int) -> tuple[_Member, asyncio.StreamReader]:
+    async def _spawn(self, index: int) -> _Member:
         ours, theirs = socket.socketpair()
-        listening = self._sockets[index]
         with theirs:
-            descriptors = (theirs.fileno(), self._board_fd, listening.fileno())
+            descriptors = (theirs.fileno(), self._board_fd, self._sockets[index].fileno())
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -177,29 +205,36 @@ class Crew:
             )
         reader, writer = await asyncio.open_connection(sock=ours)
         member = _Member(process, writer)
+        self._alive.add(member)
         settings = self._settings.model_dump(mode="json")
-        plan = feed.Plan(index, self._settings.workers, self._shape.slots, settings, self._control_path)
-        feed.write(writer, plan)
-        self._send_table(member)
-        return member, reader
+        feed.write(writer, feed.Plan(index, self._shape.workers, self._shape.slots, settings, self._control_path))
+        feed.write(writer, feed.Keys(self._keys))
+        feed.write(writer, feed.Endpoints(self._table.version, self._table.endpoints))
+        self._scope.spawn(f"hear-worker-{index}", self._hear(index, member, reader))
+        return member
 
     async def _hear(self, index: int, member: _Member, reader: asyncio.StreamReader) -> None:
         """Read a worker's beats until it is gone; kill it when it goes silent."""
-        while True:
-            try:
+        try:
+            while True:
                 message = await asyncio.wait_for(feed.read(reader), SILENCE_LIMIT_S)
-            except TimeoutError:
-                log.error("worker.hung", worker=index, pid=member.process.pid, silent_s=SILENCE_LIMIT_S)
-                with contextlib.suppress(ProcessLookupError):
-                    member.process.send_signal(signal.SIGKILL)
-                return
-            if message is None:
-                return
-            if isinstance(message, feed.Beat):
-                if member.beat is None:
-                    log.info("worker.serving", worker=index, pid=member.process.pid)
-                member.beat = message
-                self._serving[index].set()
+                if message is None:
+                    break
+                if isinstance(message, feed.Beat):
+                    if member.beat is None:
+                        log.info("worker.serving", worker=index, pid=member.process.pid)
+                    member.beat = message
+                    self._serving[index].set()
+        except TimeoutError:
+            log.error("worker.hung", worker=index, pid=member.process.pid, silent_s=SILENCE_LIMIT_S)
+            member.kill()
+        code = await member.process.wait()
+        if code and not self._stopping:
+            log.error("worker.died", worker=index, pid=member.process.pid, exit_code=code)
+        member.writer.close()
+        self._alive.discard(member)
+        member.over.set()
 
-    def _send_table(self, member: _Member) -> None:
-        feed.write(member.writer, feed.Endpoints(self._table.version, self._table.endpoints))
+    def _tell_all(self, message: feed.Message) -> None:
+        for member in self._alive:
+            feed.write(member.writer, message)

@@ -28,16 +28,21 @@ class Directory:
         grace_s: How long a vanished replica is kept.
         max_errors: Failed probes in a row that take a replica down.
         slots: How many endpoints the board of counters has room for.
+        default_limit: Requests at once for a replica that does not say; 0 for no limit.
     """
 
     grace_s: float
     max_errors: int
     slots: int
+    default_limit: int = 0
     replicas: dict[str, Replica] = field(default_factory=dict)
     version: int = 0
     _free: list[int] = field(default_factory=list)
     _next_slot: int = 0
     refused: set[str] = field(default_factory=set)
+    """Names of replicas for which there was no slot."""
+    taken: list[int] = field(default_factory=list)
+    """Slots given to a new endpoint since the owner last cleared their rows."""
 
     def apply(self, update: Update, now: float) -> bool:
         """Take one line of the watch; returns whether the table may have changed."""
@@ -149,6 +154,7 @@ class Directory:
             cache_type=cache_type if isinstance(cache_type, str) else None,
             api_prefix=prefix if prefix in ("/v1", "") else replica.learned_prefix,
             standing=replica.standing,
+            limit=replica.limit or self.default_limit,
         )
 
     def _vanish(self, name: str, now: float) -> bool:
@@ -192,6 +198,7 @@ class Directory:
                 self.refused.add(replica.name)
                 return
             replica.slot = slot
+            self.taken.append(slot)
         self.refused.discard(replica.name)
         self.replicas[replica.name] = replica
 

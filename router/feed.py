@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from router.keys import Key
 from router.model import Endpoint
 
 MESSAGE_LIMIT_BYTES = 64 << 20
@@ -33,6 +34,12 @@ class Endpoints(msgspec.Struct, frozen=True, tag="endpoints"):
     endpoints: tuple[Endpoint, ...]
 
 
+class Keys(msgspec.Struct, frozen=True, tag="keys"):
+    """All API keys; none at all means that nobody needs one."""
+
+    keys: tuple[Key, ...]
+
+
 class Retire(msgspec.Struct, frozen=True, tag="retire"):
     """Stop accepting, finish what is under way, end."""
 
@@ -45,7 +52,7 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     exchanges: int
 
 
-Message = Plan | Endpoints | Retire | Beat
+Message = Plan | Endpoints | Keys | Retire | Beat
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 

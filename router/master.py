@@ -6,8 +6,10 @@ changed. Requests never pass here, so nothing that happens here can break one.
 
 import asyncio
 import random
+import signal
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -26,10 +28,12 @@ from router.crew import Crew
 from router.directory import Directory
 from router.model import Replica
 from router.prober import Finding, Prober
-from router.settings import RouterSettings, read_static_services
+from router.settings import RouterSettings, read_api_keys, read_static_services
 
 log = structlog.get_logger(__name__)
 TICK_S = 1.0
+NEED_RESTART = ("host", "router_port", "workers", "max_endpoints", "registry_url", "registry_token_file", "data_dir")
+"""Settings that a reload cannot change."""
 FIRST_ANSWER_WAIT_S = 2.0
 """How long the start waits for the registry before it serves from the last known table."""
 
@@ -44,10 +48,19 @@ class Master:
             grace_s=settings.service_removal_grace_period,
             max_errors=settings.max_errors,
             slots=settings.max_endpoints,
+            default_limit=settings.max_in_flight,
         )
         self.registry_error: str | None = "not contacted yet"
         self._changed = asyncio.Event()
         self.first_answer = asyncio.Event()
+
+    def connections(self) -> int:
+        """Client connections."""
+        return self.crew.connections()
+
+    def workers_alive(self) -> int:
+        """Workers that serve."""
+        return self.crew.alive()
 
     @property
     def table_path(self) -> Path:
@@ -84,19 +97,58 @@ class Master:
         if replica.probed_ok != was:
             log.info("replica.probe_verdict", replica=name, ok=replica.probed_ok)
 
-    def load_static(self) -> None:
-        """Read the static services file, if there is one.
+    def load_files(self) -> None:
+        """Read the static services and the API keys, where they are set.
 
         Raises:
-            ConfigurationError: It cannot be used.
+            SettingsError: One of them cannot be used; nothing is changed then.
         """
-        path = self.settings.static_services
-        if path is None:
-            return
+        settings = self.settings
+        services = read_static_services(settings.static_services) if settings.static_services else []
+        keys = read_api_keys(settings.api_keys_file) if settings.api_keys_file else ()
+        self.directory.set_static(services)
+        self.crew.set_keys(keys)
+        self._changed.set()
+
+    async def reload(self, reread: Callable[[], RouterSettings]) -> None:
+        """Take the configuration as it is now: files at once, settings by replacing the workers. A fault changes nothing."""
         try:
-            self.directory.set_static(read_static_services(path))
+            settings = await asyncio.to_thread(reread)
+            fixed = {name for name in NEED_RESTART if getattr(settings, name) != getattr(self.settings, name)}
+            self.settings, before = settings, self.settings
+            try:
+                self.load_files()
+            except SettingsError:
+                self.settings = before
+                raise
         except SettingsError as error:
-            raise ConfigurationError(str(error)) from error
+            log.error("config.refused", reason=str(error))
+            return
+        changed = [name for name in RouterSettings.model_fields if getattr(settings, name) != getattr(before, name)]
+        log.info("config.reloaded", changed=changed, need_restart=sorted(fixed))
+        self.directory.grace_s = settings.service_removal_grace_period
+        self.directory.max_errors = settings.max_errors
+        self.directory.default_limit = settings.max_in_flight
+        await self.crew.roll(settings)
+
+    async def watch_files(
+        self, config: Path | None, reread: Callable[[], RouterSettings], hangup: asyncio.Event
+    ) -> None:
+        """Reload when SIGHUP comes or one of the files changes."""
+        seen = self._stamps(config)
+        while True:
+            try:
+                await asyncio.wait_for(hangup.wait(), TICK_S)
+            except TimeoutError:
+                if self._stamps(config) == seen:
+                    continue
+            hangup.clear()
+            seen = self._stamps(config)
+            await self.reload(reread)
+
+    def _stamps(self, config: Path | None) -> list[tuple[int, int] | None]:
+        """What tells one version of the watched files from the next: inode and time of change."""
+        return [_stamp(path) for path in (config, self.settings.static_services, self.settings.api_keys_file)]
 
     async def publish(self) -> None:
         """Publish a table whenever something changed, and save it."""
@@ -107,18 +159,35 @@ class Master:
                 if not self.directory.expire(time.monotonic()):
                     continue
             self._changed.clear()
+            taken, self.directory.taken = self.directory.taken, []
+            for slot in taken:
+                self.crew.board.reset(slot)
             self.crew.publish(self.directory.table())
             await asyncio.to_thread(last_table.save, self.table_path, self.directory.saved())
 
 
-async def serve(settings: RouterSettings) -> None:
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    try:
+        status = path.stat() if path else None
+    except OSError:
+        return None
+    return (status.st_ino, status.st_mtime_ns) if status else None
+
+
+async def serve(settings: RouterSettings, *, config: Path | None, reread: Callable[[], RouterSettings]) -> None:
     """Run a router until it is told to stop.
 
+    Args:
+        settings: What it starts with.
+        config: The settings file in use, if any; watched for changes.
+        reread: Reads the settings again.
+
     Raises:
-        ConfigurationError: The address, a token file or the static services cannot be used.
+        ConfigurationError: The address, a token file, the keys or the static services cannot be used.
         TaskFailed: A defect of ours.
     """
-    require_guard("router", settings.host, guarded=False, insecure=settings.insecure_no_auth)
+    guarded = settings.api_keys_file is not None
+    require_guard("router", settings.host, guarded=guarded, insecure=settings.insecure_no_auth)
     token = read_token(settings.registry_token_file) if settings.registry_token_file else None
     with tempfile.TemporaryDirectory(prefix="svc-router-") as folder:
         control_path = str(Path(folder) / "control.sock")
@@ -127,13 +196,18 @@ async def serve(settings: RouterSettings) -> None:
             make_session(timeout_s=settings.health_timeout, limit=256) as session,
         ):
             crew = Crew(settings, control_path, scope)
-            crew.bind()
             master = Master(settings, crew)
-            master.load_static()
+            try:
+                master.load_files()
+            except SettingsError as error:
+                raise ConfigurationError(str(error)) from error
+            crew.bind()
             master.directory.restore(last_table.load(master.table_path))
             runner = web.AppRunner(make_app(Overview(master, crew.board)), access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             await web.UnixSite(runner, control_path).start()
+            hangup = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
             client = RegistryClient(settings.registry_url, session, token=token)
             prober = Prober(
                 session,
@@ -148,6 +222,7 @@ async def serve(settings: RouterSettings) -> None:
             await _wait_for_first_answer(master)
             await crew.start(master.directory.table())
             scope.spawn("publish", master.publish(), service=True)
+            scope.spawn("watch-files", master.watch_files(config, reread, hangup), service=True)
             log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
             try:
                 await until_stopped(scope)

@@ -40,6 +40,8 @@ class Endpoint:
     cache_type: str | None = None
     api_prefix: str | None = None
     standing: Standing = Standing.FRESH
+    limit: int = 0
+    """Requests at once; 0 for no limit."""
     unix_path: str | None = None
 
     @property
@@ -119,6 +121,12 @@ class Replica:
             if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= WEIGHT_LIMIT:
                 return float(value)
         return 1.0
+
+    @property
+    def limit(self) -> int:
+        """Requests it takes at once, by its record; 0 when it does not say."""
+        declared = self.record.metadata.get("max_concurrency")
+        return declared if isinstance(declared, int) and not isinstance(declared, bool) and declared > 0 else 0
 
     @property
     def standing(self) -> Standing:

@@ -61,6 +61,13 @@ class Outliers:
         record = self._records.get(endpoint.id)
         return record is None or not record.ejections or (now >= record.until and not record.trial)
 
+    def adopt(self, endpoint: Endpoint, until: float) -> None:
+        """Another worker ejected `endpoint`."""
+        record = self._records.setdefault(endpoint.id, _Record())
+        if until > record.until:
+            record.ejections = max(1, record.ejections)
+            record.until = until
+
     def begin(self, endpoint: Endpoint) -> None:
         """A request goes to `endpoint`."""
         record = self._records.get(endpoint.id)

@@ -1,14 +1,17 @@
 """The router's settings: flags, variables and file keys, each declared once."""
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from pydantic import Field, ValidationError, field_validator
 
 from common.names import is_host, is_service_name
 from common.service import ServiceSettings
 from common.settings import CommaList, Settings, SettingsError, option, read_file
+from router.keys import Key, KeyFile, faults
 from router.policy.cache_type import DEFAULT_THRESHOLD_BYTES
 
 
@@ -80,8 +83,42 @@ class RouterSettings(ServiceSettings):
     max_connections: int = option(4096, "Client connections per worker.", ge=1)
     max_endpoints: int = option(1024, "Replicas the router can keep count of.", ge=1, le=65536)
     forward_headers: CommaList = option((), "Further request headers that are passed on to replicas.")
+    api_keys_file: Path | None = option(
+        None, "File (mode 0600) of API keys; with it every request needs one, and clients' own are not forwarded."
+    )
+    max_in_flight: int = option(
+        0, "Requests at once per replica that does not say (metadata.max_concurrency); 0 sets no limit.", ge=0
+    )
+    queue_limit: int = option(256, "Requests that may wait per model and worker for a replica with room.", ge=0)
+    queue_timeout_s: float = option(30.0, "Seconds a request may wait for a replica with room.", gt=0)
+    sse_keepalive_s: float = option(
+        15.0,
+        "Seconds after which a waiting stream gets its first comment, and then each further one; 0 sends none.",
+        ge=0,
+    )
+    access_log_sample: float = option(0.01, "Share of requests that get a line in the access log.", ge=0, le=1)
+    served_by: bool = option(False, "Tell clients which replica answered (X-Served-By).")
     drain_timeout: float = option(30.0, "Seconds that requests under way may take after SIGTERM.", ge=0)
     insecure_no_auth: bool = option(False, "Listen beyond loopback without API keys.")
+
+
+def read_api_keys(path: Path) -> tuple[Key, ...]:
+    """The keys of a key file.
+
+    Raises:
+        SettingsError: Others can read it, or an entry is wrong; names the file, the entry and the field.
+    """
+    content = read_file(path)
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise SettingsError(f"{path}: others can read it; run: chmod 600 {path}")
+    try:
+        keys = msgspec.convert(content, KeyFile).keys
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{path}: {error}") from error
+    wrong = faults(keys)
+    if wrong:
+        raise SettingsError("\n".join(f"{path}: {line}" for line in wrong))
+    return keys
 
 
 def read_static_services(path: Path) -> list[dict[str, Any]]:

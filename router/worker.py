@@ -22,7 +22,7 @@ from router.board import Board, Shape
 from router.model import Endpoint, Table
 from router.policy.choose import Chooser
 from router.proxy.downstream import Downstream
-from router.proxy.engine import Engine, Limits, forwarded_names
+from router.proxy.engine import Engine, Limits
 from router.settings import RouterSettings
 
 log = structlog.get_logger(__name__)
@@ -44,7 +44,12 @@ def limits_of(settings: RouterSettings) -> Limits:
         max_connections=settings.max_connections,
         any_path=b"*" in paths,
         extra_paths=paths,
-        forwarded=forwarded_names(settings.forward_headers, credentials=True),
+        extra_headers=settings.forward_headers,
+        queue_limit=settings.queue_limit,
+        queue_timeout_s=settings.queue_timeout_s,
+        sse_keepalive_s=settings.sse_keepalive_s,
+        access_log_sample=settings.access_log_sample,
+        served_by=settings.served_by,
     )
 
 
@@ -101,6 +106,8 @@ async def _listen(
                 gc.collect()
                 gc.freeze()
                 scope.spawn("beat", _beat(writer, engine), service=True)
+        elif isinstance(message, feed.Keys):
+            engine.set_keys(message.keys)
         elif message is None or isinstance(message, feed.Retire):
             if message is None:
                 log.error("worker.master_gone")

@@ -1,7 +1,6 @@
 """The control plane's routes: parse, ask the overview, render."""
 
 import time
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -9,20 +8,15 @@ from aiohttp import web
 from common.http.errors import ApiError, json_errors
 from router import board as cells
 from router.board import Board
-from router.control import views
+from router.control import metrics, views
 from router.model import Replica
 from router.settings import RouterSettings
 
 
-class Fleet(Protocol):
+class Fleet(metrics.Source, Protocol):
     """What the control plane needs of the master."""
 
     settings: RouterSettings
-    registry_error: str | None
-
-    def replicas(self) -> Sequence[Replica]:
-        """All replicas known now."""
-        ...
 
 
 class Overview:
@@ -54,14 +48,18 @@ class Overview:
         """The OpenAI list."""
         return views.model_list(self._fleet.replicas())
 
+    def metrics_page(self) -> bytes:
+        """Prometheus' text."""
+        return metrics.RouterCollector(self._fleet, self._board).page()
+
     def _counts(self, replica: Replica) -> views.Counts:
         requests = self._board.total(replica.slot, cells.REQUESTS)
-        latency_us = self._board.total(replica.slot, cells.LATENCY_US)
+        _, seconds = self._board.histogram(replica.slot, cells.DURATION)
         return views.Counts(
             requests=requests,
             errors=self._board.total(replica.slot, cells.ERRORS),
             in_flight=self._board.total(replica.slot, cells.IN_FLIGHT),
-            response_time_s=latency_us / requests / 1e6 if requests else 0.0,
+            response_time_s=seconds / requests if requests else 0.0,
         )
 
 
@@ -77,6 +75,7 @@ def make_app(overview: Overview) -> web.Application:
     app.router.add_get("/status", _health)
     app.router.add_get("/services", _services)
     app.router.add_get("/stats", _stats)
+    app.router.add_get("/metrics", _metrics)
     for prefix in ("", "/v1"):
         app.router.add_get(f"{prefix}/models", _models)
         app.router.add_get(prefix + "/models/{model:.+}", _model)
@@ -104,6 +103,11 @@ async def _stats(request: web.Request) -> web.Response:
             "services": services,
         }
     )
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    page = request.app[OVERVIEW].metrics_page()
+    return web.Response(body=page, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
 async def _models(request: web.Request) -> web.Response:

@@ -18,10 +18,11 @@ def pick(key: str, candidates: Sequence[Endpoint]) -> Endpoint:
     """The owner of `key` among `candidates` (at least one)."""
     if len(candidates) == 1:
         return candidates[0]
-    return max(candidates, key=lambda endpoint: (_score(key, endpoint), endpoint.name))
+    return max(candidates, key=lambda endpoint: (score(key, endpoint), endpoint.name))
 
 
-def _score(key: str, endpoint: Endpoint) -> float:
+def score(key: str, endpoint: Endpoint) -> float:
+    """How much `key` wants `endpoint`; the greatest wins."""
     digest = blake2b(f"{key}\0{endpoint.name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     u = (int.from_bytes(digest) + 0.5) / _SCALE
     return -endpoint.weight / math.log(u) if u < 1.0 else math.inf

@@ -42,3 +42,7 @@ class RoundRobin:
             return best
         credit[best.id] = best_credit - total
         return best
+
+    def credits(self, candidates: Sequence[Endpoint]) -> list[float]:
+        """What each of `candidates` would have at the next pick; the greatest wins. Changes nothing."""
+        return [self._credit.get(endpoint.id, 0.0) + endpoint.weight for endpoint in candidates]

@@ -5,8 +5,10 @@ precision is worth.
 """
 
 import asyncio
+import random
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,9 @@ import structlog
 
 from common.tasks import TaskScope
 from router import board as cells
+from router.admission import Waiting
 from router.board import Board
+from router.keys import Key, KeyRing
 from router.model import Endpoint, Table
 from router.outlier import Outliers
 from router.policy.choose import Chooser
@@ -48,18 +52,16 @@ class Limits:
     max_connections: int
     any_path: bool
     extra_paths: frozenset[bytes]
-    forwarded: frozenset[bytes]
+    extra_headers: tuple[str, ...] = ()
+    queue_limit: int = 256
+    queue_timeout_s: float = 30.0
+    sse_keepalive_s: float = 15.0
+    access_log_sample: float = 0.0
+    served_by: bool = False
     held_limit_bytes: int = HELD_LIMIT_BYTES
     head_timeout_s: float = 15.0
     keepalive_s: float = 60.0
     write_stall_s: float = WRITE_STALL_S
-
-
-def forwarded_names(extra: tuple[str, ...], *, credentials: bool) -> frozenset[bytes]:
-    """Request fields that go on to replicas; the client's credentials only while the router has no keys of its own."""
-    return (
-        FORWARDED | frozenset(name.lower().encode() for name in extra) | (CREDENTIALS if credentials else frozenset())
-    )
 
 
 @dataclass(slots=True)
@@ -81,8 +83,24 @@ class Engine:
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the worker drains and nothing is under way any more."""
     has_cache_types: bool = False
+    has_limits: bool = False
+    keys: KeyRing = field(default_factory=KeyRing)
+    forwarded: frozenset[bytes] = frozenset()
+    log_lines: list[dict[str, object]] = field(default_factory=list)
+    waiting: "Waiting[Exchange]" = field(init=False)
     _pools: dict[str, Pool] = field(default_factory=dict)
     _resolved: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.waiting = Waiting(self.limits.queue_limit)
+        self.outliers = Outliers(lambda endpoint, until: self.board.eject(endpoint.slot, until))
+        self.set_keys(())
+
+    def set_keys(self, keys: tuple[Key, ...]) -> None:
+        """Take the API keys. Clients' own credentials go on to replicas only while there are none (CONTRACT.md 2)."""
+        self.keys = KeyRing.of(keys, self.board.shape.workers)
+        credentials = frozenset() if keys else CREDENTIALS
+        self.forwarded = FORWARDED | credentials | {name.lower().encode() for name in self.limits.extra_headers}
 
     def now(self) -> float:
         """Monotonic seconds, the same clock in every process of this machine."""
@@ -92,10 +110,24 @@ class Engine:
         """Swap the table; connections and ejections of endpoints that are gone are dropped."""
         self.table = table
         self.has_cache_types = any(endpoint.cache_type for endpoint in table.endpoints)
+        self.has_limits = any(endpoint.limit for endpoint in table.endpoints)
         alive = {endpoint.id for endpoint in table.endpoints}
         self.outliers.forget_all_but(alive)
         for gone in self._pools.keys() - alive - {self.control.id}:
             self._pools.pop(gone).close()
+
+    def peers(self, model: str | None) -> Sequence[Endpoint]:
+        """Everybody who lists `model`; everybody, for a request that names none."""
+        return self.table.endpoints if model is None else self.table.by_model.get(model, ())
+
+    def has_room(self, endpoint: Endpoint) -> bool:
+        """True when `endpoint` may get one more request, over all workers."""
+        return not endpoint.limit or self.board.total(endpoint.slot, cells.IN_FLIGHT) < endpoint.limit
+
+    def wants_log_line(self) -> bool:
+        """True for the sampled share of requests."""
+        share = self.limits.access_log_sample
+        return share > 0 and random.random() < share  # noqa: S311 - a sample, no secret
 
     def pool(self, endpoint: Endpoint) -> Pool:
         """The idle connections to `endpoint`."""
@@ -146,10 +178,25 @@ class Engine:
                 client.check(now)
             for pool in self._pools.values():
                 pool.prune()
+            for endpoint in self.table.endpoints:
+                until = self.board.ejected_until_s(endpoint.slot)
+                if until > now:
+                    self.outliers.adopt(endpoint, until)
+            self.serve_waiting()  # room may have come from another worker
+            lines, self.log_lines = self.log_lines, []
+            for line in lines:
+                log.info("request", **line)
 
-    def count(self, slot: int, cell: int, amount: int = 1) -> None:
-        """Add to a counter of this worker."""
-        self.board.add(slot, cell, amount)
+    def serve_waiting(self) -> None:
+        """Let those go who wait for room that is there now."""
+        for model in self.waiting.models():
+            while any(self.has_room(endpoint) for endpoint in self.peers(model or None)):
+                exchange = self.waiting.next(model, self.now())
+                if exchange is None:
+                    break
+                exchange.choose()
+                if exchange.phase is exchange.phase.QUEUED:
+                    break  # the room is not for it: its candidates are others
 
     def begin_attempt(self, endpoint: Endpoint) -> None:
         """A request goes to `endpoint`: one more in flight."""
@@ -159,6 +206,8 @@ class Engine:
     def end_attempt(self, endpoint: Endpoint) -> None:
         """The last byte, or none: one fewer in flight."""
         self.board.add(endpoint.slot, cells.IN_FLIGHT, -1)
+        if self.has_limits and len(self.waiting):
+            asyncio.get_running_loop().call_soon(self.serve_waiting)
 
     def exchange_ended(self) -> None:
         """An exchange is over; the last one of a drain says so."""

@@ -53,6 +53,7 @@ class RequestHead:
     forwarded_for: bytes | None = None
     request_id: bytes | None = None
     authorization: bytes | None = None
+    api_key: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -242,6 +243,7 @@ _REQUEST_RULES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
     b"host": _once("host", "Host"),
     b"transfer-encoding": _once("transfer_encoding", "Transfer-Encoding"),
     b"user-agent": _keep("user_agent"),
+    b"x-api-key": _once("api_key", "X-Api-Key"),
     b"x-forwarded-for": _keep("forwarded_for"),
     b"x-request-id": _keep("request_id"),
 }

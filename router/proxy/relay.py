@@ -10,11 +10,17 @@ from typing import Protocol
 import msgspec
 
 from router.proxy import answers
-from router.proxy.chunked import LAST_CHUNK, frame
+from router.proxy.chunked import LAST_CHUNK, Chunked, frame
 from router.proxy.head import BODILESS, ResponseHead
 from router.proxy.headers import response_lines
 from router.proxy.paths import EndMark
 
+OK = 200
+KEEPALIVE = b": keep-alive\n\n"
+"""A comment of the event stream: every client that follows the specification passes over it."""
+_EARLY_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+)
 _TAIL_BYTES = 256
 _RESPONSES_ENDS = (b"response.completed", b"response.failed", b"response.incomplete")
 
@@ -39,19 +45,23 @@ class Relay:
 
     __slots__ = (
         "_chunks",
+        "_early",
         "_end_mark",
         "_held",
         "_held_bytes",
         "_holding",
         "_http10",
-        "_is_stream",
         "_limit",
         "_mark_seen",
+        "_quoted",
         "_sink",
         "_sized",
         "_tail",
         "_unproven",
+        "_unquote",
+        "answered",
         "begun",
+        "is_stream",
         "keep_alive",
         "sent_bytes",
     )
@@ -64,23 +74,47 @@ class Relay:
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._holding = False
-        self._is_stream = False
+        self.is_stream = False
         self._chunks = False
         self._mark_seen = False
         self._unproven: list[bytes] | None = None
+        self._unquote: Chunked | None = None
         self._sized = False
         self._tail = b""
+        self._early = False
+        self._quoted: list[bytes] | None = None
         self.begun = False
+        self.answered = False
         self.keep_alive = keep_alive
         self.sent_bytes = 0
 
+    def comment(self, extra_lines: bytes) -> None:
+        """Keep a waiting stream's connection alive; the first time this commits to a stream under a 200."""
+        lines = b""
+        if not self.begun:
+            self.begun = self._early = self.is_stream = True
+            self._held = []
+            self._chunks = not self._http10
+            framing = b"transfer-encoding: chunked\r\n" if self._chunks else b""
+            self.keep_alive = self.keep_alive and self._chunks
+            end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+            lines = _EARLY_HEAD + extra_lines + framing + end
+        self._sink.write(lines + (frame(KEEPALIVE) if self._chunks else KEEPALIVE))
+
     def start(self, head: ResponseHead, extra_lines: bytes) -> None:
         """Take the replica's head; `extra_lines` are the router's own fields. Nothing is sent yet."""
-        self._is_stream = head.is_event_stream
-        self._holding = head.is_json and not head.is_event_stream
-        self._chunks = False
         self._tail = b""
         self._mark_seen = False
+        if head.status != OK:
+            self._end_mark = EndMark.NONE
+        if self._early:
+            # The client already has its 200: what is no stream becomes one error event.
+            self._quoted = None if head.is_event_stream else []
+            self._unquote = Chunked() if head.chunked else None
+            return
+        self.is_stream = head.is_event_stream
+        self._holding = head.is_json and not head.is_event_stream
+        self._chunks = False
         self._sized = head.length is not None
         self._unproven = [] if self._holding and not self._sized and not head.chunked else None
         lines = [response_lines(head), extra_lines]
@@ -93,7 +127,7 @@ class Relay:
         else:
             self._chunks = True
             lines.append(b"transfer-encoding: chunked\r\n")
-        if self._is_stream:
+        if self.is_stream:
             lines.append(b"x-accel-buffering: no\r\n")
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
@@ -105,7 +139,10 @@ class Relay:
 
     def body(self, data: bytes, *, framed: bool) -> None:
         """Pass on bytes of the body; `framed` when they are whole chunks, never the closing one."""
-        if self._is_stream and self._end_mark is not EndMark.NONE:
+        if self._quoted is not None:
+            self._quoted += self._unquote.payload(data) if framed and self._unquote is not None else [data]
+            return
+        if self.is_stream and self._end_mark is not EndMark.NONE:
             self._watch_for_end(data)
         if self._unproven is not None:
             self._unproven.append(data)
@@ -118,17 +155,18 @@ class Relay:
                 return
             self._flush()
         else:
+            self.answered = True
             self.sent_bytes += len(data)
             self._sink.write(data)
 
     def complete(self) -> bool:
         """True when the body may count as whole: a stream has its path's end mark, unframed JSON parses (0.4)."""
-        if self._unproven is not None and not self.begun:
+        if self._unproven is not None and not self.answered:
             try:
                 msgspec.json.decode(b"".join(self._unproven))
             except msgspec.DecodeError:
                 return False
-        if not self._is_stream or self._end_mark is EndMark.NONE:
+        if not self.is_stream or self._end_mark is EndMark.NONE:
             return True
         if self._end_mark is EndMark.DONE:
             return b"data: [DONE]" in self._tail or b"data:[DONE]" in self._tail
@@ -136,6 +174,11 @@ class Relay:
 
     def end(self) -> None:
         """End cleanly: send what is held, and the closing chunk if the client is given chunks."""
+        if self._quoted is not None:
+            event = b"data: " + b" ".join(b"".join(self._quoted).split()) + b"\n\n"
+            self.keep_alive = False
+            self._sink.write(frame(event) if self._chunks else event)
+            return
         if self._chunks:
             self._held.append(LAST_CHUNK)
         if self._held:
@@ -149,14 +192,14 @@ class Relay:
     def fail(self, code: str, message: str) -> None:
         """Tell a client whose response has begun that it broke; the caller then closes without the closing chunk."""
         self.keep_alive = False
-        if self._is_stream:
+        if self.is_stream:
             event = answers.error_event(code, message)
             self._sink.write(frame(event) if self._chunks else event)
 
     def _flush(self) -> None:
         data = b"".join(self._held)
         self._held = []
-        self.begun = True
+        self.begun = self.answered = True
         self.sent_bytes += len(data)
         self._sink.write(data)
 

@@ -11,7 +11,7 @@ from router.board import Board, Shape
 from router.model import Endpoint, Table
 from router.policy.choose import Chooser
 from router.proxy.downstream import Downstream
-from router.proxy.engine import Engine, Limits, forwarded_names
+from router.proxy.engine import Engine, Limits
 
 SLOTS = 16
 LIMITS = Limits(
@@ -25,7 +25,6 @@ LIMITS = Limits(
     max_connections=256,
     any_path=False,
     extra_paths=frozenset(),
-    forwarded=forwarded_names((), credentials=True),
 )
 
 

@@ -59,7 +59,7 @@ def test_board_sums_over_workers_and_clears_the_dead() -> None:
         board.add(1, IN_FLIGHT)
         board.add(1, REQUESTS, 5)
     assert (boards[0].total(1, IN_FLIGHT), boards[1].total(1, REQUESTS), boards[0].total(0, REQUESTS)) == (2, 10, 0)
-    boards[0].clear_worker(1, IN_FLIGHT)
+    boards[0].clear_in_flight(1)
     assert boards[1].total(1, IN_FLIGHT) == 1
     boards[1].eject(1, 12.5)
     assert boards[0].ejected_until_s(1) == 12.5

@@ -1,0 +1,118 @@
+"""The router's metrics, merged over workers by reading the board; rendered by prometheus-client.
+
+A replica with several models is labelled `several`: its counters are kept per replica, and a label per model asked for
+would let clients grow the page.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Protocol
+
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from router import board as cells
+from router.board import BOUNDS_S, Board, Outcome
+from router.model import Replica, Standing
+
+LABELS = ("model", "replica")
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_COUNTERS = (
+    ("svc_router_retries", "Attempts that were not a request's first.", cells.RETRIES),
+    ("svc_router_ejections", "Times a replica was set aside because of its requests.", cells.EJECTIONS),
+    ("svc_router_request_bytes", "Bytes of request bodies sent to replicas.", cells.BYTES_IN),
+    ("svc_router_response_bytes", "Bytes of answers sent to clients.", cells.BYTES_OUT),
+)
+_HISTOGRAMS = (
+    ("svc_router_time_to_first_byte_seconds", "From the whole request to the answer's first byte.", cells.FIRST_BYTE),
+    ("svc_router_inter_chunk_seconds", "Between two reads of a stream.", cells.GAP),
+    ("svc_router_request_duration_seconds", "From the whole request to the answer's last byte.", cells.DURATION),
+)
+
+
+class Source(Protocol):
+    """What the metrics are read from."""
+
+    registry_error: str | None
+
+    def replicas(self) -> Sequence[Replica]:
+        """All replicas known now."""
+        ...
+
+    def connections(self) -> int:
+        """Client connections."""
+        ...
+
+    def workers_alive(self) -> int:
+        """Workers that serve."""
+        ...
+
+
+class RouterCollector(Collector):
+    """Reads everything at each scrape.
+
+    Args:
+        source: The master.
+        board: The counters.
+    """
+
+    def __init__(self, source: Source, board: Board) -> None:
+        self._source = source
+        self._board = board
+
+    def page(self) -> bytes:
+        """The page in Prometheus' text form."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """prometheus-client: the families."""
+        replicas = self._source.replicas()
+        yield from self._fleet(replicas)
+        requests = CounterMetricFamily(
+            "svc_router_requests", "Attempts that ended, by how they did.", labels=[*LABELS, "outcome"]
+        )
+        in_flight = GaugeMetricFamily("svc_router_in_flight", "Requests at a replica now.", labels=LABELS)
+        for replica in replicas:
+            labels = _labels(replica)
+            in_flight.add_metric(labels, self._board.total(replica.slot, cells.IN_FLIGHT))
+            for outcome in Outcome:
+                count = self._board.total(replica.slot, cells.OUTCOMES + outcome)
+                requests.add_metric([*labels, outcome.name.lower()], count)
+        yield requests
+        yield in_flight
+        for name, text, cell in _COUNTERS:
+            counter = CounterMetricFamily(name, text, labels=LABELS)
+            for replica in replicas:
+                counter.add_metric(_labels(replica), self._board.total(replica.slot, cell))
+            yield counter
+        for name, text, cell in _HISTOGRAMS:
+            family = HistogramMetricFamily(name, text, labels=LABELS)
+            for replica in replicas:
+                self._add(family, _labels(replica), replica.slot, cell)
+            yield family
+        waits = HistogramMetricFamily("svc_router_queue_wait_seconds", "Waited for a replica with room.", labels=())
+        self._add(waits, [], self._board.shape.slots, cells.QUEUE_WAIT)
+        yield waits
+
+    def _fleet(self, replicas: Sequence[Replica]) -> Iterator[Metric]:
+        standings = GaugeMetricFamily("svc_router_replicas", "Replicas by standing.", labels=["standing"])
+        for standing in Standing:
+            standings.add_metric([standing.value], sum(replica.standing is standing for replica in replicas))
+        yield standings
+        up = self._source.registry_error is None
+        yield GaugeMetricFamily("svc_router_registry_up", "1 while the registry is followed.", value=float(up))
+        yield GaugeMetricFamily("svc_router_workers", "Workers that serve.", value=self._source.workers_alive())
+        yield GaugeMetricFamily("svc_router_connections", "Client connections.", value=self._source.connections())
+
+    def _add(self, family: HistogramMetricFamily, labels: Sequence[str], slot: int, cell: int) -> None:
+        counts, total_s = self._board.histogram(slot, cell)
+        bounds = [*(str(bound) for bound in BOUNDS_S), "+Inf"]
+        family.add_metric(labels, list(zip(bounds, accumulate(counts), strict=True)), total_s)
+
+
+def _labels(replica: Replica) -> list[str]:
+    models = replica.models
+    return [models[0] if len(models) == 1 else "several" if models else "none", replica.name]

@@ -1,0 +1,59 @@
+"""`POST /admin/explain`: for a given request body, who could be asked, with which score, who would be, and why not."""
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from router import board as cells
+from router.candidates import choose_from
+from router.model import Endpoint, Facts, Standing
+
+if TYPE_CHECKING:
+    from router.proxy.engine import Engine
+
+
+def explain(engine: "Engine", facts: Facts) -> bytes:
+    """The decision that this worker would make now, as JSON; changes nothing."""
+    now = engine.now()
+    peers = engine.peers(facts.model)
+    choice = choose_from(peers, (), engine.outliers, now)
+    roomy = [endpoint for endpoint in choice.endpoints if engine.has_room(endpoint)]
+    rule, scores = engine.chooser.explain(roomy, facts) if roomy else ("none", {})
+    chosen = {endpoint.id for endpoint in choice.endpoints}
+    said: dict[str, Any] = {
+        "model": facts.model,
+        "text_bytes": facts.text_bytes,
+        "affinity": facts.affinity,
+        "rule": rule,
+        "panic": choice.panic,
+        "picked": max(scores, key=lambda name: scores[name]) if scores else None,
+        "table_version": engine.table.version,
+        "candidates": [
+            {
+                "id": endpoint.id,
+                "name": endpoint.name,
+                "standing": endpoint.standing.value,
+                "weight": endpoint.weight,
+                "in_flight": engine.board.total(endpoint.slot, cells.IN_FLIGHT),
+                "limit": endpoint.limit,
+                "cache_type": endpoint.cache_type,
+                "score": scores.get(endpoint.id),
+                "excluded": _why_not(engine, endpoint, chosen, scores, now),
+            }
+            for endpoint in peers
+        ],
+    }
+    return msgspec.json.encode(said)
+
+
+def _why_not(
+    engine: "Engine", endpoint: Endpoint, chosen: set[str], scores: dict[str, float], now: float
+) -> str | None:
+    """Why `endpoint` has no score; None when it has one."""
+    if endpoint.id in scores:
+        return None
+    if endpoint.id in chosen:
+        return "cache_type" if engine.has_room(endpoint) else "full"
+    if endpoint.standing in (Standing.DOWN, Standing.DRAINING):
+        return endpoint.standing.value
+    return "another is fresh" if engine.outliers.admits(endpoint, now) else "ejected"

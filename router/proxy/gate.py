@@ -1,0 +1,96 @@
+"""What a request must pass before it is routed: its path, its method, its key, its body."""
+
+from typing import TYPE_CHECKING
+
+from router.facts import BadBody, forwarded_affinity, read_json, read_multipart
+from router.keys import Key, Refusal
+from router.model import Facts
+from router.proxy.head import RequestHead
+from router.proxy.paths import Operation, is_control
+
+if TYPE_CHECKING:
+    from router.proxy.engine import Engine
+
+Headers = tuple[tuple[bytes, bytes], ...]
+OPEN_PATHS = frozenset({b"/", b"/health", b"/status"})
+"""Answered to anybody: a load balancer holds no key."""
+_ADMIN_TREE = b"/admin/"
+_REFUSALS = {
+    Refusal.UNKNOWN: (401, "a valid API key is needed"),
+    Refusal.MODEL: (403, "this API key may not use this model"),
+    Refusal.RATE: (429, "this API key has used up its requests for now"),
+    Refusal.ADMIN: (403, "this API key is no administrator's"),
+}
+
+
+class Refused(Exception):
+    """The request is answered by the router itself."""
+
+    def __init__(self, status: int, code: str, message: str, *headers: tuple[bytes, bytes]) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers: Headers = headers
+
+
+def refuse(why: Refusal) -> Refused:
+    """The answer to a request that its key does not cover."""
+    status, message = _REFUSALS[why]
+    headers: Headers = ()
+    if why is Refusal.UNKNOWN:
+        headers = ((b"www-authenticate", b"Bearer"),)
+    elif why is Refusal.RATE:
+        headers = ((b"retry-after", b"1"),)
+    return Refused(status, why.value, message, *headers)
+
+
+def key_of(engine: "Engine", head: RequestHead) -> Key | None:
+    """The key that a request shows; None while the router has none, or for a path open to anybody.
+
+    Raises:
+        Refused: It shows none of ours, or one that may not do this.
+    """
+    if not engine.keys or head.path in OPEN_PATHS:
+        return None
+    key = engine.keys.find(head.authorization, head.api_key)
+    if key is None:
+        raise refuse(Refusal.UNKNOWN)
+    if head.path.startswith(_ADMIN_TREE) and not key.admin:
+        raise refuse(Refusal.ADMIN)
+    return key
+
+
+def check_path(engine: "Engine", head: RequestHead, operation: Operation | None) -> bool:
+    """True for the control plane's paths, False for a replica's.
+
+    Raises:
+        Refused: The router serves no such path, or not by this method.
+    """
+    if operation is not None:
+        if head.method != b"POST":
+            raise Refused(405, "method_not_allowed", "this path takes POST", (b"allow", b"POST"))
+        return False
+    if is_control(head.path):
+        return True
+    limits = engine.limits
+    if not limits.any_path and head.path not in limits.extra_paths:
+        raise Refused(404, "unknown_path", "the router serves no such path")
+    return False
+
+
+def facts_of(engine: "Engine", head: RequestHead, body: bytes, operation: Operation | None) -> Facts:
+    """What routing needs to know of the request.
+
+    Raises:
+        Refused: The body cannot be read.
+    """
+    forwarded = forwarded_affinity(head.forwarded_for, head.user_agent)
+    kind = head.content_type[:19].lower()
+    try:
+        if kind == b"multipart/form-data":
+            return read_multipart(body, forwarded=forwarded)
+        if operation is None and not kind.startswith(b"application/json"):
+            return Facts(affinity=forwarded)
+        return read_json(body, want_text=engine.has_cache_types, forwarded=forwarded)
+    except BadBody as error:
+        raise Refused(400, "invalid_body", str(error)) from error
