@@ -40,9 +40,9 @@ DISPLAY = {
     **dict.fromkeys((State.BACKING_OFF,), "Pending"),
     **dict.fromkeys((State.READY, State.DRAINING), "Active"),
 }
-PROBED = frozenset({State.WAITING_FOR_READY, State.READY, State.UNHEALTHY, State.DRAINING})
+PROBED = frozenset({State.WAITING_FOR_READY, State.READY, State.UNHEALTHY})
 """States in which the server is asked how it is."""
-ALIVE = PROBED | {State.STARTING, State.STOPPING, State.ENDING}
+ALIVE = PROBED | {State.STARTING, State.DRAINING, State.STOPPING, State.ENDING}
 """States in which a server's process may exist."""
 
 

@@ -1,8 +1,14 @@
-"""Is the server's port free, and if not, who has it (A14)?"""
+"""The server's port: is it free, who has it (A14), and who is still being served at it (D28)?"""
 
+import os
 import socket
+from pathlib import Path
+
+import psutil
 
 from common.http.serve import Address, explain_bind
+
+ESTABLISHED = "01"
 
 
 def bind_address(host: str) -> str:
@@ -22,3 +28,30 @@ def complaint(host: str, port: int, what: str) -> str | None:
     except OSError as error:
         return explain_bind(error, Address(host, port), what)
     return None
+
+
+def clients(port: int) -> int:
+    """Connections that others hold to the server on this machine's `port`; our own are not counted.
+
+    A router's idle connection counts for the few seconds that it is kept, for it cannot be told from a busy one.
+    """
+    ours = {
+        connection.laddr.port
+        for connection in psutil.Process(os.getpid()).net_connections("tcp")
+        if connection.raddr and connection.raddr.port == port
+    }
+    found = 0
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            _, local, remote, state, *_ = line.split()
+            if state == ESTABLISHED and _port(local) == port and _port(remote) not in ours:
+                found += 1
+    return found
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2], 16)

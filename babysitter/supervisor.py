@@ -28,6 +28,7 @@ from common.tasks import TaskScope
 log = structlog.get_logger(__name__)
 HEARD_S = 1.0
 """Routers hear of a change within this time (DESIGN.md: watchers within 50 ms, pollers of ours within a second)."""
+DRAIN_POLL_S = 0.1
 DIAGNOSTICS_TIMEOUT_S = 120.0
 
 
@@ -64,6 +65,7 @@ class Supervisor:
         self._scope: TaskScope | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deploying: asyncio.Task[Any] | None = None
+        self._draining: asyncio.Task[Any] | None = None
         self._updated_at = iso(clock.utcnow())
         self._writing = asyncio.Lock()
         self._jobs = JobKeeper(spec.jobs, memory.jobs, clock=clock, seen=self._jobs_seen, persist=self.persist)
@@ -224,10 +226,12 @@ class Supervisor:
             case ev.Spawn():
                 await self._spawn()
             case ev.Terminate(force=force):
+                if self._draining is not None:
+                    self._draining.cancel()
                 if self._attempt is not None:
                     self._attempt.end(force=force)
             case ev.Drain():
-                self._spawn_task("drain", self._drain())
+                self._draining = self._spawn_task("drain", self._drain())
             case ev.Deploy():
                 await self._begin_deployment()
             case ev.AbortDeploy():
@@ -318,8 +322,13 @@ class Supervisor:
             self.memory.deploying = None
 
     async def _drain(self) -> None:
-        """The record already says that the server is leaving; give the routers a moment to hear it."""
+        """The record says that the server is leaving: give the routers a moment to hear it, then wait for requests.
+
+        The machine's own timer ends a drain that takes too long.
+        """
         await asyncio.sleep(min(HEARD_S, self.spec.policy.drain_s))
+        while await asyncio.to_thread(ports.clients, self._watcher.port):  # noqa: ASYNC110 - the kernel tells nobody
+            await asyncio.sleep(DRAIN_POLL_S)
         self.tell(ev.Drained())
 
     async def _finish(self) -> None:

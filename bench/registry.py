@@ -267,7 +267,6 @@ async def listing(port: int, change: Callable[[], Any] | None) -> tuple[float, i
 async def fan_out(port: int, changes: int) -> tuple[float, float]:
     """ms from sending a change to each of 100 watchers having its line: p50 and p99."""
     arrived: dict[int, list[float]] = {number: [] for number in range(changes)}
-    everybody = asyncio.Event()
 
     async def watch(ready: asyncio.Event) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=64 << 20)
@@ -289,7 +288,6 @@ async def fan_out(port: int, changes: int) -> tuple[float, float]:
     tasks = [asyncio.ensure_future(watch(ready)) for ready in readies]
     for ready in readies:
         await ready.wait()
-    everybody.set()
     _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
     sent = {}
     for number in range(changes):
@@ -339,83 +337,89 @@ def line(what: str, figure: str, bound: str = "", *, holds: bool | None = None) 
     print(f"{what:<58}{figure:>22}   {bound:<16}{'' if holds is None else 'holds' if holds else 'MISSED'}")
 
 
+async def beats(bare: tuple[int, int], registry: tuple[int, int], options: argparse.Namespace) -> None:
+    """What heartbeats cost, in pairs and in the steady state."""
+    pid, port = registry
+    base, ours, ratios = await paired_heartbeats(bare, registry, options.instances, options.rounds)
+    ratio = statistics.median(ratios)
+    line("heartbeat with report, CPU: bare handler", f"{base:.0f} µs")
+    line("heartbeat with report, CPU: registry", f"{ours:.0f} µs")
+    spread = f"{ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    line("  ratio, median of pairs (spread)", spread, "<= 1.6", holds=ratio <= 1.6)
+    share, p50, p99 = await steady_heartbeats(pid, port, options.instances, options.seconds)
+    line(f"{options.instances:,} beating every {HEARTBEAT_S:.0f} s: share of one core", f"{share:.0%}")
+    line("  latency p50 / p99", f"{p50:.2f} / {p99:.2f} ms")
+
+
+async def reads(port: int, count: int) -> None:
+    """What it costs to see the table, and how soon a change is seen."""
+
+    async def change_a_tenth() -> None:
+        numbers = range(0, count, 10)
+        beat = int(time.time())
+        await flood(port, [request("POST", f"/services/svc-{it:05}/heartbeat", report(it, beat)) for it in numbers])
+
+    still, size = await listing(port, None)
+    line(f"GET /services, nothing changed ({size / 1e6:.1f} MB)", f"{still:.1f} ms", "< 120 ms", holds=still < 120)
+    changed, _ = await listing(port, change_a_tenth)
+    line("GET /services, a tenth changed before", f"{changed:.1f} ms", "< 120 ms", holds=changed < 120)
+    p50, p99 = await fan_out(port, 40)
+    line(f"change to {WATCHERS} watchers, p50 / p99", f"{p50:.1f} / {p99:.1f} ms", "p99 <= 50 ms", holds=p99 <= 50)
+
+
+def restart(port: int, directory: Path) -> None:
+    """How long a killed registry takes to serve what it knew."""
+    url = f"http://127.0.0.1:{port}/health"
+    before = time.perf_counter()
+    with process(registry_command(port), directory, url):
+        took = time.perf_counter() - before
+        with urllib.request.urlopen(url) as answer:
+            loaded = json.load(answer)["registered_services"]
+    line(f"restart after kill -9, {loaded:,} records, until it answers", f"{took:.2f} s", "<= 2 s", holds=took <= 2)
+
+
+async def yardstick(directory: Path, count: int) -> None:
+    """What etcd's gateway does on this machine."""
+    if not shutil.which("etcd"):
+        print("etcd is not installed: no yardstick")
+        return
+    client, peer = free_port(), free_port()
+    urls = (f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}")
+    arguments = ["etcd", "--name", "b", "--data-dir", str(directory / "etcd"), "--log-level", "error"]
+    arguments += ["--listen-client-urls", urls[0], "--advertise-client-urls", urls[0]]
+    arguments += ["--listen-peer-urls", urls[1], "--initial-advertise-peer-urls", urls[1]]
+    arguments += ["--initial-cluster", f"b={urls[1]}"]
+    with process(arguments, directory, f"{urls[0]}/health") as etcd:
+        before = cpu_s(etcd.pid)
+        puts, keepalives = await etcd_rates(client, count)
+        line("yardstick: etcd's gateway, puts per second", f"{puts:,.0f}")
+        line("yardstick: etcd's gateway, keepalives per second", f"{keepalives:,.0f}")
+        spent = (cpu_s(etcd.pid) - before) / (count + min(count, 2000)) * 1e6
+        line("  CPU of etcd per call", f"{spent:.0f} µs")
+
+
 async def measure(options: argparse.Namespace) -> None:
-    count, rounds = options.instances, options.rounds
+    count = options.instances
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(f"command: python bench/registry.py --instances {count} --rounds {rounds}\n")
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="registry-bench-")))
+    print(f"load of the machine before: {os.getloadavg()[0]:.2f}")
+    print(f"command: python bench/registry.py --instances {count} --rounds {options.rounds}\n")
+    with tempfile.TemporaryDirectory(prefix="registry-bench-") as place, ExitStack() as stack:
+        directory = Path(place)
         bare_port, port = free_port(), free_port()
-        url = f"http://127.0.0.1:{port}/health"
-        with ExitStack() as first_life:
-            bare = first_life.enter_context(
-                process([sys.executable, "-c", BARE, str(bare_port)], directory, f"http://127.0.0.1:{bare_port}/")
-            )
-            registry = first_life.enter_context(process(registry_command(port), directory, url))
+        bare_command = [sys.executable, "-c", BARE, str(bare_port)]
+        bare = stack.enter_context(process(bare_command, directory, f"http://127.0.0.1:{bare_port}/"))
+        with process(registry_command(port), directory, f"http://127.0.0.1:{port}/health") as registry:
             empty_mb = rss_mb(registry.pid)
             before = time.perf_counter()
             await flood(port, [request("POST", "/services", registration(number)) for number in range(count)])
             line("registrations per second (SQLite)", f"{count / (time.perf_counter() - before):,.0f}")
             await probes_done(port, count)
-            base, ours, ratios = await paired_heartbeats((bare.pid, bare_port), (registry.pid, port), count, rounds)
-            ratio = statistics.median(ratios)
-            line("heartbeat with report, CPU: bare handler", f"{base:.0f} µs")
-            line("heartbeat with report, CPU: registry", f"{ours:.0f} µs")
-            spread = f"{ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-            line("  ratio, median of pairs (spread)", spread, "<= 1.6", holds=ratio <= 1.6)
-            share, p50, p99 = await steady_heartbeats(registry.pid, port, count, options.seconds)
-            line(f"{count:,} beating every {HEARTBEAT_S:.0f} s: share of one core", f"{share:.0%}")
-            line("  latency p50 / p99", f"{p50:.2f} / {p99:.2f} ms")
-            still, size = await listing(port, None)
-            line(f"GET /services of {count:,}, nothing changed", f"{still:.1f} ms, {size / 1e6:.1f} MB")
-            _, changer = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
-
-            async def change_all() -> None:
-                await flood(
-                    port,
-                    [
-                        request("POST", f"/services/svc-{number:05}/heartbeat", report(number, int(time.time())))
-                        for number in range(0, count, 10)
-                    ],
-                )
-
-            changed, _ = await listing(port, change_all)
-            changer.transport.close()
-            line(
-                "GET /services, a tenth changed before",
-                f"{changed:.1f} ms",
-                "< 120 ms",
-                holds=max(still, changed) < 120,
-            )
-            p50, p99 = await fan_out(port, 40)
-            line(
-                f"change to {WATCHERS} watchers, p50 / p99",
-                f"{p50:.1f} / {p99:.1f} ms",
-                "p99 <= 50 ms",
-                holds=p99 <= 50,
-            )
+            await beats((bare.pid, bare_port), (registry.pid, port), options)
+            await reads(port, count)
             full_mb = rss_mb(registry.pid)
             line("resident memory, empty / full", f"{empty_mb:.0f} / {full_mb:.0f} MB", "< 200 MB", holds=full_mb < 200)
-        before = time.perf_counter()
-        with process(registry_command(port), directory, url):
-            took = time.perf_counter() - before
-            with urllib.request.urlopen(url) as answer:
-                loaded = json.load(answer)["registered_services"]
-        line(f"restart after kill -9, {loaded:,} records, until it answers", f"{took:.2f} s", "<= 2 s", holds=took <= 2)
-        if shutil.which("etcd"):
-            client, peer = free_port(), free_port()
-            urls = (f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}")
-            arguments = ["etcd", "--name", "b", "--data-dir", str(directory / "etcd"), "--log-level", "error"]
-            arguments += ["--listen-client-urls", urls[0], "--advertise-client-urls", urls[0]]
-            arguments += ["--listen-peer-urls", urls[1], "--initial-advertise-peer-urls", urls[1]]
-            arguments += ["--initial-cluster", f"b={urls[1]}"]
-            with process(arguments, directory, f"{urls[0]}/health") as etcd:
-                before_cpu = cpu_s(etcd.pid)
-                puts, keepalives = await etcd_rates(client, count)
-                line("yardstick: etcd's gateway, puts per second", f"{puts:,.0f}")
-                line("yardstick: etcd's gateway, keepalives per second", f"{keepalives:,.0f}")
-                spent = (cpu_s(etcd.pid) - before_cpu) / (count + min(count, 2000)) * 1e6
-                line("  CPU of etcd per call", f"{spent:.0f} µs")
+        restart(port, directory)
+        await yardstick(directory, count)
 
 
 def main() -> None:

@@ -93,6 +93,7 @@ class Catalogue:
     rules: ExpiryRules = field(default_factory=ExpiryRules)
     revision: int = 0
     generation_floor: int = 0
+    renewals: int = 0
     preserving_since: float | None = None
     _entries: dict[str, Entry] = field(default_factory=dict)
     _tombstones: dict[str, Tombstone] = field(default_factory=dict)
@@ -185,6 +186,7 @@ class Catalogue:
         if decision.answer is not None and (entry := self._entries.get(decision.answer.name)):
             if decision.renews:
                 entry.renewed_at = now
+                self.renewals += 1
             if decision.held is not None:
                 entry.held = decision.held
             if decision.unheard:

@@ -15,6 +15,8 @@ BEAT_S = 10.0
 """A watch that has nothing to say says so this often."""
 STALL_S = 60.0
 """A watcher that takes nothing for so long is let go."""
+SNAPSHOT_STALL_S = 15.0
+"""Of a snapshot, which others wait for."""
 LONGEST_WAIT_S = 60.0
 _DURATION = re.compile(r"(\d{1,5}(?:\.\d{1,3})?)(ms|s|m)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
@@ -27,17 +29,17 @@ async def list_services(request: web.Request) -> web.Response:
     wanted = _healthy(request)
     await _wait(request)
     status = request.query.get("status")
-    entries = [
-        entry
-        for entry in catalogue
-        if (status is None or entry.instance.status == status)
-        and (wanted is None or entry.instance.is_healthy == wanted)
-    ]
-    body = b'{"services":%b,"total":%d,"timestamp":"%b"}' % (
-        registry.renderer.services(entries),
-        len(entries),
-        registry.renderer.timestamp().encode(),
-    )
+    if status is None and wanted is None:
+        shown, total = registry.renderer.table(), len(catalogue)
+    else:
+        entries = [
+            entry
+            for entry in catalogue
+            if (status is None or entry.instance.status == status)
+            and (wanted is None or entry.instance.is_healthy == wanted)
+        ]
+        shown, total = registry.renderer.services(entries), len(entries)
+    body = b'{"services":%b,"total":%d,"timestamp":"%b"}' % (shown, total, registry.renderer.timestamp().encode())
     headers = {**JSON_HEADERS, "X-Index": str(catalogue.revision), "X-Epoch": catalogue.epoch}
     return web.Response(body=body, headers=headers)
 
@@ -80,12 +82,19 @@ async def _stream(hub: WatchHub, watcher: Watcher, response: web.StreamResponse)
             async with asyncio.timeout(BEAT_S):
                 await watcher.ready.wait()
         except TimeoutError:
-            lines = hub.beat()
+            await _write(response, hub.beat(), STALL_S)
+            continue
+        if watcher.resync:
+            async with hub.snapshots:  # or a hundred routers that come back at once would each hold a copy of the table
+                await _write(response, hub.take(watcher), SNAPSHOT_STALL_S)
         else:
-            lines = hub.take(watcher)
-        if lines:
-            async with asyncio.timeout(STALL_S):
-                await response.write(lines)
+            await _write(response, hub.take(watcher), STALL_S)
+
+
+async def _write(response: web.StreamResponse, lines: bytes, timeout_s: float) -> None:
+    if lines:
+        async with asyncio.timeout(timeout_s):
+            await response.write(lines)
 
 
 async def _wait(request: web.Request) -> None:

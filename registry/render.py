@@ -55,6 +55,7 @@ class Renderer:
         self._catalogue = catalogue
         self._clock = clock
         self._cache: dict[str, tuple[Instance, bytes]] = {}
+        self._table: tuple[tuple[int, int, int], bytes] | None = None
 
     def timestamp(self) -> str:
         """Now, for people."""
@@ -72,6 +73,14 @@ class Renderer:
         """Services as a JSON array."""
         offset = self._wall_offset()
         return b"[" + b",".join([self._finish(entry, offset) for entry in entries]) + b"]"
+
+    def table(self) -> bytes:
+        """All services as a JSON array; encoded again only after a change or a heartbeat."""
+        second = int(self._clock.monotonic()) if self._catalogue.shared else 0  # held leases are renewed elsewhere too
+        state = (self._catalogue.revision, self._catalogue.renewals, second)
+        if self._table is None or self._table[0] != state:
+            self._table = (state, self.services(self._catalogue))
+        return self._table[1]
 
     def forget(self, name: str) -> None:
         """Drop the cached encoding of a record that is gone."""

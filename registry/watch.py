@@ -15,6 +15,7 @@ from registry.render import Renderer
 
 HISTORY_LIMIT = 4096
 QUEUE_LIMIT = 2048
+SNAPSHOTS_AT_ONCE = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +64,8 @@ class WatchHub:
         self._moved = asyncio.Event()
         self._waiting = 0
         self.resyncs = 0
+        self.snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
+        """Held while a snapshot is taken and sent: ten thousand records are 11 MB."""
 
     def __len__(self) -> int:
         return len(self._watchers) + self._waiting

@@ -139,6 +139,9 @@ class Writer:
         """Take in what a shared store tells, for ever."""
         async with aclosing(self.store.events()) as events:
             async for event in events:
+                if isinstance(event, Away):
+                    self.away = event.reason  # at once: what is queued shall not wait for a store that is not there
+                    log.warning("store.away", reason=event.reason)
                 try:
                     await self._enqueue(event)
                 except StoreError as error:
@@ -264,9 +267,8 @@ class Writer:
             case Vanished(name, version, deregistered):
                 self.catalogue.raise_floor(version)
                 await self._lease_ended(name, deregistered=deregistered)
-            case Away(reason):
-                log.warning("store.away", reason=reason)
-                self.away = reason
+            case Away():
+                pass  # every write before it is over
             case Back():
                 self._resync(event)
                 self.away = None

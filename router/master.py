@@ -110,8 +110,11 @@ class Master:
         self.crew.set_keys(keys)
         self._changed.set()
 
-    async def reload(self, reread: Callable[[], RouterSettings]) -> None:
-        """Take the configuration as it is now: files at once, settings by replacing the workers. A fault changes nothing."""
+    async def reload(self, reread: Callable[[], RouterSettings], *, roll: bool) -> None:
+        """Take the configuration as it is now: files at once, settings by replacing the workers.
+
+        A fault changes nothing. `roll` replaces the workers even if no setting changed.
+        """
         try:
             settings = await asyncio.to_thread(reread)
             fixed = {name for name in NEED_RESTART if getattr(settings, name) != getattr(self.settings, name)}
@@ -129,7 +132,8 @@ class Master:
         self.directory.grace_s = settings.service_removal_grace_period
         self.directory.max_errors = settings.max_errors
         self.directory.default_limit = settings.max_in_flight
-        await self.crew.roll(settings)
+        if changed or roll:
+            await self.crew.roll(settings)
 
     async def watch_files(
         self, config: Path | None, reread: Callable[[], RouterSettings], hangup: asyncio.Event
@@ -142,9 +146,10 @@ class Master:
             except TimeoutError:
                 if self._stamps(config) == seen:
                     continue
+            asked = hangup.is_set()
             hangup.clear()
             seen = self._stamps(config)
-            await self.reload(reread)
+            await self.reload(reread, roll=asked)
 
     def _stamps(self, config: Path | None) -> list[tuple[int, int] | None]:
         """What tells one version of the watched files from the next: inode and time of change."""

@@ -22,5 +22,6 @@ step mypy
 step mypy script/helper.py
 step shellcheck -x "${scripts[@]}"
 say "== pytest"
-# Two workers: the suite is made to share a small machine. Tests of one group (the real node) stay on one worker.
-exec python -m pytest -n 2 --dist loadgroup "$@"
+# Two workers: the suite is made to share a small machine. The tests of one file stay together, in their order: some share
+# a real node. (pytest-xdist's groups do nothing under this pytest, which no longer keeps the id that they change.)
+exec python -m pytest -n 2 --dist loadfile "$@"

@@ -191,13 +191,12 @@ class Deployer:
             netrc = extra / "netrc"
             host, user, password = index.login
             write_atomic(netrc, f"machine {host} login {user} password {password}\n".encode())
-        constraints = extra / "constraints.txt"
-        constraints.write_text("".join(f"{line}\n" for line in wanted.constraints()))
         words, variables = await asyncio.to_thread(tool.pip_command, self._rules.python)
         env = {**self._tool_env(netrc), **variables}
         lock: list[str] = []
         for number, step in enumerate(wanted.steps()):
-            report = extra / f"report-{number}.json"
+            report, constraints = extra / f"report-{number}.json", extra / f"constraints-{number}.txt"
+            constraints.write_text("".join(f"{line}\n" for line in wanted.constraints(step)))
             options = tool.pip_arguments(
                 index=index.url,
                 venv_python=fresh / "bin" / "python",

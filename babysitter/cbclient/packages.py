@@ -61,9 +61,13 @@ class Wanted:
             steps.append(Step("custom", self.custom))
         return steps
 
-    def constraints(self) -> list[str]:
-        """Every package of the suite in this very build, also when it comes as a dependency."""
-        return [] if self.version is None else [pin(name, self.version) for name in OF_ONE_BUILD]
+    def constraints(self, step: Step | None = None) -> list[str]:
+        """Every package of the suite in this very build, also when it comes as a dependency.
+
+        Those that `step` names itself are left out: pip would call a missing one a conflict with its constraint.
+        """
+        pins = [] if self.version is None else [pin(name, self.version) for name in OF_ONE_BUILD]
+        return [line for line in pins if step is None or line not in step.requirements]
 
 
 def pin(package: str, version: str) -> str:

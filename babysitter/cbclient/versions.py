@@ -7,6 +7,7 @@ from packaging.version import InvalidVersion, Version
 NO_VERSION = "0.0.0"
 WHEEL_TAGS = ("cp311-cp311-linux_x86_64", "cp311-none-any", "py3-none-any", "none-any")
 _V_BEFORE_DIGIT = re.compile(r"^v(?=\d)")
+_PLAIN = re.compile(r"[A-Za-z0-9._+-]+")
 _DOTTED = re.compile(r"^\d+\.\d")
 
 
@@ -21,6 +22,8 @@ def version_of(app_tag: str) -> str:
         TagError: It is no version and has no parts, or its parts make no version.
     """
     tag = _V_BEFORE_DIGIT.sub("", app_tag.strip())
+    if not _PLAIN.fullmatch(tag):
+        raise TagError(f"app_tag {app_tag!r} has other characters than A-Z a-z 0-9 . _ + -")
     if "+" in tag or ("-" not in tag and _is_version(tag)):
         found = tag
     else:

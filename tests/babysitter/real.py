@@ -54,8 +54,9 @@ def ask(url: str, body: Any = None, timeout_s: float = 5.0) -> Any:
         with urllib.request.urlopen(urllib.request.Request(url, data=data), timeout=timeout_s) as answer:  # noqa: S310 - our own URL
             return json.load(answer)
     except urllib.error.HTTPError as error:
-        with error:
+        with error, contextlib.suppress(ValueError):
             return json.load(error)
+        return None
     except (OSError, ValueError):
         return None
 
@@ -158,10 +159,14 @@ class Node:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        for pid in [*shims(self.directory), *self.processes()]:
+        for pid in [*shims(self.place()), *self.processes()]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        until("everything ended", lambda: not shims(self.directory) and not self.processes())
+        until("everything ended", lambda: not shims(self.place()) and not self.processes())
+
+    def place(self) -> Path:
+        """The directory under which its shims work."""
+        return self.directory
 
 
 def shims(directory: Path) -> list[int]:
@@ -176,6 +181,75 @@ def shims(directory: Path) -> list[int]:
                 ):
                     found.append(int(entry.name))
     return found
+
+
+@dataclass
+class Replica(Node):
+    """A replica as the agent makes it: `root/{id}/request.json`, its client deployed from an index."""
+
+    name: str = "abc123def456"
+    request: dict[str, Any] = field(default_factory=dict)
+    client: dict[str, Any] = field(default_factory=dict)
+    jobs: dict[str, Any] = field(default_factory=dict)
+    shared: Path | None = None
+
+    @property
+    def root(self) -> Path:
+        """The agent's root; a shared one has its environments already."""
+        return self.shared or self.directory / "root"
+
+    @property
+    def home(self) -> Path:
+        """`root/{id}`."""
+        return self.root / self.name
+
+    @property
+    def config(self) -> Path:
+        """The settings file, written anew, and the request."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        asked = {"server_mode": "replica", "model_name": "llama3.1-8b", **self.request}
+        (self.home / "request.json").write_text(json.dumps(asked))
+        settings = {
+            **self.top,
+            "babysitter": {"restart_delay": 0.2, "drain_s": 1, "stop_grace_s": 3, **self.restarts},
+            "probes": {"start_interval_s": 0.1, "interval_s": 0.2, "timeout_s": 1, **self.probes},
+            "cbclient": {"retry_delay_s": 0.1, "stage_timeout_s": 60, **self.client},
+            "jobs": self.jobs,
+        }
+        path = self.directory / f"{self.name}.json"
+        path.write_text(json.dumps(settings))
+        return path
+
+    def start(self, *flags: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start a babysitter for the replica."""
+        return super().start("--replica-dir", str(self.home), "--port", str(self.port), *flags, env=env)
+
+    def state_path(self) -> Path:
+        """`root/state/{id}.json`."""
+        return self.root / "state" / f"{self.name}.json"
+
+    def attempts(self) -> list[str]:
+        """Uuids of all attempts on disk."""
+        path = self.home / "attempts"
+        return [entry.name for entry in path.iterdir()] if path.exists() else []
+
+    def place(self) -> Path:
+        """The directory under which its shims work."""
+        return self.home
+
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """The last deployment's stages, by name, from the state file."""
+        return {stage["name"]: stage for stage in self.state()["stages"]}
+
+
+@contextlib.contextmanager
+def replica(directory: Path, **changes: Any) -> Iterator[Replica]:
+    """A replica that is ended whatever happens."""
+    node = Replica(directory, **changes)
+    try:
+        yield node
+    finally:
+        node.close()
 
 
 @contextlib.contextmanager

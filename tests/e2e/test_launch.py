@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.node import Node, ask, copy_tree, free_ports, is_free
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("launch")]
+pytestmark = pytest.mark.e2e
 
 MOCK = """
 name = "replica"

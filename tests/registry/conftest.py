@@ -14,7 +14,7 @@ from registry.app import make_app
 from registry.settings import RegistrySettings
 from registry.store import Store
 from registry.store.memory import MemoryStore
-from tests.registry.etcd import Etcd
+from tests.registry.etcd import Etcd, require_etcd
 
 Client = TestClient[Request, Application]
 StartClient = Callable[..., Awaitable[Client]]
@@ -39,6 +39,7 @@ class FakeClock:
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[Etcd]:
     """A real etcd, ended with its test."""
+    require_etcd()
     server = Etcd(tmp_path / "etcd", client_port=free_port(), peer_port=free_port())
     server.start()
     yield server

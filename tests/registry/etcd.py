@@ -1,5 +1,6 @@
 """A real etcd for tests: started, stopped, paused, killed and wiped."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -7,6 +8,15 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Self
+
+import pytest
+
+
+def require_etcd() -> None:
+    """Skip a test where there is no etcd (`.ci/run` installs it)."""
+    if shutil.which("etcd") is None or shutil.which("etcdctl") is None:
+        pytest.skip("etcd is not installed: apt-get install etcd-server etcd-client")
 
 
 class Etcd:
@@ -15,37 +25,62 @@ class Etcd:
     Args:
         directory: Its data.
         client_port: Where clients ask.
-        peer_port: Where other members would.
+        peer_port: Where other members do.
+        name: Its name in the cluster.
+        cluster: Name and peer URL of every member; empty for a cluster of one.
     """
 
-    def __init__(self, directory: Path, *, client_port: int, peer_port: int) -> None:
+    def __init__(
+        self, directory: Path, *, client_port: int, peer_port: int, name: str = "one", cluster: str = ""
+    ) -> None:
         self.directory = directory
         self.endpoint = f"127.0.0.1:{client_port}"
+        self._name = name
         self._peer = f"http://127.0.0.1:{peer_port}"
+        self._cluster = cluster or f"{name}={self._peer}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *flags: str) -> None:
-        """Start over whatever data there is, and return when it answers."""
+    @classmethod
+    def cluster(cls, directory: Path, ports: list[tuple[int, int]]) -> list[Self]:
+        """Members of one cluster, not yet started; `ports` are client and peer port of each."""
+        peers = ",".join(f"m{number}=http://127.0.0.1:{peer}" for number, (_, peer) in enumerate(ports))
+        return [
+            cls(directory / f"m{number}", client_port=client, peer_port=peer, name=f"m{number}", cluster=peers)
+            for number, (client, peer) in enumerate(ports)
+        ]
+
+    def start(self, *flags: str, wait: bool = True) -> None:
+        """Start over whatever data there is; `wait` returns when it answers."""
         url = f"http://{self.endpoint}"
         self._process = subprocess.Popen(
             [
                 "etcd",
-                *("--name", "one", "--data-dir", str(self.directory), "--log-level", "error"),
+                *("--name", self._name, "--data-dir", str(self.directory), "--log-level", "error"),
                 *("--listen-client-urls", url, "--advertise-client-urls", url),
                 *("--listen-peer-urls", self._peer, "--initial-advertise-peer-urls", self._peer),
-                *("--initial-cluster", f"one={self._peer}", "--auto-compaction-retention=1h"),
+                *("--initial-cluster", self._cluster, "--auto-compaction-retention=1h"),
                 *("--heartbeat-interval", "50", "--election-timeout", "500"),
                 *flags,
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        if wait:
+            self.await_health()
+
+    def await_health(self) -> None:
+        """Return when it answers."""
         deadline = time.monotonic() + 20
         while not self._is_healthy():
-            if time.monotonic() > deadline or self._process.poll() is not None:
+            if time.monotonic() > deadline or self._process is None or self._process.poll() is not None:
                 self.kill()
                 raise AssertionError("etcd does not start")
             time.sleep(0.02)
+
+    def leads(self) -> bool:
+        """True for the leader of its cluster."""
+        (status,) = json.loads(self.ctl("endpoint", "status", "-w", "json"))
+        return bool(status["Status"]["leader"] == status["Status"]["header"]["member_id"])
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nothing answers."""

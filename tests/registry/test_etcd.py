@@ -19,7 +19,7 @@ from registry.store.codec import encode
 from registry.store.etcd import SERVICES, EtcdStore
 from registry.writer import Writer
 from tests.registry.conftest import free_port, until
-from tests.registry.etcd import Etcd
+from tests.registry.etcd import Etcd, require_etcd
 
 SHORTEST_S = 2.0
 """etcd gives no shorter lease."""
@@ -53,8 +53,8 @@ def said(name: str = "svc", **changes: Any) -> Registration:
 
 
 @asynccontextmanager
-async def joined(etcd: Etcd) -> AsyncIterator[Peer]:
-    store = EtcdStore([etcd.endpoint])
+async def joined(*members: Etcd) -> AsyncIterator[Peer]:
+    store = EtcdStore([member.endpoint for member in members])
     loaded = await store.open()
     clock = SystemClock()
     catalogue = Catalogue(epoch="e", shared=True)
@@ -296,7 +296,42 @@ async def test_heartbeat_of_a_stranger_renews_nothing_C5(etcd: Etcd) -> None:
             await one.writer.submit(Renew("none"))
 
 
+async def test_leader_of_three_killed_costs_no_record(tmp_path: Path) -> None:
+    require_etcd()
+    members = Etcd.cluster(tmp_path, [(free_port(), free_port()) for _ in range(3)])
+    try:
+        for member in members:
+            member.start(wait=False)
+        for member in members:
+            member.await_health()
+        async with joined(*members) as one, joined(*reversed(members)) as other:
+            for number in range(10):
+                await one.register(f"a{number}", ttl_s=60.0)
+            await until(lambda: len(other.names()) == 10)
+            next(member for member in members if member.leads()).kill()
+
+            async def insist(peer: Peer, name: str) -> None:
+                async with asyncio.timeout(10):
+                    while True:
+                        try:
+                            await peer.register(name, ttl_s=60.0)
+                        except StoreUnavailable:
+                            await asyncio.sleep(0.1)
+                        else:
+                            return
+
+            for number in range(5):
+                await insist(one, f"b{number}")
+                await insist(other, f"c{number}")
+            await until(lambda: len(one.names()) == 20)
+            await until(lambda: one.names() == other.names())
+    finally:
+        for member in members:
+            member.kill()
+
+
 async def test_etcd_without_room_is_full_and_heartbeats_go_on_C13(tmp_path: Path) -> None:
+    require_etcd()
     small = Etcd(tmp_path / "small", client_port=free_port(), peer_port=free_port())
     small.start("--quota-backend-bytes=120000")
     try:

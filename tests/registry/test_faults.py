@@ -59,6 +59,35 @@ async def test_restart_without_memory_is_healed_by_the_next_heartbeat_C1(tmp_pat
 
 
 @pytest.mark.e2e
+async def test_long_absence_is_waited_for_with_patience_and_ends_without_a_stampede_C3(tmp_path: Path) -> None:
+    port = free_port()
+    attempts: list[float] = []
+
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        attempts.append(time.monotonic())
+        writer.close()
+
+    async with make_session(timeout_s=5) as session:
+        client = RegistryClient([f"http://127.0.0.1:{port}"], session)
+        names = [f"r{number}" for number in range(20)]
+        leases = [Lease(client, lambda name=name: ours(name), dict, interval_s=0.2) for name in names]  # type: ignore[misc]
+        keeping = [asyncio.ensure_future(lease.keep()) for lease in leases]
+        async with await asyncio.start_server(hang_up, "127.0.0.1", port):
+            await asyncio.sleep(3.0)
+        # Tries come at 0, 0.5, 1 … s, spread by jitter: at most five of each in three seconds, never all at once.
+        assert len(attempts) <= 5 * len(names)
+        late = [at for at in attempts if at > attempts[0] + 0.4]
+        assert max(sum(at <= other < at + 0.05 for other in late) for at in late) < len(names)
+        with running(tmp_path, *MEMORY, "--port", str(port)) as (_, url):
+            async with asyncio.timeout(12):
+                while len((await get_json(session, f"{url}/services"))["services"]) < len(names):
+                    await asyncio.sleep(0.05)
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
+
+
+@pytest.mark.e2e
 async def test_paused_registry_costs_its_clients_a_bounded_time_C10(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,301 @@
+"""Replicas of the release server, deployed by real pip from a real index, around the stand-in server."""
+
+import json
+import os
+import random
+import signal
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from babysitter import identity
+from tests.babysitter.conftest import BUILD
+from tests.babysitter.real import Replica, ask, free_port, replica, until
+from tests.babysitter.stand_in.index import PASSWORD, Index
+from tests.babysitter.stand_in.wheels import make_wheel, suite
+
+
+def wanted(tag: str = BUILD, *, stand_in: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    placement = {"app_tag": tag, "multibox": "dh1"}
+    return {"placement": placement, "full_config": {"stand_in": stand_in or {}}, **more}
+
+
+def installed(node: Replica) -> set[str]:
+    site = next((node.home / "cbclient" / "lib").glob("python*/site-packages"))
+    return {path.name.removesuffix(".dist-info") for path in site.glob("*.dist-info")}
+
+
+def has_changed(node: Replica, pid: int) -> bool:
+    """True when the server `pid` is known to be gone."""
+    report = node.report()
+    return report.get("status") == "starting" or report.get("replica_pid") not in (None, pid)
+
+
+def tools(node: Replica) -> list[identity.Identity]:
+    """Live pip and venv processes of the replica's deployment."""
+    mark = node.state().get("memory", {}).get("deploying")
+    return identity.bearers(mark) if mark else []
+
+
+def test_request_becomes_a_ready_replica_with_its_jobs(tmp_path: Path, index: Index) -> None:
+    asked = wanted(stand_in={"compile_s": 0.2, "execute_jobs": 2}, run_diagnostics=True, request_id="req-1")
+    client = {"index_url": index.url, "image_registry": "registry.example"}
+    with replica(tmp_path, request=asked, client=client) as node:
+        node.start()
+        pid = node.ready(60)
+        state = until("state", lambda: (s := node.state())["status"] == "ready" and s)
+        assert [stage["name"] for stage in state["stages"]] == ["resolve", "venv", "install", "verify"]
+        assert {stage["state"] for stage in state["stages"]} == {"done"}
+        assert all(stage["took_s"] >= 0 for stage in state["stages"])
+        assert (state["server_mode"], state["model_name"], state["multibox"]) == ("replica", "llama3.1-8b", "dh1")
+        assert (state["replica_pid"], state["port"], state["request_id"]) == (pid, node.port, "req-1")
+        assert state["venv_path"] == str(node.home / "cbclient")
+        assert len(state["compile_wsjob"]) == 1
+        assert [name[-1] for name in state["execute_wsjob"]] == ["0", "1"]
+        assert until("diagnostics", lambda: node.state()["diagnostics"]) == {"passed": True}
+        assert int((tmp_path / "root" / "state" / f"{node.name}.pid").read_text()) == node.babysitters[0].pid
+        assert installed(node) == {
+            "cerebras_inference_api_server-0.0.0+1b83940b24",
+            "cerebras_inference_compiler-0.0.0+1b83940b24",
+            "cerebras_pytorch-0.0.0+1b83940b24",
+            "cerebras_appliance-0.0.0+1b83940b24",
+            "cerebras_inference_workload-0.0.0+1b83940b24",
+            "stand_in_dep-1.0",
+        }
+        told = node.server("/health")
+        words = " ".join(told["argv"])
+        assert f"--params {node.home}/params.yaml --fastapi --port {node.port} --mgmt_namespace inf-integ" in words
+        assert "--cbcore registry.example/cbcore:build-1b83940b24" in words
+        assert told["env"]["MODEL_NAME"] == "llama3.1-8b"
+        assert told["env"] | {"MULTIBOX": "dh1", "NAMESPACE": "inf-integ", "MOCK_BACKEND": "false"} == told["env"]
+        params = yaml.safe_load((node.home / "params.yaml").read_text())
+        assert params == json.loads((node.home / "full_config.json").read_text())
+        assert params["runconfig"]["model_dir"] == str(node.home / "model_dir")
+        assert (node.home / "replica_stdout.log").read_text().startswith("compiling")
+        answer = node.server("/v1/chat/completions", {"messages": []})
+        assert answer["choices"][0]["message"]["content"] == "llama3.1-8b says hello"
+
+
+def test_identical_environment_is_reused_at_a_twentieth_of_the_time(tmp_path: Path, index: Index) -> None:
+    with replica(tmp_path, request=wanted("2.3.0"), client={"index_url": index.url}) as first:
+        first.start()
+        first.ready(60)
+        built_s = sum(stage["took_s"] for stage in first.stages().values())
+        with replica(tmp_path, name="second000000", request=wanted("2.3.0"), client={"index_url": index.url}) as second:
+            second.start()
+            second.ready(30)
+            stages = second.stages()
+            assert (stages["venv"]["state"], stages["install"]["state"]) == ("reused", "reused")
+            reused_s = sum(stage["took_s"] for stage in stages.values())
+            assert reused_s <= built_s / 20, (reused_s, built_s)
+            assert (first.home / "cbclient").resolve() == (second.home / "cbclient").resolve()
+
+
+def test_public_version_pulls_in_no_local_one(tmp_path: Path, index: Index) -> None:
+    with replica(tmp_path, request=wanted("v2.3.0"), client={"index_url": index.url}) as node:
+        node.start()
+        node.ready(60)
+        assert "cerebras_pytorch-2.3.0" in installed(node)
+        assert not [name for name in installed(node) if "+local" in name]
+
+
+def test_local_appliance_wheel_is_used_without_dependencies(tmp_path: Path, index: Index) -> None:
+    tag = "260215-inference-202602201519-2373-9999f993"
+    server = Path(__file__).parent / "stand_in" / "server.py"
+    make_wheel(
+        tmp_path / "cache" / "260215",
+        "cerebras_appliance",
+        "260215+inference.202602201519.2373.9999f993",
+        file_version="260215.inference.202602201519.2373.9999f993",
+        files={"cerebras/appliance/appliance_host_inference.py": server.read_text()},
+        requires=("no-such-package",),
+    )
+    client = {"index_url": index.url, "artifact_cache": str(tmp_path / "cache")}
+    asked = wanted(tag, cbclient_config={"app_tag": tag, "custom_requirements": ["stand-in-dep"], "use_uv": True})
+    with replica(tmp_path, request=asked, client=client) as node:
+        node.start()
+        node.ready(60)
+        names = {name.partition("-")[0] for name in installed(node)}
+        assert names == {"cerebras_appliance", "stand_in_dep"}
+
+
+@pytest.mark.parametrize(
+    ("tag", "word"),
+    [("build-nowhere", "install: not_found"), ("2.9.9", "install: not_found")],
+)
+def test_unknown_build_fails_at_once_and_says_so_B15(tmp_path: Path, index: Index, tag: str, word: str) -> None:
+    with replica(tmp_path, request=wanted(tag), client={"index_url": index.url}) as node:
+        node.start()
+        report = node.status("failed", 60)
+        assert word in report["error_message"]
+        assert node.stages()["install"]["attempt"] == 1
+        assert not list((tmp_path / "root" / "environments").glob(".new-*"))
+
+
+def test_index_that_is_down_fails_after_bounded_tries_B15(tmp_path: Path) -> None:
+    client = {"index_url": f"http://127.0.0.1:{free_port()}/simple/", "tries": 2, "stage_timeout_s": 2}
+    with replica(tmp_path, request=wanted(), client=client) as node:
+        node.start()
+        report = node.status("failed", 60)
+        assert "install:" in report["error_message"]
+        assert node.stages()["install"]["attempt"] == 2
+        assert not (node.home / "cbclient").exists()
+
+
+def test_failed_deployment_can_be_retried(tmp_path: Path, index: Index) -> None:
+    with replica(tmp_path, request=wanted("build-later"), client={"index_url": index.url}) as node:
+        node.start()
+        node.status("failed", 60)
+        wheels = tmp_path / "later"
+
+        index.upload(*suite(wheels, "0.0.0+later"))
+        assert ask(f"http://127.0.0.1:{node.port + 1}/retry", {})["status"] == "starting"
+        node.ready(60)
+
+
+def test_credentials_of_the_index_are_nowhere_to_be_seen(tmp_path: Path, index: Index) -> None:
+    url = index.url.replace("http://", f"http://someone:{PASSWORD}@")
+    with replica(tmp_path, request=wanted(), client={"index_url": url}) as node:
+        node.start()
+        seen: set[bytes] = set()
+        until("install", lambda: node.state_path().exists() and tools(node))
+        while node.report().get("status") == "creating":
+            for tool in tools(node):
+                try:
+                    seen.add(Path(f"/proc/{tool.pid}/cmdline").read_bytes())
+                except OSError:
+                    continue
+        node.ready(60)
+        assert seen
+        assert PASSWORD.encode() not in b"".join(seen)
+        environ = Path(f"/proc/{node.report()['replica_pid']}/environ").read_bytes()
+        assert PASSWORD.encode() not in environ
+        for path in [*node.home.glob("*.log"), node.state_path(), tmp_path / "babysitter.log"]:
+            assert PASSWORD not in path.read_text(), path
+        assert not list((tmp_path / "root" / "environments").rglob("netrc"))
+
+
+def test_port_that_the_server_chose_is_found(tmp_path: Path, index: Index, shared: Path) -> None:
+    asked = wanted(stand_in={"port_file": True})
+    with replica(tmp_path, shared=shared, name="shared000000", request=asked, client={"index_url": index.url}) as node:
+        node.start()
+        node.ready(60)
+        report = node.report()
+        chosen = json.loads((node.home / "api_server.json").read_text())["port"]
+        assert report["port"] == chosen != node.port
+        assert report["base_url"] == f"http://127.0.0.1:{chosen}"
+
+
+@pytest.mark.timeout(240)
+def test_deployment_cut_at_any_moment_completes_on_the_next_start_B16(tmp_path: Path, index: Index) -> None:
+    rng = random.Random(3)
+    with replica(
+        tmp_path, request=wanted("260113.3-inference-2026-2384-8fb6d540"), client={"index_url": index.url}
+    ) as node:
+        for cut in range(4):
+            babysitter = node.start()
+            until("deploying", lambda: node.state_path().exists() and node.state()["memory"]["deploying"], 30)
+            time.sleep(rng.uniform(0.0, 1.2) + 0.3 * cut)
+            babysitter.kill()
+            babysitter.wait()
+        node.start()
+        node.ready(90)
+        assert len(node.processes()) == 1
+        assert not list((tmp_path / "root" / "environments").glob(".new-*"))
+        assert tools(node) == []
+
+
+def test_stop_during_deployment_ends_pip_E2(tmp_path: Path, index: Index) -> None:
+    with replica(tmp_path, request=wanted(), client={"index_url": index.url}) as node:
+        babysitter = node.start("--on-exit", "stop")
+        until("pip", lambda: node.state_path().exists() and tools(node))
+        mark = node.state()["memory"]["deploying"]
+        babysitter.terminate()
+        assert babysitter.wait(20) == 0
+        assert identity.bearers(mark) == []
+        assert node.state()["status"] == "stopped"
+        assert not list((tmp_path / "root" / "environments").glob(".new-*"))
+
+
+def test_jobs_survive_three_restarts_in_order_and_orphans_are_cancelled_once(
+    tmp_path: Path, index: Index, shared: Path
+) -> None:
+    log = tmp_path / "cancelled"
+    cancel = ["sh", "-c", f"echo cancelled $0 | tee -a {log}", "{wsjob_id}"]
+    asked = wanted(stand_in={"byte_s": 0.001})
+    with replica(
+        tmp_path,
+        shared=shared,
+        name="shared000001",
+        request=asked,
+        client={"index_url": index.url},
+        jobs={"cancel_command": cancel},
+    ) as node:
+        node.start()
+        known: list[str] = []
+        for life in range(4):
+            pid = node.ready(60)
+            report = node.report()
+            assert len(report["compile_wsjob"]) == len(report["execute_wsjob"]) == life + 1
+            assert report["compile_wsjob"][:life] == known
+            known = report["compile_wsjob"]
+            if life == 1:
+                node.babysitters[-1].kill()
+                node.babysitters[-1].wait()
+                node.start()
+                assert node.ready(30) == pid
+            os.kill(pid, signal.SIGKILL)
+            until("noticed", partial(has_changed, node, pid))
+        jobs = ask(f"http://127.0.0.1:{node.port + 1}/timeline")["jobs"]
+        until("all cancelled", lambda: log.exists() and len(log.read_text().splitlines()) >= 8)
+        lines = log.read_text().splitlines()
+        assert len(lines) == len(set(lines))
+        assert {f"cancelled {name}" for name in known} <= set(lines)
+        assert len(jobs["attempts"]) >= 4
+
+
+def test_server_that_fails_while_compiling_leaves_its_ids_and_its_log_A9(
+    tmp_path: Path, index: Index, shared: Path
+) -> None:
+    asked = wanted(stand_in={"exit_code": 78, "compile_s": 0.3})
+    with replica(tmp_path, shared=shared, name="shared000002", request=asked, client={"index_url": index.url}) as node:
+        node.start()
+        report = node.status("failed", 60)
+        assert len(report["compile_wsjob"]) == 1
+        assert report["error_message"].endswith("the stand-in fails as told")
+
+
+def test_detach_is_the_default_of_a_replica_and_a_call_stops_it_B10(tmp_path: Path, index: Index, shared: Path) -> None:
+    with replica(
+        tmp_path, shared=shared, name="shared000003", request=wanted(), client={"index_url": index.url}
+    ) as node:
+        first = node.start()
+        pid = node.ready(60)
+        first.terminate()
+        assert first.wait(15) == 0
+        assert node.server("/health")["status"] == "ok"
+        second = node.start()
+        assert node.ready(30) == pid
+        assert ask(f"http://127.0.0.1:{node.port + 1}/stop", {"force": False})["status"] == "stopping"
+        assert second.wait(20) == 0
+        assert node.processes() == []
+        assert not (shared / "state" / f"{node.name}.pid").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_full_disk_fails_the_deployment_and_nothing_else_B17(tmp_path: Path, index: Index) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    assert os.system(f"mount -t tmpfs -o size=120k tmpfs {root}") == 0  # noqa: S605 - our own path
+    try:
+        with replica(tmp_path, request=wanted(), client={"index_url": index.url, "tries": 1}) as node:
+            node.start()
+            report = node.status("failed", 60)
+            assert "no_space" in report["error_message"]
+            assert not list((root / "environments").glob(".new-*"))
+    finally:
+        os.system(f"umount -l {root}")  # noqa: S605 - our own path
