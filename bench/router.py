@@ -44,55 +44,13 @@ from bench.router.machine import (  # noqa: E402
     started,
     wait_until_answers,
 )
-from bench.router.peers import MODEL, PEERS, Ours, Peer, Place, build_programs  # noqa: E402
+from bench.router.peers import PEERS, Command, Ours, Peer, Place, build_programs  # noqa: E402
+from bench.router.workloads import STREAMS, WORKLOADS, Workload  # noqa: E402
 
 WARM_S = 0.7
 START_WITHIN_S = 60.0
 STREAM_CHUNKS, STREAM_INTERVAL_S = 30, 1.0
 SPARE_FILES = 128
-SENTENCE = "Explain the difference between a mutex and a semaphore, with a short example in C. "
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What the load generator does."""
-
-    title: str
-    connections: int
-    seconds: float
-    body_bytes: int
-    chunks: int = 64
-    interval_us: int | None = None
-
-    def request(self) -> bytes:
-        """The request as it goes over the wire, its body `body_bytes` long."""
-        content: dict[str, Any] = {
-            "model": MODEL,
-            "messages": [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": ""}],
-            "temperature": 0.7,
-            "max_tokens": self.chunks,
-            "stream": self.interval_us is not None,
-        }
-        if self.interval_us is not None:
-            content["seed"] = self.interval_us  # the backend's pause between two chunks
-        room = self.body_bytes - len(json.dumps(content))
-        content["messages"][1]["content"] = (SENTENCE * (room // len(SENTENCE) + 1))[:room]
-        body = json.dumps(content).encode()
-        head = (
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n"
-            "Accept-Encoding: identity\r\nContent-Type: application/json\r\nUser-Agent: OpenAI/Python 1.60.0\r\n"
-            f"Authorization: Bearer sk-bench\r\nX-Request-Id: 5f1e0a7cb2d94a31\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
-
-
-WORKLOADS = {
-    "w1": Workload("W1: 1 KB prompt, answer of 0.6 KB, 32 connections", 32, 3.0, 1024),
-    "w1c1": Workload("W1 with one connection: what a router adds", 1, 2.0, 1024),
-    "w2": Workload("W2: 64 SSE chunks 5 ms apart, 64 streams", 64, 4.0, 1024, interval_us=5000),
-    "w3": Workload("W3: 256 KB prompt, 8 connections", 8, 3.0, 262144),
-}
-STREAMS = "streams"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,37 +82,25 @@ class Bench:
         """The backend and the named targets, ready, until the block ends."""
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=self.work)))
-            backend = self._start(stack, DIRECT, [str(self.backend)], folder, core=self.options.load_core)
-            targets = []
+            port = free_port()
+            alone = Command([str(self.backend), str(port)], folder)
+            targets = [self._start(stack, DIRECT, port, alone, self.options.load_core)]
             for name in names:
                 if name == DIRECT:
-                    targets.append(backend)
                     continue
                 peer, program = programs[name]
-                own = folder / name
-                own.mkdir()
-                place = Place(free_port(), backend.port, own, self.files_limit)
+                place = Place(free_port(), port, folder / name, self.files_limit)
+                place.folder.mkdir()
                 made = peer.command(program, place)
                 self.commands[name] = shlex.join(made.words)
-                targets.append(self._start_router(stack, name, place, made.words, made.env, made.folder or own))
-            yield targets
+                targets.append(self._start(stack, name, place.port, made, self.options.router_core))
+            yield [target for target in targets if target.name in names]
 
-    def _start(self, stack: ExitStack, name: str, words: list[str], folder: Path, *, core: int) -> Target:
-        port = free_port()
+    def _start(self, stack: ExitStack, name: str, port: int, made: Command, core: int) -> Target:
         log = self.work / f"{name}.log"
-        process = stack.enter_context(started([*words, str(port)], core=core, log=log, folder=folder))
+        process = stack.enter_context(started(made.words, core=core, log=log, folder=made.folder, env=made.env))
         wait_until_answers(port, WORKLOADS["w1"].request(), process, log, START_WITHIN_S)
         return Target(name, port, process.pid)
-
-    def _start_router(
-        self, stack: ExitStack, name: str, place: Place, words: Sequence[str], env: dict[str, str], folder: Path
-    ) -> Target:
-        log = self.work / f"{name}.log"
-        process = stack.enter_context(
-            started(words, core=self.options.router_core, log=log, folder=folder, env=env)
-        )
-        wait_until_answers(place.port, WORKLOADS["w1"].request(), process, log, START_WITHIN_S)
-        return Target(name, place.port, process.pid)
 
     def ask(self, port: int, workload: Workload, seconds: float) -> dict[str, Any]:
         """Run the load generator; returns what it printed last."""
@@ -196,7 +142,9 @@ class Bench:
         """Many streams at once through one fresh router."""
         count = min(self.options.streams, (self.files_limit - SPARE_FILES) // 2)
         if count < self.options.streams:
-            note(f"{count:,} streams instead of {self.options.streams:,}: at most {self.files_limit:,} files may be open")
+            note(
+                f"{count:,} streams instead of {self.options.streams:,}: at most {self.files_limit:,} files may be open"
+            )
         self.ask(target.port, WORKLOADS["w1"], WARM_S)
         interval_us = int(STREAM_INTERVAL_S * 1e6)
         workload = Workload("streams", count, 0, 1024, chunks=STREAM_CHUNKS, interval_us=interval_us)
@@ -280,8 +228,10 @@ def report(bench: Bench, samples: list[Sample], streams: Streams | None, loads: 
         f"- machine: {describe()}",
         f"- when: {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}; load average {loads[0]} before, {loads[1]} after",
         f"- command: `{command}`",
-        f"- routers on core {options.router_core}, client and backend on core {options.load_core}; "
-        f"medians of {options.repetitions} repetitions, ratios are medians of pairs",
+        (
+            f"- routers on core {options.router_core}, client and backend on core {options.load_core}; "
+            f"medians of {options.repetitions} repetitions, ratios are medians of pairs"
+        ),
     ]
     lines += [f"- {name}: `{words}`" for name, words in bench.commands.items()]
     for key in options.workloads:
@@ -293,10 +243,12 @@ def report(bench: Bench, samples: list[Sample], streams: Streams | None, loads: 
             "",
             f"### {streams.asked:,} open streams in one worker, a chunk every {streams.interval_s:g} s",
             "",
-            f"{streams.kb_per_stream:.1f} KB each; {streams.cpu_us_per_chunk:.1f} µs CPU per chunk, opening included; "
-            f"{streams.ended:,} ended, {streams.faults} faults; longest wait between two pieces of a stream: half of the "
-            f"streams {streams.silence_p50_s:.2f} s, the worst {streams.silence_max_s:.2f} s; "
-            f"slowest first byte {streams.first_byte_max_s:.2f} s.",
+            (
+                f"{streams.kb_per_stream:.1f} KB each; {streams.cpu_us_per_chunk:.1f} µs CPU per chunk, opening included; "
+                f"{streams.ended:,} ended, {streams.faults} faults; longest wait between two pieces of a stream: half of the "
+                f"streams {streams.silence_p50_s:.2f} s, the worst {streams.silence_max_s:.2f} s; "
+                f"slowest first byte {streams.first_byte_max_s:.2f} s."
+            ),
         ]
     lines += ["", "### Bounds", "", figures.bound_table(figures.bounds(samples, streams))]
     odd = figures.odd_bodies(samples)
@@ -348,7 +300,12 @@ def parse(words: list[str]) -> argparse.Namespace:
         "get a virtual environment each; nothing is installed into the system")  # fmt: skip
     add("--work", type=Path, default=Path(tempfile.gettempdir()) / "inference-svc-bench",
         help="folder for programs, peers and logs; may be thrown away (default: %(default)s)")  # fmt: skip
-    add("--source", type=Path, default=ROOT, help="folder of the router that is measured as ours (default: this project)")
+    add(
+        "--source",
+        type=Path,
+        default=ROOT,
+        help="folder of the router that is measured as ours (default: this project)",
+    )
     add("--ours-flags", default="", metavar="FLAGS", help="further flags of our router, in one word")
     add("--router-core", type=int, default=0, help="core of every router (default: 0)")
     add("--load-core", type=int, default=1, help="core of the client and the backend (default: 1)")

@@ -1,4 +1,4 @@
-"""PURE: what the comparison's figures say. Medians, ratios of pairs, bounds and tables; nothing is measured here.
+"""What the comparison's figures say: medians, ratios of pairs, bounds and tables. Nothing is measured here.
 
 A pair is two targets in the same repetition, minutes apart at most: their ratio holds when the machine's speed drifts,
 which a figure alone does not.
@@ -166,13 +166,17 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     def drawn(line: Sequence[str]) -> str:
         pads = (str.ljust, *[str.rjust] * (len(widths) - 1))
-        return "| " + " | ".join(pad(cell, max(width, 3)) for pad, cell, width in zip(pads, line, widths, strict=True)) + " |"
+        return (
+            "| "
+            + " | ".join(pad(cell, max(width, 3)) for pad, cell, width in zip(pads, line, widths, strict=True))
+            + " |"
+        )
 
     return "\n".join([drawn(lines[0]), drawn(rule), *map(drawn, lines[1:])])
 
 
 COST_HEADER = (
-    "target", "CPU µs/request", "lowest-highest", "of it system", "× nginx", "× sglang", "requests/s", "core",
+    "target", "CPU µs/request", "lowest-highest", "of it system", "/ nginx", "/ sglang", "requests/s", "core",
     "added p50 ms", "added first byte ms", "MB", "faults",
 )  # fmt: skip
 

@@ -67,10 +67,11 @@ static int ascending(const void *left, const void *right) {
 }
 
 static void print_series(const char *name, struct series *series) {
-    double *v = series->values, last = (double)series->count - 1;
+    double none = 0, *v = series->count ? series->values : &none;
+    double last = series->count ? (double)series->count - 1 : 0;
     qsort(v, series->count, sizeof *v, ascending);
-    printf(", \"%s_p50_us\": %.1f, \"%s_p99_us\": %.1f, \"%s_max_us\": %.1f", name, v ? v[(size_t)(0.5 * last)] : 0.0,
-           name, v ? v[(size_t)(0.99 * last)] : 0.0, name, v ? v[(size_t)last] : 0.0);
+    printf(", \"%s_p50_us\": %.1f, \"%s_p99_us\": %.1f, \"%s_max_us\": %.1f", name, v[(size_t)(0.5 * last)], name,
+           v[(size_t)(0.99 * last)], name, v[(size_t)last]);
 }
 
 static void watch(struct connection *c, int operation, uint32_t events) {

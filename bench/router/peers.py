@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.router.machine import BenchError, free_port
+from bench.router.workloads import MODEL
 
 HERE = Path(__file__).resolve().parent
-MODEL = "m"
 ACCESS_LOG_FLAG, ACCESS_LOG_SHARE = "--access-log-sample", "0.01"
 MOST_CONNECTIONS = 16384
 
@@ -35,8 +35,8 @@ class Command:
     """How a router is started."""
 
     words: Sequence[str]
+    folder: Path
     env: dict[str, str] = field(default_factory=dict)
-    folder: Path | None = None
 
 
 def build_programs(work: Path) -> tuple[Path, Path]:
@@ -93,7 +93,7 @@ class Debian:
         config.write_text(text)
         libraries = ":".join(map(str, (Path(program).parents[2]).glob("usr/lib/*-linux-gnu")))
         env = {"LD_LIBRARY_PATH": libraries} if "deb" in Path(program).parts else {}
-        return Command([program, *(flag.replace("@CONFIG@", str(config)) for flag in self.flags)], env)
+        return Command([program, *(flag.replace("@CONFIG@", str(config)) for flag in self.flags)], place.folder, env)
 
 
 class PyPI:
@@ -117,7 +117,7 @@ class PyPI:
         """Its command."""
         words = ["--host", "127.0.0.1", "--port", str(place.port), "--policy", "round_robin"]
         words += ["--worker-urls", f"http://127.0.0.1:{place.backend_port}", "--prometheus-port", str(free_port())]
-        return Command([program, *self.flags, *words])
+        return Command([program, *self.flags, *words], place.folder)
 
 
 class Ours:
@@ -143,7 +143,7 @@ class Ours:
         words += ["--registry-url", f"http://127.0.0.1:{free_port()}", "--max-connections", str(MOST_CONNECTIONS)]
         if ACCESS_LOG_FLAG in _run([program, "-m", "router", "--help"], self.source):
             words += [ACCESS_LOG_FLAG, ACCESS_LOG_SHARE]
-        return Command([*words, *self.flags], folder=self.source)
+        return Command([*words, *self.flags], self.source)
 
 
 Peer = Debian | PyPI | Ours
