@@ -99,6 +99,7 @@ def make_spec(settings: BabysitterSettings, *, environ: Mapping[str, str], clock
             "metadata": wanted.metadata,
             "host": None,
         }
+    hint = {} if probes.slow_start_s is None else {"slow_start_s": probes.slow_start_s}
     return Spec(
         name=settings.name,
         label=BACKEND_LABELS[settings.backend.type],
@@ -115,10 +116,12 @@ def make_spec(settings: BabysitterSettings, *, environ: Mapping[str, str], clock
         deployer=deployer,
         deploy_mark=mark if deployer else None,
         venv_path=str(workdir / "cbclient") if deployer else None,
-        metadata=settings.metadata,
+        metadata={**hint, **settings.metadata},
         extra=extra,
         weight=settings.weight,
         diagnostics=wanted.run_diagnostics if wanted else False,
+        memory_soft_bytes=_bytes(settings.limits.memory_soft_mb),
+        memory_hard_bytes=_bytes(settings.limits.memory_hard_mb),
     )
 
 
@@ -133,6 +136,8 @@ def make_prober(settings: BabysitterSettings, spec: Spec, session: aiohttp.Clien
         expected=settings.expected_models or expected,
         configured=settings.models or own,
         health=is_client,
+        generate_path=settings.probes.generate_path,
+        generate_timeout_s=settings.probes.generate_timeout_s,
     )
 
 
@@ -176,3 +181,7 @@ def full_name() -> str:
     asking.start()
     asking.join(FQDN_WAIT_S)
     return found[0] if found else socket.gethostname()
+
+
+def _bytes(mebibytes: int | None) -> int | None:
+    return None if mebibytes is None else mebibytes << 20

@@ -69,6 +69,13 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class OverLimit:
+    """The server takes more memory than it may."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Exited:
     """The server's process is gone, or never came to be.
 
@@ -122,6 +129,7 @@ Event = (
     | ProbeGood
     | ProbeBad
     | Progress
+    | OverLimit
     | Exited
     | StopRequested
     | Drained

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 MARK = "SUITE_INCARNATION"
 _TICKS_FIELD = 19
 """Start time's place in /proc/PID/stat, counted after the command's closing parenthesis."""
@@ -105,6 +107,19 @@ def send(process: Identity, number: signal.Signals, *, uuid: str | None = None) 
     finally:
         os.close(handle)
     return True
+
+
+def rss_bytes(process: Identity) -> int:
+    """Resident memory of the process and its descendants; 0 when it is gone."""
+    total = 0
+    try:
+        root = psutil.Process(process.pid)
+        for member in [root, *root.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                total += member.memory_info().rss
+    except psutil.Error:
+        return 0
+    return total
 
 
 def open_handle(process: Identity) -> int | None:

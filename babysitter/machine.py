@@ -239,6 +239,16 @@ def _still_bad(replica: Replica, event: ev.Event, policy: Policy, now: float) ->
     return replace(replica, good=0, error=reason), ()
 
 
+def _over_limit(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
+    """Too much memory: out of rotation, wait for its requests, end it, start it again (A16)."""
+    reason = event.reason if isinstance(event, ev.OverLimit) else ""
+    return _move(replica, State.ENDING, reason, now, ev.Drain(), error=reason, wake_at=now + policy.drain_s)
+
+
+def _end_drained(replica: Replica, _event: ev.Event, _policy: Policy, _now: float) -> Result:
+    return replace(replica, wake_at=None), (ev.Terminate(),)
+
+
 def _recover(replica: Replica, _event: ev.Event, policy: Policy, now: float) -> Result:
     good = replica.good + 1
     if good < policy.healthy_after:
@@ -318,7 +328,18 @@ def _spawned_too_late(replica: Replica, _event: ev.Event, _policy: Policy, _now:
 
 
 LATE: frozenset[type[ev.Event]] = frozenset(
-    {ev.ProbeGood, ev.ProbeBad, ev.Progress, ev.Drained, ev.Woke, ev.Deployed, ev.DeployFailed, ev.Exited, ev.Retry}
+    {
+        ev.ProbeGood,
+        ev.ProbeBad,
+        ev.Progress,
+        ev.Drained,
+        ev.Woke,
+        ev.Deployed,
+        ev.DeployFailed,
+        ev.Exited,
+        ev.Retry,
+        ev.OverLimit,
+    }
 )
 """Events that may come when nobody waits for them any more."""
 
@@ -349,6 +370,9 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
     (State.UNHEALTHY, ev.ProbeBad): _still_bad,
     (State.UNHEALTHY, ev.Exited): _exited,
     (State.UNHEALTHY, ev.StopRequested): _stop,
+    (State.READY, ev.OverLimit): _over_limit,
+    (State.ENDING, ev.Drained): _end_drained,
+    (State.ENDING, ev.Woke): _end_drained,
     (State.ENDING, ev.Exited): _exited,
     (State.ENDING, ev.StopRequested): _stop,
     (State.BACKING_OFF, ev.Woke): _retry,

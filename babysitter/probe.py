@@ -30,6 +30,8 @@ class Prober:
         expected: Ids that must all be served.
         configured: Ids of a server whose models call tells none; it is ready when `/health` is 200.
         health: `/health` must be 200 as well before anything else counts.
+        generate_path: Where one token is asked for before the server counts as ready; None: nowhere.
+        generate_timeout_s: How long that may take.
     """
 
     session: aiohttp.ClientSession
@@ -37,6 +39,28 @@ class Prober:
     expected: Sequence[str] = ()
     configured: Sequence[str] = ()
     health: bool = False
+    generate_path: str | None = None
+    generate_timeout_s: float = 120.0
+
+    async def generate(self, base_url: str, model: str) -> None:
+        """Have the server make one token, when that is asked for: some answer long before they can work.
+
+        Raises:
+            NotReady: It made none.
+        """
+        if self.generate_path is None:
+            return
+        chat = {"messages": [{"role": "user", "content": "1"}]} if "chat" in self.generate_path else {"prompt": "1"}
+        body = {"model": model, "max_tokens": 1, **chat}
+        timeout = aiohttp.ClientTimeout(total=self.generate_timeout_s)
+        url = base_url + self.generate_path
+        try:
+            async with self.session.post(url, json=body, timeout=timeout, allow_redirects=False) as answer:
+                if answer.status != HTTPStatus.OK:
+                    raise NotReady(f"{self.generate_path}: status {answer.status}")
+                await answer.content.read(ANSWER_LIMIT_BYTES)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise NotReady(f"{self.generate_path}: {type(error).__name__}: {error}") from error
 
     async def look(self, base_url: str) -> tuple[dict[str, Any], ...]:
         """The model objects that the server at `base_url` serves.

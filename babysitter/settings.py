@@ -63,6 +63,18 @@ class ProbeSettings(Settings):
     readiness_timeout_s: float | None = option(None, "Fail a start that takes longer, in seconds.", flags=(), gt=0)
     stall_s: float = option(1800.0, "A start whose log is silent for so many seconds is stalled.", flags=(), gt=0)
     end_stalled: bool = option(False, "End a stalled start instead of only telling.", flags=())
+    generate_path: str | None = option(
+        None, "Path of a completion call of one token that must work before the server counts as ready.", flags=()
+    )
+    generate_timeout_s: float = option(120.0, "Of that call, in seconds.", flags=(), gt=0)
+    slow_start_s: float | None = option(None, "Time in which routers raise a fresh server's share.", flags=(), gt=0)
+
+
+class LimitSettings(Settings):
+    """`[limits]`: what the server and its children may take."""
+
+    memory_soft_mb: int | None = option(None, "Above this the report says degraded, in MiB.", flags=(), gt=0)
+    memory_hard_mb: int | None = option(None, "Above this it is drained and restarted, in MiB.", flags=(), gt=0)
 
 
 class LogSettings(Settings):
@@ -215,6 +227,7 @@ class BabysitterSettings(ServiceSettings):
     probes: ProbeSettings = Field(default_factory=ProbeSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
     jobs: JobSettings = Field(default_factory=JobSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
     cbclient: CbclientSettings = Field(default_factory=CbclientSettings)
     backend: Annotated[Backend, Field(discriminator="type"), BeforeValidator(_lower_type)] = option(
         ..., "The server.", flags=()

@@ -92,3 +92,5 @@ class Spec:
     extra: dict[str, Any] = field(default_factory=dict)
     weight: float | None = None
     diagnostics: bool = False
+    memory_soft_bytes: int | None = None
+    memory_hard_bytes: int | None = None

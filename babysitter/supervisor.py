@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, assert_never
 
 import aiohttp
@@ -67,6 +68,7 @@ class Supervisor:
         self._deploying: asyncio.Task[Any] | None = None
         self._draining: asyncio.Task[Any] | None = None
         self._updated_at = iso(clock.utcnow())
+        self._restart_at: str | None = None
         self._writing = asyncio.Lock()
         self._jobs = JobKeeper(spec.jobs, memory.jobs, clock=clock, seen=self._jobs_seen, persist=self.persist)
         self._session: aiohttp.ClientSession = prober.session
@@ -79,6 +81,7 @@ class Supervisor:
             busy=self._jobs.fingerprint,
             tell=self.tell,
             models_seen=self._models_seen,
+            server=lambda: self._attempt.server if self._attempt else None,
         )
 
     @property
@@ -93,9 +96,6 @@ class Supervisor:
     def view(self) -> View:
         """A picture of the replica now."""
         replica, memory, addresses = self._replica, self.memory, self.spec.addresses
-        waits_s = None
-        if replica.state is State.BACKING_OFF and replica.wake_at is not None:
-            waits_s = round(max(0.0, replica.wake_at - self._clock.monotonic()), 3)
         server = self._attempt.server if self._attempt is not None and replica.state in ALIVE else None
         return View(
             name=self.spec.name,
@@ -120,14 +120,14 @@ class Supervisor:
             workdir=str(self.spec.workdir),
             venv_path=self.spec.venv_path,
             error_message=replica.error,
-            next_restart_in_s=waits_s,
+            next_restart_at=self._restart_at,
             stalled=replica.stalled,
             persist_failed=self.home.state.failure,
             compile_wsjob=memory.jobs.all("compile"),
             execute_wsjob=memory.jobs.all("execute"),
             serves=server is not None,
             settling=self._adopted and replica.state is State.WAITING_FOR_READY and replica.error is None,
-            extra={**self.spec.extra, "stages": memory.stages, **self._diagnostics()},
+            extra={**self.spec.extra, **self._watcher.memory(), "stages": memory.stages, **self._diagnostics()},
         )
 
     async def adopt(self) -> bool:
@@ -163,7 +163,7 @@ class Supervisor:
             self.tell(self._exited(attempt.outcome()) if attempt is not None and ended else begin)
         scope.spawn("events", self._serve_events(), service=True)
         scope.spawn("probes", self._watcher.run(), service=True)
-        scope.spawn("logs", self._keep_logs(), service=True)
+        scope.spawn("files", self._keep_files(), service=True)
 
     async def leave(self) -> None:
         """Let go of the server without ending it."""
@@ -202,6 +202,9 @@ class Supervisor:
     def _tell_story(self, before: Replica) -> None:
         """Log the move and add it to the timeline."""
         now, move, state = self._clock.utcnow(), self._replica.story[-1], self._replica.state
+        self._restart_at = None
+        if state is State.BACKING_OFF and self._replica.wake_at is not None:
+            self._restart_at = iso(now + timedelta(seconds=self._replica.wake_at - self._replica.since))
         if state is State.READY:
             self.memory.ready_at = iso(now)
             if self.spec.diagnostics and self.memory.diagnostics is None:
@@ -226,10 +229,7 @@ class Supervisor:
             case ev.Spawn():
                 await self._spawn()
             case ev.Terminate(force=force):
-                if self._draining is not None:
-                    self._draining.cancel()
-                if self._attempt is not None:
-                    self._attempt.end(force=force)
+                self._terminate(force=force)
             case ev.Drain():
                 self._draining = self._spawn_task("drain", self._drain())
             case ev.Deploy():
@@ -244,6 +244,12 @@ class Supervisor:
                 self._spawn_task("finish", self._finish())
             case _:
                 assert_never(effect)
+
+    def _terminate(self, *, force: bool) -> None:
+        if self._draining is not None:
+            self._draining.cancel()
+        if self._attempt is not None:
+            self._attempt.end(force=force)
 
     async def _spawn(self) -> None:
         """Start a new attempt; the intent is on disk before the process is (B3)."""
@@ -335,11 +341,13 @@ class Supervisor:
         await self._jobs.settled()
         self.finished.set()
 
-    async def _keep_logs(self) -> None:
-        """Rotate the server's output by size, whatever the disk says (A18)."""
+    async def _keep_files(self) -> None:
+        """Rotate the server's output by size, whatever the disk says (A18), and write what it refused before (B9)."""
         rules = self.spec.logs
         while True:
             await asyncio.sleep(rules.check_s)
+            if self.home.state.failure is not None:
+                await self.persist()
             for path in (rules.stdout, rules.stderr):
                 try:
                     if await asyncio.to_thread(rotate, path, limit_bytes=rules.max_bytes, keep=rules.keep):

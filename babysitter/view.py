@@ -43,7 +43,7 @@ class View:
     workdir: str | None = None
     venv_path: str | None = None
     error_message: str | None = None
-    next_restart_in_s: float | None = None
+    next_restart_at: str | None = None
     stalled: bool = False
     persist_failed: str | None = None
     compile_wsjob: tuple[str, ...] = ()
@@ -147,7 +147,7 @@ def report(view: View) -> dict[str, Any]:
         "ready_at": view.ready_at,
         "updated_at": view.updated_at,
         "error_message": view.error_message,
-        "next_restart_in_s": view.next_restart_in_s,
+        "next_restart_at": view.next_restart_at,
         "stalled": view.stalled,
         "state_persist_failed": view.persist_failed,
         **view.extra,
@@ -166,7 +166,7 @@ def health(view: View, timestamp: float) -> dict[str, Any]:
         "display_status": display_status(view.state),
         "restart_count": view.restart_count,
         "error_message": view.error_message,
-        "next_restart_in_s": view.next_restart_in_s,
+        "next_restart_at": view.next_restart_at,
         "stalled": view.stalled,
         "state_persist_failed": view.persist_failed,
     }

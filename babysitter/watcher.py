@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from babysitter import events as ev
+from babysitter.identity import Identity, rss_bytes
 from babysitter.machine import PROBED, State
 from babysitter.port_finder import port_in_file, port_in_log
 from babysitter.probe import NotReady, Prober, stranger_on_port
@@ -16,6 +17,7 @@ from common.atomic_file import read_bounded
 
 PORT_FILE_LIMIT_BYTES = 4096
 READY_LINE_WITHIN_BYTES = 256 << 10
+RSS_STEP_BYTES = 16 << 20
 
 
 class Watcher:
@@ -30,6 +32,7 @@ class Watcher:
         busy: Changes whenever something but the log shows that the server works.
         tell: Takes events.
         models_seen: Takes the model objects of every good look.
+        server: Tells the server's process.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Watcher:
         busy: Callable[[], object],
         tell: Callable[[ev.Event], None],
         models_seen: Callable[[list[dict[str, Any]]], None],
+        server: Callable[[], Identity | None],
     ) -> None:
         self.port = spec.addresses.port
         self.moved = asyncio.Event()
@@ -54,7 +58,17 @@ class Watcher:
         self._busy = busy
         self._tell = tell
         self._models_seen = models_seen
+        self._server = server
+        self._rss_bytes = 0
         self._port_mark: Mark | None = None
+
+    def memory(self) -> dict[str, Any]:
+        """For reports: memory of the server and its children, in coarse steps so that few heartbeats differ."""
+        soft = self._spec.memory_soft_bytes
+        return {
+            "rss_mb": self._rss_bytes // RSS_STEP_BYTES * RSS_STEP_BYTES // (1 << 20),
+            "degraded": soft is not None and self._rss_bytes > soft,
+        }
 
     def new_attempt(self) -> None:
         """A server is about to be started: what its port file says now is not its own."""
@@ -77,6 +91,7 @@ class Watcher:
                     self._tell(ev.Progress())
                 await asyncio.to_thread(self._find_port)
             await self._look()
+            await self._weigh()
             serving = self._state() in (State.READY, State.DRAINING)
             await self._pause(self._spec.interval_s if serving else self._spec.start_interval_s)
 
@@ -88,11 +103,19 @@ class Watcher:
                 stranger = await asyncio.to_thread(stranger_on_port, self.port, uuid)
                 if stranger is not None:
                     raise NotReady(f"port {self.port} is answered by a stranger, {stranger}")
+                await self._prober.generate(url(self._spec.addresses.local, self.port), str(models[0]["id"]))
         except NotReady as error:
             self._tell(ev.ProbeBad(str(error)))
             return
         self._models_seen([_plain(model) for model in models])
         self._tell(ev.ProbeGood())
+
+    async def _weigh(self) -> None:
+        """Measure the server's memory against its hard limit (A16)."""
+        server, hard = self._server(), self._spec.memory_hard_bytes
+        self._rss_bytes = 0 if server is None else await asyncio.to_thread(rss_bytes, server)
+        if hard is not None and self._rss_bytes > hard:
+            self._tell(ev.OverLimit(f"takes {self._rss_bytes >> 20} MiB, more than its {hard >> 20} MiB"))
 
     def _find_port(self) -> None:
         """The port as told, unless the server's own file or its ready line names another (CONTRACT.md 3 and 5)."""

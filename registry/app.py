@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import resource
+import socket
 import uuid
 from collections.abc import AsyncIterator
 
@@ -11,7 +12,7 @@ from aiohttp import web
 
 from common.clock import Clock, SystemClock
 from common.http.access import is_loopback, require_guard
-from common.http.serve import Address, start, until_stopped
+from common.http.serve import Address, explain_bind, start, until_stopped
 from common.service import ConfigurationError
 from common.tasks import TaskScope
 from registry import api
@@ -21,7 +22,7 @@ from registry.catalogue import Catalogue
 from registry.guard import make_guard
 from registry.metrics import Metrics
 from registry.model import Sweep
-from registry.prober import Prober, probe_session
+from registry.prober import GuardedResolver, Prober, https_session
 from registry.render import Renderer
 from registry.routes import add_routes
 from registry.settings import RegistrySettings
@@ -45,8 +46,9 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
     app = web.Application(middlewares=[api.errors], client_max_size=BODY_LIMIT_BYTES)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
+        resolver = GuardedResolver(policy)
         async with (
-            probe_session(policy, timeout_s=settings.health_timeout, limit=settings.probe_concurrency) as session,
+            https_session(resolver) as session,
             TaskScope("registry") as scope,
         ):
             loaded = await store.open()
@@ -59,8 +61,10 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                 prober = Prober(
                     writer,
                     session,
+                    resolver,
                     clock,
                     interval_s=settings.health_interval,
+                    timeout_s=settings.health_timeout,
                     concurrency=settings.probe_concurrency,
                 )
                 prober.begin(loaded.instances)
@@ -144,6 +148,19 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def require_free(address: Address) -> None:
+    """Look at the port before the store is opened: who starts a registry twice shall hear of the port, not of a lock.
+
+    Raises:
+        ConfigurationError: It is taken; names by whom.
+    """
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        socket.create_server((address.host, address.port), family=family).close()
+    except OSError as error:
+        raise ConfigurationError(explain_bind(error, address, "registry")) from error
+
+
 async def serve(settings: RegistrySettings) -> None:
     """Run a registry until SIGTERM or SIGINT.
 
@@ -154,6 +171,7 @@ async def serve(settings: RegistrySettings) -> None:
     guarded = bool(settings.read_token_file or settings.register_token_file or settings.admin_token_file)
     require_guard("registry", settings.host, guarded=guarded, insecure=settings.insecure_no_auth)
     raise_file_limit()
+    require_free(Address(settings.host, settings.port))
     app = make_app(settings, make_store(settings.store, settings.data_dir))
     try:
         runner = await start(

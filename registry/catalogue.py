@@ -36,7 +36,7 @@ from registry.model import (
     Update,
 )
 from registry.ownership import TOMBSTONE_S, Claim, Tombstone, check_heartbeat, judge_registration
-from registry.report import differs_lastingly, service_status, stable
+from registry.report import lasting, service_status
 
 
 @dataclass(slots=True)
@@ -226,7 +226,7 @@ class Catalogue:
         after = replace(instance, stale=False, suspect=False, health=Health.UNKNOWN)
         if entry is not None:
             here = entry.instance
-            same_report = stable(here.report) == stable(after.report)
+            same_report = lasting(here.report) == lasting(after.report)
             after = replace(
                 after,
                 health=here.health if here.generation == after.generation else Health.UNKNOWN,
@@ -246,7 +246,7 @@ class Catalogue:
         if status == held.registration.status and not loose and report == held.report:
             return Decision((), held, renews=True)
         registration = held.registration
-        durable = loose or status != registration.status or differs_lastingly(report, held.report)
+        durable = loose or status != registration.status or lasting(report) != lasting(held.report)
         if status != registration.status:
             registration = replace(registration, status=status)
         after = Instance(registration, held.generation, held.draining, held.health, report)

@@ -36,6 +36,18 @@ class Registration:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """A replica report as JSON text: its `lasting` members, and the `passing` ones that change with every heartbeat.
+
+    `replica_id` is the member of that name, if it is a string.
+    """
+
+    lasting: bytes
+    passing: bytes = b"{}"
+    replica_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One record. It never changes; a change makes a new one.
 
@@ -47,7 +59,7 @@ class Instance:
     generation: int
     draining: bool = False
     health: Health = Health.UNKNOWN
-    report: Mapping[str, Any] | None = None
+    report: Report | None = None
     stale: bool = False
     suspect: bool = False
 
@@ -96,7 +108,7 @@ class Renew:
     status: str | None = None
     instance_id: str | None = None
     incarnation: int | None = None
-    report: Mapping[str, Any] | None = None
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,16 @@ import asyncio
 import random
 import socket
 from collections.abc import Iterable, Sequence
-from http import HTTPStatus
 
 import aiohttp
 import structlog
-from aiohttp.abc import ResolveResult
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
 from common.clock import Clock
 from common.tasks import TaskScope
 from registry.addresses import AddressPolicy, AddressRefused, parse_address
+from registry.asking import ask
 from registry.catalogue import Revised
 from registry.model import Health, Instance, Put, Refused, SetHealth
 from registry.probing import FIRST_WITHIN_S, Schedule, next_streak, probe_url, verdict
@@ -52,11 +52,10 @@ class GuardedResolver(ThreadedResolver):
         return allowed
 
 
-def probe_session(policy: AddressPolicy, *, timeout_s: float, limit: int) -> aiohttp.ClientSession:
-    """The session of probes: each has a connection of its own, so that no dead one tells about a live server."""
+def https_session(resolver: AbstractResolver) -> aiohttp.ClientSession:
+    """The session for probes over https: no connection, cookie or proxy is shared between two servers."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=limit, force_close=True, resolver=GuardedResolver(policy)),
-        timeout=aiohttp.ClientTimeout(total=timeout_s),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=resolver, use_dns_cache=False),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
     )
@@ -67,7 +66,8 @@ class Prober:
 
     Args:
         writer: Takes the verdicts.
-        session: Its whole-request timeout is the probe's.
+        session: For https; everything else is asked without it.
+        resolver: Turns names into addresses that may be asked.
         clock: Monotonic time.
         interval_s: Between two probes of one record.
         concurrency: Most probes at once.
@@ -78,14 +78,18 @@ class Prober:
         self,
         writer: Writer,
         session: aiohttp.ClientSession,
+        resolver: AbstractResolver,
         clock: Clock,
         *,
         interval_s: float,
+        timeout_s: float,
         concurrency: int,
         rng: random.Random | None = None,
     ) -> None:
         self._writer = writer
         self._session = session
+        self._resolver = resolver
+        self._timeout_s = timeout_s
         self._clock = clock
         self._interval_s = interval_s
         self._concurrency = concurrency
@@ -121,11 +125,7 @@ class Prober:
 
     async def probe(self, instance: Instance) -> bool:
         """Ask once; true for a 200 within the timeout."""
-        try:
-            async with self._session.get(probe_url(instance), allow_redirects=False) as answer:
-                return answer.status == HTTPStatus.OK
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            return False
+        return await ask(probe_url(instance), timeout_s=self._timeout_s, resolver=self._resolver, session=self._session)
 
     def _ended(self, _task: asyncio.Task[None]) -> None:
         self._running -= 1

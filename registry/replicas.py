@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from registry.model import Instance
+from registry.report import read_report
 
 _DEFAULTS: Mapping[str, Any] = {
     "server_mode": None,
@@ -39,16 +40,17 @@ def replica_infos(instances: Iterable[Instance]) -> dict[str, dict[str, Any]]:
     A replica may report with two records, its babysitter's and its server's: a record whose lease holds wins over one
     whose lease ended, and the later update over the earlier.
     """
-    found: dict[str, tuple[tuple[bool, str], Instance]] = {}
+    found: dict[str, tuple[tuple[bool, str], Instance, dict[str, Any]]] = {}
     for instance in instances:
-        report = instance.report
-        replica_id = None if report is None else report.get("replica_id")
-        if report is None or not isinstance(replica_id, str):
+        if instance.report is None or (replica_id := instance.report.replica_id) is None:
             continue
+        report = read_report(instance.report)
         rank = (not instance.stale, str(report.get("updated_at") or ""))
         if replica_id not in found or rank > found[replica_id][0]:
-            found[replica_id] = (rank, instance)
-    return {replica_id: _info(instance) for replica_id, (_, instance) in sorted(found.items())}
+            found[replica_id] = (rank, instance, report)
+    return {
+        key: _info(instance, report) for key, (_, instance, report) in sorted(found.items(), key=lambda item: item[0])
+    }
 
 
 def select(infos: Iterable[Mapping[str, Any]], wanted: Mapping[str, str]) -> list[Mapping[str, Any]]:
@@ -61,9 +63,8 @@ def _matches(info: Mapping[str, Any], key: str, value: str) -> bool:
     return info[key] == value or value in models
 
 
-def _info(instance: Instance) -> dict[str, Any]:
+def _info(instance: Instance, report: Mapping[str, Any]) -> dict[str, Any]:
     said = instance.registration
-    report = instance.report or {}
     info = {"replica_id": report["replica_id"], **_DEFAULTS, "host": said.host}
     info.update({key: report[key] for key in _DEFAULTS if report.get(key) is not None})
     given = report.get("metadata")

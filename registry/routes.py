@@ -119,4 +119,8 @@ ROUTES: tuple[Route, ...] = (
 
 def add_routes(app: web.Application) -> None:
     """Serve the table."""
-    app.add_routes([web.route(route.method, route.path, route.handler) for route in ROUTES])
+    for route in ROUTES:
+        if route.method == "GET":
+            app.router.add_get(route.path, route.handler, allow_head=route.path != "/v1/watch")
+        else:
+            app.router.add_route(route.method, route.path, route.handler)

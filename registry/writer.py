@@ -3,8 +3,8 @@
 A command that needs no store (nearly every heartbeat) is done at once when nothing is being written: the event loop
 runs one thing at a time, so there is still one writer, and a heartbeat costs no task switch.
 
-A heartbeat never fails for the store's sake: what it changed is shown, remembered as unwritten, and written when the
-store takes it. With a shared store, what other registries did comes through the same queue.
+A heartbeat and the end of a lease never fail for the store's sake: what a heartbeat changed is shown, remembered as
+unwritten, and written when the store takes it; a record that ended would end again after a restart. With a shared store, what other registries did comes through the same queue.
 """
 
 import asyncio
@@ -198,7 +198,7 @@ class Writer:
                 self._learn_from(conflict)
                 continue
             except StoreError:
-                if not isinstance(command, Renew):
+                if not isinstance(command, Renew | Sweep):
                     raise
                 decision = self._in_memory(decision)
             self._commit(decision)

@@ -96,6 +96,23 @@ class Board:
         self._cells[start + bisect_left(BOUNDS_S, seconds)] += 1
         self._cells[start + _BUCKETS] += int(seconds * 1e6)
 
+    def settle(
+        self, slot: int, outcome: Outcome, duration_s: float, bytes_in: int, bytes_out: int, *, error: bool
+    ) -> None:
+        """Count one attempt that is over; it is no longer in flight."""
+        cells = self._cells
+        start = slot * self._row + self._offset
+        cells[start] -= 1  # IN_FLIGHT
+        cells[start + REQUESTS] += 1
+        cells[start + BYTES_IN] += bytes_in
+        cells[start + BYTES_OUT] += bytes_out
+        cells[start + OUTCOMES + outcome] += 1
+        start_of_duration = start + DURATION
+        cells[start_of_duration + bisect_left(BOUNDS_S, duration_s)] += 1
+        cells[start_of_duration + _BUCKETS] += int(duration_s * 1e6)
+        if error:
+            cells[start + ERRORS] += 1
+
     def total(self, slot: int, field: int) -> int:
         """A field of a slot, over all workers."""
         start = slot * self._row + _ROW_HEAD + field

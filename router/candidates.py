@@ -1,15 +1,15 @@
 """PURE. Who may be asked now: ready, lists the model, not ejected, not tried; fresh before suspect, then the panic."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from router.model import Endpoint, Standing
 from router.outlier import Outliers
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The candidates, best tier only, and why there are no others."""
+class Choice(msgspec.Struct, frozen=True):
+    """The candidates, best tier only, and whether they are only a last resort."""
 
     endpoints: Sequence[Endpoint]
     panic: bool = False

@@ -11,7 +11,6 @@ import msgspec
 from router.model import Facts
 
 MODEL_LIMIT = 256
-_PRINTABLE = re.compile(r"[\x20-\x7e\xa0-\U0010ffff]{1,256}")
 _MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,256})\r\n--')
 
 
@@ -66,7 +65,7 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None) -> Facts:
     if len(_models_seen) > 1:
         raise BadBody("'model' appears twice in the body")
     model = _models_seen[0] if _models_seen else None
-    if model is not None and not (isinstance(model, str) and _PRINTABLE.fullmatch(model)):
+    if model is not None and not (isinstance(model, str) and model.isprintable() and 0 < len(model) <= MODEL_LIMIT):
         raise BadBody(f"'model' must be a string of 1 to {MODEL_LIMIT} printable characters")
     key = fields.prompt_cache_key
     return Facts(

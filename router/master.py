@@ -18,7 +18,7 @@ from aiohttp import web
 from common.discovery.registry_client import RegistryClient, RegistryError
 from common.http.access import read_token, require_guard
 from common.http.client import make_session
-from common.http.serve import until_stopped
+from common.http.serve import stop_signals, until_stopped
 from common.service import ConfigurationError
 from common.settings import SettingsError
 from common.tasks import TaskScope
@@ -200,6 +200,7 @@ async def serve(settings: RouterSettings, *, config: Path | None, reread: Callab
             TaskScope("router") as scope,
             make_session(timeout_s=settings.health_timeout, limit=256) as session,
         ):
+            stop = stop_signals()  # before the crew: a signal during its start must end it too
             crew = Crew(settings, control_path, scope)
             master = Master(settings, crew)
             try:
@@ -230,7 +231,7 @@ async def serve(settings: RouterSettings, *, config: Path | None, reread: Callab
             scope.spawn("watch-files", master.watch_files(config, reread, hangup), service=True)
             log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
             try:
-                await until_stopped(scope)
+                await until_stopped(scope, stop)
             finally:
                 await crew.stop()
                 await runner.cleanup()

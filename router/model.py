@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import msgspec
+
 from common.discovery.record import ServiceRecord
 
 WEIGHT_LIMIT = 1000
@@ -50,8 +52,7 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """What routing may know of a request.
 
     `text_bytes` is the size of the request's text, or None when nobody needed it. `affinity` is what ties requests
@@ -71,6 +72,8 @@ class Table:
     version: int
     endpoints: tuple[Endpoint, ...] = ()
     by_model: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict)
+    fresh: dict[str | None, tuple[Endpoint, ...]] = field(default_factory=dict)
+    """The fresh ones by model, and all of them under None: the candidates of nearly every request."""
 
     @classmethod
     def of(cls, version: int, endpoints: tuple[Endpoint, ...]) -> "Table":
@@ -79,7 +82,11 @@ class Table:
         for endpoint in endpoints:
             for model in endpoint.models:
                 by_model.setdefault(model, []).append(endpoint)
-        return cls(version, endpoints, {model: tuple(found) for model, found in by_model.items()})
+        fresh: dict[str | None, tuple[Endpoint, ...]] = {
+            model: tuple(one for one in found if one.standing is Standing.FRESH) for model, found in by_model.items()
+        }
+        fresh[None] = tuple(one for one in endpoints if one.standing is Standing.FRESH)
+        return cls(version, endpoints, {model: tuple(found) for model, found in by_model.items()}, fresh)
 
 
 @dataclass(slots=True)

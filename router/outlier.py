@@ -56,6 +56,11 @@ class Outliers:
         """Drop the memory of endpoints that are gone."""
         self._records = {name: record for name, record in self._records.items() if name in ids}
 
+    @property
+    def quiet(self) -> bool:
+        """True while there is nothing to hold against anybody."""
+        return not self._records
+
     def admits(self, endpoint: Endpoint, now: float) -> bool:
         """True when `endpoint` may get a request; the first one after an ejection is its only trial."""
         record = self._records.get(endpoint.id)

@@ -5,6 +5,7 @@ answers and moves on at once when it does not. Every call has a deadline; what w
 """
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
@@ -58,18 +59,26 @@ class RegistryClient:
     """Talks to the registries at `urls` over a shared session.
 
     Args:
-        urls: Base URLs, without a trailing slash; the first is tried first.
+        urls: Base URLs, without a trailing slash.
         session: The process's session.
         token: Bearer token, or None.
+        first: Index of the URL tried first; None takes one at random, so that a fleet's clients spread.
     """
 
-    def __init__(self, urls: Sequence[str], session: aiohttp.ClientSession, *, token: str | None = None) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        session: aiohttp.ClientSession,
+        *,
+        token: str | None = None,
+        first: int | None = None,
+    ) -> None:
         if not urls:
             raise ValueError("at least one registry URL is needed")
         self._urls = [url.rstrip("/") for url in urls]
         self._session = session
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._current = 0
+        self._current = random.randrange(len(urls)) if first is None else first  # noqa: S311 - spreads load, no secret
 
     @property
     def url(self) -> str:

@@ -60,16 +60,25 @@ def bound_port(runner: web.AppRunner) -> int:
     return int(runner.addresses[0][1])
 
 
-async def until_stopped(scope: TaskScope) -> None:
-    """Wait for SIGTERM or SIGINT.
+def stop_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set from now on.
+
+    A process that starts others makes it before it does: a signal that comes during the start would otherwise end it by
+    the default action, and leave its children behind.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def until_stopped(scope: TaskScope, stop: asyncio.Event | None = None) -> None:
+    """Wait for SIGTERM or SIGINT, or for `stop`, made by `stop_signals` earlier.
 
     Raises:
         TaskFailed: A task of `scope` failed first.
     """
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop or stop_signals()
     failure = asyncio.ensure_future(scope.failed())
     stopped = asyncio.ensure_future(stop.wait())
     try:

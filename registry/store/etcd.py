@@ -79,7 +79,9 @@ class EtcdStore:
         self._endpoints = endpoints
         self._known: dict[str, Known] = {}
         self._dropped: dict[str, int] = {}
+        self._rubbish: set[str] = set()
         self._revision = 0
+        self._activity = 0
         self._beats: list[tuple[int, asyncio.Future[bool]]] = []
         self._beating = asyncio.Event()
         self._gateway: Gateway | None = None
@@ -106,6 +108,7 @@ class EtcdStore:
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Write one change (or several, each by itself: only a sweep has several, and etcd already dropped those)."""
+        self._activity += 1
         return [await (self._put(it) if isinstance(it, Put) else self._delete(it)) for it in changes]
 
     async def renew(self, name: str) -> None:
@@ -154,7 +157,7 @@ class EtcdStore:
             try:
                 async with contextlib.aclosing(self._batches()) as batches:
                     async for batch in batches:
-                        for event in _events(batch):
+                        for event in self._events(batch):
                             yield event
                         self._revision = max(self._revision, batch.revision)
                         self._dropped = {name: at for name, at in self._dropped.items() if at > self._revision}
@@ -182,12 +185,17 @@ class EtcdStore:
         items = [key_value(raw) for raw in answer.get("kvs", ())]
         instances: dict[str, Instance] = {}
         known: dict[str, Known] = {}
+        rubbish: set[str] = set()
         for item in items:
-            if item.key.startswith(SERVICES) and (instance := _instance(item)) is not None:
+            if not item.key.startswith(SERVICES):
+                continue
+            if (instance := _instance(item)) is None:
+                rubbish.add(item.key)
+            else:
                 instances[instance.name] = instance
                 known[instance.name] = Known(item.mod_revision, item.lease, instance.generation)
         buried = frozenset(it.key.removeprefix(TOMBSTONES) for it in items if it.key.startswith(TOMBSTONES))
-        self._known, self._dropped, self._revision = known, {}, revision
+        self._known, self._dropped, self._rubbish, self._revision = known, {}, rubbish, revision
         return Back(instances, buried - instances.keys(), revision)
 
     async def _come_back(self) -> Back:
@@ -205,15 +213,19 @@ class EtcdStore:
         batches = self._calls().watch(ROOT, self._revision + 1)
         upcoming = asyncio.ensure_future(anext(batches))
         next_pulse = time.monotonic() + PULSE_S
-        doubts = 0
+        doubts, activity = 0, self._activity
         try:
             while True:
                 await asyncio.wait({upcoming}, timeout=max(0.0, next_pulse - time.monotonic()))
                 if upcoming.done():
+                    self._activity += 1
                     yield upcoming.result()
                     upcoming = asyncio.ensure_future(anext(batches))
                 if time.monotonic() >= next_pulse:
-                    doubts = 0 if await self._pulse() else doubts + 1
+                    agrees = await self._pulse()
+                    # While records come and go the counts may differ; in silence they may not.
+                    doubts = 0 if agrees or activity != self._activity else doubts + 1
+                    activity = self._activity
                     if doubts > 1:
                         raise Diverged(f"etcd has another number of records than the {len(self._known)} known here")
                     next_pulse = time.monotonic() + PULSE_S
@@ -222,6 +234,28 @@ class EtcdStore:
             with contextlib.suppress(asyncio.CancelledError, StoreError, Compacted):
                 await upcoming
             await batches.aclose()
+
+    def _events(self, batch: WatchBatch) -> list[Event]:
+        """What a batch means: a deletion in the revision of a tombstone was on purpose, any other is a lease's end."""
+        buried = {
+            (event.item.mod_revision, event.item.key.removeprefix(TOMBSTONES))
+            for event in batch.events
+            if not event.deleted and event.item.key.startswith(TOMBSTONES)
+        }
+        found: list[Event] = []
+        for event in batch.events:
+            item = event.item
+            if not item.key.startswith(SERVICES):
+                continue
+            self._rubbish.discard(item.key)
+            if event.deleted:
+                name = item.key.removeprefix(SERVICES)
+                found.append(Vanished(name, item.mod_revision, (item.mod_revision, name) in buried))
+            elif (instance := _instance(item)) is not None:
+                found.append(Written(instance, item.mod_revision, item.lease))
+            else:
+                self._rubbish.add(item.key)
+        return found
 
     async def _pulse(self) -> bool:
         """True when etcd has as many records as are known here.
@@ -235,7 +269,7 @@ class EtcdStore:
         revision = int(answer["header"]["revision"])
         if revision < self._revision:
             raise Diverged(f"etcd is at revision {revision}, before {self._revision}")
-        return int(answer.get("count", 0)) == len(self._known)
+        return int(answer.get("count", 0)) == len(self._known) + len(self._rubbish)
 
     # Writing.
 
@@ -334,26 +368,6 @@ class EtcdStore:
             for (_, done), found in zip(batch, alive, strict=True):
                 if not done.done():
                     done.set_result(found)
-
-
-def _events(batch: WatchBatch) -> list[Event]:
-    """What a batch means: a deletion in the revision of a tombstone was on purpose, any other is a lease's end."""
-    buried = {
-        (event.item.mod_revision, event.item.key.removeprefix(TOMBSTONES))
-        for event in batch.events
-        if not event.deleted and event.item.key.startswith(TOMBSTONES)
-    }
-    found: list[Event] = []
-    for event in batch.events:
-        item = event.item
-        if not item.key.startswith(SERVICES):
-            continue
-        if event.deleted:
-            name = item.key.removeprefix(SERVICES)
-            found.append(Vanished(name, item.mod_revision, (item.mod_revision, name) in buried))
-        elif (instance := _instance(item)) is not None:
-            found.append(Written(instance, item.mod_revision, item.lease))
-    return found
 
 
 def _instance(item: KeyValue) -> Instance | None:

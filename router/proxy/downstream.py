@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from router.proxy import answers
 from router.proxy.chunked import BadChunk, Chunked
 from router.proxy.exchange import Exchange
-from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, RequestHead, parse_request
+from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, RequestHead
 
 if TYPE_CHECKING:
     from router.proxy.engine import Engine
@@ -51,6 +51,7 @@ class Downstream(asyncio.Protocol):
         "_reserved",
         "_transport",
         "peer",
+        "peer_line",
     )
 
     def __init__(self, engine: "Engine") -> None:
@@ -68,6 +69,7 @@ class Downstream(asyncio.Protocol):
         self._paused_at: float | None = None
         self._reading_paused = False
         self.peer = "unknown"
+        self.peer_line = b""
 
     # -- asyncio -----------------------------------------------------------------------------------------------------
 
@@ -76,6 +78,7 @@ class Downstream(asyncio.Protocol):
         transport = self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         name = transport.get_extra_info("peername")
         self.peer = str(name[0]) if isinstance(name, tuple) else "local"
+        self.peer_line = b"x-forwarded-for: %b\r\n" % self.peer.encode()
         engine = self._engine
         engine.clients.add(self)
         self._deadline = engine.now() + engine.limits.head_timeout_s
@@ -213,7 +216,7 @@ class Downstream(asyncio.Protocol):
         self._buffer = b""
         if end > HEAD_LIMIT_BYTES:
             raise BadHead("the request's head is too long", 431)
-        head = parse_request(data[: end + 4])
+        head = self._engine.heads.read(data[: end + 4])
         self._begin_body(head, data[end + 4 :])
 
     def _begin_body(self, head: RequestHead, rest: bytes) -> None:
@@ -225,12 +228,11 @@ class Downstream(asyncio.Protocol):
             return
         if length is not None and length > limits.max_body_bytes:
             raise BadHead(f"the body is larger than {limits.max_body_bytes} bytes", 413)
-        if not self._reserve(length or 0):
-            raise BadHead("the router holds too many request bodies; try again", 503)
-        if length == len(rest):
-            self._release_body()
+        if length == len(rest) and self._engine.body_bytes + length <= limits.max_bodies_bytes:
             self._dispatch(head, rest, b"")
             return
+        if not self._reserve(length or 0):
+            raise BadHead("the router holds too many request bodies; try again", 503)
         self._head = head
         self._deadline = self._engine.now() + BODY_BASE_S + (length or 0) / BODY_BYTES_PER_S
         if head.expects_continue and not rest and not head.http10:

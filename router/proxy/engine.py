@@ -5,10 +5,9 @@ precision is worth.
 """
 
 import asyncio
-import random
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,11 +17,14 @@ from common.tasks import TaskScope
 from router import board as cells
 from router.admission import Waiting
 from router.board import Board
+from router.candidates import choose_from
 from router.keys import Key, KeyRing
 from router.model import Endpoint, Table
 from router.outlier import Outliers
 from router.policy.choose import Chooser
+from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.headers import CREDENTIALS, FORWARDED
+from router.proxy.heads import Heads, request_heads, response_heads
 from router.proxy.upstream import Pool, Upstream
 
 if TYPE_CHECKING:
@@ -85,7 +87,11 @@ class Engine:
     has_cache_types: bool = False
     has_limits: bool = False
     keys: KeyRing = field(default_factory=KeyRing)
-    forwarded: frozenset[bytes] = frozenset()
+    has_keys: bool = False
+    heads: Heads[RequestHead] = field(init=False)
+    answer_heads: Heads[ResponseHead] = field(default_factory=response_heads)
+    now: Callable[[], float] = time.monotonic
+    """Monotonic seconds, the same clock in every process of this machine."""
     log_lines: list[dict[str, object]] = field(default_factory=list)
     waiting: "Waiting[Exchange]" = field(init=False)
     _pools: dict[str, Pool] = field(default_factory=dict)
@@ -100,11 +106,10 @@ class Engine:
         """Take the API keys. Clients' own credentials go on to replicas only while there are none (CONTRACT.md 2)."""
         self.keys = KeyRing.of(keys, self.board.shape.workers)
         credentials = frozenset() if keys else CREDENTIALS
-        self.forwarded = FORWARDED | credentials | {name.lower().encode() for name in self.limits.extra_headers}
-
-    def now(self) -> float:
-        """Monotonic seconds, the same clock in every process of this machine."""
-        return time.monotonic()
+        self.has_keys = bool(keys)
+        self.heads = request_heads(
+            FORWARDED | credentials | {name.lower().encode() for name in self.limits.extra_headers}
+        )
 
     def set_table(self, table: Table) -> None:
         """Swap the table; connections and ejections of endpoints that are gone are dropped."""
@@ -120,20 +125,23 @@ class Engine:
         """Everybody who lists `model`; everybody, for a request that names none."""
         return self.table.endpoints if model is None else self.table.by_model.get(model, ())
 
+    def candidates(self, peers: Sequence[Endpoint], model: str | None, tried: Collection[str]) -> Sequence[Endpoint]:
+        """Who may be asked now; the common case is looked up, not computed."""
+        if not tried and self.outliers.quiet:
+            fresh = self.table.fresh.get(model)
+            if fresh:
+                return fresh
+        return choose_from(peers, tried, self.outliers, self.now()).endpoints
+
     def has_room(self, endpoint: Endpoint) -> bool:
         """True when `endpoint` may get one more request, over all workers."""
         return not endpoint.limit or self.board.total(endpoint.slot, cells.IN_FLIGHT) < endpoint.limit
-
-    def wants_log_line(self) -> bool:
-        """True for the sampled share of requests."""
-        share = self.limits.access_log_sample
-        return share > 0 and random.random() < share  # noqa: S311 - a sample, no secret
 
     def pool(self, endpoint: Endpoint) -> Pool:
         """The idle connections to `endpoint`."""
         pool = self._pools.get(endpoint.id)
         if pool is None:
-            pool = self._pools[endpoint.id] = Pool(endpoint, time.monotonic)
+            pool = self._pools[endpoint.id] = Pool(endpoint, self.now, self.answer_heads)
         return pool
 
     async def connect(self, endpoint: Endpoint) -> Upstream:
@@ -195,7 +203,7 @@ class Engine:
                 if exchange is None:
                     break
                 exchange.choose()
-                if exchange.phase is exchange.phase.QUEUED:
+                if exchange.queued:
                     break  # the room is not for it: its candidates are others
 
     def begin_attempt(self, endpoint: Endpoint) -> None:
@@ -203,10 +211,9 @@ class Engine:
         self.board.add(endpoint.slot, cells.IN_FLIGHT)
         self.outliers.begin(endpoint)
 
-    def end_attempt(self, endpoint: Endpoint) -> None:
-        """The last byte, or none: one fewer in flight."""
-        self.board.add(endpoint.slot, cells.IN_FLIGHT, -1)
-        if self.has_limits and len(self.waiting):
+    def room_made(self) -> None:
+        """An attempt at a bounded endpoint is over: somebody may have waited for that."""
+        if len(self.waiting):
             asyncio.get_running_loop().call_soon(self.serve_waiting)
 
     def exchange_ended(self) -> None:

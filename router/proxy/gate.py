@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from router.facts import BadBody, forwarded_affinity, read_json, read_multipart
 from router.keys import Key, Refusal
 from router.model import Facts
-from router.proxy.head import RequestHead
+from router.proxy.head import BodyKind, RequestHead
 from router.proxy.paths import Operation, is_control
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ def refuse(why: Refusal) -> Refused:
 
 
 def key_of(engine: "Engine", head: RequestHead) -> Key | None:
-    """The key that a request shows; None while the router has none, or for a path open to anybody.
+    """The key that a request shows; None for a path open to anybody. Only for a router that has keys.
 
     Raises:
         Refused: It shows none of ours, or one that may not do this.
     """
-    if not engine.keys or head.path in OPEN_PATHS:
+    if head.path in OPEN_PATHS:
         return None
     key = engine.keys.find(head.authorization, head.api_key)
     if key is None:
@@ -84,12 +84,11 @@ def facts_of(engine: "Engine", head: RequestHead, body: bytes, operation: Operat
     Raises:
         Refused: The body cannot be read.
     """
-    forwarded = forwarded_affinity(head.forwarded_for, head.user_agent)
-    kind = head.content_type[:19].lower()
+    forwarded = forwarded_affinity(head.forwarded_for, head.user_agent) if head.forwarded_for else None
     try:
-        if kind == b"multipart/form-data":
+        if head.kind is BodyKind.FORM:
             return read_multipart(body, forwarded=forwarded)
-        if operation is None and not kind.startswith(b"application/json"):
+        if operation is None and head.kind is not BodyKind.JSON:
             return Facts(affinity=forwarded)
         return read_json(body, want_text=engine.has_cache_types, forwarded=forwarded)
     except BadBody as error:

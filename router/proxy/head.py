@@ -6,9 +6,12 @@ parsed only once it is whole, by a parser used for that head alone; bodies are f
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from enum import Enum
 
 import httptools
+import msgspec
+
+from router.proxy.paths import PROXIED, Operation
 
 HEAD_LIMIT_BYTES = 32768
 FIELD_LIMIT_BYTES = 8190
@@ -21,6 +24,7 @@ _UPGRADE = re.compile(rb"\r\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee]:[^\r\n]*")
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"})
 
 BODILESS = frozenset({204, 304})
+_NOT_HOP_BY_HOP = frozenset({b"close", b"keep-alive", b"authorization", b"content-type"})
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -33,32 +37,49 @@ class BadHead(ValueError):
         self.status = status
 
 
-@dataclass(slots=True)
-class RequestHead:
-    """A request's head. `fields` are (lower-case name, value); `length` is None for a chunked body."""
+class BodyKind(Enum):
+    """What the body is, by its Content-Type."""
+
+    JSON = "json"
+    FORM = "form"
+    OTHER = "other"
+
+
+class RequestHead(msgspec.Struct):
+    """A request's head, shared by all requests whose heads are alike: never changed after it was parsed.
+
+    `fields` are (lower-case name, value); `length` is None for a chunked body; `forwarded` are the lines that go on to
+    replicas.
+    """
 
     method: bytes
     path: bytes
     query: bytes
     http10: bool
     keep_alive: bool
-    fields: Fields = field(default_factory=list)
+    fields: Fields = []
     length: int | None = 0
     content_length: bytes | None = None
     transfer_encoding: bytes | None = None
     host: bytes | None = None
     expects_continue: bool = False
-    content_type: bytes = b""
+    kind: BodyKind = BodyKind.OTHER
     user_agent: bytes | None = None
     forwarded_for: bytes | None = None
     request_id: bytes | None = None
     authorization: bytes | None = None
     api_key: bytes | None = None
+    hop_by_hop: frozenset[bytes] = frozenset()
+    """Fields that `Connection` names; the ones we act on cannot be removed that way."""
+    operation: Operation | None = None
+    forwarded: bytes = b""
 
 
-@dataclass(slots=True)
-class ResponseHead:
-    """A response's head. `length` is None without Content-Length; not chunked and None means: until it closes."""
+class ResponseHead(msgspec.Struct):
+    """A response's head, shared like a request's. `lines` are its status line and the fields that go back.
+
+    `length` is None without Content-Length; not chunked and None means: until it closes.
+    """
 
     status: int
     reason_line: bytes
@@ -69,6 +90,8 @@ class ResponseHead:
     chunked: bool = False
     is_event_stream: bool = False
     is_json: bool = False
+    hop_by_hop: frozenset[bytes] = frozenset()
+    lines: bytes = b""
 
 
 class _Collector:
@@ -100,7 +123,7 @@ def parse_request(raw: bytes) -> RequestHead:
     if _UPGRADE.search(raw):
         raw = _UPGRADE.sub(b"", raw)  # never honoured, never forwarded (R69, R70)
     path, _, query = target.partition(b"?")
-    head = RequestHead(method, path, query, http10=minor == b"0", keep_alive=minor == b"1")
+    head = RequestHead(method, path, query, http10=minor == b"0", keep_alive=minor == b"1", operation=PROXIED.get(path))
     for original, value in _fields(httptools.HttpRequestParser, raw):
         name = original.lower()
         rule = _REQUEST_RULES.get(name)
@@ -190,18 +213,23 @@ def _keep(attribute: str) -> Callable[[RequestHead, bytes], None]:
     return lambda head, value: setattr(head, attribute, value)
 
 
-def _tokens(value: bytes) -> list[bytes]:
-    return [token.strip() for token in value.lower().split(b",")]
-
-
-def _request_connection(head: RequestHead, value: bytes) -> None:
-    tokens = _tokens(value)
+def _connection(head: RequestHead | ResponseHead, value: bytes) -> None:
+    tokens = frozenset(token.strip() for token in value.lower().split(b","))
     head.keep_alive = b"close" not in tokens and (head.keep_alive or b"keep-alive" in tokens)
+    head.hop_by_hop |= tokens - _NOT_HOP_BY_HOP
 
 
 def _content_encoding(_head: RequestHead, value: bytes) -> None:
     if value.strip().lower() not in (b"", b"identity"):
         raise BadHead("compressed request bodies are not taken", 415)
+
+
+def _content_type(head: RequestHead, value: bytes) -> None:
+    kind = value.lower()
+    if kind.startswith(b"multipart/form-data"):
+        head.kind = BodyKind.FORM
+    elif kind.startswith(b"application/json"):
+        head.kind = BodyKind.JSON
 
 
 def _expect(head: RequestHead, value: bytes) -> None:
@@ -222,11 +250,6 @@ def _response_encoding(head: ResponseHead, value: bytes) -> None:
     head.chunked = True
 
 
-def _response_connection(head: ResponseHead, value: bytes) -> None:
-    tokens = _tokens(value)
-    head.keep_alive = b"close" not in tokens and (head.keep_alive or b"keep-alive" in tokens)
-
-
 def _response_type(head: ResponseHead, value: bytes) -> None:
     kind = value.lower()
     head.is_event_stream = kind.startswith(b"text/event-stream")
@@ -235,10 +258,10 @@ def _response_type(head: ResponseHead, value: bytes) -> None:
 
 _REQUEST_RULES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
     b"authorization": _once("authorization", "Authorization"),
-    b"connection": _request_connection,
+    b"connection": _connection,
     b"content-encoding": _content_encoding,
     b"content-length": _once("content_length", "Content-Length"),
-    b"content-type": _keep("content_type"),
+    b"content-type": _content_type,
     b"expect": _expect,
     b"host": _once("host", "Host"),
     b"transfer-encoding": _once("transfer_encoding", "Transfer-Encoding"),
@@ -248,7 +271,7 @@ _REQUEST_RULES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
     b"x-request-id": _keep("request_id"),
 }
 _RESPONSE_RULES: dict[bytes, Callable[[ResponseHead, bytes], None]] = {
-    b"connection": _response_connection,
+    b"connection": _connection,
     b"content-length": _response_length,
     b"content-type": _response_type,
     b"transfer-encoding": _response_encoding,

@@ -5,7 +5,7 @@ Requests: an allow-list. Responses: everything but hop-by-hop fields, cookies, a
 
 from collections.abc import Collection
 
-from router.proxy.head import Fields, RequestHead, ResponseHead
+from router.proxy.head import RequestHead, ResponseHead
 
 FORWARDED = frozenset(
     {
@@ -47,30 +47,20 @@ _DROPPED = frozenset(
 
 def forwarded_lines(head: RequestHead, allowed: Collection[bytes]) -> bytes:
     """The client's fields that go on, as header lines. `allowed` are exact names beside the prefixes."""
-    dropped = _named_by_connection(head.fields)
     return b"".join(
         [
             b"%b: %b\r\n" % field
             for field in head.fields
-            if (field[0] in allowed or field[0].startswith(FORWARDED_PREFIXES)) and field[0] not in dropped
+            if (field[0] in allowed or field[0].startswith(FORWARDED_PREFIXES)) and field[0] not in head.hop_by_hop
         ]
     )
 
 
 def response_lines(head: ResponseHead) -> bytes:
     """Status line and the fields that go back, without framing and without the blank line."""
-    dropped = _named_by_connection(head.fields)
     lines = [b"HTTP/1.1 " + head.reason_line]
-    for name, value in head.fields:
-        lower = name.lower()
-        if lower not in _DROPPED and lower not in dropped:
-            lines.append(b"%b: %b\r\n" % (name, value))
+    for field in head.fields:
+        lower = field[0].lower()
+        if lower not in _DROPPED and lower not in head.hop_by_hop:
+            lines.append(b"%b: %b\r\n" % field)
     return b"".join(lines)
-
-
-def _named_by_connection(fields: Fields) -> Collection[bytes]:
-    """Fields that `Connection` declares hop-by-hop; framing and identity cannot be removed that way."""
-    for name, value in fields:
-        if name in (b"connection", b"Connection"):
-            return {token.strip().lower() for token in value.split(b",")} - {b"content-type", b"authorization"}
-    return ()

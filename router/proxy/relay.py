@@ -12,7 +12,6 @@ import msgspec
 from router.proxy import answers
 from router.proxy.chunked import LAST_CHUNK, Chunked, frame
 from router.proxy.head import BODILESS, ResponseHead
-from router.proxy.headers import response_lines
 from router.proxy.paths import EndMark
 
 OK = 200
@@ -21,7 +20,9 @@ KEEPALIVE = b": keep-alive\n\n"
 _EARLY_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 )
-_TAIL_BYTES = 256
+_TAIL_BYTES = 64
+"""Reads shorter than this are joined with what came before: the mark may be cut anywhere."""
+_TAIL_LIMIT_BYTES = 512
 _RESPONSES_ENDS = (b"response.completed", b"response.failed", b"response.incomplete")
 
 
@@ -43,28 +44,15 @@ class Relay:
         held_limit_bytes: JSON larger than this is streamed rather than held.
     """
 
-    __slots__ = (
-        "_chunks",
-        "_early",
-        "_end_mark",
-        "_held",
-        "_held_bytes",
-        "_holding",
-        "_http10",
-        "_limit",
-        "_mark_seen",
-        "_quoted",
-        "_sink",
-        "_sized",
-        "_tail",
-        "_unproven",
-        "_unquote",
-        "answered",
-        "begun",
-        "is_stream",
-        "keep_alive",
-        "sent_bytes",
-    )
+    # Most of these keep their defaults in most responses: class attributes cost nothing per request.
+    begun = answered = is_stream = False
+    sent_bytes = 0
+    _held_bytes = 0
+    _holding = _chunks = _sized = _early = _mark_seen = _plain = False
+    _before = _tail = b""
+    _quoted: list[bytes] | None = None
+    _unquote: Chunked | None = None
+    _unproven: list[bytes] | None = None
 
     def __init__(self, sink: Sink, *, http10: bool, keep_alive: bool, end_mark: EndMark, held_limit_bytes: int) -> None:
         self._sink = sink
@@ -72,21 +60,7 @@ class Relay:
         self._end_mark = end_mark
         self._limit = held_limit_bytes
         self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._holding = False
-        self.is_stream = False
-        self._chunks = False
-        self._mark_seen = False
-        self._unproven: list[bytes] | None = None
-        self._unquote: Chunked | None = None
-        self._sized = False
-        self._tail = b""
-        self._early = False
-        self._quoted: list[bytes] | None = None
-        self.begun = False
-        self.answered = False
         self.keep_alive = keep_alive
-        self.sent_bytes = 0
 
     def comment(self, extra_lines: bytes) -> None:
         """Keep a waiting stream's connection alive; the first time this commits to a stream under a 200."""
@@ -103,21 +77,22 @@ class Relay:
 
     def start(self, head: ResponseHead, extra_lines: bytes) -> None:
         """Take the replica's head; `extra_lines` are the router's own fields. Nothing is sent yet."""
-        self._tail = b""
+        self._before = self._tail = b""
         self._mark_seen = False
         if head.status != OK:
             self._end_mark = EndMark.NONE
         if self._early:
             # The client already has its 200: what is no stream becomes one error event.
             self._quoted = None if head.is_event_stream else []
+            self._plain = False
             self._unquote = Chunked() if head.chunked else None
             return
         self.is_stream = head.is_event_stream
         self._holding = head.is_json and not head.is_event_stream
-        self._chunks = False
+        self._chunks = self._plain = False
         self._sized = head.length is not None
         self._unproven = [] if self._holding and not self._sized and not head.chunked else None
-        lines = [response_lines(head), extra_lines]
+        lines = [head.lines, extra_lines]
         if head.status in BODILESS:
             pass
         elif head.length is not None:
@@ -139,6 +114,20 @@ class Relay:
 
     def body(self, data: bytes, *, framed: bool) -> None:
         """Pass on bytes of the body; `framed` when they are whole chunks, never the closing one."""
+        if self._plain:
+            if self._end_mark is EndMark.DONE and len(data) >= _TAIL_BYTES:
+                self._before, self._tail = self._tail, data
+            elif self._end_mark is not EndMark.NONE:
+                self._watch_for_end(data)
+            if self._chunks and not framed:
+                data = frame(data)
+            self.sent_bytes += len(data)
+            self._sink.write(data)
+        else:
+            self._unusual_body(data, framed=framed)
+
+    def _unusual_body(self, data: bytes, *, framed: bool) -> None:
+        """The first bytes, what is held whole, and what became an event."""
         if self._quoted is not None:
             self._quoted += self._unquote.payload(data) if framed and self._unquote is not None else [data]
             return
@@ -148,16 +137,11 @@ class Relay:
             self._unproven.append(data)
         if self._chunks and not framed:
             data = frame(data)
-        if self._held:
-            self._held.append(data)
-            self._held_bytes += len(data)
-            if self._holding and self._held_bytes <= self._limit:
-                return
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if not self._holding or self._held_bytes > self._limit:
             self._flush()
-        else:
-            self.answered = True
-            self.sent_bytes += len(data)
-            self._sink.write(data)
+            self._plain = self._unproven is None
 
     def complete(self) -> bool:
         """True when the body may count as whole: a stream has its path's end mark, unframed JSON parses (0.4)."""
@@ -169,7 +153,8 @@ class Relay:
         if not self.is_stream or self._end_mark is EndMark.NONE:
             return True
         if self._end_mark is EndMark.DONE:
-            return b"data: [DONE]" in self._tail or b"data:[DONE]" in self._tail
+            end = self._before[-_TAIL_BYTES:] + self._tail[-_TAIL_LIMIT_BYTES:]
+            return b"data: [DONE]" in end or b"data:[DONE]" in end
         return self._mark_seen
 
     def end(self) -> None:
@@ -205,7 +190,10 @@ class Relay:
 
     def _watch_for_end(self, data: bytes) -> None:
         if self._end_mark is EndMark.DONE:
-            self._tail = data if len(data) >= _TAIL_BYTES else (self._tail + data)[-_TAIL_BYTES:]
+            if len(data) >= _TAIL_BYTES:
+                self._before, self._tail = self._tail, data
+            else:
+                self._tail = (self._tail + data)[-_TAIL_LIMIT_BYTES:]
             return
         window = self._tail + data
         marks = _RESPONSES_ENDS if self._end_mark is EndMark.RESPONSES else (b"message_stop",)

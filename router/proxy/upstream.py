@@ -12,6 +12,8 @@ from typing import Protocol, cast
 from router.model import Endpoint
 from router.proxy.chunked import LAST_CHUNK, BadChunk, Chunked
 from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, ResponseHead, parse_response
+from router.proxy.headers import response_lines
+from router.proxy.heads import Heads
 
 IDLE_LIMIT_S = 4.0
 """Below the common 5 s keep-alive of servers (FAILURES.md 0.3)."""
@@ -34,8 +36,8 @@ class Broken(Enum):
     """What came is no HTTP we accept."""
 
 
-class Attempt(Protocol):
-    """Who listens to a connection: the exchange."""
+class Listener(Protocol):
+    """Who listens to a connection: an attempt."""
 
     def on_head(self, head: ResponseHead) -> None:
         """The response began; the attempt may end the connection from here."""
@@ -68,6 +70,7 @@ class Upstream(asyncio.Protocol):
         "_head",
         "_informational",
         "_left",
+        "_paused",
         "_phase",
         "_pool",
         "_raw_chunks",
@@ -79,13 +82,14 @@ class Upstream(asyncio.Protocol):
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
-        self._attempt: Attempt | None = None
+        self._attempt: Listener | None = None
         self._phase = _Phase.IDLE
         self._buffer = b""
         self._head: ResponseHead | None = None
         self._chunked = Chunked()
         self._left = 0
         self._informational = 0
+        self._paused = False
         self._raw_chunks = True
         self._to_head_request = False
         self.idle_since = 0.0
@@ -96,7 +100,7 @@ class Upstream(asyncio.Protocol):
         """asyncio: connected."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
 
-    def send(self, attempt: Attempt, request: bytes, body: bytes, *, to_head_request: bool, raw_chunks: bool) -> None:
+    def send(self, attempt: Listener, request: bytes, body: bytes, *, to_head_request: bool, raw_chunks: bool) -> None:
         """Write a request and listen for `attempt`. `raw_chunks` False hands out payload only (HTTP/1.0 clients)."""
         self._attempt = attempt
         self._phase = _Phase.HEAD
@@ -113,12 +117,14 @@ class Upstream(asyncio.Protocol):
 
     def pause(self) -> None:
         """The client cannot take more: stop reading."""
-        if self.transport is not None:
+        if self.transport is not None and not self._paused:
+            self._paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
         """The client can take more."""
-        if self.transport is not None:
+        if self.transport is not None and self._paused:
+            self._paused = False
             self.transport.resume_reading()
 
     def abort(self) -> None:
@@ -136,7 +142,14 @@ class Upstream(asyncio.Protocol):
         phase = self._phase
         try:
             if phase is _Phase.CHUNKED:
-                self._chunked_data(attempt, data)
+                # Most reads of a stream are whole chunks in the middle of it.
+                if self._raw_chunks and self._chunked.passes_whole(data):
+                    if not self._chunked.ended:
+                        attempt.on_body(data, framed=True)
+                        return
+                    self._last_chunks(attempt, data)
+                else:
+                    self._pieces_of_chunks(attempt, data)
             elif phase is _Phase.LENGTH:
                 self._length_data(attempt, data)
             elif phase is _Phase.CLOSE:
@@ -164,7 +177,7 @@ class Upstream(asyncio.Protocol):
         else:
             self._break(Broken.TRUNCATED)
 
-    def _head_data(self, attempt: Attempt, data: bytes) -> None:
+    def _head_data(self, attempt: Listener, data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
         end = data.find(b"\r\n\r\n")
@@ -174,7 +187,12 @@ class Upstream(asyncio.Protocol):
             self._buffer = data
             return
         self._buffer = b""
-        head = parse_response(data[: end + 4], to_head_request=self._to_head_request)
+        raw = data[: end + 4]
+        if self._to_head_request:
+            head = parse_response(raw, to_head_request=True)
+            head.lines = response_lines(head)
+        else:
+            head = self._pool.heads.read(raw)
         rest = data[end + 4 :]
         if head.status < 200:  # noqa: PLR2004 - informational: swallowed (D12)
             self._informational += 1
@@ -199,7 +217,7 @@ class Upstream(asyncio.Protocol):
         else:
             self._phase = _Phase.CLOSE
 
-    def _length_data(self, attempt: Attempt, data: bytes) -> None:
+    def _length_data(self, attempt: Listener, data: bytes) -> None:
         left = self._left - len(data)
         if left > 0:
             self._left = left
@@ -211,16 +229,17 @@ class Upstream(asyncio.Protocol):
             attempt.on_body(data, framed=False)
         self._end(clean=left == 0)
 
-    def _chunked_data(self, attempt: Attempt, data: bytes) -> None:
+    def _last_chunks(self, attempt: Listener, data: bytes) -> None:
+        """The end came with whole chunks: they pass, the closing one is written by whoever ends the response."""
+        data = data[: -len(LAST_CHUNK)]
+        if data:
+            attempt.on_body(data, framed=True)
+        self._end(clean=True)
+
+    def _pieces_of_chunks(self, attempt: Listener, data: bytes) -> None:
         chunked = self._chunked
-        if self._raw_chunks and chunked.passes_whole(data):
-            if chunked.ended:
-                data = data[: -len(LAST_CHUNK)]
-            if data:
-                attempt.on_body(data, framed=True)
-        else:
-            for piece in chunked.payload(data):
-                attempt.on_body(piece, framed=False)
+        for piece in chunked.payload(data):
+            attempt.on_body(piece, framed=False)
         if chunked.ended:
             self._end(clean=not chunked.surplus)
 
@@ -250,12 +269,15 @@ class Pool:
     Args:
         endpoint: Whose connections.
         clock: Monotonic seconds.
+        heads: Memory of response heads.
     """
 
-    __slots__ = ("_clock", "_idle", "endpoint")
+    __slots__ = ("_clock", "_idle", "endpoint", "heads", "host_line")
 
-    def __init__(self, endpoint: Endpoint, clock: "Clock") -> None:
+    def __init__(self, endpoint: Endpoint, clock: "Clock", heads: Heads[ResponseHead]) -> None:
         self.endpoint = endpoint
+        self.heads = heads
+        self.host_line = b"host: %b\r\n" % endpoint.authority.encode()
         self._clock = clock
         self._idle: list[Upstream] = []
 

@@ -1,15 +1,52 @@
 """What several test modules of the room share."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.babysitter.real import PROJECT, ask, free_port, until
 from tests.babysitter.stand_in.index import Index
 from tests.babysitter.stand_in.wheels import make_wheel, suite
 
 BUILD = "build-1b83940b24"
 VERSIONS = ("0.0.0+1b83940b24", "2.3.0", "2.3.0+local.9", "260113.3+inference.2026.2384.8fb6d540")
+
+
+class Registry:
+    """A real registry that can be killed and started anew with nothing remembered."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.lives = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.lives += 1
+        data = self.directory / f"registry-{self.lives}"
+        argv = [sys.executable, "-m", "registry", "--port", str(self.port), "--data-dir", str(data)]
+        with (self.directory / "registry.log").open("ab") as out:
+            self.process = subprocess.Popen(argv, cwd=PROJECT, stdout=out, stderr=out)
+        until("the registry answers", lambda: ask(f"{self.url}/health"))
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    made = Registry(tmp_path)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_server_that_died_meanwhile_counts_as_one_exit_with_its_code_B5(tmp_path
         node.start()
         report = node.status("starting")
         assert "SIGKILL" in report["error_message"]
-        assert report["next_restart_in_s"] > 30
+        assert datetime.fromisoformat(report["next_restart_at"]) > datetime.now(UTC) + timedelta(seconds=30)
 
 
 def test_server_and_shim_that_died_meanwhile_are_an_unknown_exit_B5(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_lost_shim_costs_the_exit_code_and_nothing_else(tmp_path: Path) -> None:
         until("a new server", lambda: node.report().get("replica_pid") not in (None, pid))
         node.ready()
         node.babysitters[-1].terminate()
-        assert node.babysitters[-1].wait(20) == 0
+        assert node.babysitters[-1].wait(60) == 0
         assert node.processes() == []
 
 
@@ -131,7 +132,7 @@ def test_server_without_shim_is_still_stopped_by_sigterm(tmp_path: Path) -> None
             os.kill(shim, signal.SIGKILL)
         until("the shim is gone", lambda: not shims(tmp_path))
         babysitter.terminate()
-        assert babysitter.wait(20) == 0
+        assert babysitter.wait(60) == 0
         assert node.processes() == []
 
 
@@ -180,7 +181,7 @@ def test_stranger_with_the_same_pid_is_neither_adopted_nor_killed_B6(tmp_path: P
             node.start()
             assert node.ready() != stranger.pid
             node.babysitters[-1].terminate()
-            node.babysitters[-1].wait(20)
+            node.babysitters[-1].wait(60)
             assert stranger.poll() is None
         finally:
             kill(stranger)
@@ -216,17 +217,17 @@ def test_detached_server_keeps_running_and_is_adopted_B10(tmp_path: Path) -> Non
         first = start_ready(node)
         pid = node.ready()
         first.terminate()
-        assert first.wait(10) == 0
+        assert first.wait(60) == 0
         assert node.server("/health")["status"] == "ok"
         node.start()
         assert node.ready() == pid
         second = node.start("--on-exit", "stop")
-        assert second.wait(10) == 78
+        assert second.wait(60) == 78
         kill(node.babysitters[1])
         third = node.start("--on-exit", "stop")
         assert node.ready() == pid
         third.terminate()
-        assert third.wait(20) == 0
+        assert third.wait(60) == 0
         assert node.processes() == []
 
 

@@ -215,7 +215,7 @@ def test_stop_during_deployment_ends_pip_E2(tmp_path: Path, index: Index) -> Non
         until("pip", lambda: node.state_path().exists() and tools(node))
         mark = node.state()["memory"]["deploying"]
         babysitter.terminate()
-        assert babysitter.wait(20) == 0
+        assert babysitter.wait(60) == 0
         assert identity.bearers(mark) == []
         assert node.state()["status"] == "stopped"
         assert not list((tmp_path / "root" / "environments").glob(".new-*"))
@@ -276,12 +276,12 @@ def test_detach_is_the_default_of_a_replica_and_a_call_stops_it_B10(tmp_path: Pa
         first = node.start()
         pid = node.ready(60)
         first.terminate()
-        assert first.wait(15) == 0
+        assert first.wait(60) == 0
         assert node.server("/health")["status"] == "ok"
         second = node.start()
         assert node.ready(30) == pid
         assert ask(f"http://127.0.0.1:{node.port + 1}/stop", {"force": False})["status"] == "stopping"
-        assert second.wait(20) == 0
+        assert second.wait(60) == 0
         assert node.processes() == []
         assert not (shared / "state" / f"{node.name}.pid").exists()
 

@@ -231,9 +231,17 @@ def test_event_that_cannot_be_raises_with_the_story() -> None:
         step(replica, ev.Begin(), POLICY, 5)
 
 
+def test_server_over_its_memory_is_drained_ended_and_started_again_A16() -> None:
+    replica, effects = play([*UP, (9, ev.OverLimit("9 GiB")), (10, ev.Drained()), (11, ev.Exited(signal=15))])
+    assert replica.state is State.BACKING_OFF
+    assert effects == [ev.Spawn(), ev.Drain(), ev.Terminate(), ev.CancelJobs()]
+    late, _ = play([*UP, (9, ev.OverLimit("9 GiB")), (39, ev.Woke())])
+    assert late.state is State.ENDING
+
+
 def test_late_answers_change_nothing() -> None:
     replica, _ = play([*UP, (9, CRASH)])
-    for event in (ev.ProbeGood(), ev.ProbeBad("x"), ev.Progress(), ev.Drained(), ev.Retry()):
+    for event in (ev.ProbeGood(), ev.ProbeBad("x"), ev.Progress(), ev.Drained(), ev.Retry(), ev.OverLimit("x")):
         assert step(replica, event, POLICY, 9.5) == (replica, ())
 
 

@@ -2,49 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.babysitter.real import PROJECT, ask, free_port, running, until
-
-
-class Registry:
-    """A real registry that can be killed and started anew with nothing remembered."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.lives = 0
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self.lives += 1
-        data = self.directory / f"registry-{self.lives}"
-        argv = [sys.executable, "-m", "registry", "--port", str(self.port), "--data-dir", str(data)]
-        with (self.directory / "registry.log").open("ab") as out:
-            self.process = subprocess.Popen(argv, cwd=PROJECT, stdout=out, stderr=out)
-        until("the registry answers", lambda: ask(f"{self.url}/health"))
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    made = Registry(tmp_path)
-    try:
-        made.start()
-        yield made
-    finally:
-        made.kill()
+from tests.babysitter.conftest import Registry
+from tests.babysitter.real import ask, running, until
 
 
 def record(registry: Registry, name: str) -> dict[str, Any]:
@@ -72,7 +34,7 @@ def test_records_follow_the_servers_life(tmp_path: Path, registry: Registry) -> 
         report = record(registry, "r1")["metadata"]["replica"]
         assert (report["status"], report["restart_count"]) == ("ready", 1)
         babysitter.terminate()
-        assert babysitter.wait(20) == 0
+        assert babysitter.wait(60) == 0
         assert record(registry, "r1") == record(registry, "r1-server") == {}
 
 

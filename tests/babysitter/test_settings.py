@@ -176,4 +176,5 @@ def test_shipped_mock_replicas_load(name: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(Path("config/examples").glob("*.toml")), ids=lambda path: path.name)
 def test_every_example_loads(path: Path) -> None:
-    assert parse(["--config", str(path)], {}).name
+    agents = ["--replica-dir", "/root/abc123def456", "--port", "8200"] if path.stem == "cbclient" else []
+    assert parse(["--config", str(path), *agents], {}).name

@@ -31,7 +31,7 @@ async def kept(lease: Lease) -> AsyncIterator[asyncio.Task[None]]:
 
 def make(session: aiohttp.ClientSession, *urls: str, interval_s: float = LONG_S, record: Any = None) -> Lease:
     return Lease(
-        client=RegistryClient(urls, session),
+        client=RegistryClient(urls, session, first=0),
         registration=(lambda: RECORD) if record is None else record,
         report=lambda: {"status": "running"},
         interval_s=interval_s,

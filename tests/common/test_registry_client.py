@@ -25,7 +25,13 @@ NOWHERE = "http://127.0.0.1:1"
 
 
 def client_of(session: aiohttp.ClientSession, *urls: str, token: str | None = None) -> RegistryClient:
-    return RegistryClient(urls, session, token=token)
+    return RegistryClient(urls, session, token=token, first=0)
+
+
+def test_clients_of_several_registries_spread(session: aiohttp.ClientSession) -> None:
+    urls = ["http://a", "http://b", "http://c"]
+    assert {RegistryClient(urls, session).url for _ in range(200)} == set(urls)
+    assert {RegistryClient(urls, session, first=1).url for _ in range(20)} == {"http://b"}
 
 
 def test_at_least_one_url_is_needed() -> None:

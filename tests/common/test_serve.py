@@ -8,7 +8,7 @@ import sys
 import pytest
 from aiohttp import ClientSession, web
 
-from common.http.serve import Address, bound_port, explain_bind, start, until_stopped
+from common.http.serve import Address, bound_port, explain_bind, start, stop_signals, until_stopped
 from common.service import ConfigurationError
 from common.tasks import TaskFailed, TaskScope
 
@@ -80,6 +80,15 @@ async def test_until_stopped_ends_at_a_signal(number: signal.Signals) -> None:
         await asyncio.sleep(0)
         os.kill(os.getpid(), number)
         await waiting
+    for handled in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().remove_signal_handler(handled)
+
+
+async def test_a_signal_during_the_start_is_not_lost() -> None:
+    stop = stop_signals()
+    os.kill(os.getpid(), signal.SIGTERM)
+    async with TaskScope("scope") as scope, asyncio.timeout(5):
+        await until_stopped(scope, stop)
     for handled in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().remove_signal_handler(handled)
 

@@ -23,6 +23,7 @@ from registry.model import (
     Update,
 )
 from registry.ownership import Claim
+from registry.report import make_report
 
 
 def said(name: str = "svc", instance_id: str | None = "a", incarnation: int = 1, **more: Any) -> Registration:
@@ -174,11 +175,11 @@ def test_renew_without_news_changes_nothing_but_the_lease(driver: Driver) -> Non
 
 def test_renew_with_load_figures_is_shown_and_not_durable(driver: Driver) -> None:
     driver.do(Register(said()))
-    driver.do(Renew("svc", report={"replica_id": "r", "running": 1}))
-    (revised,) = driver.do(Renew("svc", report={"replica_id": "r", "running": 2}))
+    driver.do(Renew("svc", report=make_report({"replica_id": "r", "running": 1})))
+    (revised,) = driver.do(Renew("svc", report=make_report({"replica_id": "r", "running": 2})))
     assert isinstance(revised.change, Put)
     assert not revised.change.durable
-    (revised,) = driver.do(Renew("svc", report={"replica_id": "r", "running": 2, "models": ["m"]}))
+    (revised,) = driver.do(Renew("svc", report=make_report({"replica_id": "r", "running": 2, "models": ["m"]})))
     assert isinstance(revised.change, Put)
     assert revised.change.durable
 
@@ -189,7 +190,7 @@ def test_renew_with_load_figures_is_shown_and_not_durable(driver: Driver) -> Non
 )
 def test_renew_with_report_translates_the_replicas_status(driver: Driver, kind: str, reported: str, shown: str) -> None:
     driver.do(Register(said(metadata={"type": kind})))
-    driver.do(Renew("svc", status=reported, report={"replica_id": "r", "status": reported}))
+    driver.do(Renew("svc", status=reported, report=make_report({"replica_id": "r", "status": reported})))
     assert driver.held().status == shown
 
 

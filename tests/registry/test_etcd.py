@@ -13,7 +13,7 @@ from common.clock import SystemClock
 from common.tasks import TaskScope
 from registry.catalogue import Catalogue
 from registry.model import Conflict, Deregister, Drain, Instance, Put, Register, Registration, Renew, Sweep, Unknown
-from registry.store import StoreConflict, StoreFull, StoreUnavailable, Vanished, Written
+from registry.store import Back, StoreConflict, StoreFull, StoreUnavailable, Vanished, Written
 from registry.store import etcd as etcd_store
 from registry.store.codec import encode
 from registry.store.etcd import SERVICES, EtcdStore
@@ -265,6 +265,26 @@ async def test_deregistered_record_is_not_written_again_by_one_that_was_cut_off(
         await one.store.write([Put(registered, durable=True, claims=True)])  # but its client may register
 
 
+async def test_lost_events_are_found_out_by_counting_C9(etcd: Etcd) -> None:
+    async with joined(etcd) as one:
+        await one.register(ttl_s=60.0)
+        await until(lambda: one.store._revision == one.store._known["svc"].revision)
+        snapshots = 0
+        real = one.store._snapshot
+
+        async def counted() -> Back:
+            nonlocal snapshots
+            snapshots += 1
+            return await real()
+
+        one.store._snapshot = counted  # type: ignore[method-assign]
+        del one.store._known["svc"]  # as if the watch had never told
+        await until(lambda: snapshots == 1 and one.writer.away is None)
+        assert "svc" in one.store._known
+        await asyncio.sleep(etcd_store.PULSE_S * 4)
+        assert snapshots == 1
+
+
 async def test_stale_event_does_not_undo_a_later_write_J3(etcd: Etcd) -> None:
     async with joined(etcd) as one:
         await one.register(ttl_s=60.0)
@@ -285,6 +305,9 @@ async def test_foreign_rubbish_in_etcd_is_ignored_with_a_warning(etcd: Etcd) -> 
         await one.register("good", ttl_s=60.0)
         with pytest.raises(StoreUnavailable, match="no record"):
             await one.register("bad", ttl_s=60.0)
+        etcd.ctl("put", SERVICES + "worse", "[]")
+        await asyncio.sleep(etcd_store.PULSE_S * 4)
+        assert one.writer.away is None  # three odd keys are no reason to distrust the watch
 
 
 async def test_heartbeat_of_a_stranger_renews_nothing_C5(etcd: Etcd) -> None:

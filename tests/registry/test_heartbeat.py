@@ -12,6 +12,7 @@ from common.http.errors import ApiError
 from registry import heartbeat
 from registry.heartbeat import _quickly
 from registry.model import Renew
+from registry.report import make_report, read_report
 from registry.schema import HeartbeatBody, parse
 
 
@@ -33,7 +34,8 @@ async def test_plain_status_is_no_report() -> None:
 async def test_report_is_kept_whole_whichever_way_it_is_read() -> None:
     report = {"replica_id": "r", "status": "ready", "models": ["m"], "running": 1, "extra": {"deep": [1, {"a": "b"}]}}
     for spaced in (json.dumps(report), json.dumps(report, separators=(" , ", " : "))):
-        assert await read(spaced.encode()) == Renew("x", "ready", None, None, report)
+        assert await read(spaced.encode()) == Renew("x", "ready", None, None, make_report(report))
+        assert read_report(make_report(report)) == report
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_taken_port_is_exit_78_with_its_holder(tmp_path: Path) -> None:
     with running(tmp_path) as (process, url):
         port = url.rpartition(":")[2]
         second = subprocess.run(
-            command("--port", port, "--data-dir", "other"),
+            command("--port", port),
             cwd=tmp_path,
             env=environment(),
             capture_output=True,

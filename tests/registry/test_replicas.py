@@ -3,6 +3,7 @@ import pytest
 from common import __version__
 from registry.model import Instance, Registration
 from registry.replicas import replica_infos, select
+from registry.report import make_report
 from tests.registry.conftest import Client, ours
 
 INFO_FIELDS = (
@@ -13,7 +14,7 @@ INFO_FIELDS = (
 
 def reported(name: str, *, stale: bool = False, **report: object) -> Instance:
     said = Registration(name, "10.0.0.1", 8000, "node", "http://10.0.0.1:8000", "running")
-    return Instance(said, generation=1, stale=stale, report=report or None)
+    return Instance(said, generation=1, stale=stale, report=make_report(report) if report else None)
 
 
 def test_info_has_every_field_of_the_contract() -> None:

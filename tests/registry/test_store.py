@@ -11,6 +11,7 @@ import pytest
 
 from common.service import ConfigurationError
 from registry.model import Health, Instance, Put, Registration, Removed
+from registry.report import make_report
 from registry.store import Store, StoreError, StoreUnavailable
 from registry.store.choose import make_store
 from registry.store.etcd import EtcdStore
@@ -57,7 +58,7 @@ async def test_new_store_is_empty(reopen: Reopen) -> None:
 
 
 async def test_put_is_there_after_reopening(reopen: Reopen) -> None:
-    a, b = instance("a"), instance("b", draining=True, report={"replica_id": "r"})
+    a, b = instance("a"), instance("b", draining=True, report=make_report({"replica_id": "r"}))
     assert await written(reopen, Put(a, durable=True), Put(b, durable=True)) == (a, b)
 
 
@@ -86,8 +87,8 @@ async def test_sqlite_forgets_health_staleness_and_load(tmp_path: Path) -> None:
         return SqliteStore(tmp_path / "r.sqlite3")
 
     report = {"replica_id": "r", "running": 7, "waiting": 1, "updated_at": "x"}
-    marked = instance("a", health=Health.HEALTHY, stale=True, suspect=True, report=report)
-    assert await written(make, Put(marked, durable=True)) == (instance("a", report={"replica_id": "r"}),)
+    marked = instance("a", health=Health.HEALTHY, stale=True, suspect=True, report=make_report(report))
+    assert await written(make, Put(marked, durable=True)) == (instance("a", report=make_report({"replica_id": "r"})),)
 
 
 async def test_sqlite_is_private(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from common.tasks import TaskScope
 from registry.catalogue import Catalogue, Revised
-from registry.model import Change, Conflict, Deregister, Register, Registration, Renew
+from registry.model import Change, Conflict, Deregister, Register, Registration, Renew, Sweep
 from registry.store import StoreFull
 from registry.store.memory import MemoryStore
 from registry.writer import Writer
@@ -68,6 +68,15 @@ async def test_failed_write_changes_nothing_C13(writer: Writer, store: HeldStore
         await writer.submit(Deregister("kept"))
     assert [entry.instance.name for entry in writer.catalogue] == ["kept"]
     await writer.submit(Renew("kept"))
+
+
+async def test_lease_ends_even_when_the_store_fails_C13(writer: Writer, store: HeldStore, clock: FakeClock) -> None:
+    store.leave.set()
+    await writer.submit(claim())
+    store.failure = StoreFull("no room")
+    clock.advance(301)
+    await writer.submit(Sweep())
+    assert len(writer.catalogue) == 0
 
 
 async def test_heartbeat_without_news_needs_neither_store_nor_task(writer: Writer, store: HeldStore) -> None:

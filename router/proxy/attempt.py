@@ -1,0 +1,216 @@
+"""One try at one replica: connect, ask, pass the answer on, and count once how it went.
+
+Callbacks only; the hot path starts no task. What follows from a failure (another replica, an error) is the exchange's
+to decide.
+"""
+
+import asyncio
+import math
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from router import board as cells
+from router.board import Outcome
+from router.model import Endpoint
+from router.outlier import Verdict
+from router.proxy.head import ResponseHead
+from router.proxy.relay import Relay
+from router.proxy.upstream import Broken, Upstream
+
+if TYPE_CHECKING:
+    from router.proxy.engine import Engine
+    from router.proxy.exchange import Exchange
+
+BUSY = frozenset({429, 503})
+_CLIENT_ERROR, _SERVER_ERROR = 400, 500
+_INNOCENT = (Verdict.GOOD, Verdict.NEUTRAL)
+
+
+class Phase(Enum):
+    """Where an attempt stands."""
+
+    CONNECTING = "connecting"
+    WAITING = "waiting"
+    """Sent; no byte of an answer yet."""
+    RELAYING = "relaying"
+    OVER = "over"
+
+
+class Attempt:
+    """One try.
+
+    Args:
+        engine: The worker's shared state.
+        exchange: The request.
+        endpoint: Whom to ask.
+    """
+
+    # Most of these keep their defaults in most attempts: class attributes cost nothing per request.
+    phase = Phase.CONNECTING
+    first_byte_at = 0.0
+    _connecting: asyncio.Task[None] | None = None
+    _upstream: Upstream | None = None
+    _relay: Relay | None = None
+    _stale_retried = False
+    _status = 0
+    _deadline = math.inf
+    _last_byte_at = 0.0
+
+    def __init__(self, engine: "Engine", exchange: "Exchange", endpoint: Endpoint) -> None:
+        self._engine = engine
+        self._exchange = exchange
+        self._pool = engine.pool(endpoint)
+        self.endpoint = endpoint
+
+    def begin(self) -> None:
+        """Count the request as in flight and ask, over an idle connection or a new one."""
+        self._engine.begin_attempt(self.endpoint)
+        connection = self._pool.take()
+        if connection is None:
+            self._begin_connect()
+        else:
+            self._send(connection)
+
+    def drop(self, verdict: Verdict, outcome: Outcome) -> None:
+        """Close the replica's leg, in whatever phase it is."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        if self._upstream is not None:
+            self._upstream.abort()
+            self._upstream = None
+        self._settle(verdict, outcome)
+
+    def pause(self) -> None:
+        """The client cannot take more."""
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def resume(self) -> None:
+        """The client can take more again."""
+        self._deadline = self._engine.now() + self._engine.limits.idle_timeout_s
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    def late(self, now: float) -> tuple[str, str] | None:
+        """Code and message of the deadline that has passed, if one has."""
+        if now <= self._deadline:
+            return None
+        if self.phase is Phase.WAITING:
+            return "first_byte_timeout", "the replica sent no answer in time"
+        return "idle_timeout", "the replica stopped sending"
+
+    # -- from the replica's connection -------------------------------------------------------------------------------
+
+    def on_head(self, head: ResponseHead) -> None:
+        """The replica's answer begins."""
+        self._status = head.status
+        self._relay = self._exchange.accept(head)
+        if self._relay is None:
+            busy = head.status in BUSY
+            self.drop(Verdict.NEUTRAL if busy else Verdict.SERVER_ERROR, Outcome.BUSY if busy else Outcome.SERVER_ERROR)
+            self._exchange.try_elsewhere()
+            return
+        self.phase = Phase.RELAYING
+        self._deadline = self._engine.now() + self._engine.limits.idle_timeout_s
+
+    def on_body(self, data: bytes, *, framed: bool) -> None:
+        """Bytes of the answer."""
+        relay, engine = self._relay, self._engine
+        assert relay is not None  # noqa: S101 - a body follows a head
+        now = engine.now()
+        if not self.first_byte_at:
+            self.first_byte_at = now
+            engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, now - self._exchange.started)
+        elif relay.is_stream:
+            engine.board.observe(self.endpoint.slot, cells.GAP, now - self._last_byte_at)
+        self._last_byte_at = now
+        self._deadline = now + engine.limits.idle_timeout_s
+        relay.body(data, framed=framed)
+
+    def on_end(self) -> None:
+        """The answer is complete, as far as its framing goes."""
+        relay = self._relay
+        assert relay is not None  # noqa: S101 - an end follows a head
+        self._upstream = None
+        if not relay.complete():
+            self._settle(Verdict.FAULT, Outcome.TRUNCATED)
+            self._exchange.broken("upstream_truncated", "the replica ended its answer before it was complete")
+            return
+        relay.end()
+        self._settle(*_judge(self._status))
+        self._exchange.finish(keep_alive=relay.keep_alive)
+
+    def on_broken(self, how: Broken) -> None:
+        """The connection failed before the answer was complete."""
+        self._upstream = None
+        if how is Broken.STALE and not self._stale_retried:
+            # The server closed an idle connection as we wrote to it: no fault, no attempt (D9).
+            self._stale_retried = True
+            self._begin_connect()
+        elif how is Broken.MALFORMED:
+            self._settle(Verdict.FAULT, Outcome.MALFORMED)
+            self._exchange.broken("upstream_malformed", "the replica's answer is no valid HTTP", charged=True)
+        else:
+            self._settle(Verdict.FAULT, Outcome.DIED)
+            self._exchange.broken("upstream_died", "the replica closed the connection before its answer was complete")
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _begin_connect(self) -> None:
+        self.phase = Phase.CONNECTING
+        self._deadline = math.inf  # the connect has its own
+        self._connecting = self._engine.scope.spawn("connect", self._connect())
+
+    async def _connect(self) -> None:
+        try:
+            connection = await self._engine.connect(self.endpoint)
+        except (OSError, TimeoutError) as error:
+            self._connecting = None
+            refused = isinstance(error, ConnectionRefusedError)
+            self._settle(Verdict.REFUSED if refused else Verdict.FAULT, Outcome.CONNECT_FAILED)
+            self._exchange.broken("connect_failed", "no replica could be reached", status=503)
+            return
+        self._connecting = None
+        self._send(connection)
+
+    def _send(self, connection: Upstream) -> None:
+        self.phase = Phase.WAITING
+        self._deadline = self._engine.now() + self._engine.limits.first_byte_timeout_s
+        self._upstream = connection
+        head = self._exchange.head
+        connection.send(
+            self,
+            self._exchange.request_for(self.endpoint, self._pool.host_line),
+            self._exchange.body,
+            to_head_request=head.method == b"HEAD",
+            raw_chunks=not head.http10,
+        )
+
+    def _settle(self, verdict: Verdict, outcome: Outcome) -> None:
+        """It is over: count it, once."""
+        if self.phase is Phase.OVER:
+            return
+        self.phase = Phase.OVER
+        engine, exchange, endpoint = self._engine, self._exchange, self.endpoint
+        now = engine.now()
+        sent_bytes = self._relay.sent_bytes if self._relay is not None else 0
+        error = verdict not in _INNOCENT
+        engine.board.settle(endpoint.slot, outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error)
+        if engine.has_limits:
+            engine.room_made()
+        if endpoint is engine.control or (verdict is Verdict.GOOD and engine.outliers.quiet):
+            return
+        if engine.outliers.note(endpoint, verdict, exchange.caller, exchange.peers, now):
+            engine.board.add(endpoint.slot, cells.EJECTIONS)
+
+
+def _judge(status: int) -> tuple[Verdict, Outcome]:
+    """What a whole answer with `status` says of its replica."""
+    if status < _CLIENT_ERROR:
+        return Verdict.GOOD, Outcome.OK
+    if status in BUSY:
+        return Verdict.NEUTRAL, Outcome.BUSY
+    if status < _SERVER_ERROR:
+        return Verdict.NEUTRAL, Outcome.CLIENT_ERROR
+    return Verdict.SERVER_ERROR, Outcome.SERVER_ERROR

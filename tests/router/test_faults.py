@@ -1,0 +1,275 @@
+"""Faults of whole replicas and of the router's own means, caused for real (FAILURES.md A1, A4, A19, D7, D19, D20, D30)."""
+
+import asyncio
+import json
+import resource
+import signal
+import socket
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+from packaging.version import Version
+
+from tests.router.conftest import MakePlane
+from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, Plane, event, plain, read_reply, request
+from tests.router.test_process import Node, answer_ok, free_port, node, process, replica
+
+__all__ = ["node", "replica"]  # fixtures of the other file
+CHAT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
+STREAM = b'{"model":"m","stream":true,"messages":[]}'
+
+
+def static_file(folder: Path, *ports: int) -> str:
+    path = folder / "static.json"
+    services = [
+        {"name": f"s{port}", "host": "127.0.0.1", "port": port, "metadata": {"models": ["m"]}} for port in ports
+    ]
+    path.write_text(json.dumps(services))
+    return str(path)
+
+
+def mock(folder: Path, port: int, *flags: str) -> Any:
+    return process("babysitter.mock", "--port", str(port), "--model", "m", *flags, cwd=folder)
+
+
+@pytest.mark.e2e
+async def test_a_killed_replica_costs_only_the_answers_it_had_begun_A1(node: Node) -> None:
+    ports = free_port(), free_port()
+    slow = ("--token-delay-s", "0.05", "--tokens", "60")
+    async with mock(node.folder, ports[0], *slow) as first, mock(node.folder, ports[1], *slow):
+        static = static_file(node.folder, *ports)
+        async with node.router("--static-services", static, "--health-interval", "30"):
+            await node.until(node.chats)
+            begun = asyncio.Semaphore(0)
+
+            async def stream() -> bytes:
+                body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+                got = b""
+                async with node.http.post(f"{node.url}/v1/chat/completions", json=body) as answer:
+                    assert answer.status == 200
+                    try:
+                        async for chunk in answer.content.iter_any():
+                            got += chunk
+                            begun.release()
+                    except aiohttp.ClientPayloadError:
+                        got += b"<unclean>"
+                return got
+
+            streams = [asyncio.ensure_future(stream()) for _ in range(20)]
+            for _ in range(60):
+                await asyncio.wait_for(begun.acquire(), 20)
+            first.kill()
+            later = [node.chat() for _ in range(20)]
+            assert await asyncio.gather(*later) == [200] * 20
+            ended = await asyncio.gather(*streams)
+        whole = [text for text in ended if b"[DONE]" in text]
+        broken = [text for text in ended if b"[DONE]" not in text]
+        assert len(broken) == len(whole) == 10
+        assert all(b'"code": "upstream_died"' in text and text.endswith(b"<unclean>") for text in broken)
+        assert not any(b"<unclean>" in text for text in whole)
+
+
+@pytest.mark.e2e
+async def test_a_stopped_replica_leaves_by_our_probes_and_comes_back_by_them_A4(node: Node) -> None:
+    port = free_port()
+    async with mock(node.folder, port) as server:
+        flags = ("--health-interval", "0.3", "--health-timeout", "0.3", "--max-errors", "2")
+        async with node.router("--static-services", static_file(node.folder, port), *flags):
+            await node.until(node.chats)
+
+            async def healthy() -> bool:
+                return bool((await node.get("/services"))["services"][0]["healthy"])
+
+            async def unhealthy() -> bool:
+                return not await healthy()
+
+            server.send_signal(signal.SIGSTOP)
+            await node.until(unhealthy)
+            assert (await node.get("/models"))["data"] == []
+            server.send_signal(signal.SIGCONT)
+            await node.until(healthy)
+            assert await node.chat() == 200
+
+
+async def test_one_clients_poison_does_not_eject_and_a_sick_replica_is_A19(plane: Plane) -> None:
+    async def errors(call: Call) -> None:
+        await call.send(plain(b'{"error":{}}', status=b"500 Internal Server Error"))
+
+    sick, well = await plane.add(errors), await plane.add(errors)
+    plane.route(sick, well)
+    for _ in range(30):
+        assert (await plane.post(CHAT)).status == 500  # passed on: it may be the prompt's fault
+    assert plane.engine.outliers.ejected(plane.engine.now()) == []
+
+
+async def test_a_replica_that_only_passes_probes_is_set_aside_A5(planes: MakePlane) -> None:
+    async def hangs(call: Call) -> None:
+        await call.until_gone()
+
+    plane = await planes(first_byte_timeout_s=0.1)
+    stuck, _ = plane.route(await plane.add(hangs), await plane.add(answer_ok))
+    statuses = []
+    for _ in range(40):
+        statuses.append((await plane.post(CHAT)).status)
+        if plane.engine.outliers.ejected(plane.engine.now()):
+            break
+    assert statuses.count(504) == 5
+    assert plane.engine.outliers.ejected(plane.engine.now()) == [stuck.id]
+    # The master's verdict by probe comes with a new table; it does not bring the endpoint back.
+    plane.engine.set_table(plane.engine.table)
+    assert {(await plane.post(CHAT)).status for _ in range(10)} == {200}
+
+
+async def test_a_replica_that_takes_no_connection_costs_one_timeout_D21(planes: MakePlane) -> None:
+    plane = await planes(connect_timeout_s=0.3)
+    with socket.socket() as deaf, socket.socket() as first, socket.socket() as second:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for filler in (first, second):  # the backlog is full: further connects get no answer at all
+            filler.setblocking(False)  # noqa: FBT003 - the socket module's own form
+            filler.connect_ex(deaf.getsockname())
+        plane.route(deaf.getsockname()[1], await plane.add(answer_ok))
+        began = asyncio.get_running_loop().time()
+        replies = [await plane.post(CHAT) for _ in range(2)]
+        assert [reply.status for reply in replies] == [200, 200]
+        assert sorted(reply.header("x-attempts") or "1" for reply in replies) == ["1", "2"]
+        assert asyncio.get_running_loop().time() - began < 3
+
+
+async def test_a_slow_replica_does_not_hold_up_the_others_D7(plane: Plane) -> None:
+    go = asyncio.Event()
+
+    async def stuck(call: Call) -> None:
+        await go.wait()
+        await answer_ok(call)
+
+    slow = await plane.add(stuck)
+    plane.route(slow, await plane.add(answer_ok), await plane.add(answer_ok))
+    posts = [asyncio.ensure_future(plane.post(CHAT)) for _ in range(150)]
+    async with asyncio.timeout(10):
+        while sum(post.done() for post in posts) < 100:
+            await asyncio.sleep(0.01)
+    assert len(slow.calls) == 50
+    go.set()
+    assert {(await post).status for post in posts} == {200}
+
+
+async def test_a_name_that_does_not_resolve_ejects_and_does_not_crash_D20(plane: Plane) -> None:
+    good = await plane.add(answer_ok)
+    plane.route(good, good, host="localhost")
+    assert (await plane.post(CHAT)).status == 200
+    plane.route(9, host="no-such-host.invalid")
+    reply = await plane.post(CHAT)
+    assert (reply.status, json.loads(reply.body)["error"]["code"]) == (503, "connect_failed")
+
+
+async def test_the_router_recovers_when_it_ran_out_of_descriptors_D19(plane: Plane) -> None:
+    go = asyncio.Event()
+
+    async def streams(call: Call) -> None:
+        await call.send(SSE_HEAD + event("one"))
+        await go.wait()
+        await call.send(DONE)
+
+    plane.route(await plane.add(streams))
+    reader, writer = await plane.open()
+    writer.write(request(STREAM))
+    await reader.readuntil(event("one"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened: list[asyncio.StreamWriter] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 6, hard))
+    try:
+        for _ in range(10):
+            try:
+                opened.append((await asyncio.wait_for(plane.open(), 0.5))[1])
+            except (OSError, TimeoutError):
+                break
+        assert len(opened) < 10
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for one in opened:
+            one.transport.abort()
+    go.set()
+    assert (await read_reply(reader)).raw.endswith(DONE)
+    writer.close()
+    plane.route(await plane.add(answer_ok))
+    assert (await plane.post(CHAT)).status == 200
+
+
+def test_the_http_library_is_new_enough_D31() -> None:
+    assert Version(version("aiohttp")) >= Version("3.14.3")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.e2e
+async def test_memory_is_flat_over_200000_mixed_requests_D30(node: Node) -> None:
+    ports = free_port(), free_port()
+    async with (
+        mock(node.folder, ports[0]),
+        mock(node.folder, ports[1]),
+        node.router("--static-services", static_file(node.folder, *ports), "--workers", "1") as router,
+    ):
+        await node.until(node.chats)
+        worker = psutil.Process(router.pid).children()[0]
+
+        async def mixed(count: int) -> None:
+            async def client(number: int) -> None:
+                for turn in range(count // 32):
+                    body: dict[str, Any] = {
+                        "model": "m",
+                        "max_tokens": 2,
+                        "messages": [{"role": "user", "content": "x"}],
+                    }
+                    body["stream"] = turn % 4 == 0
+                    body["model"] = "absent" if turn % 10 == 9 else "m"
+                    async with node.http.post(f"{node.url}/chat/completions", json=body) as answer:
+                        if (turn + number) % 50 == 0:
+                            answer.close()  # a client that leaves
+                        else:
+                            await answer.read()
+
+            await asyncio.gather(*(client(number) for number in range(32)))
+
+        await mixed(20_000)
+        before = worker.memory_info().rss
+        await mixed(180_000)
+        grown = worker.memory_info().rss - before
+        assert grown < 5 << 20, grown
+        services = (await node.get("/services"))["services"]
+        assert [service["in_flight"] for service in services] == [0, 0]
+
+
+async def test_ten_thousand_posts_to_servers_that_close_idle_sockets_D9(planes: MakePlane) -> None:
+    plane = await planes()
+    served = 0
+
+    async def answer(call: Call) -> None:
+        nonlocal served
+        served += 1
+        await answer_ok(call)
+        if served % 7 == 0:
+            call.close()
+
+    plane.route(await plane.add(answer))
+    reader, writer = await plane.open()
+    for _ in range(10_000):
+        writer.write(request(CHAT, headers="connection: keep-alive\r\n"))
+        assert (await read_reply(reader)).status == 200
+    writer.close()
+
+
+async def test_fake_replica_counts_connections() -> None:
+    """The double itself: a kept connection is one connection."""
+    fake = await FakeReplica(answer_ok).start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", fake.port)
+    for _ in range(2):
+        writer.write(request(CHAT, headers="connection: keep-alive\r\n"))
+        assert (await read_reply(reader)).status == 200
+    assert (fake.connections, len(fake.calls)) == (1, 2)
+    writer.close()
+    await fake.stop()
