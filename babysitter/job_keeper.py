@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from babysitter import jobs
+from babysitter.job_states import states
 from babysitter.run_meta import Jobs, Ledger
 from babysitter.run_meta_tail import Mark, RunMetaTail, mark_of
 from babysitter.spec import JobRules
@@ -15,6 +16,7 @@ from common.clock import Clock, iso
 from common.tasks import TaskScope
 
 log = structlog.get_logger(__name__)
+STATE_LIMIT_BYTES = 1 << 20
 
 
 class JobKeeper:
@@ -42,6 +44,7 @@ class JobKeeper:
         self._clock = clock
         self._seen = seen
         self._persist = persist
+        self.states: dict[str, str] = {}
         self._tail: RunMetaTail | None = None
         self._following: asyncio.Task[Any] | None = None
         self._cancelling: asyncio.Task[Any] | None = None
@@ -79,6 +82,24 @@ class JobKeeper:
         """Wait until nothing is being cancelled."""
         if self._cancelling is not None:
             await asyncio.wait([self._cancelling])
+
+    async def watch_states(self) -> None:
+        """Ask for the jobs' states now and then, time-boxed; a command that fails leaves the last ones."""
+        rules = self._rules
+        while True:
+            await asyncio.sleep(rules.state_interval_s)
+            names = [*self._ledger.all("compile"), *self._ledger.all("execute")]
+            if not names:
+                continue
+            argv = fill(rules.state_command, {"namespace": rules.namespace})
+            outcome = await jobs.run(argv, timeout_s=rules.state_timeout_s, limit_bytes=STATE_LIMIT_BYTES)
+            if outcome.code != 0:
+                log.warning("jobs.states_unknown", code=outcome.code, output=outcome.output[-200:])
+                continue
+            found = states(outcome.output, names)
+            if found != self.states:
+                self.states = found
+                self._seen()
 
     def _note(self, attempt: str, found: Jobs) -> None:
         if self._ledger.add(attempt, found):

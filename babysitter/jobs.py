@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,11 @@ class Outcome:
         return {"code": self.code, "output": self.output}
 
 
-async def run(argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] | None = None) -> Outcome:
-    """Run a helper command, time-boxed; its whole group is ended when its time is over."""
+async def run(argv: Sequence[str], *, timeout_s: float, limit_bytes: int = OUTPUT_LIMIT_BYTES) -> Outcome:
+    """Run a helper command, time-boxed; its whole group is ended when its time is over.
+
+    The last `limit_bytes` of its output are kept.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -32,7 +35,6 @@ async def run(argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] |
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
-            env=None if env is None else dict(env),
         )
     except OSError as error:
         return Outcome(None, f"cannot run {argv[0]}: {error.strerror}")
@@ -45,4 +47,4 @@ async def run(argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] |
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-    return Outcome(process.returncode, raw[-OUTPUT_LIMIT_BYTES:].decode("utf-8", "replace").strip())
+    return Outcome(process.returncode, raw[-limit_bytes:].decode("utf-8", "replace").strip())

@@ -93,6 +93,13 @@ class JobSettings(Settings):
         (), "Cancels an orphaned job; {wsjob_id} stands for its id. Empty: jobs are left alone.", flags=()
     )
     cancel_timeout_s: float = option(60.0, "Longest time for one cancel command, in seconds.", flags=(), gt=0)
+    state_command: tuple[str, ...] = option(
+        (),
+        "Lists pods as `kubectl get pods -n {namespace} --no-headers` does. Empty: states are not asked for.",
+        flags=(),
+    )
+    state_interval_s: float = option(30.0, "Between two state commands, in seconds.", flags=(), gt=0)
+    state_timeout_s: float = option(10.0, "Longest time for one state command, in seconds.", flags=(), gt=0)
 
 
 class CommandBackend(Settings):

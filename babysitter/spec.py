@@ -32,11 +32,18 @@ class DeployError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class JobRules:
-    """Where the server tells its cluster jobs, and how orphans are cancelled (no command: they are left alone)."""
+    """Where the server tells its cluster jobs, how orphans are cancelled, how their states are asked for.
+
+    Without a command nothing is done. `namespace` fills `{namespace}` in the state command.
+    """
 
     run_meta: Path | None = None
     cancel_command: tuple[str, ...] = ()
     cancel_timeout_s: float = 60.0
+    state_command: tuple[str, ...] = ()
+    state_interval_s: float = 30.0
+    state_timeout_s: float = 10.0
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)

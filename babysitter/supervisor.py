@@ -127,7 +127,13 @@ class Supervisor:
             execute_wsjob=memory.jobs.all("execute"),
             serves=server is not None,
             settling=self._adopted and replica.state is State.WAITING_FOR_READY and replica.error is None,
-            extra={**self.spec.extra, **self._watcher.memory(), "stages": memory.stages, **self._diagnostics()},
+            extra={
+                **self.spec.extra,
+                **self._watcher.memory(),
+                "wsjob_states": self._jobs.states,
+                "stages": memory.stages,
+                **self._diagnostics(),
+            },
         )
 
     async def adopt(self) -> bool:
@@ -163,6 +169,8 @@ class Supervisor:
             self.tell(self._exited(attempt.outcome()) if attempt is not None and ended else begin)
         scope.spawn("events", self._serve_events(), service=True)
         scope.spawn("probes", self._watcher.run(), service=True)
+        if self.spec.jobs.state_command:
+            scope.spawn("job_states", self._jobs.watch_states(), service=True)
         scope.spawn("files", self._keep_files(), service=True)
 
     async def leave(self) -> None:

@@ -52,7 +52,7 @@ class Entry:
     held: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: it is made for every heartbeat, and that doubles its price
 class Decision:
     """What a command will do: the changes, the record that it leaves, and whether that record's lease is renewed.
 
@@ -68,7 +68,7 @@ class Decision:
     swept: expiry.Swept | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: it is made for every heartbeat, and that doubles its price
 class Revised:
     """A committed change with its revision."""
 

@@ -27,7 +27,7 @@ async def list_services(request: web.Request) -> web.Response:
     registry = request.app[REGISTRY]
     catalogue = registry.catalogue
     wanted = _healthy(request)
-    await _wait(request)
+    await wait_for_news(request)
     status = request.query.get("status")
     if status is None and wanted is None:
         shown, total = registry.renderer.table(), len(catalogue)
@@ -97,7 +97,7 @@ async def _write(response: web.StreamResponse, lines: bytes, timeout_s: float) -
             await response.write(lines)
 
 
-async def _wait(request: web.Request) -> None:
+async def wait_for_news(request: web.Request) -> None:
     """Hold a long poll until something changed after its index, or its time is over."""
     index = _number(request, "index")
     if index is None:

@@ -35,7 +35,7 @@ class Registration:
     ttl_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: it is made for every heartbeat, and that doubles its price
 class Report:
     """A replica report as JSON text: its `lasting` members, and the `passing` ones that change with every heartbeat.
 
@@ -100,7 +100,7 @@ class Register:
     registration: Registration
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: it is made for every heartbeat, and that doubles its price
 class Renew:
     """A heartbeat. Absent members say nothing."""
 
@@ -189,7 +189,7 @@ Command = Register | Renew | Update | Deregister | Drain | SetHealth | Sweep | S
 Reason = Literal["deregistered", "expired", "replaced"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: it is made for every heartbeat, and that doubles its price
 class Put:
     """A record is new or different.
 

@@ -100,6 +100,7 @@ class Prober:
     def begin(self, instances: Iterable[Instance]) -> None:
         """Plan the first probes of what was loaded, spread over one interval."""
         for instance in instances:
+            self._streaks[instance.name] = (instance.generation, 0)
             self._schedule.add(instance.name, self._clock.monotonic(), within_s=self._interval_s)
 
     def notice(self, revised: Sequence[Revised]) -> None:

@@ -4,12 +4,14 @@ from aiohttp import web
 
 from common import __version__
 from registry.api import REGISTRY, answer
+from registry.listing import wait_for_news
 from registry.model import Unknown
 from registry.replicas import FILTERS, replica_infos, select
 
 
 async def list_replicas(request: web.Request) -> web.Response:
-    """`GET /api/v1/replicas[?server_mode=…][&status=…][&model_name=…]` and `GET /v1/replicas`."""
+    """`GET /api/v1/replicas[?server_mode=…][&status=…][&model_name=…]`, and the same at `/v1/replicas` with long poll."""
+    await wait_for_news(request)
     catalogue = request.app[REGISTRY].catalogue
     wanted = {key: request.query[key] for key in FILTERS if key in request.query}
     found = select(replica_infos(entry.instance for entry in catalogue).values(), wanted)

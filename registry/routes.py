@@ -14,6 +14,12 @@ _EPOCH = Parameter("epoch", {"type": "string"}, "Epoch that the revision belongs
 _OWNER = Parameter("instance_id", {"type": "string"}, "Only if this instance owns the record.")
 _WAIT = {"type": "string", "pattern": "^[0-9]{1,5}(\\.[0-9]{1,3})?(ms|s|m)?$"}
 _TEXT = {"type": "string"}
+_LONG_POLL = (
+    Parameter("index", _NUMBER, "Wait for a revision other than this one."),
+    Parameter("wait", _WAIT, "How long to wait, like 30s."),
+    _EPOCH,
+)
+_FILTERS = tuple(Parameter(name, _TEXT, f"Only this {name}.") for name in FILTERS)
 
 
 async def openapi(request: web.Request) -> web.Response:
@@ -33,6 +39,16 @@ _WRITES = {409: "error", 507: "error"}
 _BODY = {400: "error", 413: "error"}
 
 ROUTES: tuple[Route, ...] = (
+    # First, because aiohttp tries the patterns in turn and nearly every request is a heartbeat.
+    Route(
+        "POST",
+        "/services/{name}/heartbeat",
+        api.heartbeat,
+        "Renew the lease; may carry a status or a replica report.",
+        {200: "message", 404: "error", **_BODY, **_WRITES},
+        body=HeartbeatBody,
+        body_required=False,
+    ),
     Route("GET", "/health", api.health, "How the registry is.", {200: "health"}),
     Route(
         "GET",
@@ -43,9 +59,7 @@ ROUTES: tuple[Route, ...] = (
         query=(
             Parameter("status", _TEXT, "Only records of this status."),
             Parameter("healthy", _HEALTHY, "Only healthy records, or only others."),
-            Parameter("index", _NUMBER, "Wait for a revision other than this one."),
-            Parameter("wait", _WAIT, "How long to wait, like 30s."),
-            _EPOCH,
+            *_LONG_POLL,
         ),
     ),
     Route(
@@ -73,15 +87,6 @@ ROUTES: tuple[Route, ...] = (
         {200: "message", 404: "error", **_WRITES},
         query=(_OWNER,),
     ),
-    Route(
-        "POST",
-        "/services/{name}/heartbeat",
-        api.heartbeat,
-        "Renew the lease; may carry a status or a replica report.",
-        {200: "message", 404: "error", **_BODY, **_WRITES},
-        body=HeartbeatBody,
-        body_required=False,
-    ),
     Route("POST", "/services/{name}/drain", api.drain, "No new requests to it.", {**_SERVICE, **_WRITES}),
     Route("POST", "/services/{name}/undrain", api.drain, "Requests to it again.", {**_SERVICE, **_WRITES}),
     Route(
@@ -101,14 +106,21 @@ ROUTES: tuple[Route, ...] = (
         query=(Parameter("since", _NUMBER, "Only what came after this revision."), _EPOCH),
         content_type="application/x-ndjson",
     ),
-    Route("GET", "/v1/replicas", replicas_api.list_replicas, "Every replica reported.", {200: "replicas"}),
+    Route(
+        "GET",
+        "/v1/replicas",
+        replicas_api.list_replicas,
+        "Every replica reported, at once or when something changes.",
+        {200: "replicas", 400: "error"},
+        query=(*_FILTERS, *_LONG_POLL),
+    ),
     Route(
         "GET",
         "/api/v1/replicas",
         replicas_api.list_replicas,
         "Every replica reported, as the release server lists them.",
-        {200: "replicas"},
-        query=tuple(Parameter(name, _TEXT, f"Only this {name}.") for name in FILTERS),
+        {200: "replicas", 400: "error"},
+        query=(*_FILTERS, *_LONG_POLL),
     ),
     Route("GET", "/api/v1/replicas/{id}", replicas_api.get_replica, "One replica.", {200: "replica", 404: "error"}),
     Route("GET", "/api/v1/health", replicas_api.health, "Counts of replicas.", {200: "replicas_health"}),

@@ -89,7 +89,7 @@ is_ours() {
   [[ $pid =~ ^[1-9][0-9]*$ && -r /proc/$pid/environ ]] || return 1
   marker="$(environment_of "$pid" SVC_LAUNCHED)" || return 1
   [[ $marker == "$SVC_ROOT:$name" ]] || return 1
-  # The marker is inherited by a babysitter's server; the module is not. A zombie has no command line.
+  # The marker is inherited by children (a router's workers); the module is not. A zombie has no command line.
   words="$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline")" || return 1
   [[ $words == *" -m $(module_of "$name") "* ]]
 }

@@ -24,6 +24,7 @@ PURE = (
     "babysitter/cbclient/params.py",
     "babysitter/cbclient/versions.py",
     "babysitter/events.py",
+    "babysitter/job_states.py",
     "babysitter/machine.py",
     "babysitter/memory.py",
     "babysitter/mock/answers.py",

@@ -81,12 +81,18 @@ class Deployer:
             DeployError: A stage failed for good.
         """
         self._tell = tell
-        resolved = await self._stage("resolve", self._resolve)
-        if self._environments.is_complete(resolved.key):
-            self._skip("venv", "install")
-        else:
-            await self._build(resolved)
-        link(self._workdir, self._environments.path(resolved.key))
+        resolved: Resolved = await self._stage("resolve", self._resolve)
+        async with self._environments.building(resolved.key) as fresh:
+            if self._environments.is_complete(resolved.key):
+                for name in ("venv", "install"):
+                    detail = "an identical environment is there"
+                    tell(Stage(name, "reused", iso(self._clock.utcnow()), detail=detail))
+            else:
+                await self._stage("venv", lambda say: self._make_venv(fresh, say))
+                lock: bytes = await self._stage("install", lambda say: self._install(resolved.wanted, fresh, say))
+                await asyncio.to_thread(self._environments.finish, resolved.key, fresh, lock)
+            link(self._workdir, self._environments.path(resolved.key))  # in here, where nobody can collect it
+        await asyncio.to_thread(self._environments.collect)
         command: Command = await self._stage("verify", lambda _say: self._verify(resolved))
         return command
 
@@ -102,15 +108,6 @@ class Deployer:
             return self._command(resolved)
         except (DeployError, OSError):
             return None
-
-    async def _build(self, resolved: Resolved) -> None:
-        async with self._environments.building(resolved.key) as fresh:
-            if self._environments.is_complete(resolved.key):  # another replica built it while we waited
-                self._skip("venv", "install")
-                return
-            await self._stage("venv", lambda say: self._make_venv(fresh, say))
-            lock = await self._stage("install", lambda say: self._install(resolved.wanted, fresh, say))
-            await asyncio.to_thread(self._environments.finish, resolved.key, fresh, lock)
 
     async def _resolve(self, say: Callable[[str], None]) -> Resolved:
         resolved = await asyncio.to_thread(self._resolve_now)
@@ -230,10 +227,6 @@ class Deployer:
 
     def _tool_env(self, netrc: Path | None) -> dict[str, str]:
         return tool.environment(self._environ, mark=self._mark, netrc=netrc)
-
-    def _skip(self, *names: str) -> None:
-        for name in names:
-            self._tell(Stage(name, "reused", iso(self._clock.utcnow()), detail="an identical environment is there"))
 
     async def _stage(self, name: str, work: Callable[[Callable[[str], None]], Any]) -> Any:
         """Run one stage with retries, telling its progress; raises `DeployError` when it fails for good."""

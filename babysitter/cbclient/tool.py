@@ -81,19 +81,32 @@ def environment(environ: Mapping[str, str], *, mark: str, netrc: Path | None) ->
 
 
 def pip_command(python: str) -> tuple[list[str], dict[str, str]]:
-    """How to run pip outside the environment it installs into: the interpreter's own, else the one it bundles.
+    """How to run pip outside the environment it installs into.
+
+    That of the interpreter, else of the interpreter that its own environment was made from, else the one that it
+    bundles for new environments (a zip file, and so the slowest).
 
     Returns:
         The first words of the command, and variables to add.
+
+    Raises:
+        FileNotFoundError: There is none.
     """
-    has_pip = subprocess.run([python, "-c", "import pip"], check=False, capture_output=True).returncode == 0  # noqa: S603 - the configured interpreter
-    if has_pip:
-        return [python, "-m", "pip"], {}
+    base = _said(python, "import sys; print(sys._base_executable)") or python
+    for candidate in dict.fromkeys((python, base)):
+        if _said(candidate, "import pip; print(pip.__version__)"):
+            return [candidate, "-m", "pip"], {}
     bundled = Path(sysconfig.get_path("stdlib")) / "ensurepip" / "_bundled"
     wheels = sorted(bundled.glob("pip-*.whl"))
     if not wheels:
         raise FileNotFoundError(2, f"no pip for {python}, and none bundled in {bundled}")
     return [python, "-m", "pip"], {"PYTHONPATH": str(wheels[-1])}
+
+
+def _said(python: str, program: str) -> str | None:
+    """What a one-line program prints; None when it fails."""
+    done = subprocess.run([python, "-I", "-c", program], check=False, capture_output=True, text=True)  # noqa: S603 - the configured interpreter
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def pip_arguments(*, index: str, venv_python: Path, constraints: Path, report: Path, only_binary: bool) -> list[str]:

@@ -78,12 +78,19 @@ async def read_json_object(request: web.Request, *, empty: bool = False) -> dict
         empty: True allows no body at all, which counts as `{}`.
 
     Raises:
+        ApiError: 400 with the JSON fault.
+    """
+    raw = await request.read()
+    return {} if empty and not raw else parse_json_object(raw)
+
+
+def parse_json_object(raw: bytes) -> dict[str, Any]:
+    """A body that was read already, as a JSON object.
+
+    Raises:
         ApiError: 400 with the JSON fault; duplicate keys, numbers that are none (NaN, 1e400), half a surrogate pair
             (nobody downstream could encode it) and nesting past Python's limit count as faults.
     """
-    raw = await request.read()
-    if not raw and empty:
-        return {}
     try:
         value = json.loads(
             raw.decode(), object_pairs_hook=_unique_pairs, parse_constant=_reject_constant, parse_float=_finite

@@ -45,6 +45,7 @@ from registry.store.gateway import (
     range_end,
     to_base64,
 )
+from registry.store.keepalives import Keepalives
 
 log = structlog.get_logger(__name__)
 ROOT = "/inference-svc/v1/"
@@ -53,7 +54,6 @@ TOMBSTONES = ROOT + "tombstones/"
 PULSE_S = 2.0
 """Between two checks that etcd is there and that the watch has missed nothing."""
 OPEN_WITHIN_S = 30.0
-KEEPALIVE_BATCH = 500
 TRIES = 3
 
 
@@ -82,8 +82,7 @@ class EtcdStore:
         self._rubbish: set[str] = set()
         self._revision = 0
         self._activity = 0
-        self._beats: list[tuple[int, asyncio.Future[bool]]] = []
-        self._beating = asyncio.Event()
+        self._keepalives: Keepalives | None = None
         self._gateway: Gateway | None = None
         self._scope = TaskScope("etcd")
 
@@ -93,7 +92,8 @@ class EtcdStore:
         """Connect and take a snapshot; waits a while for an etcd that is still starting."""
         self._gateway = Gateway(self._endpoints, make_session(timeout_s=CALL_TIMEOUT_S))
         await self._scope.__aenter__()
-        self._scope.spawn("keepalives", self._keep_alive(), service=True)
+        self._keepalives = Keepalives(self._gateway)
+        self._scope.spawn("keepalives", self._keepalives.run(), service=True)
         deadline = time.monotonic() + OPEN_WITHIN_S
         while True:
             try:
@@ -114,12 +114,7 @@ class EtcdStore:
     async def renew(self, name: str) -> None:
         """Keep the lease of `name` alive, together with all others that ask at the same time."""
         known = self._known.get(name)
-        if known is None:
-            raise LeaseLost(name)
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._beats.append((known.lease, done))
-        self._beating.set()
-        if not await done:
+        if known is None or self._keepalives is None or not await self._keepalives.renew(known.lease):
             raise LeaseLost(name)
 
     def accept(self, event: Event) -> bool:
@@ -347,27 +342,6 @@ class EtcdStore:
         if had is None:
             raise StoreUnavailable(f"etcd has something at {name!r} that is no record")
         return 0
-
-    # Keepalives.
-
-    async def _keep_alive(self) -> None:
-        """Send the keepalives that were asked for since the last batch, for ever."""
-        while True:
-            await self._beating.wait()
-            batch, self._beats = self._beats[:KEEPALIVE_BATCH], self._beats[KEEPALIVE_BATCH:]
-            if not self._beats:
-                self._beating.clear()
-            try:
-                answers = await self._calls().call_many("/lease/keepalive", [{"ID": lease} for lease, _ in batch])
-                alive = ["TTL" in answer.get("result", {}) for answer in answers]
-            except StoreError as error:
-                for _, done in batch:
-                    if not done.done():
-                        done.set_exception(StoreUnavailable(str(error)))
-                continue
-            for (_, done), found in zip(batch, alive, strict=True):
-                if not done.done():
-                    done.set_result(found)
 
 
 def _instance(item: KeyValue) -> Instance | None:

@@ -152,6 +152,8 @@ class Gateway:
                         raise Compacted(str(result["compact_revision"]))
                     if result.get("canceled"):
                         raise StoreUnavailable(f"{url}: watch cancelled: {result.get('cancel_reason', '')}")
+                    if result.get("created"):
+                        continue  # its revision is etcd's now; events up to there are still to come
                     events = tuple(
                         WatchEvent(event.get("type") == "DELETE", key_value(event["kv"]))
                         for event in result.get("events", ())

@@ -88,17 +88,17 @@ class Attempt:
 
     def resume(self) -> None:
         """The client can take more again."""
-        self._deadline = self._engine.now() + self._engine.limits.idle_timeout_s
+        self._last_byte_at = self._engine.now()  # the wait was the client's, not the replica's
         if self._upstream is not None:
             self._upstream.resume()
 
     def late(self, now: float) -> tuple[str, str] | None:
         """Code and message of the deadline that has passed, if one has."""
-        if now <= self._deadline:
-            return None
-        if self.phase is Phase.WAITING:
+        if self.phase is Phase.WAITING and now > self._deadline:
             return "first_byte_timeout", "the replica sent no answer in time"
-        return "idle_timeout", "the replica stopped sending"
+        if self.phase is Phase.RELAYING and now > self._last_byte_at + self._engine.limits.idle_timeout_s:
+            return "idle_timeout", "the replica stopped sending"
+        return None
 
     # -- from the replica's connection -------------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ class Attempt:
             self._exchange.try_elsewhere()
             return
         self.phase = Phase.RELAYING
-        self._deadline = self._engine.now() + self._engine.limits.idle_timeout_s
+        self._last_byte_at = self._engine.now()
 
     def on_body(self, data: bytes, *, framed: bool) -> None:
         """Bytes of the answer."""
@@ -125,7 +125,6 @@ class Attempt:
         elif relay.is_stream:
             engine.board.observe(self.endpoint.slot, cells.GAP, now - self._last_byte_at)
         self._last_byte_at = now
-        self._deadline = now + engine.limits.idle_timeout_s
         relay.body(data, framed=framed)
 
     def on_end(self) -> None:
@@ -140,6 +139,24 @@ class Attempt:
         relay.end()
         self._settle(*_judge(self._status))
         self._exchange.finish(keep_alive=relay.keep_alive)
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        """The whole answer at once."""
+        self._upstream = None
+        self._status = head.status
+        exchange, engine = self._exchange, self._engine
+        self.first_byte_at = engine.now()
+        relay = exchange.accept(head)
+        if relay is None:
+            busy = head.status in BUSY
+            self._settle(*((Verdict.NEUTRAL, Outcome.BUSY) if busy else (Verdict.SERVER_ERROR, Outcome.SERVER_ERROR)))
+            exchange.try_elsewhere()
+            return
+        self._relay = relay
+        engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, self.first_byte_at - exchange.started)
+        relay.whole(body)
+        self._settle(*_judge(head.status))
+        exchange.finish(keep_alive=relay.keep_alive)
 
     def on_broken(self, how: Broken) -> None:
         """The connection failed before the answer was complete."""
@@ -159,7 +176,6 @@ class Attempt:
 
     def _begin_connect(self) -> None:
         self.phase = Phase.CONNECTING
-        self._deadline = math.inf  # the connect has its own
         self._connecting = self._engine.scope.spawn("connect", self._connect())
 
     async def _connect(self) -> None:

@@ -8,6 +8,7 @@ always be appended.
 import re
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+_PLAIN_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
 LAST_CHUNK = b"0\r\n\r\n"
 LINE_LIMIT_BYTES = 256
 """Of a size line with its extension; longer ones are an attack, not a client (FAILURES.md, R32)."""
@@ -15,6 +16,20 @@ LINE_LIMIT_BYTES = 256
 
 class BadChunk(ValueError):
     """The framing is broken; nothing after it can be trusted."""
+
+
+_known_sizes: dict[bytes, int] = {}
+_KNOWN_LIMIT = 4096
+
+
+def _size_of(digits: bytes) -> int | None:
+    """The size that a line of plain digits gives; None for any other line. What was judged once is remembered."""
+    size = _known_sizes.get(digits)
+    if size is None and _PLAIN_SIZE.fullmatch(digits):
+        size = int(digits, 16)
+        if len(_known_sizes) < _KNOWN_LIMIT:
+            _known_sizes[digits] = size
+    return size
 
 
 class Chunked:
@@ -47,13 +62,9 @@ class Chunked:
         position, size = 0, len(data)
         while position < size:
             line_end = data.find(b"\r\n", position, position + LINE_LIMIT_BYTES)
-            digits = data[position:line_end]
-            if line_end < 0 or not digits.isalnum():
+            length = _size_of(data[position:line_end]) if line_end >= 0 else None
+            if length is None:
                 return False
-            try:
-                length = int(digits, 16)
-            except ValueError as error:
-                raise BadChunk("chunk size is no hexadecimal number") from error
             if length == 0:
                 self.ended = data[position:] == LAST_CHUNK
                 return self.ended

@@ -208,7 +208,7 @@ class Exchange:
         if self._queued_at:
             engine.board.observe(engine.control.slot, cells.QUEUE_WAIT, engine.now() - self._queued_at)
             self._queued_at = 0.0
-        self._ask(engine.chooser.pick(candidates, self._facts))
+        self._ask(candidates[0] if len(candidates) == 1 else engine.chooser.pick(candidates, self._facts))
 
     def _ask(self, endpoint: Endpoint) -> None:
         self.phase = Phase.ASKING

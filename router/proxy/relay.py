@@ -126,6 +126,18 @@ class Relay:
         else:
             self._unusual_body(data, framed=framed)
 
+    def whole(self, body: bytes) -> None:
+        """The whole body at once: it has a length, and is no stream."""
+        if self._quoted is not None:
+            self._quoted.append(body)
+            self.end()
+            return
+        data = self._held[0] + body
+        self._held = []
+        self.begun = self.answered = True
+        self.sent_bytes = len(data)
+        self._sink.write(data)
+
     def _unusual_body(self, data: bytes, *, framed: bool) -> None:
         """The first bytes, what is held whole, and what became an event."""
         if self._quoted is not None:

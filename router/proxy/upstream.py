@@ -48,6 +48,9 @@ class Listener(Protocol):
     def on_end(self) -> None:
         """The response is complete."""
 
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        """The whole response at once, instead of the three calls above; the connection is free again."""
+
     def on_broken(self, how: Broken) -> None:
         """There will be no more of this response."""
 
@@ -202,9 +205,24 @@ class Upstream(asyncio.Protocol):
                 self._head_data(attempt, rest)
             return
         self._expect_body(head)
+        if head.length == len(rest) and not head.is_event_stream:
+            self._whole(attempt, head, rest)
+            return
         attempt.on_head(head)
         if self._attempt is attempt and (rest or head.length == 0):  # else it chose to try elsewhere
             self.data_received(rest)
+
+    def _whole(self, attempt: Listener, head: ResponseHead, body: bytes) -> None:
+        """Head and body came in one read, as most short answers do."""
+        self._attempt = None
+        self._phase = _Phase.IDLE
+        transport = self.transport
+        if transport is not None:
+            if head.keep_alive and not transport.get_write_buffer_size():
+                self._pool.give_back(self)
+            else:
+                transport.close()
+        attempt.on_whole(head, body)
 
     def _expect_body(self, head: ResponseHead) -> None:
         self._head = head

@@ -19,7 +19,7 @@ from typing import Any
 from babysitter import identity
 
 PROJECT = Path(__file__).resolve().parents[2]
-POLL_S = 0.02
+POLL_S = 0.1
 WAIT_S = 60.0
 """Generous: it is only reached by a failure, and the machine may be busy."""
 
@@ -241,6 +241,14 @@ class Replica(Node):
     def stages(self) -> dict[str, dict[str, Any]]:
         """The last deployment's stages, by name, from the state file."""
         return {stage["name"]: stage for stage in self.state()["stages"]}
+
+
+def is_forking(pid: int) -> bool:
+    """True while a process of ours is not yet what it will be (the shim's child before its exec)."""
+    try:
+        return b"shim.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True
 
 
 @contextlib.contextmanager

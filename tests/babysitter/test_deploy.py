@@ -13,10 +13,14 @@ import pytest
 import yaml
 
 from babysitter import identity
-from tests.babysitter.conftest import BUILD
-from tests.babysitter.real import Replica, ask, free_port, replica, until
+from babysitter.cbclient.environments import Environments, link
+from babysitter.state_file import decode
+from tests.babysitter.conftest import BUILD, Registry
+from tests.babysitter.real import Replica, ask, free_port, is_forking, replica, until
 from tests.babysitter.stand_in.index import PASSWORD, Index
 from tests.babysitter.stand_in.wheels import make_wheel, suite
+
+pytestmark = pytest.mark.xdist_group("devpi")
 
 
 def wanted(tag: str = BUILD, *, stand_in: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -27,6 +31,16 @@ def wanted(tag: str = BUILD, *, stand_in: dict[str, Any] | None = None, **more: 
 def installed(node: Replica) -> set[str]:
     site = next((node.home / "cbclient" / "lib").glob("python*/site-packages"))
     return {path.name.removesuffix(".dist-info") for path in site.glob("*.dist-info")}
+
+
+def reported(registry: Registry, node: Replica) -> dict[str, Any]:
+    """The replica's report as the registry shows it."""
+    record = ask(f"{registry.url}/services/{node.name}") or {}
+    return {"compile_wsjob": [], "execute_wsjob": [], **record.get("metadata", {}).get("replica", {})}
+
+
+def is_written_as(node: Replica, status: str) -> bool:
+    return bool(node.state()["status"] == status)
 
 
 def has_changed(node: Replica, pid: int) -> bool:
@@ -41,12 +55,15 @@ def tools(node: Replica) -> list[identity.Identity]:
     return identity.bearers(mark) if mark else []
 
 
-def test_request_becomes_a_ready_replica_with_its_jobs(tmp_path: Path, index: Index) -> None:
+def test_request_becomes_a_ready_replica_with_its_jobs(tmp_path: Path, index: Index, registry: Registry) -> None:
     asked = wanted(stand_in={"compile_s": 0.2, "execute_jobs": 2}, run_diagnostics=True, request_id="req-1")
     client = {"index_url": index.url, "image_registry": "registry.example"}
-    with replica(tmp_path, request=asked, client=client) as node:
+    with replica(tmp_path, request=asked, client=client, top={"registry_url": registry.url}) as node:
         node.start()
+        until("the first job in the registry", lambda: reported(registry, node)["compile_wsjob"])
+        assert reported(registry, node)["status"] == "waiting_for_ready"
         pid = node.ready(60)
+        until("all jobs in the registry", lambda: len(reported(registry, node)["execute_wsjob"]) == 2, 2)
         state = until("state", lambda: (s := node.state())["status"] == "ready" and s)
         assert [stage["name"] for stage in state["stages"]] == ["resolve", "venv", "install", "verify"]
         assert {stage["state"] for stage in state["stages"]} == {"done"}
@@ -92,15 +109,9 @@ def test_identical_environment_is_reused_at_a_twentieth_of_the_time(tmp_path: Pa
             assert (stages["venv"]["state"], stages["install"]["state"]) == ("reused", "reused")
             reused_s = sum(stage["took_s"] for stage in stages.values())
             assert reused_s <= built_s / 20, (reused_s, built_s)
+            assert "cerebras_pytorch-2.3.0" in installed(first)
+            assert not [name for name in installed(first) if "+local" in name]  # the index has 2.3.0+local.9 as well
             assert (first.home / "cbclient").resolve() == (second.home / "cbclient").resolve()
-
-
-def test_public_version_pulls_in_no_local_one(tmp_path: Path, index: Index) -> None:
-    with replica(tmp_path, request=wanted("v2.3.0"), client={"index_url": index.url}) as node:
-        node.start()
-        node.ready(60)
-        assert "cerebras_pytorch-2.3.0" in installed(node)
-        assert not [name for name in installed(node) if "+local" in name]
 
 
 def test_local_appliance_wheel_is_used_without_dependencies(tmp_path: Path, index: Index) -> None:
@@ -123,17 +134,16 @@ def test_local_appliance_wheel_is_used_without_dependencies(tmp_path: Path, inde
         assert names == {"cerebras_appliance", "stand_in_dep"}
 
 
-@pytest.mark.parametrize(
-    ("tag", "word"),
-    [("build-nowhere", "install: not_found"), ("2.9.9", "install: not_found")],
-)
-def test_unknown_build_fails_at_once_and_says_so_B15(tmp_path: Path, index: Index, tag: str, word: str) -> None:
-    with replica(tmp_path, request=wanted(tag), client={"index_url": index.url}) as node:
+def test_unknown_build_fails_at_once_and_can_be_retried_once_it_is_there_B15(tmp_path: Path, index: Index) -> None:
+    with replica(tmp_path, request=wanted("build-later"), client={"index_url": index.url}) as node:
         node.start()
         report = node.status("failed", 60)
-        assert word in report["error_message"]
+        assert "install: not_found" in report["error_message"]
         assert node.stages()["install"]["attempt"] == 1
         assert not list((tmp_path / "root" / "environments").glob(".new-*"))
+        index.upload(*suite(tmp_path / "later", "0.0.0+later"))
+        assert ask(f"http://127.0.0.1:{node.port + 1}/retry", {})["status"] == "starting"
+        node.ready(60)
 
 
 def test_index_that_is_down_fails_after_bounded_tries_B15(tmp_path: Path) -> None:
@@ -144,17 +154,6 @@ def test_index_that_is_down_fails_after_bounded_tries_B15(tmp_path: Path) -> Non
         assert "install:" in report["error_message"]
         assert node.stages()["install"]["attempt"] == 2
         assert not (node.home / "cbclient").exists()
-
-
-def test_failed_deployment_can_be_retried(tmp_path: Path, index: Index) -> None:
-    with replica(tmp_path, request=wanted("build-later"), client={"index_url": index.url}) as node:
-        node.start()
-        node.status("failed", 60)
-        wheels = tmp_path / "later"
-
-        index.upload(*suite(wheels, "0.0.0+later"))
-        assert ask(f"http://127.0.0.1:{node.port + 1}/retry", {})["status"] == "starting"
-        node.ready(60)
 
 
 def test_credentials_of_the_index_are_nowhere_to_be_seen(tmp_path: Path, index: Index) -> None:
@@ -299,3 +298,62 @@ def test_full_disk_fails_the_deployment_and_nothing_else_B17(tmp_path: Path, ind
             assert not list((root / "environments").glob(".new-*"))
     finally:
         os.system(f"umount -l {root}")  # noqa: S605 - our own path
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_fifty_babysitters_killed_during_deploy_start_compile_and_service_leave_one_server(
+    tmp_path: Path, index: Index
+) -> None:
+    rng = random.Random(50)
+    for build in range(5):
+        index.upload(*suite(tmp_path / "wheels", f"0.0.0+soak.{build}"))
+        asked = wanted(f"0.0.0+soak.{build}", stand_in={"compile_s": 1, "execute_s": 0.5})
+        with replica(tmp_path, name=f"soak0000000{build}", request=asked, client={"index_url": index.url}) as node:
+            for _ in range(10):
+                babysitter = node.start()
+                time.sleep(rng.uniform(0.0, 4.0))
+                babysitter.kill()
+                babysitter.wait()
+                assert len([pid for pid in node.processes() if not is_forking(pid)]) <= 1
+                if node.state_path().exists():
+                    decode(node.state_path().read_bytes())
+            node.start()
+            pid = node.ready(120)
+            assert node.processes() == [pid]
+            until("state", partial(is_written_as, node, "ready"))
+            state = node.state()
+            assert state["replica_pid"] == pid
+            assert len(state["compile_wsjob"]) == len(set(state["compile_wsjob"])) >= 1
+            assert not list((tmp_path / "root" / "environments").glob(".new-*"))
+
+
+def test_environment_without_users_is_removed_and_a_used_one_stays(tmp_path: Path) -> None:
+    environments = Environments(tmp_path)
+    for key in ("a" * 32, "b" * 32):
+        environments.path(key).mkdir(parents=True)
+    (tmp_path / "replica").mkdir()
+    link(tmp_path / "replica", environments.path("a" * 32))
+    assert environments.collect() == ["b" * 32]
+    assert (tmp_path / "replica" / "cbclient").is_dir()
+    (tmp_path / "replica" / "cbclient").unlink()
+    assert environments.collect() == ["a" * 32]
+
+
+async def test_killed_builders_leftovers_are_removed_and_never_used_B16(tmp_path: Path) -> None:
+    environments = Environments(tmp_path)
+    key = "c" * 32
+    async with environments.building(key) as fresh:
+        leftover = fresh.with_name(f".new-{key}-killed")
+        leftover.mkdir()
+    async with environments.building(key) as fresh:
+        assert not leftover.exists()
+        (fresh / "bin").mkdir()
+        (fresh / "bin" / "tool").write_text(f"#!{fresh}/bin/python\n")
+        (fresh / "pyvenv.cfg").write_text("home = /usr\n")
+        assert not environments.is_complete(key)
+        environments.finish(key, fresh, b"lock")
+    assert environments.is_complete(key)
+    assert (environments.path(key) / "bin" / "tool").read_text() == f"#!{environments.path(key)}/bin/python\n"
+    (environments.path(key) / "lock.txt").write_bytes(b"changed")
+    assert not environments.is_complete(key)

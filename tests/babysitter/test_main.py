@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.babysitter.real import PROJECT, ask, running, shims, until
+from tests.babysitter.real import PROJECT, ask, light, running, shims, until
 
 
 def run_to_its_end(*flags: str, cwd: Path = PROJECT) -> tuple[int, str]:
@@ -32,24 +32,32 @@ def run_to_its_end(*flags: str, cwd: Path = PROJECT) -> tuple[int, str]:
 
 
 def test_server_is_started_and_killed_and_comes_back_A1(tmp_path: Path) -> None:
-    with running(tmp_path) as node:
+    with running(tmp_path, backend={"type": "mock", "models": ["m"], "args": ["--slow-start-s", "0.5"]}) as node:
         node.start()
+        starting = until("health", node.health)
+        assert starting["status"] in ("starting", "waiting_for_ready")
         pid = node.ready()
         assert node.server("/v1/models")["data"][0]["id"] == "m"
+        health = node.health()
+        assert (health["status"], health["infinilm_server_running"]) == ("healthy", True)
+        assert health["infinilm_server_port"] == node.port
+        state = until("state", lambda: (s := node.state())["status"] == "ready" and s)
+        assert (state["replica_pid"], state["port"], state["models"]) == (pid, node.port, ["m"])
+        assert state["base_url"] == f"http://127.0.0.1:{node.port}"
+        assert state["endpoint"] == f"http://{socket.getfqdn()}:{node.port}"
         os.kill(pid, signal.SIGKILL)
-        until(
-            "the exit is told", lambda: node.health()["restart_count"] or not node.health()["infinilm_server_running"]
-        )
-        again = node.ready()
-        assert again != pid
+        until("a second server", lambda: node.report().get("replica_pid") not in (None, pid))
+        node.ready()
         assert node.health()["restart_count"] == 1
         causes = [entry["cause"] for entry in node.state()["memory"]["timeline"]]
         assert "killed by signal 9 (SIGKILL)" in causes
+        lines = (tmp_path / "logs" / "server_r1_stdout.log").read_text().splitlines()
+        assert lines.count(f"start service at localhost:{node.port}") == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_stops_the_server_and_leaves_nothing_B10(tmp_path: Path, number: signal.Signals) -> None:
-    with running(tmp_path) as node:
+    with light(tmp_path) as node:
         babysitter = node.start()
         node.ready()
         babysitter.send_signal(number)
@@ -60,25 +68,13 @@ def test_signal_stops_the_server_and_leaves_nothing_B10(tmp_path: Path, number: 
 
 
 def test_start_after_a_stop_is_no_restart(tmp_path: Path) -> None:
-    with running(tmp_path, restarts={"restart_delay": 60}) as node:
+    with light(tmp_path, restarts={"restart_delay": 60}) as node:
         node.start()
         node.ready()
         node.babysitters[-1].terminate()
         node.babysitters[-1].wait(60)
         node.start()
         node.ready(30)
-
-
-def test_contracts_calls_answer_at_the_next_port(tmp_path: Path) -> None:
-    with running(tmp_path, backend={"type": "mock", "models": ["m"], "args": ["--slow-start-s", "0.5"]}) as node:
-        node.start()
-        starting = until("health", node.health)
-        assert starting["status"] in ("starting", "waiting_for_ready")
-        assert set(starting) >= {"status", "service", "babysitter", "infinilm_server_running", "timestamp"}
-        node.ready()
-        health = node.health()
-        assert (health["status"], health["infinilm_server_running"]) == ("healthy", True)
-        assert health["infinilm_server_port"] == node.port
 
 
 def test_command_that_does_not_exist_is_one_line_and_78(tmp_path: Path) -> None:
@@ -117,7 +113,7 @@ def test_taken_port_names_its_holder_and_is_78_A14(tmp_path: Path, offset: int) 
 
 
 def test_second_babysitter_of_a_replica_ends_at_once_B2(tmp_path: Path) -> None:
-    with running(tmp_path) as node:
+    with light(tmp_path) as node:
         first = node.start()
         pid = node.ready()
         second = node.start()
@@ -166,28 +162,6 @@ def test_grandchild_in_its_own_session_is_ended_too_A12(tmp_path: Path) -> None:
         babysitter.terminate()
         assert babysitter.wait(60) == 0
         assert node.processes() == []
-
-
-def test_output_is_in_files_and_survives_restarts(tmp_path: Path) -> None:
-    with running(tmp_path) as node:
-        node.start()
-        pid = node.ready()
-        os.kill(pid, signal.SIGKILL)
-        until("a second server", lambda: node.report().get("replica_pid") not in (None, pid))
-        node.ready()
-        lines = (tmp_path / "logs" / "server_r1_stdout.log").read_text().splitlines()
-        assert lines.count(f"start service at localhost:{node.port}") == 2
-
-
-def test_state_file_is_flat_json_for_jq(tmp_path: Path) -> None:
-    with running(tmp_path) as node:
-        node.start()
-        pid = node.ready()
-        state = until("state", lambda: (s := node.state())["status"] == "ready" and s)
-        assert (state["replica_pid"], state["port"], state["models"]) == (pid, node.port, ["m"])
-        assert state["base_url"] == f"http://127.0.0.1:{node.port}"
-        assert state["endpoint"] == f"http://{socket.getfqdn()}:{node.port}"
-        assert json.loads(node.state_path().read_text())["display_status"] == "Active"
 
 
 def test_request_in_flight_is_finished_before_a_stop_D28(tmp_path: Path) -> None:
@@ -261,7 +235,7 @@ def test_full_disk_stops_no_supervision_B9(tmp_path: Path) -> None:
     data.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=60", "tmpfs", str(data)], check=True)
     try:
-        with running(tmp_path, top={"logs": {"check_s": 0.2}}) as node:
+        with light(tmp_path, top={"logs": {"check_s": 0.2}}) as node:
             node.start()
             pid = node.ready()
             before = until("state", lambda: (s := node.state())["status"] == "ready" and s)
@@ -281,3 +255,36 @@ def test_full_disk_stops_no_supervision_B9(tmp_path: Path) -> None:
             assert node.health()["state_persist_failed"] is None
     finally:
         subprocess.run(["umount", "-l", str(data)], check=True)
+
+
+def test_stranger_on_the_port_is_never_taken_for_our_server_A14_A15(tmp_path: Path) -> None:
+    with running(tmp_path, backend={"type": "command", "command": "sleep 600"}) as node:
+        node.start()
+        node.status("waiting_for_ready")
+        script = PROJECT / "tests" / "babysitter" / "light_server.py"
+        with subprocess.Popen([sys.executable, "-I", "-S", str(script), str(node.port)], stdout=-3) as stranger:
+            try:
+                told = until("told", lambda: (e := node.report().get("error_message")) and "stranger" in e and e)
+                assert f"pid {stranger.pid} (" in told
+                assert node.report()["status"] == "waiting_for_ready"
+            finally:
+                stranger.kill()
+
+
+def test_start_that_takes_longer_than_asked_is_ended_and_fails_A10(tmp_path: Path) -> None:
+    backend = {"type": "command", "command": "sleep 600"}
+    with running(tmp_path, backend=backend, probes={"readiness_timeout_s": 0.5}) as node:
+        node.start()
+        assert node.status("failed")["error_message"].startswith("startup_timeout")
+        assert node.processes() == []
+
+
+def test_hung_server_is_out_of_rotation_and_restarted_after_its_limit_A4(tmp_path: Path) -> None:
+    with light(tmp_path, probes={"timeout_s": 0.2, "liveness_s": 1}, restarts={"stop_grace_s": 0.2}) as node:
+        node.start()
+        pid = node.ready()
+        os.kill(pid, signal.SIGSTOP)
+        node.status("unhealthy")
+        until("restarted", lambda: node.report().get("replica_pid") not in (None, pid))
+        node.ready()
+        assert node.report()["restart_count"] == 1

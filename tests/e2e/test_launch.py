@@ -47,7 +47,7 @@ def node(copy: Path) -> Iterator[Node]:
     node = Node(copy, registry_port, router_port, {"BABYSITTER_CONFIGS": "one.toml", "SERVER_PORT": str(port)})
     configure(node, MOCK_BACKEND)
     yield node
-    node.run("stop_all.sh", STOP_TIMEOUT="5")
+    node.run("stop_all.sh")
     left = node.processes()
     for process in left:
         process.kill()
@@ -153,6 +153,23 @@ def test_a_server_on_another_address_is_awaited_and_shown_there(node: Node) -> N
     assert done.returncode == 0, done.stderr
     assert ask(f"{node.router}/chat/completions", {"model": "m", "messages": []})[0] == 200
     assert node.run("status.sh").returncode == 0
+
+
+def test_variables_reach_the_babysitter_and_its_server(node: Node) -> None:
+    done = node.run(
+        "launch_all.sh",
+        BABYSITTER_HOST="127.0.0.3",
+        BABYSITTER_ROUTER_URL="http://router.example:8000",
+        CUDA_VISIBLE_DEVICES="2,3",
+        HPCC_VISIBLE_DEVICES="1",
+        **ALONE,
+    )
+    assert done.returncode == 0, done.stderr
+    _, info = ask(f"http://127.0.0.3:{server_port(node) + 1}/info")
+    assert info["router_url"] == "http://router.example:8000"
+    environment = psutil.Process(info["replica"]["replica_pid"]).environ()
+    assert (environment["CUDA_VISIBLE_DEVICES"], environment["HPCC_VISIBLE_DEVICES"]) == ("2,3", "1")
+    assert [name for name in environment if name.startswith("SVC_")] == []
 
 
 def test_a_babysitter_that_was_killed_finds_its_server_again_B1(node: Node) -> None:

@@ -178,7 +178,7 @@ def test_requests_for_a_shared_model_reach_both_replicas(client: openai.OpenAI) 
 # --- faults
 
 
-def eventually(holds: Callable[[], bool], within_s: float = 30.0) -> None:
+def eventually(holds: Callable[[], bool], within_s: float = 60.0) -> None:
     """Wait until `holds`; other processes can only be asked again."""
     deadline = time.monotonic() + within_s
     while not holds():

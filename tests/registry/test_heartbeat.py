@@ -1,6 +1,8 @@
 """The quick way of reading a heartbeat accepts nothing that the thorough way would not, and reads it the same."""
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -14,12 +16,39 @@ from registry.heartbeat import _quickly
 from registry.model import Renew
 from registry.report import make_report, read_report
 from registry.schema import HeartbeatBody, parse
+from tests.registry.conftest import Client, body
 
 
 async def read(raw: bytes) -> Renew:
     request = make_mocked_request("POST", "/services/x/heartbeat")
     request._read_bytes = raw
     return await heartbeat.read(request, "x")
+
+
+@pytest.mark.parametrize("spaced", [False, True])
+@pytest.mark.parametrize("size", [0, 30_000])
+async def test_report_over_http_in_any_form_and_size(client: Client, spaced: bool, size: int) -> None:  # noqa: FBT001 - a parameter
+    await client.post("/services", json=body())
+    report = {"replica_id": "r", "status": "ready", "padding": "x" * size}
+    raw = json.dumps(report, separators=(" , ", " : ") if spaced else (",", ":"))
+    async with client.post("/services/svc/heartbeat", data=raw) as answer:
+        assert answer.status == 200
+    async with client.get("/services/svc") as answer:
+        assert (await answer.json())["metadata"]["replica"] == report
+
+
+async def test_report_in_pieces_is_read_whole(client: Client) -> None:
+    await client.post("/services", json=body())
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"replica_id":"r",'
+        await asyncio.sleep(0.02)
+        yield b'"running":1}'
+
+    async with client.post("/services/svc/heartbeat", data=pieces()) as answer:
+        assert answer.status == 200
+    async with client.get("/services/svc") as answer:
+        assert (await answer.json())["metadata"]["replica"] == {"replica_id": "r", "running": 1}
 
 
 async def test_empty_body_says_nothing() -> None:
@@ -81,8 +110,8 @@ KEYS = st.sampled_from(["status", "instance_id", "incarnation", "running", "mode
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(KEYS, VALUES, max_size=5), st.booleans())
-def test_quick_reading_agrees_with_the_thorough_one(body: dict[str, Any], compact: bool) -> None:  # noqa: FBT001 - hypothesis gives it
-    raw = json.dumps(body, separators=(",", ":") if compact else None).encode()
+def test_quick_reading_agrees_with_the_thorough_one(said: dict[str, Any], compact: bool) -> None:  # noqa: FBT001 - hypothesis gives it
+    raw = json.dumps(said, separators=(",", ":") if compact else None).encode()
     quick = _quickly(raw)
     if quick is not None:
         assert quick == json.loads(raw)

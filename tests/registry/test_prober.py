@@ -4,6 +4,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from registry.model import Instance, Put, Registration
+from registry.store.memory import MemoryStore
 from tests.registry.conftest import Client, StartClient, body, parts, until
 
 
@@ -82,6 +84,17 @@ async def test_prober_bounds_its_concurrency(start_live: StartClient, probed: Pr
         for number in range(12):
             await until_health(client, f"s{number}", "healthy")
     assert probed.most_at_once == 3
+
+
+async def test_restart_probes_nobody_out_of_turn(start_live: StartClient) -> None:
+    store = MemoryStore()
+    said = Registration("svc", "127.0.0.1", 9001, "h", "http://127.0.0.1:9001", "running")
+    await store.write([Put(Instance(said, generation=3), durable=True)])
+    client = await start_live(store, health_interval=3600)
+    planned = dict(parts(client).prober._schedule._due)
+    for number in range(3):
+        await client.post("/services/svc/heartbeat", json={"replica_id": "r", "running": number})
+    assert parts(client).prober._schedule._due == planned
 
 
 async def test_prober_drops_what_is_gone(aiohttp_registry: Client, probed: Probed) -> None:

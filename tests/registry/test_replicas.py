@@ -63,6 +63,11 @@ async def test_replicas_over_http(client: Client) -> None:
             content = await answer.json()
             assert answer.status == 200
             assert (content["total"], content["replicas"][0]["replica_id"]) == (1, "abc123abc123")
+        assert int(answer.headers["X-Index"]) > 0
+    async with client.get("/v1/replicas?index=0&wait=30s") as answer:
+        assert answer.status == 200  # there is news already
+    async with client.get("/v1/replicas?index=x") as answer:
+        assert answer.status == 400
     async with client.get("/api/v1/replicas?status=failed") as answer:
         assert (await answer.json())["total"] == 0
     async with client.get("/api/v1/replicas/abc123abc123") as answer:
