@@ -157,7 +157,9 @@ class Bench:
             assert load.stdout is not None  # noqa: S101 - asked for above
             opened = json.loads(load.stdout.readline())
             note(f"{opened['open']:,} streams are open")
-            time.sleep(STREAM_CHUNKS * STREAM_INTERVAL_S / 2)
+            if opened["open"] < count:
+                raise BenchError(f"only {opened['open']:,} of {count:,} streams were open at once; see {self.work}")
+            time.sleep(STREAM_CHUNKS * STREAM_INTERVAL_S / 4)
             full = memory_bytes(target.pid)
             got = json.loads(load.stdout.readline())
         finally:

@@ -24,7 +24,7 @@
 
 #define REQUEST_BYTES (4 << 20)
 #define EVENTS 512
-#define OPENING_AT_ONCE 256                 /* connections without any answer, so that no accept queue overflows */
+#define OPENED_PER_S 2000                   /* streams begun per second, so that no accept queue overflows */
 #define ERRORS_LIMIT 1000
 #define PATIENCE_NS 30000000000u            /* without any event */
 
@@ -206,8 +206,8 @@ int main(int count, char **words) {
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     bool announced = !once;
     int ready = 1;
-    while (ready > 0 && (active || asked < connections)) {
-        while (asked < connections && opening < OPENING_AT_ONCE) {
+    while (asked < connections || (active && ready > 0)) {
+        while (asked < connections && (!once || asked < (now_ns() - begin_ns) / (1000000000u / OPENED_PER_S))) {
             all[asked].fd = -1;
             ask(&all[asked++]);
         }
@@ -217,7 +217,7 @@ int main(int count, char **words) {
             fflush(stdout);
         }
         struct epoll_event events[EVENTS];
-        ready = active ? epoll_wait(epoll_fd, events, EVENTS, PATIENCE_NS / 1000000u) : 1;
+        ready = epoll_wait(epoll_fd, events, EVENTS, asked < connections || !active ? 1 : PATIENCE_NS / 1000000u);
         for (int i = 0; active && i < ready; i++)
             handle(events[i].data.ptr, events[i].events);
     }
