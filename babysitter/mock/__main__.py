@@ -98,7 +98,7 @@ async def wait_for(stop: asyncio.Event, seconds: float) -> None:
 
 async def chores(server: MockServer) -> None:
     """Log lines and leaked memory, at the rates of the knobs."""
-    hoard = []
+    hoard: list[bytes] = []
     owed = 0.0
     line = 0
     while True:
