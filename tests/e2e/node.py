@@ -120,6 +120,11 @@ class Node:
                 found.append(process)
         return found
 
+    def left(self) -> list[psutil.Process]:
+        """What still runs a moment after everything was told to end: a router's worker may be at its last line."""
+        psutil.wait_procs(self.processes(), timeout=10)
+        return self.processes()
+
 
 def ask(url: str, body: Any = None) -> tuple[int, Any]:
     """Status and JSON of one call."""

@@ -48,7 +48,7 @@ def node(copy: Path) -> Iterator[Node]:
     configure(node, MOCK_BACKEND)
     yield node
     node.run("stop_all.sh")
-    left = node.processes()
+    left = node.left()
     for process in left:
         process.kill()
     assert left == []
@@ -68,7 +68,7 @@ def refused(done: subprocess.CompletedProcess[str], node: Node, *words: str, cod
     for word in words:
         assert word in done.stderr
     assert "Traceback" not in done.stderr
-    assert node.processes() == []
+    assert node.left() == []
     assert is_free(node.registry_port)
     assert is_free(node.router_port)
 
@@ -114,7 +114,7 @@ def test_a_taken_port_names_its_holder(node: Node, part: str) -> None:
         done = node.run("launch_all.sh", **({} if part in {"registry", "router"} else ALONE))
         assert done.returncode == 78, done.stdout + done.stderr
         assert f":{ports[part]} is taken by pid {os.getpid()} (" in done.stderr
-        assert node.processes() == []
+        assert node.left() == []
 
 
 def test_a_server_that_cannot_start_is_told_with_the_end_of_its_log(node: Node) -> None:
@@ -235,7 +235,7 @@ def test_the_containers_entry_point_ends_the_node_with_itself(node: Node) -> Non
         entry.send_signal(signal.SIGTERM)
         assert "registry: stopped" in told.read()
         assert entry.wait(30) == 0
-    assert node.processes() == []
+    assert node.left() == []
 
 
 def test_the_containers_entry_point_ends_when_a_part_ends(node: Node) -> None:
@@ -243,4 +243,4 @@ def test_the_containers_entry_point_ends_when_a_part_ends(node: Node) -> None:
         psutil.Process(node.pid("registry")).kill()
         assert "registry has ended" in told.read()
         assert entry.wait(30) == 1
-    assert node.processes() == []
+    assert node.left() == []

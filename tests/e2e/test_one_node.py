@@ -285,7 +285,7 @@ def test_one_babysitter_is_stopped_by_name_with_its_server(node: Node, ports: li
 def test_stop_all_leaves_nothing(node: Node, ports: list[int]) -> None:
     stopped = node.run("stop_all.sh")
     assert stopped.returncode == 0, stopped.stderr
-    assert node.processes() == []
+    assert node.left() == []
     assert [port for port in (*ports[:2], ports[2], ports[2] + 1, ports[3], ports[3] + 1) if not is_free(port)] == []
     assert list((node.folder / "logs").glob("*.pid")) == []
     again = node.run("stop_all.sh")
