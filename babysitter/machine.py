@@ -92,6 +92,7 @@ class Replica:
     """Everything the machine knows. Times are monotonic seconds.
 
     `failures` counts exits in a row for the back-off; `exits` are the recent ones without ever having been ready;
+    `unstarted` tells that the last start came to nothing;
     `verdict` is the reason to fail once the server has ended; `wake_at` is when the machine wants `Woke`.
     """
 
@@ -107,6 +108,7 @@ class Replica:
     waiting_since: float = 0.0
     progress_at: float = 0.0
     stalled: bool = False
+    unstarted: bool = False
     verdict: str | None = None
     error: str | None = None
     wake_at: float | None = None
@@ -287,10 +289,21 @@ def _exited(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Re
     return _move(counted, State.BACKING_OFF, what, now, ev.CancelJobs(), wake_at=now + pause_s)
 
 
+def _not_spawned(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
+    """The node has no room for a start: no exit is counted, for it is tried until it works (B9)."""
+    failed = event if isinstance(event, ev.NotSpawned) else ev.NotSpawned("unknown")
+    pause_s = backoff.delay_s(
+        replica.failures, first_s=policy.restart_first_s, last_s=policy.restart_last_s, chance=failed.chance
+    )
+    counted = replace(replica, failures=replica.failures + 1, unstarted=True, error=failed.reason)
+    return _move(counted, State.BACKING_OFF, failed.reason, now, wake_at=now + pause_s)
+
+
 def _retry(replica: Replica, _event: ev.Event, _policy: Policy, now: float) -> Result:
     if replica.wake_at is not None and now < replica.wake_at:
         return replica, ()
-    return _spawn(replica, "back-off over", now, restarts=replica.restarts + 1)
+    restarts = replica.restarts + (0 if replica.unstarted else 1)
+    return _spawn(replica, "back-off over", now, restarts=restarts, unstarted=False)
 
 
 def _stop(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
@@ -352,6 +365,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
     (State.CREATING, ev.DeployFailed): _deploy_failed,
     (State.CREATING, ev.StopRequested): _stop,
     (State.STARTING, ev.Spawned): _await_ready,
+    (State.STARTING, ev.NotSpawned): _not_spawned,
     (State.STARTING, ev.Undeployed): _redeploy,
     (State.STARTING, ev.Exited): _exited,
     (State.STARTING, ev.StopRequested): _stop,
@@ -383,6 +397,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
     (State.DRAINING, ev.StopRequested): _stop,
     (State.STOPPING, ev.Exited): _stopped,
     (State.STOPPING, ev.Spawned): _spawned_too_late,
+    (State.STOPPING, ev.NotSpawned): _stopped,
     (State.STOPPING, ev.Undeployed): _stopped,
     (State.STOPPING, ev.Deployed): _stopped,
     (State.STOPPING, ev.DeployFailed): _stopped,

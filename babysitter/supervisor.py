@@ -138,11 +138,12 @@ class Supervisor:
 
     async def adopt(self) -> bool:
         """Look for the server of an earlier babysitter; True when it lives. Nothing is started yet."""
-        known = [self.memory.attempt] if self.memory.attempt else self.home.live_attempts()
-        for identifier in known:
+        remembered = [self.memory.attempt] if self.memory.attempt else []
+        for identifier in dict.fromkeys([*remembered, *self.home.live_attempts()]):  # a full disk may forget one (B9)
             attempt = self.home.attempt(identifier, grace_s=self.spec.grace_s)
             found = await attempt.find()
-            self._attempt = attempt
+            if found is not None or self._attempt is None:
+                self._attempt = attempt
             if found is not None:
                 log.info("server.adopted", pid=found.pid, attempt=identifier)
                 return True
@@ -278,7 +279,8 @@ class Supervisor:
         try:
             ready = self._begin(attempt, self._command)
         except OSError as error:
-            self.tell(self._exited(ev.Exited(error=f"cannot start the server: {error}")))
+            await asyncio.to_thread(attempt.remove)
+            self.tell(ev.NotSpawned(f"cannot start the server: {error}", self._rng.random()))
             return
         self._spawn_task(f"attempt.{attempt.uuid[:8]}", self._follow(attempt, ready))
 

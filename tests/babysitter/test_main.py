@@ -257,6 +257,34 @@ def test_full_disk_stops_no_supervision_B9(tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", str(data)], check=True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_server_that_dies_while_the_disk_is_full_is_restarted_once_there_is_room_B9(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=60", "tmpfs", str(data)], check=True)
+    restarts = {"restart_delay": 0.1, "restart_delay_max_s": 0.2, "crash_loop_exits": 2, "max_restarts": 1}
+    try:
+        with light(tmp_path, restarts=restarts) as node:
+            node.start()
+            pid = node.ready()
+            fill = data / "fill"
+            fill.mkdir()
+            with contextlib.suppress(OSError):
+                for number in range(1000):
+                    (fill / str(number)).touch()
+            os.kill(pid, signal.SIGKILL)
+            until("tried again and again", lambda: node.log().count("cannot start the server") >= 4)
+            report = node.report()
+            assert report["status"] == "starting"
+            assert "No space left" in report["error_message"]
+            shutil.rmtree(fill)
+            assert node.ready() != pid
+            assert node.health()["restart_count"] == 1
+            assert len(node.processes()) == 1
+    finally:
+        subprocess.run(["umount", "-l", str(data)], check=True)
+
+
 def test_stranger_on_the_port_is_never_taken_for_our_server_A14_A15(tmp_path: Path) -> None:
     with running(tmp_path, backend={"type": "command", "command": "sleep 600"}) as node:
         node.start()
