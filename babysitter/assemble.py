@@ -23,6 +23,7 @@ from babysitter.settings import (
     CbclientBackend,
     InfinilmRustBackend,
 )
+from babysitter.slots import Slots
 from babysitter.spec import Addresses, JobRules, LogRules, Spec
 from common.clock import Clock
 from common.http.access import is_loopback
@@ -120,6 +121,7 @@ def make_spec(settings: BabysitterSettings, *, environ: Mapping[str, str], clock
         start_interval_s=probes.start_interval_s,
         interval_s=probes.interval_s,
         grace_s=restarts.stop_grace_s,
+        slots=Slots(restarts.start_slots_dir, restarts.start_slots),
         command=command,
         deployer=deployer,
         deploy_mark=mark if deployer else None,

@@ -276,13 +276,7 @@ class Supervisor:
         self._attempt = attempt
         self._adopted = False
         await self.persist()
-        try:
-            ready = self._begin(attempt, self._command)
-        except OSError as error:
-            await asyncio.to_thread(attempt.remove)
-            self.tell(ev.NotSpawned(f"cannot start the server: {error}", self._rng.random()))
-            return
-        self._spawn_task(f"attempt.{attempt.uuid[:8]}", self._follow(attempt, ready))
+        self._spawn_task(f"attempt.{attempt.uuid[:8]}", self._run(attempt, self._command))
 
     def _begin(self, attempt: Attempt, command: Command) -> int:
         self.log.mark()
@@ -293,8 +287,23 @@ class Supervisor:
         self._jobs.follow(self._open_scope(), attempt.uuid, mark)
         return attempt.begin(command, labels)
 
-    async def _follow(self, attempt: Attempt, ready: int) -> None:
-        server = await attempt.started(ready)
+    async def _run(self, attempt: Attempt, command: Command) -> None:
+        """Start an attempt when the node has a slot for it, then wait for its end."""
+
+        def wanted() -> bool:
+            return self._replica.state is State.STARTING
+
+        async with self.spec.slots.held(wanted):
+            if not wanted():
+                self.tell(ev.NotSpawned("no longer wanted"))
+                return
+            try:
+                ready = self._begin(attempt, command)
+            except OSError as error:
+                await asyncio.to_thread(attempt.remove)
+                self.tell(ev.NotSpawned(f"cannot start the server: {error}", self._rng.random()))
+                return
+            server = await attempt.started(ready)
         if server is not None:
             self.tell(ev.Spawned(server.pid))
         await self._await_end(attempt)
