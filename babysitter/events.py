@@ -75,6 +75,11 @@ class ProbeBad:
 
 
 @dataclass(frozen=True, slots=True)
+class PortFound:
+    """The server listens, whatever it answers."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """The server's log or run_meta.json moved: it is busy starting."""
 
@@ -140,6 +145,7 @@ Event = (
     | Adopted
     | ProbeGood
     | ProbeBad
+    | PortFound
     | Progress
     | OverLimit
     | Exited

@@ -5,6 +5,7 @@ listed in `LATE` and changes nothing where the table has no row for it; any othe
 raises `InvalidTransition`, which tells the story so far.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -71,6 +72,7 @@ class Policy:
     healthy_after: int = 2
     liveness_s: float | None = 60.0
     startup_timeout_s: float | None = None
+    port_timeout_s: float | None = None
     stall_s: float = 1800.0
     end_stalled: bool = False
     drain_s: float = 30.0
@@ -107,6 +109,7 @@ class Replica:
     bad_since: float = 0.0
     waiting_since: float = 0.0
     progress_at: float = 0.0
+    listens: bool = False
     stalled: bool = False
     unstarted: bool = False
     verdict: str | None = None
@@ -176,17 +179,29 @@ def _deploy_failed(replica: Replica, event: ev.Event, _policy: Policy, now: floa
 
 def _await_ready(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
     cause = "adopted" if isinstance(event, ev.Adopted) else "spawned"
-    waiting = {"waiting_since": now, "progress_at": now, "ready_at": None, "good": 0, "bad": 0, "stalled": False}
+    fresh = {"ready_at": None, "good": 0, "bad": 0, "stalled": False, "listens": False}
+    waiting = {"waiting_since": now, "progress_at": now, **fresh}
     moved, effects = _move(replica, State.WAITING_FOR_READY, cause, now, **waiting)
     return replace(moved, wake_at=_next_check(moved, policy)), effects
 
 
 def _next_check(replica: Replica, policy: Policy) -> float:
     """When a replica that waits for readiness must be looked at again."""
-    stall_at = replica.progress_at + policy.stall_s
-    if policy.startup_timeout_s is None:
-        return stall_at
-    return min(stall_at, replica.waiting_since + policy.startup_timeout_s)
+    return min(replica.progress_at + policy.stall_s, _next_deadline(replica, policy))
+
+
+def _next_deadline(replica: Replica, policy: Policy) -> float:
+    """When a start is over by a request's own deadlines."""
+    ready_s = math.inf if policy.startup_timeout_s is None else policy.startup_timeout_s
+    port_s = math.inf if policy.port_timeout_s is None or replica.listens else policy.port_timeout_s
+    return replica.waiting_since + min(ready_s, port_s)
+
+
+def _port_found(replica: Replica, _event: ev.Event, policy: Policy, _now: float) -> Result:
+    if replica.listens:
+        return replica, ()
+    found = replace(replica, listens=True)
+    return replace(found, wake_at=_next_check(found, policy)), ()
 
 
 def _progress(replica: Replica, _event: ev.Event, policy: Policy, now: float) -> Result:
@@ -199,14 +214,15 @@ def _check_start(replica: Replica, _event: ev.Event, policy: Policy, now: float)
     if policy.startup_timeout_s is not None and now - replica.waiting_since >= policy.startup_timeout_s:
         verdict = f"startup_timeout: not ready after {policy.startup_timeout_s:g} s"
         return _move(replica, State.ENDING, verdict, now, ev.Terminate(), verdict=verdict)
+    if now >= _next_deadline(replica, policy):
+        verdict = f"port_timeout: listens nowhere after {policy.port_timeout_s:g} s"
+        return _move(replica, State.ENDING, verdict, now, ev.Terminate(), verdict=verdict)
     if now - replica.progress_at < policy.stall_s:
         return replace(replica, wake_at=_next_check(replica, policy)), ()
     reason = f"stalled: neither log nor run_meta.json moved for {policy.stall_s:g} s"
     if policy.end_stalled:
         return _move(replica, State.ENDING, reason, now, ev.Terminate(), verdict=reason)
-    again_at = now + policy.stall_s
-    if policy.startup_timeout_s is not None:
-        again_at = min(again_at, replica.waiting_since + policy.startup_timeout_s)
+    again_at = min(now + policy.stall_s, _next_deadline(replica, policy))
     return replace(replica, stalled=True, error=reason, wake_at=again_at), ()
 
 
@@ -344,6 +360,7 @@ LATE: frozenset[type[ev.Event]] = frozenset(
     {
         ev.ProbeGood,
         ev.ProbeBad,
+        ev.PortFound,
         ev.Progress,
         ev.Drained,
         ev.Woke,
@@ -371,6 +388,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
     (State.STARTING, ev.StopRequested): _stop,
     (State.WAITING_FOR_READY, ev.ProbeGood): _ready,
     (State.WAITING_FOR_READY, ev.ProbeBad): _not_yet,
+    (State.WAITING_FOR_READY, ev.PortFound): _port_found,
     (State.WAITING_FOR_READY, ev.Progress): _progress,
     (State.WAITING_FOR_READY, ev.Woke): _check_start,
     (State.WAITING_FOR_READY, ev.Exited): _exited,

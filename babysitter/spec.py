@@ -91,6 +91,7 @@ class Spec:
     heartbeat_s: float
     start_interval_s: float
     interval_s: float
+    look_timeout_s: float
     grace_s: float
     slots: Slots
     command: Command | None = None

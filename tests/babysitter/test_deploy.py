@@ -268,6 +268,18 @@ def test_server_that_fails_while_compiling_leaves_its_ids_and_its_log_A9(
         assert report["error_message"].endswith("the stand-in fails as told")
 
 
+def test_server_that_listens_nowhere_in_the_time_that_its_request_gives_fails_A10(
+    tmp_path: Path, index: Index, shared: Path
+) -> None:
+    asked = wanted(timeouts={"port_discovery_timeout_s": 0.5})
+    client = {"index_url": index.url, "command": ["sleep", "600"]}
+    with replica(tmp_path, shared=shared, name="shared000004", request=asked, client=client) as node:
+        node.start()
+        report = node.status("failed", 60)
+        assert report["error_message"].startswith("port_timeout: listens nowhere after 0.5 s")
+        assert node.processes() == []
+
+
 def test_detach_is_the_default_of_a_replica_and_a_call_stops_it_B10(tmp_path: Path, index: Index, shared: Path) -> None:
     with replica(
         tmp_path, shared=shared, name="shared000003", request=wanted(), client={"index_url": index.url}

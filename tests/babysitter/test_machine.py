@@ -257,6 +257,18 @@ def test_node_without_room_for_a_start_is_tried_until_it_works_B9() -> None:
     assert stopping.state is State.STOPPED
 
 
+def test_server_that_listens_nowhere_in_the_time_asked_for_is_ended_A10() -> None:
+    policy = Policy(port_timeout_s=60, startup_timeout_s=600, stall_s=30)
+    deaf, effects = play([*START, (40, ev.Woke()), (60.1, ev.Woke())], policy)
+    assert deaf.verdict == "port_timeout: listens nowhere after 60 s"
+    assert effects[-1] == ev.Terminate()
+    slow, _ = play([*START, (20, ev.PortFound()), (40, ev.Woke()), (60.1, ev.Woke()), (61, ev.PortFound())], policy)
+    assert (slow.state, slow.stalled) == (State.WAITING_FOR_READY, True)
+    assert (slow.wake_at or 0) > 61
+    late, _ = play([*START, (20, ev.PortFound()), (600.1, ev.Woke())], policy)
+    assert (late.verdict or "").startswith("startup_timeout")
+
+
 def test_late_answers_change_nothing() -> None:
     replica, _ = play([*UP, (9, CRASH)])
     for event in (ev.ProbeGood(), ev.ProbeBad("x"), ev.Progress(), ev.Drained(), ev.Retry(), ev.OverLimit("x")):
@@ -274,6 +286,7 @@ def test_random_lives_stay_legal_and_always_end_when_told() -> None:
         ev.ProbeGood(),
         ev.ProbeBad("x"),
         ev.Progress(),
+        ev.PortFound(),
         ev.Woke(),
         CRASH,
         ev.Exited(signal=9),
