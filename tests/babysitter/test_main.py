@@ -112,6 +112,7 @@ def test_taken_port_names_its_holder_and_is_78_A14(tmp_path: Path, offset: int) 
         assert shims(tmp_path) == []
 
 
+@pytest.mark.soak  # four at once are told the same
 def test_second_babysitter_of_a_replica_ends_at_once_B2(tmp_path: Path) -> None:
     with light(tmp_path) as node:
         first = node.start()
