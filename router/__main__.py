@@ -14,7 +14,7 @@ def main() -> int:
     """Entry point; returns the exit code."""
     config = find_config(env_prefix="SVC_ROUTER_", argv=sys.argv[1:], env=os.environ)
     reread = partial(read_settings, "router", RouterSettings)
-    return run("router", RouterSettings, partial(serve, config=config, reread=reread))
+    return run("router", RouterSettings, partial(serve, config=config, reread=reread, environment=os.environ))
 
 
 if __name__ == "__main__":

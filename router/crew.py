@@ -9,6 +9,7 @@ import contextlib
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -26,6 +27,12 @@ log = structlog.get_logger(__name__)
 SILENCE_LIMIT_S = 15.0
 """A worker that does not beat for so long is hung: killed and replaced."""
 START_TIMEOUT_S = 30.0
+ALLOCATOR = {
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+    "MALLOC_TOP_PAD_": str(4 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+}
+"""glibc: keep what large bodies needed, rather than give it back to the kernel and fetch it again at every request."""
 RESPAWN_FIRST_S = 0.2
 RESPAWN_LAST_S = 10.0
 
@@ -52,10 +59,14 @@ class Crew:
         settings: The router's settings; workers get them over the feed.
         control_path: Unix socket of the control plane.
         scope: Owner of the tasks that watch workers.
+        environment: What workers inherit.
     """
 
-    def __init__(self, settings: RouterSettings, control_path: str, scope: TaskScope) -> None:
+    def __init__(
+        self, settings: RouterSettings, control_path: str, scope: TaskScope, environment: Mapping[str, str]
+    ) -> None:
         self._settings = settings
+        self._environment = environment
         self._control_path = control_path
         self._scope = scope
         self._shape = Shape(settings.max_endpoints, settings.workers)
@@ -202,6 +213,7 @@ class Crew:
                 *map(str, descriptors),
                 pass_fds=descriptors,
                 stdin=asyncio.subprocess.DEVNULL,
+                env={**self._environment, **ALLOCATOR},
             )
         reader, writer = await asyncio.open_connection(sock=ours)
         member = _Member(process, writer)

@@ -155,6 +155,7 @@ class Directory:
             api_prefix=prefix if prefix in ("/v1", "") else replica.learned_prefix,
             standing=replica.standing,
             limit=replica.limit or self.default_limit,
+            end_marked=record.metadata.get("stream_end_mark") is not False,
         )
 
     def _vanish(self, name: str, now: float) -> bool:

@@ -9,7 +9,7 @@ import random
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -179,13 +179,20 @@ def _stamp(path: Path | None) -> tuple[int, int] | None:
     return (status.st_ino, status.st_mtime_ns) if status else None
 
 
-async def serve(settings: RouterSettings, *, config: Path | None, reread: Callable[[], RouterSettings]) -> None:
+async def serve(
+    settings: RouterSettings,
+    *,
+    config: Path | None,
+    reread: Callable[[], RouterSettings],
+    environment: Mapping[str, str],
+) -> None:
     """Run a router until it is told to stop.
 
     Args:
         settings: What it starts with.
         config: The settings file in use, if any; watched for changes.
         reread: Reads the settings again.
+        environment: What the workers inherit.
 
     Raises:
         ConfigurationError: The address, a token file, the keys or the static services cannot be used.
@@ -201,7 +208,7 @@ async def serve(settings: RouterSettings, *, config: Path | None, reread: Callab
             make_session(timeout_s=settings.health_timeout, limit=256) as session,
         ):
             stop = stop_signals()  # before the crew: a signal during its start must end it too
-            crew = Crew(settings, control_path, scope)
+            crew = Crew(settings, control_path, scope, environment)
             master = Master(settings, crew)
             try:
                 master.load_files()

@@ -44,6 +44,8 @@ class Endpoint:
     standing: Standing = Standing.FRESH
     limit: int = 0
     """Requests at once; 0 for no limit."""
+    end_marked: bool = True
+    """False for an engine that ends its streams without their path's mark (`metadata.stream_end_mark = false`)."""
     unix_path: str | None = None
 
     @property

@@ -353,12 +353,13 @@ class Exchange:
         return lines
 
     def _new_relay(self) -> Relay:
-        engine = self._engine
+        engine, operation, attempt = self._engine, self._operation, self._attempt
+        marked = attempt is None or attempt.endpoint.end_marked
         return Relay(
             self._client.sink(),
             http10=self.head.http10,
             keep_alive=self.head.keep_alive and not engine.draining,
-            end_mark=self._operation.end_mark if self._operation is not None else EndMark.NONE,
+            end_mark=operation.end_mark if operation is not None and marked else EndMark.NONE,
             held_limit_bytes=engine.limits.held_limit_bytes,
         )
 

@@ -91,6 +91,8 @@ class ResponseHead(msgspec.Struct):
     is_event_stream: bool = False
     is_json: bool = False
     hop_by_hop: frozenset[bytes] = frozenset()
+    request_id: bytes | None = None
+    """The replica's own; never passed on, the router's is."""
     lines: bytes = b""
 
 

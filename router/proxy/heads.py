@@ -1,7 +1,8 @@
-"""Heads seen lately. A client's requests differ in little but the length of their bodies, and so do a replica's answers.
+"""Heads seen lately. A client's requests differ in little but their length and their id, and so do a replica's answers.
 
 Each head is judged by `head.py` once; the next one that is the same to the byte, but for the digits of its
-Content-Length, takes the verdict and the lines made from it. The digits are judged each time.
+Content-Length and the letters of its X-Request-Id, takes the verdict and the lines made from it. Digits and letters are
+judged each time; an id of other characters makes the whole head count as new.
 """
 
 from collections.abc import Callable, Collection
@@ -18,6 +19,8 @@ SIZE_LIMIT_BYTES = 2048
 _LENGTH = b"\r\ncontent-length: "
 _TAIL = len(b"ength: ")
 _DIGITS_LIMIT = 18
+_ID = b"\r\nx-request-id: "
+_ID_TAIL = len(b"equest-id: ")
 
 
 class Heads(Generic[Head]):
@@ -29,7 +32,7 @@ class Heads(Generic[Head]):
 
     def __init__(self, parse: Callable[[bytes], Head]) -> None:
         self._parse: Callable[[bytes], Head] = parse
-        self._known: dict[bytes, Head] = {}
+        self._known: dict[tuple[bytes, bool, bool], Head] = {}
 
     def read(self, raw: bytes) -> Head:
         """The head in `raw`; not to be changed.
@@ -38,23 +41,32 @@ class Heads(Generic[Head]):
             BadHead: See `head.py`.
         """
         known = self._known
-        key, length = raw, None
-        at = raw.rfind(b"ength: ") + _TAIL
-        if raw[at - len(_LENGTH) : at].lower() == _LENGTH:
-            end = raw.find(b"\r\n", at)
-            digits = raw[at:end]
+        text, length, request_id = raw, None, None
+        at = text.rfind(b"ength: ") + _TAIL
+        if text[at - len(_LENGTH) : at].lower() == _LENGTH:
+            end = text.find(b"\r\n", at)
+            digits = text[at:end]
             if digits.isdigit() and len(digits) <= _DIGITS_LIMIT:
-                key, length = raw[:at] + raw[end:], int(digits)
+                text, length = text[:at] + text[end:], int(digits)
+        at = text.find(b"equest-") + _ID_TAIL
+        if text[at - len(_ID) : at].lower() == _ID:
+            end = text.find(b"\r\n", at)
+            letters = text[at:end]
+            if letters.replace(b"-", b"").isalnum():
+                text, request_id = text[:at] + text[end:], letters
+        # What was taken out is part of the key: a head that came with nothing there is another one.
+        key = text, length is not None, request_id is not None
         head = known.get(key)
         if head is None:
             head = self._parse(raw)
-            if len(key) <= SIZE_LIMIT_BYTES:
+            if len(text) <= SIZE_LIMIT_BYTES:
                 if len(known) >= COUNT_LIMIT:
                     known.clear()
                 known[key] = head
-        elif length is not None and head.length != length:
+        elif (length is not None and head.length != length) or (request_id != head.request_id):
             head = copy(head)
-            head.length = length
+            head.request_id = request_id or head.request_id
+            head.length = head.length if length is None else length
         return head
 
 

@@ -108,14 +108,15 @@ class Node:
         return int((self.folder / "logs" / f"{name}.pid").read_text())
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that works in this folder."""
+        """Every process that works in this folder; one that has ended and waits to be reaped by init is none."""
         found = []
         for process in psutil.process_iter():
             try:
                 cwd = process.cwd()
+                ended = process.status() == psutil.STATUS_ZOMBIE
             except (psutil.Error, OSError):
                 continue
-            if Path(cwd).is_relative_to(self.folder) and process.pid != os.getpid():
+            if not ended and Path(cwd).is_relative_to(self.folder) and process.pid != os.getpid():
                 found.append(process)
         return found
 

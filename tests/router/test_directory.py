@@ -175,6 +175,13 @@ def test_weight_comes_from_the_record_then_its_metadata_then_one() -> None:
         assert book.table().endpoints[0].weight == expected
 
 
+def test_limit_and_end_mark_come_from_the_metadata() -> None:
+    book = directory(default_limit=9)
+    metadata = {"type": "openai-api", "max_concurrency": 4, "stream_end_mark": False}
+    book.apply(snapshot(record(metadata=metadata), record("b-server")), 0.0)
+    assert [(one.limit, one.end_marked) for one in book.table().endpoints] == [(4, False), (9, True)]
+
+
 def test_more_replicas_than_slots_are_refused_and_named() -> None:
     book = directory(slots=1)
     book.apply(snapshot(record(), record("b-server")), 0.0)

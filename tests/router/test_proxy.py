@@ -253,6 +253,14 @@ async def test_stream_without_its_end_mark_is_not_clean_D10(plane: Plane) -> Non
         assert not reply.body.endswith(b"0\r\n\r\n")
 
 
+async def test_an_engine_without_end_marks_may_say_so_in_its_record_D10(plane: Plane) -> None:
+    async def no_done(call: Call) -> None:
+        await call.send(SSE_HEAD + event("one") + b"0\r\n\r\n")
+
+    plane.route(await plane.add(no_done), end_marked=False)
+    assert (await plane.post(STREAM)).body == event("one") + b"0\r\n\r\n"
+
+
 async def test_other_paths_have_other_end_marks_D10(plane: Plane) -> None:
     async def responses(call: Call) -> None:
         long = b"event: response.completed\ndata: {" + b"x" * 2000 + b"}\n\n"

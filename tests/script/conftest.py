@@ -30,6 +30,7 @@ def project(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "common", folder / "common", ignore=shutil.ignore_patterns("__pycache__"))
     for module in ("registry", "babysitter"):
         (folder / module).mkdir()
+        (folder / module / "__init__.py").touch()  # else the installed package of that name would be found instead
         (folder / module / "__main__.py").write_text(SLEEPER)
     (folder / "config").mkdir()
     (folder / "logs").mkdir()

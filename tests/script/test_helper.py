@@ -85,8 +85,10 @@ def test_a_strangers_answer_does_not_count_once_our_process_is_gone(serve: Calla
 
 def test_a_strangers_answer_does_not_count_while_our_process_has_no_such_port(serve: Callable[[Answers], str]) -> None:
     with subprocess.Popen(["sleep", "60"]) as ours:
-        done = wait("url", serve({"/health": (200, {})}) + "/health", pid=ours.pid)
-        ours.kill()
+        try:
+            done = wait("url", serve({"/health": (200, {})}) + "/health", pid=ours.pid)
+        finally:
+            ours.kill()
     assert done.returncode == 1
     assert "it does not listen yet" in done.stderr
 

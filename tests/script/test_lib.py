@@ -61,8 +61,10 @@ def test_flags_are_made_of_the_variables_that_are_set(bash: Bash) -> None:
 @pytest.fixture
 def stranger() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["sleep", "600"]) as process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_stranger_with_our_pid_is_neither_trusted_nor_killed_B6(
@@ -80,13 +82,15 @@ def test_the_same_service_of_another_folder_is_a_stranger(project: Path, bash: B
     with subprocess.Popen(
         [sys.executable, "-m", "registry"], cwd=project, env=environment, stdout=subprocess.PIPE
     ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        (project / "logs/registry.pid").write_text(str(process.pid))
-        assert bash("pid_of registry").returncode == 1
-        bash("stop_processes 1 registry")
-        assert process.poll() is None
-        process.kill()
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            (project / "logs/registry.pid").write_text(str(process.pid))
+            assert bash("pid_of registry").returncode == 1
+            bash("stop_processes 1 registry")
+            assert process.poll() is None
+        finally:
+            process.kill()  # leaving the block waits for its end
 
 
 @pytest.mark.parametrize("content", ["", "abc\n", "-1\n", "0\n", "1 2\n", "999999999\n", "1\n"])

@@ -1,0 +1,65 @@
+import pytest
+
+from router.proxy.head import BadHead
+from router.proxy.heads import COUNT_LIMIT, request_heads, response_heads
+
+LINES = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nX-Request-Id: %b\r\nAccept: x\r\n"
+    b"Content-Length: %b\r\nUser-Agent: u\r\n\r\n"
+)
+
+
+def test_heads_that_differ_in_length_and_id_share_one_verdict() -> None:
+    heads = request_heads({b"accept", b"user-agent"})
+    first, second = heads.read(LINES % (b"id-1", b"10")), heads.read(LINES % (b"id-2", b"20"))
+    assert (first.length, first.request_id, second.length, second.request_id) == (10, b"id-1", 20, b"id-2")
+    assert first.forwarded is second.forwarded == b"accept: x\r\nuser-agent: u\r\n"
+    assert len(heads._known) == 1
+    assert heads.read(LINES % (b"id-1", b"10")) == first
+
+
+@pytest.mark.parametrize(
+    ("request_id", "length"),
+    [
+        (b"a", b"1_0"),
+        (b"a", b"+5"),
+        (b"a", b"9" * 19),
+        (b"a", b""),
+        (b"", b""),
+        (b"a", b"\x00"),
+        (b"a\x00b", b"5"),
+        (b"a\nTE: b", b"5"),
+    ],
+)
+def test_a_remembered_head_lets_no_bad_one_through(request_id: bytes, length: bytes) -> None:
+    heads = request_heads(set())
+    heads.read(LINES % (b"a", b"5"))
+    with pytest.raises(BadHead):
+        heads.read(LINES % (request_id, length))
+
+
+def test_a_second_length_is_never_taken_for_the_digits() -> None:
+    heads = request_heads(set())
+    heads.read(LINES % (b"a", b"5"))
+    for more in (b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"X-Length: 7\r\nContent-Length: 9\r\n"):
+        raw = (LINES % (b"a", b"5")).replace(b"Accept: x\r\n", more)
+        for _ in range(2):
+            with pytest.raises(BadHead):
+                heads.read(raw)
+
+
+def test_the_memory_is_bounded() -> None:
+    heads = request_heads(set())
+    for number in range(COUNT_LIMIT * 2):
+        heads.read(b"GET /x HTTP/1.1\r\nHost: a\r\nX-A: %d\r\n\r\n" % number)
+    assert len(heads._known) <= COUNT_LIMIT
+    heads.read(b"GET /x HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 4000 + b"\r\n\r\n")
+    assert max(len(text) for text, _, _ in heads._known) <= 2048
+
+
+def test_responses_share_their_lines() -> None:
+    heads = response_heads()
+    raw = b"HTTP/1.1 200 OK\r\nserver: x\r\nx-request-id: %b\r\ncontent-length: %d\r\ncontent-type: application/json\r\n\r\n"
+    first, second = heads.read(raw % (b"a", 3)), heads.read(raw % (b"b", 4))
+    assert (first.length, second.length) == (3, 4)
+    assert first.lines is second.lines == b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
