@@ -23,6 +23,7 @@ from babysitter.settings import (
     CbclientBackend,
     InfinilmRustBackend,
 )
+from babysitter.slots import Slots
 from babysitter.spec import Addresses, JobRules, LogRules, Spec
 from common.clock import Clock
 from common.http.access import is_loopback
@@ -33,7 +34,7 @@ FQDN_WAIT_S = 2.0
 
 
 def make_policy(settings: BabysitterSettings, wanted: CreateRequest | None) -> Policy:
-    """When to restart, give up, and distrust; a request's own readiness timeout is honoured (A10)."""
+    """When to restart, give up, and distrust; a request's own deadlines are honoured (A10)."""
     restarts, probes = settings.babysitter, settings.probes
     asked = wanted.timeouts if wanted else None
     return Policy(
@@ -48,6 +49,7 @@ def make_policy(settings: BabysitterSettings, wanted: CreateRequest | None) -> P
         healthy_after=probes.healthy_after,
         liveness_s=probes.liveness_s,
         startup_timeout_s=asked.readiness_timeout_s if asked else probes.readiness_timeout_s,
+        port_timeout_s=asked.asked("port_discovery_timeout_s") if asked else None,
         stall_s=probes.stall_s,
         end_stalled=probes.end_stalled,
         drain_s=restarts.drain_s,
@@ -79,6 +81,7 @@ def make_spec(settings: BabysitterSettings, *, environ: Mapping[str, str], clock
     """
     restarts, probes, jobs, logs = settings.babysitter, settings.probes, settings.jobs, settings.logs
     wanted = requests.load(settings.backend.request) if isinstance(settings.backend, CbclientBackend) else None
+    asked = wanted.timeouts if wanted else None
     command, deployer, extra = None, None, {}
     if wanted is None:
         command = make_command(settings, make_plan(settings), environ)
@@ -117,9 +120,11 @@ def make_spec(settings: BabysitterSettings, *, environ: Mapping[str, str], clock
         ),
         workdir=workdir,
         heartbeat_s=restarts.heartbeat_interval,
-        start_interval_s=probes.start_interval_s,
+        start_interval_s=(asked.asked("poll_interval_s") if asked else None) or probes.start_interval_s,
+        look_timeout_s=(asked.asked("health_check_timeout_s") if asked else None) or probes.timeout_s,
         interval_s=probes.interval_s,
         grace_s=restarts.stop_grace_s,
+        slots=Slots(restarts.start_slots_dir, restarts.start_slots),
         command=command,
         deployer=deployer,
         deploy_mark=mark if deployer else None,
@@ -140,7 +145,7 @@ def make_prober(settings: BabysitterSettings, spec: Spec, session: aiohttp.Clien
     own = (str(spec.extra["model_name"]),) if is_client else ()
     return Prober(
         session=session,
-        timeout_s=settings.probes.timeout_s,
+        timeout_s=spec.look_timeout_s,
         expected=settings.expected_models or expected,
         configured=settings.models or own,
         health=is_client,

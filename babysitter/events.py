@@ -45,6 +45,17 @@ class Spawned:
 
 
 @dataclass(frozen=True, slots=True)
+class NotSpawned:
+    """The node, not the server, is why nothing was started: no room for the attempt's directory, no process.
+
+    `chance` is a random number in [0, 1) for the back-off.
+    """
+
+    reason: str
+    chance: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
 class Adopted:
     """A server of an earlier babysitter was found alive."""
 
@@ -61,6 +72,11 @@ class ProbeBad:
     """The server did not answer, or not as it should."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PortFound:
+    """The server listens, whatever it answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +141,11 @@ Event = (
     | DeployFailed
     | Undeployed
     | Spawned
+    | NotSpawned
     | Adopted
     | ProbeGood
     | ProbeBad
+    | PortFound
     | Progress
     | OverLimit
     | Exited

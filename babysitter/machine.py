@@ -5,6 +5,7 @@ listed in `LATE` and changes nothing where the table has no row for it; any othe
 raises `InvalidTransition`, which tells the story so far.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -71,6 +72,7 @@ class Policy:
     healthy_after: int = 2
     liveness_s: float | None = 60.0
     startup_timeout_s: float | None = None
+    port_timeout_s: float | None = None
     stall_s: float = 1800.0
     end_stalled: bool = False
     drain_s: float = 30.0
@@ -92,6 +94,7 @@ class Replica:
     """Everything the machine knows. Times are monotonic seconds.
 
     `failures` counts exits in a row for the back-off; `exits` are the recent ones without ever having been ready;
+    `unstarted` tells that the last start came to nothing;
     `verdict` is the reason to fail once the server has ended; `wake_at` is when the machine wants `Woke`.
     """
 
@@ -106,7 +109,9 @@ class Replica:
     bad_since: float = 0.0
     waiting_since: float = 0.0
     progress_at: float = 0.0
+    listens: bool = False
     stalled: bool = False
+    unstarted: bool = False
     verdict: str | None = None
     error: str | None = None
     wake_at: float | None = None
@@ -174,17 +179,29 @@ def _deploy_failed(replica: Replica, event: ev.Event, _policy: Policy, now: floa
 
 def _await_ready(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
     cause = "adopted" if isinstance(event, ev.Adopted) else "spawned"
-    waiting = {"waiting_since": now, "progress_at": now, "ready_at": None, "good": 0, "bad": 0, "stalled": False}
+    fresh = {"ready_at": None, "good": 0, "bad": 0, "stalled": False, "listens": False}
+    waiting = {"waiting_since": now, "progress_at": now, **fresh}
     moved, effects = _move(replica, State.WAITING_FOR_READY, cause, now, **waiting)
     return replace(moved, wake_at=_next_check(moved, policy)), effects
 
 
 def _next_check(replica: Replica, policy: Policy) -> float:
     """When a replica that waits for readiness must be looked at again."""
-    stall_at = replica.progress_at + policy.stall_s
-    if policy.startup_timeout_s is None:
-        return stall_at
-    return min(stall_at, replica.waiting_since + policy.startup_timeout_s)
+    return min(replica.progress_at + policy.stall_s, _next_deadline(replica, policy))
+
+
+def _next_deadline(replica: Replica, policy: Policy) -> float:
+    """When a start is over by a request's own deadlines."""
+    ready_s = math.inf if policy.startup_timeout_s is None else policy.startup_timeout_s
+    port_s = math.inf if policy.port_timeout_s is None or replica.listens else policy.port_timeout_s
+    return replica.waiting_since + min(ready_s, port_s)
+
+
+def _port_found(replica: Replica, _event: ev.Event, policy: Policy, _now: float) -> Result:
+    if replica.listens:
+        return replica, ()
+    found = replace(replica, listens=True)
+    return replace(found, wake_at=_next_check(found, policy)), ()
 
 
 def _progress(replica: Replica, _event: ev.Event, policy: Policy, now: float) -> Result:
@@ -197,14 +214,15 @@ def _check_start(replica: Replica, _event: ev.Event, policy: Policy, now: float)
     if policy.startup_timeout_s is not None and now - replica.waiting_since >= policy.startup_timeout_s:
         verdict = f"startup_timeout: not ready after {policy.startup_timeout_s:g} s"
         return _move(replica, State.ENDING, verdict, now, ev.Terminate(), verdict=verdict)
+    if now >= _next_deadline(replica, policy):
+        verdict = f"port_timeout: listens nowhere after {policy.port_timeout_s:g} s"
+        return _move(replica, State.ENDING, verdict, now, ev.Terminate(), verdict=verdict)
     if now - replica.progress_at < policy.stall_s:
         return replace(replica, wake_at=_next_check(replica, policy)), ()
     reason = f"stalled: neither log nor run_meta.json moved for {policy.stall_s:g} s"
     if policy.end_stalled:
         return _move(replica, State.ENDING, reason, now, ev.Terminate(), verdict=reason)
-    again_at = now + policy.stall_s
-    if policy.startup_timeout_s is not None:
-        again_at = min(again_at, replica.waiting_since + policy.startup_timeout_s)
+    again_at = min(now + policy.stall_s, _next_deadline(replica, policy))
     return replace(replica, stalled=True, error=reason, wake_at=again_at), ()
 
 
@@ -287,10 +305,21 @@ def _exited(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Re
     return _move(counted, State.BACKING_OFF, what, now, ev.CancelJobs(), wake_at=now + pause_s)
 
 
+def _not_spawned(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
+    """The node has no room for a start: no exit is counted, for it is tried until it works (B9)."""
+    failed = event if isinstance(event, ev.NotSpawned) else ev.NotSpawned("unknown")
+    pause_s = backoff.delay_s(
+        replica.failures, first_s=policy.restart_first_s, last_s=policy.restart_last_s, chance=failed.chance
+    )
+    counted = replace(replica, failures=replica.failures + 1, unstarted=True, error=failed.reason)
+    return _move(counted, State.BACKING_OFF, failed.reason, now, wake_at=now + pause_s)
+
+
 def _retry(replica: Replica, _event: ev.Event, _policy: Policy, now: float) -> Result:
     if replica.wake_at is not None and now < replica.wake_at:
         return replica, ()
-    return _spawn(replica, "back-off over", now, restarts=replica.restarts + 1)
+    restarts = replica.restarts + (0 if replica.unstarted else 1)
+    return _spawn(replica, "back-off over", now, restarts=restarts, unstarted=False)
 
 
 def _stop(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
@@ -331,6 +360,7 @@ LATE: frozenset[type[ev.Event]] = frozenset(
     {
         ev.ProbeGood,
         ev.ProbeBad,
+        ev.PortFound,
         ev.Progress,
         ev.Drained,
         ev.Woke,
@@ -352,11 +382,13 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
     (State.CREATING, ev.DeployFailed): _deploy_failed,
     (State.CREATING, ev.StopRequested): _stop,
     (State.STARTING, ev.Spawned): _await_ready,
+    (State.STARTING, ev.NotSpawned): _not_spawned,
     (State.STARTING, ev.Undeployed): _redeploy,
     (State.STARTING, ev.Exited): _exited,
     (State.STARTING, ev.StopRequested): _stop,
     (State.WAITING_FOR_READY, ev.ProbeGood): _ready,
     (State.WAITING_FOR_READY, ev.ProbeBad): _not_yet,
+    (State.WAITING_FOR_READY, ev.PortFound): _port_found,
     (State.WAITING_FOR_READY, ev.Progress): _progress,
     (State.WAITING_FOR_READY, ev.Woke): _check_start,
     (State.WAITING_FOR_READY, ev.Exited): _exited,
@@ -383,6 +415,7 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
     (State.DRAINING, ev.StopRequested): _stop,
     (State.STOPPING, ev.Exited): _stopped,
     (State.STOPPING, ev.Spawned): _spawned_too_late,
+    (State.STOPPING, ev.NotSpawned): _stopped,
     (State.STOPPING, ev.Undeployed): _stopped,
     (State.STOPPING, ev.Deployed): _stopped,
     (State.STOPPING, ev.DeployFailed): _stopped,

@@ -20,6 +20,10 @@ class NotReady(Exception):
     """The server did not answer as it should; the text says what it did."""
 
 
+class NotListening(NotReady):
+    """Nobody took the connection, or a stranger did."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prober:
     """Looks at one server.
@@ -73,6 +77,8 @@ class Prober:
                 models = await self._models(base_url)
         except TimeoutError:
             raise NotReady(f"no answer within {self.timeout_s:g} s") from None
+        except aiohttp.ClientConnectorError as error:
+            raise NotListening(f"{type(error).__name__}: {error}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise NotReady(f"{type(error).__name__}: {error}") from error
         served = {model["id"] for model in models}

@@ -49,6 +49,12 @@ class RestartSettings(Settings):
     no_restart_codes: tuple[int, ...] = option((78, 125), "Exit codes that mean: do not restart.", flags=())
     stop_grace_s: float = option(30.0, "Time between SIGTERM and SIGKILL, in seconds.", flags=["--stop-grace"], ge=0)
     drain_s: float = option(30.0, "Longest wait for open requests before a stop, in seconds.", flags=["--drain"], ge=0)
+    start_slots: int = option(4, "Servers of this node that are spawned at the same time.", flags=(), ge=1, le=1000)
+    start_slots_dir: Path | None = option(
+        None,
+        "Where they are counted, by lock files; unset: a directory of this user under the temporary ones.",
+        flags=(),
+    )
 
 
 class ProbeSettings(Settings):

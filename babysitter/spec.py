@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from babysitter.attempt import Command
 from babysitter.machine import Policy
+from babysitter.slots import Slots
 from babysitter.stages import Stage
 
 
@@ -90,7 +91,9 @@ class Spec:
     heartbeat_s: float
     start_interval_s: float
     interval_s: float
+    look_timeout_s: float
     grace_s: float
+    slots: Slots
     command: Command | None = None
     deployer: Deployer | None = None
     deploy_mark: str | None = None

@@ -138,11 +138,12 @@ class Supervisor:
 
     async def adopt(self) -> bool:
         """Look for the server of an earlier babysitter; True when it lives. Nothing is started yet."""
-        known = [self.memory.attempt] if self.memory.attempt else self.home.live_attempts()
-        for identifier in known:
+        remembered = [self.memory.attempt] if self.memory.attempt else []
+        for identifier in dict.fromkeys([*remembered, *self.home.live_attempts()]):  # a full disk may forget one (B9)
             attempt = self.home.attempt(identifier, grace_s=self.spec.grace_s)
             found = await attempt.find()
-            self._attempt = attempt
+            if found is not None or self._attempt is None:
+                self._attempt = attempt
             if found is not None:
                 log.info("server.adopted", pid=found.pid, attempt=identifier)
                 return True
@@ -275,12 +276,7 @@ class Supervisor:
         self._attempt = attempt
         self._adopted = False
         await self.persist()
-        try:
-            ready = self._begin(attempt, self._command)
-        except OSError as error:
-            self.tell(self._exited(ev.Exited(error=f"cannot start the server: {error}")))
-            return
-        self._spawn_task(f"attempt.{attempt.uuid[:8]}", self._follow(attempt, ready))
+        self._spawn_task(f"attempt.{attempt.uuid[:8]}", self._run(attempt, self._command))
 
     def _begin(self, attempt: Attempt, command: Command) -> int:
         self.log.mark()
@@ -291,8 +287,23 @@ class Supervisor:
         self._jobs.follow(self._open_scope(), attempt.uuid, mark)
         return attempt.begin(command, labels)
 
-    async def _follow(self, attempt: Attempt, ready: int) -> None:
-        server = await attempt.started(ready)
+    async def _run(self, attempt: Attempt, command: Command) -> None:
+        """Start an attempt when the node has a slot for it, then wait for its end."""
+
+        def wanted() -> bool:
+            return self._replica.state is State.STARTING
+
+        async with self.spec.slots.held(wanted):
+            if not wanted():
+                self.tell(ev.NotSpawned("no longer wanted"))
+                return
+            try:
+                ready = self._begin(attempt, command)
+            except OSError as error:
+                await asyncio.to_thread(attempt.remove)
+                self.tell(ev.NotSpawned(f"cannot start the server: {error}", self._rng.random()))
+                return
+            server = await attempt.started(ready)
         if server is not None:
             self.tell(ev.Spawned(server.pid))
         await self._await_end(attempt)

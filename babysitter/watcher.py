@@ -8,7 +8,7 @@ from babysitter import events as ev
 from babysitter.identity import Identity, rss_bytes
 from babysitter.machine import PROBED, State
 from babysitter.port_finder import port_in_file, port_in_log
-from babysitter.probe import NotReady, Prober, stranger_on_port
+from babysitter.probe import NotListening, NotReady, Prober, stranger_on_port
 from babysitter.run_meta_tail import Mark, mark_of
 from babysitter.server_log import ServerLog, tail
 from babysitter.spec import Spec
@@ -102,9 +102,11 @@ class Watcher:
             if self._state() is State.WAITING_FOR_READY and uuid is not None:
                 stranger = await asyncio.to_thread(stranger_on_port, self.port, uuid)
                 if stranger is not None:
-                    raise NotReady(f"port {self.port} is answered by a stranger, {stranger}")
+                    raise NotListening(f"port {self.port} is answered by a stranger, {stranger}")
                 await self._prober.generate(url(self._spec.addresses.local, self.port), str(models[0]["id"]))
         except NotReady as error:
+            if not isinstance(error, NotListening):
+                self._tell(ev.PortFound())
             self._tell(ev.ProbeBad(str(error)))
             return
         self._models_seen([_plain(model) for model in models])

@@ -137,6 +137,7 @@ _FAULTS = (
     (re.compile(r"ResolutionImpossible|conflicting dependencies"), Fault("conflict", retry=False)),
     (re.compile(r"No matching distribution found|Could not find a version"), Fault("not_found", retry=False)),
     (re.compile(r"401 |403 "), Fault("index_refused", retry=False)),
+    (re.compile(r"^took longer than", re.MULTILINE), Fault("too_slow", retry=True)),
 )  # fmt: skip
 
 

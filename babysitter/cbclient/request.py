@@ -95,12 +95,23 @@ class Job(_Part):
 
 
 class Timeouts(_Part):
-    """How long each phase may take, in seconds."""
+    """How long each phase may take, in seconds.
+
+    `port_discovery_timeout_s`: until the server listens. `readiness_timeout_s`: until it is ready. `poll_interval_s`:
+    between two looks until then. `health_check_timeout_s`: of one look. But for the readiness, one that is not
+    asked for leaves the operator's settings in force: no default may end a server that compiles for hours (A9).
+    """
 
     port_discovery_timeout_s: float = Field(default=600, gt=0)
     readiness_timeout_s: float = Field(default=1800, gt=0)
     poll_interval_s: float = Field(default=5, gt=0)
     health_check_timeout_s: float = Field(default=120, gt=0)
+
+    def asked(
+        self, name: Literal["port_discovery_timeout_s", "poll_interval_s", "health_check_timeout_s"]
+    ) -> float | None:
+        """The value of a field that the request names itself, else None."""
+        return float(getattr(self, name)) if name in self.model_fields_set else None
 
 
 class Influxdb(BaseModel):

@@ -5,8 +5,10 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import aiohttp
 import pytest
 
+from babysitter.assemble import make_prober, make_spec
 from babysitter.cbclient import wheels
 from babysitter.cbclient.modes import MODES
 from babysitter.cbclient.packages import RequirementError, Wanted, check_custom, fault_of, key, pin, split_index
@@ -14,6 +16,8 @@ from babysitter.cbclient.params import effective_config, merged, server_flags
 from babysitter.cbclient.request import CreateRequest, load
 from babysitter.cbclient.versions import TagError, has_client_package, image, image_tag, version_of, wheel_names
 from babysitter.cbclient.wheels import Roots, WheelError
+from babysitter.settings import parse
+from common.clock import SystemClock
 from common.service import ConfigurationError
 from tests.babysitter.stand_in.wheels import make_wheel
 
@@ -323,3 +327,28 @@ def test_defaults_of_a_request_are_the_contracts() -> None:
     request = CreateRequest.model_validate(MINIMAL)
     assert request.placement.namespace == "inf-integ"
     assert (request.app_tag, request.job_priority, request.full_config) == ("2.3.0", None, {})
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "port_s", "poll_s", "look_s"),
+    [
+        (None, None, 0.5, 7.0),
+        ({"readiness_timeout_s": 9}, None, 0.5, 7.0),
+        ({"port_discovery_timeout_s": 60, "poll_interval_s": 3, "health_check_timeout_s": 11}, 60.0, 3.0, 11.0),
+    ],
+)
+async def test_timeouts_that_a_request_names_win_over_the_settings(
+    tmp_path: Path, timeouts: dict[str, float] | None, port_s: float | None, poll_s: float, look_s: float
+) -> None:
+    home = tmp_path / "root" / "abc123def456"
+    home.mkdir(parents=True)
+    asked = {"server_mode": "replica", "model_name": "m", "placement": {"app_tag": "build-1"}, "timeouts": timeouts}
+    (home / "request.json").write_text(json.dumps(asked))
+    file = tmp_path / "b.json"
+    file.write_text(json.dumps({"probes": {"start_interval_s": 0.5, "timeout_s": 7}}))
+    settings = parse(["--config-file", str(file), "--replica-dir", str(home), "--port", "20999"], {})
+    spec = make_spec(settings, environ={}, clock=SystemClock(), mark="m")
+    async with aiohttp.ClientSession() as session:
+        prober = make_prober(settings, spec, session)
+    assert (spec.policy.port_timeout_s, spec.start_interval_s, prober.timeout_s) == (port_s, poll_s, look_s)
+    assert spec.interval_s == settings.probes.interval_s

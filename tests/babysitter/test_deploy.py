@@ -17,6 +17,7 @@ from babysitter.cbclient.environments import Environments, link
 from babysitter.state_file import decode
 from tests.babysitter.conftest import BUILD, Registry
 from tests.babysitter.real import Replica, ask, free_port, is_forking, replica, until
+from tests.babysitter.stand_in.broken_index import broken_index
 from tests.babysitter.stand_in.index import PASSWORD, Index
 from tests.babysitter.stand_in.wheels import make_wheel, suite
 
@@ -156,6 +157,31 @@ def test_index_that_is_down_fails_after_bounded_tries_B15(tmp_path: Path) -> Non
         assert not (node.home / "cbclient").exists()
 
 
+@pytest.mark.parametrize(
+    ("fault", "word", "longest_s"),
+    [("hangs", "too_slow", 4), ("truncated", "", 30), ("hash", "hash_mismatch", 30)],
+)
+def test_index_that_delivers_nothing_good_fails_the_stage_and_keeps_the_environment_before_B15(
+    tmp_path: Path, fault: str, word: str, longest_s: float
+) -> None:
+    before = tmp_path / "root" / "environments" / ("a" * 32)
+    (before / "bin").mkdir(parents=True)
+    (before / "bin" / "python").write_text("the one before")
+    with broken_index(fault, "0.0.0+1b83940b24", tmp_path / "wheels") as index:
+        client = {"index_url": index.url, "tries": 2, "stage_timeout_s": longest_s}
+        with replica(tmp_path, request=wanted(), client=client) as node:
+            node.home.mkdir(parents=True)
+            link(node.home, before)
+            node.start()
+            report = node.status("failed", 90)
+            assert report["error_message"].startswith(f"install: {word}")
+            assert node.stages()["install"]["attempt"] == 2
+            assert (node.home / "cbclient").resolve() == before
+            assert (before / "bin" / "python").read_text() == "the one before"
+            assert [path.name for path in before.parent.iterdir() if not path.name.startswith(".lock")] == [before.name]
+            assert tools(node) == []
+
+
 def test_credentials_of_the_index_are_nowhere_to_be_seen(tmp_path: Path, index: Index) -> None:
     url = index.url.replace("http://", f"http://someone:{PASSWORD}@")
     with replica(tmp_path, request=wanted(), client={"index_url": url}) as node:
@@ -266,6 +292,18 @@ def test_server_that_fails_while_compiling_leaves_its_ids_and_its_log_A9(
         report = node.status("failed", 60)
         assert len(report["compile_wsjob"]) == 1
         assert report["error_message"].endswith("the stand-in fails as told")
+
+
+def test_server_that_listens_nowhere_in_the_time_that_its_request_gives_fails_A10(
+    tmp_path: Path, index: Index, shared: Path
+) -> None:
+    asked = wanted(timeouts={"port_discovery_timeout_s": 0.5})
+    client = {"index_url": index.url, "command": ["sleep", "600"]}
+    with replica(tmp_path, shared=shared, name="shared000004", request=asked, client=client) as node:
+        node.start()
+        report = node.status("failed", 60)
+        assert report["error_message"].startswith("port_timeout: listens nowhere after 0.5 s")
+        assert node.processes() == []
 
 
 def test_detach_is_the_default_of_a_replica_and_a_call_stops_it_B10(tmp_path: Path, index: Index, shared: Path) -> None:

@@ -239,6 +239,36 @@ def test_server_over_its_memory_is_drained_ended_and_started_again_A16() -> None
     assert late.state is State.ENDING
 
 
+def test_node_without_room_for_a_start_is_tried_until_it_works_B9() -> None:
+    policy = Policy(restart_first_s=1.0, restart_last_s=8.0, crash_loop_exits=2, max_restarts=1)
+    replica, _ = play([*UP, (9, CRASH), (10, ev.Woke())], policy)
+    now, waits = 10.0, []
+    for _ in range(20):
+        replica, _ = step(replica, ev.NotSpawned("no room"), policy, now)
+        assert (replica.state, replica.error) == (State.BACKING_OFF, "no room")
+        waits.append((replica.wake_at or 0) - now)
+        now = replica.wake_at or 0
+        replica, effects = step(replica, ev.Woke(), policy, now)
+        assert effects == (ev.Spawn(),)
+    assert waits[:4] == [2, 4, 8, 8]
+    replica, _ = step(replica, ev.Spawned(7), policy, now)
+    assert (replica.state, replica.restarts) == (State.WAITING_FOR_READY, 1)
+    stopping, _ = play([(0, ev.Begin()), (1, ev.StopRequested("x")), (2, ev.NotSpawned("no room"))])
+    assert stopping.state is State.STOPPED
+
+
+def test_server_that_listens_nowhere_in_the_time_asked_for_is_ended_A10() -> None:
+    policy = Policy(port_timeout_s=60, startup_timeout_s=600, stall_s=30)
+    deaf, effects = play([*START, (40, ev.Woke()), (60.1, ev.Woke())], policy)
+    assert deaf.verdict == "port_timeout: listens nowhere after 60 s"
+    assert effects[-1] == ev.Terminate()
+    slow, _ = play([*START, (20, ev.PortFound()), (40, ev.Woke()), (60.1, ev.Woke()), (61, ev.PortFound())], policy)
+    assert (slow.state, slow.stalled) == (State.WAITING_FOR_READY, True)
+    assert (slow.wake_at or 0) > 61
+    late, _ = play([*START, (20, ev.PortFound()), (600.1, ev.Woke())], policy)
+    assert (late.verdict or "").startswith("startup_timeout")
+
+
 def test_late_answers_change_nothing() -> None:
     replica, _ = play([*UP, (9, CRASH)])
     for event in (ev.ProbeGood(), ev.ProbeBad("x"), ev.Progress(), ev.Drained(), ev.Retry(), ev.OverLimit("x")):
@@ -256,6 +286,7 @@ def test_random_lives_stay_legal_and_always_end_when_told() -> None:
         ev.ProbeGood(),
         ev.ProbeBad("x"),
         ev.Progress(),
+        ev.PortFound(),
         ev.Woke(),
         CRASH,
         ev.Exited(signal=9),

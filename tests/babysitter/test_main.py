@@ -112,6 +112,7 @@ def test_taken_port_names_its_holder_and_is_78_A14(tmp_path: Path, offset: int) 
         assert shims(tmp_path) == []
 
 
+@pytest.mark.soak  # four at once are told the same
 def test_second_babysitter_of_a_replica_ends_at_once_B2(tmp_path: Path) -> None:
     with light(tmp_path) as node:
         first = node.start()
@@ -253,6 +254,34 @@ def test_full_disk_stops_no_supervision_B9(tmp_path: Path) -> None:
             shutil.rmtree(fill)
             until("written again", lambda: node.state()["seq"] > before["seq"])
             assert node.health()["state_persist_failed"] is None
+    finally:
+        subprocess.run(["umount", "-l", str(data)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_server_that_dies_while_the_disk_is_full_is_restarted_once_there_is_room_B9(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=60", "tmpfs", str(data)], check=True)
+    restarts = {"restart_delay": 0.1, "restart_delay_max_s": 0.2, "crash_loop_exits": 2, "max_restarts": 1}
+    try:
+        with light(tmp_path, restarts=restarts) as node:
+            node.start()
+            pid = node.ready()
+            fill = data / "fill"
+            fill.mkdir()
+            with contextlib.suppress(OSError):
+                for number in range(1000):
+                    (fill / str(number)).touch()
+            os.kill(pid, signal.SIGKILL)
+            until("tried again and again", lambda: node.log().count("cannot start the server") >= 4)
+            report = node.report()
+            assert report["status"] == "starting"
+            assert "No space left" in report["error_message"]
+            shutil.rmtree(fill)
+            assert node.ready() != pid
+            assert node.health()["restart_count"] == 1
+            assert len(node.processes()) == 1
     finally:
         subprocess.run(["umount", "-l", str(data)], check=True)
 

@@ -15,7 +15,7 @@ from babysitter.identity import MARK
 from babysitter.mock.knobs import Knobs
 from babysitter.mock.server import SERVER, make_app
 from babysitter.mock.server import MockServer as Mock
-from babysitter.probe import NotReady, Prober, parse_models, stranger_on_port
+from babysitter.probe import NotListening, NotReady, Prober, parse_models, stranger_on_port
 from tests.babysitter.real import until
 
 
@@ -71,7 +71,7 @@ async def test_server_of_another_model_is_not_ready_A15(mock: TestServer) -> Non
 
 async def test_closed_port_is_not_ready() -> None:
     async with aiohttp.ClientSession() as session:
-        with pytest.raises(NotReady, match="ClientConnectorError"):
+        with pytest.raises(NotListening, match="ClientConnectorError"):
             await Prober(session=session, timeout_s=2).look("http://127.0.0.1:1")
 
 
@@ -81,8 +81,9 @@ async def test_silent_server_is_not_ready() -> None:
         silent.listen()
         async with aiohttp.ClientSession() as session:
             url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-            with pytest.raises(NotReady, match=r"no answer within 0\.2 s"):
+            with pytest.raises(NotReady, match=r"no answer within 0\.2 s") as told:
                 await Prober(session=session, timeout_s=0.2).look(url)
+            assert not isinstance(told.value, NotListening)  # it listens
 
 
 @pytest.mark.parametrize(
