@@ -27,6 +27,7 @@ from router.settings import RouterSettings
 
 log = structlog.get_logger(__name__)
 BEAT_S = 1.0
+FRESH_GRACE_S = 0.5
 FLUSH_TURNS, FLUSH_TURN_S = 20, 0.05
 
 
@@ -128,6 +129,10 @@ async def _beat(writer: asyncio.StreamWriter, engine: Engine) -> None:
 async def _drain(engine: Engine, timeout_s: float) -> None:
     """Let requests under way finish, then end the rest with an error."""
     engine.drain()
+    # Who was accepted a moment ago and has not asked yet would be refused without a reason.
+    await asyncio.sleep(FRESH_GRACE_S)
+    engine.idle.clear()
+    engine.exchange_ended()
     try:
         await asyncio.wait_for(engine.idle.wait(), timeout_s)
     except TimeoutError:

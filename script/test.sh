@@ -24,4 +24,5 @@ step shellcheck -x "${scripts[@]}"
 say "== pytest"
 # Two workers: the suite is made to share a small machine. The tests of one file stay together, in their order: some share
 # a real node. (pytest-xdist's groups do nothing under this pytest, which no longer keeps the id that they change.)
-exec python -m pytest -n 2 --dist loadfile "$@"
+# A worker that dies ends the run: xdist would wait for ever for the rest of its file.
+exec python -m pytest -n 2 --dist loadfile --max-worker-restart 0 "$@"

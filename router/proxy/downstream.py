@@ -49,6 +49,7 @@ class Downstream(asyncio.Protocol):
         "_reading",
         "_reading_paused",
         "_reserved",
+        "_served",
         "_transport",
         "peer",
         "peer_line",
@@ -68,6 +69,7 @@ class Downstream(asyncio.Protocol):
         self._deadline = 0.0
         self._paused_at: float | None = None
         self._reading_paused = False
+        self._served = False
         self.peer = "unknown"
         self.peer_line = b""
 
@@ -135,6 +137,7 @@ class Downstream(asyncio.Protocol):
     def exchange_done(self, *, keep_alive: bool) -> None:
         """The answer is written; go on with the next request, or close."""
         self._exchange = None
+        self._served = True
         engine = self._engine
         if self._transport is None:
             return
@@ -167,8 +170,9 @@ class Downstream(asyncio.Protocol):
             self._transport.abort()
 
     def drain(self) -> None:
-        """Close now if idle; else after the answer."""
-        if self._exchange is None and self._transport is not None and self._reading is _Reading.HEAD:
+        """Close now if idle between two requests; else after the answer. One that has not asked yet may still ask."""
+        idle = self._exchange is None and self._served and self._reading is _Reading.HEAD
+        if idle and self._transport is not None:
             self._transport.close()
 
     def expel(self) -> None:

@@ -198,7 +198,7 @@ async def test_a_killed_worker_is_replaced_and_no_connection_refused(node: Node,
                 assert answer.status == 200
 
 
-async def test_sigterm_lets_a_stream_finish_and_leaves_nothing_behind_D16(node: Node) -> None:
+async def test_sigterm_lets_a_stream_finish_and_leaves_nothing_behind_D16(node: Node, replica: FakeReplica) -> None:
     go = asyncio.Event()
 
     async def answer(call: Call) -> None:
@@ -209,16 +209,15 @@ async def test_sigterm_lets_a_stream_finish_and_leaves_nothing_behind_D16(node: 
         await go.wait()
         await call.send(DONE)
 
-    replica = await FakeReplica(answer).start()
+    replica.script = answer
     static = node.folder / "static.json"
-    static.write_text(json.dumps({"services": [{"name": "s", "host": "127.0.0.1", "port": replica.port}]}))
+    static.write_text(
+        json.dumps(
+            {"services": [{"name": "s", "host": "127.0.0.1", "port": replica.port, "metadata": {"models": ["m"]}}]}
+        )
+    )
     async with node.router("--static-services", str(static)) as router:
         await node.until_listening(node.router_port)
-
-        async def listed() -> bool:
-            return bool((await node.get("/models"))["data"])
-
-        await node.until(listed)
         workers = [child.pid for child in psutil.Process(router.pid).children()]
         async with node.http.post(f"{node.url}/v1/chat/completions", json={**CHAT, "stream": True}) as stream:
             assert b"one" in await stream.content.readany()
@@ -237,7 +236,6 @@ async def test_sigterm_lets_a_stream_finish_and_leaves_nothing_behind_D16(node: 
             assert b"[DONE]" in await stream.content.read()
         assert await asyncio.wait_for(router.wait(), 10) == 0
         assert not any(psutil.pid_exists(pid) for pid in workers)
-    await replica.stop()
 
 
 async def test_workers_end_when_their_master_is_killed_so_that_a_new_one_can_start_D17(

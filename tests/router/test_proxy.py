@@ -451,6 +451,9 @@ async def test_drain_ends_idle_clients_now_and_busy_ones_after_their_answer_D16(
     replica = await plane.add(wait_then_answer)
     plane.route(replica)
     idle_reader, idle_writer = await plane.open()
+    idle_writer.write(b"GET /nowhere HTTP/1.1\r\nhost: r\r\n\r\n")
+    assert (await read_reply(idle_reader)).status == 404
+    fresh_reader, fresh_writer = await plane.open()
     busy_reader, busy_writer = await plane.open()
     busy_writer.write(request(CHAT, headers="connection: keep-alive\r\n"))
     while not replica.calls:
@@ -462,6 +465,9 @@ async def test_drain_ends_idle_clients_now_and_busy_ones_after_their_answer_D16(
     reply = await read_reply(busy_reader, until_close=True)
     assert (reply.status, reply.closed) == (200, True)
     assert plane.engine.idle.is_set()
+    fresh_writer.write(request(CHAT))  # accepted before the drain: may still ask once
+    assert (await read_reply(fresh_reader, until_close=True)).status == 200
+    fresh_writer.close()
     idle_writer.close()
     busy_writer.close()
 
