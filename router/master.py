@@ -26,7 +26,7 @@ from router import last_table
 from router.control.app import Overview, make_app
 from router.crew import Crew
 from router.directory import Directory
-from router.model import Replica
+from router.model import Replica, Table
 from router.prober import Finding, Prober
 from router.settings import RouterSettings, read_api_keys, read_static_services
 
@@ -155,6 +155,13 @@ class Master:
         """What tells one version of the watched files from the next: inode and time of change."""
         return [_stamp(path) for path in (config, self.settings.static_services, self.settings.api_keys_file)]
 
+    def next_table(self) -> Table:
+        """The table as it stands; the rows of endpoints new in it are cleared before anybody can count in them."""
+        taken, self.directory.taken = self.directory.taken, []
+        for slot in taken:
+            self.crew.board.reset(slot)
+        return self.directory.table()
+
     async def publish(self) -> None:
         """Publish a table whenever something changed, and save it."""
         while True:
@@ -164,10 +171,7 @@ class Master:
                 if not self.directory.expire(time.monotonic()):
                     continue
             self._changed.clear()
-            taken, self.directory.taken = self.directory.taken, []
-            for slot in taken:
-                self.crew.board.reset(slot)
-            self.crew.publish(self.directory.table())
+            self.crew.publish(self.next_table())
             await asyncio.to_thread(last_table.save, self.table_path, self.directory.saved())
 
 
@@ -233,7 +237,7 @@ async def serve(
             scope.spawn("follow", master.follow(client), service=True)
             scope.spawn("probe", prober.run(), service=True)
             await _wait_for_first_answer(master)
-            await crew.start(master.directory.table())
+            await crew.start(master.next_table())
             scope.spawn("publish", master.publish(), service=True)
             scope.spawn("watch-files", master.watch_files(config, reread, hangup), service=True)
             log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
