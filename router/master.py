@@ -157,6 +157,8 @@ class Master:
 
     def next_table(self) -> Table:
         """The table as it stands; the rows of endpoints new in it are cleared before anybody can count in them."""
+        if self.directory.refused:
+            log.error("replica.no_slot", replicas=sorted(self.directory.refused), remedy="raise max_endpoints")
         taken, self.directory.taken = self.directory.taken, []
         for slot in taken:
             self.crew.board.reset(slot)
