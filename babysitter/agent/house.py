@@ -50,7 +50,8 @@ class House:
             ConfigurationError: Another agent has it, or it cannot be used.
         """
         try:
-            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.state.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(self.root / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise ConfigurationError(f"local_workdir_root {self.root}: cannot be used: {error.strerror}") from error

@@ -23,7 +23,9 @@ from babysitter.agent.settings import AgentSettings
 from common.clock import SystemClock
 from common.http.client import make_session
 from common.tasks import TaskScope
+from tests import ports
 from tests.babysitter.agent.light_command import LIGHT
+from tests.ports import free_port
 
 Client = TestClient[Request, Application]
 StartAgent = Callable[..., Awaitable[Client]]
@@ -32,8 +34,9 @@ WAIT_S = 60.0
 
 def port_range(count: int = 1000) -> dict[str, int]:
     """A range of ports that other tests are unlikely to use at this moment."""
-    first = random.randrange(20_000, 32_000 - count, 2)
-    return {"first_port": first, "last_port": first + count}
+    share = ports.FIRST + (free_port() - ports.FIRST) // ports.SHARE * ports.SHARE
+    first = share + random.randrange(0, ports.SHARE - count, 2)
+    return {"first_port": first, "last_port": first + count - 1}
 
 
 def end_all(root: Path) -> None:

@@ -1,5 +1,6 @@
 """Hostile and mistaken create requests: each gets a 4xx that names the field (FAILURES.md 3.5, E4, E5)."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ async def test_what_is_no_json_object_is_400(client: Client, raw: bytes) -> None
 
 
 async def test_a_body_beyond_the_limit_is_413(client: Client) -> None:
-    raw = b'{"model_name": "' + b"x" * (1 << 20) + b'"}'
+    raw = io.BytesIO(b'{"model_name": "' + b"x" * (1 << 20) + b'"}')
     async with client.post("/api/v1/replicas", data=raw, headers={"Content-Type": "application/json"}) as answer:
         assert answer.status == 413
 
