@@ -69,16 +69,20 @@ async def agent_app(settings: AgentSettings, token: str | None = None) -> AsyncI
 async def start_agent(aiohttp_client: Any, tmp_path: Path) -> AsyncIterator[StartAgent]:
     """Start an agent within the test; its babysitters end with the test."""
     root = tmp_path / "root"
+    roots = {root}
     async with AsyncExitStack() as stack:
 
         async def start(token: str | None = None, **changes: Any) -> Client:
             given = {"node": "n1", "local_workdir_root": root, "babysitter_command": LIGHT, **port_range(), **changes}
-            app = await stack.enter_async_context(agent_app(AgentSettings(**given), token))
+            settings = AgentSettings(**given)
+            roots.add(settings.local_workdir_root)
+            app = await stack.enter_async_context(agent_app(settings, token))
             client: Client = await aiohttp_client(app)
             return client
 
         yield start
-    await asyncio.to_thread(end_all, root)
+        for each in roots:
+            await asyncio.to_thread(end_all, each)
 
 
 @pytest.fixture
