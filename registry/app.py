@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 
 from common.clock import Clock, SystemClock
-from common.http.access import is_loopback, require_guard
+from common.http.access import is_loopback, read_token, require_guard
 from common.http.serve import Address, explain_bind, start, until_stopped
 from common.service import ConfigurationError
 from common.tasks import TaskScope
@@ -19,10 +19,11 @@ from registry import api
 from registry.addresses import LOOPBACK, PRIVATE, AddressPolicy, networks
 from registry.api import BODY_LIMIT_BYTES, REGISTRY, Crowd, Registry
 from registry.catalogue import Catalogue
+from registry.fleet import Fleet
 from registry.guard import make_guard
 from registry.metrics import Metrics
 from registry.model import Sweep
-from registry.prober import GuardedResolver, Prober, https_session
+from registry.prober import GuardedResolver, Prober, agent_session, https_session
 from registry.render import Renderer
 from registry.routes import add_routes
 from registry.settings import RegistrySettings
@@ -43,12 +44,14 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
     clock = clock or SystemClock()
     policy = address_policy(settings)
     guard = make_guard(settings.read_token_file, settings.register_token_file, settings.admin_token_file)
+    agent_token = read_token(settings.agent_token_file) if settings.agent_token_file else None
     app = web.Application(middlewares=[api.errors], client_max_size=BODY_LIMIT_BYTES)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         resolver = GuardedResolver(policy)
         async with (
             https_session(resolver) as session,
+            agent_session(resolver) as agents,
             TaskScope("registry") as scope,
         ):
             loaded = await store.open()
@@ -79,6 +82,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     guard=guard,
                     addresses=policy,
                     crowd=Crowd(settings.max_connections),
+                    fleet=Fleet(agents, agent_token, clock.monotonic),
                     started_at=clock.monotonic(),
                 )
                 app[SCOPE] = scope
