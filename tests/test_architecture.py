@@ -17,6 +17,10 @@ ROOMS = ("babysitter", "ctl", "registry", "router")
 SHARED = "common"
 
 PURE = (
+    "babysitter/agent/changes.py",
+    "babysitter/agent/model.py",
+    "babysitter/agent/picture.py",
+    "babysitter/agent/port_plan.py",
     "babysitter/backends/*.py",
     "babysitter/backoff.py",
     "babysitter/cbclient/modes.py",
