@@ -5,9 +5,10 @@ import json
 from typing import Any
 
 import aiohttp
-from aiohttp import ClientConnectionResetError, web
+from aiohttp import web
 
 from common.http.errors import ApiError, parse_json_object
+from common.http.relay import pass_bytes
 from common.names import is_replica_id
 from registry.api import GRANT, REGISTRY, Registry, answer
 from registry.fleet import STREAMS_MOST, AgentAway, Answer, Made
@@ -17,7 +18,6 @@ from registry.replicas import pending_info, replica_infos
 
 BODY_LIMIT_BYTES = 1 << 20
 BODY_TIMEOUT_S = 30.0
-LOOK_S = 1.0
 RETRY = {"Retry-After": "5"}
 CREATED, OK = 201, 200
 
@@ -110,7 +110,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
                     if name in told.headers:
                         response.headers[name] = told.headers[name]
                 await response.prepare(request)
-                await _relay(request, told, response)
+                await pass_bytes(request, told, response)
                 return response
     except TimeoutError as error:
         raise ApiError(504, f"the agent of node {agent.node!r} did not answer") from error
@@ -118,29 +118,6 @@ async def stream(request: web.Request) -> web.StreamResponse:
         raise ApiError(503, f"the agent of node {agent.node!r} cannot be reached", headers=RETRY) from error
     finally:
         fleet.streams -= 1
-
-
-async def _relay(request: web.Request, told: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
-    """Pass on bytes until either side has enough. A stream that the agent's end cuts is cut here too, not ended."""
-    reading: asyncio.Future[bytes] | None = None
-    try:
-        while request.transport is not None and not request.transport.is_closing():
-            reading = reading or asyncio.ensure_future(told.content.readany())
-            done, _ = await asyncio.wait({reading}, timeout=LOOK_S)
-            if not done:
-                continue
-            chunk = reading.result()
-            reading = None
-            if not chunk:
-                return
-            async with asyncio.timeout(60.0):
-                await response.write(chunk)
-    except (aiohttp.ClientError, TimeoutError, ClientConnectionResetError):
-        if request.transport is not None:
-            request.transport.abort()
-    finally:
-        if reading is not None:
-            reading.cancel()
 
 
 def _may_write(request: web.Request) -> Registry:
@@ -176,13 +153,13 @@ def _candidates(registry: Registry, body: dict[str, Any]) -> list[Agent]:
     node = placement.get("node") if isinstance(placement, dict) else None
     if node is not None and not isinstance(node, str):
         raise ApiError(422, "field 'placement.node': must be the name of a node", field="placement.node")
-    infos = known_infos(registry)
+    reported = replica_infos(entry.instance for entry in registry.catalogue)
+    infos = {key: made.info for key, made in registry.fleet.made().items()} | reported
     asked = body.get("request_id")
     if node is None and isinstance(asked, str):
         nodes = [info["metadata"].get("node") for info in infos.values() if info["request_id"] == asked]
         node = next((it for it in nodes if isinstance(it, str)), None)
     known = agents(entry.instance for entry in registry.catalogue)
-    reported = replica_infos(entry.instance for entry in registry.catalogue)
     try:
         return ranked(known, node=node, placed=registry.fleet.placed(reported))
     except NoAgent as error:

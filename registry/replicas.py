@@ -44,16 +44,15 @@ def replica_infos(instances: Iterable[Instance]) -> dict[str, dict[str, Any]]:
     """Every replica that was reported, by its id.
 
     A replica may report with two records, its babysitter's and its server's: a record whose lease holds wins over one
-    whose lease ended, and the later update over the earlier.
+    whose lease ended, and the later update over the earlier. A node's agent speaks for a replica that has no
+    babysitter to do so, not yet or not any more.
     """
     found: dict[str, tuple[tuple[bool, str], Instance, dict[str, Any]]] = {}
     for instance in instances:
-        if instance.report is None or (replica_id := instance.report.replica_id) is None:
-            continue
-        report = read_report(instance.report)
-        rank = (not instance.stale, str(report.get("updated_at") or ""))
-        if replica_id not in found or rank > found[replica_id][0]:
-            found[replica_id] = (rank, instance, report)
+        for replica_id, report in _reports(instance):
+            rank = (not instance.stale, str(report.get("updated_at") or ""))
+            if replica_id not in found or rank > found[replica_id][0]:
+                found[replica_id] = (rank, instance, report)
     return {
         key: _info(instance, report) for key, (_, instance, report) in sorted(found.items(), key=lambda item: item[0])
     }

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import aiohttp
 import structlog
 from aiohttp import web
 
@@ -25,6 +26,7 @@ from common.tasks import TaskScope
 from router import last_table
 from router.compiling import have_compiled
 from router.control.app import Overview, make_app
+from router.control.replica_api import ReplicaApi
 from router.crew import Crew
 from router.directory import Directory
 from router.model import Replica, Table
@@ -33,7 +35,17 @@ from router.settings import RouterSettings, read_api_keys, read_static_services
 
 log = structlog.get_logger(__name__)
 TICK_S = 1.0
-NEED_RESTART = ("host", "router_port", "workers", "max_endpoints", "registry_url", "registry_token_file", "data_dir")
+NEED_RESTART = (
+    "host",
+    "router_port",
+    "workers",
+    "max_endpoints",
+    "registry_url",
+    "registry_token_file",
+    "data_dir",
+    "expose_replica_api",
+    "replica_api_token_file",
+)
 """Settings that a reload cannot change."""
 FIRST_ANSWER_WAIT_S = 2.0
 """How long the start waits for the registry before it serves from the last known table."""
@@ -223,12 +235,13 @@ async def serve(
                 raise ConfigurationError(str(error)) from error
             crew.bind()
             master.directory.restore(last_table.load(master.table_path))
-            runner = web.AppRunner(make_app(Overview(master, crew.board)), access_log=None, shutdown_timeout=1.0)
+            client = RegistryClient(settings.registry_url, session, token=token)
+            app = make_app(Overview(master, crew.board), make_replica_api(settings, session, client))
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             await web.UnixSite(runner, control_path).start()
             hangup = asyncio.Event()
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
-            client = RegistryClient(settings.registry_url, session, token=token)
             prober = Prober(
                 session,
                 master.replicas,
@@ -250,6 +263,22 @@ async def serve(
             finally:
                 await crew.stop()
                 await runner.cleanup()
+
+
+def make_replica_api(
+    settings: RouterSettings, session: aiohttp.ClientSession, client: RegistryClient
+) -> ReplicaApi | None:
+    """What passes `/api/v1/*` on, where it is wanted.
+
+    Raises:
+        ConfigurationError: An admin token would be lent to callers who showed no key.
+    """
+    if settings.replica_api_token_file is not None and settings.api_keys_file is None:
+        raise ConfigurationError("router: replica_api_token_file needs api_keys_file: else anybody could use the token")
+    if not settings.expose_replica_api:
+        return None
+    token = read_token(settings.replica_api_token_file) if settings.replica_api_token_file else None
+    return ReplicaApi(session, settings.registry_url, lambda: client.url, token)
 
 
 async def _wait_for_first_answer(master: Master) -> None:
