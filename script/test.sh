@@ -19,7 +19,7 @@ mapfile -t scripts < <(grep -rlE '^#!.*\b(ba)?sh$' script deploy .ci)
 step ruff check .
 step ruff format --check .
 step mypy
-step mypy script/helper.py
+step mypy script/helper.py script/reference.py
 step shellcheck -x "${scripts[@]}"
 say "== pytest"
 # Two workers: the suite is made to share a small machine. The tests of one file stay together, in their order: some share
