@@ -19,7 +19,8 @@ from common.settings import load
 from registry.settings import RegistrySettings
 from router.settings import RouterSettings
 from tests.deploy.installed import ROOT, bare_environment, build, environment
-from tests.e2e.node import Node, ask, copy_tree, free_ports
+from tests.e2e.node import Node, ask, copy_tree
+from tests.ports import free_ports
 
 DOCKER = ROOT / "deploy" / "docker"
 COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.deploy.installed import ROOT, bare_environment, build, environment
-from tests.e2e.node import free_ports
+from tests.ports import free_ports
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 START_S = 60.0
