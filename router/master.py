@@ -22,6 +22,7 @@ from common.http.serve import stop_signals, until_stopped
 from common.service import ConfigurationError
 from common.settings import SettingsError
 from common.tasks import TaskScope
+from common.tracing import require_tracing
 from router import last_table
 from router.control.app import Overview, make_app
 from router.crew import Crew
@@ -206,6 +207,7 @@ async def serve(
     """
     guarded = settings.api_keys_file is not None
     require_guard("router", settings.host, guarded=guarded, insecure=settings.insecure_no_auth)
+    require_tracing(settings)
     token = read_token(settings.registry_token_file) if settings.registry_token_file else None
     with tempfile.TemporaryDirectory(prefix="svc-router-") as folder:
         control_path = str(Path(folder) / "control.sock")

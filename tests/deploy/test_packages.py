@@ -93,13 +93,14 @@ class Node:
                 stderr=log,
             )
 
-    def ask(self, url: str, body: object = None) -> Any:
+    def ask(self, url: str, body: object = None, **headers: str) -> Any:
         """The JSON answer, as soon as there is one."""
         data = None if body is None else json.dumps(body).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
         limit = time.monotonic() + START_S
         while True:
             try:
-                with urllib.request.urlopen(urllib.request.Request(url, data), timeout=10) as answer:  # noqa: S310 - loopback
+                with urllib.request.urlopen(urllib.request.Request(url, data, named), timeout=10) as answer:  # noqa: S310 - loopback
                     return json.load(answer)
             except (urllib.error.URLError, ConnectionError) as error:
                 dead = [name for name, process in self.running.items() if process.poll() is not None]
@@ -135,11 +136,17 @@ def test_the_installed_programs_serve_a_model_from_an_empty_directory(node: Node
     node.start("svc-registry", "--port", str(registry))
     node.ask(f"http://127.0.0.1:{registry}/health")
     node.start("svc-babysitter", "--config-file", str(config), "--drain", "0")
-    node.start("svc-router", "--port", str(router), "--workers", "1", "--registry-url", f"http://127.0.0.1:{registry}")
+    followed = f"--registry-url=http://127.0.0.1:{registry}"
+    node.start("svc-router", f"--port={router}", "--workers=1", followed, "--access-log-sample=1")
     asked = {"model": "mock-small", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
-    answer = node.ask(f"http://127.0.0.1:{router}/v1/chat/completions", asked)
+    answer = node.ask(f"http://127.0.0.1:{router}/v1/chat/completions", asked, X_Request_Id="order-4711")
     assert answer["choices"][0]["message"]["content"]
     assert node.stop() == {"svc-registry": 0, "svc-babysitter": 0, "svc-router": 0}
+    # One id joins the router's line with the server's own.
+    lines = [json.loads(line) for line in (node.folder / "svc-router.log").read_text().splitlines()]
+    [line] = [line for line in lines if line["event"] == "request" and line["status"] == 200]
+    assert (line["request_id"], line["replica"], line["service"]) == ("order-4711", "mock-server", "router")
+    assert "request_id=order-4711" in (node.folder / "logs" / "server_mock_stdout.log").read_text()
 
 
 def test_every_extra_installs_something(built: tuple[Path, Path]) -> None:
