@@ -10,7 +10,6 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from babysitter.legacy_flags import add_backend_flags, backend_layer
 from common.names import is_host, is_service_name
-from common.service import ServiceSettings
 from common.settings import (
     CommaList,
     Layer,
@@ -23,6 +22,7 @@ from common.settings import (
     flag_layer,
     option,
 )
+from common.tracing import TracedSettings
 
 ENV_PREFIX = "SVC_BABYSITTER_"
 LAST_PORT = 65_534
@@ -213,7 +213,7 @@ BACKEND_LABELS = {
 """`metadata.type` of a babysitter's own record."""
 
 
-class BabysitterSettings(ServiceSettings):
+class BabysitterSettings(TracedSettings):
     """Start one inference server, watch it, restart it, report it to the registry, stop it.
 
     The server listens on `port`, the babysitter on `port + 1`.

@@ -7,6 +7,7 @@ class Exit(IntEnum):
     """How a process of the suite ends."""
 
     OK = 0
+    """It was told to stop, or has done what it was asked."""
     FAILED = 1
     """Something broke while running; a supervisor may restart it."""
     USAGE = 2

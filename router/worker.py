@@ -15,12 +15,14 @@ import structlog
 from common import log as logs
 from common.exits import Exit
 from common.tasks import TaskScope
+from common.tracing import open_tracing
 from router import feed
 from router.board import Board, Shape
 from router.model import Endpoint, Table
 from router.policy.choose import Chooser
 from router.proxy.downstream import Downstream
 from router.proxy.engine import Engine, Limits
+from router.proxy.tracing import Traces
 from router.settings import RouterSettings
 
 log = structlog.get_logger(__name__)
@@ -73,6 +75,9 @@ async def serve(feed_fd: int, board_fd: int, socket_fd: int, *, is_compiled: boo
             ),
             scope=scope,
         )
+        tracing = open_tracing(settings, "router", **{"inference.worker": str(plan.index)})
+        if tracing is not None:
+            engine.traces = Traces(tracing.send, settings.trace_sample)
         scope.spawn("sweep", engine.sweep(), service=True)
         retired = scope.spawn("feed", _listen(reader, writer, engine, listening, scope, is_compiled=is_compiled))
         failure = asyncio.ensure_future(scope.failed())
@@ -81,6 +86,8 @@ async def serve(feed_fd: int, board_fd: int, socket_fd: int, *, is_compiled: boo
             return Exit.SOFTWARE
         failure.cancel()
         await _drain(engine, settings.drain_timeout)
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
     return Exit.OK
 
 

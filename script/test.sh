@@ -19,7 +19,7 @@ mapfile -t scripts < <(grep -rlE '^#!.*\b(ba)?sh$' script deploy .ci)
 step ruff check .
 step ruff format --check .
 step mypy
-step mypy script/helper.py
+step mypy script/helper.py script/reference.py
 step shellcheck -x "${scripts[@]}"
 # Workers of the tests' routers run the compiled data plane; the tests of the router's rooms run over both.
 step python -m router.compiled

@@ -30,6 +30,7 @@ from router.proxy.upstream import Pool, Upstream
 if TYPE_CHECKING:
     from router.proxy.downstream import Downstream
     from router.proxy.exchange import Exchange
+    from router.proxy.tracing import Traces
 
 log = structlog.get_logger(__name__)
 SWEEP_S = 0.25
@@ -93,6 +94,7 @@ class Engine:
     now: Callable[[], float] = time.monotonic
     """Monotonic seconds, the same clock in every process of this machine."""
     log_lines: list[dict[str, object]] = field(default_factory=list)
+    traces: "Traces | None" = None
     waiting: "Waiting[Exchange]" = field(init=False)
     _pools: dict[str, Pool] = field(default_factory=dict)
     _resolved: dict[str, tuple[float, str]] = field(default_factory=dict)
