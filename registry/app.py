@@ -12,7 +12,6 @@ import structlog
 from aiohttp import web
 
 from common.clock import Clock, SystemClock
-from common.http.access import read_token
 from common.http.serve import Address, explain_bind, start, until_stopped
 from common.reload import Reloader, hangup_event
 from common.service import ConfigurationError

@@ -279,7 +279,7 @@ def test_one_babysitter_is_stopped_by_name_with_its_server(node: Node, ports: li
     assert stopped.returncode == 0, stopped.stderr
     assert not psutil.pid_exists(pid)
     names = {service["name"] for service in ask(f"{node.registry}/services")[1]["services"]}
-    assert names == {"replica-small", "replica-small-server"}
+    assert names == {"agent-n1", "replica-small", "replica-small-server"}
     assert node.run("status.sh").returncode == 0
 
 

@@ -82,7 +82,7 @@ async def serving(agent: FakeAgent) -> AsyncIterator[FakeAgent]:
 async def join(client: Client, agent: FakeAgent, **more: Any) -> None:
     """Register the agent and let it beat."""
     port = int(agent.url.rpartition(":")[2])
-    place = {"host": "127.0.0.1", "port": port, "url": agent.url}
+    place: dict[str, Any] = {"host": "127.0.0.1", "port": port, "url": agent.url}
     said = ours(
         f"agent-{agent.node}", instance_id=agent.node, **place, metadata={"type": "node-agent", "node": agent.node}
     )
