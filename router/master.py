@@ -22,7 +22,7 @@ from common.http.serve import stop_signals, until_stopped
 from common.service import ConfigurationError
 from common.settings import SettingsError
 from common.tasks import TaskScope
-from router import last_table
+from router import advertise, last_table
 from router.control.app import Overview, make_app
 from router.crew import Crew
 from router.directory import Directory
@@ -32,7 +32,10 @@ from router.settings import RouterSettings, read_api_keys, read_static_services
 
 log = structlog.get_logger(__name__)
 TICK_S = 1.0
-NEED_RESTART = ("host", "router_port", "workers", "max_endpoints", "registry_url", "registry_token_file", "data_dir")
+NEED_RESTART = (
+    *("host", "router_port", "workers", "max_endpoints", "data_dir"),
+    *("registry_url", "registry_token_file", "advertise", "advertise_url"),
+)
 """Settings that a reload cannot change."""
 FIRST_ANSWER_WAIT_S = 2.0
 """How long the start waits for the registry before it serves from the last known table."""
@@ -222,7 +225,8 @@ async def serve(
                 raise ConfigurationError(str(error)) from error
             crew.bind()
             master.directory.restore(last_table.load(master.table_path))
-            runner = web.AppRunner(make_app(Overview(master, crew.board)), access_log=None, shutdown_timeout=1.0)
+            overview = Overview(master, crew.board)
+            runner = web.AppRunner(make_app(overview), access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             await web.UnixSite(runner, control_path).start()
             hangup = asyncio.Event()
@@ -242,11 +246,17 @@ async def serve(
             await crew.start(master.next_table())
             scope.spawn("publish", master.publish(), service=True)
             scope.spawn("watch-files", master.watch_files(config, reread, hangup), service=True)
+            ending_first = [scope.spawn("traffic", overview.watch_traffic(), service=True)]  # it reads the crew's board
+            lease = advertise.make_lease(client, settings.host, crew.port, settings.advertise_url)
+            if settings.advertise:
+                ending_first.append(scope.spawn("advertise", lease.keep(), service=True))
             log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
             try:
                 await until_stopped(scope, stop)
             finally:
-                await crew.stop()
+                for task in ending_first:
+                    task.cancel()
+                await asyncio.gather(crew.stop(), lease.leave())
                 await runner.cleanup()
 
 
