@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -35,24 +34,6 @@ def copy_tree(target: Path) -> None:
         if name and (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
-
-
-def free_ports(count: int) -> list[int]:
-    """First ports of `count` pairs (a server and its babysitter), free at this moment."""
-    found: list[int] = []
-    held: list[socket.socket] = []
-    while len(found) < count:
-        first = socket.create_server(("127.0.0.1", 0))
-        held.append(first)
-        port = first.getsockname()[1]
-        try:
-            held.append(socket.create_server(("127.0.0.1", port + 1)))
-        except OSError:
-            continue
-        found.append(port)
-    for one in held:
-        one.close()
-    return found
 
 
 @dataclass
@@ -136,12 +117,3 @@ def ask(url: str, body: Any = None) -> tuple[int, Any]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
-
-
-def is_free(port: int) -> bool:
-    """Nobody listens on `port` of this machine."""
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
