@@ -1,7 +1,7 @@
 """What Prometheus should scrape: the fleet as its HTTP service discovery wants it. PURE.
 
-A record of ours (it has an instance id) that is no inference server has `/metrics` at its own address. A server is
-scraped when its record says where: `metadata.metrics_path`.
+Routers and babysitters of ours (their records have an instance id) have `/metrics` at their own address. A server or a
+node's agent is scraped when its record says where: `metadata.metrics_path`.
 """
 
 from collections.abc import Iterable
@@ -9,8 +9,9 @@ from typing import Any
 
 from registry.model import Instance
 
-JOBS = {"router": "router", "agent": "agent"}
+JOBS = {"router": "router", "node-agent": "agent", "openai-api": "server"}
 """`metadata.type` to Prometheus' job; every other record of ours is a babysitter's, whose type is its backend's name."""
+MUST_SAY = frozenset({"node-agent", "openai-api"})
 PATH_LIMIT = 256
 
 
@@ -35,14 +36,13 @@ def _labels(instance: Instance) -> dict[str, str] | None:
     labels = {"service": said.name, "node": said.hostname or said.host}
     if said.url.startswith("https:"):
         labels["__scheme__"] = "https"
-    if instance.kind == "openai-api":
-        path = said.metadata.get("metrics_path")
-        if not isinstance(path, str) or not path.startswith("/") or len(path) > PATH_LIMIT:
-            return None
-        return {**labels, "job": "server", "__metrics_path__": path}
-    if said.instance_id is None:
+    kind = instance.kind or ""
+    path = said.metadata.get("metrics_path")
+    if isinstance(path, str) and path.startswith("/") and len(path) <= PATH_LIMIT:
+        labels["__metrics_path__"] = path
+    elif said.instance_id is None or kind in MUST_SAY:
         return None
-    return {**labels, "job": JOBS.get(instance.kind or "", "babysitter")}
+    return {**labels, "job": JOBS.get(kind, "babysitter")}
 
 
 def _authority(instance: Instance) -> str:

@@ -37,6 +37,7 @@ NEED_RESTART = (
     *("registry_url", "registry_token_file", "advertise", "advertise_url"),
 )
 """Settings that a reload cannot change."""
+Stamps = list[tuple[int, int] | None]
 FIRST_ANSWER_WAIT_S = 2.0
 """How long the start waits for the registry before it serves from the last known table."""
 
@@ -139,22 +140,21 @@ class Master:
             await self.crew.roll(settings)
 
     async def watch_files(
-        self, config: Path | None, reread: Callable[[], RouterSettings], hangup: asyncio.Event
+        self, config: Path | None, reread: Callable[[], RouterSettings], hangup: asyncio.Event, seen: Stamps
     ) -> None:
-        """Reload when SIGHUP comes or one of the files changes."""
-        seen = self._stamps(config)
+        """Reload when SIGHUP comes or one of the files is another than `seen`, taken before they were read first."""
         while True:
             try:
                 await asyncio.wait_for(hangup.wait(), TICK_S)
             except TimeoutError:
-                if self._stamps(config) == seen:
+                if self.stamps(config) == seen:
                     continue
             asked = hangup.is_set()
             hangup.clear()
-            seen = self._stamps(config)
+            seen = self.stamps(config)
             await self.reload(reread, roll=asked)
 
-    def _stamps(self, config: Path | None) -> list[tuple[int, int] | None]:
+    def stamps(self, config: Path | None) -> Stamps:
         """What tells one version of the watched files from the next: inode and time of change."""
         return [_stamp(path) for path in (config, self.settings.static_services, self.settings.api_keys_file)]
 
@@ -219,6 +219,7 @@ async def serve(
             stop = stop_signals()  # before the crew: a signal during its start must end it too
             crew = Crew(settings, control_path, scope, environment)
             master = Master(settings, crew)
+            stamps = master.stamps(config)
             try:
                 master.load_files()
             except SettingsError as error:
@@ -245,7 +246,7 @@ async def serve(
             await _wait_for_first_answer(master)
             await crew.start(master.next_table())
             scope.spawn("publish", master.publish(), service=True)
-            scope.spawn("watch-files", master.watch_files(config, reread, hangup), service=True)
+            scope.spawn("watch-files", master.watch_files(config, reread, hangup, stamps), service=True)
             ending_first = [scope.spawn("traffic", overview.watch_traffic(), service=True)]  # it reads the crew's board
             lease = advertise.make_lease(client, settings.host, crew.port, settings.advertise_url)
             if settings.advertise:

@@ -160,6 +160,11 @@ async def test_a_registered_replica_is_routed_at_once_and_its_goodbye_obeyed(nod
         # Both are new: the registry is empty, the router has its last table and its own probe.
         await node.until_listening(node.registry_port)
         await node.until(node.chats)
+
+        async def followed() -> bool:
+            return (await node.get("/health"))["registry_error"] is None
+
+        await node.until(followed)  # a goodbye before that is not heard: the record is then merely absent
         await node.register("a-server", replica.port)
         await node.deregister("a-server")
 
