@@ -119,6 +119,15 @@ SCHEMAS: dict[str, Any] = {
     "created": _object({"replica_id": _STRING, "status": _STRING, "message": _STRING, "request_id": _STRING}),
     "replica_message": _object({"replica_id": _STRING, "status": _STRING, "message": _STRING}),
     "replica_health": _object({"replica_id": _STRING, "healthy": _BOOLEAN, "message": _STRING}),
+    "targets": {
+        "type": "array",
+        "items": _object(
+            {
+                "targets": {"type": "array", "items": _STRING},
+                "labels": {"type": "object", "additionalProperties": _STRING},
+            }
+        ),
+    },
     "document": _TABLE,
     "replicas_health": _object(
         {"status": _STRING, "version": _STRING, "replicas_total": _INTEGER, "replicas_ready": _INTEGER}

@@ -118,6 +118,10 @@ def create(node: Node, **stand_in: Any) -> str:
     return str(content["replica_id"])
 
 
+def records(node: Node) -> set[str]:
+    return {it["name"] for it in ask(f"{node.registry}/services")[1]["services"]}
+
+
 def call(method: str, url: str) -> Any:
     with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=20) as answer:  # noqa: S310 - our own
         return json.load(answer)
@@ -257,12 +261,10 @@ def test_manual_cleanup(node: Node) -> None:
         assert call("DELETE", f"{node.router}/api/v1/replicas/{replica_id}")["status"] == "stopped"
     for replica_id in replica_ids:
         reached(node, replica_id, "stopped")
-        until(node, "its directory is gone", lambda it=replica_id: not (root(node) / it).exists())
     assert [pid for pid in pids if psutil.pid_exists(pid)] == []
+    until(node, "no directory is left", lambda: not any((root(node) / it).exists() for it in replica_ids))
     until(
-        node,
-        "no record is left",
-        lambda: {it["name"] for it in ask(f"{node.registry}/services")[1]["services"]} == {"agent-n1"},
+        node, "no record is left", lambda: not records(node) & {*replica_ids, *(f"{it}-server" for it in replica_ids)}
     )
 
 
