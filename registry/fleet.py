@@ -20,6 +20,8 @@ SEARCH_TIMEOUT_S = 2.5
 ANSWER_LIMIT_BYTES = 32 << 20
 REMEMBERED_S = 30.0
 """Long past the first heartbeat of a new replica's babysitter."""
+ASKED_S = 600.0
+"""A create call that is repeated within this time goes to the same node, whatever became of it (E1)."""
 REMEMBERED_MOST = 10_000
 STREAMS_MOST = 512
 
@@ -63,6 +65,7 @@ class Fleet:
     monotonic: Callable[[], float] = time.monotonic
     streams: int = 0
     _made: dict[str, Made] = field(default_factory=dict)
+    _asked: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -113,6 +116,27 @@ class Fleet:
 
         answers = await asyncio.gather(*(knows(agent) for agent in agents))
         return next((agent for agent, known in zip(agents, answers, strict=True) if known), None)
+
+    def asks(self, request_id: str | None, node: str) -> None:
+        """A create call is about to go to `node`, from which no answer may come."""
+        if request_id is None:
+            return
+        now = self.monotonic()
+        if len(self._asked) >= REMEMBERED_MOST:
+            self._asked = {key: it for key, it in self._asked.items() if now - it[1] <= ASKED_S}
+        if len(self._asked) >= REMEMBERED_MOST:
+            self._asked.clear()
+        self._asked[request_id] = (node, now)
+
+    def unasked(self, request_id: str | None) -> None:
+        """The call did not reach its node."""
+        if request_id is not None:
+            self._asked.pop(request_id, None)
+
+    def asked_before(self, request_id: str) -> str | None:
+        """The node that such a call went to."""
+        node, at = self._asked.get(request_id, (None, 0.0))
+        return node if self.monotonic() - at <= ASKED_S else None
 
     def remember(self, made: Made) -> None:
         """A replica was made: it is known from now on, whenever its babysitter will first be heard."""

@@ -44,11 +44,14 @@ async def create(request: web.Request) -> web.Response:
     raw = await _read(request)
     body = parse_json_object(raw)
     candidates = _candidates(registry, body)
-    reason = ""
+    asked = body.get("request_id")
+    request_id, reason = asked if isinstance(asked, str) else None, ""
     for agent in candidates:
+        registry.fleet.asks(request_id, agent.node)
         try:
             told = await registry.fleet.ask(agent, "POST", "/api/v1/replicas", body=raw)
         except AgentAway as error:
+            registry.fleet.unasked(request_id)
             reason = str(error)
             continue
         _remember(registry, agent, body, told)
@@ -158,7 +161,7 @@ def _candidates(registry: Registry, body: dict[str, Any]) -> list[Agent]:
     asked = body.get("request_id")
     if node is None and isinstance(asked, str):
         nodes = [info["metadata"].get("node") for info in infos.values() if info["request_id"] == asked]
-        node = next((it for it in nodes if isinstance(it, str)), None)
+        node = next((it for it in nodes if isinstance(it, str)), None) or registry.fleet.asked_before(asked)
     known = agents(entry.instance for entry in registry.catalogue)
     try:
         return ranked(known, node=node, placed=registry.fleet.placed(reported))

@@ -148,6 +148,21 @@ async def test_the_same_request_goes_to_where_it_went_before_E1(
     assert [len(agent.replicas) for agent in two] == [2, 0]
 
 
+async def test_a_request_without_an_answer_goes_to_the_same_node_again_E1(
+    client: Client, two: tuple[FakeAgent, FakeAgent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_of = fleet.Fleet.ask
+    monkeypatch.setattr(fleet.Fleet, "ask", lambda self, *a, **k: ask_of(self, *a, **{**k, "timeout_s": 0.3}))
+    two[1].hang = asyncio.Event()
+    body = {**WANTED, "request_id": "q"}
+    assert (await ask(client, "POST", REPLICAS, json=body))[0] == 504
+    await join(client, two[1], replicas_live=9)  # by now the other node looks better
+    two[1].hang.set()
+    two[1].hang = None
+    assert (await ask(client, "POST", REPLICAS, json=body))[0] == 201
+    assert two[0].asked == []
+
+
 async def test_create_without_an_agent_is_503(client: Client) -> None:
     status, content = await ask(client, "POST", REPLICAS, json=WANTED)
     assert status == 503
