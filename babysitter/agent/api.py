@@ -12,6 +12,7 @@ from aiohttp import web
 from babysitter.agent import streams
 from babysitter.agent.keeper import Keeper
 from babysitter.agent.landlord import Landlord
+from babysitter.agent.metrics import CONTENT_TYPE, AgentCollector
 from babysitter.agent.model import Desired
 from babysitter.agent.openapi import describe
 from babysitter.agent.picture import FILTERS, select
@@ -45,6 +46,7 @@ def make_app(agent: Agent) -> web.Application:
     app.router.add_get("/health", health)
     app.router.add_get("/api/v1/health", health)
     app.router.add_get("/openapi.json", openapi)
+    app.router.add_get("/metrics", metrics)
     app.router.add_post(replicas, create)
     app.router.add_get(replicas, list_replicas)
     app.router.add_get(f"{replicas}/{{id}}", get_replica)
@@ -86,6 +88,12 @@ async def openapi(request: web.Request) -> web.Response:
     """`GET /openapi.json`."""
     del request
     return web.json_response(describe())
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """`GET /metrics`: for Prometheus."""
+    page = AgentCollector(request.app[AGENT].landlord).page()
+    return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def create(request: web.Request) -> web.Response:
