@@ -109,8 +109,12 @@ class Keeper:
         return self._house.told(self.replica_id)
 
     def info(self) -> dict[str, Any]:
-        """The replica as it is shown."""
-        return picture.info(self.tenancy, self.told(), self.request, workdir=str(self.directory), node=self._node)
+        """The replica as it is shown: as its babysitter wrote last, unless the server it wrote of is gone."""
+        told = self.told()
+        attempt = picture.claimed_attempt(told)
+        if attempt is not None and not processes.server_lives(self.directory / "attempts", attempt):
+            told = picture.between_servers(told)
+        return picture.info(self.tenancy, told, self.request, workdir=str(self.directory), node=self._node)
 
     async def want(self, desired: Desired, *, force: bool = False) -> None:
         """Have it stopped, or stopped and removed. What was wanted before is never taken back.

@@ -1,6 +1,7 @@
 """Babysitters as processes: started detached, found again by their command line, watched through a pidfd."""
 
 import contextlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ import structlog
 from babysitter import identity
 from babysitter.attempt import readable
 from babysitter.identity import Identity
+from common.atomic_file import read_bounded
 
 log = structlog.get_logger(__name__)
+LIMIT_BYTES = 1 << 20
 FLAG = b"--replica-dir"
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -95,6 +98,17 @@ def scan(root: Path) -> dict[str, list[Sitter]]:
     for sitters in found.values():
         sitters.sort(key=lambda sitter: sitter.process.ticks)
     return found
+
+
+def server_lives(attempts: Path, attempt: str) -> bool:
+    """False when the server of that attempt is known to be gone; true also when nothing is known of it."""
+    try:
+        known = identity.from_json(
+            json.loads(read_bounded(attempts / attempt / "server.json", limit_bytes=LIMIT_BYTES))
+        )
+    except (OSError, ValueError):
+        return True
+    return known is None or identity.is_alive(known)
 
 
 def end_servers(attempts: Path) -> None:
