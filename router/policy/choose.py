@@ -23,12 +23,12 @@ class Chooser:
         narrowed = cache_type.prefer(candidates, facts.text_bytes, self._threshold_bytes)
         if facts.affinity is not None:
             return affinity.pick(facts.affinity, narrowed)
-        return self._round_robin.pick(narrowed)
+        return self._round_robin.next(narrowed)
 
     def explain(self, candidates: Sequence[Endpoint], facts: Facts) -> tuple[str, dict[str, float]]:
         """The rule that decides and every remaining candidate's score by id; the greatest wins. Changes nothing."""
         narrowed = cache_type.prefer(candidates, facts.text_bytes, self._threshold_bytes)
         if facts.affinity is not None:
             return "affinity", {endpoint.id: affinity.score(facts.affinity, endpoint) for endpoint in narrowed}
-        scores = self._round_robin.credits(narrowed)
-        return "round_robin", {endpoint.id: score for endpoint, score in zip(narrowed, scores, strict=True)}
+        scores = self._round_robin.scores(narrowed, facts, 0.0)
+        return "round_robin", {name: -values["score"] for name, values in scores.items()}

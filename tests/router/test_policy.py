@@ -18,21 +18,21 @@ def endpoint(name: str, weight: float = 1.0, **more: object) -> Endpoint:
 def test_round_robin_spreads_by_weight_and_smoothly() -> None:
     pool = [endpoint("a", 5), endpoint("b", 1), endpoint("c", 1)]
     policy = RoundRobin()
-    assert "".join(policy.pick(pool).name for _ in range(14)) == "aabacaa" * 2
+    assert "".join(policy.next(pool).name for _ in range(14)) == "aabacaa" * 2
 
 
 def test_round_robin_passes_over_weight_zero_unless_all_are() -> None:
     policy = RoundRobin()
     pool = [endpoint("a", 0), endpoint("b", 2)]
-    assert {policy.pick(pool).name for _ in range(5)} == {"b"}
+    assert {policy.next(pool).name for _ in range(5)} == {"b"}
     zeros = [endpoint("a", 0), endpoint("b", 0)]
-    assert Counter(policy.pick(zeros).name for _ in range(6)) == {"a": 3, "b": 3}
+    assert Counter(policy.next(zeros).name for _ in range(6)) == {"a": 3, "b": 3}
 
 
 def test_round_robin_forgets_endpoints_that_are_gone() -> None:
     policy = RoundRobin()
     for number in range(CREDIT_LIMIT):
-        policy.pick([endpoint(f"x{number}"), endpoint("a")])
+        policy.next([endpoint(f"x{number}"), endpoint("a")])
     assert len(policy._credit) <= CREDIT_LIMIT + 2
 
 
