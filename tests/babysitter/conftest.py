@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.babysitter.real import PROJECT, ask, free_port, until
+from tests.babysitter.real import PROJECT, ask, until
 from tests.babysitter.stand_in.index import Index
 from tests.babysitter.stand_in.wheels import make_wheel, suite
+from tests.ports import free_port
 
 BUILD = "build-1b83940b24"
 VERSIONS = ("0.0.0+1b83940b24", "2.3.0", "2.3.0+local.9", "260113.3+inference.2026.2384.8fb6d540")

@@ -3,9 +3,7 @@
 import contextlib
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,24 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from babysitter import identity
+from tests.ports import free_port
 
 PROJECT = Path(__file__).resolve().parents[2]
 POLL_S = 0.1
 WAIT_S = 60.0
 """Generous: it is only reached by a failure, and the machine may be busy."""
-
-
-def free_port() -> int:
-    """A port that is free, with the next one, and outside the ephemeral range."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        try:
-            for candidate in (port, port + 1):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", candidate))
-        except OSError:
-            continue
-        return port
 
 
 def until(what: str, check: Callable[[], Any], wait_s: float = WAIT_S) -> Any:

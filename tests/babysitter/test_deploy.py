@@ -16,10 +16,11 @@ from babysitter import identity
 from babysitter.cbclient.environments import Environments, link
 from babysitter.state_file import decode
 from tests.babysitter.conftest import BUILD, Registry
-from tests.babysitter.real import Replica, ask, free_port, is_forking, replica, until
+from tests.babysitter.real import Replica, ask, is_forking, replica, until
 from tests.babysitter.stand_in.broken_index import broken_index
 from tests.babysitter.stand_in.index import PASSWORD, Index
 from tests.babysitter.stand_in.wheels import make_wheel, suite
+from tests.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("devpi")
 

@@ -15,7 +15,8 @@ import openai
 import pytest
 
 from tests.babysitter.conftest import Registry
-from tests.babysitter.real import PROJECT, ask, free_port, running, until
+from tests.babysitter.real import PROJECT, ask, running, until
+from tests.ports import free_port
 
 PYTHON = os.environ.get("SVC_ENGINE_PYTHON", "")
 MAKE = """

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -37,24 +36,6 @@ def copy_tree(target: Path) -> None:
             shutil.copy2(ROOT / name, target / name)
 
 
-def free_ports(count: int) -> list[int]:
-    """First ports of `count` pairs (a server and its babysitter), free at this moment."""
-    found: list[int] = []
-    held: list[socket.socket] = []
-    while len(found) < count:
-        first = socket.create_server(("127.0.0.1", 0))
-        held.append(first)
-        port = first.getsockname()[1]
-        try:
-            held.append(socket.create_server(("127.0.0.1", port + 1)))
-        except OSError:
-            continue
-        found.append(port)
-    for one in held:
-        one.close()
-    return found
-
-
 @dataclass
 class Node:
     """A copy of the project in `folder`, whose scripts are run with `environment`."""
@@ -81,6 +62,7 @@ class Node:
             "SVC_SETUP": "skip",
             # What is tested is what happens, not how busy the machine is.
             **{f"{part}_WAIT_TIMEOUT": "60" for part in ("REGISTRY", "ROUTER", "BABYSITTER")},
+            "SVC_ROUTER_COMPILED": "false",  # a node of its own would compile its own copy
             "REGISTRY_PORT": str(self.registry_port),
             "ROUTER_PORT": str(self.router_port),
             **self.environment,
@@ -136,12 +118,3 @@ def ask(url: str, body: Any = None) -> tuple[int, Any]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
-
-
-def is_free(port: int) -> bool:
-    """Nobody listens on `port` of this machine."""
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True

@@ -13,7 +13,8 @@ from typing import IO
 import psutil
 import pytest
 
-from tests.e2e.node import Node, ask, copy_tree, free_ports, is_free
+from tests.e2e.node import Node, ask, copy_tree
+from tests.ports import free_ports, is_free
 
 pytestmark = pytest.mark.e2e
 
@@ -220,9 +221,13 @@ def entry_point(node: Node) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
         text=True,
     ) as entry:
         assert entry.stdout is not None
+        said = []
         for line in entry.stdout:
+            said.append(line)
             if line.startswith("Status:"):
                 break
+        else:
+            pytest.fail(f"the node did not come up: {''.join(said)}")
         try:
             yield entry, entry.stdout
         finally:

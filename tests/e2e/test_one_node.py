@@ -13,7 +13,8 @@ import openai
 import psutil
 import pytest
 
-from tests.e2e.node import Node, ask, copy_tree, free_ports, is_free
+from tests.e2e.node import Node, ask, copy_tree
+from tests.ports import free_ports, is_free
 
 pytestmark = pytest.mark.e2e
 

@@ -1,5 +1,4 @@
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +13,7 @@ from registry.app import make_app
 from registry.settings import RegistrySettings
 from registry.store import Store
 from registry.store.memory import MemoryStore
+from tests.ports import free_port
 from tests.registry.etcd import Etcd, require_etcd
 
 Client = TestClient[Request, Application]
@@ -113,9 +113,3 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0.005)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -10,7 +10,7 @@ import pytest
 from registry.addresses import LOOPBACK, AddressPolicy, networks
 from registry.asking import ask
 from registry.prober import GuardedResolver, https_session
-from tests.registry.conftest import free_port
+from tests.ports import free_port
 
 
 @asynccontextmanager

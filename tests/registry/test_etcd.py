@@ -18,7 +18,8 @@ from registry.store import etcd as etcd_store
 from registry.store.codec import encode
 from registry.store.etcd import SERVICES, EtcdStore
 from registry.writer import Writer
-from tests.registry.conftest import free_port, until
+from tests.ports import free_port
+from tests.registry.conftest import until
 from tests.registry.etcd import Etcd, require_etcd
 
 SHORTEST_S = 2.0

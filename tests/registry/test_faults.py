@@ -20,7 +20,8 @@ from common.discovery.registry_client import RegistryClient, RegistryUnavailable
 from common.http.client import make_session
 from registry.model import Instance, Put, Registration, Sweep
 from registry.store.sqlite import SqliteStore
-from tests.registry.conftest import Client, FakeClock, StartClient, body, free_port, ours, parts, until
+from tests.ports import free_port
+from tests.registry.conftest import Client, FakeClock, StartClient, body, ours, parts, until
 from tests.registry.processes import running
 
 MEMORY = ("--store", "memory://", "--health-interval", "3600")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.registry.conftest import free_port
+from tests.ports import free_port
 from tests.registry.etcd import require_etcd
 from tests.registry.processes import ROOT
 

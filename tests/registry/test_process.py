@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession
 
-from tests.registry.conftest import body, free_port
+from tests.ports import free_port
+from tests.registry.conftest import body
 from tests.registry.processes import command, environment, running
 
 pytestmark = pytest.mark.e2e

@@ -14,9 +14,10 @@ import psutil
 import pytest
 from packaging.version import Version
 
+from tests.ports import free_port
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, Plane, event, plain, read_reply, request
-from tests.router.test_process import Node, answer_ok, free_port, node, process, replica
+from tests.router.test_process import Node, answer_ok, node, process, replica
 
 __all__ = ["node", "replica"]  # fixtures of the other file
 CHAT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,17 +14,12 @@ import aiohttp
 import psutil
 import pytest
 
+from tests.ports import free_port
 from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, event, plain
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def answer_ok(call: Call) -> None:

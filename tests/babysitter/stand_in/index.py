@@ -10,7 +10,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tests.babysitter.real import ask, free_port, until
+from tests.babysitter.real import ask, until
+from tests.ports import free_port
 
 PASSWORD = "secret-of-the-index"
 BIN = Path(sys.executable).parent
