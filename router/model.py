@@ -70,6 +70,9 @@ class Facts(msgspec.Struct, frozen=True):
     prompt_bytes: int = 0
     blocks: tuple[int, ...] = ()
     session: str | None = None
+    """What the policy `session` ties together; only where that policy is used."""
+    policy: str | None = None
+    """The policy that the client asked for, where it may."""
 
 
 @dataclass(frozen=True, slots=True)

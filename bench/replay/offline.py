@@ -86,7 +86,8 @@ def replay(trace: Sequence[Request], facts: Sequence[Facts], setup: Setup, make:
                 placement.first_byte(at_s / speed)
             else:
                 in_flight[slot] -= 1
-                placement.over(cached if setup.reports else None)
+                placement.cached_share = cached if setup.reports else None
+                placement.over()
 
     for count, (request, known) in enumerate(zip(trace, facts, strict=True)):
         now = request.at_s
@@ -117,6 +118,7 @@ class LeastRequests:
 
     name = "least_requests"
     reads_prompts = False
+    tracks = False
 
     def __init__(self, in_flight: Callable[[Endpoint], int]) -> None:
         self._in_flight = in_flight
@@ -128,6 +130,10 @@ class LeastRequests:
     def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:  # noqa: ARG002 - see pick
         """Requests under way."""
         return {endpoint.id: {"score": self._in_flight(endpoint)} for endpoint in candidates}
+
+    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:  # noqa: ARG002 - see pick
+        """Left to chance."""
+        return None
 
 
 POLICIES: dict[str, Make] = {

@@ -7,9 +7,10 @@ comes from an engine's own metrics, but `cached_tokens` is used where a replica 
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from router.model import Endpoint, Facts
-from router.policy.blocks import ENDS, bytes_of
+from router.policy.blocks import ENDS, bytes_of, seed_of
 from router.policy.cache_size import Sizes, learned_bytes
 from router.policy.pace import FLEET_FADE, OWN_FADE, Pace, pooled
 from router.policy.prefix_index import PrefixIndex
@@ -36,7 +37,7 @@ class Placement:
     view: "ReplicaView"
     at: float
     prompt_bytes: int
-    work_bytes: float
+    work_bytes: int
     matched_bytes: int
     known_bytes: int
     ages: tuple[tuple[int, float], ...]
@@ -44,32 +45,64 @@ class Placement:
     """True when no first byte will tell that the prompt was read: the answer comes in one piece."""
     service_s: float | None = None
     reading: bool = True
+    cached_share: float | None = None
+    """The share of its prompt tokens that were in the cache, if the answer said so."""
 
     def first_byte(self, now: float) -> None:
         """The first token came: the prompt was read."""
         self.view.first_byte(self, now)
 
-    def over(self, cached_share: float | None) -> None:
-        """The request ended, however it did; `cached_share` of its prompt tokens were in the cache, if reported."""
-        self.view.over(self, cached_share)
+    def over(self) -> None:
+        """The request ended, however it did."""
+        self.view.over(self)
+
+
+class Elsewhere(Protocol):
+    """What the other workers of this router have placed, by an endpoint's slot or tag; and where to tell them."""
+
+    def add(self, slot: int, work_bytes: int, reading_bytes: int) -> None:
+        """More (or less) of a slot's prompts is placed and not read."""
+
+    def read_at(self, slot: int, now: float) -> None:
+        """A slot read a prompt of ours."""
+
+    def work_bytes(self, slot: int) -> int:
+        """Uncached bytes that the others placed at a slot and that are not read."""
+        ...
+
+    def reading_bytes(self, slot: int) -> int:
+        """Bytes that the others placed at a slot and that are not read."""
+        ...
+
+    def last_read_s(self, slot: int) -> float:
+        """When a slot last read a prompt of the others."""
+        ...
+
+    def placed(self, tag: int, blocks: Sequence[int]) -> None:
+        """Tell the others of a placement."""
+
+    def news(self) -> Iterable[tuple[int, Sequence[int]]]:
+        """What the others have placed since the last call."""
+        ...
 
 
 class ReplicaView:
     """One replica, as a worker sees it."""
 
-    __slots__ = ("_lessons", "_previous", "_shared", "index", "outstanding", "pace", "paced_at", "reading", "reports", "requests", "s_per_byte", "sizes", "waiting_bytes", "work_bytes")  # fmt: skip
-
-    def __init__(self, shared: "Shared") -> None:
+    def __init__(self, shared: "Shared", slot: int, tag: int) -> None:
         self._shared = shared
+        self._elsewhere = shared.elsewhere
+        self._slot = slot
+        self._tag = tag
         self.index = PrefixIndex(shared.first_guess_bytes, limit_bytes=shared.first_guess_bytes, limit_blocks=shared.blocks_each)  # fmt: skip
         self.pace = Pace(OWN_FADE)
         self.sizes = Sizes()
         self.s_per_byte = pooled(self.pace, shared.pace)
         self.reading: deque[Placement] = deque()
         """Placed, and not known to be read yet, in order."""
-        self.work_bytes = 0.0
+        self.work_bytes = 0
         """Uncached bytes of those."""
-        self.outstanding = 0
+        self._outstanding = 0
         """Prompt bytes of those."""
         self.requests = 0
         self.reports = False
@@ -86,8 +119,20 @@ class ReplicaView:
             self.pace.count /= 2
         self.s_per_byte = pooled(self.pace, self._shared.pace)
 
+    @property
+    def outstanding(self) -> int:
+        """Prompt bytes that are placed and not read, by all workers."""
+        if self._elsewhere is None:
+            return self._outstanding
+        return self._outstanding + max(0, self._elsewhere.reading_bytes(self._slot))
+
     def backlog_s(self, now: float) -> float:
         """Seconds of reading before a prompt placed now would have its turn."""
+        if self._elsewhere is None:
+            return self._own_backlog_s(now)
+        return self._own_backlog_s(now) + max(0, self._elsewhere.work_bytes(self._slot)) * self.s_per_byte
+
+    def _own_backlog_s(self, now: float) -> float:
         reading = self.reading
         while reading:
             head = reading[0]
@@ -115,28 +160,39 @@ class ReplicaView:
                     ages = tuple(zip([ENDS[at] for at in positions], index.ages(blocks, positions), strict=True))
             index.use(blocks)
         placement = Placement(
-            self, now, facts.prompt_bytes, float(facts.prompt_bytes - matched), matched, known, ages, not facts.stream
+            self, now, facts.prompt_bytes, facts.prompt_bytes - matched, matched, known, ages, not facts.stream
         )
         self.reading.append(placement)
         self.work_bytes += placement.work_bytes
-        self.outstanding += placement.prompt_bytes
+        self._outstanding += placement.prompt_bytes
         self.requests += 1
+        if self._elsewhere is not None:
+            self._elsewhere.add(self._slot, placement.work_bytes, placement.prompt_bytes)
+            if blocks:
+                self._elsewhere.placed(self._tag, blocks)
         return placement
 
     def first_byte(self, placement: Placement, now: float) -> None:
         """See `Placement`."""
         if not placement.reading:
             return
+        if placement.silent:
+            self._read(placement)
+            return
         while self.reading[0].silent and self.reading[0] is not placement:
             self._read(self.reading[0])
+        if self._elsewhere is not None:
+            self._previous = max(self._previous, min(now, self._elsewhere.last_read_s(self._slot)))
+            self._elsewhere.read_at(self._slot, now)
         placement.service_s = now - max(placement.at, self._previous)
         self._read(placement)
         self._previous = now
         if not self.reports:
             self._learn_from_time(placement)
 
-    def over(self, placement: Placement, cached_share: float | None) -> None:
+    def over(self, placement: Placement) -> None:
         """See `Placement`."""
+        cached_share = placement.cached_share
         if placement.reading:
             self._read(placement)
         self.requests -= 1
@@ -154,8 +210,10 @@ class ReplicaView:
             self.reading.popleft()
         else:
             self.reading.remove(placement)
-        self.outstanding -= placement.prompt_bytes
-        self.work_bytes = self.work_bytes - placement.work_bytes if self.reading else 0.0
+        self._outstanding -= placement.prompt_bytes
+        self.work_bytes -= placement.work_bytes
+        if self._elsewhere is not None:
+            self._elsewhere.add(self._slot, -placement.work_bytes, -placement.prompt_bytes)
 
     def _learn_from_time(self, placement: Placement) -> None:
         """How long it took says how much of it was cached, once the pace is known; and the other way round."""
@@ -196,6 +254,7 @@ class Shared:
     sizes: Sizes
     first_guess_bytes: float
     blocks_each: int
+    elsewhere: Elsewhere | None
 
 
 class Fleet:
@@ -204,10 +263,19 @@ class Fleet:
     Args:
         first_guess_bytes: What a replica's cache is believed to hold at first.
         blocks_limit: Blocks remembered in all.
+        elsewhere: The other workers of this router, if there are any.
     """
 
-    def __init__(self, *, first_guess_bytes: float = FIRST_GUESS_BYTES, blocks_limit: int = BLOCKS_LIMIT) -> None:
-        self._shared = Shared(Pace(FLEET_FADE), Sizes(), first_guess_bytes, blocks_limit)
+    def __init__(
+        self,
+        *,
+        first_guess_bytes: float = FIRST_GUESS_BYTES,
+        blocks_limit: int = BLOCKS_LIMIT,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        self._shared = Shared(Pace(FLEET_FADE), Sizes(), first_guess_bytes, blocks_limit, elsewhere)
+        self._elsewhere = elsewhere
+        self._by_tag: dict[int, ReplicaView] = {}
         self._blocks_limit = blocks_limit
         self._views: dict[str, ReplicaView] = {}
         self._repace_at = 0.0
@@ -218,6 +286,8 @@ class Fleet:
             self._repace_at = now + _REPACE_S
             for view in self._views.values():
                 view.repace(now)
+        if self._elsewhere is not None:
+            self._hear(self._elsewhere)
         found = self._views
         try:
             return [found[endpoint.id] for endpoint in candidates]
@@ -228,7 +298,8 @@ class Fleet:
         """What is believed of `endpoint`; an id never seen begins anew (D27)."""
         found = self._views.get(endpoint.id)
         if found is None:
-            found = self._views[endpoint.id] = ReplicaView(self._shared)
+            tag = seed_of(endpoint.id.encode())
+            found = self._views[endpoint.id] = self._by_tag[tag] = ReplicaView(self._shared, endpoint.slot, tag)
             self._share()
         return found
 
@@ -236,7 +307,20 @@ class Fleet:
         """Forget every replica but these."""
         kept = set(ids)
         self._views = {name: view for name, view in self._views.items() if name in kept}
+        self._by_tag = {seed_of(name.encode()): view for name, view in self._views.items()}
         self._share()
+
+    def settle(self, now: float) -> None:
+        """Count as read what must be read by now, so that the other workers see it gone."""
+        for view in self._views.values():
+            if view.reading:
+                view.backlog_s(now)
+
+    def _hear(self, elsewhere: Elsewhere) -> None:
+        for tag, blocks in elsewhere.news():
+            view = self._by_tag.get(tag)
+            if view is not None:
+                view.index.use(blocks)
 
     def _share(self) -> None:
         """Divide the memory."""

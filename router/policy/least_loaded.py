@@ -26,6 +26,7 @@ class LeastLoaded:
 
     name = "least_loaded"
     reads_prompts = False
+    tracks = True
 
     def __init__(self, fleet: Fleet, in_flight: Callable[[Endpoint], int], *, two_choices: bool = False) -> None:
         self._fleet = fleet
@@ -40,9 +41,13 @@ class LeastLoaded:
             first = int(rng.random() * count)
             second = (first + 1 + int(rng.random() * (count - 1))) % count
             candidates = (candidates[first], candidates[second])
-        loads = [self._load(endpoint) for endpoint in candidates]
-        least = min(loads)
-        return self._rotation.next([one for one, load in zip(candidates, loads, strict=True) if load == least])
+        return self._rotation.next(self._least(candidates))
+
+    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:  # noqa: ARG002 - see pick
+        """The least loaded, or None when two are drawn."""
+        if self._two_choices and len(candidates) > 2:  # noqa: PLR2004 - see pick
+            return None
+        return self._rotation.upcoming(self._least(candidates))
 
     def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:  # noqa: ARG002 - see pick
         """Outstanding bytes and requests of each, per weight."""
@@ -51,6 +56,11 @@ class LeastLoaded:
             for endpoint in candidates
             for load in (self._load(endpoint),)
         }
+
+    def _least(self, candidates: Sequence[Endpoint]) -> list[Endpoint]:
+        loads = [self._load(endpoint) for endpoint in candidates]
+        least = min(loads)
+        return [one for one, load in zip(candidates, loads, strict=True) if load == least]
 
     def _load(self, endpoint: Endpoint) -> tuple[float, float]:
         weight = endpoint.weight or _WEIGHTLESS

@@ -27,6 +27,7 @@ class Prefix:
 
     name = "prefix"
     reads_prompts = True
+    tracks = True
 
     def __init__(self, fleet: Fleet, in_flight: Callable[[Endpoint], int]) -> None:
         self._fleet = fleet
@@ -34,14 +35,23 @@ class Prefix:
 
     def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float, rng: Rng) -> Endpoint:  # noqa: ARG002 - all policies are asked alike
         """The replica with the longest match among `candidates` (at least one), or the one with the fewest requests."""
+        equals = self._equals(candidates, facts)
+        return equals[int(rng.random() * len(equals))] if len(equals) > 1 else equals[0]
+
+    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:  # noqa: ARG002 - see pick
+        """None when several are equal."""
+        equals = self._equals(candidates, facts)
+        return equals[0] if len(equals) == 1 else None
+
+    def _equals(self, candidates: Sequence[Endpoint], facts: Facts) -> list[Endpoint]:
         loads = [self._in_flight(endpoint) for endpoint in candidates]
         least, most = min(loads), max(loads)
         if most - least <= IMBALANCE_REQUESTS or most <= IMBALANCE_FACTOR * least:
             matches = [self._known(endpoint, facts) for endpoint in candidates]
             longest = max(matches)
             if longest > LEAST_MATCH * facts.prompt_bytes:
-                return _one_of([one for one, match in zip(candidates, matches, strict=True) if match == longest], rng)
-        return _one_of([one for one, load in zip(candidates, loads, strict=True) if load == least], rng)
+                return [one for one, match in zip(candidates, matches, strict=True) if match == longest]
+        return [one for one, load in zip(candidates, loads, strict=True) if load == least]
 
     def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:  # noqa: ARG002 - see pick
         """Matched bytes and requests of each."""
@@ -53,7 +63,3 @@ class Prefix:
 
     def _known(self, endpoint: Endpoint, facts: Facts) -> int:
         return bytes_of(self._fleet.view(endpoint).index.known(facts.blocks))
-
-
-def _one_of(equals: Sequence[Endpoint], rng: Rng) -> Endpoint:
-    return equals[int(rng.random() * len(equals))] if len(equals) > 1 else equals[0]

@@ -11,6 +11,7 @@ class RandomChoice:
 
     name = "random"
     reads_prompts = False
+    tracks = False
 
     def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float, rng: Rng) -> Endpoint:  # noqa: ARG002 - all policies are asked alike
         """One of `candidates` (at least one)."""
@@ -26,6 +27,10 @@ class RandomChoice:
         """The chance of each, negative because the least score wins."""
         total = sum(_weights(candidates)) or 1.0
         return {endpoint.id: {"score": -endpoint.weight / total} for endpoint in candidates}
+
+    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:  # noqa: ARG002 - see pick
+        """Nobody knows, unless there is one."""
+        return candidates[0] if len(candidates) == 1 else None
 
 
 def _weights(candidates: Sequence[Endpoint]) -> list[float]:

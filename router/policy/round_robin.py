@@ -18,6 +18,7 @@ class RoundRobin:
 
     name = "round_robin"
     reads_prompts = False
+    tracks = False
 
     def __init__(self) -> None:
         self._credit: dict[str, float] = {}
@@ -31,6 +32,15 @@ class RoundRobin:
         return {
             endpoint.id: {"score": -self._credit.get(endpoint.id, 0.0) - endpoint.weight} for endpoint in candidates
         }
+
+    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:  # noqa: ARG002 - see pick
+        """The one with the most credit at the next pick."""
+        return self.upcoming(candidates)
+
+    def upcoming(self, candidates: Sequence[Endpoint]) -> Endpoint:
+        """Whom `next` would take."""
+        weighted = [endpoint for endpoint in candidates if endpoint.weight] or candidates
+        return max(weighted, key=lambda endpoint: self._credit.get(endpoint.id, 0.0) + endpoint.weight)
 
     def next(self, candidates: Sequence[Endpoint]) -> Endpoint:
         """The next of `candidates` (at least one). A weight of 0 is picked only when all are 0."""

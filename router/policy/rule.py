@@ -23,6 +23,8 @@ class Policy(Protocol):
     name: str
     reads_prompts: bool
     """True when it needs `Facts.blocks`."""
+    tracks: bool
+    """True when it goes by what the fleet is believed to do, and so must be told of every placement."""
 
     def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float, rng: Rng) -> Endpoint:
         """One of `candidates` (at least one)."""
@@ -30,4 +32,8 @@ class Policy(Protocol):
 
     def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:
         """What `pick` would go by; changes nothing."""
+        ...
+
+    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:
+        """Whom `pick` would take; None where chance decides. Changes nothing."""
         ...

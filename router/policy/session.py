@@ -29,12 +29,19 @@ class Session:
     def __init__(self, in_flight: Callable[[Endpoint], int], other: Policy) -> None:
         self._in_flight = in_flight
         self._other = other
+        self.tracks = other.tracks
 
     def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float, rng: Rng) -> Endpoint:
         """The session's replica among `candidates` (at least one), or the next one in its order that has room."""
         key = facts.session
-        if key is None:
-            return self._other.pick(candidates, facts, now, rng)
+        return self._other.pick(candidates, facts, now, rng) if key is None else self._owner(key, candidates)
+
+    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:
+        """See `pick`."""
+        key = facts.session
+        return self._other.peek(candidates, facts, now) if key is None else self._owner(key, candidates)
+
+    def _owner(self, key: str, candidates: Sequence[Endpoint]) -> Endpoint:
         owner = affinity.pick(key, candidates)
         bound = self._bound(candidates)
         if self._in_flight(owner) < bound * owner.weight + SPARE_REQUESTS:

@@ -17,6 +17,7 @@ from router import board as cells
 from router.board import Outcome
 from router.model import Endpoint, Facts
 from router.outlier import Verdict
+from router.policy.fleet import Placement
 from router.proxy import answers, gate
 from router.proxy.attempt import BUSY, Attempt
 from router.proxy.explain import explain
@@ -216,15 +217,17 @@ class Exchange:
             self.dequeued_at = engine.now()
             engine.board.observe(engine.control.slot, cells.QUEUE_WAIT, self.dequeued_at - self._queued_at)
             self._queued_at = 0.0
-        self._ask(candidates[0] if len(candidates) == 1 else engine.chooser.pick(candidates, self._facts))
+        chooser, facts, now = engine.chooser, self._facts, engine.now()
+        endpoint = candidates[0] if len(candidates) == 1 else chooser.pick(candidates, facts, now)
+        self._ask(endpoint, chooser.placed(endpoint, facts, now))
 
-    def _ask(self, endpoint: Endpoint) -> None:
+    def _ask(self, endpoint: Endpoint, placement: Placement | None = None) -> None:
         self.phase = Phase.ASKING
         self._tried = (*self._tried, endpoint.id)
         self._attempts += 1
         if self._attempts > 1:
             self._engine.board.add(endpoint.slot, cells.RETRIES)
-        self._attempt = Attempt(self._engine, self, endpoint)
+        self._attempt = Attempt(self._engine, self, endpoint, placement)
         self._attempt.begin()
 
     def _ask_control(self) -> None:

@@ -1,3 +1,4 @@
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -64,10 +65,10 @@ def test_cache_type_prefers_by_text_size_and_falls_back() -> None:
 
 def test_the_order_of_the_rules_is_cache_type_key_rotation() -> None:
     pool = [endpoint("s1", cache_type="static"), endpoint("s2", cache_type="static"), endpoint("p", cache_type="paged")]
-    chooser = Chooser(cache_type_threshold_bytes=10)
-    long = [chooser.pick(pool, Facts(text_bytes=11)).name for _ in range(4)]
+    chooser = Chooser(rng=random.Random(1), in_flight=lambda _endpoint: 0, cache_type_threshold_bytes=10)
+    long = [chooser.pick(pool, Facts(text_bytes=11), 0.0).name for _ in range(4)]
     assert sorted(long) == ["s1", "s1", "s2", "s2"]
-    assert len({chooser.pick(pool, Facts(text_bytes=11, affinity="key:a")).name for _ in range(9)}) == 1
+    assert len({chooser.pick(pool, Facts(text_bytes=11, affinity="key:a"), 0.0).name for _ in range(9)}) == 1
 
 
 def test_candidates_fresh_before_suspect_before_panic_D6() -> None:

@@ -48,7 +48,7 @@ def nobody(_endpoint: Endpoint) -> int:
 def serve(fleet: Fleet, one: Endpoint, what: Facts, at: float, seconds: float) -> Placement:
     placement = fleet.view(one).place(what, at)
     placement.first_byte(at + seconds)
-    placement.over(None)
+    placement.over()
     return placement
 
 
@@ -86,9 +86,10 @@ def test_every_rule_picks_a_candidate_whatever_it_was_told(
             done = under_way.pop(rng.randrange(len(under_way)))
             if rng.random() < 0.8:
                 done.first_byte(now)
-            done.over(rng.choice([None, 0.0, rng.random(), 1.0]))
+            done.cached_share = rng.choice([None, 0.0, rng.random(), 1.0])
+            done.over()
     for placement in under_way:
-        placement.over(None)
+        placement.over()
     for one in pool:
         view = fleet.view(one)
         assert (view.requests, view.outstanding, view.work_bytes, len(view.reading)) == (0, 0, 0.0, 0)
@@ -176,7 +177,7 @@ def test_an_answer_in_one_piece_counts_as_read_after_the_expected_time() -> None
     placement = fleet.view(one).place(facts(text(2), stream=False), 10.0)
     assert fleet.view(one).backlog_s(10.5) == pytest.approx(0.5, rel=0.2)
     assert fleet.view(one).backlog_s(12.0) == 0.0
-    placement.over(None)
+    placement.over()
     assert fleet.view(one).outstanding == 0
 
 
@@ -203,7 +204,8 @@ def test_reported_cached_tokens_teach_the_size() -> None:
         recent = [*[one for one in recent if one != part], part][-200:]
         placement = view.place(facts(text(part)), now)
         placement.first_byte(now + 1.0)
-        placement.over(1.0 if cached else 0.0)
+        placement.cached_share = 1.0 if cached else 0.0
+        placement.over()
     assert 0.7 < view.index.capacity_bytes / (40 * 8192) < 1.5
 
 
