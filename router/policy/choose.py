@@ -91,6 +91,10 @@ class Chooser:
         """Whether the facts of a request for `model` are to have the prompt's blocks: only where there is a choice."""
         return self._several and self._choices(model) and self.policy(model, asked).reads_prompts
 
+    def resolve(self, model: str, key: str | None, is_ready: Callable[[str], bool]) -> str:
+        """See `models.py`."""
+        return self.rules.resolve(model, key, is_ready, self._rng)
+
     def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint:
         """One of `candidates` (at least one)."""
         candidates = self._narrowed(candidates, facts, now)

@@ -1,7 +1,7 @@
 """PURE. A replica that joins a running fleet begins with a tenth of its weight and has all of it after half a minute.
 
 Its caches are cold, and what it compiles or loads at first use makes it slow. A fleet that starts together has nobody who
-could take more meanwhile: only who joins replicas of the same model that are past their own start begins slowly.
+could take more meanwhile: only who joins replicas of the same model that the worker has known for as long begins slowly.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,6 @@ class SlowStart:
         self._duration_s = duration_s
         self._joined: dict[str, float] = {}
         self._slow: dict[str, float] = {}
-        self._first_table = True
 
     @property
     def active(self) -> bool:
@@ -31,9 +30,7 @@ class SlowStart:
         return bool(self._slow)
 
     def note(self, endpoints: Sequence[Endpoint], now: float) -> None:
-        """A new table. All of a worker's first one count as there for long."""
-        joined = -self._duration_s if self._first_table else 0.0
-        self._first_table = self._first_table and not endpoints
+        """A new table."""
         settled = {
             model
             for endpoint in endpoints
@@ -43,8 +40,8 @@ class SlowStart:
         before, self._joined = self._joined, {}
         for endpoint in endpoints:
             known = before.get(endpoint.id)
-            self._joined[endpoint.id] = now + joined if known is None else known
-            if known is None and not joined and self._duration_s and settled.intersection(endpoint.models):
+            self._joined[endpoint.id] = now if known is None else known
+            if known is None and self._duration_s and settled.intersection(endpoint.models):
                 self._slow[endpoint.id] = now
         self._slow = {name: since for name, since in self._slow.items() if name in self._joined}
 

@@ -141,6 +141,11 @@ class Engine:
         """Everybody who lists `model`; everybody, for a request that names none."""
         return self.table.endpoints if model is None else self.table.by_model.get(model, ())
 
+    def is_ready(self, model: str) -> bool:
+        """True when somebody who lists `model` may be asked without being a last resort."""
+        choice = choose_from(self.peers(model), (), self.outliers, self.now())
+        return bool(choice.endpoints) and not choice.panic
+
     def candidates(self, peers: Sequence[Endpoint], model: str | None, tried: Collection[str]) -> Sequence[Endpoint]:
         """Who may be asked now; the common case is looked up, not computed."""
         if not tried and self.outliers.quiet:

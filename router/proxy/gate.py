@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from router.admission import PRIORITIES, Priority
 from router.facts import BadBody, Wanted, forwarded_affinity, read_json, read_multipart
 from router.keys import Key, Refusal
 from router.model import Facts
@@ -115,3 +116,11 @@ def wanted_of(engine: "Engine", head: RequestHead) -> Wanted:
         elif name == engine.limits.session_header:
             session = value.decode()
     return engine.wanted._replace(policy=policy, session=session)
+
+
+def priority_of(head: RequestHead, granted: Priority) -> Priority:
+    """How urgent a request is: what its key grants, or less if it says so itself (X-Priority)."""
+    for name, value in head.fields:
+        if name == b"x-priority":
+            return max(granted, PRIORITIES.get(value.decode().lower(), granted))
+    return granted
