@@ -6,6 +6,7 @@ import resource
 import socket
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import structlog
 from aiohttp import web
@@ -23,7 +24,9 @@ from registry.guard import make_guard
 from registry.metrics import Metrics
 from registry.model import Sweep
 from registry.prober import GuardedResolver, Prober, https_session
+from registry.relay import Relay
 from registry.render import Renderer
+from registry.routers import Routers
 from registry.routes import add_routes
 from registry.settings import RegistrySettings
 from registry.store import Store, StoreError
@@ -49,6 +52,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
         resolver = GuardedResolver(policy)
         async with (
             https_session(resolver) as session,
+            aclosing(Relay(resolver)) as relay,
             TaskScope("registry") as scope,
         ):
             loaded = await store.open()
@@ -68,17 +72,22 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     concurrency=settings.probe_concurrency,
                 )
                 prober.begin(loaded.instances)
-                writer.listeners += [hub.publish, prober.notice]
+                routers = Routers(policy, clock)
+                metrics = Metrics(catalogue, writer, hub, routers)
+                writer.listeners += [hub.publish, prober.notice, metrics.notice]
                 app[REGISTRY] = Registry(
                     catalogue=catalogue,
                     writer=writer,
                     renderer=renderer,
                     hub=hub,
                     prober=prober,
-                    metrics=Metrics(catalogue, writer, hub),
+                    metrics=metrics,
                     guard=guard,
                     addresses=policy,
                     crowd=Crowd(settings.max_connections),
+                    relay=relay,
+                    routers=routers,
+                    local=is_loopback(settings.host) and not guard.grants,
                     started_at=clock.monotonic(),
                 )
                 app[SCOPE] = scope

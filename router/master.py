@@ -232,7 +232,8 @@ async def serve(
             await web.UnixSite(runner, control_path).start()
             hangup = asyncio.Event()
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
-            client = RegistryClient(settings.registry_url, session, token=token)
+            said = advertise.presence(settings.host, crew.port, settings.advertise_url) if settings.advertise else {}
+            client = RegistryClient(settings.registry_url, session, token=token, watching_as=said)
             prober = Prober(
                 session,
                 master.replicas,
@@ -247,17 +248,13 @@ async def serve(
             await crew.start(master.next_table())
             scope.spawn("publish", master.publish(), service=True)
             scope.spawn("watch-files", master.watch_files(config, reread, hangup, stamps), service=True)
-            ending_first = [scope.spawn("traffic", overview.watch_traffic(), service=True)]  # it reads the crew's board
-            lease = advertise.make_lease(client, settings.host, crew.port, settings.advertise_url)
-            if settings.advertise:
-                ending_first.append(scope.spawn("advertise", lease.keep(), service=True))
+            sampling = scope.spawn("traffic", overview.watch_traffic(), service=True)
             log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
             try:
                 await until_stopped(scope, stop)
             finally:
-                for task in ending_first:
-                    task.cancel()
-                await asyncio.gather(crew.stop(), lease.leave())
+                sampling.cancel()  # it reads the crew's board
+                await crew.stop()
                 await runner.cleanup()
 
 

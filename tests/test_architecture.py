@@ -38,6 +38,7 @@ PURE = (
     "registry/addresses.py",
     "registry/catalogue.py",
     "registry/expiry.py",
+    "registry/origin.py",
     "registry/ownership.py",
     "registry/probing.py",
     "registry/replicas.py",

@@ -40,9 +40,10 @@ def get(url: str) -> bytes:
         return bytes(answer.read())
 
 
-def post(url: str, body: Any = None) -> bytes:
+def post(url: str, body: Any = None, *, token: str | None = None) -> bytes:
     """The body of a POST that must succeed."""
-    request = urllib.request.Request(url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"})  # noqa: S310 - http
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+    request = urllib.request.Request(url, data=json.dumps(body).encode(), headers=headers)  # noqa: S310 - http
     with _open(request, timeout=30) as answer:
         return bytes(answer.read())
 
@@ -131,5 +132,5 @@ def fleet(folder: Path, replicas: dict[str, str]) -> Iterator[Fleet]:
             return {model["id"] for model in listed} == wanted
 
         until("the fleet is ready", all_ready)
-        until("the router is registered", lambda: b'"type":"router"' in get(f"{made.registry}/services"))
+        until("the router is known", lambda: b"router-" in get(f"{made.registry}/ui/routers"))
         yield made
