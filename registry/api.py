@@ -46,9 +46,9 @@ class Crowd:
             raise ApiError(503, "too many connections", headers={"Retry-After": "5", "Connection": "close"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Registry:
-    """What the handlers work with."""
+    """What the handlers work with; a reload replaces `guard` and `addresses`."""
 
     catalogue: Catalogue
     writer: Writer
@@ -61,8 +61,7 @@ class Registry:
     crowd: Crowd
     relay: Relay
     routers: Routers
-    local: bool
-    """Open because it listens on loopback only."""
+    on_loopback: bool
     started_at: float
 
 
@@ -105,7 +104,7 @@ def check_page(registry: Registry, request: web.Request) -> None:
     if origin is None and not ours:
         return
     try:
-        if registry.local:
+        if registry.on_loopback and not registry.guard.grants:
             check_local_name(request.host)
         if origin is not None:
             check_origin(origin, request.host)

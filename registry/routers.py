@@ -45,7 +45,7 @@ class Routers:
     """
 
     def __init__(self, policy: AddressPolicy, clock: Clock) -> None:
-        self._policy = policy
+        self.policy = policy
         self._clock = clock
         self._present: dict[str, _Presence] = {}
 
@@ -67,7 +67,7 @@ class Routers:
         try:
             said = parse(RouterPresence, {name: query[name] for name in ("router", "router_url") if name in query})
             grant.check(Level.REGISTER, said.router)
-            self._policy.check_url(said.router_url)
+            self.policy.check_url(said.router_url)
         except (ApiError, AddressRefused) as error:
             log.warning("router.not_believed", router=query["router"][:128], reason=str(error))
             return None

@@ -6,10 +6,9 @@ changed. Requests never pass here, so nothing that happens here can break one.
 
 import asyncio
 import random
-import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -19,10 +18,13 @@ from common.discovery.registry_client import RegistryClient, RegistryError
 from common.http.access import read_token, require_guard
 from common.http.client import make_session
 from common.http.serve import stop_signals, until_stopped
+from common.reload import Change, changes, hangup_event
 from common.service import ConfigurationError
 from common.settings import SettingsError
 from common.tasks import TaskScope
+from common.tracing import require_tracing
 from router import advertise, last_table
+from router.compiling import have_compiled
 from router.control.app import Overview, make_app
 from router.crew import Crew
 from router.directory import Directory
@@ -37,7 +39,6 @@ NEED_RESTART = (
     *("registry_url", "registry_token_file", "advertise", "advertise_url"),
 )
 """Settings that a reload cannot change."""
-Stamps = list[tuple[int, int] | None]
 FIRST_ANSWER_WAIT_S = 2.0
 """How long the start waits for the registry before it serves from the last known table."""
 
@@ -139,24 +140,14 @@ class Master:
         if changed or roll:
             await self.crew.roll(settings)
 
-    async def watch_files(
-        self, config: Path | None, reread: Callable[[], RouterSettings], hangup: asyncio.Event, seen: Stamps
-    ) -> None:
-        """Reload when SIGHUP comes or one of the files is another than `seen`, taken before they were read first."""
-        while True:
-            try:
-                await asyncio.wait_for(hangup.wait(), TICK_S)
-            except TimeoutError:
-                if self.stamps(config) == seen:
-                    continue
-            asked = hangup.is_set()
-            hangup.clear()
-            seen = self.stamps(config)
-            await self.reload(reread, roll=asked)
+    async def watch_files(self, reasons: AsyncGenerator[Change], reread: Callable[[], RouterSettings]) -> None:
+        """Reload for every one of `reasons`."""
+        async for reason in reasons:
+            await self.reload(reread, roll=reason.asked)
 
-    def stamps(self, config: Path | None) -> Stamps:
-        """What tells one version of the watched files from the next: inode and time of change."""
-        return [_stamp(path) for path in (config, self.settings.static_services, self.settings.api_keys_file)]
+    def files(self, config: Path | None) -> tuple[Path | None, ...]:
+        """What is watched for changes."""
+        return config, self.settings.static_services, self.settings.api_keys_file
 
     def next_table(self) -> Table:
         """The table as it stands; the rows of endpoints new in it are cleared before anybody can count in them."""
@@ -180,14 +171,6 @@ class Master:
             await asyncio.to_thread(last_table.save, self.table_path, self.directory.saved())
 
 
-def _stamp(path: Path | None) -> tuple[int, int] | None:
-    try:
-        status = path.stat() if path else None
-    except OSError:
-        return None
-    return (status.st_ino, status.st_mtime_ns) if status else None
-
-
 async def serve(
     settings: RouterSettings,
     *,
@@ -209,6 +192,7 @@ async def serve(
     """
     guarded = settings.api_keys_file is not None
     require_guard("router", settings.host, guarded=guarded, insecure=settings.insecure_no_auth)
+    require_tracing(settings)
     token = read_token(settings.registry_token_file) if settings.registry_token_file else None
     with tempfile.TemporaryDirectory(prefix="svc-router-") as folder:
         control_path = str(Path(folder) / "control.sock")
@@ -217,9 +201,10 @@ async def serve(
             make_session(timeout_s=settings.health_timeout, limit=256) as session,
         ):
             stop = stop_signals()  # before the crew: a signal during its start must end it too
+            hangup = hangup_event()
             crew = Crew(settings, control_path, scope, environment)
             master = Master(settings, crew)
-            stamps = master.stamps(config)
+            reasons = changes(lambda: master.files(config), hangup)  # before they are read: what changes then is seen
             try:
                 master.load_files()
             except SettingsError as error:
@@ -230,8 +215,6 @@ async def serve(
             runner = web.AppRunner(make_app(overview), access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             await web.UnixSite(runner, control_path).start()
-            hangup = asyncio.Event()
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
             said = advertise.presence(settings.host, crew.port, settings.advertise_url) if settings.advertise else {}
             client = RegistryClient(settings.registry_url, session, token=token, watching_as=said)
             prober = Prober(
@@ -247,7 +230,8 @@ async def serve(
             await _wait_for_first_answer(master)
             await crew.start(master.next_table())
             scope.spawn("publish", master.publish(), service=True)
-            scope.spawn("watch-files", master.watch_files(config, reread, hangup, stamps), service=True)
+            scope.spawn("compile", have_compiled(crew, settings))
+            scope.spawn("watch-files", master.watch_files(reasons, reread), service=True)
             sampling = scope.spawn("traffic", overview.watch_traffic(), service=True)
             log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
             try:

@@ -14,6 +14,7 @@ import aiohttp
 import psutil
 import pytest
 
+from router import compiled
 from tests.ports import free_port
 from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, event, plain
 
@@ -71,6 +72,7 @@ class Node:
             str(self.router_port),
             "--registry-url",
             f"http://127.0.0.1:{self.registry_port}",
+            "--compiled" if compiled.folder().is_dir() else "--no-compiled",
         )
         return process("router", *plain_flags, "--workers", "2", "--health-interval", "0.5", *more, cwd=self.folder)
 
