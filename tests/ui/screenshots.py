@@ -1,4 +1,4 @@
-"""Make the pictures of docs/images again: `python -m tests.ui.screenshots`. Takes two minutes; nothing is tested here."""
+"""Make the pictures of docs/images again: `python -m tests.ui.screenshots`. Takes three minutes; nothing is tested here."""
 
 import random
 import sys
@@ -16,7 +16,7 @@ from tests.ui.many import name_of, paper_fleet
 
 IMAGES = ROOT / "docs" / "images"
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-TRAFFIC_S = 75.0
+TRAFFIC_S = 120.0
 
 
 def shoot(page: Page, name: str) -> None:
@@ -59,7 +59,9 @@ def ask_around(made: Fleet, seconds: float) -> None:
 def two(browser: Browser, folder: Path) -> None:
     """A fleet of two, as launch_all.sh starts it."""
     with fleet(folder, {"babysitter-1": "small", "babysitter-2": "large"}) as made:
-        ask_around(made, TRAFFIC_S)
+        clients = threading.Thread(target=ask_around, args=(made, TRAFFIC_S + 25))
+        clients.start()
+        time.sleep(TRAFFIC_S)
         for theme in ("light", "dark"):
             page = opened(browser, made.registry, theme)
             shoot(page, f"ui-2-{theme}")
@@ -68,6 +70,7 @@ def two(browser: Browser, folder: Path) -> None:
         page.keyboard.press("Enter")
         page.locator(".said-by.assistant small", has_text="first token").wait_for()
         shoot(page, "ui-chat-dark")
+        clients.join()
 
 
 def many(browser: Browser, folder: Path) -> None:
