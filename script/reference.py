@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from babysitter import api as babysitter_api  # noqa: E402 - the project's root comes first
+from babysitter.agent.metrics import families as agent_families  # noqa: E402 - as above
 from babysitter.machine import State  # noqa: E402 - as above
 from babysitter.metrics import families as babysitter_families  # noqa: E402 - as above
 from babysitter.settings import BACKEND_LABELS, BabysitterSettings, Backend  # noqa: E402 - as above
@@ -227,6 +228,7 @@ def metric_families() -> dict[str, list[Metric]]:
         "registry": list(Metrics(crowd, crowd, crowd, crowd).collect()),
         "router": list(router.collect()),
         "babysitter": list(babysitter_families(nobody, 0.0)),
+        "agent": list(agent_families("n", (), {"replicas_live": 0, "capacity": 0}, 0)),
     }
 
 

@@ -1,4 +1,4 @@
-"""A small real fleet as processes on loopback: a registry, a router, two babysitters with mock servers."""
+"""A small real fleet as processes on loopback: a registry, a router, babysitters with mock servers, perhaps an agent."""
 
 import json
 import os
@@ -95,6 +95,7 @@ class Fleet:
 
     registry: str
     router: str
+    agent: str
     babysitters: dict[str, str]
 
     def chat(self, model: str) -> None:
@@ -103,21 +104,26 @@ class Fleet:
 
 
 @contextmanager
-def fleet(folder: Path, replicas: dict[str, str]) -> Iterator[Fleet]:
+def fleet(folder: Path, replicas: dict[str, str], *, agent: bool = False) -> Iterator[Fleet]:
     """A fleet whose every replica is ready and known to the router.
 
     Args:
         folder: For files and logs.
         replicas: Model by name.
+        agent: With a node's agent, which has none of them.
     """
-    registry_port, router_port = free_port(), free_port()
-    made = Fleet(f"http://127.0.0.1:{registry_port}", f"http://127.0.0.1:{router_port}", {})
+    registry_port, router_port, agent_port = free_port(), free_port(), free_port()
+    here = "http://127.0.0.1"
+    made = Fleet(f"{here}:{registry_port}", f"{here}:{router_port}", f"{here}:{agent_port}", {})
     python = sys.executable
     with ExitStack() as stack:
         registry = (python, "-m", "registry", "--port", str(registry_port), "--health-interval", "1")
         stack.enter_context(process(folder, *registry, log="registry"))
         router = (python, "-m", "router", "--router-port", str(router_port), "--registry-url", made.registry)
         stack.enter_context(process(folder, *router, "--workers", "1", "--health-interval", "1", log="router"))
+        if agent:
+            flags = ("--port", str(agent_port), "--registry-url", made.registry, "--node", "node-1")
+            stack.enter_context(process(folder, python, "-m", "babysitter.agent", *flags, log="agent"))
         for name, model in replicas.items():
             port = free_port()
             config = folder / f"{name}.toml"
