@@ -21,12 +21,13 @@ from common.tasks import TaskScope
 from registry import api
 from registry.api import BODY_LIMIT_BYTES, REGISTRY, Crowd, Registry
 from registry.catalogue import Catalogue
+from registry.fleet import Fleet
 from registry.metrics import Metrics
 from registry.model import Sweep
 from registry.policy import address_policy
-from registry.prober import GuardedResolver, Prober, https_session
+from registry.prober import GuardedResolver, Prober, agent_session, https_session
 from registry.relay import Relay
-from registry.reload import NEED_RESTART, Apply, files_of, guard_of
+from registry.reload import NEED_RESTART, Apply, agent_token_of, files_of, guard_of
 from registry.render import Renderer
 from registry.routers import Routers
 from registry.routes import add_routes
@@ -49,6 +50,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
     clock = clock or SystemClock()
     policy = address_policy(settings)
     guard = guard_of(settings)
+    agent_token = agent_token_of(settings)
     app = web.Application(middlewares=[api.errors], client_max_size=BODY_LIMIT_BYTES)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
@@ -56,6 +58,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
         async with (
             https_session(resolver) as session,
             aclosing(Relay(resolver)) as relay,
+            agent_session(resolver) as agents,
             TaskScope("registry") as scope,
         ):
             loaded = await store.open()
@@ -91,6 +94,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     relay=relay,
                     routers=routers,
                     on_loopback=is_loopback(settings.host),
+                    fleet=Fleet(agents, agent_token, clock.monotonic),
                     started_at=clock.monotonic(),
                 )
                 app[SCOPE] = scope

@@ -14,7 +14,7 @@ from aiohttp import ClientConnectionResetError, web
 from common import __version__
 from common.http.errors import ApiError, read_json_object
 from registry.api import GRANT, REGISTRY, answer, held_entry
-from registry.guard import EVERYTHING
+from registry.guard import EVERYTHING, Level
 from registry.model import Unknown
 from registry.routers import Peer
 
@@ -110,7 +110,8 @@ async def logs(request: web.Request) -> web.Response:
 
 
 async def act(request: web.Request) -> web.Response:
-    """`POST /ui/babysitters/{name}/stop` and `/retry`."""
+    """`POST /ui/babysitters/{name}/stop` and `/retry`: an administrator's, as the same calls at the agents are."""
+    request.get(GRANT, EVERYTHING).check(Level.ADMIN, None)
     verb = request.path.rpartition("/")[2]
     return web.Response(body=await _ask(request, _babysitter(request), "POST", f"/{verb}"), status=202, headers=_JSON)
 

@@ -218,9 +218,11 @@ async def test_with_tokens_the_empty_page_is_open_and_its_calls_are_not(
     shown = await (await client.get("/ui/session", headers=reader)).json()
     assert (shown["level"], shown["guarded"]) == ("read", True)
     assert (await (await client.get("/ui/session", headers=writer)).json())["prefix"] == "b"
-    assert (await client.post("/ui/babysitters/b/stop", headers=reader)).status == 403
-    assert (await client.post("/ui/babysitters/other/stop", headers=writer)).status == 403
-    assert (await client.post("/ui/babysitters/b/stop", headers=writer)).status == 404
+    for verb in ("stop", "retry"):
+        for headers in (reader, writer):
+            assert (await client.post(f"/ui/babysitters/b/{verb}", headers=headers)).status == 403
+    assert (await client.post("/services/other/drain", headers=writer)).status == 403
+    assert (await client.post("/services/b/drain", headers=writer)).status == 404
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:18000", "127.0.0.1:1", "[::1]:18000", "a.localhost"])
