@@ -19,7 +19,7 @@ class Output:
     Args:
         stdout: Where results go.
         stderr: Where everything else goes.
-        as_json: Results are JSON documents, one per line when there are several; notes are left out.
+        as_json: Results are JSON documents; notes are left out.
     """
 
     def __init__(self, stdout: TextIO, stderr: TextIO, *, as_json: bool) -> None:
@@ -37,6 +37,11 @@ class Output:
         """A result as JSON: indented for a person's terminal, one line otherwise."""
         indent = 2 if self.console.is_terminal else None
         self.stdout.write(json.dumps(data, indent=indent, ensure_ascii=False, default=str) + "\n")
+        self.stdout.flush()
+
+    def entry(self, data: Any) -> None:
+        """One of several results as JSON, on a line of its own."""
+        self.stdout.write(json.dumps(data, ensure_ascii=False, default=str) + "\n")
         self.stdout.flush()
 
     def table(self, table: Table, *, title: str | None = None) -> None:
