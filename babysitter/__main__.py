@@ -20,7 +20,8 @@ from babysitter.assemble import make_prober, make_spec
 from babysitter.home import Home
 from babysitter.memory import from_json
 from babysitter.reporter import Reporter
-from babysitter.settings import BabysitterSettings, parse
+from babysitter.settings import BACKEND_LABELS, BabysitterSettings, parse
+from babysitter.start_trace import start_spans
 from babysitter.supervisor import Supervisor, new_memory
 from common.clock import SystemClock, iso
 from common.discovery.registry_client import RegistryClient
@@ -30,6 +31,7 @@ from common.http.serve import Address, start, until_stopped
 from common.service import ConfigurationError, complain, run_loaded
 from common.settings import SettingsError
 from common.tasks import TaskScope
+from common.tracing import Tracing, open_tracing, require_tracing
 
 log = structlog.get_logger(__name__)
 STOP_MARGIN_S = 20.0
@@ -52,8 +54,11 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
         TaskFailed: A defect of ours.
     """
     structlog.contextvars.bind_contextvars(replica=settings.name)
+    require_tracing(settings)
     clock = SystemClock()
     spec = make_spec(settings, environ=environ, clock=clock, mark=uuid.uuid4().hex)
+    if spec.extra.get("request_id"):  # joins these lines with those of whoever took the create request
+        structlog.contextvars.bind_contextvars(request_id=spec.extra["request_id"])
     home = make_home(settings)
     home.acquire()
     remembered = from_json(home.state.load(stamp=clock.utcnow().strftime("%Y%m%dT%H%M%SZ")).get("memory"))
@@ -63,6 +68,9 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
         supervisor = Supervisor(spec, home, memory, prober, clock=clock, rng=random.Random())  # noqa: S311 - jitter
         if not await supervisor.adopt():
             refuse_taken_port(settings)
+        tracing = open_tracing(settings, "babysitter")
+        if tracing is not None:
+            supervisor.moved = partial(trace_starts, tracing, settings, supervisor)
         runner = await start(
             make_app(make_source(settings, supervisor)),
             Address(ports.bind_address(settings.host), settings.port + 1),
@@ -84,6 +92,24 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
             await supervisor.leave()
             await runner.cleanup()
             home.release()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
+
+
+def trace_starts(tracing: Tracing, settings: BabysitterSettings, supervisor: Supervisor) -> None:
+    """After each move: if it ended a start of the server, send the start's spans."""
+    memory = supervisor.memory
+    attributes = {"inference.backend": BACKEND_LABELS[settings.backend.type]}
+    if request_id := supervisor.spec.extra.get("request_id"):
+        attributes["inference.request_id"] = str(request_id)
+    for span in start_spans(
+        memory.timeline,
+        memory.stages,
+        replica=settings.name,
+        attributes=attributes,
+        new_id=random.SystemRandom().getrandbits,
+    ):
+        tracing.send(span)
 
 
 async def until_told(scope: TaskScope, supervisor: Supervisor) -> None:

@@ -84,7 +84,7 @@ async def models(request: web.Request) -> web.Response:
 
 
 async def info(request: web.Request) -> web.Response:
-    """`GET /info`."""
+    """`GET /info`: who this is, and the replica's whole report."""
     source = request.app[SOURCE]
     uptime_s = round(time.monotonic() - source.started, 3)
     return web.json_response(pictures.info(source.supervisor.view(), uptime_s=uptime_s, router_url=source.router_url))
@@ -106,7 +106,7 @@ async def timeline(request: web.Request) -> web.Response:
 
 
 async def stop(request: web.Request) -> web.Response:
-    """`POST /stop[{"force": true}]`: end the server for good, whatever `on_exit` says; the babysitter ends with it."""
+    """`POST /stop [{"force": true}]`: end the server for good, whatever `on_exit` says; the babysitter ends with it."""
     body = await read_json_object(request, empty=True)
     force = body.get("force", False)
     if not isinstance(force, bool) or set(body) - {"force"}:

@@ -10,7 +10,6 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from babysitter.legacy_flags import add_backend_flags, backend_layer
 from common.names import is_host, is_service_name
-from common.service import ServiceSettings
 from common.settings import (
     CommaList,
     Layer,
@@ -23,6 +22,7 @@ from common.settings import (
     flag_layer,
     option,
 )
+from common.tracing import TracedSettings
 
 ENV_PREFIX = "SVC_BABYSITTER_"
 LAST_PORT = 65_534
@@ -67,6 +67,9 @@ class ProbeSettings(Settings):
     healthy_after: int = option(2, "Good looks in a row before it is back.", flags=(), ge=1)
     liveness_s: float | None = option(60.0, "Restart a once ready server after so many bad seconds.", flags=(), gt=0)
     readiness_timeout_s: float | None = option(None, "Fail a start that takes longer, in seconds.", flags=(), gt=0)
+    port_timeout_s: float | None = option(
+        None, "Fail a start whose server listens nowhere for so many seconds.", flags=(), gt=0
+    )
     stall_s: float = option(1800.0, "A start whose log is silent for so many seconds is stalled.", flags=(), gt=0)
     end_stalled: bool = option(False, "End a stalled start instead of only telling.", flags=())
     generate_path: str | None = option(
@@ -210,7 +213,7 @@ BACKEND_LABELS = {
 """`metadata.type` of a babysitter's own record."""
 
 
-class BabysitterSettings(ServiceSettings):
+class BabysitterSettings(TracedSettings):
     """Start one inference server, watch it, restart it, report it to the registry, stop it.
 
     The server listens on `port`, the babysitter on `port + 1`.

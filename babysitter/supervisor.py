@@ -44,7 +44,8 @@ class Supervisor:
         clock: Time.
         rng: Jitter.
 
-    `changed` is called after every change that others should know; `finished` is set when the replica is stopped.
+    `changed` is called after every change that others should know, `moved` after every move from state to state;
+    `finished` is set when the replica is stopped.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Supervisor:
         self.home = home
         self.memory = memory
         self.changed: Callable[[], None] = lambda: None
+        self.moved: Callable[[], None] = lambda: None
         self.finished = asyncio.Event()
         self.log = ServerLog(spec.logs.stdout, spec.logs.stderr)
         self._clock = clock
@@ -224,6 +226,7 @@ class Supervisor:
         entry = {"at": iso(now), "from": before.state.value, "to": state.value, "cause": move.cause}
         self.memory.remember({**entry, "lasted_s": round(move.lasted_s, 3)})
         log.info("replica.moved", before=before.state, after=state, cause=move.cause)
+        self.moved()
 
     def _arm(self) -> None:
         if self._timer is not None:

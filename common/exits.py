@@ -7,10 +7,13 @@ class Exit(IntEnum):
     """How a process of the suite ends."""
 
     OK = 0
+    """It was told to stop, or has done what it was asked."""
     FAILED = 1
     """Something broke while running; a supervisor may restart it."""
     USAGE = 2
     """The command line cannot be parsed (argparse's own code)."""
+    UNAVAILABLE = 69
+    """What was asked for cannot be had here: a compiler, a service that does not answer."""
     SOFTWARE = 70
     """A defect of ours: a task ended that must not end."""
     CONFIG = 78

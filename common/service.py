@@ -19,7 +19,11 @@ logger = structlog.get_logger(__name__)
 class ServiceSettings(Settings):
     """What every service takes."""
 
-    log_level: str = option("INFO", "Least level of the lines logged.", pattern=r"^(?i:debug|info|warning|error)$")
+    log_level: str = option(
+        "INFO",
+        "Least level of the lines logged: debug, info, warning or error.",
+        pattern=r"^(?i:debug|info|warning|error)$",
+    )
     log_json: bool | None = option(None, "Log JSON lines; unset means: unless at a terminal.")
 
 

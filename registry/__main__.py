@@ -1,15 +1,20 @@
 """`python -m registry`, `svc-registry`: the service registry."""
 
+import os
 import sys
+from functools import partial
 
-from common.service import run
+from common.service import read_settings, run
+from common.settings import find_config
 from registry.app import serve
 from registry.settings import RegistrySettings
 
 
 def main() -> int:
     """Run the registry; returns its exit code."""
-    return run("registry", RegistrySettings, serve)
+    config = find_config(env_prefix="SVC_REGISTRY_", argv=sys.argv[1:], env=os.environ)
+    reread = partial(read_settings, "registry", RegistrySettings)
+    return run("registry", RegistrySettings, partial(serve, config=config, reread=reread))
 
 
 if __name__ == "__main__":

@@ -43,9 +43,9 @@ class Crowd:
             raise ApiError(503, "too many connections", headers={"Retry-After": "5", "Connection": "close"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Registry:
-    """What the handlers work with."""
+    """What the handlers work with; a reload replaces `guard` and `addresses`."""
 
     catalogue: Catalogue
     writer: Writer

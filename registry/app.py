@@ -5,24 +5,25 @@ import gc
 import resource
 import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import structlog
 from aiohttp import web
 
 from common.clock import Clock, SystemClock
-from common.http.access import is_loopback, require_guard
 from common.http.serve import Address, explain_bind, start, until_stopped
+from common.reload import Reloader, hangup_event
 from common.service import ConfigurationError
 from common.tasks import TaskScope
 from registry import api
-from registry.addresses import LOOPBACK, PRIVATE, AddressPolicy, networks
 from registry.api import BODY_LIMIT_BYTES, REGISTRY, Crowd, Registry
 from registry.catalogue import Catalogue
-from registry.guard import make_guard
 from registry.metrics import Metrics
 from registry.model import Sweep
+from registry.policy import address_policy
 from registry.prober import GuardedResolver, Prober, https_session
+from registry.reload import NEED_RESTART, Apply, files_of, guard_of
 from registry.render import Renderer
 from registry.routes import add_routes
 from registry.settings import RegistrySettings
@@ -36,13 +37,14 @@ SWEEP_S = 1.0
 GC_THRESHOLDS = (20_000, 20, 50)
 """Ten thousand records are half a million objects without a cycle among them; walking them all costs 0.1 s."""
 SCOPE = web.AppKey("scope", TaskScope)
+APPLY = web.AppKey("apply", Apply)
 
 
 def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = None) -> web.Application:
     """The registry as an application; its store is opened when the application starts and closed when it ends."""
     clock = clock or SystemClock()
     policy = address_policy(settings)
-    guard = make_guard(settings.read_token_file, settings.register_token_file, settings.admin_token_file)
+    guard = guard_of(settings)
     app = web.Application(middlewares=[api.errors], client_max_size=BODY_LIMIT_BYTES)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
@@ -82,6 +84,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     started_at=clock.monotonic(),
                 )
                 app[SCOPE] = scope
+                app[APPLY] = Apply(app[REGISTRY], resolver)
                 scope.spawn("writer", writer.run(), service=True)
                 if store.shared:
                     scope.spawn("follower", writer.follow(), service=True)
@@ -100,23 +103,6 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
     app.on_shutdown.append(end_watches)
     add_routes(app)
     return app
-
-
-def address_policy(settings: RegistrySettings) -> AddressPolicy:
-    """What may be registered: private networks, and loopback where the registry itself is on loopback.
-
-    Raises:
-        ConfigurationError: An allowed network is none.
-    """
-    local = is_loopback(settings.host) or settings.insecure_no_auth
-    chosen = settings.allowed_networks or (PRIVATE + LOOPBACK if local else PRIVATE)
-    try:
-        allowed = networks(chosen)
-    except ValueError as error:
-        raise ConfigurationError(f"--allowed-networks: {error}") from error
-    return AddressPolicy(
-        allowed, frozenset(settings.allowed_hosts), settings.lowest_port, own=(settings.host, settings.port)
-    )
 
 
 async def sweep(writer: Writer, interval_s: float) -> None:
@@ -161,18 +147,29 @@ def require_free(address: Address) -> None:
         raise ConfigurationError(explain_bind(error, address, "registry")) from error
 
 
-async def serve(settings: RegistrySettings) -> None:
+async def serve(settings: RegistrySettings, *, config: Path | None, reread: Callable[[], RegistrySettings]) -> None:
     """Run a registry until SIGTERM or SIGINT.
+
+    Args:
+        settings: What it starts with.
+        config: The settings file in use, if any; watched for changes, like the token files.
+        reread: Reads the settings again.
 
     Raises:
         ConfigurationError: It may not, or cannot, serve with these settings.
         TaskFailed: A task ended that must not.
     """
-    guarded = bool(settings.read_token_file or settings.register_token_file or settings.admin_token_file)
-    require_guard("registry", settings.host, guarded=guarded, insecure=settings.insecure_no_auth)
     raise_file_limit()
     require_free(Address(settings.host, settings.port))
     app = make_app(settings, make_store(settings.store, settings.data_dir))
+    reloader = Reloader(
+        settings,
+        reread,
+        lambda changed: app[APPLY](changed),  # noqa: PLW0108 - it is there once the application has started
+        files=lambda now: (config, *files_of(now)),
+        hangup=hangup_event(),
+        need_restart=NEED_RESTART,
+    )
     try:
         runner = await start(
             app,
@@ -183,6 +180,7 @@ async def serve(settings: RegistrySettings) -> None:
     except StoreError as error:
         raise ConfigurationError(str(error)) from error
     app[SCOPE].spawn("crowd", count_connections(app[REGISTRY].crowd, runner), service=True)
+    app[SCOPE].spawn("reload", reloader.run(), service=True)
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)

@@ -28,7 +28,7 @@ class GuardedResolver(ThreadedResolver):
 
     def __init__(self, policy: AddressPolicy) -> None:
         super().__init__()
-        self._policy = policy
+        self.policy = policy
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -43,7 +43,7 @@ class GuardedResolver(ThreadedResolver):
             address = parse_address(found["host"].partition("%")[0])
             try:
                 if address is not None:
-                    self._policy.check_address(address)
+                    self.policy.check_address(address)
                     allowed.append(found)
             except AddressRefused as error:
                 log.warning("probe.address_refused", host=host, reason=str(error))
@@ -96,6 +96,12 @@ class Prober:
         self._schedule = Schedule(interval_s, (rng or random.Random()).random)  # noqa: S311 - spreads load, no secret
         self._streaks: dict[str, tuple[int, int]] = {}
         self._running = 0
+
+    def retime(self, *, interval_s: float, timeout_s: float, concurrency: int) -> None:
+        """Probe at another pace from the next probe of each record on."""
+        self._interval_s = self._schedule.interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._concurrency = concurrency
 
     def begin(self, instances: Iterable[Instance]) -> None:
         """Plan the first probes of what was loaded, spread over one interval."""

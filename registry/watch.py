@@ -58,7 +58,7 @@ class WatchHub:
     def __init__(self, catalogue: Catalogue, renderer: Renderer, *, limit: int) -> None:
         self._catalogue = catalogue
         self._renderer = renderer
-        self._limit = limit
+        self.limit = limit
         self._watchers: set[Watcher] = set()
         self._history: deque[Revised] = deque(maxlen=HISTORY_LIMIT)
         self._moved = asyncio.Event()
@@ -116,11 +116,15 @@ class WatchHub:
         watcher.pending.clear()
         return lines
 
-    def close(self) -> None:
-        """End every watch: the registry stops."""
+    def dismiss(self) -> None:
+        """End every watch; who may still watch asks again and misses nothing."""
         for watcher in self._watchers:
             watcher.closed = True
             watcher.ready.set()
+
+    def close(self) -> None:
+        """End every watch and long poll: the registry stops."""
+        self.dismiss()
         self._moved.set()
 
     def beat(self) -> bytes:
@@ -145,8 +149,8 @@ class WatchHub:
             self._waiting -= 1
 
     def _take_room(self) -> None:
-        if len(self) >= self._limit:
-            raise TooManyWatchers(f"{self._limit} watchers are the most")
+        if len(self) >= self.limit:
+            raise TooManyWatchers(f"{self.limit} watchers are the most")
 
     def _missed(self, since: int | None, epoch: str | None) -> dict[str, Revised] | None:
         """The latest change of each name after `since`, or None when not all of them are known."""

@@ -6,7 +6,6 @@ changed. Requests never pass here, so nothing that happens here can break one.
 
 import asyncio
 import random
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -19,10 +18,13 @@ from common.discovery.registry_client import RegistryClient, RegistryError
 from common.http.access import read_token, require_guard
 from common.http.client import make_session
 from common.http.serve import stop_signals, until_stopped
+from common.reload import changes, hangup_event
 from common.service import ConfigurationError
 from common.settings import SettingsError
 from common.tasks import TaskScope
+from common.tracing import require_tracing
 from router import last_table
+from router.compiling import have_compiled
 from router.control.app import Overview, make_app
 from router.crew import Crew
 from router.directory import Directory
@@ -139,21 +141,12 @@ class Master:
         self, config: Path | None, reread: Callable[[], RouterSettings], hangup: asyncio.Event
     ) -> None:
         """Reload when SIGHUP comes or one of the files changes."""
-        seen = self._stamps(config)
-        while True:
-            try:
-                await asyncio.wait_for(hangup.wait(), TICK_S)
-            except TimeoutError:
-                if self._stamps(config) == seen:
-                    continue
-            asked = hangup.is_set()
-            hangup.clear()
-            seen = self._stamps(config)
-            await self.reload(reread, roll=asked)
 
-    def _stamps(self, config: Path | None) -> list[tuple[int, int] | None]:
-        """What tells one version of the watched files from the next: inode and time of change."""
-        return [_stamp(path) for path in (config, self.settings.static_services, self.settings.api_keys_file)]
+        def files() -> tuple[Path | None, ...]:
+            return config, self.settings.static_services, self.settings.api_keys_file
+
+        async for change in changes(files, hangup):
+            await self.reload(reread, roll=change.asked)
 
     def next_table(self) -> Table:
         """The table as it stands; the rows of endpoints new in it are cleared before anybody can count in them."""
@@ -177,14 +170,6 @@ class Master:
             await asyncio.to_thread(last_table.save, self.table_path, self.directory.saved())
 
 
-def _stamp(path: Path | None) -> tuple[int, int] | None:
-    try:
-        status = path.stat() if path else None
-    except OSError:
-        return None
-    return (status.st_ino, status.st_mtime_ns) if status else None
-
-
 async def serve(
     settings: RouterSettings,
     *,
@@ -206,6 +191,7 @@ async def serve(
     """
     guarded = settings.api_keys_file is not None
     require_guard("router", settings.host, guarded=guarded, insecure=settings.insecure_no_auth)
+    require_tracing(settings)
     token = read_token(settings.registry_token_file) if settings.registry_token_file else None
     with tempfile.TemporaryDirectory(prefix="svc-router-") as folder:
         control_path = str(Path(folder) / "control.sock")
@@ -225,8 +211,7 @@ async def serve(
             runner = web.AppRunner(make_app(Overview(master, crew.board)), access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             await web.UnixSite(runner, control_path).start()
-            hangup = asyncio.Event()
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
+            hangup = hangup_event()
             client = RegistryClient(settings.registry_url, session, token=token)
             prober = Prober(
                 session,
@@ -241,6 +226,7 @@ async def serve(
             await _wait_for_first_answer(master)
             await crew.start(master.next_table())
             scope.spawn("publish", master.publish(), service=True)
+            scope.spawn("compile", have_compiled(crew, settings))
             scope.spawn("watch-files", master.watch_files(config, reread, hangup), service=True)
             log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
             try:

@@ -9,8 +9,8 @@ import msgspec
 from pydantic import Field, ValidationError, field_validator
 
 from common.names import is_host, is_service_name
-from common.service import ServiceSettings
 from common.settings import CommaList, Settings, SettingsError, option, read_file
+from common.tracing import TracedSettings
 from router.keys import Key, KeyFile, faults
 from router.policy.cache_type import DEFAULT_THRESHOLD_BYTES
 
@@ -45,7 +45,7 @@ class StaticFile(Settings):
     services: tuple[StaticService, ...]
 
 
-class RouterSettings(ServiceSettings):
+class RouterSettings(TracedSettings):
     """One HTTP port in front of every ready inference server: model-aware, balancing, OpenAI-style."""
 
     router_port: int = option(8000, "Port to listen on.", flags=("--router-port", "--port"), ge=0, le=65535)
@@ -98,6 +98,7 @@ class RouterSettings(ServiceSettings):
     )
     access_log_sample: float = option(0.01, "Share of requests that get a line in the access log.", ge=0, le=1)
     served_by: bool = option(False, "Tell clients which replica answered (X-Served-By).")
+    compiled: bool = option(True, "Run the data plane compiled; built once per version, in the background.")
     drain_timeout: float = option(30.0, "Seconds that requests under way may take after SIGTERM.", ge=0)
     insecure_no_auth: bool = option(False, "Listen beyond loopback without API keys.")
 

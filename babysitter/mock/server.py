@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -90,9 +91,12 @@ class MockServer:
 
     @contextlib.asynccontextmanager
     async def request(self, request: web.Request, body: dict[str, Any]) -> AsyncIterator[None]:
-        """Count one inference request from its arrival to its end."""
+        """Count one inference request from its arrival to its end, and log it with its id, as engines do."""
         self.calls[request.path] += 1
         headers = {name.lower(): value for name, value in request.headers.items()}
+        if "x-request-id" in headers:
+            sys.stdout.write(f"{request.method} {request.path} request_id={headers['x-request-id'][:128]}\n")
+            sys.stdout.flush()
         shown = json.dumps(body)[:LAST_BODY_LIMIT]
         self.last_request = {"path": request.raw_path, "headers": headers, "body": shown}
         await self.count(requests=1, in_flight=1)

@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
 # Launch the node and stay in the foreground: ends with the node at SIGTERM, and by itself when a part of it ends.
+# With words, run them instead: entrypoint.sh svc-registry --port 18000
+
+if (($#)); then exec "$@"; fi
 
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../script/lib.sh"

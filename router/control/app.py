@@ -83,16 +83,19 @@ def make_app(overview: Overview) -> web.Application:
 
 
 async def _health(request: web.Request) -> web.Response:
+    """How many replicas are healthy, and whether the registry is followed."""
     return web.json_response(request.app[OVERVIEW].health())
 
 
 async def _services(request: web.Request) -> web.Response:
+    """Every replica with its health, models and counts."""
     overview = request.app[OVERVIEW]
     services = overview.services()
     return web.json_response({"services": services, "total": len(services), "registry_url": overview.registry_url})
 
 
 async def _stats(request: web.Request) -> web.Response:
+    """The same, with totals."""
     overview = request.app[OVERVIEW]
     services = overview.services()
     return web.json_response(
@@ -106,15 +109,18 @@ async def _stats(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
+    """For Prometheus."""
     page = request.app[OVERVIEW].metrics_page()
     return web.Response(body=page, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
 async def _models(request: web.Request) -> web.Response:
+    """The models that can be asked now."""
     return web.json_response(request.app[OVERVIEW].models())
 
 
 async def _model(request: web.Request) -> web.Response:
+    """One of them; 404 when no healthy replica serves it."""
     wanted = request.match_info["model"]
     for model in request.app[OVERVIEW].models()["data"]:
         if model["id"] == wanted:

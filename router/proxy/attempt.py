@@ -46,7 +46,6 @@ class Attempt:
     """
 
     # Most of these keep their defaults in most attempts: class attributes cost nothing per request.
-    phase = Phase.CONNECTING
     first_byte_at = 0.0
     _connecting: asyncio.Task[None] | None = None
     _upstream: Upstream | None = None
@@ -61,6 +60,7 @@ class Attempt:
         self._exchange = exchange
         self._pool = engine.pool(endpoint)
         self.endpoint = endpoint
+        self.phase = Phase.CONNECTING
 
     def begin(self) -> None:
         """Count the request as in flight and ask, over an idle connection or a new one."""
@@ -213,6 +213,8 @@ class Attempt:
         sent_bytes = self._relay.sent_bytes if self._relay is not None else 0
         error = verdict not in _INNOCENT
         engine.board.settle(endpoint.slot, outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error)
+        if engine.traces is not None and endpoint is not engine.control:
+            engine.traces.attempt_over(exchange, endpoint, outcome, self._status, self.first_byte_at)
         if engine.has_limits:
             engine.room_made()
         if endpoint is engine.control or (verdict is Verdict.GOOD and engine.outliers.quiet):

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
@@ -30,6 +30,7 @@ from router.proxy.upstream import Pool, Upstream
 if TYPE_CHECKING:
     from router.proxy.downstream import Downstream
     from router.proxy.exchange import Exchange
+    from router.proxy.tracing import Traces
 
 log = structlog.get_logger(__name__)
 SWEEP_S = 0.25
@@ -40,7 +41,7 @@ HELD_LIMIT_BYTES = 64 << 20
 """A JSON answer up to this size is held whole before its first byte goes out (FAILURES.md 3.1)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Limits:
     """A worker's limits; sizes in bytes, times in seconds."""
 
@@ -66,7 +67,7 @@ class Limits:
     write_stall_s: float = WRITE_STALL_S
 
 
-@dataclass(slots=True)
+@dataclass
 class Engine:
     """The shared state of one worker's data plane; touched only from its event loop."""
 
@@ -93,6 +94,7 @@ class Engine:
     now: Callable[[], float] = time.monotonic
     """Monotonic seconds, the same clock in every process of this machine."""
     log_lines: list[dict[str, object]] = field(default_factory=list)
+    traces: "Traces | None" = None
     waiting: "Waiting[Exchange]" = field(init=False)
     _pools: dict[str, Pool] = field(default_factory=dict)
     _resolved: dict[str, tuple[float, str]] = field(default_factory=dict)
@@ -155,11 +157,13 @@ class Engine:
         pool = self.pool(endpoint)
         async with asyncio.timeout(self.limits.connect_timeout_s):
             if endpoint.unix_path is not None:
-                _, connection = await loop.create_unix_connection(lambda: Upstream(pool), endpoint.unix_path)
-                return connection
+                _, connection = await loop.create_unix_connection(
+                    lambda: cast("Any", Upstream(pool)), endpoint.unix_path
+                )
+                return cast("Upstream", connection)
             address = await self._resolve(endpoint.host)
-            _, connection = await loop.create_connection(lambda: Upstream(pool), address, endpoint.port)
-            return connection
+            _, connection = await loop.create_connection(lambda: cast("Any", Upstream(pool)), address, endpoint.port)
+            return cast("Upstream", connection)
 
     async def _resolve(self, host: str) -> str:
         """`host` as an address; a name is asked for at most every ten seconds (FAILURES.md D20)."""

@@ -28,10 +28,12 @@ from router.retry import budget_allows
 if TYPE_CHECKING:
     from router.proxy.downstream import Downstream
     from router.proxy.engine import Engine
+    from router.proxy.tracing import Trace
 
 _TRY_ELSEWHERE = BUSY | {502, 504}
 """Answers that say "not me, not now": another replica may do better, else they pass through (FAILURES.md A20)."""
 _REQUEST_ID_LIMIT = 128
+NO_FACTS = Facts()
 
 
 class Phase(Enum):
@@ -54,7 +56,6 @@ class Exchange:
     """
 
     # Most of these keep their defaults in most requests: class attributes cost nothing per request.
-    phase = Phase.GATE
     peers: Sequence[Endpoint] = ()
     _attempt: Attempt | None = None
     _attempts = 0
@@ -62,14 +63,17 @@ class Exchange:
     _status = 0
     _tried: tuple[str, ...] = ()
     _relay: Relay | None = None
-    _facts = Facts()
     _comment_at = math.inf
     _queued_at = 0.0
+    dequeued_at = 0.0
+    trace: "Trace | None" = None
 
     def __init__(self, engine: "Engine", client: "Downstream", head: RequestHead, body: bytes) -> None:
         self._engine = engine
         self._client = client
         self._operation = head.operation
+        self.phase = Phase.GATE
+        self._facts = NO_FACTS
         self.head = head
         self.body = body
         self.caller = client.peer
@@ -173,13 +177,16 @@ class Exchange:
 
     def request_for(self, endpoint: Endpoint, host_line: bytes) -> bytes:
         """The request's head as `endpoint` gets it."""
-        head, body = self.head, self.body
+        head, body, traces = self.head, self.body, self._engine.traces
+        forwarded = head.forwarded
+        if traces is not None and endpoint is not self._engine.control:
+            forwarded = traces.forwarded(self, forwarded)
         return b"%b %b%b HTTP/1.1\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
             head.method,
             upstream_path(head.path, self._operation, endpoint.api_prefix),
             b"?" + head.query if head.query else b"",
             host_line,
-            head.forwarded,
+            forwarded,
             self._client.peer_line,
             self.request_id,
             b"content-length: %d\r\n" % len(body) if body or head.method == b"POST" else b"",
@@ -206,7 +213,8 @@ class Exchange:
                 return
             candidates = roomy
         if self._queued_at:
-            engine.board.observe(engine.control.slot, cells.QUEUE_WAIT, engine.now() - self._queued_at)
+            self.dequeued_at = engine.now()
+            engine.board.observe(engine.control.slot, cells.QUEUE_WAIT, self.dequeued_at - self._queued_at)
             self._queued_at = 0.0
         self._ask(candidates[0] if len(candidates) == 1 else engine.chooser.pick(candidates, self._facts))
 
@@ -284,6 +292,8 @@ class Exchange:
         share = engine.limits.access_log_sample
         if share and random.random() < share:  # noqa: S311 - a sample, no secret
             engine.log_lines.append(self._log_line())
+        if engine.traces is not None and self.peers != (engine.control,):
+            engine.traces.exchange_over(self, self._facts.model, self._status, self._attempts)
         self._attempt = self._relay = None  # ends the reference cycle here, not in the garbage collector
         if notify:
             self._client.exchange_done(keep_alive=keep_alive)
@@ -329,6 +339,7 @@ class Exchange:
         first_byte_at = attempt.first_byte_at if attempt is not None else 0.0
         return {
             "request_id": self.request_id.decode(),
+            **({"trace_id": f"{self.trace.trace_id:032x}"} if self.trace is not None else {}),
             "caller": self.caller,
             "path": self.head.path.decode(),
             "model": self._facts.model,

@@ -1,21 +1,12 @@
-"""The operator's page names every setting and every call."""
+"""The operator's page names every call."""
 
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 from babysitter.api import Source, make_app
-from babysitter.settings import ENV_PREFIX, BabysitterSettings
-from common.settings import options
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "babysitter.md").read_text()
-
-
-def test_every_setting_has_its_row() -> None:
-    rows = [line for line in PAGE.splitlines() if line.startswith("| `")]
-    for setting in options(BabysitterSettings, ENV_PREFIX):
-        described = setting.info.description or ""
-        assert any(row.startswith(f"| `{setting.key}` |") and described in row for row in rows), setting.key
 
 
 def test_every_call_has_its_row() -> None:

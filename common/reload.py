@@ -1,0 +1,129 @@
+"""Taking changed settings while running: on SIGHUP, or when a watched file changes, read again and apply.
+
+A fault changes nothing: it is logged, and what was in force stays. What cannot change without a restart keeps its old
+value and is named at every reload until the restart.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic
+
+import structlog
+
+from common.service import Chosen, ConfigurationError
+from common.settings import SettingsError
+
+log = structlog.get_logger(__name__)
+TICK_S = 1.0
+"""Between two looks at the files."""
+Stamp = tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Why to read again: a signal `asked` for it, or these `files` are others than before."""
+
+    asked: bool
+    files: tuple[Path, ...]
+
+
+def hangup_event() -> asyncio.Event:
+    """An event that SIGHUP sets from now on."""
+    event = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, event.set)
+    return event
+
+
+def changes(files: Callable[[], Iterable[Path | None]], hangup: asyncio.Event) -> AsyncGenerator[Change]:
+    """Every reason to read again from now on, for ever.
+
+    Args:
+        files: The files to watch now; None stands for one that is not set.
+        hangup: Set by SIGHUP; cleared here.
+    """
+    return _changes(files, hangup, _stamps(files()))
+
+
+async def _changes(
+    files: Callable[[], Iterable[Path | None]], hangup: asyncio.Event, seen: "dict[Path, Stamp]"
+) -> AsyncGenerator[Change]:
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hangup.wait(), TICK_S)
+        now = _stamps(files())
+        changed = tuple(path for path in now if seen.get(path) != now[path])
+        if changed or hangup.is_set():
+            asked = hangup.is_set()
+            hangup.clear()
+            yield Change(asked, changed)
+        seen = _stamps(files()) | now  # other settings may name other files; what changed meanwhile counts as a change
+
+
+class Reloader(Generic[Chosen]):
+    """Keeps a service's settings up to date.
+
+    Args:
+        settings: What is in force.
+        reread: Reads the settings again; raises SettingsError.
+        apply: Puts settings in force; raises SettingsError or ConfigurationError, and has then changed nothing.
+        files: Those that settings were read from, and those that they name; watched from now on.
+        hangup: Set by SIGHUP.
+        need_restart: Settings that keep their value until a restart.
+    """
+
+    def __init__(
+        self,
+        settings: Chosen,
+        reread: Callable[[], Chosen],
+        apply: Callable[[Chosen], None],
+        *,
+        files: Callable[[Chosen], Iterable[Path | None]],
+        hangup: asyncio.Event,
+        need_restart: Iterable[str],
+    ) -> None:
+        self.settings = settings
+        self._reread = reread
+        self._apply = apply
+        self._need_restart = frozenset(need_restart)
+        self._changes = changes(lambda: files(self.settings), hangup)
+
+    async def run(self) -> None:
+        """Reload whenever there is a reason, for ever."""
+        async for change in self._changes:
+            await self.reload(change.files)
+
+    async def reload(self, files: Iterable[Path] = ()) -> bool:
+        """Take the settings as they are now; False when they have a fault and nothing changed."""
+        try:
+            wanted = await asyncio.to_thread(self._reread)
+            names = [
+                name for name in type(wanted).model_fields if getattr(wanted, name) != getattr(self.settings, name)
+            ]
+            waiting = sorted(self._need_restart.intersection(names))
+            kept = {name: getattr(self.settings, name) for name in waiting}
+            settings = wanted.model_copy(update=kept)
+            self._apply(settings)
+        except (SettingsError, ConfigurationError) as error:
+            log.error("config.refused", reason=str(error))
+            return False
+        self.settings = settings
+        changed = [name for name in names if name not in kept]
+        log.info("config.reloaded", changed=changed, need_restart=waiting, files=[str(path) for path in files])
+        return True
+
+
+def _stamps(files: Iterable[Path | None]) -> dict[Path, Stamp]:
+    """What tells one version of each file from the next: inode and time of change."""
+    return {path: _stamp(path) for path in files if path is not None}
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns

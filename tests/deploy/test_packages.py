@@ -1,0 +1,157 @@
+"""What `pip install` gives: the wheel and the sdist run from an empty directory, without the repository."""
+
+import json
+import signal
+import subprocess
+import tarfile
+import time
+import tomllib
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.installed import ROOT, bare_environment, build, environment
+from tests.ports import free_ports
+
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+START_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The wheel and the sdist."""
+    folder = tmp_path_factory.mktemp("built")
+    sdist, wheel = sorted(build(ROOT, folder), key=lambda path: path.suffix == ".whl")
+    return wheel, sdist
+
+
+@pytest.fixture(scope="module")
+def programs(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return environment(tmp_path_factory.mktemp("fresh") / "venv", built[0])
+
+
+def contents(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def test_the_wheel_has_the_rooms_and_nothing_else(built: tuple[Path, Path]) -> None:
+    tops = {name.split("/")[0] for name in contents(built[0])}
+    assert tops == {"babysitter", "common", "ctl", "registry", "router"}
+
+
+def test_the_sdist_makes_the_same_wheel(built: tuple[Path, Path], tmp_path: Path) -> None:
+    wheel, sdist = built
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    [tree] = tmp_path.iterdir()
+    [again] = build(tree, tmp_path / "again", "wheel")
+    assert again.name == wheel.name
+    assert contents(again) == contents(wheel)
+    assert (tree / "script" / "launch_all.sh").is_file()
+    assert (tree / "docs" / "README.md").is_file()
+
+
+@pytest.mark.parametrize("name", PROJECT["scripts"])
+def test_every_program_explains_itself_from_an_empty_directory(name: str, programs: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [programs / name, "--help"],
+        cwd=tmp_path,
+        env=bare_environment(programs),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert name in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@dataclass
+class Node:
+    """Programs of the fresh environment, run in an empty directory."""
+
+    programs: Path
+    folder: Path
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, *words: str) -> None:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.running[name] = subprocess.Popen(
+                [self.programs / name, *words],
+                cwd=self.folder,
+                env=bare_environment(self.programs),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def ask(self, url: str, body: object = None, **headers: str) -> Any:
+        """The JSON answer, as soon as there is one."""
+        data = None if body is None else json.dumps(body).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        limit = time.monotonic() + START_S
+        while True:
+            try:
+                with urllib.request.urlopen(urllib.request.Request(url, data, named), timeout=10) as answer:  # noqa: S310 - loopback
+                    return json.load(answer)
+            except (urllib.error.URLError, ConnectionError) as error:
+                dead = [name for name, process in self.running.items() if process.poll() is not None]
+                assert not dead, [(self.folder / f"{name}.log").read_text() for name in dead]
+                if time.monotonic() > limit:
+                    raise AssertionError(f"{url} did not answer") from error
+                time.sleep(0.1)
+
+    def stop(self) -> dict[str, int]:
+        for process in reversed(self.running.values()):
+            process.send_signal(signal.SIGTERM)
+        return {name: process.wait(60) for name, process in self.running.items()}
+
+
+@pytest.fixture
+def node(programs: Path, tmp_path: Path) -> Iterator[Node]:
+    made = Node(programs, tmp_path)
+    yield made
+    for process in made.running.values():
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
+
+
+@pytest.mark.e2e
+def test_the_installed_programs_serve_a_model_from_an_empty_directory(node: Node) -> None:
+    registry, router, server = free_ports(3)
+    config = node.folder / "mock.toml"
+    config.write_text(
+        f'name = "mock"\nport = {server}\nregistry_url = "http://127.0.0.1:{registry}"\n'
+        '[backend]\ntype = "mock"\nmodels = ["mock-small"]\n'
+    )
+    node.start("svc-registry", "--port", str(registry))
+    node.ask(f"http://127.0.0.1:{registry}/health")
+    node.start("svc-babysitter", "--config-file", str(config), "--drain", "0")
+    followed = f"--registry-url=http://127.0.0.1:{registry}"
+    node.start("svc-router", f"--port={router}", "--workers=1", followed, "--access-log-sample=1")
+    asked = {"model": "mock-small", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
+    answer = node.ask(f"http://127.0.0.1:{router}/v1/chat/completions", asked, X_Request_Id="order-4711")
+    assert answer["choices"][0]["message"]["content"]
+    assert node.stop() == {"svc-registry": 0, "svc-babysitter": 0, "svc-router": 0}
+    # One id joins the router's line with the server's own.
+    lines = [json.loads(line) for line in (node.folder / "svc-router.log").read_text().splitlines()]
+    [line] = [line for line in lines if line["event"] == "request" and line["status"] == 200]
+    assert (line["request_id"], line["replica"], line["service"]) == ("order-4711", "mock-server", "router")
+    assert "request_id=order-4711" in (node.folder / "logs" / "server_mock_stdout.log").read_text()
+
+
+def test_every_extra_installs_something(built: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(built[0]) as archive:
+        [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        text = archive.read(metadata).decode()
+    for extra in PROJECT["optional-dependencies"]:
+        assert f"extra == '{extra}'" in text or f'extra == "{extra}"' in text
