@@ -14,6 +14,7 @@ from ctl.commands import (
     request,
     services,
     status,
+    top,
     up,
 )
 
@@ -27,6 +28,7 @@ COMMANDS: tuple[Command, ...] = (
     *request.COMMANDS,
     *services.COMMANDS,
     *chat.COMMANDS,
+    *top.COMMANDS,
     *drain.COMMANDS,
     *explain.COMMANDS,
     *doctor.COMMANDS,
