@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.settings import SettingsError, file_layer
 from ctl.codes import Code
 from ctl.launcher.plan import DEMO, Replica, Service, demo_file
 from ctl.launcher.store import Store
@@ -55,6 +54,9 @@ def replicas(files: Sequence[str]) -> list[Replica]:
 
 
 def _table(path: Path) -> dict[str, Any]:
+    # Here, because it takes as long to import as all the rest, and only this command needs it.
+    from common.settings import SettingsError, file_layer  # noqa: PLC0415 - see above
+
     try:
         return dict(file_layer(path).data)
     except SettingsError as error:
