@@ -57,13 +57,12 @@ class Board:
             return
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task("", total=None, who=visible(name), stage=Text(text))
-        total = None if share is None else 1.0
-        self._progress.update(
-            self._tasks[name],
-            total=total,
-            completed=share or 0.0,
-            stage=Text(text, style, overflow="ellipsis", no_wrap=True),
-        )
+        number = self._tasks[name]
+        if share is None:
+            # update() takes None for "as it was"; only so a bar that had an end pulses again.
+            next(task for task in self._progress.tasks if task.id == number).total = None
+        stage = Text(text, style, overflow="ellipsis", no_wrap=True)
+        self._progress.update(number, total=None if share is None else 1.0, completed=share or 0.0, stage=stage)
 
 
 @contextmanager

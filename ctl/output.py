@@ -44,13 +44,13 @@ class Output:
         self.stdout.write(json.dumps(data, ensure_ascii=False, default=str) + "\n")
         self.stdout.flush()
 
-    def table(self, table: Table, *, title: str | None = None) -> None:
+    def table(self, table: Table) -> None:
         """A result as a table."""
         if not self.is_rich:
             self.stdout.write(as_text(table))
             self.stdout.flush()
             return
-        self.console.print(rich_table(table, title=title), soft_wrap=False)
+        self.console.print(rich_table(table), soft_wrap=False)
 
     def line(self, text: str, style: str = "") -> None:
         """A result as one line."""
@@ -76,9 +76,9 @@ class Output:
         self.errors.print(said.append(visible(text)))
 
 
-def rich_table(table: Table, *, title: str | None = None) -> RichTable:
+def rich_table(table: Table) -> RichTable:
     """The table in colours; long cells are folded, never cut, because ids and addresses are copied from it."""
-    made = RichTable(box=None, title=title, title_justify="left", title_style="bold", header_style="bold cyan")
+    made = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold cyan")
     for name in table.columns:
         numeric = name in table.right
         made.add_column(name, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")

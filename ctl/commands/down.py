@@ -1,18 +1,21 @@
 """`svcctl down`: end what `up` started here, and nothing else."""
 
+import asyncio
+import time
 from argparse import ArgumentParser
-from urllib.parse import quote
 
 from ctl import api
-from ctl.api import Place
+from ctl.api import Api, Place
 from ctl.call import Call, Command
 from ctl.codes import Code
+from ctl.follow import path_of
 from ctl.launcher import processes
 from ctl.launcher.plan import AGENT, BABYSITTER, REGISTRY, ROUTER
 from ctl.launcher.store import Started, Store
+from ctl.problem import Problem
 
 ORDER = (BABYSITTER, AGENT, ROUTER, REGISTRY)
-STOP_TIMEOUT_S = 300.0
+POLL_S = 0.25
 
 
 def add(parser: ArgumentParser) -> None:
@@ -61,16 +64,32 @@ async def replicas(call: Call, agent: Started) -> None:
     """Stop the agent's replicas, or say that they go on: they are made to outlive it."""
     place = Place("the agent", (agent.url,), "--api-url", call.api.token)
     async with api.connect() as calls:
-        listed = (await calls.get(place, "/api/v1/replicas")).get("replicas", [])
-        alive = [str(one["replica_id"]) for one in listed if one.get("status") not in ("stopped", "failed")]
+        left = await alive(calls, place)
         if not call.args.replicas:
-            if alive:
-                call.out.note(f"{len(alive)} replica(s) of the agent go on; 'svcctl up' finds them again")
+            if left:
+                call.out.note(f"{len(left)} replica(s) of the agent go on; 'svcctl up' finds them again")
             return
-        for name in alive:
-            path = f"/api/v1/replicas/{quote(name, safe='')}"
-            await calls.call(place, "DELETE", path, timeout_s=STOP_TIMEOUT_S)
-            call.out.note(f"{name}: stopped")
+        for name in left:
+            await calls.call(place, "POST", path_of(name, "/stop"), body={"force": False})
+        deadline = time.monotonic() + call.args.timeout
+        while left and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_S)
+            still = await alive(calls, place)
+            for name in [name for name in left if name not in still]:
+                call.out.note(f"{name}: stopped", "")
+            left = still
+    if left:
+        raise Problem(
+            f"{', '.join(left)} did not stop within {call.args.timeout:g} s",
+            hint="give a longer --timeout, or 'svcctl replicas stop --force'",
+            code=Code.TIME_IS_UP,
+        )
+
+
+async def alive(calls: Api, agent: Place) -> list[str]:
+    """Replicas that have not stopped; a failed one still has its babysitter."""
+    listed = (await calls.get(agent, "/api/v1/replicas")).get("replicas", [])
+    return [str(one["replica_id"]) for one in listed if one.get("status") != "stopped"]
 
 
 COMMANDS = (

@@ -6,7 +6,6 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from ctl import api, completers
 from ctl.api import Api, Place
@@ -241,8 +240,8 @@ def tell(call: Call, launch: Launch) -> None:
     rows += [(part.name, "ready", "elsewhere", "", part.url) for part in launch.foreign]
     call.out.table(Table(("NAME", "STATE", "STARTED", "PID", "SERVES"), rows, right=frozenset({"PID"})))
     servers = any(started.kind == BABYSITTER for started in launch.running)
-    following = ["svcctl models", 'svcctl chat MODEL "Hello"', "svcctl top"] if servers else ["svcctl up --demo"]
-    call.out.note(f"try: {' · '.join(following)}    logs: {Path(launch.store.logs)}    end: svcctl down")
+    try_now = ["svcctl models", 'svcctl chat MODEL "Hello"', "svcctl top"] if servers else ["svcctl up --demo"]
+    call.out.note(f"logs: {launch.store.logs}\ntry: {'   '.join([*try_now, 'svcctl down'])}")
 
 
 COMMANDS = (

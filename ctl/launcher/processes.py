@@ -84,6 +84,7 @@ def find(started: Started) -> psutil.Process | None:
     try:
         process = psutil.Process(started.pid)
         if process.status() == psutil.STATUS_ZOMBIE:
+            exit_code(started)  # it may have ended since
             return None
         words = process.cmdline()
         ours = process.environ().get(MARK) == started.mark

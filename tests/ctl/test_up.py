@@ -32,6 +32,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 @pytest.fixture(scope="module")
 def demo_port() -> int:
+    if os.environ.get("SVC_SCREENS"):
+        return 8001
     return next(port for port in iter(free_port, None) if all_free(port + 10))
 
 
@@ -48,7 +50,7 @@ def all_free(port: int) -> bool:
 
 def test_up_starts_a_node_and_says_what_serves_where(node: Node, demo_port: int) -> None:
     done = node.ctl("up", "--demo", "--demo-port", str(demo_port), *node.ports)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.stdout + done.stderr
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines()[1:]}
     assert rows["registry"][1:3] == ["ready", "now"]
     assert rows[f"babysitter-{demo_port}"][-1] == f"http://127.0.0.1:{demo_port}"
@@ -60,8 +62,8 @@ def test_the_other_commands_find_the_node_by_its_state_directory(node: Node) -> 
     assert [model["id"] for model in node.json("models")["data"]] == ["mock-large", "mock-small"]
     assert node.json("chat", "mock-small", "Hello")["text"].startswith("This is mock-small")
     assert node.json("explain", "mock-small")["picked"] is not None
-    assert node.ctl("status").returncode == 0
-    assert node.ctl("doctor").returncode == 0
+    assert node.ctl("status").code == 0
+    assert node.ctl("doctor").code == 0
 
 
 def test_up_again_leaves_what_runs_alone_and_says_so(node: Node, demo_port: int) -> None:
@@ -73,7 +75,7 @@ def test_up_again_leaves_what_runs_alone_and_says_so(node: Node, demo_port: int)
 
 def test_up_elsewhere_is_refused_while_it_runs_here(node: Node) -> None:
     done = node.ctl("up", "--registry-port", str(free_port()), "--no-router", "--no-agent")
-    assert done.returncode == Code.FAILED
+    assert done.code == Code.FAILED
     assert "registry already runs at" in done.stderr
     assert "'svcctl down' first" in done.stderr
 
@@ -81,7 +83,7 @@ def test_up_elsewhere_is_refused_while_it_runs_here(node: Node) -> None:
 def test_a_registry_that_somebody_else_started_is_used_as_it_is(node: Node, tmp_path: Path) -> None:
     other = Node(tmp_path / "other", registry_port=node.registry_port)
     done = other.ctl("up", "--no-router", "--no-agent", "--registry-port", str(node.registry_port))
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert "elsewhere" in done.stdout
     assert other.started() == {}
 
@@ -90,7 +92,7 @@ def test_a_strangers_port_is_refused_and_what_was_started_ends(tmp_path: Path) -
     other = Node(tmp_path / "other")
     with socket.create_server(("127.0.0.1", other.router_port)):
         done = other.ctl("up", "--no-agent", *other.ports)
-    assert done.returncode == Code.CONFIG
+    assert done.code == Code.CONFIG
     assert f"port {other.router_port} is held by pid {os.getpid()}" in done.stderr
     assert other.left() == []
     assert other.started() == {}
@@ -101,7 +103,7 @@ def test_a_file_that_a_babysitter_refuses_is_told_in_its_own_words(tmp_path: Pat
     config = tmp_path / "bad.toml"
     config.write_text(f'name = "bad"\nport = {free_port()}\n[backend]\ntype = "command"\ncommand = "/does/not/exist"\n')
     done = other.ctl("up", "--no-agent", "--no-router", *other.ports, str(config))
-    assert done.returncode == Code.FAILED
+    assert done.code == Code.FAILED
     assert "ended with exit code 78" in done.stderr
     assert "/does/not/exist" in done.stderr
     assert other.left() == []
@@ -111,7 +113,7 @@ def test_a_file_without_a_port_starts_nothing(tmp_path: Path) -> None:
     config = tmp_path / "bad.toml"
     config.write_text('name = "bad"\n')
     done = Node(tmp_path / "other").ctl("up", str(config))
-    assert done.returncode == Code.CONFIG
+    assert done.code == Code.CONFIG
     assert f"{config}: 'port' is missing" in done.stderr
 
 
@@ -132,18 +134,18 @@ def test_a_pid_that_belongs_to_somebody_else_now_is_never_ended(node: Node) -> N
 
 
 def test_status_tells_what_has_died(node: Node) -> None:
-    victim = psutil.Process(node.started()["router"])
+    victim = psutil.Process(node.started()["registry"])
     victim.kill()
     psutil.wait_procs([victim], timeout=10)
     done = node.ctl("status")
-    assert done.returncode == Code.FAILED
+    assert done.code == Code.FAILED
     assert "not running" in done.stdout
 
 
 def test_down_ends_all_of_it_and_nothing_is_left(node: Node) -> None:
     done = node.ctl("down", "--timeout", "60")
-    assert done.returncode == 0, done.stderr
-    assert "router: was not running" in done.stderr
+    assert done.code == 0, done.stderr
+    assert "registry: was not running" in done.stderr
     assert node.left() == []
     assert node.started() == {}
     assert "nothing was started" in node.ctl("down").stderr
@@ -165,9 +167,9 @@ def test_up_works_from_a_wheel_without_the_repository(tmp_path: Path, demo_port:
     node = Node(tmp_path / "state", cwd=empty, env={"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"})
     try:
         done = node.ctl("up", "--demo", "--demo-port", str(demo_port), *node.ports)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.code == 0, done.stdout + done.stderr
         assert node.json("chat", "mock-small", "Hello")["finish_reason"]
-        assert node.ctl("down").returncode == 0
+        assert node.ctl("down").code == 0
         assert node.left() == []
     finally:
         node.sweep()
