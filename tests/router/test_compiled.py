@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from router import compiled
-from router.compiling import have_compiled
+from router.compiling import NICENESS, have_compiled
 from router.settings import RouterSettings
 
 USES = "from router import compiled; print(compiled.activate()); import router.proxy.relay as module; print(module.__file__)"
@@ -121,7 +121,9 @@ async def test_a_build_ends_with_the_router(monkeypatch: pytest.MonkeyPatch, tmp
     async with asyncio.timeout(20):
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             await asyncio.sleep(0.01)
-    child = psutil.Process(int((tmp_path / "pid").read_text()))
+        child = psutil.Process(int((tmp_path / "pid").read_text()))
+        while child.nice() != NICENESS or not child.children():
+            await asyncio.sleep(0.01)
     family = [child, *child.children()]
     building.cancel()
     with contextlib.suppress(asyncio.CancelledError):
