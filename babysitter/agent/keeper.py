@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import random
 import signal
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,6 @@ class Keeper:
         node: This node's name.
         retention_s: How long a deleted replica is still shown.
         rng: Jitter.
-        tally: Counts the starts.
     """
 
     def __init__(
@@ -68,7 +66,6 @@ class Keeper:
         node: str,
         retention_s: float,
         rng: random.Random,
-        tally: Counter[str],
     ) -> None:
         self.tenancy = tenancy
         self.request = request
@@ -82,7 +79,6 @@ class Keeper:
         self._node = node
         self._retention_s = retention_s
         self._rng = rng
-        self._tally = tally
         self._word = asyncio.Event()
         self.ended = asyncio.Event()
         """Set once the replica is over."""
@@ -207,7 +203,6 @@ class Keeper:
             await asyncio.to_thread(self._house.settle, self.replica_id, self._lodging.settings)
             lodging = self._lodging
             self._sitter = processes.start(lodging.command, self.directory, self.tenancy.port, lodging.env)
-            self._tally["starts"] += 1
             log.info("babysitter.started", replica=self.replica_id, pid=self._sitter.process.pid)
             deadline = self._clock.monotonic() + STARTED_WITHIN_S
             while (  # noqa: ASYNC110 - another process writes the file, past the costly part of its start

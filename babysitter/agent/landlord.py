@@ -6,7 +6,6 @@ import random
 import secrets
 import string
 import uuid
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +30,6 @@ from common.tasks import TaskScope
 log = structlog.get_logger(__name__)
 ID_LENGTH = 12
 ALPHABET = string.ascii_lowercase + string.digits
-NO_ROOM = frozenset({503, 507})
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -62,7 +60,6 @@ class Landlord:
         self.lodging = lodging
         self.session = session
         self.changed: Callable[[], None] = lambda: None
-        self.tally: Counter[str] = Counter()
         self._scope = scope
         self._clock = clock
         self._keepers: dict[str, Keeper] = {}
@@ -97,16 +94,6 @@ class Landlord:
         return found
 
     async def create(self, body: Mapping[str, Any]) -> tuple[Keeper, bool]:
-        """Like `_create`, and counted."""
-        try:
-            keeper, repeated = await self._create(body)
-        except ApiError as error:
-            self.tally["no_room" if error.status in NO_ROOM else "refused"] += 1
-            raise
-        self.tally["repeated" if repeated else "made"] += 1
-        return keeper, repeated
-
-    async def _create(self, body: Mapping[str, Any]) -> tuple[Keeper, bool]:
         """Make a replica; True when it was made before, by the same request (E1).
 
         Raises:
@@ -242,7 +229,6 @@ class Landlord:
             node=self.settings.node,
             retention_s=self.settings.stopped_retention_s,
             rng=self._rng,
-            tally=self.tally,
         )
         self._keepers[tenancy.replica_id] = keeper
         self._by_request[tenancy.request_id] = tenancy.replica_id

@@ -1,53 +1,42 @@
-"""What a scrape of the agent shows: the replicas by status, the room left, and how often babysitters were started."""
+"""What a scrape of an agent shows: this node's replicas by status, and the room that is left. Made when asked."""
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import GaugeMetricFamily, Metric
 
-if TYPE_CHECKING:
-    from babysitter.agent.landlord import Landlord
+STATUSES = (
+    "pending",
+    "creating",
+    "starting",
+    "waiting_for_ready",
+    "ready",
+    "unhealthy",
+    "stopping",
+    "stopped",
+    "failed",
+)
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+def families(node: str, statuses: Iterable[str], counts: Mapping[str, int], silent: int) -> Iterator[Metric]:
+    """The families.
 
-class AgentCollector(Collector):
-    """Collects from a landlord when somebody asks."""
-
-    def __init__(self, landlord: "Landlord") -> None:
-        self._landlord = landlord
-
-    def page(self) -> bytes:
-        """The text format."""
-        registry = CollectorRegistry()
-        registry.register(self)
-        return generate_latest(registry)
-
-    def describe(self) -> list[Metric]:
-        """Nothing to describe before there are values; keeps registration from collecting."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """One family after the other."""
-        keepers = self._landlord.keepers()
-        replicas = GaugeMetricFamily("agent_replicas", "Replicas of this node, by status.", labels=["status"])
-        for status, count in sorted(Counter(keeper.info()["status"] for keeper in keepers).items()):
-            replicas.add_metric([status], count)
-        yield replicas
-        counts = self._landlord.counts()
-        yield GaugeMetricFamily(
-            "agent_replicas_room", "Replicas that could still be made.", counts["capacity"] - counts["replicas_live"]
-        )
-        yield GaugeMetricFamily(
-            "agent_babysitters", "Babysitters that run.", sum(keeper.has_sitter for keeper in keepers)
-        )
-        yield CounterMetricFamily(
-            "agent_babysitter_starts", "Babysitters started, again included.", self._landlord.tally["starts"]
-        )
-        creates = CounterMetricFamily("agent_creates", "Create calls, by what became of them.", labels=["result"])
-        for result in ("made", "repeated", "refused", "no_room"):
-            creates.add_metric([result], self._landlord.tally[result])
-        yield creates
+    Args:
+        node: This node's name.
+        statuses: Of every replica.
+        counts: The landlord's.
+        silent: Replicas whose babysitter does not run.
+    """
+    info = GaugeMetricFamily("svc_agent_info", "1; the label says which node it is.", labels=["node"])
+    info.add_metric([node], 1)
+    yield info
+    found = Counter(statuses)
+    replicas = GaugeMetricFamily("svc_agent_replicas", "Replicas of the node, by status.", labels=["status"])
+    for status in STATUSES:
+        replicas.add_metric([status], found[status])
+    yield replicas
+    yield GaugeMetricFamily("svc_agent_replicas_live", "Replicas that hold ports.", value=counts["replicas_live"])
+    yield GaugeMetricFamily("svc_agent_capacity", "Replicas that the node may hold at once.", value=counts["capacity"])
+    yield GaugeMetricFamily(
+        "svc_agent_replicas_without_babysitter", "Replicas whose babysitter does not run.", value=silent
+    )

@@ -107,24 +107,6 @@ async def test_health_counts(client: Client) -> None:
         assert (content["status"], content["replicas_total"], content["replicas_ready"]) == ("healthy", 2, 1)
 
 
-async def test_metrics_count_replicas_and_creates(client: Client) -> None:
-    await reached(client, await create(client, request_id="r1"), "ready")
-    await answer_of(client, "POST", REPLICAS, json=wanted(request_id="r1"))
-    await answer_of(client, "POST", REPLICAS, json={})
-    async with client.get("/metrics") as answer:
-        shown = await answer.text()
-    for line in (
-        'agent_replicas{status="ready"} 1.0',
-        "agent_replicas_room 999.0",
-        "agent_babysitters 1.0",
-        "agent_babysitter_starts_total 1.0",
-        'agent_creates_total{result="made"} 1.0',
-        'agent_creates_total{result="repeated"} 1.0',
-        'agent_creates_total{result="refused"} 1.0',
-    ):
-        assert line in shown.splitlines()
-
-
 async def test_delete_stops_removes_and_is_shown_for_a_while_A11(start_agent: StartAgent, tmp_path: Path) -> None:
     client = await start_agent(stopped_retention_s=1.0)
     replica_id = await create(client)
@@ -353,3 +335,13 @@ async def test_timeline_tells_every_move(client: Client) -> None:
     assert status == 200
     assert content.keys() == {"replica_id", "status", "transitions", "stages", "jobs"}
     assert [move["to"] for move in content["transitions"]] == ["ready"]
+
+
+async def test_metrics_count_the_nodes_replicas(client: Client) -> None:
+    replica_id = await create(client)
+    await reached(client, replica_id, "ready")
+    async with client.get("/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    assert 'svc_agent_replicas{status="ready"} 1.0' in lines
+    assert "svc_agent_replicas_live 1.0" in lines
+    assert "svc_agent_replicas_without_babysitter 0.0" in lines
