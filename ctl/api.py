@@ -106,7 +106,9 @@ class Api:
                 )
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 reasons.append(f"{base} ({_short(error)})")
-                continue
+                if method == "GET" or isinstance(error, aiohttp.ClientConnectorError):
+                    continue
+                break  # it may have been done: asking another address would do it twice
             async with answer:
                 try:
                     if answer.status >= HTTPStatus.MULTIPLE_CHOICES:

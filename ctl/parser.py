@@ -73,7 +73,7 @@ _FIRST_STEPS = (
 
 
 def _defaults(env: Mapping[str, str]) -> dict[str, str | bool | None]:
-    home = env.get("XDG_STATE_HOME") or f"{env.get('HOME', '/tmp')}/.local/state"  # noqa: S108 - an account without a home
+    home = env.get("XDG_STATE_HOME") or "~/.local/state"
     return {
         "json": False,
         "registry_url": env.get("SVC_REGISTRY_URL") or None,

@@ -98,6 +98,24 @@ async def test_the_second_registry_is_asked_when_the_first_does_not_answer(suite
     assert done.code == 0
 
 
+async def test_a_write_that_may_have_been_done_is_not_asked_for_again_elsewhere(suite: Suite) -> None:
+    async def cut(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    suite.answers["registry POST /api/v1/replicas"] = cut
+    suite.answers["router POST /api/v1/replicas"] = (201, {"replica_id": "b"})
+    both = f"{suite.registry},{suite.router}"
+    done = await suite.ctl("replicas", "create", "--mode", "replica", "--model", "m", "--api-url", both)
+    assert done.code == Code.UNREACHABLE
+    assert suite.calls("router POST /api/v1/replicas") == []
+    done = await suite.ctl(
+        "replicas", "create", "--mode", "replica", "--model", "m", "--api-url", f"http://127.0.0.1:1,{suite.router}"
+    )
+    assert done.stdout == "b\n"
+
+
 async def test_models_count_the_replicas_that_can_be_asked(suite: Suite) -> None:
     down = {**SERVING, "name": "b-server", "healthy": False, "in_flight": 0}
     suite.answers["router GET /v1/models"] = LISTED
