@@ -6,21 +6,12 @@ from ctl.sse import Event, Events
 from ctl.table import Table, as_text, visible
 from ctl.views.words import age, duration, moment, size
 
+SPOKEN = {
+    -1: "0s", 0: "0s", 0.004: "4ms", 1.44: "1.4s", 12: "12s", 59.6: "1m00s", 185: "3m05s", 7800: "2h10m", 356_400: "4d03h",
+}  # fmt: skip
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-1, "0s"),
-        (0, "0s"),
-        (0.004, "4ms"),
-        (1.44, "1.4s"),
-        (12, "12s"),
-        (59.6, "1m00s"),
-        (185, "3m05s"),
-        (7800, "2h10m"),
-        (4 * 86_400 + 3 * 3600, "4d03h"),
-    ],  # fmt: skip
-)
+
+@pytest.mark.parametrize(("seconds", "text"), SPOKEN.items())
 def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
