@@ -137,7 +137,7 @@ def refusal(place: Place, status: int, content: Any) -> Problem:
     """What an answer that is no success means to the operator."""
     said = said_in(content) or responses.get(status, "no reason given")
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return Problem(f"{place.name} refused: {said}", hint=f"give a token with {place.secret}", code=Code.REFUSED)
+        return Problem(f"{place.name} refused: {said}", hint=f"give it with {place.secret}", code=Code.REFUSED)
     if status == HTTPStatus.NOT_FOUND:
         return Problem(f"{place.name}: {said}", code=Code.NOT_FOUND)
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:

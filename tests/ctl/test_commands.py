@@ -76,7 +76,7 @@ async def test_a_token_file_that_others_can_read_is_refused_with_the_remedy(suit
 @pytest.mark.parametrize(
     ("status", "content", "code", "told"),
     [
-        (401, {"error": "a token is needed"}, Code.REFUSED, "a token is needed; give a token with --token-file"),
+        (401, {"error": "a token is needed"}, Code.REFUSED, "a token is needed; give it with --token-file"),
         (404, {"error": "gone"}, Code.NOT_FOUND, "the registry: gone"),
         (422, {"detail": [{"loc": ["body", "a", "b"], "msg": "bad"}]}, Code.REFUSED, "(422): a.b: bad"),
         (503, {"error": {"message": "away"}}, Code.FAILED, "the registry failed (503): away; 'svcctl doctor'"),

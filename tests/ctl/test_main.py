@@ -139,6 +139,21 @@ def test_the_page_names_every_command_flag_of_the_places_variable_and_exit_code(
     assert [name for name in variables if f"`{name}`" not in page] == []
 
 
+def test_bash_completes_a_word_with_that_code(tmp_path: Path) -> None:
+    program = tmp_path / "svcctl"
+    program.write_text(f'#!/bin/sh\ncd {shlex.quote(str(ROOT))} && exec {shlex.quote(sys.executable)} -m ctl "$@"\n')
+    program.chmod(0o755)
+    script = f"""
+        eval "$({program} completion bash)"
+        COMP_LINE='svcctl undr' COMP_POINT=11 COMP_TYPE=9 COMP_WORDS=(svcctl undr) COMP_CWORD=1
+        _python_argcomplete svcctl undr svcctl
+        echo "${{COMPREPLY[@]}}"
+    """
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.strip() == "undrain", done.stderr
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
