@@ -49,7 +49,7 @@ def make_policy(settings: BabysitterSettings, wanted: CreateRequest | None) -> P
         healthy_after=probes.healthy_after,
         liveness_s=probes.liveness_s,
         startup_timeout_s=asked.readiness_timeout_s if asked else probes.readiness_timeout_s,
-        port_timeout_s=asked.asked("port_discovery_timeout_s") if asked else None,
+        port_timeout_s=(asked.asked("port_discovery_timeout_s") if asked else None) or probes.port_timeout_s,
         stall_s=probes.stall_s,
         end_stalled=probes.end_stalled,
         drain_s=restarts.drain_s,

@@ -67,6 +67,9 @@ class ProbeSettings(Settings):
     healthy_after: int = option(2, "Good looks in a row before it is back.", flags=(), ge=1)
     liveness_s: float | None = option(60.0, "Restart a once ready server after so many bad seconds.", flags=(), gt=0)
     readiness_timeout_s: float | None = option(None, "Fail a start that takes longer, in seconds.", flags=(), gt=0)
+    port_timeout_s: float | None = option(
+        None, "Fail a start whose server listens nowhere for so many seconds.", flags=(), gt=0
+    )
     stall_s: float = option(1800.0, "A start whose log is silent for so many seconds is stalled.", flags=(), gt=0)
     end_stalled: bool = option(False, "End a stalled start instead of only telling.", flags=())
     generate_path: str | None = option(

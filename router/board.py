@@ -45,7 +45,7 @@ _ROW_HEAD = 2
 """Cells at the front of a row that belong to no worker."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shape:
     """How large a board is: rows for endpoints, blocks for workers."""
 

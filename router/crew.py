@@ -79,6 +79,7 @@ class Crew:
         self._serving = [asyncio.Event() for _ in range(settings.workers)]
         self._table = Table(0)
         self._stopping = False
+        self._rolling = asyncio.Lock()
 
     @property
     def port(self) -> int:
@@ -138,12 +139,17 @@ class Crew:
         self._keys = keys
         self._tell_all(feed.Keys(keys))
 
-    async def roll(self, settings: RouterSettings) -> None:
+    async def roll(self, settings: RouterSettings | None = None) -> None:
         """Replace every worker, one after the other: the new one serves before the old one drains.
 
-        The address, the number of workers and the board's size stay what they were: they need a restart.
+        With `settings` they get these; the address, the number of workers and the board's size stay what they were:
+        they need a restart.
         """
-        self._settings = settings
+        async with self._rolling:
+            self._settings = settings or self._settings
+            await self._replace_all()
+
+    async def _replace_all(self) -> None:
         for index, old in list(self._members.items()):
             self._serving[index].clear()
             self._members[index] = await self._spawn(index)
@@ -209,8 +215,9 @@ class Crew:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "router.worker",
+                "router.worker_main",
                 *map(str, descriptors),
+                "compiled" if self._settings.compiled else "sources",
                 pass_fds=descriptors,
                 stdin=asyncio.subprocess.DEVNULL,
                 env={**self._environment, **ALLOCATOR},
@@ -234,7 +241,7 @@ class Crew:
                     break
                 if isinstance(message, feed.Beat):
                     if member.beat is None:
-                        log.info("worker.serving", worker=index, pid=member.process.pid)
+                        log.info("worker.serving", worker=index, pid=member.process.pid, compiled=message.compiled)
                     member.beat = message
                     self._serving[index].set()
         except TimeoutError:

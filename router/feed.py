@@ -50,6 +50,7 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     version: int
     connections: int
     exchanges: int
+    compiled: bool
 
 
 Message = Plan | Endpoints | Keys | Retire | Beat

@@ -24,6 +24,7 @@ from common.settings import SettingsError
 from common.tasks import TaskScope
 from common.tracing import require_tracing
 from router import last_table
+from router.compiling import have_compiled
 from router.control.app import Overview, make_app
 from router.crew import Crew
 from router.directory import Directory
@@ -225,6 +226,7 @@ async def serve(
             await _wait_for_first_answer(master)
             await crew.start(master.next_table())
             scope.spawn("publish", master.publish(), service=True)
+            scope.spawn("compile", have_compiled(crew, settings))
             scope.spawn("watch-files", master.watch_files(config, reread, hangup), service=True)
             log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
             try:

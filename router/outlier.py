@@ -32,7 +32,7 @@ class Verdict(Enum):
     """Nobody listens."""
 
 
-@dataclass(slots=True)
+@dataclass
 class _Record:
     faults: int = 0
     ejections: int = 0

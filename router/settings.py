@@ -98,6 +98,7 @@ class RouterSettings(TracedSettings):
     )
     access_log_sample: float = option(0.01, "Share of requests that get a line in the access log.", ge=0, le=1)
     served_by: bool = option(False, "Tell clients which replica answered (X-Served-By).")
+    compiled: bool = option(True, "Run the data plane compiled; built once per version, in the background.")
     drain_timeout: float = option(30.0, "Seconds that requests under way may take after SIGTERM.", ge=0)
     insecure_no_auth: bool = option(False, "Listen beyond loopback without API keys.")
 

@@ -1,18 +1,16 @@
-"""A worker process: serves one listening socket until it is told to retire. Started by the master only.
+"""A worker: serves one listening socket until it is told to retire; `worker_main.py` is its process.
 
-`python -m router.worker FEED_FD BOARD_FD SOCKET_FD`; everything else comes over the feed. When the feed ends, the
-master is gone: the worker finishes what it has and ends, so that a new master finds the port free.
+Everything but three descriptors comes over the feed. When the feed ends, the master is gone: the worker finishes what it
+has and ends, so that a new master finds the port free.
 """
 
 import asyncio
 import contextlib
 import gc
-import signal
 import socket
-import sys
+from typing import Any, cast
 
 import structlog
-import uvloop
 
 from common import log as logs
 from common.exits import Exit
@@ -56,8 +54,8 @@ def limits_of(settings: RouterSettings) -> Limits:
     )
 
 
-async def serve(feed_fd: int, board_fd: int, socket_fd: int) -> int:
-    """Run until retired; returns the exit code."""
+async def serve(feed_fd: int, board_fd: int, socket_fd: int, *, is_compiled: bool) -> int:
+    """Run until retired; returns the exit code. `is_compiled` is only told to the master."""
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=feed_fd))
     plan = await feed.read(reader)
     if not isinstance(plan, feed.Plan):
@@ -81,7 +79,7 @@ async def serve(feed_fd: int, board_fd: int, socket_fd: int) -> int:
         if tracing is not None:
             engine.traces = Traces(tracing.send, settings.trace_sample)
         scope.spawn("sweep", engine.sweep(), service=True)
-        retired = scope.spawn("feed", _listen(reader, writer, engine, listening, scope))
+        retired = scope.spawn("feed", _listen(reader, writer, engine, listening, scope, is_compiled=is_compiled))
         failure = asyncio.ensure_future(scope.failed())
         await asyncio.wait({retired, failure}, return_when=asyncio.FIRST_COMPLETED)
         if failure.done():
@@ -99,6 +97,8 @@ async def _listen(
     engine: Engine,
     listening: socket.socket,
     scope: TaskScope,
+    *,
+    is_compiled: bool,
 ) -> None:
     """Take tables from the master; serve from the first one on; return when told to retire."""
     server: asyncio.Server | None = None
@@ -108,12 +108,12 @@ async def _listen(
             engine.set_table(Table.of(message.version, message.endpoints))
             if server is None:
                 server = await asyncio.get_running_loop().create_server(
-                    lambda: Downstream(engine), sock=listening, backlog=1024
+                    lambda: cast("Any", Downstream(engine)), sock=listening, backlog=1024
                 )
                 # What lives now lives for ever: keep the collector from walking it at every pass.
                 gc.collect()
                 gc.freeze()
-                scope.spawn("beat", _beat(writer, engine), service=True)
+                scope.spawn("beat", _beat(writer, engine, is_compiled=is_compiled), service=True)
         elif isinstance(message, feed.Keys):
             engine.set_keys(message.keys)
         elif message is None or isinstance(message, feed.Retire):
@@ -124,10 +124,10 @@ async def _listen(
             return
 
 
-async def _beat(writer: asyncio.StreamWriter, engine: Engine) -> None:
+async def _beat(writer: asyncio.StreamWriter, engine: Engine, *, is_compiled: bool) -> None:
     """Tell the master, every second, that this worker turns its loop."""
     while True:
-        feed.write(writer, feed.Beat(engine.table.version, len(engine.clients), len(engine.exchanges)))
+        feed.write(writer, feed.Beat(engine.table.version, len(engine.clients), len(engine.exchanges), is_compiled))
         with contextlib.suppress(ConnectionError):
             await writer.drain()
         await asyncio.sleep(BEAT_S)
@@ -150,15 +150,3 @@ async def _drain(engine: Engine, timeout_s: float) -> None:
         if not engine.clients:
             return
         await asyncio.sleep(FLUSH_TURN_S)
-
-
-def main() -> int:
-    """Entry point of the process."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the master decides; a terminal's ^C reaches the whole group
-    feed_fd, board_fd, socket_fd = (int(text) for text in sys.argv[1:4])
-    return uvloop.run(serve(feed_fd, board_fd, socket_fd))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

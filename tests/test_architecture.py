@@ -17,6 +17,10 @@ ROOMS = ("babysitter", "ctl", "registry", "router")
 SHARED = "common"
 
 PURE = (
+    "babysitter/agent/changes.py",
+    "babysitter/agent/model.py",
+    "babysitter/agent/picture.py",
+    "babysitter/agent/port_plan.py",
     "babysitter/backends/*.py",
     "babysitter/backoff.py",
     "babysitter/cbclient/modes.py",
@@ -65,7 +69,8 @@ NOT_IN_PURE = {"aiohttp", "asyncio", "logging", "os", "psutil", "pydantic", "ran
 READS_THE_PROCESS = {
     "babysitter/shim.py": "a program of its own, started without the suite's packages",
     "common/service.py": "starts every service",
-    "router/worker.py": "a process of its own, whose arguments are descriptors from the master",
+    "router/compiled.py": "a command of its own, which asks for the compiler as setuptools does (CC)",
+    "router/worker_main.py": "a process of its own, whose arguments are descriptors from the master",
 }
 """Who reads argv and environment besides `__main__`, and why."""
 

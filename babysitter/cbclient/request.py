@@ -12,6 +12,8 @@ from common.service import ConfigurationError
 
 LIMIT_BYTES = 1 << 20
 Text = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""What stands in a command line must not look like a flag."""
 ServerMode = Literal[
     "inference",
     "replica",
@@ -30,10 +32,10 @@ class _Part(BaseModel):
 class Placement(_Part):
     """Where on the cluster, and on which node of ours."""
 
-    multibox: Text | None = None
-    namespace: Text = "inf-integ"
+    multibox: Name | None = None
+    namespace: Name = "inf-integ"
     app_tag: Text | None = None
-    node: Text | None = None
+    node: Name | None = None
 
     @field_validator("app_tag")
     @classmethod

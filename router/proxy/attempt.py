@@ -46,7 +46,6 @@ class Attempt:
     """
 
     # Most of these keep their defaults in most attempts: class attributes cost nothing per request.
-    phase = Phase.CONNECTING
     first_byte_at = 0.0
     _connecting: asyncio.Task[None] | None = None
     _upstream: Upstream | None = None
@@ -61,6 +60,7 @@ class Attempt:
         self._exchange = exchange
         self._pool = engine.pool(endpoint)
         self.endpoint = endpoint
+        self.phase = Phase.CONNECTING
 
     def begin(self) -> None:
         """Count the request as in flight and ask, over an idle connection or a new one."""

@@ -33,8 +33,8 @@ class _Reading(Enum):
     """Refused: what still comes is dropped."""
 
 
-class Downstream(asyncio.Protocol):
-    """One client connection."""
+class Downstream:
+    """One client connection: an `asyncio.Protocol` in all but its base, which would keep it from being compiled."""
 
     __slots__ = (
         "_body_left",
@@ -197,10 +197,10 @@ class Downstream(asyncio.Protocol):
                 self._feed_body(data)
             else:
                 self._feed_chunks(data)
-        except BadHead as error:
-            self._refuse(error.status, "bad_request", str(error))
-        except BadChunk as error:
-            self._refuse(400, "bad_request", str(error))
+        except BadHead as bad_head:
+            self._refuse(bad_head.status, "bad_request", str(bad_head))
+        except BadChunk as bad_chunk:
+            self._refuse(400, "bad_request", str(bad_chunk))
 
     def _feed_head(self, data: bytes) -> None:
         if self._buffer:

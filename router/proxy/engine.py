@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
@@ -41,7 +41,7 @@ HELD_LIMIT_BYTES = 64 << 20
 """A JSON answer up to this size is held whole before its first byte goes out (FAILURES.md 3.1)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Limits:
     """A worker's limits; sizes in bytes, times in seconds."""
 
@@ -67,7 +67,7 @@ class Limits:
     write_stall_s: float = WRITE_STALL_S
 
 
-@dataclass(slots=True)
+@dataclass
 class Engine:
     """The shared state of one worker's data plane; touched only from its event loop."""
 
@@ -157,11 +157,13 @@ class Engine:
         pool = self.pool(endpoint)
         async with asyncio.timeout(self.limits.connect_timeout_s):
             if endpoint.unix_path is not None:
-                _, connection = await loop.create_unix_connection(lambda: Upstream(pool), endpoint.unix_path)
-                return connection
+                _, connection = await loop.create_unix_connection(
+                    lambda: cast("Any", Upstream(pool)), endpoint.unix_path
+                )
+                return cast("Upstream", connection)
             address = await self._resolve(endpoint.host)
-            _, connection = await loop.create_connection(lambda: Upstream(pool), address, endpoint.port)
-            return connection
+            _, connection = await loop.create_connection(lambda: cast("Any", Upstream(pool)), address, endpoint.port)
+            return cast("Upstream", connection)
 
     async def _resolve(self, host: str) -> str:
         """`host` as an address; a name is asked for at most every ten seconds (FAILURES.md D20)."""

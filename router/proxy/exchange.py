@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _TRY_ELSEWHERE = BUSY | {502, 504}
 """Answers that say "not me, not now": another replica may do better, else they pass through (FAILURES.md A20)."""
 _REQUEST_ID_LIMIT = 128
+NO_FACTS = Facts()
 
 
 class Phase(Enum):
@@ -55,7 +56,6 @@ class Exchange:
     """
 
     # Most of these keep their defaults in most requests: class attributes cost nothing per request.
-    phase = Phase.GATE
     peers: Sequence[Endpoint] = ()
     _attempt: Attempt | None = None
     _attempts = 0
@@ -63,7 +63,6 @@ class Exchange:
     _status = 0
     _tried: tuple[str, ...] = ()
     _relay: Relay | None = None
-    _facts = Facts()
     _comment_at = math.inf
     _queued_at = 0.0
     dequeued_at = 0.0
@@ -73,6 +72,8 @@ class Exchange:
         self._engine = engine
         self._client = client
         self._operation = head.operation
+        self.phase = Phase.GATE
+        self._facts = NO_FACTS
         self.head = head
         self.body = body
         self.caller = client.peer

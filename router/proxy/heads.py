@@ -17,10 +17,10 @@ COUNT_LIMIT = 1024
 SIZE_LIMIT_BYTES = 2048
 """Of a head that is remembered: with the count, 2 MiB at most."""
 _LENGTH = b"\r\ncontent-length: "
-_TAIL = len(b"ength: ")
+_LENGTH_START = len(b"\r\ncontent-l")
 _DIGITS_LIMIT = 18
 _ID = b"\r\nx-request-id: "
-_ID_TAIL = len(b"equest-id: ")
+_ID_START = len(b"\r\nx-r")
 
 
 class Heads(Generic[Head]):
@@ -42,14 +42,16 @@ class Heads(Generic[Head]):
         """
         known = self._known
         text, length, request_id = raw, None, None
-        at = text.rfind(b"ength: ") + _TAIL
-        if text[at - len(_LENGTH) : at].lower() == _LENGTH:
+        at = text.rfind(b"ength: ") - _LENGTH_START
+        if at >= 0 and text[at : at + len(_LENGTH)].lower() == _LENGTH:
+            at += len(_LENGTH)
             end = text.find(b"\r\n", at)
             digits = text[at:end]
             if digits.isdigit() and len(digits) <= _DIGITS_LIMIT:
                 text, length = text[:at] + text[end:], int(digits)
-        at = text.find(b"equest-") + _ID_TAIL
-        if text[at - len(_ID) : at].lower() == _ID:
+        at = text.find(b"equest-") - _ID_START
+        if at >= 0 and text[at : at + len(_ID)].lower() == _ID:
+            at += len(_ID)
             end = text.find(b"\r\n", at)
             letters = text[at:end]
             if letters.replace(b"-", b"").isalnum():

@@ -17,7 +17,7 @@ class EndMark(Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Operation:
     """One proxied path. `prefixed`: OpenAI's own, which a replica may serve under `/v1`, bare, or both."""
 

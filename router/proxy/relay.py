@@ -45,11 +45,19 @@ class Relay:
     """
 
     # Most of these keep their defaults in most responses: class attributes cost nothing per request.
-    begun = answered = is_stream = False
+    begun = False
+    answered = False
+    is_stream = False
     sent_bytes = 0
     _held_bytes = 0
-    _holding = _chunks = _sized = _early = _mark_seen = _plain = False
-    _before = _tail = b""
+    _holding = False
+    _chunks = False
+    _sized = False
+    _early = False
+    _mark_seen = False
+    _plain = False
+    _before = b""
+    _tail = b""
     _quoted: list[bytes] | None = None
     _unquote: Chunked | None = None
     _unproven: list[bytes] | None = None

@@ -63,8 +63,8 @@ class _Phase(Enum):
     CLOSE = 4
 
 
-class Upstream(asyncio.Protocol):
-    """One connection to one endpoint."""
+class Upstream:
+    """One connection to one endpoint: an `asyncio.Protocol` in all but its base, which would keep it from being compiled."""
 
     __slots__ = (
         "_attempt",

@@ -5,6 +5,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 from common.tasks import TaskScope
 from router.board import Board, Shape
@@ -276,5 +277,5 @@ async def make_plane(limits: Limits, scope: TaskScope, control: Path) -> Plane:
     )
     os.close(descriptor)
     scope.spawn("sweep", engine.sweep(), service=True)
-    server = await asyncio.get_running_loop().create_server(lambda: Downstream(engine), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(lambda: cast("Any", Downstream(engine)), "127.0.0.1", 0)
     return Plane(engine, server)

@@ -1,0 +1,87 @@
+"""`python -m babysitter.agent`: the node's agent, until SIGTERM or SIGINT."""
+
+import os
+import sys
+from collections.abc import Mapping
+from functools import partial
+
+import structlog
+
+from babysitter.agent.api import Agent, make_app
+from babysitter.agent.house import House
+from babysitter.agent.landlord import Landlord
+from babysitter.agent.lodging import make_lodging
+from babysitter.agent.record import Record
+from babysitter.agent.settings import AgentSettings, parse
+from common.clock import SystemClock
+from common.discovery.registry_client import RegistryClient
+from common.http.access import read_token, require_guard
+from common.http.client import make_session
+from common.http.serve import Address, bound_port, start, stop_signals, until_stopped
+from common.service import complain, run_loaded
+from common.settings import SettingsError
+from common.tasks import TaskScope
+
+log = structlog.get_logger(__name__)
+CALL_TIMEOUT_S = 10.0
+
+
+def main() -> int:
+    """Console entry."""
+    try:
+        settings = parse(sys.argv[1:], os.environ)
+    except SettingsError as error:
+        return complain("agent", error)
+    os.umask(0o077)
+    return run_loaded("agent", settings, partial(serve, environ=dict(os.environ)))
+
+
+async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
+    """Run until a signal.
+
+    Raises:
+        ConfigurationError: The world does not allow the settings.
+        TaskFailed: A defect of ours.
+    """
+    stop = stop_signals()
+    require_guard(
+        "agent", settings.host, guarded=settings.api_token_file is not None, insecure=settings.insecure_no_auth
+    )
+    token = read_token(settings.api_token_file) if settings.api_token_file else None
+    house = House(settings.local_workdir_root)
+    house.acquire()
+    try:
+        lodging = make_lodging(settings, environ, house.root)
+        clock = SystemClock()
+        async with make_session(timeout_s=CALL_TIMEOUT_S, limit=0) as session, TaskScope("agent") as scope:
+            landlord = Landlord(settings, house, lodging, session=session, scope=scope, clock=clock)
+            landlord.adopt()
+            runner = await start(
+                make_app(Agent(landlord, settings.node, token)),
+                Address(settings.host, settings.port),
+                drain_timeout_s=settings.drain_timeout,
+                what="agent",
+            )
+            lease = None
+            try:
+                if settings.registry_url:
+                    registry_token = read_token(settings.registry_token_file) if settings.registry_token_file else None
+                    client = RegistryClient(settings.registry_url, session, token=registry_token)
+                    port, own_id = bound_port(runner), house.own_id()
+                    record = Record(settings, landlord, clock=clock, port=port, instance_id=own_id)
+                    lease = record.lease(client)
+                    landlord.changed = lease.wake
+                    scope.spawn("report", lease.keep(), service=True)
+                await until_stopped(scope, stop)
+                if settings.cleanup_on_shutdown:
+                    await landlord.clean_up()
+            finally:
+                if lease is not None:
+                    await lease.leave()
+                await runner.cleanup()
+    finally:
+        house.release()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""The agent's HTTP API (CONTRACT.md 5, docs/agent.md): parse, one call, render."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from babysitter.agent import streams
+from babysitter.agent.keeper import Keeper
+from babysitter.agent.landlord import Landlord
+from babysitter.agent.model import Desired
+from babysitter.agent.openapi import describe
+from babysitter.agent.picture import FILTERS, select
+from babysitter.agent.requests import BODY_LIMIT_BYTES, check_content_type, parse_body, wrong
+from common import __version__
+from common.http.access import bearer_matches
+from common.http.errors import ApiError, json_errors
+
+OPEN = frozenset({"/health", "/api/v1/health"})
+BODY_TIMEOUT_S = 30.0
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """What the handlers work with. `token`: every call but the health needs it; None: none is needed."""
+
+    landlord: Landlord
+    node: str
+    token: str | None = None
+
+
+AGENT: web.AppKey[Agent] = web.AppKey("agent", Agent)
+
+
+def make_app(agent: Agent) -> web.Application:
+    """The agent as an application."""
+    app = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=[json_errors, _guard])
+    app[AGENT] = agent
+    replicas = "/api/v1/replicas"
+    app.router.add_get("/health", health)
+    app.router.add_get("/api/v1/health", health)
+    app.router.add_get("/openapi.json", openapi)
+    app.router.add_post(replicas, create)
+    app.router.add_get(replicas, list_replicas)
+    app.router.add_get(f"{replicas}/{{id}}", get_replica)
+    app.router.add_delete(f"{replicas}/{{id}}", delete)
+    app.router.add_post(f"{replicas}/{{id}}/stop", stop)
+    app.router.add_post(f"{replicas}/{{id}}/health", replica_health)
+    app.router.add_post(f"{replicas}/{{id}}/retry", retry)
+    app.router.add_get(f"{replicas}/{{id}}/events", events, allow_head=False)
+    app.router.add_get(f"{replicas}/{{id}}/timeline", timeline)
+    app.router.add_get(f"{replicas}/{{id}}/logs", logs, allow_head=False)
+    return app
+
+
+@web.middleware
+async def _guard(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    token = request.app[AGENT].token
+    if token is not None and request.path not in OPEN:
+        given = request.headers.getall("Authorization", [])
+        if len(given) != 1 or not bearer_matches(given[0], token):
+            raise ApiError(
+                HTTPStatus.UNAUTHORIZED, "a valid bearer token is needed", headers={"WWW-Authenticate": "Bearer"}
+            )
+    if request.method not in READING and "Origin" in request.headers:
+        raise ApiError(HTTPStatus.FORBIDDEN, "pages of a browser may not change anything here")
+    return await handler(request)
+
+
+async def health(request: web.Request) -> web.Response:
+    """`GET /health` and `GET /api/v1/health`."""
+    agent = request.app[AGENT]
+    return web.json_response(
+        {"status": "healthy", "version": __version__, "node": agent.node, **agent.landlord.counts()}
+    )
+
+
+async def openapi(request: web.Request) -> web.Response:
+    """`GET /openapi.json`."""
+    del request
+    return web.json_response(describe())
+
+
+async def create(request: web.Request) -> web.Response:
+    """`POST /api/v1/replicas`: 201 at once, 200 for the same again."""
+    check_content_type(request)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            raw = await request.read()
+    except TimeoutError as error:
+        raise ApiError(408, "the body did not come in time", headers={"Connection": "close"}) from error
+    # Shielded: a client that goes away in the middle leaves a whole replica, which it finds by its request_id.
+    keeper, repeated = await asyncio.shield(request.app[AGENT].landlord.create(parse_body(raw)))
+    return web.json_response(
+        {
+            "replica_id": keeper.replica_id,
+            "status": keeper.info()["status"] if repeated else "pending",
+            "message": f"Replica {keeper.replica_id} created {'before, by this request_id' if repeated else 'successfully'}",
+            "base_url": None,
+            "request_id": keeper.tenancy.request_id,
+        },
+        status=HTTPStatus.OK if repeated else HTTPStatus.CREATED,
+    )
+
+
+async def list_replicas(request: web.Request) -> web.Response:
+    """`GET /api/v1/replicas[?server_mode=…][&status=…][&model_name=…]`."""
+    wanted = {key: request.query[key] for key in FILTERS if key in request.query}
+    found = select((keeper.info() for keeper in request.app[AGENT].landlord.keepers()), wanted)
+    return web.json_response({"total": len(found), "replicas": found})
+
+
+async def get_replica(request: web.Request) -> web.Response:
+    """`GET /api/v1/replicas/{id}`."""
+    info = _keeper(request).info()
+    return web.json_response({"replica_id": info["replica_id"], "status": info["status"], "info": info})
+
+
+async def delete(request: web.Request) -> web.Response:
+    """`DELETE /api/v1/replicas/{id}`."""
+    keeper = _keeper(request)
+    await asyncio.shield(keeper.want(Desired.DELETED))
+    return _stopped(keeper)
+
+
+async def stop(request: web.Request) -> web.Response:
+    """`POST /api/v1/replicas/{id}/stop[{"force": true}]`."""
+    keeper = _keeper(request)
+    check_content_type(request)
+    raw = await request.read()
+    body = parse_body(raw) if raw else {}
+    unknown = sorted(set(body) - {"force"})
+    if unknown:
+        raise wrong(unknown[0], "extra inputs are not permitted")
+    force = body.get("force", False)
+    if not isinstance(force, bool):
+        raise wrong("force", "must be true or false")
+    await asyncio.shield(keeper.want(Desired.STOPPED, force=force))
+    return _stopped(keeper)
+
+
+async def retry(request: web.Request) -> web.Response:
+    """`POST /api/v1/replicas/{id}/retry`."""
+    keeper = _keeper(request)
+    if keeper.info()["status"] != "failed" or not await keeper.retry():
+        status = keeper.info()["status"]
+        raise ApiError(HTTPStatus.CONFLICT, f"only a failed replica is retried; {keeper.replica_id} is {status}")
+    content = {
+        "replica_id": keeper.replica_id,
+        "status": "starting",
+        "message": f"Replica {keeper.replica_id} is retried",
+    }
+    return web.json_response(content, status=HTTPStatus.ACCEPTED)
+
+
+async def replica_health(request: web.Request) -> web.Response:
+    """`POST /api/v1/replicas/{id}/health`: asks the server now."""
+    keeper, landlord = _keeper(request), request.app[AGENT].landlord
+    info = keeper.info()
+    base_url, status = info["base_url"], info["status"]
+    healthy, message = False, f"Replica {keeper.replica_id} is {status}"
+    if isinstance(base_url, str) and info["replica_pid"] is not None:
+        timeout = aiohttp.ClientTimeout(total=landlord.settings.default_health_timeout_s)
+        try:
+            async with landlord.session.get(f"{base_url}/health", timeout=timeout, allow_redirects=False) as answer:
+                healthy = answer.status == HTTPStatus.OK
+                message = f"{base_url}/health answers {answer.status}; the replica is {status}"
+        except (aiohttp.ClientError, TimeoutError) as error:
+            message = f"{base_url}/health: {str(error) or type(error).__name__}; the replica is {status}"
+    content = {"replica_id": keeper.replica_id, "healthy": healthy, "base_url": base_url, "message": message}
+    return web.json_response(content)
+
+
+async def timeline(request: web.Request) -> web.Response:
+    """`GET /api/v1/replicas/{id}/timeline`."""
+    keeper = _keeper(request)
+    told = keeper.told().get("memory")
+    memory: dict[str, Any] = told if isinstance(told, dict) else {}
+    return web.json_response(
+        {
+            "replica_id": keeper.replica_id,
+            "status": keeper.info()["status"],
+            "transitions": memory.get("timeline", []),
+            "stages": memory.get("stages", []),
+            "jobs": memory.get("jobs", {}),
+        }
+    )
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    """`GET /api/v1/replicas/{id}/events`."""
+    return await streams.events(request, _keeper(request))
+
+
+async def logs(request: web.Request) -> web.StreamResponse:
+    """`GET /api/v1/replicas/{id}/logs`."""
+    return await streams.logs(request, _keeper(request))
+
+
+def _keeper(request: web.Request) -> Keeper:
+    return request.app[AGENT].landlord.keeper(request.match_info["id"])
+
+
+def _stopped(keeper: Keeper) -> web.Response:
+    said = (
+        "stopped successfully" if keeper.tenancy.over else "is being stopped; it is over when its status says stopped"
+    )
+    content = {"replica_id": keeper.replica_id, "status": "stopped", "message": f"Replica {keeper.replica_id} {said}"}
+    return web.json_response(content)

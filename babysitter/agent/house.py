@@ -1,0 +1,241 @@
+"""The root directory: what lies where, how a replica moves in and out in one step, and what is read back (CONTRACT.md 5).
+
+`{root}/{id}/` holds `request.json`, `babysitter.json` (its settings) and `agent.json` (what the agent remembers).
+`{root}/state/{id}.json` is the babysitter's, but for the time before it first writes and after it has ended. What is
+half made or half removed has a name that begins with a dot, and is cleared away at the next start.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from babysitter.agent.model import Tenancy, tenancy_from_json
+from babysitter.state_file import LIMIT_BYTES, StateFile, decode
+from common.atomic_file import read_bounded, write_atomic
+from common.names import is_replica_id
+from common.service import ConfigurationError
+
+log = structlog.get_logger(__name__)
+FILE_LIMIT_BYTES = 2 << 20
+NEW, GONE = ".new-", ".gone-"
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+Signature = tuple[int, int, int]
+
+
+class House:
+    """The replicas' directory.
+
+    Args:
+        root: Where everything is.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.state = self.root / "state"
+        self._lock: int | None = None
+        self._seen: dict[str, tuple[Signature, dict[str, Any]]] = {}
+
+    def acquire(self) -> None:
+        """Make the root and take it for this agent alone (E9).
+
+        Raises:
+            ConfigurationError: Another agent has it, or it cannot be used.
+        """
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.state.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(self.root / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise ConfigurationError(f"local_workdir_root {self.root}: cannot be used: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise ConfigurationError(
+                f"local_workdir_root {self.root}: another agent{f' (pid {holder})' if holder else ''} has it; "
+                "stop that one or choose another root"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._lock = descriptor
+
+    def release(self) -> None:
+        """Let another agent have it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def directory(self, replica_id: str) -> Path:
+        """`{root}/{id}`.
+
+        Raises:
+            ValueError: That is no id (E4).
+        """
+        if not is_replica_id(replica_id):
+            raise ValueError(f"{replica_id!r} is no replica id")
+        return self.root / replica_id
+
+    def own_id(self) -> str:
+        """The uuid of this root, made the first time."""
+        path = self.root / "agent-id"
+        try:
+            return uuid.UUID(read_bounded(path, limit_bytes=64).decode().strip()).hex
+        except (OSError, ValueError):
+            made = uuid.uuid4().hex
+            write_atomic(path, f"{made}\n".encode())
+            return made
+
+    def tenancies(self) -> Iterator[Tenancy]:
+        """Every replica that moved in and has not gone; clears away what was cut."""
+        for entry in sorted(self.root.iterdir()):
+            if entry.name.startswith((NEW, GONE)):
+                shutil.rmtree(entry, ignore_errors=True)
+            elif is_replica_id(entry.name) and entry.is_dir() and not entry.is_symlink():
+                found = self._tenancy(entry / "agent.json")
+                if found is not None and found.replica_id == entry.name:
+                    yield found
+        for path in sorted(self.state.glob("*.gone.json")):
+            found = self._tenancy(path)
+            if found is not None and not (self.root / found.replica_id).exists():
+                yield found
+
+    def move_in(self, tenancy: Tenancy, request: bytes, settings: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+        """Make a replica's directory: it is whole or not there (E3).
+
+        Args:
+            tenancy: The replica.
+            request: What `request.json` holds.
+            settings: What its babysitter is told.
+            first: The state file's content until the babysitter writes it.
+
+        Raises:
+            OSError: The disk refuses; nothing is left.
+        """
+        fresh = self.root / f"{NEW}{tenancy.replica_id}"
+        try:
+            fresh.mkdir(mode=0o700)
+            write_atomic(fresh / "request.json", request)
+            write_atomic(fresh / "babysitter.json", _encode(settings))
+            write_atomic(fresh / "agent.json", _encode(tenancy.to_json()))
+            if not StateFile(self.state_path(tenancy.replica_id)).save(first):
+                raise OSError(errno.ENOSPC, "no room for the state file")
+            fresh.rename(self.directory(tenancy.replica_id))
+        except OSError:
+            shutil.rmtree(fresh, ignore_errors=True)
+            StateFile(self.state_path(tenancy.replica_id)).remove()
+            raise
+
+    def save(self, tenancy: Tenancy) -> None:
+        """Remember a change of a replica's tenancy.
+
+        Raises:
+            OSError: The disk refuses; the old content is whole.
+        """
+        write_atomic(self.directory(tenancy.replica_id) / "agent.json", _encode(tenancy.to_json()))
+
+    def settle(self, replica_id: str, settings: Mapping[str, Any]) -> None:
+        """Write its babysitter's settings anew, for the next babysitter."""
+        write_atomic(self.directory(replica_id) / "babysitter.json", _encode(settings))
+
+    def request(self, replica_id: str) -> dict[str, Any]:
+        """The create request; `{}` when it cannot be read."""
+        found = _read(self.directory(replica_id) / "request.json")
+        return found or _read(self._gone(replica_id)).get("request", {})
+
+    def state_path(self, replica_id: str) -> Path:
+        """`{root}/state/{id}.json`."""
+        return self.state / f"{replica_id}.json"
+
+    def told(self, replica_id: str) -> dict[str, Any]:
+        """What the babysitter wrote last; `{}` when nothing can be believed. Read again only when it changed."""
+        path = self.state_path(replica_id)
+        signature = self.signature(replica_id)
+        if signature is None:
+            return {}
+        seen = self._seen.get(replica_id)
+        if seen is None or seen[0] != signature:
+            content = _state(path) or _state(StateFile(path).backup) or (seen[1] if seen else {})
+            seen = (signature, content)
+            self._seen[replica_id] = seen
+        return seen[1]
+
+    def signature(self, replica_id: str) -> Signature | None:
+        """Differs whenever the state file was replaced; None while there is none."""
+        try:
+            found = self.state_path(replica_id).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def close_state(self, replica_id: str) -> None:
+        """Let the state file say that the replica is stopped, once its babysitter writes no more."""
+        told = self.told(replica_id)
+        if told.get("status") != "stopped":
+            changes = {"status": "stopped", "display_status": "Failed", "endpoint": "NA", "replica_pid": None}
+            StateFile(self.state_path(replica_id), seq=int(told.get("seq", 0))).save({**told, **changes})
+        self.state_path(replica_id).with_suffix(".pid").unlink(missing_ok=True)
+
+    def move_out(self, tenancy: Tenancy) -> None:
+        """Remove the directory; the state file, the request and the tenancy stay to be shown for a while."""
+        directory = self.directory(tenancy.replica_id)
+        if not directory.exists():
+            return
+        content = {**tenancy.to_json(), "request": self.request(tenancy.replica_id)}
+        try:
+            write_atomic(self._gone(tenancy.replica_id), _encode(content))
+        except OSError as error:  # a full disk: the directory goes all the more
+            log.warning("replica.not_shown_any_more", replica=tenancy.replica_id, reason=str(error))
+        gone = self.root / f"{GONE}{tenancy.replica_id}-{uuid.uuid4().hex[:8]}"
+        directory.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def forget(self, replica_id: str) -> None:
+        """Remove what was kept to be shown."""
+        StateFile(self.state_path(replica_id)).remove()
+        self.state_path(replica_id).with_suffix(".pid").unlink(missing_ok=True)
+        self._gone(replica_id).unlink(missing_ok=True)
+        self._seen.pop(replica_id, None)
+
+    def gone_s(self, replica_id: str, now_s: float) -> float | None:
+        """How long ago it moved out, in seconds of wall time; None when it did not."""
+        try:
+            return max(0.0, now_s - self._gone(replica_id).stat().st_mtime)
+        except OSError:
+            return None
+
+    def _gone(self, replica_id: str) -> Path:
+        return self.state / f"{replica_id}.gone.json"
+
+    def _tenancy(self, path: Path) -> Tenancy | None:
+        found = tenancy_from_json(_read(path))
+        if found is None:
+            log.error("replica.unreadable", file=str(path))
+        return found
+
+
+def _encode(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=1).encode() + b"\n"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(read_bounded(path, limit_bytes=FILE_LIMIT_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _state(path: Path) -> dict[str, Any] | None:
+    try:
+        return decode(read_bounded(path, limit_bytes=LIMIT_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None

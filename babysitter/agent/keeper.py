@@ -1,0 +1,309 @@
+"""One replica's keeper: the one writer of its tenancy. It sees that a babysitter lives, and that nothing is left after it."""
+
+import asyncio
+import contextlib
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import structlog
+
+from babysitter import backoff, identity
+from babysitter.agent import picture, processes
+from babysitter.agent.house import House
+from babysitter.agent.lodging import Lodging
+from babysitter.agent.model import Desired, Tenancy
+from babysitter.agent.processes import Sitter
+from babysitter.server_log import tail
+from common.clock import Clock
+from common.exits import Exit
+
+log = structlog.get_logger(__name__)
+RETRY_FIRST_S = 1.0
+RETRY_LAST_S = 60.0
+STEADY_S = 60.0
+"""A babysitter that lived so long is started again at once."""
+CALL_TIMEOUT_S = 5.0
+TELL_AGAIN_S = 0.2
+STARTED_WITHIN_S = 15.0
+POLL_S = 0.05
+STOP_TRIES = 2
+FAULT_LIMIT_BYTES = 2048
+
+
+class Keeper:
+    """Keeps one replica.
+
+    Args:
+        tenancy: What is known of it; changed here only.
+        request: Its create request.
+        house: Where it lives.
+        lodging: How its babysitter is started.
+        session: For the babysitter's calls.
+        clock: Time.
+        starts: Bounds how many babysitters are started at the same time.
+        found: A babysitter of an earlier agent's, or None.
+        changed: Called after every change of the tenancy.
+        node: This node's name.
+        retention_s: How long a deleted replica is still shown.
+        rng: Jitter.
+    """
+
+    def __init__(
+        self,
+        tenancy: Tenancy,
+        request: dict[str, Any],
+        house: House,
+        lodging: Lodging,
+        *,
+        session: aiohttp.ClientSession,
+        clock: Clock,
+        starts: asyncio.Semaphore,
+        found: Sitter | None,
+        changed: Callable[[], None],
+        node: str,
+        retention_s: float,
+        rng: random.Random,
+    ) -> None:
+        self.tenancy = tenancy
+        self.request = request
+        self._house = house
+        self._lodging = lodging
+        self._session = session
+        self._clock = clock
+        self._starts = starts
+        self._sitter = found
+        self._changed = changed
+        self._node = node
+        self._retention_s = retention_s
+        self._rng = rng
+        self._word = asyncio.Event()
+        self.ended = asyncio.Event()
+        """Set once the replica is over."""
+
+    @property
+    def replica_id(self) -> str:
+        """The replica's id."""
+        return self.tenancy.replica_id
+
+    @property
+    def directory(self) -> Path:
+        """The replica's directory."""
+        return self._house.directory(self.replica_id)
+
+    @property
+    def has_sitter(self) -> bool:
+        """True while its babysitter runs, and so reports to the registry itself."""
+        return self._sitter is not None and self._sitter.is_alive
+
+    def told(self) -> dict[str, Any]:
+        """What its babysitter wrote last."""
+        return self._house.told(self.replica_id)
+
+    def info(self) -> dict[str, Any]:
+        """The replica as it is shown."""
+        return picture.info(self.tenancy, self.told(), self.request, workdir=str(self.directory), node=self._node)
+
+    async def want(self, desired: Desired, *, force: bool = False) -> None:
+        """Have it stopped, or stopped and removed. What was wanted before is never taken back.
+
+        Raises:
+            OSError: The wish cannot be remembered; nothing was changed.
+        """
+        order = list(Desired)
+        before = (self.tenancy.desired, self.tenancy.force)
+        self.tenancy.desired = max(self.tenancy.desired, desired, key=order.index)
+        self.tenancy.force = self.tenancy.force or force
+        if before == (self.tenancy.desired, self.tenancy.force):
+            return
+        try:
+            if self.directory.exists():
+                await asyncio.to_thread(self._house.save, self.tenancy)
+        except OSError as error:
+            log.error("replica.wish_not_saved", replica=self.replica_id, reason=str(error))
+        self._word.set()
+        self._changed()
+
+    async def retry(self) -> bool:
+        """Begin a failed replica again; False when it has not failed."""
+        if self.tenancy.fault is not None and self.tenancy.desired is Desired.RUNNING:
+            self.tenancy.fault = None
+            await self._save()
+            self._word.set()
+            return True
+        return await self._tell("/retry", {})
+
+    async def run(self) -> None:
+        """Keep it until it is deleted and forgotten."""
+        failures = 0
+        while self._is_wanted():
+            self._word.clear()
+            if self.tenancy.fault is not None:
+                await self._word.wait()
+                continue
+            began = self._clock.monotonic()
+            code = await self._keep_sitter()
+            if not self._is_wanted():
+                break
+            if self.told().get("status") == "stopped":
+                self.tenancy.desired = Desired.STOPPED
+                break
+            if code == Exit.CONFIG and not self._adopt():
+                self.tenancy.fault = self._fault()
+                log.error("replica.cannot_be_kept", replica=self.replica_id, reason=self.tenancy.fault)
+                await self._save()
+                continue
+            failures = 0 if self._clock.monotonic() - began >= STEADY_S else failures + 1
+            wait_s = backoff.delay_s(failures, first_s=RETRY_FIRST_S, last_s=RETRY_LAST_S, chance=self._rng.random())
+            log.warning("babysitter.ended", replica=self.replica_id, code=code, again_in_s=round(wait_s, 1))
+            await self._pause(wait_s)
+        await self._finish()
+
+    def _is_wanted(self) -> bool:
+        return self.tenancy.desired is Desired.RUNNING
+
+    async def _keep_sitter(self) -> int | None:
+        """See that a babysitter runs; returns its exit code once it has ended, or None once something else is wanted."""
+        try:
+            sitter = self._sitter if self.has_sitter else await self._start()
+        except OSError as error:
+            log.error("babysitter.not_started", replica=self.replica_id, reason=str(error))
+            return None
+        if sitter is None:
+            return None
+        ended = asyncio.ensure_future(sitter.ended())
+        word = asyncio.ensure_future(self._word.wait())
+        try:
+            await asyncio.wait({ended, word}, return_when=asyncio.FIRST_COMPLETED)
+            return ended.result() if ended.done() else None
+        finally:
+            for task in (ended, word):
+                task.cancel()
+
+    def _adopt(self) -> Sitter | None:
+        """The babysitter that runs already, whoever started it."""
+        if not self.has_sitter:
+            found = processes.scan(self._house.root).get(self.replica_id)
+            self._sitter = found[0] if found else None
+        return self._sitter
+
+    async def _start(self) -> Sitter | None:
+        """Start a babysitter when it is its turn; None when none is wanted any more by then."""
+        async with self._starts:
+            if self._word.is_set():
+                return None
+            before = self._house.signature(self.replica_id)
+            await asyncio.to_thread(self._house.settle, self.replica_id, self._lodging.settings)
+            lodging = self._lodging
+            self._sitter = processes.start(lodging.command, self.directory, self.tenancy.port, lodging.env)
+            log.info("babysitter.started", replica=self.replica_id, pid=self._sitter.process.pid)
+            deadline = self._clock.monotonic() + STARTED_WITHIN_S
+            while (  # noqa: ASYNC110 - another process writes the file, past the costly part of its start
+                self._sitter.is_alive
+                and self._house.signature(self.replica_id) == before
+                and self._clock.monotonic() < deadline
+                and not self._word.is_set()
+            ):
+                await asyncio.sleep(POLL_S)
+        return self._sitter
+
+    async def _finish(self) -> None:
+        """End it, however far it has come; then let go of everything that is wanted no more."""
+        if not self.tenancy.over:
+            await self._end()
+            await asyncio.to_thread(self._house.close_state, self.replica_id)
+            self.tenancy.over = True
+            await self._save()
+            log.info("replica.over", replica=self.replica_id, desired=self.tenancy.desired)
+        self.ended.set()
+        self._changed()
+        while self.tenancy.desired is not Desired.DELETED:
+            self._word.clear()
+            await self._word.wait()
+        await asyncio.to_thread(self._house.move_out, self.tenancy)
+        age_s = self._house.gone_s(self.replica_id, self._clock.utcnow().timestamp()) or 0.0
+        await asyncio.sleep(max(0.0, self._retention_s - age_s))
+        await asyncio.to_thread(self._house.forget, self.replica_id)
+
+    async def _end(self) -> None:
+        """Have its babysitter end the server; without one that can, end everything that carries the replica's mark."""
+        for _ in range(STOP_TRIES):
+            sitter = self._adopt()
+            if sitter is None:
+                if self.told().get("status") == "stopped" or not self._has_begun():
+                    return
+                self._word.clear()
+                try:
+                    sitter = await self._start()
+                except OSError as error:
+                    log.error("babysitter.not_started", replica=self.replica_id, reason=str(error))
+            if sitter is not None:
+                await self._end_through(sitter)
+        if self.told().get("status") != "stopped":
+            log.warning("replica.ended_by_force", replica=self.replica_id)
+            await asyncio.to_thread(processes.end_servers, self.directory / "attempts")
+            await self._end_tools()
+
+    def _has_begun(self) -> bool:
+        """True when a babysitter has started anything that might be left."""
+        memory = self.told().get("memory")
+        return isinstance(memory, dict) and bool(memory.get("attempts") or memory.get("deploying"))
+
+    async def _end_tools(self) -> None:
+        memory = self.told().get("memory")
+        mark = memory.get("deploying") if isinstance(memory, dict) else None
+        if isinstance(mark, str) and mark:
+            await asyncio.to_thread(identity.end_bearers, mark)
+
+    async def _end_through(self, sitter: Sitter) -> None:
+        """Tell the babysitter to stop, as often as it takes to reach it, and wait for its end; at last kill it."""
+        deadline = self._clock.monotonic() + self._lodging.stop_limit_s
+        ended = asyncio.ensure_future(sitter.ended())
+        reached: bool | None = None
+        try:
+            while not ended.done():
+                left_s = deadline - self._clock.monotonic()
+                if left_s <= 0:
+                    identity.send(sitter.process, signal.SIGKILL)
+                    await ended
+                    return
+                if reached is not self.tenancy.force:
+                    force = self.tenancy.force
+                    reached = force if await self._tell("/stop", {"force": force}) else None
+                self._word.clear()
+                word = asyncio.ensure_future(self._word.wait())
+                wait_s = left_s if reached is self.tenancy.force else TELL_AGAIN_S
+                await asyncio.wait({ended, word}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                word.cancel()
+        finally:
+            ended.cancel()
+
+    async def _tell(self, path: str, body: dict[str, Any]) -> bool:
+        """One call of its babysitter; True for a success."""
+        url = f"{self._lodging.babysitter_url(self.tenancy.port)}{path}"
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+        try:
+            async with self._session.post(
+                url, json=body, headers=self._lodging.headers, timeout=timeout, allow_redirects=False
+            ) as answer:
+                return answer.ok
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    async def _save(self) -> None:
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(self._house.save, self.tenancy)
+        self._changed()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._word.wait(), seconds)
+
+    def _fault(self) -> str:
+        """Why the babysitter refuses to start, from the end of what it said."""
+        said = tail(self.directory / "worker_stderr.log", FAULT_LIMIT_BYTES).splitlines()
+        told = [line.partition("error: ")[2] for line in said if "error: " in line]
+        return f"its babysitter cannot start: {(told or said or ['it does not say why'])[-1]}"

@@ -1,0 +1,99 @@
+"""What every replica of this node gets alike: its babysitter's settings, environment, address and token."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from babysitter.agent.settings import ENV_PREFIX, PLAIN_ENV, AgentSettings, babysitter_settings
+from babysitter.assemble import WILDCARDS
+from babysitter.cbclient.params import merged
+from babysitter.ports import bind_address
+from babysitter.view import url
+from common.atomic_file import write_atomic
+from common.http.access import is_loopback, read_token
+from common.settings import file_layer
+
+STOP_MARGIN_S = 30.0
+TOKEN_BYTES = 32
+NOT_INHERITED = (ENV_PREFIX, "SVC_LAUNCHED")
+
+
+@dataclass(frozen=True, slots=True)
+class Lodging:
+    """What a replica is started with.
+
+    `settings` go into each `babysitter.json`; `stop_limit_s` is how long a babysitter may take to end its server.
+    """
+
+    root: Path
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    settings: Mapping[str, Any]
+    local_host: str
+    token: str | None
+    stop_limit_s: float
+    wheel_dirs: tuple[Path, ...] = ()
+    model_dirs: tuple[Path, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def babysitter_url(self, port: int) -> str:
+        """Where the babysitter of a server at `port` answers us."""
+        return url(self.local_host, port + 1)
+
+
+def make_lodging(settings: AgentSettings, env: Mapping[str, str], root: Path) -> Lodging:
+    """Everything from the settings, judged.
+
+    Raises:
+        ConfigurationError: A babysitter would refuse it.
+    """
+    judged = babysitter_settings(settings, env)
+    given = file_layer(settings.babysitter_config).data if settings.babysitter_config is not None else {}
+    ours = _settings(settings)
+    token = None
+    if judged.api_token_file is not None:
+        token = read_token(judged.api_token_file)
+    elif not is_loopback(settings.servers_host):
+        path = root / "babysitter.token"
+        if not path.exists():
+            write_atomic(path, f"{secrets.token_hex(TOKEN_BYTES)}\n".encode())
+        token = read_token(path)
+        ours["api_token_file"] = str(path)
+    address = bind_address(settings.servers_host)
+    client, restarts = judged.cbclient, judged.babysitter
+    roots = (client.workspace, client.artifact_cache, client.release_stage)
+    return Lodging(
+        root=root,
+        command=settings.babysitter_command,
+        env={
+            name: value for name, value in env.items() if name not in PLAIN_ENV and not name.startswith(NOT_INHERITED)
+        },
+        settings=merged(given, ours),
+        local_host=WILDCARDS.get(address, address),
+        token=token,
+        stop_limit_s=restarts.drain_s + restarts.stop_grace_s + judged.jobs.cancel_timeout_s + STOP_MARGIN_S,
+        wheel_dirs=(*client.wheel_dirs, *(path for path in roots if path is not None)),
+        model_dirs=settings.model_dirs,
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+    )
+
+
+def _settings(settings: AgentSettings) -> dict[str, Any]:
+    """What the agent's own settings mean for a babysitter; what is not set is left to the operator's file."""
+    probes = {
+        "start_interval_s": settings.default_poll_interval_s,
+        "readiness_timeout_s": settings.default_readiness_timeout_s,
+        "port_timeout_s": settings.default_port_discovery_timeout_s,
+    }
+    top = {
+        "host": settings.servers_host,
+        "advertise_host": settings.advertise_host,
+        "registry_url": list(settings.registry_url) or None,
+        "router_url": settings.router_url,
+        "token_file": str(settings.registry_token_file.absolute()) if settings.registry_token_file else None,
+        "metadata": {"node": settings.node},
+        "probes": {name: value for name, value in probes.items() if value is not None} or None,
+    }
+    return {name: value for name, value in top.items() if value is not None}

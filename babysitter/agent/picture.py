@@ -1,0 +1,93 @@
+"""PURE: a replica as the release server shows it (CONTRACT.md 5), from its request, its state file, and what is wanted."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from babysitter.agent.model import Desired, Tenancy
+
+FILTERS = ("server_mode", "status", "model_name")
+REPORTED: Mapping[str, Any] = {
+    "base_url": None,
+    "host": None,
+    "venv_path": None,
+    "compile_wsjob": [],
+    "execute_wsjob": [],
+    "updated_at": None,
+    "ready_at": None,
+    "error_message": None,
+    "diagnostics": None,
+    "replica_pid": None,
+    "restart_count": 0,
+    "models": [],
+    "stages": [],
+    "next_restart_at": None,
+    "stalled": False,
+    "wsjob_states": {},
+}
+"""Members that only the babysitter knows, and what they are before it has said anything."""
+ENDED = frozenset({"stopped", "failed"})
+DISPLAY = {"ready": "Active", "failed": "Failed", "stopped": "Failed", "unhealthy": "Failed", "stopping": "Failed"}
+
+
+def status_of(tenancy: Tenancy, told: Mapping[str, Any]) -> str:
+    """The replica's status: what is wanted and known to be over wins over what its babysitter wrote last."""
+    if tenancy.over:
+        return "stopped"
+    if tenancy.desired is not Desired.RUNNING:
+        return "stopping"
+    if tenancy.fault is not None:
+        return "failed"
+    status = told.get("status")
+    return status if isinstance(status, str) else "pending"
+
+
+def info(
+    tenancy: Tenancy, told: Mapping[str, Any], request: Mapping[str, Any], *, workdir: str, node: str
+) -> dict[str, Any]:
+    """The whole info.
+
+    Args:
+        tenancy: What the agent knows.
+        told: The state file's content, `{}` while there is none.
+        request: The create request.
+        workdir: The replica's directory.
+        node: This node's name.
+    """
+    status = status_of(tenancy, told)
+    given = request.get("placement")
+    placement: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    marks = {"node": node, **({"deleted": True} if tenancy.desired is Desired.DELETED else {})}
+    shown = {name: told.get(name, default) for name, default in REPORTED.items()}
+    found = {
+        "replica_id": tenancy.replica_id,
+        "server_mode": request.get("server_mode"),
+        "model_name": request.get("model_name"),
+        "status": status,
+        "display_status": DISPLAY.get(status, "Pending"),
+        "endpoint": told.get("endpoint", "NA"),
+        **shown,
+        "port": told.get("port") or tenancy.port,
+        "multibox": placement.get("multibox"),
+        "namespace": placement.get("namespace", "inf-integ"),
+        "workdir": workdir,
+        "created_at": tenancy.created_at,
+        "updated_at": shown["updated_at"] or tenancy.created_at,
+        "request_id": tenancy.request_id,
+        "metadata": {**(request.get("metadata") or {}), **marks},
+    }
+    if tenancy.desired is Desired.RUNNING and tenancy.fault is not None:
+        found["error_message"] = tenancy.fault
+    if status == "stopping" and told.get("display_status") == "Active":
+        found["display_status"] = "Active"
+    if status in ENDED:
+        found.update(endpoint="NA", base_url=None, replica_pid=None)
+    return found
+
+
+def select(infos: Iterable[Mapping[str, Any]], wanted: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    """Those that match every given filter; a model matches by name or among the models served."""
+    return [info for info in infos if all(_matches(info, key, value) for key, value in wanted.items())]
+
+
+def _matches(info: Mapping[str, Any], key: str, value: str) -> bool:
+    return info[key] == value or (key == "model_name" and value in info["models"])

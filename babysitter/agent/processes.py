@@ -1,0 +1,104 @@
+"""Babysitters as processes: started detached, found again by their command line, watched through a pidfd."""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from babysitter import identity
+from babysitter.attempt import readable
+from babysitter.identity import Identity
+
+log = structlog.get_logger(__name__)
+FLAG = b"--replica-dir"
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Sitter:
+    """One babysitter's process; `code` of its end is only ours to know when it is our child."""
+
+    process: Identity
+
+    async def ended(self) -> int | None:
+        """Wait for its end; its exit code (negative: a signal), or None when somebody else started it."""
+        handle = identity.open_handle(self.process)
+        if handle is not None:
+            try:
+                await readable(handle)
+            finally:
+                os.close(handle)
+        try:
+            pid, status = os.waitpid(self.process.pid, os.WNOHANG)  # noqa: ASYNC222 - does not wait
+        except ChildProcessError:
+            return None
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+    @property
+    def is_alive(self) -> bool:
+        """True while this very process runs."""
+        return identity.is_alive(self.process)
+
+
+def start(command: Sequence[str], directory: Path, port: int, env: Mapping[str, str]) -> Sitter:
+    """Start a babysitter for `directory` in a session of its own, its output appended to worker_*.log there.
+
+    Raises:
+        OSError: No process can be made, or the log cannot be written.
+    """
+    argv = [
+        *command,
+        FLAG.decode(),
+        str(directory),
+        "--port",
+        str(port),
+        "--config",
+        str(directory / "babysitter.json"),
+    ]
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(directory / "worker_stdout.log"), flags, 0o600),
+        (os.POSIX_SPAWN_OPEN, 2, str(directory / "worker_stderr.log"), flags, 0o600),
+    ]
+    paths = [str(PROJECT), *filter(None, [env.get("PYTHONPATH")])]
+    told = {**env, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    pid = os.posix_spawnp(argv[0], argv, told, file_actions=actions, setsid=True, setsigmask=())
+    found = identity.identify(pid)
+    if found is None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        raise OSError(f"{argv[0]} ended at once")
+    return Sitter(found)
+
+
+def scan(root: Path) -> dict[str, list[Sitter]]:
+    """Every babysitter of a replica under `root`, by replica id, oldest first: also one that has yet to take its lock."""
+    found: dict[str, list[Sitter]] = {}
+    prefix = os.fsencode(root) + b"/"
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        directory = words[words.index(FLAG) + 1] if FLAG in words[:-1] else b""
+        if not directory.startswith(prefix):
+            continue
+        process = identity.identify(int(entry.name))
+        if process is not None:
+            found.setdefault(os.fsdecode(directory.removeprefix(prefix)), []).append(Sitter(process))
+    for sitters in found.values():
+        sitters.sort(key=lambda sitter: sitter.process.ticks)
+    return found
+
+
+def end_servers(attempts: Path) -> None:
+    """Kill whatever still carries the mark of one of a replica's attempts. Blocks, a second per attempt at most."""
+    with contextlib.suppress(OSError):
+        for entry in attempts.iterdir():
+            identity.end_bearers(entry.name)

@@ -1,0 +1,130 @@
+"""Judging a create request: JSON of a depth and size that all can bear, the contract's fields, and paths that stay inside."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from babysitter.cbclient.request import CreateRequest
+from babysitter.cbclient.wheels import WheelError, check_allowed
+from common.http.errors import ApiError, parse_json_object
+
+BODY_LIMIT_BYTES = 1 << 20
+METADATA_LIMIT_BYTES = 8192
+NESTING_LIMIT = 64
+LARGEST_INT = 2**63
+CONTENT_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded", "application/octet-stream"})
+"""The second is what `curl -d` says, the third what no header at all counts as."""
+
+
+def wrong(field: str, problem: str, status: int = 422) -> ApiError:
+    """The refusal of one field."""
+    details = [{"field": field, "problem": problem}]
+    return ApiError(status, f"field {field!r}: {problem}", field=field, details=details)
+
+
+def check_content_type(request: web.Request) -> None:
+    """JSON, however curl calls it, but not what a page's form could send to us unasked.
+
+    Raises:
+        ApiError: 415.
+    """
+    if request.content_type not in CONTENT_TYPES:
+        raise ApiError(415, f"Content-Type: must be application/json, not {request.content_type}", field="Content-Type")
+
+
+def parse_body(raw: bytes) -> dict[str, Any]:
+    """The JSON object in a body.
+
+    Raises:
+        ApiError: 400 for what is no JSON object, 422 for what is nested too deep or a number too large.
+    """
+    body = parse_json_object(raw)
+    stack: list[tuple[Any, int, str]] = [(value, 1, key) for key, value in body.items()]
+    while stack:
+        value, depth, field = stack.pop()
+        if isinstance(value, dict | list):
+            if depth > NESTING_LIMIT:
+                raise wrong(field, f"is nested deeper than {NESTING_LIMIT}")
+            inner = value.values() if isinstance(value, dict) else value
+            stack.extend((item, depth + 1, field) for item in inner)
+        elif isinstance(value, int) and not -LARGEST_INT <= value < LARGEST_INT:
+            raise wrong(field, "holds an integer beyond 64 bits")
+    return body
+
+
+def read_request(body: Mapping[str, Any], *, wheel_dirs: Sequence[Path], model_dirs: Sequence[Path]) -> CreateRequest:
+    """The create request.
+
+    Args:
+        body: What `parse_body` gave.
+        wheel_dirs: Where a request's own wheel may lie.
+        model_dirs: Where an absolute model_dir may lie.
+
+    Raises:
+        ApiError: 400 for a missing parameter of the mode, 422 for anything else; names the field.
+    """
+    _check_mode(body)
+    try:
+        found = CreateRequest.model_validate_json(json.dumps(body), strict=True)
+    except ValidationError as error:
+        raise _refusal(error) from error
+    if len(json.dumps(found.metadata)) > METADATA_LIMIT_BYTES:
+        raise wrong("metadata", f"must be at most {METADATA_LIMIT_BYTES} bytes of JSON")
+    _check_paths(found, wheel_dirs, model_dirs)
+    return found
+
+
+def digest(body: Mapping[str, Any]) -> str:
+    """The same for two bodies that ask for the same, whatever their `request_id`."""
+    asked = {name: value for name, value in body.items() if name != "request_id"}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def _check_mode(body: Mapping[str, Any]) -> None:
+    placement, mode = body.get("placement"), body.get("server_mode")
+    multibox = placement.get("multibox") if isinstance(placement, Mapping) else None
+    if isinstance(multibox, str) and not multibox.strip():
+        raise wrong("placement.multibox", "may be absent, but not empty", 400)
+    is_platform = mode in ("platform_workload", "platform_workload_mock")
+    if is_platform and not body.get("platform_config"):
+        raise wrong("platform_config", f"is needed by the mode {mode}", 400)
+
+
+def _check_paths(found: CreateRequest, wheel_dirs: Sequence[Path], model_dirs: Sequence[Path]) -> None:
+    """Nothing that a request names may lead out of where it belongs (E4)."""
+    wheel = found.cbclient_config.cbclient_whl if found.cbclient_config else None
+    if wheel is not None:
+        try:
+            check_allowed(Path(wheel), wheel_dirs)
+        except (WheelError, OSError) as error:
+            raise wrong("cbclient_config.cbclient_whl", str(error)) from error
+    runconfig = found.full_config.get("runconfig", {})
+    if not isinstance(runconfig, dict):
+        raise wrong("full_config.runconfig", "must be an object")
+    given = runconfig.get("model_dir")
+    if given is None:
+        return
+    name = "full_config.runconfig.model_dir"
+    if not isinstance(given, str) or not given.isprintable() or not given:
+        raise wrong(name, "must be a path")
+    path = Path(given)
+    if ".." in path.parts:
+        raise wrong(name, "may not lead out of the replica's directory")
+    if path.is_absolute() and not any(path.resolve().is_relative_to(root.resolve()) for root in model_dirs):
+        raise wrong(name, "must be relative, or lie under a directory of the agent's setting model_dirs")
+
+
+def _refusal(error: ValidationError) -> ApiError:
+    """422 that names every wrong field, dotted."""
+    details = []
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        field = ".".join(str(part) for part in fault["loc"]) or "body"
+        text = fault["msg"].removeprefix("Value error, ")
+        details.append({"field": field, "problem": text[:1].lower() + text[1:]})
+    said = "; ".join(f"field {it['field']!r}: {it['problem']}" for it in details)
+    return ApiError(422, said, field=details[0]["field"], details=details)

@@ -1,0 +1,132 @@
+"""What an agent can be told: a file, the environment (the release server's names as well), and flags (CONTRACT.md 5)."""
+
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import field_validator, model_validator
+
+from babysitter.settings import BabysitterSettings
+from babysitter.settings import parse as parse_babysitter
+from common.names import is_host, is_service_name
+from common.service import ConfigurationError, ServiceSettings
+from common.settings import CommaList, SettingsError, load, option
+
+ENV_PREFIX = "SVC_AGENT_"
+PLAIN_ENV = (
+    "HOST", "PORT", "SERVICE_HOST", "SERVICE_PORT", "LOG_LEVEL", "LOCAL_WORKDIR_ROOT", "CLEANUP_ON_SHUTDOWN",
+    "DEFAULT_HEALTH_TIMEOUT_S", "DEFAULT_POLL_INTERVAL_S", "DEFAULT_READINESS_TIMEOUT_S",
+    "DEFAULT_PORT_DISCOVERY_TIMEOUT_S", "CONFIG_FILE",
+)  # fmt: skip
+"""The release server's variables. They are ours alone: no babysitter, and so no server, inherits them."""
+LEAST_PORT = 1024
+LAST_PORT = 65_535
+
+
+class AgentSettings(ServiceSettings):
+    """Make, show and stop the replicas of this node."""
+
+    host: str = option("127.0.0.1", "Address to listen on.", env=["HOST", "SERVICE_HOST"])
+    port: int = option(
+        18100, "Port to listen on; 0 lets the kernel choose.", env=["PORT", "SERVICE_PORT"], ge=0, le=LAST_PORT
+    )
+    log_level: str = option(
+        "INFO", "Least level of the lines logged.", env=["LOG_LEVEL"], pattern=r"^(?i:debug|info|warning|error)$"
+    )
+    local_workdir_root: Path = option(
+        Path("data/replicas"), "Directory of all replicas, one agent's own.", env=["LOCAL_WORKDIR_ROOT"]
+    )
+    cleanup_on_shutdown: bool = option(False, "Stop every replica when the agent ends.", env=["CLEANUP_ON_SHUTDOWN"])
+    node: str = option(socket.gethostname, "This node's name, as placement.node gives it; unset: the host's name.")
+    registry_url: CommaList = option((), "Registries that the agent and its replicas report to.")
+    router_url: str | None = option(None, "The router, shown by babysitters.")
+    registry_token_file: Path | None = option(None, "Register token for the registry, in a 0600 file.")
+    api_token_file: Path | None = option(None, "Token that every call but the health needs, in a 0600 file.")
+    insecure_no_auth: bool = option(False, "Listen on other than loopback addresses without a token.")
+    advertise_host: str | None = option(None, "Host that others reach this node at, when not `host`.")
+    replica_host: str | None = option(None, "Address that servers and babysitters listen on; unset: that of the agent.")
+    babysitter_config: Path | None = option(None, "TOML or YAML file of settings that every babysitter gets.")
+    babysitter_command: tuple[str, ...] = option(
+        (sys.executable, "-m", "babysitter"), "Starts a babysitter; its flags are added.", flags=()
+    )
+    first_port: int = option(20_000, "First of the ports that replicas get.", ge=LEAST_PORT, le=LAST_PORT)
+    last_port: int = option(31_999, "Last of them; a replica takes two.", ge=LEAST_PORT, le=LAST_PORT)
+    max_replicas: int = option(1000, "Most replicas at once.", ge=1)
+    starts_at_once: int = option(4, "Babysitters that are started at the same time.", ge=1, le=1000)
+    stopped_retention_s: float = option(300.0, "How long a deleted replica is still shown, in seconds.", ge=0)
+    model_dirs: tuple[Path, ...] = option((), "Directories that an absolute runconfig.model_dir may lie in.", flags=())
+    heartbeat_interval: float = option(5.0, "Between two heartbeats to the registry, in seconds.", gt=0, le=3600)
+    drain_timeout: float = option(5.0, "Time that open calls may take after SIGTERM, in seconds.", gt=0, le=600)
+    default_health_timeout_s: float = option(
+        5.0, "Of one look at a server, for a health call, in seconds.", env=["DEFAULT_HEALTH_TIMEOUT_S"], gt=0, le=600
+    )
+    default_poll_interval_s: float | None = option(
+        None, "Between two looks at a server that starts, in seconds.", env=["DEFAULT_POLL_INTERVAL_S"], gt=0
+    )
+    default_readiness_timeout_s: float | None = option(
+        None, "Fail a start that takes longer, in seconds; unset: none does.", env=["DEFAULT_READINESS_TIMEOUT_S"], gt=0
+    )
+    default_port_discovery_timeout_s: float | None = option(
+        None,
+        "Fail a start whose server listens nowhere for so many seconds; unset: none does.",
+        env=["DEFAULT_PORT_DISCOVERY_TIMEOUT_S"],
+        gt=0,
+    )
+
+    @field_validator("node")
+    @classmethod
+    def _node_is_a_name(cls, value: str) -> str:
+        if not is_service_name(f"agent-{value}") or not is_service_name(value):
+            raise ValueError("must be at most 122 of A-Z a-z 0-9 . _ - and begin with a letter or a digit")
+        return value
+
+    @field_validator("host", "advertise_host", "replica_host")
+    @classmethod
+    def _host_is_host(cls, value: str | None) -> str | None:
+        if value is not None and not is_host(value):
+            raise ValueError("must be a host name or an address")
+        return value
+
+    @model_validator(mode="after")
+    def _ports_are_a_range(self) -> "AgentSettings":
+        if self.last_port <= self.first_port:
+            raise ValueError("last_port must be greater than first_port")
+        return self
+
+    @property
+    def servers_host(self) -> str:
+        """Where servers and babysitters listen."""
+        return self.replica_host or self.host
+
+
+def parse(argv: Sequence[str], env: Mapping[str, str]) -> AgentSettings:
+    """Settings from `--config` (or CONFIG_FILE), environment and flags; later ones win.
+
+    Raises:
+        SettingsError: They cannot be used.
+        SystemExit: argparse's.
+    """
+    config = env.get(f"{ENV_PREFIX}CONFIG") or env.get("CONFIG_FILE", "")
+    return load(
+        AgentSettings,
+        prog="svc-agent",
+        env_prefix=ENV_PREFIX,
+        argv=argv,
+        env={**env, f"{ENV_PREFIX}CONFIG": config},
+    )
+
+
+def babysitter_settings(settings: AgentSettings, env: Mapping[str, str]) -> BabysitterSettings:
+    """What a babysitter will make of the operator's file, so that a fault in it is told now and not at every replica.
+
+    Raises:
+        ConfigurationError: A babysitter would refuse to start.
+    """
+    argv = ["--replica-dir", str(settings.local_workdir_root / "000000000000"), "--port", str(settings.first_port)]
+    if settings.babysitter_config is not None:
+        argv += ["--config", str(settings.babysitter_config)]
+    try:
+        return parse_babysitter(argv, env)
+    except SettingsError as error:
+        raise ConfigurationError(str(error)) from error

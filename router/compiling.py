@@ -1,0 +1,55 @@
+"""The master's side of the compiled data plane: build it once per version, in the background, then renew the workers."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+
+import structlog
+
+from router import compiled
+from router.crew import Crew
+from router.settings import RouterSettings
+
+log = structlog.get_logger(__name__)
+NICENESS = 19
+
+
+async def have_compiled(crew: Crew, settings: RouterSettings) -> None:
+    """Build if it is wanted, missing and possible; workers that serve meanwhile run the sources, and are replaced."""
+    if not settings.compiled or compiled.folder().is_dir():
+        return
+    try:
+        compiled.check_tools()
+        log.info("workers.compiling", modules=len(compiled.MODULES))
+        await _build_aside()
+    except compiled.CannotCompile as error:
+        log.info("workers.not_compiled", reason=str(error))
+        return
+    log.info("workers.compiled")
+    await crew.roll()
+
+
+async def _build_aside() -> None:
+    """`python -m router.compiled` at the lowest priority; ended with us."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "router.compiled",
+        cwd=compiled.PACKAGE.parent,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+        _, said = await process.communicate()
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)  # the compiler too
+            await process.wait()
+    if process.returncode:
+        raise compiled.CannotCompile(said.decode(errors="replace").strip())

@@ -1,0 +1,24 @@
+"""`python -m router.worker_main FEED_FD BOARD_FD SOCKET_FD compiled|sources`: a worker's process, started by the master only."""
+
+import importlib
+import signal
+import sys
+
+import uvloop
+
+from router import compiled
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the master decides; a terminal's ^C reaches the whole group
+    feed_fd, board_fd, socket_fd = (int(text) for text in sys.argv[1:4])
+    is_compiled = sys.argv[4] == "compiled" and compiled.activate()
+    worker = importlib.import_module("router.worker")  # only now: what it imports may come compiled
+    code: int = uvloop.run(worker.serve(feed_fd, board_fd, socket_fd, is_compiled=is_compiled))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""A babysitter of a tenth of the weight: takes the lock, both ports and the calls of the real one, and runs no server.
+
+Standard library only, started with `python -I -S`. What it does is in the request's `full_config.light`: `exit` (a code
+to end with at once), `status` (the one it reaches, `ready`), `deaf` (it does not stop when told to).
+"""
+
+import fcntl
+import json
+import os
+import socket
+import sys
+import threading
+import zlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+ARGUMENTS = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+HOME = Path(ARGUMENTS["--replica-dir"])
+PORT = int(ARGUMENTS["--port"])
+STATE = HOME.parent / "state" / f"{HOME.name}.json"
+REQUEST = json.loads((HOME / "request.json").read_text())
+HOW = REQUEST.get("full_config", {}).get("light", {})
+TIMELINE: list[dict[str, object]] = []
+OVER = threading.Event()
+
+
+def write(status: str, **more: object) -> None:
+    """Write the state file as the real one does."""
+    before = json.loads(STATE.read_text()) if STATE.exists() else {}
+    TIMELINE.append({"at": "now", "from": before.get("status"), "to": status, "cause": "light", "lasted_s": 0})
+    body = {
+        **before,
+        "replica_id": HOME.name,
+        "status": status,
+        "display_status": "Active" if status == "ready" else "Pending",
+        "replica_pid": os.getpid(),
+        "memory": {"attempts": 1, "timeline": TIMELINE},
+        "seq": before.get("seq", 0) + 1,
+        **more,
+        "schema": 1,
+    }
+    body.pop("crc32", None)
+    crc = zlib.crc32(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
+    beside = STATE.with_name(f".{STATE.name}.tmp-{os.getpid()}")
+    beside.write_text(json.dumps({**body, "crc32": crc}, indent=1))
+    beside.replace(STATE)
+
+
+class Answer(BaseHTTPRequestHandler):
+    """`/stop`, `/retry`, `/health`."""
+
+    def do_GET(self) -> None:
+        """Well."""
+        self._send(200)
+
+    def do_POST(self) -> None:
+        """Stop or begin again."""
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/stop":
+            force = json.loads(raw or b"{}").get("force")
+            self._send(202)
+            if force or not HOW.get("deaf"):
+                OVER.set()
+            else:
+                write("stopping")
+        else:
+            write("ready", endpoint=f"http://node:{PORT}")
+            self._send(202)
+
+    def _send(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+
+def main() -> None:
+    """Run until told to stop."""
+    if "exit" in HOW:
+        sys.stderr.write("svc-babysitter: error: told to end\n")
+        sys.exit(HOW["exit"])
+    lock = os.open(HOME / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.stderr.write("svc-babysitter: error: another babysitter\n")
+        sys.exit(78)
+    server = socket.create_server(("127.0.0.1", PORT))
+    calls = ThreadingHTTPServer(("127.0.0.1", PORT + 1), Answer)
+    threading.Thread(target=calls.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    (STATE.parent / f"{HOME.name}.pid").write_text(f"{os.getpid()}\n")
+    sys.stderr.write("the light one runs\n")
+    sys.stderr.flush()
+    (HOME / "replica_stdout.log").write_text("one\ntwo\nthree\n")
+    status = HOW.get("status", "ready")
+    shown = f"http://node:{PORT}" if status == "ready" else "NA"
+    write(status, endpoint=shown, base_url=f"http://127.0.0.1:{PORT + 1}", error_message=HOW.get("error"))
+    OVER.wait()
+    write("stopped", endpoint="NA")
+    server.close()
+
+
+if __name__ == "__main__":
+    main()

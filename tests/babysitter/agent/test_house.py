@@ -1,0 +1,124 @@
+"""The root on disk: in and out in one step, nothing half made is ever seen, a full disk leaves nothing behind."""
+
+import errno
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from babysitter.agent.house import House
+from babysitter.agent.model import Desired, Tenancy
+from common.service import ConfigurationError
+from tests.babysitter.agent.conftest import StartAgent, wanted
+
+TENANCY = Tenancy("abc123def456", 20_000, "r1", "d", "t")
+REQUEST = b'{"server_mode": "replica", "model_name": "m"}'
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path / "root")
+    made.acquire()
+    yield made
+    made.release()
+
+
+def test_what_moved_in_is_found_again(house: House) -> None:
+    house.move_in(TENANCY, REQUEST, {"host": "h"}, {"status": "pending"})
+    assert list(house.tenancies()) == [TENANCY]
+    assert house.request(TENANCY.replica_id)["model_name"] == "m"
+    assert house.told(TENANCY.replica_id)["status"] == "pending"
+
+
+def test_what_was_cut_is_cleared_away_E3(house: House) -> None:
+    for name in (".new-abc123def457", ".gone-abc123def458-1"):
+        (house.root / name).mkdir()
+        (house.root / name / "request.json").write_bytes(REQUEST)
+    assert list(house.tenancies()) == []
+    assert sorted(path.name for path in house.root.iterdir()) == ["agent.lock", "state"]
+
+
+def test_a_link_is_no_replica_E4(house: House, tmp_path: Path) -> None:
+    other = House(tmp_path / "other")
+    other.acquire()
+    other.move_in(TENANCY, REQUEST, {}, {})
+    other.release()
+    (house.root / TENANCY.replica_id).symlink_to(other.root / TENANCY.replica_id)
+    assert list(house.tenancies()) == []
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../x", "a/b", "", "ABC123DEF456", "abc123def456\n"])
+def test_a_name_that_is_no_id_is_never_a_path_E4(house: House, name: str) -> None:
+    with pytest.raises(ValueError, match="no replica id"):
+        house.directory(name)
+
+
+def test_a_second_agent_is_refused_E9(house: House) -> None:
+    with pytest.raises(ConfigurationError, match=rf"another agent \(pid {os.getpid()}\) has it"):
+        House(house.root).acquire()
+
+
+def test_a_damaged_state_file_is_read_from_its_backup_or_memory_B8(house: House) -> None:
+    house.move_in(TENANCY, REQUEST, {}, {"status": "pending"})
+    path = house.state_path(TENANCY.replica_id)
+    assert house.told(TENANCY.replica_id)["status"] == "pending"
+    path.write_bytes(path.read_bytes()[:-7])
+    assert house.told(TENANCY.replica_id)["status"] == "pending"
+    path.unlink()
+    assert house.told(TENANCY.replica_id) == {}
+
+
+def test_moving_out_leaves_what_is_shown_and_forgetting_leaves_nothing(house: House) -> None:
+    gone = replace(TENANCY, desired=Desired.DELETED, over=True)
+    house.move_in(gone, REQUEST, {}, {"status": "ready", "endpoint": "http://h:1"})
+    house.close_state(gone.replica_id)
+    house.move_out(gone)
+    assert not house.directory(gone.replica_id).exists()
+    assert list(house.tenancies()) == [gone]
+    assert house.told(gone.replica_id)["status"] == "stopped"
+    assert house.request(gone.replica_id)["model_name"] == "m"
+    house.forget(gone.replica_id)
+    assert list(house.state.iterdir()) == []
+
+
+def test_the_roots_own_id_stays(house: House) -> None:
+    assert house.own_id() == House(house.root).own_id()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of very few inodes."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    place = tmp_path / "small"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=40,size=4m", "tmpfs", str(place)], check=False)
+    if done.returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+async def test_a_full_disk_is_507_and_leaves_nothing_E7(start_agent: StartAgent, small_disk: Path) -> None:
+    client = await start_agent(local_workdir_root=small_disk / "root")
+    for number in range(200):
+        with suppress(OSError):
+            (small_disk / f"fill-{number}").touch()
+    before = sorted(str(path) for path in small_disk.rglob("*"))
+    async with client.post("/api/v1/replicas", json=wanted(request_id="r1")) as answer:
+        assert answer.status == 507
+        assert os.strerror(errno.ENOSPC) in (await answer.json())["error"]
+    assert sorted(str(path) for path in small_disk.rglob("*")) == before
+    for number in range(200):
+        (small_disk / f"fill-{number}").unlink(missing_ok=True)
+    async with client.post("/api/v1/replicas", json=wanted(request_id="r1")) as answer:
+        assert answer.status == 201, "the same request may be made again"
+        replica_id = (await answer.json())["replica_id"]
+    assert json.loads((small_disk / "root" / replica_id / "request.json").read_text())["request_id"] == "r1"
+    async with client.delete(f"/api/v1/replicas/{replica_id}") as answer:
+        assert answer.status == 200

@@ -1,0 +1,182 @@
+"""Hostile and mistaken create requests: each gets a 4xx that names the field (FAILURES.md 3.5, E4, E5)."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from babysitter.agent.requests import digest, parse_body, read_request
+from common.http.errors import ApiError
+from tests.babysitter.agent.conftest import Client, wanted
+
+DEEP: Any = {}
+for _ in range(100):
+    DEEP = {"x": DEEP}
+BAD: list[tuple[str, Any, int]] = [
+    ("server_mode", "train", 422),
+    ("server_mode", None, 422),
+    ("model_name", "", 422),
+    ("model_name", "a\x00b", 422),
+    ("model_name", "a\nb", 422),
+    ("model_name", 7, 422),
+    ("model_name", "x" * 257, 422),
+    ("full_config", [], 422),
+    ("full_config", "x", 422),
+    ("full_config", DEEP, 422),
+    ("full_config", {"a": 2**63}, 422),
+    ("full_config.runconfig", "x", 422),
+    ("full_config.runconfig.model_dir", "../../etc", 422),
+    ("full_config.runconfig.model_dir", "/etc", 422),
+    ("full_config.runconfig.model_dir", "a/../../b", 422),
+    ("full_config.runconfig.model_dir", "a\x00b", 422),
+    ("full_config.runconfig.model_dir", 7, 422),
+    ("placement", "x", 422),
+    ("placement.multibox", "", 400),
+    ("placement.multibox", "  ", 400),
+    ("placement.multibox", "../x", 422),
+    ("placement.namespace", "--params=/etc/passwd", 422),
+    ("placement.namespace", "a b", 422),
+    ("placement.namespace", "", 422),
+    ("placement.app_tag", "../../x-y", 422),
+    ("placement.app_tag", "nightly", 422),
+    ("placement.app_tag", 7, 422),
+    ("placement.node", "n2", 422),
+    ("placement.surprise", 1, 422),
+    ("cbclient_config", {}, 422),
+    ("cbclient_config.use_uv", "yes", 422),
+    ("cbclient_config.client_version", "1.0; rm -rf /", 422),
+    ("cbclient_config.cbclient_whl", "/etc/passwd", 422),
+    ("cbclient_config.cbclient_whl", "../../x.whl", 422),
+    ("cbclient_config.custom_requirements", ["--index-url=http://evil"], 422),
+    ("cbclient_config.custom_requirements", ["-r /etc/passwd"], 422),
+    ("cbclient_config.custom_requirements", ["git+https://evil/x"], 422),
+    ("cbclient_config.custom_requirements", ["x @ file:///etc/passwd"], 422),
+    ("job.job_timeout_s", "80", 422),
+    ("job.job_timeout_s", True, 422),
+    ("job.job_timeout_s", -1, 422),
+    ("job.job_timeout_s", 1.5, 422),
+    ("timeouts.readiness_timeout_s", 0, 422),
+    ("timeouts.poll_interval_s", "5", 422),
+    ("metadata", {"x": "y" * 8192}, 422),
+    ("metadata", {str(number): 1 for number in range(10_000)}, 422),
+    ("metadata", [], 422),
+    ("wait_for_ready", "true", 422),
+    ("wait_for_ready", 1, 422),
+    ("request_id", "", 422),
+    ("request_id", "a\nb", 422),
+    ("request_id", 7, 422),
+    ("invoking_user", "", 422),
+    ("influxdb.use_influxdb", 1, 422),
+    ("workdir", "/etc", 422),
+    ("__proto__", {}, 422),
+]
+
+
+def put(field: str, value: Any) -> dict[str, Any]:
+    body = wanted()
+    *path, last = field.split(".")
+    table = body
+    for name in path:
+        table = table.setdefault(name, {"app_tag": "2.3.0"} if name == "cbclient_config" else {})
+    table[last] = value
+    return body
+
+
+@pytest.mark.parametrize(("field", "value", "status"), BAD, ids=lambda value: repr(value)[:30])
+async def test_a_bad_field_is_refused_and_named_E4_E5(client: Client, field: str, value: Any, status: int) -> None:
+    async with client.post("/api/v1/replicas", json=put(field, value)) as answer:
+        content = await answer.json()
+    assert answer.status == status, content
+    named = content["field"]
+    # pydantic names an item of a list by its number, and a whole table by the check that failed on it
+    assert named == field or named.startswith(f"{field}.") or field.startswith(f"{named}."), content
+    async with client.get("/api/v1/replicas") as answer:
+        assert (await answer.json())["total"] == 0
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"[]",
+        b'"x"',
+        b"\xef\xbb\xbf{}",
+        b"\xff",
+        b'{"server_mode":"replica","server_mode":"replica","model_name":"m"}',
+        b'{"model_name": NaN}',
+        b'{"full_config": {"x": 1e400}}',
+        b'{"full_config": {"x": ' + b"1" * 100_000 + b"}}",
+        b'{"model_name": "\\ud800"}',
+        b'{"model_name": "m"} trailing',
+        b'{"x":' * 100_000,
+    ],
+    ids=range(12),
+)
+async def test_what_is_no_json_object_is_400(client: Client, raw: bytes) -> None:
+    async with client.post("/api/v1/replicas", data=raw, headers={"Content-Type": "application/json"}) as answer:
+        assert answer.status == 400
+        assert (await answer.json())["error"]
+
+
+async def test_a_body_beyond_the_limit_is_413(client: Client) -> None:
+    raw = io.BytesIO(b'{"model_name": "' + b"x" * (1 << 20) + b'"}')
+    async with client.post("/api/v1/replicas", data=raw, headers={"Content-Type": "application/json"}) as answer:
+        assert answer.status == 413
+
+
+async def test_missing_fields_are_named(client: Client) -> None:
+    async with client.post("/api/v1/replicas", json={}) as answer:
+        assert answer.status == 422
+        details = (await answer.json())["details"]
+    assert {detail["field"] for detail in details} == {"server_mode", "model_name"}
+
+
+@pytest.mark.parametrize("mode", ["platform_workload", "platform_workload_mock"])
+async def test_a_mode_without_its_parameter_is_400(client: Client, mode: str) -> None:
+    async with client.post("/api/v1/replicas", json=wanted(server_mode=mode)) as answer:
+        assert answer.status == 400
+        assert (await answer.json())["field"] == "platform_config"
+
+
+async def test_a_pages_form_is_415(client: Client) -> None:
+    async with client.post("/api/v1/replicas", data=b"{}", headers={"Content-Type": "text/plain"}) as answer:
+        assert answer.status == 415
+
+
+async def test_a_pages_script_is_403(client: Client) -> None:
+    async with client.post("/api/v1/replicas", json=wanted(), headers={"Origin": "http://evil"}) as answer:
+        assert answer.status == 403
+
+
+@pytest.mark.parametrize(
+    "replica_id", ["..%2f..", "%2e%2e", "x", "ABC123DEF456", "abc123def456x", "abc%00def4567", "..........."]
+)
+async def test_an_id_that_is_none_is_404_E4(client: Client, replica_id: str) -> None:
+    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/stop"), ("GET", "/logs"), ("GET", "/events")):
+        async with client.request(method, f"/api/v1/replicas/{replica_id}{path}") as answer:
+            assert answer.status == 404
+
+
+@pytest.mark.parametrize("body", [{"force": "yes"}, {"force": 1}, {"surprise": True}, []])
+async def test_a_bad_stop_is_refused(client: Client, body: Any) -> None:
+    async with client.post("/api/v1/replicas", json=wanted()) as answer:
+        replica_id = (await answer.json())["replica_id"]
+    async with client.post(f"/api/v1/replicas/{replica_id}/stop", json=body) as answer:
+        assert answer.status in (400, 422)
+
+
+def test_an_absolute_model_dir_may_lie_where_the_operator_allows(tmp_path: Path) -> None:
+    body = put("full_config.runconfig.model_dir", str(tmp_path / "models"))
+    with pytest.raises(ApiError, match="model_dirs"):
+        read_request(body, wheel_dirs=(), model_dirs=())
+    assert read_request(body, wheel_dirs=(), model_dirs=(tmp_path,)).model_name == "m"
+
+
+def test_digest_does_not_depend_on_order_or_request_id() -> None:
+    assert digest({"a": 1, "b": 2, "request_id": "x"}) == digest({"b": 2, "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_body_of_large_but_bearable_numbers_passes() -> None:
+    assert parse_body(b'{"a": 9223372036854775807}') == {"a": 2**63 - 1}

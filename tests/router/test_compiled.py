@@ -1,0 +1,119 @@
+"""The compiled data plane is used for the very sources it was made from, and for no others."""
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import pytest
+
+from router import compiled
+from router.compiling import have_compiled
+from router.settings import RouterSettings
+
+USES = "from router import compiled; print(compiled.activate()); import router.proxy.relay as module; print(module.__file__)"
+
+
+def uses(root: Path) -> list[str]:
+    """What a process that has the sources under `root` says it runs."""
+    done = subprocess.run([sys.executable, "-c", USES], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources with their build."""
+    root = tmp_path_factory.mktemp("copy")
+    build = compiled.build()
+    for name in ("common", "router"):
+        ignored = shutil.ignore_patterns("__pycache__", compiled.BUILDS.name)
+        shutil.copytree(compiled.PACKAGE.parent / name, root / name, ignore=ignored)
+    shutil.copytree(build, root / build.relative_to(compiled.PACKAGE.parent))
+    return root
+
+
+def test_a_build_of_these_sources_is_used(copy: Path) -> None:
+    active, file = uses(copy)
+    assert active == "True"
+    assert Path(file).is_relative_to(copy / "router" / "_compiled")
+
+
+def test_a_stale_build_is_never_used(copy: Path) -> None:
+    source = copy / "router" / "facts.py"
+    before = source.read_text()
+    source.write_text(before + "\n")
+    try:
+        assert uses(copy) == ["False", str(copy / "router" / "proxy" / "relay.py")]
+    finally:
+        source.write_text(before)
+
+
+def test_every_listed_module_is_built() -> None:
+    built = {file.name.split(".")[0] for file in compiled.build().rglob("*.so")}
+    assert {name.rpartition(".")[2] for name in compiled.MODULES} <= built
+
+
+def test_without_a_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compiled, "folder", lambda: tmp_path / "missing")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(compiled.CannotCompile, match="apt-get install gcc"):
+        compiled.build()
+
+
+def test_what_the_compiler_says_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compiled, "folder", lambda: tmp_path / "missing")
+    monkeypatch.setattr(compiled, "BUILDS", tmp_path)
+    monkeypatch.setattr(compiled, "MODULES", ("router.no_such_module",))
+    with pytest.raises(compiled.CannotCompile, match="no_such_module"):
+        compiled.build()
+    assert list(tmp_path.iterdir()) == []
+
+
+class Crew:
+    """Stands in for the workers: notes that they were told to renew themselves."""
+
+    rolled = 0
+
+    async def roll(self) -> None:
+        self.rolled += 1
+
+
+async def test_workers_are_renewed_once_the_build_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiled.build()
+    monkeypatch.setattr(compiled, "folder", lambda: tmp_path / "missing")  # as this process sees it
+    crew = Crew()
+    await have_compiled(cast("Any", crew), RouterSettings())
+    assert crew.rolled == 1
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_workers_stay_as_they_are_without_a_build(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, wanted: bool
+) -> None:
+    monkeypatch.setattr(compiled, "folder", lambda: tmp_path / "missing")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    crew = Crew()
+    await have_compiled(cast("Any", crew), RouterSettings(compiled=wanted))
+    assert crew.rolled == 0
+
+
+async def test_a_build_ends_with_the_router(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    endless = tmp_path / "python"
+    endless.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nsleep 600\n")
+    endless.chmod(0o755)
+    monkeypatch.setattr(compiled, "folder", lambda: tmp_path / "missing")
+    monkeypatch.setattr(sys, "executable", str(endless))
+    building = asyncio.ensure_future(have_compiled(cast("Any", Crew()), RouterSettings()))
+    async with asyncio.timeout(20):
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            await asyncio.sleep(0.01)
+    child = psutil.Process(int((tmp_path / "pid").read_text()))
+    family = [child, *child.children()]
+    building.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await building
+    assert psutil.wait_procs(family, timeout=10)[1] == []
