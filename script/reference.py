@@ -28,6 +28,7 @@ from babysitter.agent.settings import AgentSettings  # noqa: E402 - as above
 from babysitter.settings import BACKEND_LABELS, BabysitterSettings, Backend  # noqa: E402 - as above
 from common.exits import Exit  # noqa: E402 - as above
 from common.settings import Option, options  # noqa: E402 - as above
+from ctl.codes import MEANINGS  # noqa: E402 - as above
 from registry.metrics import Metrics  # noqa: E402 - as above
 from registry.routes import ROUTES  # noqa: E402 - as above
 from registry.settings import RegistrySettings  # noqa: E402 - as above
@@ -354,9 +355,8 @@ def _fields(call: ast.Call) -> Iterator[str]:
 def exits_page() -> str:
     """What each exit code means."""
     words = (
-        "The same for every process and for `svcctl`; the scripts use them too. The systemd units do not start a\n"
-        "process again after 78. A babysitter does not restart a server that ends with 78 or 125\n"
-        "(`babysitter.no_restart_codes`)."
+        "The systemd units do not start a process again after 78. A babysitter does not restart a server that ends\n"
+        "with 78 or 125 (`babysitter.no_restart_codes`)."
     )
     source = ast.parse(inspect.getsource(Exit)).body[0]
     assert isinstance(source, ast.ClassDef)  # noqa: S101 - the enum itself
@@ -367,8 +367,14 @@ def exits_page() -> str:
             last = node.targets[0].id
         elif last and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             told[last] = re.sub(r" \(FAILURES[^)]*\)", "", str(node.value.value))
-    rows = [(str(code.value), told.get(code.name, "")) for code in Exit]
-    return page("Exit codes", words, table(("code", "meaning"), rows))
+    processes = [(str(code.value), told.get(code.name, "")) for code in Exit]
+    command = [(str(code.value), words[0].upper() + words[1:] + ".") for code, words in MEANINGS.items()]
+    return page(
+        "Exit codes",
+        words,
+        ["## Processes and scripts", "", *table(("code", "meaning"), processes)],
+        ["## svcctl", "", *table(("code", "meaning"), command)],
+    )
 
 
 BOOK: dict[str, Callable[[], str]] = {

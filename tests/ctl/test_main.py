@@ -1,44 +1,130 @@
+"""The process: one line and an exit code for what goes wrong, help that parses, completion that knows what exists."""
+
+import asyncio
+import itertools
+import os
+import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
-from common.discovery.record import record_from_wire
-from common.discovery.registry_client import RegistryUnavailable
-from ctl.__main__ import as_table, fetch
+from ctl.call import Command
+from ctl.codes import MEANINGS, Code
+from ctl.commands import COMMANDS
+from ctl.parser import build
+from tests.ctl.conftest import Suite, record
 
-RECORD = {"name": "a", "host": "h", "port": 1, "url": "http://h:1", "metadata": {"type": "openai-api", "models": ["m"]}}
-
-
-async def test_fetch_lists_the_records_of_the_first_registry_that_answers() -> None:
-    async def services(_request: web.Request) -> web.Response:
-        return web.json_response({"services": [RECORD]})
-
-    app = web.Application()
-    app.router.add_get("/services", services)
-    async with TestServer(app) as server:
-        assert [record.name for record in await fetch(["http://127.0.0.1:1", str(server.make_url(""))])] == ["a"]
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "svcctl.md"
 
 
-async def test_fetch_tells_when_none_answers() -> None:
-    with pytest.raises(RegistryUnavailable):
-        await fetch(["http://127.0.0.1:1"])
-
-
-def test_the_table_has_a_row_for_each_record_by_name() -> None:
-    table = as_table([record_from_wire({**RECORD, "name": name, "metadata": {}}) for name in ("b", "a")])
-    assert list(table.columns[0].cells) == ["a", "b"]
-
-
-def test_an_unreachable_registry_is_one_line_and_exit_1() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "ctl", "--registry-url", "http://127.0.0.1:1", "services"],
+def svcctl(*argv: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SVC_")}
+    return subprocess.run(
+        [sys.executable, "-m", "ctl", *argv],
+        cwd=ROOT,
+        env={**clean, "SVC_STATE_DIR": str(home / "state"), **env},
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
     )
-    assert done.returncode == 1
-    assert done.stderr.startswith("svcctl: error: http://127.0.0.1:1: ")
-    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_unreachable_registry_is_one_line_with_the_next_step_and_its_own_exit_code(tmp_path: Path) -> None:
+    done = svcctl("--registry-url", "http://127.0.0.1:1", "services", home=tmp_path)
+    assert done.returncode == Code.UNREACHABLE
+    assert done.stderr == (
+        "svcctl: error: the registry does not answer at http://127.0.0.1:1 (connection refused); "
+        "start it with 'svcctl up', or say where it is with --registry-url\n"
+    )
+    assert done.stdout == ""
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m ctl completion bash | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode in (Code.PIPE, Code.OK)
+    assert done.stderr == ""
+    assert tmp_path.exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_example_of_the_help_parses_and_is_of_its_command(command: Command) -> None:
+    assert command.examples
+    parser = build(COMMANDS, {})
+    for example in command.examples:
+        for piped, words in itertools.groupby(shlex.split(example), "|".__eq__):
+            program, *rest = words
+            if not piped and program == "svcctl":
+                parser.parse_args(list(itertools.takewhile(lambda word: word not in (">", "<"), rest)))
+        assert f"svcctl {command.name}" in example
+
+
+def test_the_help_of_the_top_names_every_command_and_exit_code() -> None:
+    text = build(COMMANDS, {}).format_help()
+    assert [command.name for command in COMMANDS if f"    {command.name.split()[0]} " not in text + " "] == []
+    assert all(meaning in text for meaning in MEANINGS.values())
+
+
+def test_a_flag_counts_before_and_after_the_command() -> None:
+    parser = build(COMMANDS, {"SVC_REGISTRY_URL": "http://env"})
+    assert parser.parse_args(["--registry-url", "http://a", "services"]).registry_url == "http://a"
+    assert parser.parse_args(["services", "--registry-url", "http://b"]).registry_url == "http://b"
+    assert parser.parse_args(["services"]).registry_url == "http://env"
+    assert parser.parse_args(["--json", "services"]).json
+    assert not parser.parse_args(["services"]).json
+
+
+def test_no_flag_takes_a_token_itself() -> None:
+    """Argv is readable by every user of the machine."""
+    text = build(COMMANDS, {}).format_help()
+    assert "--token-file" in text
+    assert "--token " not in text
+
+
+async def test_completion_offers_the_services_that_exist(suite: Suite) -> None:
+    suite.answers["registry GET /services"] = {"services": [record("qwen-server"), record("other", metadata={})]}
+    offered = await complete(suite, "svcctl drain q")
+    assert "qwen-server" in offered
+
+
+async def test_completion_offers_commands_and_flags_without_any_service(suite: Suite) -> None:
+    suite.registry = "http://127.0.0.1:1"
+    assert {"services", "status", "doctor"} <= set(await complete(suite, "svcctl "))
+    assert "--max-tokens" in await complete(suite, "svcctl chat m --max")
+
+
+async def complete(suite: Suite, line: str) -> list[str]:
+    """What argcomplete offers behind `line`, by its own protocol."""
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("SVC_")},
+        "SVC_REGISTRY_URL": suite.registry,
+        "SVC_STATE_DIR": str(suite.home / "state"),
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_IFS": "\n",
+        "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(suite.home / "offered"),
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "import ctl.__main__ as m; m.main()", cwd=ROOT, env=env
+    )
+    await asyncio.wait_for(process.wait(), 60)
+    return (suite.home / "offered").read_text().split("\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_code_for_each_shell_names_svcctl_and_is_accepted(shell: str, tmp_path: Path) -> None:
+    done = svcctl("completion", shell, home=tmp_path)
+    assert done.returncode == 0
+    assert "svcctl" in done.stdout
+    if shutil.which(shell):
+        code = tmp_path / "code"
+        code.write_text(done.stdout)
+        checked = subprocess.run([shell, "-n", str(code)], capture_output=True, text=True, check=False, timeout=30)
+        assert checked.stderr == ""

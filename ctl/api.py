@@ -1,0 +1,187 @@
+"""Calls to the suite's services: one session, every fault a `Problem` that says what to do next."""
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import responses
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from common.http.client import make_session
+from ctl.codes import Code
+from ctl.problem import Problem
+
+CALL_TIMEOUT_S = 10.0
+SAID_LIMIT = 600
+"""Characters of a service's own words that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A service, and where it may be asked.
+
+    `urls` are alternatives, tried in turn; `option` is the flag that sets them, `secret` the flag of the token.
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    option: str
+    token: str | None = None
+    secret: str = "--token-file"  # noqa: S105 - a flag's name
+
+    @property
+    def url(self) -> str:
+        """The first address."""
+        return self.urls[0]
+
+
+class Api:
+    """Calls over one session.
+
+    Args:
+        session: The command's session.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def get(self, place: Place, path: str, *, params: Mapping[str, str] | None = None) -> Any:
+        """`GET path`, as JSON.
+
+        Raises:
+            Problem: No answer, or one that is no success.
+        """
+        return await self.call(place, "GET", path, params=params)
+
+    async def call(
+        self,
+        place: Place,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        params: Mapping[str, str] | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> Any:
+        """One call, at each address in turn until one answers; the answer as JSON (text when it is none).
+
+        Raises:
+            Problem: No answer, or one that is no success.
+        """
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=2.0)
+        async with self.open(place, method, path, body=body, params=params, timeout=timeout) as answer:
+            return _parsed(await answer.read())
+
+    @asynccontextmanager
+    async def open(
+        self,
+        place: Place,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        params: Mapping[str, str] | None = None,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own kind of timeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The successful answer to a call, its body still to be read; faults while it is read are `Problem`s too.
+
+        Raises:
+            Problem: No answer, or one that is no success, or one that broke.
+        """
+        reasons: list[str] = []
+        for base in place.urls:
+            try:
+                answer = await self._session.request(
+                    method,
+                    base.rstrip("/") + path,
+                    data=None if body is None else msgspec.json.encode(body),
+                    headers=_headers(place, has_body=body is not None),
+                    params=params,
+                    timeout=timeout,
+                    allow_redirects=False,
+                )
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                reasons.append(f"{base} ({_short(error)})")
+                continue
+            async with answer:
+                try:
+                    if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+                        raise refusal(place, answer.status, _parsed(await answer.read()))
+                    yield answer
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    raise Problem(
+                        f"{place.name} broke off its answer to {path}: {_short(error)}", code=Code.UNREACHABLE
+                    ) from error
+            return
+        raise Problem(
+            f"{place.name} does not answer at {', '.join(reasons)}",
+            hint=f"start it with 'svcctl up', or say where it is with {place.option}",
+            code=Code.UNREACHABLE,
+        )
+
+
+@asynccontextmanager
+async def connect() -> AsyncGenerator[Api, None]:
+    """An `Api` with a session of its own."""
+    async with make_session(timeout_s=CALL_TIMEOUT_S) as session:
+        yield Api(session)
+
+
+def refusal(place: Place, status: int, content: Any) -> Problem:
+    """What an answer that is no success means to the operator."""
+    said = said_in(content) or responses.get(status, "no reason given")
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return Problem(f"{place.name} refused: {said}", hint=f"give a token with {place.secret}", code=Code.REFUSED)
+    if status == HTTPStatus.NOT_FOUND:
+        return Problem(f"{place.name}: {said}", code=Code.NOT_FOUND)
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Problem(f"{place.name} refused ({status}): {said}", code=Code.REFUSED)
+    return Problem(f"{place.name} failed ({status}): {said}", hint="'svcctl doctor' looks for the cause")
+
+
+def said_in(content: Any) -> str:
+    """The error text of an answer: ours, OpenAI's, or a list of fields that are wrong."""
+    if isinstance(content, str):
+        return content[:SAID_LIMIT]
+    if not isinstance(content, dict):
+        return ""
+    told = content.get("error", content.get("detail", content.get("message", "")))
+    if isinstance(told, dict):
+        told = told.get("message", "")
+    if isinstance(told, list):
+        told = "; ".join(_field_fault(item) for item in told)
+    return str(told)[:SAID_LIMIT]
+
+
+def _field_fault(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    place = ".".join(str(part) for part in item.get("loc", ()) if part != "body")
+    said = str(item.get("msg", item))
+    return f"{place}: {said}" if place else said
+
+
+def _headers(place: Place, *, has_body: bool) -> dict[str, str]:
+    headers = {"Content-Type": "application/json"} if has_body else {}
+    return {**headers, "Authorization": f"Bearer {place.token}"} if place.token else headers
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return msgspec.json.decode(raw) if raw else {}
+    except msgspec.DecodeError:
+        return raw.decode("utf-8", "replace")
+
+
+def _short(error: Exception) -> str:
+    """A client fault in a few words."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno
+        return os.strerror(number).lower() if number else str(error.os_error)
+    return str(error) or type(error).__name__

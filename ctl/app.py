@@ -1,0 +1,38 @@
+"""One run of svcctl: command line in, words out, an exit code back."""
+
+import asyncio
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+import argcomplete
+
+from ctl.call import Call
+from ctl.codes import Code
+from ctl.commands import COMMANDS
+from ctl.output import Output
+from ctl.parser import build
+from ctl.problem import Problem
+
+
+def run(argv: Sequence[str], env: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> int:
+    """Run one command; returns its exit code.
+
+    Raises:
+        BrokenPipeError: Nobody reads standard output any more.
+        SystemExit: argparse's, after `--help` or a command line that cannot be parsed.
+    """
+    parser = build(COMMANDS, env)
+    argcomplete.autocomplete(parser)
+    args = parser.parse_args(argv)
+    out = Output(stdout, stderr, as_json=args.json)
+    try:
+        result = args.run(Call(args, out, env))
+        code = asyncio.run(result) if inspect.iscoroutine(result) else result
+        stdout.flush()
+    except Problem as problem:
+        out.error(problem.line())
+        return problem.code
+    except KeyboardInterrupt:
+        return Code.INTERRUPTED
+    return int(code)

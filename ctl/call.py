@@ -1,0 +1,73 @@
+"""What a command is given: its arguments, where the services are, and where its words go."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.http.access import read_token
+from common.service import ConfigurationError
+from ctl import places
+from ctl.api import Place
+from ctl.codes import Code
+from ctl.output import Output
+from ctl.problem import Problem
+from ctl.secret import read_secret
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One run of one command."""
+
+    args: Namespace
+    out: Output
+    env: Mapping[str, str]
+
+    @property
+    def registry(self) -> Place:
+        """The registry, with the operator's token."""
+        return Place("the registry", _urls(places.registry_url(self.args)), "--registry-url", self._token())
+
+    @property
+    def api(self) -> Place:
+        """Who serves `/api/v1`."""
+        return Place("the replica API", _urls(places.api_url(self.args)), "--api-url", self._token())
+
+    @property
+    def router(self) -> Place:
+        """The router, with its own API key: the registry's token is never sent where it may be passed on."""
+        file = self.args.key_file
+        key = read_secret(Path(file)) if file else None
+        return Place("the router", _urls(places.router_url(self.args)), "--router-url", key, "--key-file")
+
+    @property
+    def state_dir(self) -> Path:
+        """Where `up` keeps what it started."""
+        return places.state_dir(self.args)
+
+    def _token(self) -> str | None:
+        try:
+            return read_token(Path(self.args.token_file)) if self.args.token_file else None
+        except ConfigurationError as error:
+            raise Problem(str(error), code=Code.CONFIG) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: `name` is its words, `examples` are shown by `--help` and parsed by a test."""
+
+    name: str
+    help: str
+    run: Callable[[Call], int | Coroutine[Any, Any, int]]
+    add: Callable[[ArgumentParser], None] = lambda _parser: None
+    details: str = ""
+    examples: tuple[str, ...] = ()
+
+
+def _urls(text: str) -> tuple[str, ...]:
+    urls = tuple(part.strip().rstrip("/") for part in text.split(",") if part.strip())
+    wrong = next((url for url in urls if not url.startswith(("http://", "https://"))), None if urls else text)
+    if wrong is not None:
+        raise Problem(f"{wrong!r} is no address", hint="write http://HOST:PORT", code=Code.USAGE)
+    return urls

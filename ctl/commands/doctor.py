@@ -1,0 +1,121 @@
+"""`svcctl doctor`: look at everything that usually goes wrong, and say what to do about it."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlsplit
+
+from common import __version__
+from ctl import api
+from ctl.api import Api, Place
+from ctl.call import Call, Command
+from ctl.codes import Code
+from ctl.doctor import judge, machine
+from ctl.doctor.finding import Finding, Verdict, fault, ok, summary, table
+from ctl.problem import Problem
+
+DOCTOR_TIMEOUT_S = 5.0
+Answer = Mapping[str, Any]
+
+
+async def doctor(call: Call) -> int:
+    """Run every check; 1 when one found a fault."""
+    findings = [*machine.packages(), *machine.disk(call.state_dir), machine.limits(), *secrets(call)]
+    if all(one.verdict is not Verdict.FAULT for one in findings if one.check in ("token", "key")):
+        async with api.connect() as calls:
+            findings += await services(calls, call)
+    if call.out.as_json:
+        call.out.document({"findings": [asdict(one) for one in findings], "summary": summary(findings)})
+    else:
+        call.out.table(table(findings))
+        call.out.line(summary(findings), "bold")
+    return Code.FAILED if any(one.verdict is Verdict.FAULT for one in findings) else Code.OK
+
+
+def secrets(call: Call) -> list[Finding]:
+    """The files with the token and the key."""
+    return [
+        machine.secret("token", "--token-file", lambda: call.registry, call.args.token_file),
+        machine.secret("key", "--key-file", lambda: call.router, call.args.key_file),
+    ]
+
+
+async def services(calls: Api, call: Call) -> list[Finding]:
+    """What registry, router and replica API say."""
+    registry, router = call.registry, call.router
+    (registry_findings, health), (router_findings, router_health) = await asyncio.gather(
+        reach(calls, registry, "registry"), reach(calls, router, "router")
+    )
+    findings = [*registry_findings, *router_findings]
+    records = None
+    if health is not None:
+        findings += judge.registry(health)
+        records = await listed(calls, registry, "/services", "services", findings)
+        findings += judge.addresses(records or ())
+    if router_health is not None:
+        known = await listed(calls, router, "/services", "services", findings)
+        findings += judge.router(router_health, known or (), records)
+    if health is not None or call.args.api_url:
+        findings += await replica_api(calls, call)
+    return findings
+
+
+async def replica_api(calls: Api, call: Call) -> list[Finding]:
+    """Its version, and its replicas."""
+    findings: list[Finding] = []
+    try:
+        told = await calls.call(call.api, "GET", "/api/v1/health", timeout_s=DOCTOR_TIMEOUT_S)
+    except Problem as problem:
+        return [fault("replica API", problem.message, problem.hint or "'svcctl status' shows who answers")]
+    findings.append(judge.versions(__version__, told))
+    infos = await listed(calls, call.api, "/api/v1/replicas", "replicas", findings)
+    return [*findings, *judge.replicas(infos or ())]
+
+
+async def reach(calls: Api, place: Place, check: str) -> tuple[list[Finding], Answer | None]:
+    """Whether a service answers, whether it is the right one, and how its clock goes."""
+    before = time.time()
+    try:
+        health = await calls.call(place, "GET", "/health", timeout_s=DOCTOR_TIMEOUT_S)
+    except Problem as problem:
+        return [fault(check, problem.message, silent(place, problem))], None
+    if not isinstance(health, Mapping) or health.get(check) != "running":
+        seen = f"what answers at {place.url} is no {check} of this suite"
+        return [fault(check, seen, f"say where it is with {place.option}, or choose another port")], None
+    return [
+        ok(check, f"answers at {place.url}"),
+        judge.clock(f"the {check}", health.get("timestamp"), before, time.time()),
+    ], health
+
+
+def silent(place: Place, problem: Problem) -> str:
+    """What to do about a service that does not answer: it depends on who has its port."""
+    address = urlsplit(place.url)
+    if judge.is_near(address.hostname or "") and (who := machine.holder(address.port or 80)):
+        return f"port {address.port} is held by {who}: stop it, or choose another port"
+    return problem.hint
+
+
+async def listed(calls: Api, place: Place, path: str, member: str, findings: list[Finding]) -> Sequence[Answer] | None:
+    """A list that a service gives; a refusal is a finding."""
+    try:
+        answer = await calls.call(place, "GET", path, timeout_s=DOCTOR_TIMEOUT_S)
+    except Problem as problem:
+        findings.append(fault("access", problem.message, problem.hint or "see the message"))
+        return None
+    found = answer.get(member, []) if isinstance(answer, Mapping) else []
+    return [item for item in found if isinstance(item, Mapping)]
+
+
+COMMANDS = (
+    Command(
+        "doctor",
+        "look for what is wrong, and say what to do",
+        doctor,
+        details="Checks packages, disk, limits, token files, ports, clocks, registry, store, router, replicas and\n"
+        "versions. Exit code 1 when something does not work; warnings alone give 0.",
+        examples=("svcctl doctor", "svcctl doctor --json | jq '.findings[] | select(.verdict == \"fault\")'"),
+    ),
+)

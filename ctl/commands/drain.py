@@ -1,0 +1,106 @@
+"""`svcctl drain|undrain NAME`: no new requests to a server, and requests to it again."""
+
+import asyncio
+import time
+from argparse import ArgumentParser
+from urllib.parse import quote
+
+from ctl import api, completers
+from ctl.api import Api
+from ctl.call import Call, Command
+from ctl.codes import Code
+from ctl.problem import Problem
+
+POLL_S = 0.25
+ROUTABLE = "openai-api"
+
+
+def add_drain(parser: ArgumentParser) -> None:
+    """Flags of `drain`."""
+    add_name(parser)
+    parser.add_argument("--wait", action="store_true", help="until the router has no request under way to it")
+    parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="of --wait (default: 300)")
+
+
+def add_name(parser: ArgumentParser) -> None:
+    """The service's name."""
+    name = parser.add_argument("name", metavar="NAME", help="the server's record, its babysitter, or a replica id")
+    completers.attach(name, completers.services)
+
+
+async def drain(call: Call) -> int:
+    """Let a server have no new requests."""
+    async with api.connect() as calls:
+        name = await routable_name(calls, call, call.args.name)
+        answer = await calls.call(call.registry, "POST", f"/services/{quote(name, safe='')}/drain")
+        call.out.note(f"{name}: drains; no new requests go to it ('svcctl undrain {name}' takes it back)")
+        left = await until_idle(calls, call, name) if call.args.wait else None
+    if call.out.as_json:
+        call.out.document({**answer, "in_flight": left})
+    if left:
+        raise Problem(f"{name}: {left} request(s) still under way", hint="wait longer", code=Code.TIME_IS_UP)
+    if call.args.wait:
+        call.out.note(f"{name}: no request is under way", "green")
+    return Code.OK
+
+
+async def undrain(call: Call) -> int:
+    """Let a server have requests again."""
+    async with api.connect() as calls:
+        name = await routable_name(calls, call, call.args.name)
+        answer = await calls.call(call.registry, "POST", f"/services/{quote(name, safe='')}/undrain")
+    if call.out.as_json:
+        call.out.document(answer)
+    call.out.note(f"{name}: takes requests again")
+    return Code.OK
+
+
+async def routable_name(calls: Api, call: Call, name: str) -> str:
+    """The routable record that `name` means: itself, or `NAME-server`.
+
+    Raises:
+        Problem: There is none.
+    """
+    answer = await calls.get(call.registry, "/services")
+    types = {record["name"]: (record.get("metadata") or {}).get("type") for record in answer.get("services", [])}
+    for wanted in (name, f"{name}-server"):
+        if types.get(wanted) == ROUTABLE:
+            return wanted
+    if name in types:
+        raise Problem(f"{name} has no server that takes requests now", hint="see 'svcctl services'", code=Code.FAILED)
+    raise Problem(f"no service {name!r}", hint="'svcctl services' lists them", code=Code.NOT_FOUND)
+
+
+async def until_idle(calls: Api, call: Call, name: str) -> int:
+    """Wait until the router has nothing under way to `name`; how much is left when the time is up."""
+    deadline = time.monotonic() + call.args.timeout
+    while True:
+        answer = await calls.get(call.router, "/services")
+        found = [service for service in answer.get("services", []) if service.get("name") == name]
+        # A router that has not heard of the drain yet may still send.
+        told = all(service.get("standing") == "draining" for service in found)
+        left = sum(int(service.get("in_flight") or 0) for service in found)
+        if told and not left:
+            return 0
+        if time.monotonic() >= deadline:
+            return max(left, 1)
+        await asyncio.sleep(POLL_S)
+
+
+COMMANDS = (
+    Command(
+        "drain",
+        "send no new requests to a server",
+        drain,
+        add_drain,
+        details="Requests under way go on. The server keeps running; stop it when --wait has returned.",
+        examples=("svcctl drain qwen-7b-server", "svcctl drain qwen-7b --wait --timeout 600"),
+    ),
+    Command(
+        "undrain",
+        "send requests to a drained server again",
+        undrain,
+        add_name,
+        examples=("svcctl undrain qwen-7b-server",),
+    ),
+)

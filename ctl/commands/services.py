@@ -1,0 +1,66 @@
+"""`svcctl services`, `svcctl models`: what is registered, and what can be asked."""
+
+import time
+from argparse import ArgumentParser
+
+from ctl import api
+from ctl.call import Call, Command
+from ctl.codes import Code
+from ctl.views import fleet
+
+
+def add_services(parser: ArgumentParser) -> None:
+    """Flags of `services`."""
+    parser.add_argument("--type", metavar="TYPE", help="only records of this metadata.type (openai-api: the servers)")
+
+
+async def services(call: Call) -> int:
+    """Print the registry's records."""
+    async with api.connect() as calls:
+        answer = await calls.get(call.registry, "/services")
+    records = [
+        record
+        for record in answer.get("services", [])
+        if call.args.type in (None, (record.get("metadata") or {}).get("type"))
+    ]
+    if call.out.as_json:
+        call.out.document({**answer, "services": records, "total": len(records)})
+    elif records:
+        call.out.table(fleet.services(records, time.time()))
+    else:
+        call.out.note("nothing is registered; start something with 'svcctl up --demo' or 'svcctl replicas create'")
+    return Code.OK
+
+
+async def models(call: Call) -> int:
+    """Print the router's models."""
+    router = call.router
+    async with api.connect() as calls:
+        listed = await calls.get(router, "/v1/models")
+        known = await calls.get(router, "/services")
+    if call.out.as_json:
+        call.out.document(listed)
+    elif listed.get("data"):
+        call.out.table(fleet.models(listed["data"], known.get("services", [])))
+    else:
+        count = known.get("total", 0)
+        call.out.note(f"no model can be asked: the router knows {count} replica(s), none of them ready")
+    return Code.OK
+
+
+COMMANDS = (
+    Command(
+        "services",
+        "list every record of the registry",
+        services,
+        add_services,
+        examples=("svcctl services", "svcctl services --type openai-api --json"),
+    ),
+    Command(
+        "models",
+        "list the models that the router can be asked for now",
+        models,
+        details="READY counts the replicas of a model that may get requests, of all that list it.",
+        examples=("svcctl models", "svcctl models --router-url http://gateway:8000 --key-file ~/.svc-key"),
+    ),
+)

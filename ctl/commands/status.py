@@ -1,0 +1,93 @@
+"""`svcctl status`: is everything up? What `up` started here, and who answers at the configured addresses."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ctl import api
+from ctl.api import Api, Place
+from ctl.call import Call, Command
+from ctl.codes import Code
+from ctl.launcher import processes
+from ctl.launcher.plan import AGENT, BABYSITTER, REGISTRY, ROUTER
+from ctl.launcher.store import Started, Store
+from ctl.problem import Problem
+from ctl.views import node
+from ctl.views.node import Seen
+from ctl.views.words import moment
+
+DETAILS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    REGISTRY: node.registry_detail,
+    ROUTER: node.router_detail,
+    AGENT: node.api_detail,
+    BABYSITTER: node.babysitter_detail,
+}
+WELL = {"healthy", "running", "ready"}
+
+
+async def status(call: Call) -> int:
+    """Ask everybody at once, and show it."""
+    known = Store(call.state_dir).all()
+    kinds = {started.kind for started in known}
+    async with api.connect() as calls:
+        asked = [look(calls, started) for started in known]
+        elsewhere = ((REGISTRY, call.registry), (ROUTER, call.router))
+        asked += [look_at(calls, kind, place) for kind, place in elsewhere if kind not in kinds]
+        seen = await asyncio.gather(*asked)
+        replicas = await listed(calls, call)
+    if call.out.as_json:
+        call.out.document({"services": [asdict(one) for one in seen], "replicas": replicas})
+    else:
+        call.out.table(node.table(seen))
+        if replicas is not None:
+            call.out.line(node.replicas_line(replicas), "dim" if not replicas else "")
+        if not known:
+            call.out.note(f"nothing was started from {call.state_dir}; 'svcctl up' starts a node")
+    return Code.OK if all(one.well for one in seen) else Code.FAILED
+
+
+async def look(calls: Api, started: Started) -> Seen:
+    """A process that `up` started."""
+    begun = moment(started.started_at)
+    if processes.find(started) is None:
+        return Seen(started.name, started.url, "not running", f"see {started.log}", well=False)
+    place = Place(started.name, (started.url,), "")
+    age_s = None if begun is None else time.time() - begun
+    return await _ask(calls, started.kind, place, pid=started.pid, since_s=age_s)
+
+
+async def look_at(calls: Api, kind: str, place: Place) -> Seen:
+    """A service that somebody else started."""
+    return await _ask(calls, kind, Place(kind, place.urls, place.option, place.token, place.secret))
+
+
+async def _ask(calls: Api, kind: str, place: Place, *, pid: int | None = None, since_s: float | None = None) -> Seen:
+    try:
+        health = await calls.call(place, "GET", "/health", timeout_s=3.0)
+    except Problem as problem:
+        return Seen(place.name, place.url, "no answer", problem.message, pid, since_s, well=False)
+    if not isinstance(health, Mapping):
+        return Seen(place.name, place.url, "no answer", "it is no service of this suite", pid, since_s, well=False)
+    word = str(health.get("status", "?"))
+    return Seen(place.name, place.url, word, DETAILS[kind](health), pid, since_s, well=word in WELL)
+
+
+async def listed(calls: Api, call: Call) -> list[Mapping[str, Any]] | None:
+    """The replicas; None when nobody tells."""
+    try:
+        return list((await calls.get(call.api, "/api/v1/replicas")).get("replicas", []))
+    except Problem:
+        return None
+
+
+COMMANDS = (
+    Command(
+        "status",
+        "show what runs: registry, router, agent, babysitters, replicas",
+        status,
+        details="Exit code 0 when every one of them is well.",
+        examples=("svcctl status", "svcctl status --json"),
+    ),
+)

@@ -1,0 +1,65 @@
+"""What the shell offers after TAB: names that exist now. A registry that does not answer at once offers nothing."""
+
+import json
+import urllib.error
+import urllib.request
+from argparse import Action, Namespace
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from argcomplete.completers import FilesCompleter
+
+from common.http.access import read_token
+from common.service import ConfigurationError
+from ctl import places
+from ctl.problem import Problem
+from ctl.secret import read_secret
+
+TIMEOUT_S = 1.0
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+Completer = Callable[..., Iterable[str]]
+
+
+def attach(action: Action, completer: Completer) -> None:
+    """Let `completer` offer the values of `action` (argcomplete reads this attribute)."""
+    action.completer = completer  # type: ignore[attr-defined] # argcomplete's documented way
+
+
+def files(*endings: str) -> Completer:
+    """Files, of these endings when some are given."""
+    made: Completer = FilesCompleter(endings)
+    return made
+
+
+def services(parsed_args: Namespace, **_rest: Any) -> list[str]:
+    """Names of the routable records."""
+    found = _get(places.registry_url(parsed_args), "/services", parsed_args.token_file)["services"]
+    return [str(item["name"]) for item in found if item.get("metadata", {}).get("type") == "openai-api"]
+
+
+def replicas(parsed_args: Namespace, **_rest: Any) -> list[str]:
+    """Ids of the replicas."""
+    found = _get(places.api_url(parsed_args), "/api/v1/replicas", parsed_args.token_file)["replicas"]
+    return [str(item["replica_id"]) for item in found]
+
+
+def models(parsed_args: Namespace, **_rest: Any) -> list[str]:
+    """Ids of the models that can be asked."""
+    found = _get(places.router_url(parsed_args), "/v1/models", parsed_args.key_file, key=True)["data"]
+    return [str(item["id"]) for item in found]
+
+
+def _get(base: str, path: str, secret_file: str | None, *, key: bool = False) -> Any:
+    headers = {}
+    try:
+        if secret_file:
+            token = read_secret(Path(secret_file)) if key else read_token(Path(secret_file))
+            headers["Authorization"] = f"Bearer {token}"
+        request = urllib.request.Request(base.split(",", maxsplit=1)[0].rstrip("/") + path, headers=headers)  # noqa: S310 - http only, below
+        if request.type not in ("http", "https"):
+            return {"services": [], "replicas": [], "data": []}
+        with _open(request, timeout=TIMEOUT_S) as answer:
+            return json.load(answer)
+    except (OSError, ValueError, ConfigurationError, Problem):
+        return {"services": [], "replicas": [], "data": []}

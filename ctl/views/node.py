@@ -1,0 +1,74 @@
+"""PURE. The node at a glance: its services, what `up` started, replicas by state."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ctl.table import Table
+from ctl.views.words import duration
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One service as it answered. `since_s` is its age in seconds, when `up` started it."""
+
+    name: str
+    url: str
+    health: str
+    detail: str = ""
+    pid: int | None = None
+    since_s: float | None = None
+    well: bool = True
+
+
+def table(seen: Sequence[Seen]) -> Table:
+    """One row for each service."""
+    rows = [
+        (
+            one.name,
+            one.health,
+            "" if one.pid is None else str(one.pid),
+            "" if one.since_s is None else duration(one.since_s),
+            one.url,
+            one.detail,
+        )
+        for one in seen
+    ]
+    return Table(("NAME", "HEALTH", "PID", "AGE", "URL", "DETAIL"), rows, right=frozenset({"PID", "AGE"}))
+
+
+def registry_detail(health: Mapping[str, Any]) -> str:
+    """What the registry says of itself."""
+    told = f"{health.get('healthy_services', '?')}/{health.get('registered_services', '?')} records healthy"
+    if health.get("self_preservation"):
+        told += "; many leases ended at once, so none is dropped"
+    if health.get("store") not in (None, "ok"):
+        told += f"; its store is {health['store']}"
+    return told
+
+
+def router_detail(health: Mapping[str, Any]) -> str:
+    """What the router says of itself."""
+    told = f"{health.get('healthy_services', '?')} replicas can be asked"
+    return f"{told}; registry: {health['registry_error']}" if health.get("registry_error") else told
+
+
+def api_detail(health: Mapping[str, Any]) -> str:
+    """What the replica API says of itself."""
+    return f"{health.get('replicas_ready', '?')}/{health.get('replicas_total', '?')} replicas ready"
+
+
+def babysitter_detail(health: Mapping[str, Any]) -> str:
+    """What a babysitter says of its server."""
+    told = f"restarts {health['restart_count']}" if health.get("restart_count") else ""
+    error = str(health.get("error_message") or "").strip().splitlines()
+    return "; ".join(part for part in (told, error[0] if error else "") if part)
+
+
+def replicas_line(replicas: Sequence[Mapping[str, Any]]) -> str:
+    """Replicas by state, in a sentence."""
+    if not replicas:
+        return "no replicas"
+    counts = Counter(str(replica.get("status", "?")) for replica in replicas)
+    return f"{len(replicas)} replicas: " + ", ".join(f"{count} {status}" for status, count in counts.most_common())

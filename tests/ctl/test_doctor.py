@@ -1,0 +1,126 @@
+"""What doctor looks at, what it makes of it, and what it says to do."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common import __version__
+from ctl.codes import Code
+from ctl.doctor import judge, machine
+from ctl.doctor.finding import Verdict, fault, ok, summary, warn
+from tests.ctl.conftest import Suite, record
+
+WELL = {
+    "registry GET /health": {
+        "status": "healthy", "registry": "running", "registered_services": 1, "healthy_services": 1, "store": "ok",
+    },
+    "registry GET /services": {"services": [record("a-server")]},
+    "registry GET /api/v1/health": {"status": "healthy", "version": __version__},
+    "registry GET /api/v1/replicas": {"replicas": [{"replica_id": "a", "status": "ready"}]},
+    "router GET /health": {"status": "healthy", "router": "running", "registry_url": "http://r"},
+    "router GET /services": {"services": [{"name": "a-server"}]},
+}  # fmt: skip
+
+
+async def test_doctor_is_content_with_a_node_that_is_well(suite: Suite) -> None:
+    suite.answers |= WELL
+    done = await suite.ctl("doctor", "--json")
+    assert done.code == 0, done.stdout
+    assert [one for one in done.json["findings"] if one["verdict"] == "fault"] == []
+    assert {one["check"] for one in done.json["findings"]} >= {
+        "packages", "disk", "limits", "token", "key", "registry", "router", "clocks", "store", "versions", "replicas",
+    }  # fmt: skip
+    assert "all well" in (await suite.ctl("doctor")).stdout or "warning" in (await suite.ctl("doctor")).stdout
+
+
+async def test_doctor_fails_and_names_every_fault_with_its_remedy(suite: Suite) -> None:
+    suite.answers |= WELL
+    suite.answers["registry GET /api/v1/replicas"] = {
+        "replicas": [{"replica_id": "sick", "status": "failed", "error_message": "exit code 78\ntrace"}]
+    }
+    suite.answers["router GET /services"] = {"services": []}
+    done = await suite.ctl("doctor")
+    assert done.code == Code.FAILED
+    assert "sick has failed: exit code 78" in done.stdout
+    assert "svcctl replicas logs sick" in done.stdout
+    assert "the router does not know a-server" in done.stdout
+    assert "2 faults" in done.stdout
+
+
+async def test_doctor_names_the_stranger_that_holds_a_port(suite: Suite) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        stranger.settimeout(0.1)
+        port = stranger.getsockname()[1]
+        assert machine.holder(port) is not None
+    suite.answers["registry GET /health"] = {"status": "healthy"}
+    done = await suite.ctl("doctor", "--router-url", "http://127.0.0.1:1")
+    assert done.code == Code.FAILED
+    assert "is no registry of this suite" in done.stdout
+    assert "svcctl up" in done.stdout
+
+
+async def test_doctor_asks_nobody_with_a_token_file_that_is_open_to_all(suite: Suite) -> None:
+    token = suite.home / "token"
+    token.write_text("t" * 40)
+    token.chmod(0o644)
+    done = await suite.ctl("doctor", "--token-file", str(token))
+    assert done.code == Code.FAILED
+    assert "chmod 600" in done.stdout
+    assert suite.asked == []
+
+
+@pytest.mark.parametrize(
+    ("told", "verdict", "said"),
+    [
+        (1000.0, Verdict.OK, "agrees"),
+        ("1970-01-01T00:16:40Z", Verdict.OK, "agrees"),
+        (990.0, Verdict.WARN, "10s behind"),
+        (1100.0, Verdict.FAULT, "1m39s ahead"),
+        (None, Verdict.SKIPPED, "no time"),
+    ],
+)
+def test_clocks_are_compared_within_the_time_of_the_call(told: Any, verdict: Verdict, said: str) -> None:
+    found = judge.clock("the registry", told, 1000.0, 1001.0)
+    assert (found.verdict, said in found.seen) == (verdict, True), found
+
+
+def test_addresses_that_others_cannot_reach_are_told() -> None:
+    records = [record("near"), record("far", host="10.0.0.7", port=40_000)]
+    told = list(judge.addresses(records))
+    assert [one.verdict for one in told] == [Verdict.WARN, Verdict.WARN]
+    assert "registered at loopback: near; others at 10.0.0.7" in told[0].seen
+    assert "port 40000" in told[1].seen  # E8
+    assert list(judge.addresses([record("near")])) == []
+
+
+def test_a_registry_in_trouble_is_told() -> None:
+    found = list(judge.registry({"store": "unavailable", "self_preservation": True}))
+    assert [one.verdict for one in found] == [Verdict.FAULT, Verdict.WARN, Verdict.OK]
+
+
+def test_a_router_without_registry_is_told_once() -> None:
+    found = list(judge.router({"registry_error": "refused", "registry_url": "http://r"}, [], [record("a")]))
+    assert [one.verdict for one in found] == [Verdict.FAULT]
+
+
+def test_a_stalled_or_silent_replica_is_a_warning() -> None:
+    infos: list[dict[str, Any]] = [
+        {"replica_id": "a", "status": "starting", "stalled": True},
+        {"replica_id": "b", "status": "ready", "metadata": {"stale": True}},
+        {"replica_id": "c", "status": "unhealthy"},
+    ]
+    assert [one.verdict for one in judge.replicas(infos)] == [Verdict.WARN, Verdict.WARN, Verdict.FAULT, Verdict.OK]
+
+
+def test_a_folder_that_does_not_exist_yet_is_judged_by_its_parent(tmp_path: Path) -> None:
+    (found,) = machine.disk(tmp_path / "not" / "yet")
+    assert str(tmp_path) in found.seen
+
+
+def test_the_summary_counts() -> None:
+    one, two, three = ok("a", ""), warn("b", "", ""), fault("c", "", "")
+    assert summary([one]) == "all well: 1 checks"
+    assert summary([one, two, two]) == "2 warnings in 3 checks"
+    assert summary([two, three]) == "1 fault and 1 warning in 2 checks"
