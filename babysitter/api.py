@@ -1,6 +1,6 @@
 """What the babysitter answers at port + 1: the contract's three calls, and for operators the timeline and the log.
 
-The contract's calls are open wherever the babysitter listens; the others need a token on any address but a loopback
+The contract's calls and the metrics are open wherever the babysitter listens; the others need a token on any address but a loopback
 one (docs/adr/0002).
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from aiohttp import web
 
 from babysitter import events as ev
+from babysitter import metrics as scrapes
 from babysitter import view as pictures
 from babysitter.machine import State
 from babysitter.server_log import tail
@@ -21,7 +22,7 @@ from babysitter.supervisor import Supervisor
 from common.http.access import bearer_matches
 from common.http.errors import ApiError, json_errors, read_json_object
 
-OPEN = frozenset({"/health", "/models", "/v1/models", "/info"})
+OPEN = frozenset({"/health", "/models", "/v1/models", "/info", "/metrics"})
 LAST_BYTES = 64 << 10
 MOST_BYTES = 8 << 20
 FOLLOW_S = 0.25
@@ -49,6 +50,7 @@ def make_app(source: Source) -> web.Application:
     app.router.add_get("/models", models)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/info", info)
+    app.router.add_get("/metrics", metrics)
     app.router.add_get("/timeline", timeline)
     app.router.add_get("/logs", logs)
     app.router.add_post("/stop", stop)
@@ -88,6 +90,13 @@ async def info(request: web.Request) -> web.Response:
     source = request.app[SOURCE]
     uptime_s = round(time.monotonic() - source.started, 3)
     return web.json_response(pictures.info(source.supervisor.view(), uptime_s=uptime_s, router_url=source.router_url))
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """`GET /metrics`: for Prometheus; numbers only, so it is open like the contract's calls."""
+    source = request.app[SOURCE]
+    body = scrapes.page(source.supervisor.view(), uptime_s=round(time.monotonic() - source.started, 3))
+    return web.Response(body=body, headers={"Content-Type": scrapes.CONTENT_TYPE})
 
 
 async def timeline(request: web.Request) -> web.Response:

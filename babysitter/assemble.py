@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -22,6 +23,7 @@ from babysitter.settings import (
     BabysitterSettings,
     CbclientBackend,
     InfinilmRustBackend,
+    VllmBackend,
 )
 from babysitter.slots import Slots
 from babysitter.spec import Addresses, JobRules, LogRules, Spec
@@ -102,7 +104,9 @@ def make_spec(settings: BabysitterSettings, *, environ: Mapping[str, str], clock
             "metadata": wanted.metadata,
             "host": None,
         }
-    hint = {} if probes.slow_start_s is None else {"slow_start_s": probes.slow_start_s}
+    hint: dict[str, Any] = {} if probes.slow_start_s is None else {"slow_start_s": probes.slow_start_s}
+    if isinstance(settings.backend, VllmBackend):
+        hint["metrics_path"] = "/metrics"
     return Spec(
         name=settings.name,
         label=BACKEND_LABELS[settings.backend.type],

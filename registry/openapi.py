@@ -116,6 +116,15 @@ SCHEMAS: dict[str, Any] = {
     "replica_info": _object({"replica_id": _STRING, "status": _STRING, "metadata": _TABLE}),
     "replicas": _object({"total": _INTEGER, "replicas": {"type": "array", "items": _ref("replica_info")}}),
     "replica": _object({"replica_id": _STRING, "status": _STRING, "info": _ref("replica_info")}),
+    "targets": {
+        "type": "array",
+        "items": _object(
+            {
+                "targets": {"type": "array", "items": _STRING},
+                "labels": {"type": "object", "additionalProperties": _STRING},
+            }
+        ),
+    },
     "document": _TABLE,
     "replicas_health": _object(
         {"status": _STRING, "version": _STRING, "replicas_total": _INTEGER, "replicas_ready": _INTEGER}

@@ -5,8 +5,10 @@ from aiohttp import web
 from registry import api, listing, replicas_api
 from registry.api import REGISTRY
 from registry.openapi import Parameter, Route, describe
+from registry.render import encode_json
 from registry.replicas import FILTERS
 from registry.schema import HeartbeatBody, RegisterBody, UpdateBody
+from registry.targets import targets
 
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
 _HEALTHY = {"type": "string", "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])$"}
@@ -32,6 +34,12 @@ async def metrics(request: web.Request) -> web.Response:
     """`GET /metrics`."""
     registry = request.app[REGISTRY]
     return web.Response(body=registry.metrics.scrape(), headers={"Content-Type": registry.metrics.content_type})
+
+
+async def prometheus_targets(request: web.Request) -> web.Response:
+    """`GET /sd/prometheus`."""
+    instances = [entry.instance for entry in request.app[REGISTRY].catalogue]
+    return web.Response(body=encode_json(targets(instances, request.host)), headers=api.JSON_HEADERS)
 
 
 _SERVICE = {200: "service_answer", 404: "error"}
@@ -125,6 +133,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/v1/replicas/{id}", replicas_api.get_replica, "One replica.", {200: "replica", 404: "error"}),
     Route("GET", "/api/v1/health", replicas_api.health, "Counts of replicas.", {200: "replicas_health"}),
     Route("GET", "/metrics", metrics, "For Prometheus.", {200: None}, content_type="text/plain"),
+    Route("GET", "/sd/prometheus", prometheus_targets, "What Prometheus should scrape (http_sd).", {200: "targets"}),
     Route("GET", "/openapi.json", openapi, "This description.", {200: "document"}),
 )
 

@@ -118,6 +118,15 @@ class Board:
         start = slot * self._row + _ROW_HEAD + field
         return sum(self._cells[start : start + FIELDS * (self.shape.workers - 1) + 1 : FIELDS].tolist())
 
+    def row(self, slot: int) -> list[int]:
+        """All fields of a slot, over all workers."""
+        start = slot * self._row + _ROW_HEAD
+        blocks = [
+            self._cells[begin : begin + FIELDS].tolist()
+            for begin in range(start, start + FIELDS * self.shape.workers, FIELDS)
+        ]
+        return blocks[0] if len(blocks) == 1 else [sum(column) for column in zip(*blocks, strict=True)]
+
     def histogram(self, slot: int, histogram: int) -> tuple[list[int], float]:
         """Counts per bucket (not cumulative) and the sum in seconds, over all workers."""
         counts = [self.total(slot, histogram + bucket) for bucket in range(_BUCKETS)]

@@ -128,9 +128,14 @@ def build() -> Path:
     check_tools()
     try:
         BUILDS.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="making-", dir=BUILDS) as name:
-            _translate(Path(name))
-            (Path(name) / "out").rename(target)
+        # The sources are copied and translated elsewhere: nothing but results ever lies in here.
+        with (
+            tempfile.TemporaryDirectory(prefix="svc-compile-") as work,
+            tempfile.TemporaryDirectory(prefix="new-", dir=BUILDS) as new,
+        ):
+            _translate(Path(work))
+            shutil.copytree(Path(work) / "out", Path(new) / "out")
+            (Path(new) / "out").rename(target)
     except OSError as error:
         if target.is_dir():  # another process was faster
             return target
@@ -140,7 +145,7 @@ def build() -> Path:
 
 
 def _translate(work: Path) -> None:
-    """Compile a copy of the sources, so that nothing but the result is left beside the real ones."""
+    """Compile a copy of the sources in the folder `work`; the result is its `out`."""
     for source in (PACKAGE, PACKAGE.parent / "common"):
         shutil.copytree(source, work / source.name, ignore=shutil.ignore_patterns(BUILDS.name, "__pycache__"))
     (work / "out").mkdir()

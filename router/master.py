@@ -8,7 +8,7 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -18,12 +18,12 @@ from common.discovery.registry_client import RegistryClient, RegistryError
 from common.http.access import read_token, require_guard
 from common.http.client import make_session
 from common.http.serve import stop_signals, until_stopped
-from common.reload import changes, hangup_event
+from common.reload import Change, changes, hangup_event
 from common.service import ConfigurationError
 from common.settings import SettingsError
 from common.tasks import TaskScope
 from common.tracing import require_tracing
-from router import last_table
+from router import advertise, last_table
 from router.compiling import have_compiled
 from router.control.app import Overview, make_app
 from router.crew import Crew
@@ -34,7 +34,10 @@ from router.settings import RouterSettings, read_api_keys, read_static_services
 
 log = structlog.get_logger(__name__)
 TICK_S = 1.0
-NEED_RESTART = ("host", "router_port", "workers", "max_endpoints", "registry_url", "registry_token_file", "data_dir")
+NEED_RESTART = (
+    *("host", "router_port", "workers", "max_endpoints", "data_dir"),
+    *("registry_url", "registry_token_file", "advertise", "advertise_url"),
+)
 """Settings that a reload cannot change."""
 FIRST_ANSWER_WAIT_S = 2.0
 """How long the start waits for the registry before it serves from the last known table."""
@@ -137,16 +140,14 @@ class Master:
         if changed or roll:
             await self.crew.roll(settings)
 
-    async def watch_files(
-        self, config: Path | None, reread: Callable[[], RouterSettings], hangup: asyncio.Event
-    ) -> None:
-        """Reload when SIGHUP comes or one of the files changes."""
+    async def watch_files(self, reasons: AsyncGenerator[Change], reread: Callable[[], RouterSettings]) -> None:
+        """Reload for every one of `reasons`."""
+        async for reason in reasons:
+            await self.reload(reread, roll=reason.asked)
 
-        def files() -> tuple[Path | None, ...]:
-            return config, self.settings.static_services, self.settings.api_keys_file
-
-        async for change in changes(files, hangup):
-            await self.reload(reread, roll=change.asked)
+    def files(self, config: Path | None) -> tuple[Path | None, ...]:
+        """What is watched for changes."""
+        return config, self.settings.static_services, self.settings.api_keys_file
 
     def next_table(self) -> Table:
         """The table as it stands; the rows of endpoints new in it are cleared before anybody can count in them."""
@@ -200,18 +201,20 @@ async def serve(
             make_session(timeout_s=settings.health_timeout, limit=256) as session,
         ):
             stop = stop_signals()  # before the crew: a signal during its start must end it too
+            hangup = hangup_event()
             crew = Crew(settings, control_path, scope, environment)
             master = Master(settings, crew)
+            reasons = changes(lambda: master.files(config), hangup)  # before they are read: what changes then is seen
             try:
                 master.load_files()
             except SettingsError as error:
                 raise ConfigurationError(str(error)) from error
             crew.bind()
             master.directory.restore(last_table.load(master.table_path))
-            runner = web.AppRunner(make_app(Overview(master, crew.board)), access_log=None, shutdown_timeout=1.0)
+            overview = Overview(master, crew.board)
+            runner = web.AppRunner(make_app(overview), access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             await web.UnixSite(runner, control_path).start()
-            hangup = hangup_event()
             client = RegistryClient(settings.registry_url, session, token=token)
             prober = Prober(
                 session,
@@ -227,12 +230,18 @@ async def serve(
             await crew.start(master.next_table())
             scope.spawn("publish", master.publish(), service=True)
             scope.spawn("compile", have_compiled(crew, settings))
-            scope.spawn("watch-files", master.watch_files(config, reread, hangup), service=True)
+            scope.spawn("watch-files", master.watch_files(reasons, reread), service=True)
+            ending_first = [scope.spawn("traffic", overview.watch_traffic(), service=True)]  # it reads the crew's board
+            lease = advertise.make_lease(client, settings.host, crew.port, settings.advertise_url)
+            if settings.advertise:
+                ending_first.append(scope.spawn("advertise", lease.keep(), service=True))
             log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
             try:
                 await until_stopped(scope, stop)
             finally:
-                await crew.stop()
+                for task in ending_first:
+                    task.cancel()
+                await asyncio.gather(crew.stop(), lease.leave())
                 await runner.cleanup()
 
 

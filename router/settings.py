@@ -54,6 +54,12 @@ class RouterSettings(TracedSettings):
         ("http://localhost:18000",), "Registry URLs, separated by commas; the first that answers is used."
     )
     registry_token_file: Path | None = option(None, "File (mode 0600) with the registry's read token.")
+    advertise: bool = option(True, "Register the router itself, for the registry's page and for Prometheus.")
+    advertise_url: str | None = option(
+        None,
+        "URL under which the router is registered; unset: made of the address it listens on.",
+        pattern=r"^https?://",
+    )
     static_services: Path | None = option(None, "JSON file of services that are always in the table.")
     health_interval: float = option(30.0, "Seconds between probes of a replica.", gt=0)
     health_timeout: float = option(5.0, "Seconds a probe may take.", gt=0)

@@ -1,5 +1,6 @@
 """The control plane's routes: parse, ask the overview, render."""
 
+import asyncio
 import time
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ from common.http.errors import ApiError, json_errors
 from router import board as cells
 from router.board import Board
 from router.control import metrics, views
+from router.control.traffic import SAMPLE_S, Sample, Traffic
 from router.model import Replica
 from router.settings import RouterSettings
 
@@ -30,6 +32,7 @@ class Overview:
     def __init__(self, fleet: Fleet, board: Board) -> None:
         self._fleet = fleet
         self._board = board
+        self._traffic = Traffic()
 
     @property
     def registry_url(self) -> str:
@@ -52,6 +55,37 @@ class Overview:
         """Prometheus' text."""
         return metrics.RouterCollector(self._fleet, self._board).page()
 
+    async def watch_traffic(self) -> None:
+        """Sample the counters for ever, so that whoever looks at the traffic sees where it comes from."""
+        while True:
+            rows = {_key(replica): self._board.row(replica.slot) for replica in self._fleet.replicas()}
+            queue = self._board.row(self._board.shape.slots)
+            self._traffic.add(Sample(time.time(), time.monotonic(), rows, queue))
+            await asyncio.sleep(SAMPLE_S)
+
+    def traffic(self, since: float) -> dict[str, Any]:
+        """`/traffic`: points later than `since`, and every replica as it is now."""
+        now = time.monotonic()
+        return {
+            "interval_s": SAMPLE_S,
+            "points": self._traffic.since(since),
+            "workers": self._fleet.workers_alive(),
+            "connections": self._fleet.connections(),
+            "registry_error": self._fleet.registry_error,
+            "replicas": [
+                {
+                    "name": replica.name,
+                    "standing": replica.standing.value,
+                    "static": replica.static,
+                    "in_flight": self._board.total(replica.slot, cells.IN_FLIGHT),
+                    "ejections": self._board.total(replica.slot, cells.EJECTIONS),
+                    "ejected": self._board.ejected_until_s(replica.slot) > now,
+                    **self._traffic.replicas.get(_key(replica), {"requests_s": 0.0, "errors_s": 0.0}),
+                }
+                for replica in self._fleet.replicas()
+            ],
+        }
+
     def _counts(self, replica: Replica) -> views.Counts:
         requests = self._board.total(replica.slot, cells.REQUESTS)
         _, seconds = self._board.histogram(replica.slot, cells.DURATION)
@@ -61,6 +95,11 @@ class Overview:
             in_flight=self._board.total(replica.slot, cells.IN_FLIGHT),
             response_time_s=seconds / requests if requests else 0.0,
         )
+
+
+def _key(replica: Replica) -> str:
+    """One life of a replica."""
+    return f"{replica.name}@{replica.generation}"
 
 
 OVERVIEW: web.AppKey[Overview] = web.AppKey("overview", Overview)
@@ -76,6 +115,7 @@ def make_app(overview: Overview) -> web.Application:
     app.router.add_get("/services", _services)
     app.router.add_get("/stats", _stats)
     app.router.add_get("/metrics", _metrics)
+    app.router.add_get("/traffic", _traffic)
     for prefix in ("", "/v1"):
         app.router.add_get(f"{prefix}/models", _models)
         app.router.add_get(prefix + "/models/{model:.+}", _model)
@@ -112,6 +152,15 @@ async def _metrics(request: web.Request) -> web.Response:
     """For Prometheus."""
     page = request.app[OVERVIEW].metrics_page()
     return web.Response(body=page, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+async def _traffic(request: web.Request) -> web.Response:
+    text = request.query.get("since", "0")
+    try:
+        since = float(text)
+    except ValueError as error:
+        raise ApiError(400, "parameter 'since' must be a number", field="since") from error
+    return web.json_response(request.app[OVERVIEW].traffic(since))
 
 
 async def _models(request: web.Request) -> web.Response:

@@ -49,7 +49,9 @@ _OTHERS = (
     b"/tokenize",
     b"/detokenize",
 )
-_CONTROL = frozenset({b"/", b"/health", b"/status", b"/services", b"/models", b"/v1/models", b"/stats", b"/metrics"})
+_CONTROL = frozenset(
+    {b"/", b"/health", b"/status", b"/services", b"/models", b"/v1/models", b"/stats", b"/metrics", b"/traffic"}
+)
 _CONTROL_TREES = (b"/v1/models/", b"/models/", b"/admin/", b"/api/v1/")
 
 

@@ -135,7 +135,7 @@ async def test_beyond_the_contract_a_token_is_needed_off_the_loopback(
 ) -> None:
     source = Source(cast("Supervisor", supervisor), None, 0.0, guarded=True, token=token)
     async with TestClient(TestServer(make_app(source))) as client:
-        for path in ("/health", "/models", "/info"):
+        for path in ("/health", "/models", "/info", "/metrics"):
             assert (await client.get(path)).status == 200
         headers = {"Authorization": f"Bearer {token}"}
         assert (await client.get("/timeline")).status == 401
@@ -173,3 +173,21 @@ async def test_pages_of_a_browser_change_nothing(client: Client, supervisor: Sti
     answer = await client.post("/stop", headers={"Origin": "http://evil.example"})
     assert answer.status == 403
     assert supervisor.told == []
+
+
+async def test_metrics_tell_state_restarts_and_stages(client: Client, supervisor: StillSupervisor) -> None:
+    stages = [{"name": "venv", "took_s": 2.5}, {"name": "odd", "took_s": "long"}, "no stage"]
+    supervisor.picture = replace(READY, restart_count=3, compile_wsjob=("wsjob-1",), extra={"stages": stages})
+    answer = await client.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    lines = (await answer.text()).splitlines()
+    assert 'svc_babysitter_info{backend="vLLM",service="r1"} 1.0' in lines
+    assert [line for line in lines if line.startswith("svc_babysitter_state{") and line.endswith(" 1.0")] == [
+        'svc_babysitter_state{state="ready"} 1.0'
+    ]
+    assert "svc_babysitter_restarts_total 3.0" in lines
+    assert "svc_babysitter_server_ready 1.0" in lines
+    assert 'svc_babysitter_jobs{kind="compile"} 1.0' in lines
+    assert [line for line in lines if line.startswith("svc_babysitter_stage_duration_seconds{")] == [
+        'svc_babysitter_stage_duration_seconds{stage="venv"} 2.5'
+    ]

@@ -62,7 +62,7 @@ class Node:
             "SVC_SETUP": "skip",
             # What is tested is what happens, not how busy the machine is.
             **{f"{part}_WAIT_TIMEOUT": "60" for part in ("REGISTRY", "ROUTER", "BABYSITTER")},
-            "SVC_ROUTER_COMPILED": "false",  # a node of its own would compile its own copy
+            "SVC_ROUTER_COMPILED": "false",  # see tests/conftest.py
             "REGISTRY_PORT": str(self.registry_port),
             "ROUTER_PORT": str(self.router_port),
             **self.environment,

@@ -14,6 +14,7 @@ import aiohttp
 import psutil
 import pytest
 
+from router import compiled
 from tests.ports import free_port
 from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, event, plain
 
@@ -71,6 +72,7 @@ class Node:
             str(self.router_port),
             "--registry-url",
             f"http://127.0.0.1:{self.registry_port}",
+            "--compiled" if compiled.folder().is_dir() else "--no-compiled",
         )
         return process("router", *plain_flags, "--workers", "2", "--health-interval", "0.5", *more, cwd=self.folder)
 
@@ -160,6 +162,11 @@ async def test_a_registered_replica_is_routed_at_once_and_its_goodbye_obeyed(nod
         # Both are new: the registry is empty, the router has its last table and its own probe.
         await node.until_listening(node.registry_port)
         await node.until(node.chats)
+
+        async def followed() -> bool:
+            return (await node.get("/health"))["registry_error"] is None
+
+        await node.until(followed)  # a goodbye before that is not heard: the record is then merely absent
         await node.register("a-server", replica.port)
         await node.deregister("a-server")
 

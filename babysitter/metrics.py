@@ -1,0 +1,78 @@
+"""What a scrape of a babysitter shows: the state of its one replica, restarts, stages, cluster jobs. Made when asked."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from babysitter.machine import State
+from babysitter.view import View
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class _Picture(Collector):
+    """One scrape's families."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """prometheus-client: the families."""
+        yield from self._families
+
+
+def page(view: View, *, uptime_s: float) -> bytes:
+    """The page in Prometheus' text form.
+
+    Args:
+        view: The replica now.
+        uptime_s: Age of this babysitter, in seconds.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Picture(_families(view, uptime_s)))
+    return generate_latest(registry)
+
+
+def _families(view: View, uptime_s: float) -> Iterator[Metric]:
+    info = GaugeMetricFamily(
+        "svc_babysitter_info", "1; the labels say whose babysitter it is.", labels=["service", "backend"]
+    )
+    info.add_metric([view.name, view.label], 1)
+    yield info
+    states = GaugeMetricFamily("svc_babysitter_state", "1 for the state the replica is in.", labels=["state"])
+    for state in State:
+        states.add_metric([state.value], float(state is view.state))
+    yield states
+    gauges = {
+        "svc_babysitter_server_ready": ("1 while requests are welcome.", view.state is State.READY),
+        "svc_babysitter_server_running": ("1 while the server's process lives.", view.serves),
+        "svc_babysitter_stalled": ("1 while a start shows no progress.", view.stalled),
+        "svc_babysitter_state_write_failed": (
+            "1 while the state file cannot be written.",
+            view.persist_failed is not None,
+        ),
+        "svc_babysitter_uptime_seconds": ("Age of this babysitter.", uptime_s),
+        "svc_babysitter_incarnation": ("How many babysitters this replica has had.", view.incarnation),
+    }
+    for name, (text, value) in gauges.items():
+        yield GaugeMetricFamily(name, text, value=float(value))
+    yield CounterMetricFamily("svc_babysitter_restarts", "Restarts of the server.", value=float(view.restart_count))
+    jobs = GaugeMetricFamily("svc_babysitter_jobs", "Cluster jobs of the replica.", labels=["kind"])
+    jobs.add_metric(["compile"], len(view.compile_wsjob))
+    jobs.add_metric(["execute"], len(view.execute_wsjob))
+    yield jobs
+    stages = GaugeMetricFamily(
+        "svc_babysitter_stage_duration_seconds", "How long a stage of the last deployment took.", labels=["stage"]
+    )
+    for stage in view.extra.get("stages") or ():
+        if isinstance(stage, Mapping) and (took_s := _seconds(stage.get("took_s"))) is not None:
+            stages.add_metric([str(stage.get("name"))], took_s)
+    yield stages
+
+
+def _seconds(value: Any) -> float | None:
+    """A number that was read back from a file, if it is one."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

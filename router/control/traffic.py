@@ -1,0 +1,120 @@
+"""PURE. What has gone through the router lately: counters sampled now and then become rates and percentiles.
+
+A sample is one row of cumulative counters per endpoint, as the board has them. The difference of two samples is a
+point. An endpoint that is new counts from zero, one that is gone counts no more, so a reused row is never mistaken for
+its predecessor's. Percentiles are read from the histograms' buckets by linear interpolation, as Prometheus does.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from router import board as cells
+from router.board import BOUNDS_S, Outcome
+
+SAMPLE_S = 2.0
+POINTS_KEPT = 450
+"""A quarter of an hour."""
+QUANTILES = (0.5, 0.95, 0.99)
+FAILED = (
+    Outcome.SERVER_ERROR,
+    Outcome.CONNECT_FAILED,
+    Outcome.DIED,
+    Outcome.TRUNCATED,
+    Outcome.MALFORMED,
+    Outcome.TIMED_OUT,
+)
+"""Outcomes that are a replica's fault."""
+Row = Sequence[int]
+"""The counters of one endpoint over all workers, in the board's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """All counters at one moment: `at` is epoch seconds for display, `now` monotonic; `queue` is the row of no endpoint."""
+
+    at: float
+    now: float
+    rows: Mapping[str, Row]
+    queue: Row
+
+
+@dataclass(slots=True)
+class Traffic:
+    """The last quarter of an hour, oldest point first."""
+
+    points: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=POINTS_KEPT))
+    replicas: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of the latest point: requests and errors per second, by endpoint id."""
+    last: Sample | None = None
+
+    def add(self, sample: Sample) -> None:
+        """Take a sample; with the one before it makes a point."""
+        if self.last is not None and sample.now > self.last.now:
+            self._add_point(self.last, sample)
+        self.last = sample
+
+    def since(self, at: float) -> list[dict[str, Any]]:
+        """Points later than `at`."""
+        return [point for point in self.points if point["at"] > at]
+
+    def _add_point(self, before: Sample, after: Sample) -> None:
+        seconds = after.now - before.now
+        changes = {key: _change(before.rows.get(key), row) for key, row in after.rows.items()}
+        total = [sum(column) for column in zip(*changes.values(), strict=True)] or [0] * cells.FIELDS
+        queue = _change(before.queue, after.queue)
+        self.replicas = {
+            key: {"requests_s": _rate(_requests(row), seconds), "errors_s": _rate(_failures(row), seconds)}
+            for key, row in changes.items()
+        }
+        self.points.append(
+            {
+                "at": round(after.at, 3),
+                "requests_s": _rate(_requests(total), seconds),
+                "errors_s": _rate(_failures(total), seconds),
+                "retries_s": _rate(total[cells.RETRIES], seconds),
+                "ejections": total[cells.EJECTIONS],
+                "in_flight": sum(row[cells.IN_FLIGHT] for row in after.rows.values()),
+                "first_byte_s": percentiles(total, cells.FIRST_BYTE),
+                "gap_s": percentiles(total, cells.GAP),
+                "queue_s": percentiles(queue, cells.QUEUE_WAIT),
+            }
+        )
+
+
+def percentiles(row: Row, histogram: int) -> list[float] | None:
+    """p50, p95 and p99 in seconds of one histogram of a row; None when nothing was observed."""
+    counts = row[histogram : histogram + len(BOUNDS_S) + 1]
+    if not sum(counts):
+        return None
+    return [round(quantile(counts, share), 6) for share in QUANTILES]
+
+
+def quantile(counts: Sequence[int], share: float) -> float:
+    """The value below which `share` of the observations lie, in seconds; above the last bound it is that bound."""
+    wanted = share * sum(counts)
+    lower = below = 0.0
+    for bound, reached in zip(BOUNDS_S, accumulate(counts), strict=False):
+        if reached >= wanted:
+            return lower + (bound - lower) * (wanted - below) / (reached - below) if reached > below else lower
+        lower, below = bound, reached
+    return BOUNDS_S[-1]
+
+
+def _requests(row: Row) -> int:
+    """Requests, not attempts."""
+    return row[cells.REQUESTS] - row[cells.RETRIES]
+
+
+def _failures(row: Row) -> int:
+    return sum(row[cells.OUTCOMES + outcome] for outcome in FAILED)
+
+
+def _rate(count: int, seconds: float) -> float:
+    return round(max(0, count) / seconds, 3)
+
+
+def _change(before: Row | None, after: Row) -> Row:
+    return after if before is None else [max(0, new - old) for new, old in zip(after, before, strict=True)]

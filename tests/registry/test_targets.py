@@ -1,0 +1,52 @@
+from typing import Any
+
+from registry.model import Instance, Registration
+from registry.targets import targets
+
+
+def instance(name: str, kind: str, *, instance_id: str | None = "i", **changes: Any) -> Instance:
+    metadata = {"type": kind, **changes.pop("metadata", {})}
+    known = {"host": "10.0.0.1", "port": 9000, "hostname": "node-1", "url": "http://10.0.0.1:9000", "status": "running"}
+    return Instance(Registration(name=name, instance_id=instance_id, metadata=metadata, **{**known, **changes}), 1)
+
+
+def test_every_part_of_the_fleet_is_a_target_of_its_job() -> None:
+    found = targets(
+        [
+            instance("router-a", "router"),
+            instance("r1", "vLLM"),
+            instance("node-1", "node-agent", metadata={"metrics_path": "/m"}),
+        ],
+        "registry:18000",
+    )
+    assert [(group["labels"]["job"], group["labels"]["service"], group["targets"]) for group in found] == [
+        ("registry", "registry", ["registry:18000"]),
+        ("router", "router-a", ["10.0.0.1:9000"]),
+        ("babysitter", "r1", ["10.0.0.1:9000"]),
+        ("agent", "node-1", ["10.0.0.1:9000"]),
+    ]
+
+
+def test_a_server_is_one_only_when_its_record_says_where_its_metrics_are() -> None:
+    told = instance("s1", "openai-api", metadata={"metrics_path": "/metrics"})
+    (_, group) = targets(
+        [
+            told,
+            instance("s2", "openai-api"),
+            instance("node-2", "node-agent"),
+            instance("s3", "openai-api", metadata={"metrics_path": 5}),
+            instance("s4", "openai-api", metadata={"metrics_path": "http://elsewhere/"}),
+        ],
+        "me:1",
+    )
+    assert group["labels"] == {"job": "server", "service": "s1", "node": "node-1", "__metrics_path__": "/metrics"}
+
+
+def test_a_babysitter_of_the_old_kind_has_no_metrics() -> None:
+    assert len(targets([instance("old", "InfiniLM", instance_id=None)], "me:1")) == 1
+
+
+def test_addresses_and_schemes_are_as_prometheus_wants_them() -> None:
+    (_, group) = targets([instance("r", "router", host="fd00::1", url="https://[fd00::1]:9000")], "me:1")
+    assert group["targets"] == ["[fd00::1]:9000"]
+    assert group["labels"]["__scheme__"] == "https"

@@ -1,0 +1,100 @@
+"""Rates and percentiles from counters, and the router's own record."""
+
+import pytest
+
+from common.names import is_service_name
+from router import board as cells
+from router.advertise import own_url, registration
+from router.board import BOUNDS_S, FIELDS, Board, Outcome, Shape
+from router.control.traffic import POINTS_KEPT, Sample, Traffic, quantile
+
+
+def row(**counts: int) -> list[int]:
+    made = [0] * FIELDS
+    for name, count in counts.items():
+        made[getattr(cells, name)] = count
+    return made
+
+
+def sample(second: float, **rows: list[int]) -> Sample:
+    return Sample(at=1e9 + second, now=second, rows=rows, queue=row())
+
+
+def test_two_samples_make_a_point_of_rates() -> None:
+    traffic = Traffic()
+    traffic.add(sample(0, a=row(REQUESTS=100, RETRIES=5)))
+    assert list(traffic.points) == []
+    later = row(REQUESTS=112, RETRIES=7, IN_FLIGHT=3, EJECTIONS=1)
+    later[cells.OUTCOMES + Outcome.DIED] = 2
+    later[cells.OUTCOMES + Outcome.CLIENT_ERROR] = 4
+    traffic.add(sample(2, a=later))
+    (point,) = traffic.points
+    assert (point["requests_s"], point["retries_s"], point["errors_s"]) == (5.0, 1.0, 1.0)
+    assert (point["in_flight"], point["ejections"], point["first_byte_s"]) == (3, 1, None)
+    assert traffic.replicas["a"] == {"requests_s": 5.0, "errors_s": 1.0}
+
+
+def test_an_endpoint_that_came_or_went_is_not_taken_for_another_D27() -> None:
+    traffic = Traffic()
+    traffic.add(sample(0, gone=row(REQUESTS=1000)))
+    traffic.add(sample(2, new=row(REQUESTS=10)))
+    assert traffic.points[-1]["requests_s"] == 5.0
+    traffic.add(sample(4))
+    assert (traffic.points[-1]["requests_s"], traffic.points[-1]["in_flight"]) == (0.0, 0)
+    traffic.add(sample(6, new=row(REQUESTS=4)))
+    traffic.add(sample(8, new=row(REQUESTS=2)))
+    assert traffic.points[-1]["requests_s"] == 0.0
+
+
+def test_only_a_quarter_of_an_hour_is_kept_and_later_points_can_be_asked_for() -> None:
+    traffic = Traffic()
+    for second in range(POINTS_KEPT + 10):
+        traffic.add(sample(second, a=row(REQUESTS=second)))
+    assert len(traffic.points) == POINTS_KEPT
+    assert len(traffic.since(0)) == POINTS_KEPT
+    assert [point["at"] for point in traffic.since(1e9 + POINTS_KEPT + 7)] == [
+        1e9 + POINTS_KEPT + 8,
+        1e9 + POINTS_KEPT + 9,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("filled", "share", "expected"),
+    [
+        ({0: 10}, 0.5, 0.0005),
+        ({2: 10}, 0.5, 0.00375),
+        ({2: 5, 4: 5}, 0.5, 0.005),
+        ({2: 5, 4: 5}, 0.9, 0.022),
+        ({len(BOUNDS_S): 3}, 0.5, BOUNDS_S[-1]),
+    ],
+)
+def test_percentiles_are_read_from_buckets(filled: dict[int, int], share: float, expected: float) -> None:
+    counts = [filled.get(bucket, 0) for bucket in range(len(BOUNDS_S) + 1)]
+    assert quantile(counts, share) == pytest.approx(expected)
+
+
+def test_a_row_is_summed_over_workers() -> None:
+    shape = Shape(slots=2, workers=2)
+    descriptor = Board.create(shape)
+    boards = [Board(descriptor, shape, worker) for worker in (0, 1)]
+    for board in boards:
+        board.add(1, cells.REQUESTS, 5)
+        board.observe(1, cells.FIRST_BYTE, 0.004)
+    found = boards[0].row(1)
+    assert (len(found), found[cells.REQUESTS], found[cells.FIRST_BYTE + 2]) == (FIELDS, 10, 2)
+    assert boards[0].row(0) == [0] * FIELDS
+    for board in boards:
+        board.close()
+
+
+def test_own_record_says_where_the_router_is() -> None:
+    assert own_url("127.0.0.1", 8000, None) == "http://127.0.0.1:8000"
+    assert own_url("::1", 8000, None) == "http://[::1]:8000"
+    assert "0.0.0.0" not in own_url("0.0.0.0", 8000, None)
+    assert own_url("0.0.0.0", 8000, "https://llm.example/") == "https://llm.example"
+    record = registration("https://llm.example", 8000, "-node 1_.", 7)
+    assert (record["host"], record["port"], record["metadata"]) == ("llm.example", 443, {"type": "router"})
+    assert is_service_name(record["name"])
+    again = registration("https://llm.example", 8000, "-node 1_.", 8)
+    assert (again["name"], again["instance_id"]) == (record["name"], record["instance_id"])
+    assert again["incarnation"] > record["incarnation"]
