@@ -16,12 +16,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class _Picture(Collector):
     """One scrape's families."""
 
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = families
+    def __init__(self, made: Iterable[Metric]) -> None:
+        self._made = made
 
     def collect(self) -> Iterator[Metric]:
         """prometheus-client: the families."""
-        yield from self._families
+        yield from self._made
 
 
 def page(view: View, *, uptime_s: float) -> bytes:
@@ -32,11 +32,12 @@ def page(view: View, *, uptime_s: float) -> bytes:
         uptime_s: Age of this babysitter, in seconds.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Picture(_families(view, uptime_s)))
+    registry.register(_Picture(families(view, uptime_s)))
     return generate_latest(registry)
 
 
-def _families(view: View, uptime_s: float) -> Iterator[Metric]:
+def families(view: View, uptime_s: float) -> Iterator[Metric]:
+    """Every family of one scrape."""
     info = GaugeMetricFamily(
         "svc_babysitter_info", "1; the labels say whose babysitter it is.", labels=["service", "backend"]
     )

@@ -25,7 +25,10 @@ sys.path.insert(0, str(ROOT))
 from babysitter import api as babysitter_api  # noqa: E402 - the project's root comes first
 from babysitter.agent.openapi import describe as describe_agent  # noqa: E402 - as above
 from babysitter.agent.settings import AgentSettings  # noqa: E402 - as above
+from babysitter.machine import State  # noqa: E402 - as above
+from babysitter.metrics import families as babysitter_metrics  # noqa: E402 - as above
 from babysitter.settings import BACKEND_LABELS, BabysitterSettings, Backend  # noqa: E402 - as above
+from babysitter.view import View  # noqa: E402 - as above
 from common.exits import Exit  # noqa: E402 - as above
 from common.settings import Option, options  # noqa: E402 - as above
 from ctl.codes import MEANINGS  # noqa: E402 - as above
@@ -41,6 +44,8 @@ from router.settings import RouterSettings  # noqa: E402 - as above
 PAGES = ROOT / "docs" / "reference"
 ROOMS = ("babysitter", "common", "ctl", "registry", "router")
 NOTE = "<!-- Written by script/reference.py. Change the code, then run it again. -->"
+EXAMPLE = View("a", "mock", "localhost", 1, 2, State.READY, "", 1, 5.0, "", "")
+"""A replica in which nothing happened."""
 LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
 COMPUTED = {
     "workers": "one per core, at most 16",
@@ -237,7 +242,11 @@ def metric_families() -> dict[str, list[Metric]]:
     shape = Shape(1, 1)
     source = cast("Any", SimpleNamespace(registry_error=None, replicas=list, connections=int, workers_alive=int))
     router = RouterCollector(source, Board(Board.create(shape), shape))
-    return {"registry": list(Metrics(crowd, crowd, crowd).collect()), "router": list(router.collect())}
+    return {
+        "registry": list(Metrics(crowd, crowd, crowd).collect()),
+        "router": list(router.collect()),
+        "babysitter": list(babysitter_metrics(EXAMPLE, 0.0)),
+    }
 
 
 class _Nothing:

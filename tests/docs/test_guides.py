@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import blocks, page
+from tests.docs.pages import GUIDES, blocks, page
 from tests.docs.session import Session, in_the_project, matches
 
 pytestmark = pytest.mark.e2e
-GUIDES = ("one-node", "several-nodes", "upgrading", "watching")
 
 
 @pytest.fixture
