@@ -3,6 +3,7 @@
 Ports are the only words of a command that are changed: a test may not take the ones that a page names.
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -15,10 +16,10 @@ import psutil
 
 from tests.docs.pages import Block
 from tests.e2e.node import Node, copy_tree
-from tests.ports import free_port
+from tests.ports import free_ports
 
-PAIRS = (8000, 8001, 8011, 8021, 8031, 18000, 18001, 18100, 2379)
-"""Ports that pages name; each comes with the next one."""
+PAIRS = (8000, 8021, 8031, 18000, 18001, 18100, 2379)
+"""Ports that pages name; each comes with the next one. 8001 and 8011 are the demo's, and stay ten apart."""
 TIMEOUT_S = 100
 
 
@@ -32,9 +33,13 @@ class Session:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for first in PAIRS:
-            port = free_port()
-            self.ports |= {str(first): str(port), str(first + 1): str(port + 1)}
+        free = free_ports(len(PAIRS) + 20)
+        demo = next(port for port in free if port + 10 in free)
+        chosen = {8001: demo, 8011: demo + 10}
+        chosen |= zip(PAIRS, (port for port in free if port not in chosen.values()), strict=False)
+        for first, port in chosen.items():
+            self.ports[str(first)] = str(port)
+            self.ports.setdefault(str(first + 1), str(port + 1))
 
     def own(self, text: str) -> str:
         """`text` with the ports of this session."""
@@ -74,8 +79,9 @@ class Session:
     def end(self) -> None:
         """Kill what a page left running; a page that ends well leaves nothing."""
         for process in Node(self.folder, 0, 0).processes():
-            process.kill()
-            process.wait(10)
+            with contextlib.suppress(psutil.NoSuchProcess):  # its parent may have been killed just before it
+                process.kill()
+                process.wait(10)
 
 
 def in_the_project(folder: Path) -> Session:
