@@ -10,6 +10,7 @@ from aiohttp import web
 from common.http.errors import ApiError, Handler, json_errors, read_json_object
 from registry.addresses import AddressPolicy, AddressRefused
 from registry.catalogue import Catalogue, Decision, Entry
+from registry.fleet import Fleet
 from registry.guard import EVERYTHING, Grant, Guard, Level
 from registry.heartbeat import read as read_heartbeat
 from registry.metrics import Metrics
@@ -56,6 +57,7 @@ class Registry:
     guard: Guard
     addresses: AddressPolicy
     crowd: Crowd
+    fleet: Fleet
     started_at: float
 
 

@@ -19,11 +19,12 @@ from common.tasks import TaskScope
 from registry import api
 from registry.api import BODY_LIMIT_BYTES, REGISTRY, Crowd, Registry
 from registry.catalogue import Catalogue
+from registry.fleet import Fleet
 from registry.metrics import Metrics
 from registry.model import Sweep
 from registry.policy import address_policy
-from registry.prober import GuardedResolver, Prober, https_session
-from registry.reload import NEED_RESTART, Apply, files_of, guard_of
+from registry.prober import GuardedResolver, Prober, agent_session, https_session
+from registry.reload import NEED_RESTART, Apply, agent_token_of, files_of, guard_of
 from registry.render import Renderer
 from registry.routes import add_routes
 from registry.settings import RegistrySettings
@@ -45,12 +46,14 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
     clock = clock or SystemClock()
     policy = address_policy(settings)
     guard = guard_of(settings)
+    agent_token = agent_token_of(settings)
     app = web.Application(middlewares=[api.errors], client_max_size=BODY_LIMIT_BYTES)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         resolver = GuardedResolver(policy)
         async with (
             https_session(resolver) as session,
+            agent_session(resolver) as agents,
             TaskScope("registry") as scope,
         ):
             loaded = await store.open()
@@ -81,6 +84,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     guard=guard,
                     addresses=policy,
                     crowd=Crowd(settings.max_connections),
+                    fleet=Fleet(agents, agent_token, clock.monotonic),
                     started_at=clock.monotonic(),
                 )
                 app[SCOPE] = scope

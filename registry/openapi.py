@@ -116,6 +116,9 @@ SCHEMAS: dict[str, Any] = {
     "replica_info": _object({"replica_id": _STRING, "status": _STRING, "metadata": _TABLE}),
     "replicas": _object({"total": _INTEGER, "replicas": {"type": "array", "items": _ref("replica_info")}}),
     "replica": _object({"replica_id": _STRING, "status": _STRING, "info": _ref("replica_info")}),
+    "created": _object({"replica_id": _STRING, "status": _STRING, "message": _STRING, "request_id": _STRING}),
+    "replica_message": _object({"replica_id": _STRING, "status": _STRING, "message": _STRING}),
+    "replica_health": _object({"replica_id": _STRING, "healthy": _BOOLEAN, "message": _STRING}),
     "targets": {
         "type": "array",
         "items": _object(

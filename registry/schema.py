@@ -127,6 +127,21 @@ class HeartbeatBody(Body):
     incarnation: Incarnation | None = None
 
 
+class CreateReplicaBody(Body):
+    """`POST /api/v1/replicas`, as far as the registry looks at it: the node's agent judges it."""
+
+    server_mode: StrictStr
+    model_name: StrictStr
+    placement: dict[str, Any] = {}
+    request_id: StrictStr | None = None
+
+
+class StopReplicaBody(Body):
+    """`POST /api/v1/replicas/{id}/stop`."""
+
+    force: bool = False
+
+
 Model = TypeVar("Model", bound=Body)
 
 

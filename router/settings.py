@@ -106,6 +106,10 @@ class RouterSettings(TracedSettings):
     served_by: bool = option(False, "Tell clients which replica answered (X-Served-By).")
     compiled: bool = option(True, "Run the data plane compiled; built once per version, in the background.")
     drain_timeout: float = option(30.0, "Seconds that requests under way may take after SIGTERM.", ge=0)
+    expose_replica_api: bool = option(False, "Pass /api/v1/* on to the registry; with API keys, for admin keys only.")
+    replica_api_token_file: Path | None = option(
+        None, "File (mode 0600) with the registry's admin token, for calls of /api/v1/* that an API key let in."
+    )
     insecure_no_auth: bool = option(False, "Listen beyond loopback without API keys.")
 
 

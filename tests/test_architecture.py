@@ -51,6 +51,7 @@ PURE = (
     "registry/catalogue.py",
     "registry/expiry.py",
     "registry/ownership.py",
+    "registry/placement.py",
     "registry/probing.py",
     "registry/replicas.py",
     "registry/report.py",

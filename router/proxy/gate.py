@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Headers = tuple[tuple[bytes, bytes], ...]
 OPEN_PATHS = frozenset({b"/", b"/health", b"/status"})
 """Answered to anybody: a load balancer holds no key."""
-_ADMIN_TREE = b"/admin/"
+_ADMIN_TREES = (b"/admin/", b"/api/v1/")
 _REFUSALS = {
     Refusal.UNKNOWN: (401, "a valid API key is needed"),
     Refusal.MODEL: (403, "this API key may not use this model"),
@@ -55,7 +55,7 @@ def key_of(engine: "Engine", head: RequestHead) -> Key | None:
     key = engine.keys.find(head.authorization, head.api_key)
     if key is None:
         raise refuse(Refusal.UNKNOWN)
-    if head.path.startswith(_ADMIN_TREE) and not key.admin:
+    if head.path.startswith(_ADMIN_TREES) and not key.admin:
         raise refuse(Refusal.ADMIN)
     return key
 
