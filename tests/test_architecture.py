@@ -40,6 +40,7 @@ PURE = (
     "babysitter/view.py",
     "common/exits.py",
     "common/names.py",
+    "ctl/convert.py",
     "ctl/doctor/finding.py",
     "ctl/doctor/judge.py",
     "ctl/launcher/plan.py",

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 REGISTRY, ROUTER, AGENT, BABYSITTER = "registry", "router", "agent", "babysitter"
 MODULES = {REGISTRY: "registry", ROUTER: "router", AGENT: "babysitter.agent", BABYSITTER: "babysitter"}
-DEMO = (("mock-small", 8001), ("mock-large", 8011))
-"""Models and ports of `up --demo`."""
+DEMO = ("mock-small", "mock-large")
+"""Models of `up --demo`."""
 
 
 class Clash(ValueError):
