@@ -151,13 +151,13 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Node:
                 (tree / source).rename(into)
     for name in ("logs", "data"):
         (app / name).mkdir()
-    registry, router, first, second = free_ports(4)
+    registry, router, agent, first, second = free_ports(5)
     for number, port in enumerate((first, second), 1):
         config = app / "config" / f"babysitter{number}.toml"
         config.write_text(re.sub(r"^port = \d+", f"port = {port}", config.read_text(), flags=re.MULTILINE))
     variables = bare_environment(programs) | {"SVC_SETUP": "skip", "SVC_VENV": str(folder / "venv")}
-    variables |= {"REGISTRY_PORT": str(registry), "ROUTER_PORT": str(router), "SVC_ROUTER_WORKERS": "1"}
-    variables |= {"SVC_ROUTER_COMPILED": "false"}  # the first stage does that
+    variables |= {"REGISTRY_PORT": str(registry), "ROUTER_PORT": str(router), "AGENT_PORT": str(agent)}
+    variables |= {"SVC_ROUTER_WORKERS": "1", "SVC_ROUTER_COMPILED": "false"}  # the first stage does that
     return Node(app, registry, router, variables)
 
 

@@ -104,10 +104,11 @@ def in_the_project(folder: Path) -> Session:
         "SVC_SETUP": "skip",
         "REGISTRY_PORT": session.ports["18000"],
         "ROUTER_PORT": session.ports["8000"],
+        "AGENT_PORT": session.ports["18100"],
         "ETCD_PORT": session.ports["2379"],
         "ETCD_PEER_PORT": session.ports["2380"],
         "SVC_ROUTER_WORKERS": "1",
-        **{f"{part}_WAIT_TIMEOUT": "90" for part in ("REGISTRY", "ROUTER", "BABYSITTER", "ETCD")},
+        **{f"{part}_WAIT_TIMEOUT": "90" for part in ("REGISTRY", "ROUTER", "AGENT", "BABYSITTER", "ETCD")},
     }
     return session
 

@@ -32,7 +32,8 @@ def test_every_variable_of_the_old_scripts_is_in_the_table() -> None:
     table = (ROOT / "README.md").read_text().split("## Settings")[1]
     known = set(re.findall(r"`((?:REGISTRY|ROUTER|BABYSITTER|LAUNCH|HPCC|CUDA)_[A-Z_]+)`", table))
     ours = {f"ROUTER_{name}" for name in ("HOST", "MAX_ERRORS", "SERVICE_REMOVAL_GRACE_PERIOD", "STATIC_SERVICES")}
-    old = known - ours - {"REGISTRY_HOST"}
+    ours |= {"REGISTRY_HOST", "LAUNCH_AGENT", "ROUTER_EXPOSE_REPLICA_API"}
+    old = known - ours
     assert len(old) > 12
     assert [name for name in sorted(old) if f"`{name}`" not in PAGES["infinilm-svc"]] == []
 
