@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ctl.problem import Problem
 from ctl.table import Table, as_text, one_line, style_of, visible
 
 
@@ -69,11 +70,15 @@ class Output:
         if not self.as_json:
             self.errors.print(Text(visible(text), style=style))
 
-    def error(self, text: str) -> None:
-        """What is wrong."""
+    def error(self, problem: Problem) -> None:
+        """What is wrong, in one line; under --json as a document, on standard error all the same."""
+        if self.as_json:
+            told = {"error": problem.message, "hint": problem.hint or None, "exit_code": int(problem.code)}
+            self.errors.file.write(json.dumps(told, ensure_ascii=False) + "\n")
+            return
         said = Text("svcctl: ")
         said.append("error: ", "bold red")
-        self.errors.print(said.append(visible(text)))
+        self.errors.print(said.append(visible(problem.line())))
 
 
 def rich_table(table: Table) -> RichTable:

@@ -61,7 +61,7 @@ class Apply:
             registry.guard = guard
             registry.hub.dismiss()
         registry.fleet.token = agent_token
-        registry.addresses = self.resolver.policy = policy
+        registry.addresses = self.resolver.policy = registry.routers.policy = policy
         registry.catalogue.capacity = settings.max_services
         registry.hub.limit = settings.max_watchers
         registry.crowd.limit = settings.max_connections

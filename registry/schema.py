@@ -119,6 +119,13 @@ class UpdateBody(Body):
     weight: Weight | None = None
 
 
+class RouterPresence(Body):
+    """What a router says of itself with its watch."""
+
+    router: Name
+    router_url: Url
+
+
 class HeartbeatBody(Body):
     """`POST /services/{name}/heartbeat`: nothing, some of these, or a whole replica report."""
 

@@ -1,25 +1,49 @@
 """PURE. Who waits for a replica with room, in which order, and what the others are told.
 
-One line per model, bounded. Within it clients take turns (round robin over their oldest request), so that one client's
-hundred requests do not keep another's single one waiting. `Retry-After` is the line's length over the rate at which it
-has been moving.
+One line per model, bounded. The more urgent go first, but after eight of them one of those behind has its turn, so that
+nobody starves; the least urgent may fill half of the line only. Within a class clients take turns (round robin over their
+oldest request), so that one client's hundred requests do not keep another's single one waiting. `Retry-After` is the line's
+length over the rate at which it has been moving.
 """
 
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Generic, TypeVar
 
 Ticket = TypeVar("Ticket")
 RATE_WEIGHT = 0.2
 """Of the newest interval between two admissions in the moving average."""
 RETRY_AFTER_LIMIT_S = 60
+PATIENCE = 8
+"""So many go past a class that waits before it has its turn."""
+
+
+class Priority(IntEnum):
+    """How urgent a request is; the least number goes first."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+
+PRIORITIES = {priority.name.lower(): priority for priority in Priority}
+
+
+@dataclass(slots=True)
+class _Class(Generic[Ticket]):
+    """Those of one priority in one line."""
+
+    turns: deque[str] = field(default_factory=deque)
+    by_client: dict[str, deque[Ticket]] = field(default_factory=dict)
+    passed: int = 0
+    """How many of the more urgent went past, since one of these last went."""
 
 
 @dataclass(slots=True)
 class _Line(Generic[Ticket]):
-    turns: deque[str] = field(default_factory=deque)
-    by_client: dict[str, deque[Ticket]] = field(default_factory=dict)
+    classes: dict[Priority, _Class[Ticket]] = field(default_factory=lambda: {one: _Class() for one in Priority})
     size: int = 0
     interval_s: float = 1.0
     moved_at: float | None = None
@@ -43,15 +67,18 @@ class Waiting(Generic[Ticket]):
         """Models that somebody waits for."""
         return [model for model, line in self._lines.items() if line.size]
 
-    def join(self, model: str, client: str, ticket: Ticket) -> bool:
+    def join(self, model: str, client: str, ticket: Ticket, priority: Priority = Priority.NORMAL) -> bool:
         """Queue up; False when the line is full."""
         line = self._lines.setdefault(model, _Line())
-        if line.size >= self._limit:
+        if line.size >= (self._limit // 2 if priority is Priority.LOW else self._limit):
+            if not line.size:
+                del self._lines[model]
             return False
-        queue = line.by_client.get(client)
+        group = line.classes[priority]
+        queue = group.by_client.get(client)
         if queue is None:
-            queue = line.by_client[client] = deque()
-            line.turns.append(client)
+            queue = group.by_client[client] = deque()
+            group.turns.append(client)
         queue.append(ticket)
         line.size += 1
         return True
@@ -59,25 +86,34 @@ class Waiting(Generic[Ticket]):
     def leave(self, model: str, client: str, ticket: Ticket) -> None:
         """Give up waiting (the client went, or its time is over)."""
         line = self._lines.get(model)
-        queue = line.by_client.get(client) if line else None
-        if line is None or queue is None or ticket not in queue:
+        if line is None:
             return
-        queue.remove(ticket)
-        self._shrink(model, line, client, queue)
+        for group in line.classes.values():
+            queue = group.by_client.get(client)
+            if queue is not None and ticket in queue:
+                queue.remove(ticket)
+                self._shrink(model, line, group, client)
+                return
 
     def next(self, model: str, now: float) -> Ticket | None:
         """Take the next one whose turn it is."""
         line = self._lines.get(model)
-        if line is None or not line.turns:
+        if line is None:
+            return None
+        waiting = [group for group in line.classes.values() if group.turns]
+        if not waiting:
             return None
         if line.moved_at is not None:
             line.interval_s += RATE_WEIGHT * (now - line.moved_at - line.interval_s)
         line.moved_at = now
-        client = line.turns.popleft()
-        queue = line.by_client[client]
-        ticket = queue.popleft()
-        line.turns.append(client)
-        self._shrink(model, line, client, queue)
+        group = next((group for group in reversed(waiting) if group.passed >= PATIENCE), waiting[0])
+        for behind in waiting[waiting.index(group) + 1 :]:
+            behind.passed += 1
+        group.passed = 0
+        client = group.turns.popleft()
+        ticket = group.by_client[client].popleft()
+        group.turns.append(client)
+        self._shrink(model, line, group, client)
         return ticket
 
     def retry_after_s(self, model: str) -> int:
@@ -87,11 +123,11 @@ class Waiting(Generic[Ticket]):
             return 1
         return max(1, min(RETRY_AFTER_LIMIT_S, math.ceil((line.size + 1) * line.interval_s)))
 
-    def _shrink(self, model: str, line: _Line[Ticket], client: str, queue: deque[Ticket]) -> None:
+    def _shrink(self, model: str, line: _Line[Ticket], group: _Class[Ticket], client: str) -> None:
         line.size -= 1
-        if not queue:
-            del line.by_client[client]
-            line.turns.remove(client)
+        if not group.by_client[client]:
+            del group.by_client[client]
+            group.turns.remove(client)
         if not line.size:
             # The pace is worth keeping only while somebody waits; an empty line must not remember every model ever asked.
             del self._lines[model]

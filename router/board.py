@@ -11,7 +11,9 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from enum import IntEnum
 
-IN_FLIGHT, REQUESTS, ERRORS, RETRIES, EJECTIONS, BYTES_IN, BYTES_OUT = range(7)
+IN_FLIGHT, REQUESTS, ERRORS, RETRIES, EJECTIONS, BYTES_IN, BYTES_OUT, WORK_BYTES, READING_BYTES, READ_AT_US = range(10)
+GAUGES = (IN_FLIGHT, WORK_BYTES, READING_BYTES)
+"""What goes up and down: it stays when a row gets a new endpoint, and goes when its worker does."""
 
 
 class Outcome(IntEnum):
@@ -30,7 +32,7 @@ class Outcome(IntEnum):
     TIMED_OUT = 9
 
 
-OUTCOMES = 7
+OUTCOMES = 10
 """First cell of the outcome counters."""
 _HISTOGRAMS = OUTCOMES + len(Outcome)
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -40,6 +42,8 @@ _HISTOGRAM_CELLS = _BUCKETS + 1
 FIRST_BYTE, GAP, DURATION, QUEUE_WAIT = (_HISTOGRAMS + number * _HISTOGRAM_CELLS for number in range(4))
 """First cell of each histogram: its buckets, then its sum in microseconds."""
 FIELDS = _HISTOGRAMS + 4 * _HISTOGRAM_CELLS
+RING_CELLS = 1 << 17
+"""Of each worker's ring of placements (`sharing.py`): 1 MiB."""
 _EJECTED_UNTIL_MS = 0
 _ROW_HEAD = 2
 """Cells at the front of a row that belong to no worker."""
@@ -58,9 +62,14 @@ class Shape:
         return _ROW_HEAD + FIELDS * self.workers
 
     @property
+    def rings_at(self) -> int:
+        """The first cell after the rows (one for each slot, and one for what concerns no replica)."""
+        return (self.slots + 1) * self.row_cells
+
+    @property
     def size_bytes(self) -> int:
-        """Bytes of the whole map: all rows, and one more for what concerns no replica."""
-        return (self.slots + 1) * self.row_cells * 8
+        """Bytes of the whole map: all rows, then a ring per worker if there are several."""
+        return (self.rings_at + (RING_CELLS * self.workers if self.workers > 1 else 0)) * 8
 
 
 class Board:
@@ -74,6 +83,7 @@ class Board:
 
     def __init__(self, descriptor: int, shape: Shape, worker: int = 0) -> None:
         self.shape = shape
+        self.worker = worker
         self._map = mmap.mmap(descriptor, shape.size_bytes)
         self._cells = memoryview(self._map).cast("q")
         self._offset = _ROW_HEAD + FIELDS * worker
@@ -89,6 +99,33 @@ class Board:
     def add(self, slot: int, field: int, amount: int = 1) -> None:
         """Add to a cell of this worker."""
         self._cells[slot * self._row + self._offset + field] += amount
+
+    def put(self, slot: int, field: int, value: int) -> None:
+        """Set a cell of this worker."""
+        self._cells[slot * self._row + self._offset + field] = value
+
+    def elsewhere(self, slot: int, field: int) -> int:
+        """A field of a slot, over all workers but this one."""
+        found = 0
+        cell = slot * self._row + _ROW_HEAD + field
+        for worker in range(self.shape.workers):
+            if worker != self.worker:
+                found += self._cells[cell + FIELDS * worker]
+        return found
+
+    def latest_elsewhere(self, slot: int, field: int) -> int:
+        """The greatest of a field of a slot, over all workers but this one."""
+        found = 0
+        cell = slot * self._row + _ROW_HEAD + field
+        for worker in range(self.shape.workers):
+            if worker != self.worker:
+                found = max(found, self._cells[cell + FIELDS * worker])
+        return found
+
+    def ring(self, worker: int) -> memoryview:
+        """A worker's ring, as unsigned cells."""
+        start = (self.shape.rings_at + RING_CELLS * worker) * 8
+        return memoryview(self._map)[start : start + RING_CELLS * 8].cast("Q")
 
     def observe(self, slot: int, histogram: int, seconds: float) -> None:
         """Count one duration in a histogram of this worker."""
@@ -135,7 +172,8 @@ class Board:
     def clear_in_flight(self, worker: int) -> None:
         """A worker is gone, and what it had in flight with it."""
         for slot in range(self.shape.slots + 1):
-            self._cells[slot * self._row + _ROW_HEAD + FIELDS * worker + IN_FLIGHT] = 0
+            for gauge in GAUGES:
+                self._cells[slot * self._row + _ROW_HEAD + FIELDS * worker + gauge] = 0
 
     def eject(self, slot: int, until_s: float) -> None:
         """Tell all workers that a slot is set aside until a moment of the system's monotonic clock."""
@@ -148,7 +186,7 @@ class Board:
     def reset(self, slot: int) -> None:
         """Clear a row that gets a new endpoint, all but what is still in flight from the old one."""
         start = slot * self._row
-        kept = {start + _ROW_HEAD + FIELDS * worker + IN_FLIGHT for worker in range(self.shape.workers)}
+        kept = {start + _ROW_HEAD + FIELDS * worker + gauge for worker in range(self.shape.workers) for gauge in GAUGES}
         for cell in range(start, start + self._row):
             if cell not in kept:
                 self._cells[cell] = 0

@@ -4,11 +4,13 @@ msgspec walks the JSON once and keeps only the fields below; a 256 KB prompt is 
 """
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import msgspec
 
 from router.model import Facts
+from router.policy.blocks import SMALLEST_BYTES, chain, seed_of
 
 MODEL_LIMIT = 256
 _MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,256})\r\n--')
@@ -33,6 +35,29 @@ class _Fields(msgspec.Struct):
     prompt: msgspec.Raw = msgspec.Raw()
 
 
+class _MoreFields(_Fields):
+    """What a policy that reads prompts, or ties sessions together, needs as well."""
+
+    user: Any = None
+    tools: msgspec.Raw = msgspec.Raw()
+    system: msgspec.Raw = msgspec.Raw()
+    instructions: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+
+
+class Wanted(NamedTuple):
+    """Who is asked, and what of the request may matter to the answer."""
+
+    prompt: Callable[[str | None, str | None], bool]
+    """Whether the model's policy (or the one asked for) reads prompts."""
+    policy: str | None
+    """The policy that the client asked for, where it may."""
+    session: str | None
+    """The session that a header names."""
+    sessions: bool
+    """Whether anybody ties sessions together."""
+
+
 _models_seen: list[Any] = []
 
 
@@ -42,15 +67,18 @@ def _note_model(_kind: type, value: Any) -> Any:
 
 
 _decode = msgspec.json.Decoder(_Fields, dec_hook=_note_model).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_more = msgspec.json.Decoder(_MoreFields, dec_hook=_note_model).decode
 
 
-def read_json(body: bytes, *, want_text: bool, forwarded: str | None) -> Facts:
+def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wanted | None = None) -> Facts:
     """Facts of a JSON request.
 
     Args:
         body: The bytes as they came; they are forwarded unchanged.
         want_text: True measures the text of `messages` or `prompt`.
         forwarded: Affinity by address and agent, used when the body names no `prompt_cache_key`.
+        wanted: What policies need beside; None when no policy needs anything.
 
     Raises:
         BadBody: Not a JSON object, invalid UTF-8, `model` twice or not 1 to 256 printable characters.
@@ -59,7 +87,7 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None) -> Facts:
     try:
         if not body.isascii():
             body.decode()
-        fields = _decode(body)
+        fields = _decode(body) if wanted is None else _decode_more(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadBody(f"the body is not a JSON object that can be read: {error}") from error
     if len(_models_seen) > 1:
@@ -68,12 +96,56 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None) -> Facts:
     if model is not None and not (isinstance(model, str) and model.isprintable() and 0 < len(model) <= MODEL_LIMIT):
         raise BadBody(f"'model' must be a string of 1 to {MODEL_LIMIT} printable characters")
     key = fields.prompt_cache_key
+    affinity = f"key:{key}" if isinstance(key, str) and key else forwarded
+    text_bytes = _text_bytes(fields) if want_text else None
+    if wanted is None:
+        return Facts(model=model, stream=fields.stream is True, text_bytes=text_bytes, affinity=affinity)
+    assert isinstance(fields, _MoreFields)  # noqa: S101 - decoded as such above
+    prompt_bytes, blocks = _prompt(fields, model) if wanted.prompt(model, wanted.policy) else (0, ())
     return Facts(
         model=model,
         stream=fields.stream is True,
-        text_bytes=_text_bytes(fields) if want_text else None,
-        affinity=f"key:{key}" if isinstance(key, str) and key else forwarded,
+        text_bytes=text_bytes,
+        affinity=affinity,
+        prompt_bytes=prompt_bytes,
+        blocks=blocks,
+        session=_session(fields, wanted.session, affinity) if wanted.sessions else None,
+        policy=wanted.policy,
     )
+
+
+def _prompt(fields: _MoreFields, model: str | None) -> tuple[int, tuple[int, ...]]:
+    """Size and hashed beginning of the prompt as it stands in the body; what goes before the messages counts first."""
+    text: Any = memoryview(fields.messages) or memoryview(fields.prompt) or memoryview(fields.input)
+    before = [bytes(part) for part in (fields.tools, fields.system, fields.instructions) if memoryview(part)]
+    if before:
+        text = b"".join([*before, text])
+    if len(text) < SMALLEST_BYTES:
+        return len(text), ()
+    return len(text), chain(text, seed_of((model or "").encode()))
+
+
+def _session(fields: _MoreFields, named: str | None, affinity: str | None) -> str | None:
+    """Header, then `prompt_cache_key`, `user`, address and agent."""
+    if named is not None:
+        return f"id:{named}"
+    if affinity is not None and affinity.startswith("key:"):
+        return affinity
+    return f"user:{fields.user}" if isinstance(fields.user, str) and fields.user else affinity
+
+
+def with_model(body: bytes, model: str) -> bytes:
+    """The JSON object `body` with another `model`; everything else stays as it was written.
+
+    Raises:
+        BadBody: It cannot be read.
+    """
+    try:
+        members = _decode_members(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BadBody(f"the body is not a JSON object that can be read: {error}") from error
+    members["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(members)
 
 
 def read_multipart(body: bytes, *, forwarded: str | None) -> Facts:

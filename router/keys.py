@@ -8,11 +8,13 @@ The file (TOML or YAML, mode 0600) holds no key that could be stolen, only hashe
     models = ["llama3.1-8b"]            # none: all
     requests_per_minute = 600           # none: no limit
     admin = false
+    priority = "normal"                 # high, normal, low: who goes first when requests wait for room
 """
 
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import sha256
+from typing import Literal
 
 import msgspec
 
@@ -25,6 +27,8 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: tuple[str, ...] = ()
     requests_per_minute: float | None = None
     admin: bool = False
+    priority: Literal["high", "normal", "low"] = "normal"
+    """Whose requests go first where requests wait."""
 
 
 class Refusal(Enum):

@@ -215,7 +215,8 @@ async def serve(
             crew.bind()
             master.directory.restore(last_table.load(master.table_path))
             overview = Overview(master, crew.board)
-            client = RegistryClient(settings.registry_url, session, token=token)
+            said = advertise.presence(settings.host, crew.port, settings.advertise_url) if settings.advertise else {}
+            client = RegistryClient(settings.registry_url, session, token=token, watching_as=said)
             app = make_app(overview, make_replica_api(settings, session, client))
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
             await runner.setup()
@@ -235,17 +236,13 @@ async def serve(
             scope.spawn("publish", master.publish(), service=True)
             scope.spawn("compile", have_compiled(crew, settings))
             scope.spawn("watch-files", master.watch_files(reasons, reread), service=True)
-            ending_first = [scope.spawn("traffic", overview.watch_traffic(), service=True)]  # it reads the crew's board
-            lease = advertise.make_lease(client, settings.host, crew.port, settings.advertise_url)
-            if settings.advertise:
-                ending_first.append(scope.spawn("advertise", lease.keep(), service=True))
+            sampling = scope.spawn("traffic", overview.watch_traffic(), service=True)
             log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
             try:
                 await until_stopped(scope, stop)
             finally:
-                for task in ending_first:
-                    task.cancel()
-                await asyncio.gather(crew.stop(), lease.leave())
+                sampling.cancel()  # it reads the crew's board
+                await crew.stop()
                 await runner.cleanup()
 
 

@@ -58,13 +58,21 @@ class Facts(msgspec.Struct, frozen=True):
     """What routing may know of a request.
 
     `text_bytes` is the size of the request's text, or None when nobody needed it. `affinity` is what ties requests
-    together (CONTRACT.md 2): `prompt_cache_key`, else forwarded address and agent; None for neither.
+    together (CONTRACT.md 2): `prompt_cache_key`, else forwarded address and agent; None for neither. `prompt_bytes` is
+    the size of the prompt as it stands in the body and `blocks` its hashed beginning (`policy/blocks.py`), for policies
+    that ask.
     """
 
     model: str | None = None
     stream: bool = False
     text_bytes: int | None = None
     affinity: str | None = None
+    prompt_bytes: int = 0
+    blocks: tuple[int, ...] = ()
+    session: str | None = None
+    """What the policy `session` ties together; only where that policy is used."""
+    policy: str | None = None
+    """The policy that the client asked for, where it may."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from common.settings import CommaList, Settings, SettingsError, option, read_fil
 from common.tracing import TracedSettings
 from router.keys import Key, KeyFile, faults
 from router.policy.cache_type import DEFAULT_THRESHOLD_BYTES
+from router.policy.models import POLICIES, ModelRule, ModelRules
+from router.policy.models import faults as faults_of_rules
 
 
 class StaticService(Settings):
@@ -45,6 +47,14 @@ class StaticFile(Settings):
     services: tuple[StaticService, ...]
 
 
+class ModelSettings(Settings):
+    """What is set for one model, alias or pattern."""
+
+    policy: str | None = None
+    split: dict[str, float] = Field(default_factory=dict)
+    fallbacks: CommaList = ()
+
+
 class RouterSettings(TracedSettings):
     """One HTTP port in front of every ready inference server: model-aware, balancing, OpenAI-style."""
 
@@ -54,10 +64,10 @@ class RouterSettings(TracedSettings):
         ("http://localhost:18000",), "Registry URLs, separated by commas; the first that answers is used."
     )
     registry_token_file: Path | None = option(None, "File (mode 0600) with the registry's read token.")
-    advertise: bool = option(True, "Register the router itself, for the registry's page and for Prometheus.")
+    advertise: bool = option(True, "Tell the registry where the router is, for its page and for Prometheus.")
     advertise_url: str | None = option(
         None,
-        "URL under which the router is registered; unset: made of the address it listens on.",
+        "URL that others reach the router at; unset: made of the address it listens on.",
         pattern=r"^https?://",
     )
     static_services: Path | None = option(None, "JSON file of services that are always in the table.")
@@ -83,6 +93,25 @@ class RouterSettings(TracedSettings):
         "Bytes of text above which replicas with a static cache are preferred.",
         env=("CACHE_TYPE_ROUTING_THRESHOLD",),
         ge=0,
+    )
+    policy: str = option(
+        "cost",
+        f"Who gets a request, for models without a policy of their own: {', '.join(POLICIES)} (docs/routing.md).",
+    )
+    models: dict[str, ModelSettings] = option(
+        {}, "Per model name or pattern: policy, split (an alias's parts by weight), fallbacks.", flags=()
+    )
+    sticky_keys: bool = option(
+        True,
+        "Requests with a prompt_cache_key, or else a forwarded address, stay with one replica, whatever the policy.",
+    )
+    allow_policy_header: bool = option(False, "Let clients choose a policy per request (X-Routing-Policy).")
+    session_header: str = option("x-session-id", "Request header that names a session, for the policy `session`.")
+    slow_start_s: float = option(
+        30.0, "Seconds in which a replica that joins a running fleet gets from a tenth to all of its share.", ge=0
+    )
+    prefix_blocks: int = option(
+        400_000, "Blocks of prompts remembered per worker (about 120 bytes each), for cost and prefix.", ge=1000
     )
     max_body_bytes: int = option(32 << 20, "Largest request body.", ge=1024)
     max_bodies_bytes: int = option(512 << 20, "Request bodies held at once, all together, per worker.", ge=1024)
@@ -111,6 +140,29 @@ class RouterSettings(TracedSettings):
         None, "File (mode 0600) with the registry's admin token, for calls of /api/v1/* that an API key let in."
     )
     insecure_no_auth: bool = option(False, "Listen beyond loopback without API keys.")
+
+    @field_validator("policy")
+    @classmethod
+    def _known(cls, policy: str) -> str:
+        if policy not in POLICIES:
+            raise ValueError(f"must be one of {', '.join(POLICIES)}")
+        return policy
+
+    @field_validator("models")
+    @classmethod
+    def _leads_somewhere(cls, models: dict[str, ModelSettings]) -> dict[str, ModelSettings]:
+        wrong = faults_of_rules({name: _rule(entry) for name, entry in models.items()})
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return models
+
+    def model_rules(self) -> ModelRules:
+        """What is set per model, as the workers use it."""
+        return ModelRules(self.policy, {name: _rule(entry) for name, entry in self.models.items()})
+
+
+def _rule(entry: ModelSettings) -> ModelRule:
+    return ModelRule(policy=entry.policy, split=entry.split, fallbacks=entry.fallbacks)
 
 
 def read_api_keys(path: Path) -> tuple[Key, ...]:

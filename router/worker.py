@@ -7,6 +7,7 @@ has and ends, so that a new master finds the port free.
 import asyncio
 import contextlib
 import gc
+import random
 import socket
 from typing import Any, cast
 
@@ -16,14 +17,17 @@ from common import log as logs
 from common.exits import Exit
 from common.tasks import TaskScope
 from common.tracing import open_tracing
+from router import board as cells
 from router import feed
 from router.board import Board, Shape
 from router.model import Endpoint, Table
 from router.policy.choose import Chooser
+from router.policy.fleet import Fleet
 from router.proxy.downstream import Downstream
 from router.proxy.engine import Engine, Limits
 from router.proxy.tracing import Traces
 from router.settings import RouterSettings
+from router.sharing import Sharing
 
 log = structlog.get_logger(__name__)
 BEAT_S = 1.0
@@ -51,6 +55,21 @@ def limits_of(settings: RouterSettings) -> Limits:
         sse_keepalive_s=settings.sse_keepalive_s,
         access_log_sample=settings.access_log_sample,
         served_by=settings.served_by,
+        allow_policy_header=settings.allow_policy_header,
+        session_header=settings.session_header.lower().encode(),
+    )
+
+
+def chooser_of(settings: RouterSettings, board: Board) -> Chooser:
+    """Who picks, as the settings say."""
+    return Chooser(
+        rng=random.Random(),  # noqa: S311 - spreading load, no secret
+        in_flight=lambda endpoint: board.total(endpoint.slot, cells.IN_FLIGHT),
+        rules=settings.model_rules(),
+        fleet=Fleet(blocks_limit=settings.prefix_blocks, elsewhere=Sharing(board) if board.shape.workers > 1 else None),
+        cache_type_threshold_bytes=settings.cache_type_routing_threshold,
+        sticky_keys=settings.sticky_keys,
+        slow_start_s=settings.slow_start_s,
     )
 
 
@@ -66,10 +85,11 @@ async def serve(feed_fd: int, board_fd: int, socket_fd: int, *, is_compiled: boo
     listening = socket.socket(fileno=socket_fd)
     listening.settimeout(0)
     async with TaskScope(f"worker{plan.index}") as scope:
+        board = Board(board_fd, Shape(plan.slots, plan.workers), plan.index)
         engine = Engine(
             limits=limits_of(settings),
-            board=Board(board_fd, Shape(plan.slots, plan.workers), plan.index),
-            chooser=Chooser(cache_type_threshold_bytes=settings.cache_type_routing_threshold),
+            board=board,
+            chooser=chooser_of(settings, board),
             control=Endpoint(
                 id="control", name="control", host="router", port=0, slot=plan.slots, unix_path=plan.control_path
             ),

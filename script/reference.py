@@ -23,10 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from babysitter import api as babysitter_api  # noqa: E402 - the project's root comes first
+from babysitter.agent.metrics import families as agent_families  # noqa: E402 - as above
 from babysitter.agent.openapi import describe as describe_agent  # noqa: E402 - as above
 from babysitter.agent.settings import AgentSettings  # noqa: E402 - as above
 from babysitter.machine import State  # noqa: E402 - as above
-from babysitter.metrics import families as babysitter_metrics  # noqa: E402 - as above
+from babysitter.metrics import families as babysitter_families  # noqa: E402 - as above
 from babysitter.settings import BACKEND_LABELS, BabysitterSettings, Backend  # noqa: E402 - as above
 from babysitter.view import View  # noqa: E402 - as above
 from common.exits import Exit  # noqa: E402 - as above
@@ -44,8 +45,6 @@ from router.settings import RouterSettings  # noqa: E402 - as above
 PAGES = ROOT / "docs" / "reference"
 ROOMS = ("babysitter", "common", "ctl", "registry", "router")
 NOTE = "<!-- Written by script/reference.py. Change the code, then run it again. -->"
-EXAMPLE = View("a", "mock", "localhost", 1, 2, State.READY, "", 1, 5.0, "", "")
-"""A replica in which nothing happened."""
 LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
 COMPUTED = {
     "workers": "one per core, at most 16",
@@ -242,15 +241,17 @@ def metric_families() -> dict[str, list[Metric]]:
     shape = Shape(1, 1)
     source = cast("Any", SimpleNamespace(registry_error=None, replicas=list, connections=int, workers_alive=int))
     router = RouterCollector(source, Board(Board.create(shape), shape))
+    nobody = View("r", "mock", "h", 1, 2, State.PENDING, "i", 1, 5.0, "", "")
     return {
-        "registry": list(Metrics(crowd, crowd, crowd).collect()),
+        "registry": list(Metrics(crowd, crowd, crowd, crowd).collect()),
         "router": list(router.collect()),
-        "babysitter": list(babysitter_metrics(EXAMPLE, 0.0)),
+        "babysitter": list(babysitter_families(nobody, 0.0)),
+        "agent": list(agent_families("n", (), {"replicas_live": 0, "capacity": 0}, 0)),
     }
 
 
 class _Nothing:
-    """A catalogue, writer and hub of a registry in which nothing happened."""
+    """A catalogue, writer, hub and routers of a registry in which nothing happened."""
 
     preserving_since = away = None
     unwritten: tuple[()] = ()

@@ -51,6 +51,7 @@ PURE = (
     "registry/addresses.py",
     "registry/catalogue.py",
     "registry/expiry.py",
+    "registry/origin.py",
     "registry/ownership.py",
     "registry/placement.py",
     "registry/probing.py",

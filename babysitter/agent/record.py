@@ -64,7 +64,12 @@ class Record:
             "instance_id": self._instance_id,
             "incarnation": self._incarnation,
             "ttl_s": max(LEAST_TTL_S, LEASES * self._settings.heartbeat_interval),
-            "metadata": {"type": KIND, "node": self._settings.node, "version": __version__},
+            "metadata": {
+                "type": KIND,
+                "node": self._settings.node,
+                "version": __version__,
+                "metrics_path": "/metrics",
+            },
         }
 
     def report(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from argparse import ArgumentParser
+from contextlib import suppress
 
 from ctl import api
 from ctl.api import Api, Place
@@ -61,29 +62,39 @@ def end(call: Call, store: Store, group: list[Started], told: list[dict[str, str
 
 
 async def replicas(call: Call, agent: Started) -> None:
-    """Stop the agent's replicas, or say that they go on: they are made to outlive it."""
+    """Stop the agent's replicas when asked to; else say that they go on: they are made to outlive it."""
     place = Place("the agent", (agent.url,), "--api-url", call.api.token)
     async with api.connect() as calls:
-        left = await alive(calls, place)
-        if not call.args.replicas:
-            if left:
-                call.out.note(f"{len(left)} replica(s) of the agent go on; 'svcctl up' finds them again")
+        if call.args.replicas:
+            await stop_replicas(calls, call, place)
             return
-        for name in left:
-            await calls.call(place, "POST", path_of(name, "/stop"), body={"force": False})
-        deadline = time.monotonic() + call.args.timeout
-        while left and time.monotonic() < deadline:
-            await asyncio.sleep(POLL_S)
-            still = await alive(calls, place)
-            for name in [name for name in left if name not in still]:
-                call.out.note(f"{name}: stopped", "")
-            left = still
-    if left:
-        raise Problem(
-            f"{', '.join(left)} did not stop within {call.args.timeout:g} s",
-            hint="give a longer --timeout, or 'svcctl replicas stop --force'",
-            code=Code.TIME_IS_UP,
-        )
+        with suppress(Problem):  # only a note: an agent that does not answer is ended all the same
+            if left := await alive(calls, place):
+                call.out.note(f"{len(left)} replica(s) of the agent go on; 'svcctl up' finds them again")
+
+
+async def stop_replicas(calls: Api, call: Call, agent: Place) -> None:
+    """Stop them all, and wait.
+
+    Raises:
+        Problem: One did not stop in time; the agent is then left to it.
+    """
+    left = await alive(calls, agent)
+    for name in left:
+        await calls.call(agent, "POST", path_of(name, "/stop"), body={"force": False})
+    deadline = time.monotonic() + call.args.timeout
+    while left:
+        still = await alive(calls, agent)
+        for name in sorted(set(left) - set(still)):
+            call.out.note(f"{name}: stopped", "")
+        left = still
+        if left and time.monotonic() >= deadline:
+            raise Problem(
+                f"{', '.join(left)} did not stop within {call.args.timeout:g} s",
+                hint="give a longer --timeout, or 'svcctl replicas stop --force'",
+                code=Code.TIME_IS_UP,
+            )
+        await asyncio.sleep(POLL_S if left else 0)
 
 
 async def alive(calls: Api, agent: Place) -> list[str]:

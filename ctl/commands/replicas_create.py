@@ -107,6 +107,9 @@ async def until(call: Call, calls: Api, ids: list[str], wanted: str) -> int:
                 ended = await asyncio.gather(
                     *(accompany(call, calls, way, wanted, shown) for way in ways), return_exceptions=True
                 )
+    except asyncio.CancelledError:
+        call.out.note(f"nothing is stopped; wait again with: svcctl replicas wait {' '.join(ids)}")
+        raise
     except TimeoutError as error:
         left = ", ".join(f"{way.replica_id} ({way.stage})" for way in ways if not way.reached(wanted))
         said = f"not {wanted} after {call.args.timeout:g} s: {left}"

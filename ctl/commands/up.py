@@ -1,7 +1,6 @@
 """`svcctl up`: start a node here, wait until it is ready, say what serves where."""
 
 import asyncio
-import contextlib
 import time
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
@@ -130,9 +129,12 @@ async def routed(calls: Api, launch: Launch) -> None:
     sitters = [one for one in launch.running if one.kind == BABYSITTER and one.name not in launch.loading]
     deadline = time.monotonic() + ROUTED_TIMEOUT_S
     while router is not None and sitters and time.monotonic() < deadline:
-        with contextlib.suppress(Problem):
+        try:
             wanted = [await models(calls, sitter) for sitter in sitters]
             if set().union(*wanted) <= await models(calls, router):
+                return
+        except Problem as problem:
+            if problem.code is Code.REFUSED:  # it wants a key, and has its reasons
                 return
         await asyncio.sleep(POLL_S)
 

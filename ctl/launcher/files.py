@@ -22,7 +22,7 @@ def service(file: str | None, port: int | None, default: int, *, key: str = "por
     host = table.get("host", "127.0.0.1")
     found = port if port is not None else table.get(key, table.get("port", default))
     path = str(Path(file).absolute()) if file else None
-    return Service(_port(found, file or key), str(host), path)
+    return Service(_port(found, file or key), str(host), path, frozenset(table))
 
 
 def replica(path: Path) -> Replica:

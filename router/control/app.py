@@ -50,7 +50,8 @@ class Overview:
 
     def models(self) -> dict[str, Any]:
         """The OpenAI list."""
-        return views.model_list(self._fleet.replicas())
+        rules = self._fleet.settings.model_rules()
+        return views.model_list(self._fleet.replicas(), {name: rules.find(name).split for name in rules.aliases()})
 
     def metrics_page(self) -> bytes:
         """Prometheus' text."""

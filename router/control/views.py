@@ -1,6 +1,6 @@
 """PURE. The bodies of the control plane's answers (CONTRACT.md 2), from plain data."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +44,8 @@ def service(replica: Replica, counts: Counts) -> dict[str, Any]:
     }
 
 
-def model_list(replicas: Sequence[Replica]) -> dict[str, Any]:
-    """OpenAI's list: the union over healthy replicas, one entry per id, sorted.
+def model_list(replicas: Sequence[Replica], aliases: Mapping[str, Collection[str]] | None = None) -> dict[str, Any]:
+    """OpenAI's list: the union over healthy replicas, one entry per id, sorted; and `aliases` of what is in it.
 
     A replica's own model object (`metadata.models_list`) is shown when it has one; `created` is 0 and `owned_by` its
     parent service otherwise.
@@ -63,6 +63,9 @@ def model_list(replicas: Sequence[Replica]) -> dict[str, Any]:
         for model in replica.models:
             plain = {"id": model, "object": "model", "created": 0, "owned_by": str(owner)}
             found.setdefault(model, {**plain, **objects.get(model, {})})
+    for alias, parts in (aliases or {}).items():
+        if not found.keys().isdisjoint(parts):
+            found.setdefault(alias, {"id": alias, "object": "model", "created": 0, "owned_by": "router"})
     return {"object": "list", "data": [found[model] for model in sorted(found)]}
 
 

@@ -1,34 +1,155 @@
-"""PURE. The default order of the rules: cache type narrows, a key decides, round robin does the rest."""
+"""PURE. Who gets a request: cache type narrows, a key decides, and the model's policy does the rest (CONTRACT.md 2)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from router.model import Endpoint, Facts
+from router.model import Endpoint, Facts, Table
 from router.policy import affinity, cache_type
+from router.policy.cost import Cost
+from router.policy.fleet import Fleet, Placement
+from router.policy.least_loaded import LeastLoaded
+from router.policy.models import MEMORY, ModelRules
+from router.policy.prefix import Prefix
+from router.policy.random_choice import RandomChoice
 from router.policy.round_robin import RoundRobin
+from router.policy.rule import Policy, Rng, Scores
+from router.policy.session import Session
+from router.policy.slow_start import SlowStart
 
 
 class Chooser:
     """Picks for one worker.
 
     Args:
+        rng: A source of chance.
+        in_flight: Requests at a replica now, all workers together.
+        rules: What is set per model.
+        fleet: What is believed of the replicas.
         cache_type_threshold_bytes: See `cache_type`.
+        sticky_keys: Requests with an affinity go where it leads, whatever the policy.
+        slow_start_s: See `slow_start`.
     """
 
-    def __init__(self, *, cache_type_threshold_bytes: int = cache_type.DEFAULT_THRESHOLD_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        rng: Rng,
+        in_flight: Callable[[Endpoint], int],
+        rules: ModelRules | None = None,
+        fleet: Fleet | None = None,
+        cache_type_threshold_bytes: int = cache_type.DEFAULT_THRESHOLD_BYTES,
+        sticky_keys: bool = True,
+        slow_start_s: float = 0.0,
+    ) -> None:
+        self.rules = rules or ModelRules()
+        self.fleet = fleet or Fleet()
+        self._rng = rng
+        self._in_flight = in_flight
         self._threshold_bytes = cache_type_threshold_bytes
-        self._round_robin = RoundRobin()
+        self._sticky_keys = sticky_keys
+        self._slow_start = SlowStart(slow_start_s)
+        self._policies: dict[tuple[str, str | None], Policy] = {}
+        self._by_model: dict[str | None, Policy] = {}
+        self._table = Table(0)
+        self._several = False
+        self._tracking = False
+        self._weightless = False
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts) -> Endpoint:
+    def set_table(self, table: Table, now: float) -> None:
+        """Forget what concerns endpoints that are gone."""
+        self._table = table
+        self._by_model.clear()
+        if len(self._policies) > MEMORY:
+            self._policies.clear()
+        self.fleet.keep([endpoint.id for endpoint in table.endpoints])
+        self._slow_start.note(table.endpoints, now)
+        self._several = len(table.endpoints) > 1
+        self._tracking = self._several and any(
+            self._choices(model) and self.policy(model).tracks for model in (None, *table.by_model)
+        )
+        self._weightless = any(not endpoint.weight for endpoint in table.endpoints)
+
+    def policy(self, model: str | None, asked: str | None = None) -> Policy:
+        """The policy for `model`, or the one `asked` for by name."""
+        if asked is not None:
+            return self._made(asked, model)
+        policy = self._by_model.get(model)
+        if policy is None:
+            policy = self._made(self.rules.policy_of(model), model)
+            if model is None or model in self._table.by_model:
+                self._by_model[model] = policy
+        return policy
+
+    def uses(self, name: str) -> bool:
+        """Whether some model's policy is `name`."""
+        return any(self.rules.policy_of(model) == name for model in (None, *self._table.by_model))
+
+    def reads_any_prompt(self) -> bool:
+        """Whether some model's policy reads prompts, and has a choice."""
+        return self._several and any(self.reads_prompt(model, None) for model in (None, *self._table.by_model))
+
+    def reads_prompt(self, model: str | None, asked: str | None) -> bool:
+        """Whether the facts of a request for `model` are to have the prompt's blocks: only where there is a choice."""
+        return self._several and self._choices(model) and self.policy(model, asked).reads_prompts
+
+    def resolve(self, model: str, key: str | None, is_ready: Callable[[str], bool]) -> str:
+        """See `models.py`."""
+        return self.rules.resolve(model, key, is_ready, self._rng)
+
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint:
         """One of `candidates` (at least one)."""
-        narrowed = cache_type.prefer(candidates, facts.text_bytes, self._threshold_bytes)
-        if facts.affinity is not None:
-            return affinity.pick(facts.affinity, narrowed)
-        return self._round_robin.pick(narrowed)
+        candidates = self._narrowed(candidates, facts, now)
+        policy = self.policy(facts.model, facts.policy)
+        if facts.affinity is not None and self._sticky_keys and facts.policy is None and policy.name != "session":
+            return affinity.pick(facts.affinity, candidates)
+        if len(candidates) == 1:
+            return candidates[0]
+        return policy.pick(candidates, facts, now, self._rng)
 
-    def explain(self, candidates: Sequence[Endpoint], facts: Facts) -> tuple[str, dict[str, float]]:
-        """The rule that decides and every remaining candidate's score by id; the greatest wins. Changes nothing."""
-        narrowed = cache_type.prefer(candidates, facts.text_bytes, self._threshold_bytes)
-        if facts.affinity is not None:
-            return "affinity", {endpoint.id: affinity.score(facts.affinity, endpoint) for endpoint in narrowed}
-        scores = self._round_robin.credits(narrowed)
-        return "round_robin", {endpoint.id: score for endpoint, score in zip(narrowed, scores, strict=True)}
+    def placed(self, endpoint: Endpoint, facts: Facts, now: float) -> Placement | None:
+        """A request goes to `endpoint`; None where nobody needs to know."""
+        if not self._tracking and facts.policy is None:
+            return None
+        if not self._choices(facts.model) or not self.policy(facts.model, facts.policy).tracks:
+            return None
+        return self.fleet.view(endpoint).place(facts, now)
+
+    def explain(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> tuple[str, Scores, Endpoint | None]:
+        """The rule that decides, every remaining candidate's inputs by id, and whom it would take (None: by chance)."""
+        candidates = self._narrowed(candidates, facts, now)
+        policy = self.policy(facts.model, facts.policy)
+        if facts.affinity is not None and self._sticky_keys and facts.policy is None and policy.name != "session":
+            wishes = {one.id: {"score": -affinity.score(facts.affinity, one)} for one in candidates}
+            return "affinity", wishes, affinity.pick(facts.affinity, candidates)
+        return policy.name, policy.scores(candidates, facts, now), policy.peek(candidates, facts, now)
+
+    def _narrowed(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Sequence[Endpoint]:
+        if facts.text_bytes is not None:
+            candidates = cache_type.prefer(candidates, facts.text_bytes, self._threshold_bytes)
+        if self._weightless:
+            candidates = [endpoint for endpoint in candidates if endpoint.weight] or candidates
+        return self._slow_start.weigh(candidates, now) if self._slow_start.active else candidates
+
+    def _choices(self, model: str | None) -> bool:
+        return model is None or len(self._table.by_model.get(model, ())) > 1
+
+    def _made(self, name: str, model: str | None) -> Policy:
+        # One per model: what a fleet's utilisation or turn is must not mix with another's.
+        found = self._policies.get((name, model))
+        if found is None:
+            found = self._policies[name, model] = self._make(name)
+        return found
+
+    def _make(self, name: str) -> Policy:
+        match name:
+            case "round_robin":
+                return RoundRobin()
+            case "random":
+                return RandomChoice()
+            case "least_loaded" | "two_choices":
+                return LeastLoaded(self.fleet, self._in_flight, two_choices=name == "two_choices")
+            case "prefix":
+                return Prefix(self.fleet, self._in_flight)
+            case "session":
+                return Session(self._in_flight, LeastLoaded(self.fleet, self._in_flight))
+            case _:
+                return Cost(self.fleet)

@@ -6,7 +6,8 @@ weights: weights 5, 1, 1 give a a b a c a a, never five in a row.
 
 from collections.abc import Sequence
 
-from router.model import Endpoint
+from router.model import Endpoint, Facts
+from router.policy.rule import Rng, Scores
 
 CREDIT_LIMIT = 4096
 """Endpoints remembered; above it the memory of those that are gone is dropped."""
@@ -15,10 +16,33 @@ CREDIT_LIMIT = 4096
 class RoundRobin:
     """The credits of one worker, by endpoint id; the owner calls it from one task only."""
 
+    name = "round_robin"
+    reads_prompts = False
+    tracks = False
+
     def __init__(self) -> None:
         self._credit: dict[str, float] = {}
 
-    def pick(self, candidates: Sequence[Endpoint]) -> Endpoint:
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float, rng: Rng) -> Endpoint:  # noqa: ARG002 - all policies are asked alike
+        """The next of `candidates` (at least one)."""
+        return self.next(candidates)
+
+    def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:  # noqa: ARG002 - see pick
+        """What each would have at the next pick, negative because the least score wins."""
+        return {
+            endpoint.id: {"score": -self._credit.get(endpoint.id, 0.0) - endpoint.weight} for endpoint in candidates
+        }
+
+    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:  # noqa: ARG002 - see pick
+        """The one with the most credit at the next pick."""
+        return self.upcoming(candidates)
+
+    def upcoming(self, candidates: Sequence[Endpoint]) -> Endpoint:
+        """Whom `next` would take."""
+        weighted = [endpoint for endpoint in candidates if endpoint.weight] or candidates
+        return max(weighted, key=lambda endpoint: self._credit.get(endpoint.id, 0.0) + endpoint.weight)
+
+    def next(self, candidates: Sequence[Endpoint]) -> Endpoint:
         """The next of `candidates` (at least one). A weight of 0 is picked only when all are 0."""
         if len(candidates) == 1:
             return candidates[0]
@@ -42,7 +66,3 @@ class RoundRobin:
             return best
         credit[best.id] = best_credit - total
         return best
-
-    def credits(self, candidates: Sequence[Endpoint]) -> list[float]:
-        """What each of `candidates` would have at the next pick; the greatest wins. Changes nothing."""
-        return [self._credit.get(endpoint.id, 0.0) + endpoint.weight for endpoint in candidates]

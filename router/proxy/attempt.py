@@ -13,6 +13,8 @@ from router import board as cells
 from router.board import Outcome
 from router.model import Endpoint
 from router.outlier import Verdict
+from router.policy.fleet import Placement
+from router.policy.usage import cached_share
 from router.proxy.head import ResponseHead
 from router.proxy.relay import Relay
 from router.proxy.upstream import Broken, Upstream
@@ -43,6 +45,7 @@ class Attempt:
         engine: The worker's shared state.
         exchange: The request.
         endpoint: Whom to ask.
+        placement: What the policy is to be told of it, if anything.
     """
 
     # Most of these keep their defaults in most attempts: class attributes cost nothing per request.
@@ -55,11 +58,14 @@ class Attempt:
     _deadline = math.inf
     _last_byte_at = 0.0
 
-    def __init__(self, engine: "Engine", exchange: "Exchange", endpoint: Endpoint) -> None:
+    def __init__(
+        self, engine: "Engine", exchange: "Exchange", endpoint: Endpoint, placement: Placement | None = None
+    ) -> None:
         self._engine = engine
         self._exchange = exchange
         self._pool = engine.pool(endpoint)
         self.endpoint = endpoint
+        self._placement = placement
         self.phase = Phase.CONNECTING
 
     def begin(self) -> None:
@@ -121,6 +127,8 @@ class Attempt:
         now = engine.now()
         if not self.first_byte_at:
             self.first_byte_at = now
+            if self._placement is not None:
+                self._placement.first_byte(now)
             engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, now - self._exchange.started)
         elif relay.is_stream:
             engine.board.observe(self.endpoint.slot, cells.GAP, now - self._last_byte_at)
@@ -136,6 +144,8 @@ class Attempt:
             self._settle(Verdict.FAULT, Outcome.TRUNCATED)
             self._exchange.broken("upstream_truncated", "the replica ended its answer before it was complete")
             return
+        if self._placement is not None:
+            self._placement.cached_share = cached_share(relay.last_bytes())
         relay.end()
         self._settle(*_judge(self._status))
         self._exchange.finish(keep_alive=relay.keep_alive)
@@ -154,6 +164,8 @@ class Attempt:
             return
         self._relay = relay
         engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, self.first_byte_at - exchange.started)
+        if self._placement is not None:
+            self._placement.cached_share = cached_share(body)
         relay.whole(body)
         self._settle(*_judge(head.status))
         exchange.finish(keep_alive=relay.keep_alive)
@@ -208,6 +220,8 @@ class Attempt:
         if self.phase is Phase.OVER:
             return
         self.phase = Phase.OVER
+        if self._placement is not None:
+            self._placement.over()
         engine, exchange, endpoint = self._engine, self._exchange, self.endpoint
         now = engine.now()
         sent_bytes = self._relay.sent_bytes if self._relay is not None else 0

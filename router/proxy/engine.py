@@ -18,6 +18,7 @@ from router import board as cells
 from router.admission import Waiting
 from router.board import Board
 from router.candidates import choose_from
+from router.facts import Wanted
 from router.keys import Key, KeyRing
 from router.model import Endpoint, Table
 from router.outlier import Outliers
@@ -60,6 +61,8 @@ class Limits:
     queue_timeout_s: float = 30.0
     sse_keepalive_s: float = 15.0
     access_log_sample: float = 0.0
+    allow_policy_header: bool = False
+    session_header: bytes = b""
     served_by: bool = False
     held_limit_bytes: int = HELD_LIMIT_BYTES
     head_timeout_s: float = 15.0
@@ -87,6 +90,10 @@ class Engine:
     """Set once the worker drains and nothing is under way any more."""
     has_cache_types: bool = False
     has_limits: bool = False
+    wants_more: bool = False
+    """Whether any policy needs more of a request than its model."""
+    reads_headers: bool = False
+    wanted: Wanted = field(init=False)
     keys: KeyRing = field(default_factory=KeyRing)
     has_keys: bool = False
     heads: Heads[RequestHead] = field(init=False)
@@ -102,6 +109,7 @@ class Engine:
     def __post_init__(self) -> None:
         self.waiting = Waiting(self.limits.queue_limit)
         self.outliers = Outliers(lambda endpoint, until: self.board.eject(endpoint.slot, until))
+        self.wanted = Wanted(self.chooser.reads_prompt, None, None, sessions=False)
         self.set_keys(())
 
     def set_keys(self, keys: tuple[Key, ...]) -> None:
@@ -118,6 +126,12 @@ class Engine:
         self.table = table
         self.has_cache_types = any(endpoint.cache_type for endpoint in table.endpoints)
         self.has_limits = any(endpoint.limit for endpoint in table.endpoints)
+        chooser, limits = self.chooser, self.limits
+        chooser.set_table(table, self.now())
+        sessions = chooser.uses("session") or limits.allow_policy_header
+        self.wanted = Wanted(chooser.reads_prompt, None, None, sessions)
+        self.reads_headers = sessions
+        self.wants_more = sessions or chooser.reads_any_prompt()
         alive = {endpoint.id for endpoint in table.endpoints}
         self.outliers.forget_all_but(alive)
         for gone in self._pools.keys() - alive - {self.control.id}:
@@ -126,6 +140,11 @@ class Engine:
     def peers(self, model: str | None) -> Sequence[Endpoint]:
         """Everybody who lists `model`; everybody, for a request that names none."""
         return self.table.endpoints if model is None else self.table.by_model.get(model, ())
+
+    def is_ready(self, model: str) -> bool:
+        """True when somebody who lists `model` may be asked without being a last resort."""
+        choice = choose_from(self.peers(model), (), self.outliers, self.now())
+        return bool(choice.endpoints) and not choice.panic
 
     def candidates(self, peers: Sequence[Endpoint], model: str | None, tried: Collection[str]) -> Sequence[Endpoint]:
         """Who may be asked now; the common case is looked up, not computed."""
@@ -194,6 +213,7 @@ class Engine:
                 until = self.board.ejected_until_s(endpoint.slot)
                 if until > now:
                     self.outliers.adopt(endpoint, until)
+            self.chooser.fleet.settle(now)
             self.serve_waiting()  # room may have come from another worker
             lines, self.log_lines = self.log_lines, []
             for line in lines:

@@ -14,13 +14,16 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from router import board as cells
+from router.admission import PRIORITIES, Priority
 from router.board import Outcome
+from router.facts import with_model
 from router.model import Endpoint, Facts
 from router.outlier import Verdict
+from router.policy.fleet import Placement
 from router.proxy import answers, gate
 from router.proxy.attempt import BUSY, Attempt
 from router.proxy.explain import explain
-from router.proxy.head import RequestHead, ResponseHead
+from router.proxy.head import BodyKind, RequestHead, ResponseHead
 from router.proxy.paths import PROXIED, EndMark, upstream_path
 from router.proxy.relay import Relay
 from router.retry import budget_allows
@@ -65,6 +68,7 @@ class Exchange:
     _relay: Relay | None = None
     _comment_at = math.inf
     _queued_at = 0.0
+    _priority = Priority.NORMAL
     dequeued_at = 0.0
     trace: "Trace | None" = None
 
@@ -95,9 +99,12 @@ class Exchange:
             self._facts = gate.facts_of(engine, head, self.body, self._operation)
             if key is not None:
                 self.caller = key.name
+                self._priority = PRIORITIES[key.priority]
                 refusal = engine.keys.allows(key, self._facts.model, self.started)
                 if refusal is not None:
                     raise gate.refuse(refusal)
+            if engine.chooser.rules.rules:
+                self._follow_rules()
         except gate.Refused as refused:
             self._fail(refused.status, refused.code, str(refused), *refused.headers)
             return
@@ -216,15 +223,29 @@ class Exchange:
             self.dequeued_at = engine.now()
             engine.board.observe(engine.control.slot, cells.QUEUE_WAIT, self.dequeued_at - self._queued_at)
             self._queued_at = 0.0
-        self._ask(candidates[0] if len(candidates) == 1 else engine.chooser.pick(candidates, self._facts))
+        chooser, facts, now = engine.chooser, self._facts, engine.now()
+        endpoint = candidates[0] if len(candidates) == 1 else chooser.pick(candidates, facts, now)
+        self._ask(endpoint, chooser.placed(endpoint, facts, now))
 
-    def _ask(self, endpoint: Endpoint) -> None:
+    def _follow_rules(self) -> None:
+        """Become a request for the model that the name leads to: an alias's part, or a fallback."""
+        engine, model = self._engine, self._facts.model
+        if model is None or self.head.kind is BodyKind.FORM:
+            return
+        target = engine.chooser.resolve(model, self._facts.affinity, engine.is_ready)
+        if target != model:
+            before = len(self.body)
+            self.body = with_model(self.body, target)
+            engine.body_bytes += len(self.body) - before
+            self._facts = gate.facts_of(engine, self.head, self.body, self._operation)
+
+    def _ask(self, endpoint: Endpoint, placement: Placement | None = None) -> None:
         self.phase = Phase.ASKING
         self._tried = (*self._tried, endpoint.id)
         self._attempts += 1
         if self._attempts > 1:
             self._engine.board.add(endpoint.slot, cells.RETRIES)
-        self._attempt = Attempt(self._engine, self, endpoint)
+        self._attempt = Attempt(self._engine, self, endpoint, placement)
         self._attempt.begin()
 
     def _ask_control(self) -> None:
@@ -257,7 +278,8 @@ class Exchange:
     def _join_queue(self) -> None:
         engine = self._engine
         self._queued_at = self._queued_at or engine.now()
-        if engine.waiting.join(self._facts.model or "", self.caller, self):
+        priority = gate.priority_of(self.head, self._priority)
+        if engine.waiting.join(self._facts.model or "", self.caller, self, priority):
             self.phase = Phase.QUEUED
         else:
             self._fail(429, "queue_full", "too many requests wait for this model", self._retry_after())

@@ -7,6 +7,7 @@ import msgspec
 from router import board as cells
 from router.candidates import choose_from
 from router.model import Endpoint, Facts, Standing
+from router.policy.rule import Scores
 
 if TYPE_CHECKING:
     from router.proxy.engine import Engine
@@ -18,7 +19,7 @@ def explain(engine: "Engine", facts: Facts) -> bytes:
     peers = engine.peers(facts.model)
     choice = choose_from(peers, (), engine.outliers, now)
     roomy = [endpoint for endpoint in choice.endpoints if engine.has_room(endpoint)]
-    rule, scores = engine.chooser.explain(roomy, facts) if roomy else ("none", {})
+    rule, scores, picked = engine.chooser.explain(roomy, facts, now) if roomy else ("none", {}, None)
     chosen = {endpoint.id for endpoint in choice.endpoints}
     said: dict[str, Any] = {
         "model": facts.model,
@@ -26,7 +27,7 @@ def explain(engine: "Engine", facts: Facts) -> bytes:
         "affinity": facts.affinity,
         "rule": rule,
         "panic": choice.panic,
-        "picked": max(scores, key=lambda name: scores[name]) if scores else None,
+        "picked": picked.id if picked is not None else None,
         "table_version": engine.table.version,
         "candidates": [
             {
@@ -37,7 +38,8 @@ def explain(engine: "Engine", facts: Facts) -> bytes:
                 "in_flight": engine.board.total(endpoint.slot, cells.IN_FLIGHT),
                 "limit": endpoint.limit,
                 "cache_type": endpoint.cache_type,
-                "score": scores.get(endpoint.id),
+                "score": scores.get(endpoint.id, {}).get("score"),
+                "inputs": scores.get(endpoint.id),
                 "excluded": _why_not(engine, endpoint, chosen, scores, now),
             }
             for endpoint in peers
@@ -46,9 +48,7 @@ def explain(engine: "Engine", facts: Facts) -> bytes:
     return msgspec.json.encode(said)
 
 
-def _why_not(
-    engine: "Engine", endpoint: Endpoint, chosen: set[str], scores: dict[str, float], now: float
-) -> str | None:
+def _why_not(engine: "Engine", endpoint: Endpoint, chosen: set[str], scores: Scores, now: float) -> str | None:
     """Why `endpoint` has no score; None when it has one."""
     if endpoint.id in scores:
         return None

@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from router.facts import BadBody, forwarded_affinity, read_json, read_multipart
+from router.admission import PRIORITIES, Priority
+from router.facts import BadBody, Wanted, forwarded_affinity, read_json, read_multipart
 from router.keys import Key, Refusal
 from router.model import Facts
+from router.policy.models import POLICIES
 from router.proxy.head import BodyKind, RequestHead
 from router.proxy.paths import Operation, is_control
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 Headers = tuple[tuple[bytes, bytes], ...]
 OPEN_PATHS = frozenset({b"/", b"/health", b"/status"})
 """Answered to anybody: a load balancer holds no key."""
+_POLICY = b"x-routing-policy"
 _ADMIN_TREES = (b"/admin/", b"/api/v1/")
 _REFUSALS = {
     Refusal.UNKNOWN: (401, "a valid API key is needed"),
@@ -90,6 +93,34 @@ def facts_of(engine: "Engine", head: RequestHead, body: bytes, operation: Operat
             return read_multipart(body, forwarded=forwarded)
         if operation is None and head.kind is not BodyKind.JSON:
             return Facts(affinity=forwarded)
-        return read_json(body, want_text=engine.has_cache_types, forwarded=forwarded)
+        wanted = wanted_of(engine, head) if engine.wants_more else None
+        return read_json(body, want_text=engine.has_cache_types, forwarded=forwarded, wanted=wanted)
     except BadBody as error:
         raise Refused(400, "invalid_body", str(error)) from error
+
+
+def wanted_of(engine: "Engine", head: RequestHead) -> Wanted:
+    """What policies need of the request beside its model.
+
+    Raises:
+        Refused: It asks for a policy that does not exist.
+    """
+    if not engine.reads_headers:
+        return engine.wanted
+    policy = session = None
+    for name, value in head.fields:
+        if name == _POLICY and engine.limits.allow_policy_header:
+            policy = value.decode("latin-1")
+            if policy not in POLICIES:
+                raise Refused(400, "unknown_policy", f"X-Routing-Policy must be one of {', '.join(POLICIES)}")
+        elif name == engine.limits.session_header:
+            session = value.decode("latin-1")
+    return engine.wanted._replace(policy=policy, session=session)
+
+
+def priority_of(head: RequestHead, granted: Priority) -> Priority:
+    """How urgent a request is: what its key grants, or less if it says so itself (X-Priority)."""
+    for name, value in head.fields:
+        if name == b"x-priority":
+            return max(granted, PRIORITIES.get(value.decode("latin-1").lower(), granted))
+    return granted

@@ -177,6 +177,10 @@ class Relay:
             return b"data: [DONE]" in end or b"data:[DONE]" in end
         return self._mark_seen
 
+    def last_bytes(self) -> bytes:
+        """The last bytes that came, before `end`: where an answer tells its usage."""
+        return b"".join(self._held[-2:]) if self._held else self._before + self._tail
+
     def end(self) -> None:
         """End cleanly: send what is held, and the closing chunk if the client is given chunks."""
         if self._quoted is not None:

@@ -43,6 +43,7 @@ class Terminal:
     ) -> None:
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
+        self.raw = b""
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         shown = {
@@ -104,6 +105,7 @@ class Terminal:
         except OSError:  # nobody has the other end any more
             return False
         self._stream.feed(raw)
+        self.raw += raw
         return bool(raw)
 
     def svg(self, title: str, *, lines: int | None = None) -> str:

@@ -6,6 +6,7 @@ With SVC_SCREENS=DIR the screens are written there as SVG; those in docs/screens
 import functools
 import json
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,10 @@ start_interval_s = 0.2
 index_url = "{index}/simple/"
 tries = 1
 """
+
+
+ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
+"""How a terminal is told to take another screen, and to go back."""
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -164,7 +169,15 @@ def test_top_shows_the_fleet_live_and_ends_with_q(node: Node) -> None:
         shown.until(lambda text: "sorted by name" in text, "another order")
         shown.press("q")
         assert shown.end() == 0
-        assert "ready" in shown.text  # the last look stays, on the screen that was there before
+        assert back_to_the_old_screen(shown)
+        assert b"/3 ready" in shown.raw[shown.raw.rindex(LEAVE) :]  # the last look stays
+
+
+def back_to_the_old_screen(shown: Terminal) -> bool:
+    """The program left the screen that it had taken, and showed the cursor again."""
+    return shown.raw.rindex(LEAVE) > shown.raw.rindex(ENTER) and shown.raw.rindex(b"\x1b[?25h") > shown.raw.rindex(
+        b"\x1b[?25l"
+    )
 
 
 def busy(text: str) -> str:
@@ -173,6 +186,28 @@ def busy(text: str) -> str:
     row = next((line for line in text.splitlines() if line.startswith("mock-small")), "")
     end = header.find("TOK/S") + len("TOK/S")
     return row[end - len("TOK/S") : end].strip(" -")
+
+
+def test_a_conversation_remembers_what_was_said_and_ends_with_the_file(node: Node) -> None:
+    with terminal(node, "chat", "mock-small", "--max-tokens", "12", lines=16) as shown:
+        shown.until(lambda text: "Ctrl-D ends it" in text, "the prompt")
+        shown.press("Hello there\n")
+        shown.until(lambda text: "first token after" in text, "the pace of the first answer")
+        shown.press("And again\n")
+        shown.until(lambda text: text.count("first token after") == 2, "the second answer")
+        keep(shown, "chat", "svcctl chat mock-small")
+        shown.press("\x04")
+        assert shown.end() == 0
+        assert "This is mock-small answering" in shown.text
+
+
+def test_ctrl_c_leaves_the_terminal_as_it_was(node: Node) -> None:
+    with terminal(node, "top", lines=16) as shown:
+        shown.until(lambda text: "mock-small" in text, "the replicas")
+        shown.process.send_signal(signal.SIGINT)
+        assert shown.end() == Code.INTERRUPTED
+        assert "Traceback" not in shown.text
+        assert back_to_the_old_screen(shown)
 
 
 def test_a_drained_server_is_shown_and_explained(node: Node) -> None:
@@ -208,7 +243,7 @@ def test_down_ends_the_node_and_its_replicas(node: Node) -> None:
     assert node.left() == []
 
 
-@pytest.mark.parametrize("name", ["up", "create-compiling", "create", "timeline", "top", "doctor"])
+@pytest.mark.parametrize("name", ["up", "create-compiling", "create", "timeline", "top", "chat", "doctor"])
 def test_the_screens_are_in_the_documentation(name: str) -> None:
     page = (ROOT / "docs" / "svcctl.md").read_text()
     assert f"screens/{name}.svg" in page

@@ -16,7 +16,7 @@ _FENCE = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """One fence. `note` is the comment above it: `not run: REASON`, `file: NAME` or nothing."""
+    """One fence. `note` is the comment above it: `not run: REASON`, `only looks: REASON`, `file: NAME` or nothing."""
 
     page: Path
     line: int
@@ -33,9 +33,8 @@ class Block:
         return not self.note.startswith("not run: ")
 
     @property
-    def file(self) -> str | None:
-        """Where a reader saves it."""
-        return self.note.removeprefix("file: ") if self.note.startswith("file: ") else None
+    def must_succeed(self) -> bool:
+        return not self.note.startswith("only looks: ")
 
 
 def blocks(page: Path, *kinds: str) -> list[Block]:

@@ -8,6 +8,7 @@ import pytest
 import uvloop
 
 from common.tasks import TaskScope
+from router.policy.models import ModelRules
 from tests.router.fakes import LIMITS, Plane, make_plane
 
 MakePlane = Callable[..., Awaitable[Plane]]
@@ -24,8 +25,8 @@ async def planes(tmp_path: Path) -> AsyncIterator[MakePlane]:
     made: list[Plane] = []
     async with TaskScope("plane") as scope:
 
-        async def make(**limits: Any) -> Plane:
-            plane = await make_plane(replace(LIMITS, **limits), scope, tmp_path / "control.sock")
+        async def make(*, rules: ModelRules | None = None, **limits: Any) -> Plane:
+            plane = await make_plane(replace(LIMITS, **limits), scope, tmp_path / "control.sock", rules)
             made.append(plane)
             return plane
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from common.tasks import TaskScope
 from router.board import Board, Shape
 from router.model import Endpoint, Table
 from router.policy.choose import Chooser
+from router.policy.models import ModelRules
 from router.proxy.downstream import Downstream
 from router.proxy.engine import Engine, Limits
 
@@ -265,13 +267,14 @@ def _whole(raw: bytes) -> bool:
     return body.endswith(b"0\r\n\r\n")
 
 
-async def make_plane(limits: Limits, scope: TaskScope, control: Path) -> Plane:
+async def make_plane(limits: Limits, scope: TaskScope, control: Path, rules: ModelRules | None = None) -> Plane:
     shape = Shape(SLOTS, 1)
     descriptor = Board.create(shape)
+    board = Board(descriptor, shape)
     engine = Engine(
         limits=limits,
-        board=Board(descriptor, shape),
-        chooser=Chooser(),
+        board=board,
+        chooser=Chooser(rng=random.Random(1), in_flight=lambda endpoint: board.total(endpoint.slot, 0), rules=rules),
         control=Endpoint(id="control", name="control", host="r", port=0, slot=SLOTS, unix_path=str(control)),
         scope=scope,
     )

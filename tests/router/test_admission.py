@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from common.settings import SettingsError
-from router.admission import Waiting
+from router.admission import PATIENCE, Priority, Waiting
 from router.keys import Key, KeyRing, Refusal
 from router.settings import read_api_keys
 
@@ -89,3 +89,24 @@ def test_key_file_faults_name_the_file_and_the_field(tmp_path: Path) -> None:
     path.chmod(0o640)
     with pytest.raises(SettingsError, match="chmod 600"):
         read_api_keys(path)
+
+
+def test_the_urgent_go_first_and_nobody_starves() -> None:
+    waiting: Waiting[str] = Waiting(100)
+    for number in range(20):
+        waiting.join("m", "a", f"high{number}", Priority.HIGH)
+    waiting.join("m", "b", "normal", Priority.NORMAL)
+    waiting.join("m", "c", "low", Priority.LOW)
+    order = [waiting.next("m", 0.0) for _ in range(22)]
+    assert order[:PATIENCE] == [f"high{number}" for number in range(PATIENCE)]
+    assert max(order.index("normal"), order.index("low")) == PATIENCE + 1
+    assert waiting.next("m", 0.0) is None
+    assert waiting._lines == {}
+
+
+def test_the_least_urgent_fill_half_of_the_line() -> None:
+    waiting: Waiting[int] = Waiting(4)
+    assert [waiting.join("m", "a", number, Priority.LOW) for number in range(3)] == [True, True, False]
+    assert waiting.join("m", "a", 3, Priority.HIGH)
+    waiting.leave("m", "a", 1)
+    assert [waiting.next("m", 0.0) for _ in range(2)] == [3, 0]

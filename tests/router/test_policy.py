@@ -1,3 +1,4 @@
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -18,21 +19,21 @@ def endpoint(name: str, weight: float = 1.0, **more: object) -> Endpoint:
 def test_round_robin_spreads_by_weight_and_smoothly() -> None:
     pool = [endpoint("a", 5), endpoint("b", 1), endpoint("c", 1)]
     policy = RoundRobin()
-    assert "".join(policy.pick(pool).name for _ in range(14)) == "aabacaa" * 2
+    assert "".join(policy.next(pool).name for _ in range(14)) == "aabacaa" * 2
 
 
 def test_round_robin_passes_over_weight_zero_unless_all_are() -> None:
     policy = RoundRobin()
     pool = [endpoint("a", 0), endpoint("b", 2)]
-    assert {policy.pick(pool).name for _ in range(5)} == {"b"}
+    assert {policy.next(pool).name for _ in range(5)} == {"b"}
     zeros = [endpoint("a", 0), endpoint("b", 0)]
-    assert Counter(policy.pick(zeros).name for _ in range(6)) == {"a": 3, "b": 3}
+    assert Counter(policy.next(zeros).name for _ in range(6)) == {"a": 3, "b": 3}
 
 
 def test_round_robin_forgets_endpoints_that_are_gone() -> None:
     policy = RoundRobin()
     for number in range(CREDIT_LIMIT):
-        policy.pick([endpoint(f"x{number}"), endpoint("a")])
+        policy.next([endpoint(f"x{number}"), endpoint("a")])
     assert len(policy._credit) <= CREDIT_LIMIT + 2
 
 
@@ -64,10 +65,10 @@ def test_cache_type_prefers_by_text_size_and_falls_back() -> None:
 
 def test_the_order_of_the_rules_is_cache_type_key_rotation() -> None:
     pool = [endpoint("s1", cache_type="static"), endpoint("s2", cache_type="static"), endpoint("p", cache_type="paged")]
-    chooser = Chooser(cache_type_threshold_bytes=10)
-    long = [chooser.pick(pool, Facts(text_bytes=11)).name for _ in range(4)]
+    chooser = Chooser(rng=random.Random(1), in_flight=lambda _endpoint: 0, cache_type_threshold_bytes=10)
+    long = [chooser.pick(pool, Facts(text_bytes=11), 0.0).name for _ in range(4)]
     assert sorted(long) == ["s1", "s1", "s2", "s2"]
-    assert len({chooser.pick(pool, Facts(text_bytes=11, affinity="key:a")).name for _ in range(9)}) == 1
+    assert len({chooser.pick(pool, Facts(text_bytes=11, affinity="key:a"), 0.0).name for _ in range(9)}) == 1
 
 
 def test_candidates_fresh_before_suspect_before_panic_D6() -> None:

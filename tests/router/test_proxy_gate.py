@@ -183,8 +183,9 @@ async def test_explain_names_every_candidate_its_score_and_why_not(plane: Plane)
     replica = await plane.add(answer_ok)
     plane.route(replica, 1, weight=2.0)
     said = json.loads((await plane.post(CHAT, "/admin/explain")).body)
-    assert (said["model"], said["rule"], said["picked"]) == ("m", "round_robin", plane.engine.table.endpoints[0].id)
-    assert [item["score"] for item in said["candidates"]] == [2.0, 2.0]
+    assert (said["model"], said["rule"], said["picked"]) == ("m", "cost", plane.engine.table.endpoints[0].id)
+    assert [item["inputs"]["backlog_s"] for item in said["candidates"]] == [0.0, 0.0]
+    assert 0 < said["candidates"][0]["score"] == said["candidates"][1]["score"]
     keyed = json.loads((await plane.post(b'{"model":"m","prompt_cache_key":"k"}', "/admin/explain")).body)
     assert keyed["rule"] == "affinity"
     plane.route(replica, standing=Standing.DRAINING)

@@ -1,0 +1,132 @@
+"""What each routing policy does to the time to the first token, on a recorded trace.
+
+    python bench/replay.py --offline --trace conversation_trace.jsonl [--cases all] [--svg docs/img]
+
+Offline, the router's own policy code runs against model engines with a clock that jumps: the first 1,200 s of the trace
+take a fifth of a second. A model engine has a prefix cache of N blocks of 512 tokens (least recently used out first), one
+queue of prompts read at 8,000 uncached tokens a second, and writes a token every 20 ms. The trace is the public one of the
+Mooncake paper (kvcache-ai/Mooncake on GitHub, FAST25-release/traces), or any in its format.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # a script's own folder comes first otherwise, and holds a `router` that is not the router
+
+from bench.replay import offline, traces  # noqa: E402 - see above
+from bench.replay.cases import BASE, CASES, Case  # noqa: E402
+from bench.replay.figures import Figures, bars_svg, lines_svg, medians, quantile, table  # noqa: E402
+from bench.replay.offline import POLICIES  # noqa: E402
+from bench.replay.traces import Request  # noqa: E402
+
+
+def figures_of(case: str, policy: str, seed: int, requests: Sequence[Request], outcome: offline.Outcome) -> Figures:
+    """The figures of one replay."""
+    return Figures(
+        case,
+        policy,
+        seed,
+        outcome.mean_s,
+        quantile(outcome.ttft_s, 0.5),
+        quantile(outcome.ttft_s, 0.9),
+        quantile(outcome.ttft_s, 0.99),
+        outcome.hit_share,
+        outcome.imbalance,
+        offline.floor(requests, 8000.0),
+        traces.best_possible(requests),
+    )
+
+
+def run_offline(
+    options: argparse.Namespace, recorded: Sequence[Request], curves: dict[str, Sequence[float]]
+) -> list[Figures]:
+    """All cases, seeds and policies; `curves` gets the times of the first seed of the base case."""
+    found = []
+    for name in options.cases:
+        case: Case = CASES[name]
+        for seed in range(1, options.seeds + 1):
+            requests = case.requests(recorded, seed)
+            facts = [offline.facts_of(request, options.bytes_per_token) for request in requests]
+            for policy in options.policies:
+                began = time.perf_counter()
+                outcome = offline.replay(requests, facts, case.setup, POLICIES[policy], seed)
+                one = figures_of(name, policy, seed, requests, outcome)
+                found.append(one)
+                if name == BASE and seed == 1:
+                    curves[policy] = outcome.ttft_s
+                note(
+                    f"{name:12} {policy:14} seed {seed}: mean {one.mean_s:6.2f} s, {one.hit_share:5.1%} hit, "
+                    f"in {time.perf_counter() - began:.2f} s"
+                )
+    return found
+
+
+def note(text: str) -> None:
+    """Progress, apart from the report."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """A flag's list of names, or `all`."""
+
+    def names(text: str) -> list[str]:
+        given = list(known) if text == "all" else text.split(",")
+        strange = [name for name in given if name not in known]
+        if strange:
+            raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(known)}")
+        return given
+
+    return names
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="bench/replay.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--trace", type=Path, required=True, help="the recorded trace, one JSON object per line")
+    add("--offline", action="store_true", help="simulate the router too: seconds instead of minutes")
+    add("--until", type=float, default=1200.0, help="seconds of the trace that are used (default: 1200)")
+    add("--cases", type=names_of(list(CASES)), default=[BASE], help=f"of: {', '.join(CASES)}, or all (default: base)")
+    add("--policies", type=names_of(list(POLICIES)), default=list(POLICIES), help=f"of: {', '.join(POLICIES)}")
+    add("--seeds", type=int, default=3, help="repetitions, each with arrivals jittered by another seed (default: 3)")
+    add("--bytes-per-token", type=float, default=2.0, help="size of the text that stands for a token (default: 2)")
+    add("--svg", type=Path, metavar="FOLDER", help="write plots there")
+    add("--json", type=Path, metavar="FILE", help="write every single figure there")
+    options = parser.parse_args(words)
+    if not options.offline:
+        parser.error("only --offline is there so far")
+    return options
+
+
+def main() -> int:
+    """Replay and report."""
+    words = sys.argv[1:]
+    options = parse(words)
+    recorded = traces.load(options.trace, until_s=options.until)
+    curves: dict[str, Sequence[float]] = {}
+    found = run_offline(options, recorded, curves)
+    middle = medians(found)
+    print(f"- command: `{shlex.join(['python', 'bench/replay.py', *words])}`")
+    print(f"- {len(recorded):,} requests recorded; medians of {options.seeds} seeds; seconds of the trace\n")
+    print(table(middle, "prefix" if "prefix" in options.policies else options.policies[0]))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+    if options.svg:
+        options.svg.mkdir(parents=True, exist_ok=True)
+        (options.svg / "routing-cases.svg").write_text(bars_svg(middle, "Mean time to first token above the floor"))
+        if curves:
+            (options.svg / "routing-base.svg").write_text(lines_svg(curves, "Requests answered within, base case"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

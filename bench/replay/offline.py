@@ -1,0 +1,147 @@
+"""The replay without sockets: the router's own policies, the model engines, and a clock that jumps from event to event."""
+
+import heapq
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from bench.replay.model_engine import Kind, ModelEngine
+from bench.replay.traces import Request, prompt
+from router.model import Endpoint, Facts
+from router.policy.blocks import chain
+from router.policy.cost import Cost
+from router.policy.fleet import Fleet, Placement
+from router.policy.least_loaded import LeastLoaded
+from router.policy.prefix import Prefix
+from router.policy.random_choice import RandomChoice
+from router.policy.round_robin import RoundRobin
+from router.policy.rule import Policy, Rng, Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A fleet, and what the router is told of it."""
+
+    kinds: tuple[Kind, ...] = (Kind(),) * 8
+    joins_at_s: tuple[float, ...] = ()
+    """When each replica joins; empty: all are there."""
+    reports: bool = False
+    """Whether replicas tell `cached_tokens`."""
+    speed: float = 20.0
+    """Seconds of the trace in one of the router's."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One replay, in seconds of the trace."""
+
+    ttft_s: list[float] = field(default_factory=list)
+    floor_s: list[float] = field(default_factory=list)
+    hit_blocks: int = 0
+    blocks: int = 0
+    read_tokens: list[int] = field(default_factory=list)
+
+    @property
+    def mean_s(self) -> float:
+        return sum(self.ttft_s) / len(self.ttft_s)
+
+    @property
+    def hit_share(self) -> float:
+        return self.hit_blocks / self.blocks
+
+    @property
+    def imbalance(self) -> float:
+        """The busiest replica's reading over the mean."""
+        return max(self.read_tokens) * len(self.read_tokens) / max(1, sum(self.read_tokens))
+
+
+Make = Callable[[Fleet, Callable[[Endpoint], int]], Policy]
+
+
+def facts_of(request: Request, bytes_per_token: float) -> Facts:
+    """What the router would know of the request."""
+    text = msgspec.json.encode([{"role": "user", "content": prompt(request, bytes_per_token)}])
+    return Facts(model="m", stream=True, prompt_bytes=len(text), blocks=chain(text, 0))
+
+
+def replay(trace: Sequence[Request], facts: Sequence[Facts], setup: Setup, make: Make, seed: int = 1) -> Outcome:
+    """Send a trace through one policy."""
+    engines = [ModelEngine(kind) for kind in setup.kinds]
+    endpoints = [Endpoint(f"r{n}@1", f"r{n}", "h", 1, n, models=("m",)) for n in range(len(engines))]
+    in_flight = [0] * len(engines)
+    fleet = Fleet()
+    policy = make(fleet, lambda endpoint: in_flight[endpoint.slot])
+    rng = random.Random(seed)  # noqa: S311 - seeded
+    joins = setup.joins_at_s or (0.0,) * len(engines)
+    events: list[tuple[float, int, str, Placement, int, float]] = []
+    outcome = Outcome()
+    speed = setup.speed
+
+    def settle(until_s: float) -> None:
+        while events and events[0][0] <= until_s:
+            at_s, _, what, placement, slot, cached = heapq.heappop(events)
+            if what == "first":
+                placement.first_byte(at_s / speed)
+            else:
+                in_flight[slot] -= 1
+                placement.cached_share = cached if setup.reports else None
+                placement.over()
+
+    for count, (request, known) in enumerate(zip(trace, facts, strict=True)):
+        now = request.at_s
+        settle(now)
+        candidates = [endpoint for endpoint in endpoints if joins[endpoint.slot] <= now]
+        picked = policy.pick(candidates, known, now / speed, rng)
+        placement = fleet.view(picked).place(known, now / speed)
+        in_flight[picked.slot] += 1
+        served = engines[picked.slot].serve(request, now)
+        cached = 1 - served.uncached_tokens / request.input_tokens
+        heapq.heappush(events, (served.first_s, 2 * count, "first", placement, picked.slot, cached))
+        heapq.heappush(events, (served.end_s, 2 * count + 1, "end", placement, picked.slot, cached))
+        outcome.ttft_s.append(served.first_s - now)
+        outcome.hit_blocks += served.hit_blocks
+        outcome.blocks += len(request.blocks)
+    outcome.read_tokens = [engine.read_tokens for engine in engines]
+    return outcome
+
+
+def floor(trace: Sequence[Request], tokens_per_s: float) -> float:
+    """Mean seconds to the first token with one endless cache and no queue at all."""
+    engine = ModelEngine(Kind(cache_blocks=1 << 40, tokens_per_s=tokens_per_s))
+    return sum(engine.serve(request, 0.0).uncached_tokens for request in trace) / tokens_per_s / len(trace)
+
+
+class LeastRequests:
+    """The fewest requests under way, for comparison; not one of the router's."""
+
+    name = "least_requests"
+    reads_prompts = False
+    tracks = False
+
+    def __init__(self, in_flight: Callable[[Endpoint], int]) -> None:
+        self._in_flight = in_flight
+
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float, rng: Rng) -> Endpoint:  # noqa: ARG002 - all policies are asked alike
+        """Equals by chance."""
+        return min(candidates, key=lambda endpoint: (self._in_flight(endpoint), rng.random()))
+
+    def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:  # noqa: ARG002 - see pick
+        """Requests under way."""
+        return {endpoint.id: {"score": self._in_flight(endpoint)} for endpoint in candidates}
+
+    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:  # noqa: ARG002 - see pick
+        """Left to chance."""
+        return None
+
+
+POLICIES: dict[str, Make] = {
+    "round_robin": lambda _fleet, _in_flight: RoundRobin(),
+    "random": lambda _fleet, _in_flight: RandomChoice(),
+    "least_requests": lambda _fleet, in_flight: LeastRequests(in_flight),
+    "least_loaded": LeastLoaded,
+    "two_choices": lambda fleet, in_flight: LeastLoaded(fleet, in_flight, two_choices=True),
+    "prefix": Prefix,
+    "cost": lambda fleet, _in_flight: Cost(fleet),
+}

@@ -1,0 +1,330 @@
+"""PURE. What a worker believes of each replica: the prompts waiting there, its pace, and what its cache holds.
+
+The owner tells it what it sees: a request was placed, its first byte came, it is over. The policies ask. Nothing here
+comes from an engine's own metrics, but `cached_tokens` is used where a replica reports it.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from router.model import Endpoint, Facts
+from router.policy.blocks import ENDS, bytes_of, seed_of
+from router.policy.cache_size import Sizes, learned_bytes
+from router.policy.pace import FLEET_FADE, OWN_FADE, Pace, pooled
+from router.policy.prefix_index import PrefixIndex
+
+FIRST_GUESS_BYTES = 256 << 20
+"""What a replica's cache is believed to hold before anything is known: large, for it can only be corrected from above."""
+BLOCKS_LIMIT = 400_000
+"""Blocks remembered in all, per worker: about 50 MB."""
+_REPACE_S = 0.25
+_PACE_HALVES_S = 30.0
+_RELEARN_EVERY = 16
+_CLEAR_SHARE = 0.25
+_LEAST_LESSON_BYTES = 1024
+
+
+@dataclass(eq=False)
+class Placement:
+    """One request at one replica, until it is over.
+
+    `matched_bytes` of its prompt were believed to be in the cache and `known_bytes` had been placed there before;
+    `ages` are (where in the prompt, bytes since) of some of the known ones.
+    """
+
+    view: "ReplicaView"
+    at: float
+    prompt_bytes: int
+    work_bytes: int
+    matched_bytes: int
+    known_bytes: int
+    ages: tuple[tuple[int, float], ...]
+    silent: bool
+    """True when no first byte will tell that the prompt was read: the answer comes in one piece."""
+    service_s: float | None = None
+    reading: bool = True
+    cached_share: float | None = None
+    """The share of its prompt tokens that were in the cache, if the answer said so."""
+
+    def first_byte(self, now: float) -> None:
+        """The first token came: the prompt was read."""
+        self.view.first_byte(self, now)
+
+    def over(self) -> None:
+        """The request ended, however it did."""
+        self.view.over(self)
+
+
+class Elsewhere(Protocol):
+    """What the other workers of this router have placed, by an endpoint's slot or tag; and where to tell them."""
+
+    def add(self, slot: int, work_bytes: int, reading_bytes: int) -> None:
+        """More (or less) of a slot's prompts is placed and not read."""
+
+    def read_at(self, slot: int, now: float) -> None:
+        """A slot read a prompt of ours."""
+
+    def work_bytes(self, slot: int) -> int:
+        """Uncached bytes that the others placed at a slot and that are not read."""
+        ...
+
+    def reading_bytes(self, slot: int) -> int:
+        """Bytes that the others placed at a slot and that are not read."""
+        ...
+
+    def last_read_s(self, slot: int) -> float:
+        """When a slot last read a prompt of the others."""
+        ...
+
+    def placed(self, tag: int, blocks: Sequence[int]) -> None:
+        """Tell the others of a placement."""
+
+    def news(self) -> Iterable[tuple[int, Sequence[int]]]:
+        """What the others have placed since the last call."""
+        ...
+
+
+class ReplicaView:
+    """One replica, as a worker sees it."""
+
+    def __init__(self, shared: "Shared", slot: int, tag: int) -> None:
+        self._shared = shared
+        self._elsewhere = shared.elsewhere
+        self._slot = slot
+        self._tag = tag
+        self.index = PrefixIndex(shared.first_guess_bytes, limit_bytes=shared.first_guess_bytes, limit_blocks=shared.blocks_each)  # fmt: skip
+        self.pace = Pace(OWN_FADE)
+        self.sizes = Sizes()
+        self.s_per_byte = pooled(self.pace, shared.pace)
+        self.reading: deque[Placement] = deque()
+        """Placed, and not known to be read yet, in order."""
+        self.work_bytes = 0
+        """Uncached bytes of those."""
+        self._outstanding = 0
+        """Prompt bytes of those."""
+        self.requests = 0
+        self.reports = False
+        self.paced_at = 0.0
+        self._previous = 0.0
+        self._lessons = 0
+
+    def repace(self, now: float) -> None:
+        """Let the pace drift to the fleet's while nothing is seen: what was slow once is tried again some time."""
+        if now - self.paced_at > _PACE_HALVES_S:
+            self.paced_at = now
+            self.pace.seconds /= 2
+            self.pace.bytes /= 2
+            self.pace.count /= 2
+        self.s_per_byte = pooled(self.pace, self._shared.pace)
+
+    @property
+    def outstanding(self) -> int:
+        """Prompt bytes that are placed and not read, by all workers."""
+        if self._elsewhere is None:
+            return self._outstanding
+        return self._outstanding + max(0, self._elsewhere.reading_bytes(self._slot))
+
+    def backlog_s(self, now: float) -> float:
+        """Seconds of reading before a prompt placed now would have its turn."""
+        if self._elsewhere is None:
+            return self._own_backlog_s(now)
+        return self._own_backlog_s(now) + max(0, self._elsewhere.work_bytes(self._slot)) * self.s_per_byte
+
+    def _own_backlog_s(self, now: float) -> float:
+        reading = self.reading
+        while reading:
+            head = reading[0]
+            began = max(self._previous, head.at)
+            expected = head.work_bytes * self.s_per_byte
+            if not head.silent or now - began < expected:
+                left = self.work_bytes * self.s_per_byte
+                return left - min(expected, now - began)
+            self._read(head)
+            self._previous = began + expected
+        return 0.0
+
+    def place(self, facts: Facts, now: float) -> Placement:
+        """A request goes to this replica."""
+        index, blocks = self.index, facts.blocks
+        matched = known = 0
+        ages: tuple[tuple[int, float], ...] = ()
+        if blocks:
+            matched = bytes_of(index.held(blocks))
+            count = index.known(blocks)
+            if count:
+                known = ENDS[count - 1]
+                if known >= _LEAST_LESSON_BYTES:
+                    positions = sorted({count // 4, count // 2, count * 3 // 4, count - 1})
+                    ages = tuple(zip([ENDS[at] for at in positions], index.ages(blocks, positions), strict=True))
+            index.use(blocks)
+        placement = Placement(
+            self, now, facts.prompt_bytes, facts.prompt_bytes - matched, matched, known, ages, not facts.stream
+        )
+        self.reading.append(placement)
+        self.work_bytes += placement.work_bytes
+        self._outstanding += placement.prompt_bytes
+        self.requests += 1
+        if self._elsewhere is not None:
+            self._elsewhere.add(self._slot, placement.work_bytes, placement.prompt_bytes)
+            if blocks:
+                self._elsewhere.placed(self._tag, blocks)
+        return placement
+
+    def first_byte(self, placement: Placement, now: float) -> None:
+        """See `Placement`."""
+        if not placement.reading:
+            return
+        if placement.silent:
+            self._read(placement)
+            return
+        while self.reading[0].silent and self.reading[0] is not placement:
+            self._read(self.reading[0])
+        if self._elsewhere is not None:
+            self._previous = max(self._previous, min(now, self._elsewhere.last_read_s(self._slot)))
+            self._elsewhere.read_at(self._slot, now)
+        placement.service_s = now - max(placement.at, self._previous)
+        self._read(placement)
+        self._previous = now
+        if not self.reports:
+            self._learn_from_time(placement)
+
+    def over(self, placement: Placement) -> None:
+        """See `Placement`."""
+        cached_share = placement.cached_share
+        if placement.reading:
+            self._read(placement)
+        self.requests -= 1
+        if cached_share is None:
+            return
+        self.reports = True
+        cached = cached_share * placement.prompt_bytes
+        self._learn_size(placement, cached)
+        if placement.service_s is not None:
+            self._learn_pace(placement.service_s, placement.prompt_bytes - cached, 1.0)
+
+    def _read(self, placement: Placement) -> None:
+        placement.reading = False
+        if self.reading[0] is placement:
+            self.reading.popleft()
+        else:
+            self.reading.remove(placement)
+        self._outstanding -= placement.prompt_bytes
+        self.work_bytes -= placement.work_bytes
+        if self._elsewhere is not None:
+            self._elsewhere.add(self._slot, -placement.work_bytes, -placement.prompt_bytes)
+
+    def _learn_from_time(self, placement: Placement) -> None:
+        """How long it took says how much of it was cached, once the pace is known; and the other way round."""
+        assert placement.service_s is not None  # noqa: S101 - the caller has just measured it
+        known, prompt = placement.known_bytes, placement.prompt_bytes
+        if known > _CLEAR_SHARE * prompt and self._shared.pace.count > 1.0:
+            cached = prompt - placement.service_s / self.s_per_byte
+            self._learn_size(placement, cached)
+        sure = 1.0 - known / prompt if prompt else 0.0
+        if prompt and placement.work_bytes:
+            self._learn_pace(placement.service_s, placement.work_bytes, sure * sure)
+
+    def _learn_pace(self, service_s: float, uncached_bytes: float, weight: float) -> None:
+        self.pace.note(service_s, uncached_bytes, weight)
+        self._shared.pace.note(service_s, uncached_bytes, weight)
+        self.s_per_byte = pooled(self.pace, self._shared.pace)
+        self.paced_at = self._previous
+
+    def _learn_size(self, placement: Placement, cached: float) -> None:
+        """Each remembered part was there or not; a part begun counts by its share."""
+        before = 0
+        for end, age in placement.ages:
+            hit = min(max((cached - before) / (end - before), 0.0), 1.0)
+            self.sizes.note(age, hit)
+            self._shared.sizes.note(age, hit)
+            before = end
+        self._lessons += 1
+        if placement.ages and self._lessons % _RELEARN_EVERY == 0:
+            learned = learned_bytes(self.sizes, self._shared.sizes, self.index.limit_bytes)
+            self.index.resize(learned)
+
+
+@dataclass
+class Shared:
+    """What all replicas of a worker have in common: the pooled lessons and the limits."""
+
+    pace: Pace
+    sizes: Sizes
+    first_guess_bytes: float
+    blocks_each: int
+    elsewhere: Elsewhere | None
+
+
+class Fleet:
+    """All replicas of one worker, by endpoint id.
+
+    Args:
+        first_guess_bytes: What a replica's cache is believed to hold at first.
+        blocks_limit: Blocks remembered in all.
+        elsewhere: The other workers of this router, if there are any.
+    """
+
+    def __init__(
+        self,
+        *,
+        first_guess_bytes: float = FIRST_GUESS_BYTES,
+        blocks_limit: int = BLOCKS_LIMIT,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        self._shared = Shared(Pace(FLEET_FADE), Sizes(), first_guess_bytes, blocks_limit, elsewhere)
+        self._elsewhere = elsewhere
+        self._by_tag: dict[int, ReplicaView] = {}
+        self._blocks_limit = blocks_limit
+        self._views: dict[str, ReplicaView] = {}
+        self._repace_at = 0.0
+
+    def views(self, candidates: Sequence[Endpoint], now: float) -> list[ReplicaView]:
+        """What is believed of each of `candidates`."""
+        if now >= self._repace_at:
+            self._repace_at = now + _REPACE_S
+            for view in self._views.values():
+                view.repace(now)
+        if self._elsewhere is not None:
+            self._hear(self._elsewhere)
+        found = self._views
+        try:
+            return [found[endpoint.id] for endpoint in candidates]
+        except KeyError:
+            return [self.view(endpoint) for endpoint in candidates]
+
+    def view(self, endpoint: Endpoint) -> ReplicaView:
+        """What is believed of `endpoint`; an id never seen begins anew (D27)."""
+        found = self._views.get(endpoint.id)
+        if found is None:
+            tag = seed_of(endpoint.id.encode())
+            found = self._views[endpoint.id] = self._by_tag[tag] = ReplicaView(self._shared, endpoint.slot, tag)
+            self._share()
+        return found
+
+    def keep(self, ids: Iterable[str]) -> None:
+        """Forget every replica but these."""
+        kept = set(ids)
+        self._views = {name: view for name, view in self._views.items() if name in kept}
+        self._by_tag = {seed_of(name.encode()): view for name, view in self._views.items()}
+        self._share()
+
+    def settle(self, now: float) -> None:
+        """Count as read what must be read by now, so that the other workers see it gone."""
+        for view in self._views.values():
+            if view.reading:
+                view.backlog_s(now)
+
+    def _hear(self, elsewhere: Elsewhere) -> None:
+        for tag, blocks in elsewhere.news():
+            view = self._by_tag.get(tag)
+            if view is not None:
+                view.index.use(blocks)
+
+    def _share(self) -> None:
+        """Divide the memory."""
+        each = self._blocks_limit // max(1, len(self._views))
+        self._shared.blocks_each = each
+        for view in self._views.values():
+            view.index.limit_blocks = each

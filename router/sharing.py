@@ -1,0 +1,82 @@
+"""What the workers of one router tell each other of placements: gauges on the board, and a ring of blocks per worker.
+
+A ring has one writer, its worker; everybody else reads along. A record is a replica's tag, a count, and that many hashes.
+The first cell counts all cells ever written, and is written last. A reader that was lapped, even while it copied, drops
+what it has and goes on at the front: placements may be lost on the way, but none is made up.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from router import board as cells
+from router.board import RING_CELLS, Board
+
+_ROOM = RING_CELLS - 1
+_RECORD_LIMIT = 512
+_HEAD_CELLS = 2
+
+
+class Sharing:
+    """One worker's side.
+
+    Args:
+        board: The shared map, which holds the rings as well.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._own = board.ring(board.worker)
+        self._others = [board.ring(worker) for worker in range(board.shape.workers) if worker != board.worker]
+        self._read = [ring[0] for ring in self._others]
+
+    def add(self, slot: int, work_bytes: int, reading_bytes: int) -> None:
+        """More (or less) of a slot's prompts is placed and not read."""
+        self._board.add(slot, cells.WORK_BYTES, work_bytes)
+        self._board.add(slot, cells.READING_BYTES, reading_bytes)
+
+    def read_at(self, slot: int, now: float) -> None:
+        """A slot read a prompt of ours."""
+        self._board.put(slot, cells.READ_AT_US, int(now * 1e6))
+
+    def work_bytes(self, slot: int) -> int:
+        """Uncached bytes that the others placed at a slot and that are not read."""
+        return self._board.elsewhere(slot, cells.WORK_BYTES)
+
+    def reading_bytes(self, slot: int) -> int:
+        """Bytes that the others placed at a slot and that are not read."""
+        return self._board.elsewhere(slot, cells.READING_BYTES)
+
+    def last_read_s(self, slot: int) -> float:
+        """When a slot last read a prompt of the others."""
+        return self._board.latest_elsewhere(slot, cells.READ_AT_US) / 1e6
+
+    def placed(self, tag: int, blocks: Sequence[int]) -> None:
+        """Tell the others of a placement."""
+        record = (tag, min(len(blocks), _RECORD_LIMIT), *blocks[:_RECORD_LIMIT])
+        ring = self._own
+        written = ring[0]
+        for cell in record:
+            ring[1 + written % _ROOM] = cell
+            written += 1
+        ring[0] = written
+
+    def news(self) -> Iterator[tuple[int, list[int]]]:
+        """What the others have placed since the last call."""
+        for number, ring in enumerate(self._others):
+            if ring[0] != self._read[number]:
+                yield from self._read_ring(number, ring)
+
+    def _read_ring(self, number: int, ring: memoryview) -> Iterator[tuple[int, list[int]]]:
+        start, written = self._read[number], ring[0]
+        self._read[number] = written
+        if not 0 < written - start <= _ROOM:
+            return  # lapped, or written anew
+        first, last = 1 + start % _ROOM, 1 + written % _ROOM
+        copied = ring[first:last].tolist() if first < last else [*ring[first:].tolist(), *ring[1:last].tolist()]
+        if ring[0] - start > _ROOM - _RECORD_LIMIT - _HEAD_CELLS:
+            return  # the writer may have come by while we copied
+        at = 0
+        while at + _HEAD_CELLS <= len(copied):
+            tag, count = copied[at : at + _HEAD_CELLS]
+            at += _HEAD_CELLS
+            yield tag, copied[at : at + count]
+            at += count

@@ -1,0 +1,244 @@
+"""The rules one by one, then what holds for all of them."""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.model import Endpoint, Facts
+from router.policy.blocks import chain
+from router.policy.cost import Cost
+from router.policy.fleet import Fleet, Placement
+from router.policy.least_loaded import LeastLoaded
+from router.policy.prefix import Prefix
+from router.policy.random_choice import RandomChoice
+from router.policy.round_robin import RoundRobin
+from router.policy.rule import Policy
+from router.policy.session import Session
+from tests.router.test_policy import endpoint
+
+RNG = random.Random(1)
+InFlight = Callable[[Endpoint], int]
+RULES: dict[str, Callable[[Fleet, InFlight], Policy]] = {
+    "round_robin": lambda _fleet, _in_flight: RoundRobin(),
+    "random": lambda _fleet, _in_flight: RandomChoice(),
+    "least_loaded": LeastLoaded,
+    "two_choices": lambda fleet, in_flight: LeastLoaded(fleet, in_flight, two_choices=True),
+    "prefix": Prefix,
+    "session": lambda _fleet, in_flight: Session(in_flight, RoundRobin()),
+    "cost": lambda fleet, _in_flight: Cost(fleet),
+}
+
+
+def facts(text: bytes = b"", *, stream: bool = True, session: str | None = None) -> Facts:
+    return Facts(model="m", stream=stream, prompt_bytes=len(text), blocks=chain(text, 0), session=session)
+
+
+def text(*parts: int, part_bytes: int = 8192) -> bytes:
+    return b"".join(part.to_bytes(8) * (part_bytes // 8) for part in parts)
+
+
+def nobody(_endpoint: Endpoint) -> int:
+    return 0
+
+
+def serve(fleet: Fleet, one: Endpoint, what: Facts, at: float, seconds: float) -> Placement:
+    placement = fleet.view(one).place(what, at)
+    placement.first_byte(at + seconds)
+    placement.over()
+    return placement
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(sorted(RULES)),
+    st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0.0, 0.5, 1.0, 7.0])), min_size=1, max_size=9),
+    st.integers(0, 2**32),
+)
+def test_every_rule_picks_a_candidate_whatever_it_was_told(
+    name: str, weights: list[tuple[int, float]], seed: int
+) -> None:
+    """Weights of 0, prompts old and new, answers that never come: always one of those offered, and never an error."""
+    rng = random.Random(seed)
+    in_flight: Counter[str] = Counter()
+    fleet = Fleet()
+    policy = RULES[name](fleet, lambda one: in_flight[one.id])
+    pool = [endpoint(f"r{number}", weight) for number, (_, weight) in enumerate(weights)]
+    under_way: list[Placement] = []
+    now = 0.0
+    for _ in range(40):
+        now += rng.random()
+        candidates = rng.sample(pool, rng.randint(1, len(pool)))
+        what = facts(
+            text(rng.randrange(3), rng.randrange(9), part_bytes=1024),
+            stream=rng.random() < 0.7,
+            session=rng.choice([None, "a", "b"]),
+        )
+        assert policy.scores(candidates, what, now).keys() == {one.id for one in candidates}
+        picked = policy.pick(candidates, what, now, rng)
+        assert picked in candidates
+        in_flight[picked.id] += 1
+        under_way.append(fleet.view(picked).place(what, now))
+        if rng.random() < 0.6:
+            done = under_way.pop(rng.randrange(len(under_way)))
+            if rng.random() < 0.8:
+                done.first_byte(now)
+            done.cached_share = rng.choice([None, 0.0, rng.random(), 1.0])
+            done.over()
+    for placement in under_way:
+        placement.over()
+    for one in pool:
+        view = fleet.view(one)
+        assert (view.requests, view.outstanding, view.work_bytes, len(view.reading)) == (0, 0, 0.0, 0)
+        assert view.backlog_s(now) == 0.0
+
+
+@pytest.mark.parametrize("name", ["random", "least_loaded", "cost", "round_robin", "session"])
+def test_an_idle_fleet_is_shared_by_weight(name: str) -> None:
+    policy = RULES[name](Fleet(), nobody)
+    pool = [endpoint("a", 3), endpoint("b", 1), endpoint("c", 0)]
+    share = Counter(policy.pick(pool, facts(b"hello"), 0.0, RNG).name for _ in range(400))
+    assert share["c"] == 0
+    assert 260 < share["a"] < 340
+
+
+def test_cost_goes_where_the_prefix_is_until_waiting_there_is_longer() -> None:
+    fleet = Fleet()
+    policy = Cost(fleet)
+    a, b = endpoint("a"), endpoint("b")
+    serve(fleet, a, facts(text(1, 2, 3)), 0.0, 1.0)
+    serve(fleet, b, facts(text(7, 8, 9)), 0.0, 1.0)
+    asked = facts(text(1, 2, 4))
+    assert policy.pick([a, b], asked, 2.0, RNG) == a
+    fleet.view(a).place(facts(text(5, 5, 5, 5, 5, 5, 5, 5)), 2.0)
+    assert policy.pick([a, b], asked, 2.0, RNG) == b
+
+
+def test_cost_takes_the_emptiest_of_nearly_equal_ones() -> None:
+    fleet = Fleet()
+    policy = Cost(fleet)
+    a, b = endpoint("a"), endpoint("b")
+    for one in (a, b):
+        serve(fleet, one, facts(text(1)), 0.0, 1.0)
+    fleet.view(a).place(facts(b"x" * 400), 10.0)
+    assert {policy.pick([a, b], facts(text(4)), 10.0, RNG) for _ in range(4)} == {b}
+
+
+def test_cost_learns_that_a_replica_is_slow_and_tries_it_again_later() -> None:
+    fleet = Fleet()
+    policy = Cost(fleet)
+    a, b = endpoint("a"), endpoint("b")
+    for number in range(30):
+        serve(fleet, a, facts(text(100 + number)), number * 10.0, 3.0)
+        serve(fleet, b, facts(text(200 + number)), number * 10.0, 1.0)
+    assert {policy.pick([a, b], facts(text(900 + n)), 301.0, RNG) for n in range(4)} == {b}
+    later = [policy.pick([a, b], facts(text(950 + n)), 301.0 + 40 * n, RNG) for n in range(30)]
+    assert a in later
+
+
+def test_cost_gives_half_the_weight_half_the_backlog() -> None:
+    fleet = Fleet()
+    policy = Cost(fleet)
+    a, b = endpoint("a", 2), endpoint("b", 1)
+    count: Counter[str] = Counter()
+    for number in range(300):
+        picked = policy.pick([a, b], facts(text(number)), 0.0, RNG)
+        fleet.view(picked).place(facts(text(number)), 0.0)
+        count[picked.name] += 1
+    assert count["a"] == pytest.approx(200, abs=12)
+
+
+def test_utilisation_is_the_share_of_busy_replicas_that_arrivals_find() -> None:
+    fleet = Fleet()
+    policy = Cost(fleet)
+    a, b = endpoint("a"), endpoint("b")
+    fleet.view(a).place(facts(text(*range(50))), 0.0)
+    for _ in range(200):
+        policy.pick([a, b], facts(b"hi"), 0.0, RNG)
+    assert policy.utilisation == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_replica_that_never_answers_gets_less_and_less() -> None:
+    fleet = Fleet()
+    a, b = endpoint("a"), endpoint("b")
+    fleet.view(a).place(facts(text(1, 2)), 0.0)
+    fleet.view(a).place(facts(text(3, 4)), 0.0)
+    assert fleet.view(a).backlog_s(1000.0) > 0.0
+    assert Cost(fleet).pick([a, b], facts(text(5)), 1000.0, RNG) == b
+
+
+def test_an_answer_in_one_piece_counts_as_read_after_the_expected_time() -> None:
+    fleet = Fleet()
+    one = endpoint("a")
+    serve(fleet, one, facts(text(1)), 0.0, 1.0)
+    placement = fleet.view(one).place(facts(text(2), stream=False), 10.0)
+    assert fleet.view(one).backlog_s(10.5) == pytest.approx(0.5, rel=0.2)
+    assert fleet.view(one).backlog_s(12.0) == 0.0
+    placement.over()
+    assert fleet.view(one).outstanding == 0
+
+
+def test_service_counts_from_the_previous_first_token() -> None:
+    fleet = Fleet()
+    view = fleet.view(endpoint("a"))
+    waiting = [view.place(facts(text(number)), 0.0) for number in range(5)]
+    for number, placement in enumerate(waiting):
+        placement.first_byte(number + 1.0)
+        assert placement.service_s == pytest.approx(1.0)
+    assert view.s_per_byte == pytest.approx(1 / 8192, rel=0.05)
+
+
+def test_reported_cached_tokens_teach_the_size() -> None:
+    fleet = Fleet()
+    view = fleet.view(endpoint("a"))
+    now = 0.0
+    recent: list[int] = []
+    rng = random.Random(2)
+    for _ in range(1500):
+        now += 2.0
+        part = rng.choice(recent) if recent and rng.random() < 0.5 else rng.randrange(10**9)
+        cached = part in recent[-40:]
+        recent = [*[one for one in recent if one != part], part][-200:]
+        placement = view.place(facts(text(part)), now)
+        placement.first_byte(now + 1.0)
+        placement.cached_share = 1.0 if cached else 0.0
+        placement.over()
+    assert 0.7 < view.index.capacity_bytes / (40 * 8192) < 1.5
+
+
+def test_a_new_life_of_a_replica_begins_with_nothing_known_D27() -> None:
+    fleet = Fleet()
+    serve(fleet, endpoint("a"), facts(text(1)), 0.0, 1.0)
+    again = endpoint("a", id="a@2")
+    assert fleet.view(again).index.known(chain(text(1), 0)) == 0
+    fleet.keep({again.id})
+    assert list(fleet._views) == [again.id]
+
+
+def test_session_sticks_within_bounds_and_spills_beyond() -> None:
+    in_flight: Counter[str] = Counter()
+    policy = Session(lambda one: in_flight[one.id], RoundRobin())
+    pool = [endpoint(name) for name in "abcd"]
+    owner = policy.pick(pool, facts(session="s"), 0.0, RNG)
+    assert {policy.pick(pool, facts(session="s"), 0.0, RNG) for _ in range(9)} == {owner}
+    in_flight[owner.id] = 9
+    spilled = policy.pick(pool, facts(session="s"), 0.0, RNG)
+    assert spilled != owner
+    assert {policy.pick(pool, facts(session="s"), 0.0, RNG) for _ in range(9)} == {spilled}
+
+
+def test_prefix_leaves_the_match_when_loads_are_far_apart() -> None:
+    fleet = Fleet()
+    in_flight: Counter[str] = Counter()
+    policy = Prefix(fleet, lambda one: in_flight[one.id])
+    a, b = endpoint("a"), endpoint("b")
+    fleet.view(a).place(facts(text(1, 2)), 0.0)
+    in_flight[a.id] = 64
+    assert policy.pick([a, b], facts(text(1, 3)), 0.0, RNG) == a
+    in_flight[a.id] = 65
+    assert policy.pick([a, b], facts(text(1, 3)), 0.0, RNG) == b
+    in_flight[a.id] = 1
+    assert policy.pick([a, b], facts(text(9, 1)), 0.0, RNG) == b

@@ -1,0 +1,75 @@
+"""Placements travel between workers: whole or not at all."""
+
+import os
+import random
+
+import pytest
+
+from router.board import RING_CELLS, Board, Shape
+from router.model import Facts
+from router.policy.blocks import chain
+from router.policy.fleet import Fleet
+from router.sharing import Sharing
+from tests.router.test_policy import endpoint
+
+PROMPT = b"x" * 8192
+
+
+@pytest.fixture
+def boards() -> tuple[Board, Board]:
+    shape = Shape(slots=4, workers=2)
+    descriptor = Board.create(shape)
+    made = Board(descriptor, shape, 0), Board(descriptor, shape, 1)
+    os.close(descriptor)
+    return made
+
+
+def test_a_placement_is_seen_by_the_other_worker_and_leaves_again(boards: tuple[Board, Board]) -> None:
+    one, other = (Fleet(elsewhere=Sharing(board)) for board in boards)
+    a = endpoint("a", slot=2)
+    facts = Facts(model="m", stream=True, prompt_bytes=len(PROMPT), blocks=chain(PROMPT, 0))
+    other.view(a)
+    placement = one.view(a).place(facts, 10.0)
+    [view] = other.views([a], 10.0)
+    assert view.index.held(facts.blocks) == len(facts.blocks)
+    assert view.outstanding == len(PROMPT)
+    assert view.backlog_s(10.0) == pytest.approx(len(PROMPT) / 32000)
+    placement.first_byte(11.0)
+    assert view.outstanding == 0
+    assert view.backlog_s(11.0) == 0.0
+    later = view.place(facts, 10.5)
+    later.first_byte(12.0)
+    assert later.service_s == pytest.approx(1.0)
+
+
+def test_everything_written_is_read_in_order(boards: tuple[Board, Board]) -> None:
+    writer, reader = (Sharing(board) for board in boards)
+    rng = random.Random(1)
+    for _ in range(200):
+        sent = [
+            (rng.getrandbits(64), [rng.getrandbits(64) for _ in range(rng.randrange(200))])
+            for _ in range(rng.randrange(12))
+        ]
+        for tag, blocks in sent:
+            writer.placed(tag, blocks)
+        assert list(reader.news()) == sent
+    assert list(reader.news()) == []
+
+
+def test_a_reader_that_was_lapped_drops_and_goes_on(boards: tuple[Board, Board]) -> None:
+    writer, reader = (Sharing(board) for board in boards)
+    for _ in range(RING_CELLS // 100 + 10):
+        writer.placed(1, list(range(100)))
+    assert list(reader.news()) == []
+    writer.placed(7, [8, 9])
+    assert list(reader.news()) == [(7, [8, 9])]
+
+
+def test_what_a_dead_worker_had_placed_is_gone_with_it(boards: tuple[Board, Board]) -> None:
+    first, second = boards
+    fleet = Fleet(elsewhere=Sharing(second))
+    a = endpoint("a", slot=1)
+    Fleet(elsewhere=Sharing(first)).view(a).place(Facts(prompt_bytes=500), 0.0)
+    assert fleet.view(a).outstanding == 500
+    second.clear_in_flight(0)
+    assert fleet.view(a).outstanding == 0
