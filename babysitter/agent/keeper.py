@@ -40,7 +40,7 @@ class Keeper:
         tenancy: What is known of it; changed here only.
         request: Its create request.
         house: Where it lives.
-        lodging: How its babysitter is started.
+        lodging: How its babysitter is started; a reload replaces it.
         session: For the babysitter's calls.
         clock: Time.
         starts: Bounds how many babysitters are started at the same time.
@@ -70,7 +70,7 @@ class Keeper:
         self.tenancy = tenancy
         self.request = request
         self._house = house
-        self._lodging = lodging
+        self.lodging = lodging
         self._session = session
         self._clock = clock
         self._starts = starts
@@ -200,8 +200,8 @@ class Keeper:
             if self._word.is_set():
                 return None
             before = self._house.signature(self.replica_id)
-            await asyncio.to_thread(self._house.settle, self.replica_id, self._lodging.settings)
-            lodging = self._lodging
+            await asyncio.to_thread(self._house.settle, self.replica_id, self.lodging.settings)
+            lodging = self.lodging
             self._sitter = processes.start(lodging.command, self.directory, self.tenancy.port, lodging.env)
             log.info("babysitter.started", replica=self.replica_id, pid=self._sitter.process.pid)
             deadline = self._clock.monotonic() + STARTED_WITHIN_S
@@ -261,7 +261,7 @@ class Keeper:
 
     async def _end_through(self, sitter: Sitter) -> None:
         """Tell the babysitter to stop, as often as it takes to reach it, and wait for its end; at last kill it."""
-        deadline = self._clock.monotonic() + self._lodging.stop_limit_s
+        deadline = self._clock.monotonic() + self.lodging.stop_limit_s
         ended = asyncio.ensure_future(sitter.ended())
         reached: bool | None = None
         try:
@@ -284,11 +284,11 @@ class Keeper:
 
     async def _tell(self, path: str, body: dict[str, Any]) -> bool:
         """One call of its babysitter; True for a success."""
-        url = f"{self._lodging.babysitter_url(self.tenancy.port)}{path}"
+        url = f"{self.lodging.babysitter_url(self.tenancy.port)}{path}"
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
         try:
             async with self._session.post(
-                url, json=body, headers=self._lodging.headers, timeout=timeout, allow_redirects=False
+                url, json=body, headers=self.lodging.headers, timeout=timeout, allow_redirects=False
             ) as answer:
                 return answer.ok
         except (aiohttp.ClientError, TimeoutError):
