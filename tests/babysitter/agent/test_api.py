@@ -168,6 +168,7 @@ async def test_unknown_replicas_are_404(client: Client) -> None:
         status, content = await answer_of(client, method, f"{REPLICAS}/abc123abc123{path}")
         assert status == 404
         assert "abc123abc123" in content["error"]
+        assert content["detail"] == content["error"]
 
 
 async def test_health_asks_the_server_now(client: Client) -> None:
