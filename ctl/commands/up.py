@@ -3,6 +3,7 @@
 import asyncio
 from argparse import ArgumentParser
 from dataclasses import asdict
+from urllib.parse import urlsplit
 
 from ctl import api, completers
 from ctl.call import Call, Command
@@ -87,7 +88,9 @@ def planned(call: Call, store: Store) -> list[Part]:
 def place(call: Call, store: Store, kind: str) -> Service:
     """Where a service is wanted: as the flags and its file say, else where it runs already, else at the usual port."""
     known = store.get(kind)
-    usual = known.port if known is not None and processes.find(known) is not None else PORTS[kind]
+    usual = Service(PORTS[kind])
+    if known is not None and processes.find(known) is not None:
+        usual = Service(known.port, urlsplit(known.url).hostname or usual.host)
     flags = vars(call.args)
     return files.service(flags[f"{kind}_config"], flags[f"{kind}_port"], usual, key=f"{kind}_port")
 
