@@ -181,13 +181,17 @@ USELESS = [
     ({"CONFIG_FILE": "/nowhere.yaml"}, "/nowhere.yaml: cannot be read"),
     ({"SVC_AGENT_BABYSITTER_CONFIG": "/nowhere.toml"}, "/nowhere.toml: cannot be read"),
     ({"LOCAL_WORKDIR_ROOT": "/proc/x"}, "local_workdir_root /proc/x: cannot be used"),
+    ({"SVC_AGENT_BABYSITTER_CONFIG": "{named}"}, "'name', 'port' and 'backend' are each replica's own"),
     ({"SVC_AGENT_LAST_PORT": "1024"}, "last_port must be greater than first_port"),
 ]
 
 
 def test_settings_of_no_use_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "named.toml").write_text('name = "mine"\n')
+    named = str(tmp_path / "named.toml")
     started = []
-    for number, (env, _) in enumerate(USELESS):
+    for number, (given_env, _) in enumerate(USELESS):
+        env = {name: value.replace("{named}", named) for name, value in given_env.items()}
         root = str(tmp_path / str(number))
         given = {**os.environ, "LOCAL_WORKDIR_ROOT": root, "PORT": str(free_port()), **env}
         command = [sys.executable, "-m", "babysitter.agent"]
