@@ -141,6 +141,8 @@ def test_the_installed_programs_serve_a_model_from_an_empty_directory(node: Node
     asked = {"model": "mock-small", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
     answer = node.ask(f"http://127.0.0.1:{router}/v1/chat/completions", asked, X_Request_Id="order-4711")
     assert answer["choices"][0]["message"]["content"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{registry}/ui", timeout=10) as page:
+        assert b"<html" in page.read()  # what is no Python is in the wheel too
     assert node.stop() == {"svc-registry": 0, "svc-babysitter": 0, "svc-router": 0}
     # One id joins the router's line with the server's own.
     lines = [json.loads(line) for line in (node.folder / "svc-router.log").read_text().splitlines()]
