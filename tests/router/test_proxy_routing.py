@@ -1,5 +1,6 @@
 """Policies, aliases and fallbacks on the wire."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -12,6 +13,7 @@ from router.policy.models import ModelRule, ModelRules
 from router.settings import RouterSettings
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, event, plain
+from tests.router.test_proxy_gate import until
 
 LONG = "lorem ipsum " * 400
 
@@ -117,6 +119,32 @@ async def test_an_alias_is_asked_for_by_its_parts_name(planes: MakePlane) -> Non
     assert (reply.status, json.loads(reply.body)["error"]["code"]) == (503, "model_not_found")
 
 
+def test_the_size_is_known_to_policies_that_read_no_prompts() -> None:
+    body = chat(LONG)
+    assert read_json(body, want_text=False, forwarded=None).prompt_bytes == len(body)
+    nothing = Wanted(lambda _model, _policy: False, None, None, sessions=True)
+    assert read_json(body, want_text=False, forwarded=None, wanted=nothing).prompt_bytes == len(body)
+
+
+async def test_least_loaded_sees_how_much_waits(planes: MakePlane) -> None:
+    released = asyncio.Event()
+
+    async def late(call: Call) -> None:
+        await released.wait()
+        await answer_ok(call)
+
+    plane = await planes(rules=ModelRules("least_loaded"))
+    replicas = [await plane.add(late), await plane.add(late)]
+    plane.route(*replicas)
+    large = asyncio.create_task(plane.post(chat(LONG)))
+    await until(lambda: any(replica.calls for replica in replicas))
+    small = [asyncio.create_task(plane.post(chat("hi"))) for _ in range(3)]
+    await until(lambda: sum(len(replica.calls) for replica in replicas) == 4)
+    assert sorted(len(replica.calls) for replica in replicas) == [1, 3]
+    released.set()
+    assert [reply.status for reply in await asyncio.gather(large, *small)] == [200] * 4
+
+
 def test_only_the_name_changes_in_a_body() -> None:
     body = b'{"a": 1.50, "model" : "x", "messages":[{"content":"\\u00e9 \\"model\\": \\"x\\""}]}'
     changed = with_model(body, "y")
@@ -128,8 +156,7 @@ def test_only_the_name_changes_in_a_body() -> None:
 def test_tools_and_system_come_before_the_messages() -> None:
     more_or_less: list[dict[str, Any]] = [{}, {"tools": [{"name": "a" * 600}]}, {"tools": [{"name": "b" * 600}]}]
     plain_one, with_tools, other_tools = (
-        read_json(chat(LONG, **more), want_text=False, forwarded=None, wanted=WANTS)
-        for more in more_or_less
+        read_json(chat(LONG, **more), want_text=False, forwarded=None, wanted=WANTS) for more in more_or_less
     )
     assert with_tools.prompt_bytes > plain_one.prompt_bytes
     assert not set(with_tools.blocks) & set(other_tools.blocks)
