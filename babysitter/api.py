@@ -95,7 +95,8 @@ async def info(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """`GET /metrics`: for Prometheus; numbers only, so it is open like the contract's calls."""
     source = request.app[SOURCE]
-    body = scrapes.page(source.supervisor.view(), uptime_s=round(time.monotonic() - source.started, 3))
+    shown = scrapes.families(source.supervisor.view(), round(time.monotonic() - source.started, 3))
+    body = scrapes.page(shown)
     return web.Response(body=body, headers={"Content-Type": scrapes.CONTENT_TYPE})
 
 

@@ -16,27 +16,28 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class _Picture(Collector):
     """One scrape's families."""
 
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = families
+    def __init__(self, shown: Iterable[Metric]) -> None:
+        self._shown = shown
 
     def collect(self) -> Iterator[Metric]:
         """prometheus-client: the families."""
-        yield from self._families
+        yield from self._shown
 
 
-def page(view: View, *, uptime_s: float) -> bytes:
-    """The page in Prometheus' text form.
+def page(shown: Iterable[Metric]) -> bytes:
+    """Families in Prometheus' text form."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Picture(shown))
+    return generate_latest(registry)
+
+
+def families(view: View, uptime_s: float) -> Iterator[Metric]:
+    """The families of one babysitter.
 
     Args:
         view: The replica now.
         uptime_s: Age of this babysitter, in seconds.
     """
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Picture(_families(view, uptime_s)))
-    return generate_latest(registry)
-
-
-def _families(view: View, uptime_s: float) -> Iterator[Metric]:
     info = GaugeMetricFamily(
         "svc_babysitter_info", "1; the labels say whose babysitter it is.", labels=["service", "backend"]
     )

@@ -151,7 +151,12 @@ def parse(words: list[str]) -> argparse.Namespace:
     add("--until", type=float, default=1200.0, help="seconds of the trace that are used (default: 1200)")
     add("--cases", type=names_of(list(CASES)), default=[BASE], help=f"of: {', '.join(CASES)}, or all (default: base)")
     add("--policies", type=names_of(list(POLICIES)), default=list(POLICIES), help=f"of: {', '.join(POLICIES)}")
-    add("--seeds", type=int, default=3, help="repetitions, each with arrivals jittered by another seed (default: 3)")
+    add(
+        "--seeds",
+        type=int,
+        default=3,
+        help="repetitions, each with requests of one moment in another order (default: 3)",
+    )
     add("--bytes-per-token", type=float, default=2.0, help="size of the text that stands for a token (default: 2)")
     add("--svg", type=Path, metavar="FOLDER", help="write plots there")
     add("--json", type=Path, metavar="FILE", help="write every single figure there")

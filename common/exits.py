@@ -1,4 +1,4 @@
-"""Exit codes that scripts, systemd and babysitters act on (numbers from sysexits.h)."""
+"""Exit codes that scripts, systemd and babysitters act on (numbers from sysexits.h), and the fault that has one."""
 
 from enum import IntEnum
 
@@ -18,3 +18,7 @@ class Exit(IntEnum):
     """A defect of ours: a task ended that must not end."""
     CONFIG = 78
     """Settings, a file or an address are wrong; restarting cannot help (FAILURES.md A7)."""
+
+
+class ConfigurationError(RuntimeError):
+    """The world does not allow these settings (a port is taken, a file is missing): exit 78, restarting cannot help."""

@@ -9,6 +9,7 @@ import structlog
 import uvloop
 
 from common import log
+from common.exits import ConfigurationError as ConfigurationError  # noqa: PLC0414 - most take it from here
 from common.exits import Exit
 from common.settings import Settings, SettingsError, load, option
 from common.tasks import TaskFailed
@@ -28,10 +29,6 @@ class ServiceSettings(Settings):
 
 
 Chosen = TypeVar("Chosen", bound=ServiceSettings)
-
-
-class ConfigurationError(RuntimeError):
-    """The world does not allow these settings (a port is taken, a file is missing): exit 78, restarting cannot help."""
 
 
 def run(  # a process's whole life, in the order it happens

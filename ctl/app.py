@@ -24,6 +24,9 @@ def run(argv: Sequence[str], env: Mapping[str, str], stdout: TextIO, stderr: Tex
     """
     parser = build(COMMANDS, env)
     argcomplete.autocomplete(parser)
+    if not argv:
+        parser.print_help(stdout)
+        return Code.USAGE
     args = parser.parse_args(argv)
     out = Output(stdout, stderr, as_json=args.json)
     try:
@@ -31,7 +34,7 @@ def run(argv: Sequence[str], env: Mapping[str, str], stdout: TextIO, stderr: Tex
         code = asyncio.run(result) if inspect.iscoroutine(result) else result
         stdout.flush()
     except Problem as problem:
-        out.error(problem.line())
+        out.error(problem)
         return problem.code
     except KeyboardInterrupt:
         return Code.INTERRUPTED

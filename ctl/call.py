@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.exits import ConfigurationError
 from common.http.access import read_token
-from common.service import ConfigurationError
 from ctl import places
 from ctl.api import Place
 from ctl.codes import Code

@@ -10,8 +10,8 @@ from typing import Any
 
 from argcomplete.completers import FilesCompleter
 
+from common.exits import ConfigurationError
 from common.http.access import read_token
-from common.service import ConfigurationError
 from ctl import places
 from ctl.problem import Problem
 from ctl.secret import read_secret

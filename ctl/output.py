@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ctl.problem import Problem
 from ctl.table import Table, as_text, one_line, style_of, visible
 
 
@@ -19,7 +20,7 @@ class Output:
     Args:
         stdout: Where results go.
         stderr: Where everything else goes.
-        as_json: Results are JSON documents, one per line when there are several; notes are left out.
+        as_json: Results are JSON documents; notes are left out.
     """
 
     def __init__(self, stdout: TextIO, stderr: TextIO, *, as_json: bool) -> None:
@@ -39,13 +40,18 @@ class Output:
         self.stdout.write(json.dumps(data, indent=indent, ensure_ascii=False, default=str) + "\n")
         self.stdout.flush()
 
-    def table(self, table: Table, *, title: str | None = None) -> None:
+    def entry(self, data: Any) -> None:
+        """One of several results as JSON, on a line of its own."""
+        self.stdout.write(json.dumps(data, ensure_ascii=False, default=str) + "\n")
+        self.stdout.flush()
+
+    def table(self, table: Table) -> None:
         """A result as a table."""
         if not self.is_rich:
             self.stdout.write(as_text(table))
             self.stdout.flush()
             return
-        self.console.print(rich_table(table, title=title), soft_wrap=False)
+        self.console.print(rich_table(table), soft_wrap=False)
 
     def line(self, text: str, style: str = "") -> None:
         """A result as one line."""
@@ -64,16 +70,20 @@ class Output:
         if not self.as_json:
             self.errors.print(Text(visible(text), style=style))
 
-    def error(self, text: str) -> None:
-        """What is wrong."""
+    def error(self, problem: Problem) -> None:
+        """What is wrong, in one line; under --json as a document, on standard error all the same."""
+        if self.as_json:
+            told = {"error": problem.message, "hint": problem.hint or None, "exit_code": int(problem.code)}
+            self.errors.file.write(json.dumps(told, ensure_ascii=False) + "\n")
+            return
         said = Text("svcctl: ")
         said.append("error: ", "bold red")
-        self.errors.print(said.append(visible(text)))
+        self.errors.print(said.append(visible(problem.line())))
 
 
-def rich_table(table: Table, *, title: str | None = None) -> RichTable:
+def rich_table(table: Table) -> RichTable:
     """The table in colours; long cells are folded, never cut, because ids and addresses are copied from it."""
-    made = RichTable(box=None, title=title, title_justify="left", title_style="bold", header_style="bold cyan")
+    made = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold cyan")
     for name in table.columns:
         numeric = name in table.right
         made.add_column(name, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")

@@ -10,13 +10,17 @@ from aiohttp import web
 from common.http.errors import ApiError, Handler, json_errors, read_json_object
 from registry.addresses import AddressPolicy, AddressRefused
 from registry.catalogue import Catalogue, Decision, Entry
+from registry.fleet import Fleet
 from registry.guard import EVERYTHING, Grant, Guard, Level
 from registry.heartbeat import read as read_heartbeat
 from registry.metrics import Metrics
 from registry.model import Conflict, Deregister, Drain, Refused, Register, Registration, Unknown, Update
+from registry.origin import ForeignPage, check_local_name, check_origin
 from registry.ownership import Claim
 from registry.prober import Prober
+from registry.relay import Relay
 from registry.render import Renderer, encode_json
+from registry.routers import Routers
 from registry.schema import RegisterBody, UpdateBody, parse
 from registry.store import StoreError, StoreFull
 from registry.watch import TooManyWatchers, WatchHub
@@ -56,12 +60,17 @@ class Registry:
     guard: Guard
     addresses: AddressPolicy
     crowd: Crowd
+    relay: Relay
+    routers: Routers
+    on_loopback: bool
+    fleet: Fleet
     started_at: float
 
 
 REGISTRY = web.AppKey("registry", Registry)
 GRANT = web.RequestKey("grant", Grant)
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
+OPEN = frozenset({"/health", "/ui"})
 
 
 @web.middleware
@@ -73,6 +82,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     registry = request.app[REGISTRY]
     try:
         registry.crowd.check()
+        check_page(registry, request)
         if registry.guard.grants:
             admit(registry.guard, request)
         answered = await handler(request)
@@ -85,13 +95,32 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     return answered
 
 
+def check_page(registry: Registry, request: web.Request) -> None:
+    """Keep foreign pages from using a browser that can reach this registry.
+
+    Raises:
+        ApiError: 403.
+    """
+    origin = None if request.method in READING else request.headers.get("Origin")
+    ours = request.path.startswith("/ui")
+    if origin is None and not ours:
+        return
+    try:
+        if registry.on_loopback and not registry.guard.grants:
+            check_local_name(request.host)
+        if origin is not None:
+            check_origin(origin, request.host)
+    except ForeignPage as error:
+        raise ApiError(403, str(error)) from error
+
+
 def admit(guard: Guard, request: web.Request) -> None:
-    """Judge the token of a request; `GET /health` needs none.
+    """Judge the token of a request; `GET /health` and the empty page at `GET /ui` need none.
 
     Raises:
         ApiError: 401, 403 or 429.
     """
-    if request.path == "/health" and request.method in READING:
+    if request.path in OPEN and request.method in READING:
         return
     grant = guard.admit(request.headers.get("Authorization"), request.remote or "")
     grant.check(Level.READ if request.method in READING else Level.REGISTER, request.match_info.get("name"))

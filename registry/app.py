@@ -6,12 +6,14 @@ import resource
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import structlog
 from aiohttp import web
 
 from common.clock import Clock, SystemClock
+from common.http.access import is_loopback
 from common.http.serve import Address, explain_bind, start, until_stopped
 from common.reload import Reloader, hangup_event
 from common.service import ConfigurationError
@@ -19,12 +21,15 @@ from common.tasks import TaskScope
 from registry import api
 from registry.api import BODY_LIMIT_BYTES, REGISTRY, Crowd, Registry
 from registry.catalogue import Catalogue
+from registry.fleet import Fleet
 from registry.metrics import Metrics
 from registry.model import Sweep
 from registry.policy import address_policy
-from registry.prober import GuardedResolver, Prober, https_session
-from registry.reload import NEED_RESTART, Apply, files_of, guard_of
+from registry.prober import GuardedResolver, Prober, agent_session, https_session
+from registry.relay import Relay
+from registry.reload import NEED_RESTART, Apply, agent_token_of, files_of, guard_of
 from registry.render import Renderer
+from registry.routers import Routers
 from registry.routes import add_routes
 from registry.settings import RegistrySettings
 from registry.store import Store, StoreError
@@ -45,12 +50,15 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
     clock = clock or SystemClock()
     policy = address_policy(settings)
     guard = guard_of(settings)
+    agent_token = agent_token_of(settings)
     app = web.Application(middlewares=[api.errors], client_max_size=BODY_LIMIT_BYTES)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         resolver = GuardedResolver(policy)
         async with (
             https_session(resolver) as session,
+            aclosing(Relay(resolver)) as relay,
+            agent_session(resolver) as agents,
             TaskScope("registry") as scope,
         ):
             loaded = await store.open()
@@ -70,17 +78,23 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     concurrency=settings.probe_concurrency,
                 )
                 prober.begin(loaded.instances)
-                writer.listeners += [hub.publish, prober.notice]
+                routers = Routers(policy, clock)
+                metrics = Metrics(catalogue, writer, hub, routers)
+                writer.listeners += [hub.publish, prober.notice, metrics.notice]
                 app[REGISTRY] = Registry(
                     catalogue=catalogue,
                     writer=writer,
                     renderer=renderer,
                     hub=hub,
                     prober=prober,
-                    metrics=Metrics(catalogue, writer, hub),
+                    metrics=metrics,
                     guard=guard,
                     addresses=policy,
                     crowd=Crowd(settings.max_connections),
+                    relay=relay,
+                    routers=routers,
+                    on_loopback=is_loopback(settings.host),
+                    fleet=Fleet(agents, agent_token, clock.monotonic),
                     started_at=clock.monotonic(),
                 )
                 app[SCOPE] = scope

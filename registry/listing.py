@@ -7,7 +7,8 @@ import structlog
 from aiohttp import ClientConnectionResetError, web
 
 from common.http.errors import ApiError
-from registry.api import JSON_HEADERS, REGISTRY
+from registry.api import GRANT, JSON_HEADERS, REGISTRY
+from registry.guard import EVERYTHING
 from registry.watch import Watcher, WatchHub
 
 log = structlog.get_logger(__name__)
@@ -45,9 +46,10 @@ async def list_services(request: web.Request) -> web.Response:
 
 
 async def watch(request: web.Request) -> web.StreamResponse:
-    """`GET /v1/watch[?since=REV&epoch=E]`: one JSON object per line, for as long as the client reads."""
+    """`GET /v1/watch[?since=REV&epoch=E][&router=NAME&router_url=URL]`: one JSON object per line, while the client reads."""
     registry = request.app[REGISTRY]
     since = _number(request, "since")
+    router = registry.routers.identify(request.query, request.get(GRANT, EVERYTHING))
     watcher = registry.hub.subscribe(since=since, epoch=request.query.get("epoch"))
     response = web.StreamResponse(
         headers={
@@ -58,7 +60,8 @@ async def watch(request: web.Request) -> web.StreamResponse:
     )
     try:
         await response.prepare(request)
-        await _stream(registry.hub, watcher, response)
+        with registry.routers.watching(router):
+            await _stream(registry.hub, watcher, response)
     except (ClientConnectionResetError, ConnectionError) as error:
         log.debug("watch.client_gone", reason=str(error))
     except TimeoutError:

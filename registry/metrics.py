@@ -1,13 +1,14 @@
 """What a scrape shows: counted as plain integers while serving, made into metrics when somebody asks."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from registry.catalogue import Catalogue
+from registry.catalogue import Catalogue, Revised
+from registry.model import Put
 from registry.watch import WatchHub
 from registry.writer import Writer
 
@@ -15,18 +16,26 @@ from registry.writer import Writer
 class Metrics(Collector):
     """Collects from the parts of one registry.
 
-    `answers` counts by route and status; the middleware adds to it.
+    `answers` counts by route and status; the middleware adds to it. `removals` counts records that went, by reason.
     """
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
-    def __init__(self, catalogue: Catalogue, writer: Writer, hub: WatchHub) -> None:
+    def __init__(self, catalogue: Catalogue, writer: Writer, hub: WatchHub, routers: Iterable[object]) -> None:
         self.answers: Counter[tuple[str, int]] = Counter()
+        self.removals: Counter[str] = Counter(deregistered=0, expired=0, replaced=0)
         self._catalogue = catalogue
+        self._routers = routers
         self._writer = writer
         self._hub = hub
         self._registry = CollectorRegistry()
         self._registry.register(self)
+
+    def notice(self, revised: Sequence[Revised]) -> None:
+        """A listener of the writer."""
+        for item in revised:
+            if not isinstance(item.change, Put):
+                self.removals[item.change.reason] += 1
 
     def scrape(self) -> bytes:
         """The text format."""
@@ -57,11 +66,16 @@ class Metrics(Collector):
             "registry_store_away": ("1 while a shared store cannot be reached.", self._writer.away is not None),
             "registry_unwritten": ("Records whose last change the store has not got.", len(self._writer.unwritten)),
             "registry_revision": ("Revision of the last change.", self._catalogue.revision),
+            "registry_routers": ("Routers that watch this registry.", sum(1 for _ in self._routers)),
             "registry_watchers": ("Open watches and long polls.", len(self._hub)),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=float(value))
         yield CounterMetricFamily("registry_watch_resyncs", "Slow watchers sent a snapshot.", value=self._hub.resyncs)
+        removals = CounterMetricFamily("registry_removals", "Records that went, by reason.", labels=["reason"])
+        for reason, count in self.removals.items():
+            removals.add_metric([reason], count)
+        yield removals
         answers = CounterMetricFamily("registry_http_answers", "Answers given.", labels=["route", "status"])
         for (route, code), count in sorted(self.answers.items()):
             answers.add_metric([route, str(code)], count)

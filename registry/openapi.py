@@ -116,6 +116,11 @@ SCHEMAS: dict[str, Any] = {
     "replica_info": _object({"replica_id": _STRING, "status": _STRING, "metadata": _TABLE}),
     "replicas": _object({"total": _INTEGER, "replicas": {"type": "array", "items": _ref("replica_info")}}),
     "replica": _object({"replica_id": _STRING, "status": _STRING, "info": _ref("replica_info")}),
+    "routers": _object({"routers": {"type": "array", "items": _object({"name": _STRING, "url": _STRING})}}),
+    "session": _object({"level": _STRING, "prefix": _STRING, "guarded": _BOOLEAN, "version": _STRING}),
+    "created": _object({"replica_id": _STRING, "status": _STRING, "message": _STRING, "request_id": _STRING}),
+    "replica_message": _object({"replica_id": _STRING, "status": _STRING, "message": _STRING}),
+    "replica_health": _object({"replica_id": _STRING, "healthy": _BOOLEAN, "message": _STRING}),
     "targets": {
         "type": "array",
         "items": _object(

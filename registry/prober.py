@@ -11,6 +11,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
 from common.clock import Clock
+from common.http.client import KEEPALIVE_S
 from common.tasks import TaskScope
 from registry.addresses import AddressPolicy, AddressRefused, parse_address
 from registry.asking import ask
@@ -56,6 +57,15 @@ def https_session(resolver: AbstractResolver) -> aiohttp.ClientSession:
     """The session for probes over https: no connection, cookie or proxy is shared between two servers."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=resolver, use_dns_cache=False),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+    )
+
+
+def agent_session(resolver: AbstractResolver) -> aiohttp.ClientSession:
+    """The session for calls of node agents, whose names are judged like those of everything registered."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, resolver=resolver, use_dns_cache=False),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
     )

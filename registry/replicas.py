@@ -1,6 +1,6 @@
 """Replicas as the release server shows them (CONTRACT.md 5), read from the reports that came with heartbeats. PURE."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from registry.model import Instance
@@ -30,7 +30,13 @@ _DEFAULTS: Mapping[str, Any] = {
     "replica_pid": None,
     "restart_count": 0,
     "models": [],
+    "stages": [],
+    "next_restart_at": None,
+    "stalled": False,
+    "wsjob_states": {},
 }
+AGENT_KIND = "node-agent"
+"""`metadata.type` of a node agent's record."""
 FILTERS = ("server_mode", "status", "model_name")
 
 
@@ -38,19 +44,53 @@ def replica_infos(instances: Iterable[Instance]) -> dict[str, dict[str, Any]]:
     """Every replica that was reported, by its id.
 
     A replica may report with two records, its babysitter's and its server's: a record whose lease holds wins over one
-    whose lease ended, and the later update over the earlier.
+    whose lease ended, and the later update over the earlier. A node's agent speaks for a replica that has no
+    babysitter to do so, not yet or not any more.
     """
     found: dict[str, tuple[tuple[bool, str], Instance, dict[str, Any]]] = {}
     for instance in instances:
-        if instance.report is None or (replica_id := instance.report.replica_id) is None:
-            continue
-        report = read_report(instance.report)
-        rank = (not instance.stale, str(report.get("updated_at") or ""))
-        if replica_id not in found or rank > found[replica_id][0]:
-            found[replica_id] = (rank, instance, report)
+        for replica_id, report in _reports(instance):
+            rank = (not instance.stale, str(report.get("updated_at") or ""))
+            if replica_id not in found or rank > found[replica_id][0]:
+                found[replica_id] = (rank, instance, report)
     return {
         key: _info(instance, report) for key, (_, instance, report) in sorted(found.items(), key=lambda item: item[0])
     }
+
+
+def pending_info(replica_id: str, body: Mapping[str, Any], *, node: str, request_id: str | None) -> dict[str, Any]:
+    """A replica that an agent made a moment ago, from its create request."""
+    given, metadata = body.get("placement"), body.get("metadata")
+    placement = given if isinstance(given, dict) else {}
+    return {
+        "replica_id": replica_id,
+        **_DEFAULTS,
+        "server_mode": body.get("server_mode"),
+        "model_name": body.get("model_name"),
+        "status": "pending",
+        "multibox": placement.get("multibox"),
+        "namespace": placement.get("namespace", "inf-integ"),
+        "request_id": request_id,
+        "metadata": {
+            **(metadata if isinstance(metadata, dict) else {}),
+            "node": node,
+            "stale": False,
+            "draining": False,
+        },
+    }
+
+
+def _reports(instance: Instance) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The replicas that a record reports, by id: a babysitter's its own, an agent's those that have none."""
+    if instance.report is None:
+        return
+    if instance.report.replica_id is not None:
+        yield instance.report.replica_id, read_report(instance.report)
+    elif instance.kind == AGENT_KIND:
+        told = read_report(instance.report).get("replicas")
+        for report in told if isinstance(told, list) else []:
+            if isinstance(report, dict) and isinstance(report.get("replica_id"), str):
+                yield report["replica_id"], report
 
 
 def select(infos: Iterable[Mapping[str, Any]], wanted: Mapping[str, str]) -> list[Mapping[str, Any]]:
@@ -67,9 +107,10 @@ def _info(instance: Instance, report: Mapping[str, Any]) -> dict[str, Any]:
     said = instance.registration
     info = {"replica_id": report["replica_id"], **_DEFAULTS, "host": said.host}
     info.update({key: report[key] for key in _DEFAULTS if report.get(key) is not None})
-    given = report.get("metadata")
+    given, node = report.get("metadata"), said.metadata.get("node")
     info["metadata"] = {
         **(given if isinstance(given, dict) else {}),
+        **({"node": node} if isinstance(node, str) else {}),
         "service": said.name,
         "hostname": said.hostname,
         "stale": instance.stale,

@@ -4,9 +4,9 @@ from aiohttp import web
 
 from common import __version__
 from registry.api import REGISTRY, answer
+from registry.fleet_api import known_infos
 from registry.listing import wait_for_news
-from registry.model import Unknown
-from registry.replicas import FILTERS, replica_infos, select
+from registry.replicas import FILTERS, select
 
 
 async def list_replicas(request: web.Request) -> web.Response:
@@ -14,22 +14,13 @@ async def list_replicas(request: web.Request) -> web.Response:
     await wait_for_news(request)
     catalogue = request.app[REGISTRY].catalogue
     wanted = {key: request.query[key] for key in FILTERS if key in request.query}
-    found = select(replica_infos(entry.instance for entry in catalogue).values(), wanted)
+    found = select(known_infos(request.app[REGISTRY]).values(), wanted)
     headers = {"X-Index": str(catalogue.revision), "X-Epoch": catalogue.epoch}
     return answer({"total": len(found), "replicas": found}, headers=headers)
 
 
-async def get_replica(request: web.Request) -> web.Response:
-    """`GET /api/v1/replicas/{id}`."""
-    replica_id = request.match_info["id"]
-    info = replica_infos(entry.instance for entry in request.app[REGISTRY].catalogue).get(replica_id)
-    if info is None:
-        raise Unknown(f"replica {replica_id!r} not found")
-    return answer({"replica_id": replica_id, "status": info["status"], "info": info})
-
-
 async def health(request: web.Request) -> web.Response:
     """`GET /api/v1/health`."""
-    infos = replica_infos(entry.instance for entry in request.app[REGISTRY].catalogue).values()
+    infos = known_infos(request.app[REGISTRY]).values()
     ready = sum(info["status"] == "ready" for info in infos)
     return answer({"status": "healthy", "version": __version__, "replicas_total": len(infos), "replicas_ready": ready})

@@ -2,12 +2,12 @@
 
 from aiohttp import web
 
-from registry import api, listing, replicas_api
+from registry import api, fleet_api, listing, page, replicas_api
 from registry.api import REGISTRY
 from registry.openapi import Parameter, Route, describe
 from registry.render import encode_json
 from registry.replicas import FILTERS
-from registry.schema import HeartbeatBody, RegisterBody, UpdateBody
+from registry.schema import CreateReplicaBody, HeartbeatBody, RegisterBody, StopReplicaBody, UpdateBody
 from registry.targets import targets
 
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
@@ -16,6 +16,7 @@ _EPOCH = Parameter("epoch", {"type": "string"}, "Epoch that the revision belongs
 _OWNER = Parameter("instance_id", {"type": "string"}, "Only if this instance owns the record.")
 _WAIT = {"type": "string", "pattern": "^[0-9]{1,5}(\\.[0-9]{1,3})?(ms|s|m)?$"}
 _TEXT = {"type": "string"}
+_EPOCH_S = {"type": "string", "pattern": "^[0-9]{1,12}(\\.[0-9]{1,6})?$"}
 _LONG_POLL = (
     Parameter("index", _NUMBER, "Wait for a revision other than this one."),
     Parameter("wait", _WAIT, "How long to wait, like 30s."),
@@ -38,13 +39,18 @@ async def metrics(request: web.Request) -> web.Response:
 
 async def prometheus_targets(request: web.Request) -> web.Response:
     """`GET /sd/prometheus`."""
-    instances = [entry.instance for entry in request.app[REGISTRY].catalogue]
-    return web.Response(body=encode_json(targets(instances, request.host)), headers=api.JSON_HEADERS)
+    registry = request.app[REGISTRY]
+    instances = [entry.instance for entry in registry.catalogue]
+    return web.Response(body=encode_json(targets(instances, registry.routers, request.host)), headers=api.JSON_HEADERS)
 
 
 _SERVICE = {200: "service_answer", 404: "error"}
 _WRITES = {409: "error", 507: "error"}
+_RELAYED = {404: "error", 502: "error"}
 _BODY = {400: "error", 413: "error"}
+_REFUSED = {408: "error", 409: "error", 415: "error", 422: "error", 502: "error", 504: "error", 507: "error"}
+_AGENT = {404: "error", **_REFUSED}
+_REPLICA = "/api/v1/replicas/{id}"
 
 ROUTES: tuple[Route, ...] = (
     # First, because aiohttp tries the patterns in turn and nearly every request is a heartbeat.
@@ -111,7 +117,12 @@ ROUTES: tuple[Route, ...] = (
         listing.watch,
         "A stream of changes, one JSON object per line.",
         {200: None, 400: "error"},
-        query=(Parameter("since", _NUMBER, "Only what came after this revision."), _EPOCH),
+        query=(
+            Parameter("since", _NUMBER, "Only what came after this revision."),
+            _EPOCH,
+            Parameter("router", _TEXT, "The router that watches."),
+            Parameter("router_url", _TEXT, "Where it is reached."),
+        ),
         content_type="application/x-ndjson",
     ),
     Route(
@@ -130,18 +141,103 @@ ROUTES: tuple[Route, ...] = (
         {200: "replicas", 400: "error"},
         query=(*_FILTERS, *_LONG_POLL),
     ),
-    Route("GET", "/api/v1/replicas/{id}", replicas_api.get_replica, "One replica.", {200: "replica", 404: "error"}),
+    Route(
+        "POST",
+        "/api/v1/replicas",
+        fleet_api.create,
+        "Make a replica, on the node named or where there is room.",
+        {201: "created", 200: "created", **_BODY, **_REFUSED},
+        body=CreateReplicaBody,
+    ),
+    Route("GET", _REPLICA, fleet_api.get_replica, "One replica.", {200: "replica", **_AGENT}),
+    Route("DELETE", _REPLICA, fleet_api.pass_on, "Stop a replica and remove it.", {200: "replica_message", **_AGENT}),
+    Route(
+        "POST",
+        f"{_REPLICA}/stop",
+        fleet_api.pass_on,
+        "Stop a replica.",
+        {200: "replica_message", **_BODY, **_AGENT},
+        body=StopReplicaBody,
+        body_required=False,
+    ),
+    Route("POST", f"{_REPLICA}/health", fleet_api.pass_on, "Ask its server now.", {200: "replica_health", **_AGENT}),
+    Route(
+        "POST", f"{_REPLICA}/retry", fleet_api.pass_on, "Begin a failed one again.", {202: "replica_message", **_AGENT}
+    ),
+    Route("GET", f"{_REPLICA}/timeline", fleet_api.read_on, "What it went through.", {200: "document", **_AGENT}),
+    Route(
+        "GET",
+        f"{_REPLICA}/events",
+        fleet_api.stream,
+        "What happens to it.",
+        {200: None, **_AGENT},
+        query=(Parameter("until", _TEXT, "End when it is ready."), Parameter("logs", _TEXT, "Logs to send as well.")),
+        content_type="text/event-stream",
+    ),
+    Route(
+        "GET",
+        f"{_REPLICA}/logs",
+        fleet_api.stream,
+        "The end of a log.",
+        {200: None, **_AGENT},
+        query=(Parameter("stream", _TEXT, "Which one."), Parameter("tail", _TEXT, "Lines.")),
+        content_type="text/plain",
+    ),
     Route("GET", "/api/v1/health", replicas_api.health, "Counts of replicas.", {200: "replicas_health"}),
     Route("GET", "/metrics", metrics, "For Prometheus.", {200: None}, content_type="text/plain"),
     Route("GET", "/sd/prometheus", prometheus_targets, "What Prometheus should scrape (http_sd).", {200: "targets"}),
+    Route("GET", "/ui", page.page, "The operator's page.", {200: None}, content_type="text/html"),
+    Route("GET", "/ui/session", page.session, "What the caller may do.", {200: "session"}),
+    Route("GET", "/ui/routers", page.routers, "The routers that watch this registry.", {200: "routers"}),
+    Route(
+        "GET",
+        "/ui/routers/{router}/traffic",
+        page.traffic,
+        "A router's last quarter of an hour.",
+        {200: "document", 400: "error", **_RELAYED},
+        query=(Parameter("since", _EPOCH_S, "Only points later than this."),),
+    ),
+    Route(
+        "POST",
+        "/ui/routers/{router}/chat",
+        page.chat,
+        "One chat completion by this router, streamed.",
+        {200: None, **_BODY, **_RELAYED},
+        content_type="text/event-stream",
+    ),
+    Route(
+        "GET",
+        "/ui/babysitters/{name}/timeline",
+        page.timeline,
+        "A replica's transitions and stages.",
+        {200: "document", **_RELAYED},
+    ),
+    Route(
+        "GET",
+        "/ui/babysitters/{name}/logs",
+        page.logs,
+        "The end of a server's output.",
+        {200: None, 400: "error", **_RELAYED},
+        query=(
+            Parameter("stream", {"enum": ["stdout", "stderr"]}, "Which output."),
+            Parameter("tail", {"type": "integer", "minimum": 0, "maximum": page.LOG_LINES_LIMIT}, "How many lines."),
+        ),
+        content_type="text/plain",
+    ),
+    Route("POST", "/ui/babysitters/{name}/stop", page.act, "Stop a replica.", {202: "document", **_RELAYED}),
+    Route("POST", "/ui/babysitters/{name}/retry", page.act, "Try a failed replica.", {202: "document", **_RELAYED}),
     Route("GET", "/openapi.json", openapi, "This description.", {200: "document"}),
 )
+
+
+STREAMS = frozenset({"/v1/watch", f"{_REPLICA}/events", f"{_REPLICA}/logs"})
+"""Calls whose answers may have no end."""
 
 
 def add_routes(app: web.Application) -> None:
     """Serve the table."""
     for route in ROUTES:
         if route.method == "GET":
-            app.router.add_get(route.path, route.handler, allow_head=route.path != "/v1/watch")
+            app.router.add_get(route.path, route.handler, allow_head=route.path not in STREAMS)
         else:
             app.router.add_route(route.method, route.path, route.handler)

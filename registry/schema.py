@@ -119,12 +119,34 @@ class UpdateBody(Body):
     weight: Weight | None = None
 
 
+class RouterPresence(Body):
+    """What a router says of itself with its watch."""
+
+    router: Name
+    router_url: Url
+
+
 class HeartbeatBody(Body):
     """`POST /services/{name}/heartbeat`: nothing, some of these, or a whole replica report."""
 
     status: Status | None = None
     instance_id: InstanceId | None = None
     incarnation: Incarnation | None = None
+
+
+class CreateReplicaBody(Body):
+    """`POST /api/v1/replicas`, as far as the registry looks at it: the node's agent judges it."""
+
+    server_mode: StrictStr
+    model_name: StrictStr
+    placement: dict[str, Any] = {}
+    request_id: StrictStr | None = None
+
+
+class StopReplicaBody(Body):
+    """`POST /api/v1/replicas/{id}/stop`."""
+
+    force: bool = False
 
 
 Model = TypeVar("Model", bound=Body)

@@ -26,6 +26,9 @@ class RegistrySettings(ServiceSettings):
         (), "Files with tokens that may register; PREFIX=FILE limits one to names that begin with PREFIX."
     )
     admin_token_file: CommaList = option((), "Files with tokens that may do everything.")
+    agent_token_file: Path | None = option(
+        None, "File with the token of the node agents, sent to whoever registers as one."
+    )
     allowed_networks: CommaList = option(
         (), "Networks whose addresses may be registered; unset: the private ones, and loopback when listening there."
     )

@@ -5,29 +5,54 @@ node's agent is scraped when its record says where: `metadata.metrics_path`.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from registry.model import Instance
 
-JOBS = {"router": "router", "node-agent": "agent", "openai-api": "server"}
+JOBS = {"node-agent": "agent", "openai-api": "server"}
 """`metadata.type` to Prometheus' job; every other record of ours is a babysitter's, whose type is its backend's name."""
 MUST_SAY = frozenset({"node-agent", "openai-api"})
 PATH_LIMIT = 256
 
 
-def targets(instances: Iterable[Instance], own: str) -> list[dict[str, Any]]:
+class Peer(Protocol):
+    """A router."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Where it is reached."""
+        ...
+
+
+def targets(instances: Iterable[Instance], routers: Iterable[Peer], own: str) -> list[dict[str, Any]]:
     """Target groups, this registry's first.
 
     Args:
         instances: The records.
+        routers: Those that watch this registry.
         own: `host:port` under which the caller reached this registry.
     """
     groups = [{"targets": [own], "labels": {"job": "registry", "service": "registry"}}]
+    groups += [_router(peer) for peer in routers]
     return groups + [
         {"targets": [_authority(instance)], "labels": labels}
         for instance in instances
         if (labels := _labels(instance)) is not None
     ]
+
+
+def _router(peer: Peer) -> dict[str, Any]:
+    parts = urlsplit(peer.url)
+    labels = {"job": "router", "service": peer.name, "node": parts.hostname or ""}
+    if parts.scheme == "https":
+        labels["__scheme__"] = "https"
+    return {"targets": [parts.netloc], "labels": labels}
 
 
 def _labels(instance: Instance) -> dict[str, str] | None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 
+import aiohttp
 import structlog
 from aiohttp import web
 
@@ -26,6 +27,7 @@ from common.tracing import require_tracing
 from router import advertise, last_table
 from router.compiling import have_compiled
 from router.control.app import Overview, make_app
+from router.control.replica_api import ReplicaApi
 from router.crew import Crew
 from router.directory import Directory
 from router.model import Replica, Table
@@ -37,6 +39,7 @@ TICK_S = 1.0
 NEED_RESTART = (
     *("host", "router_port", "workers", "max_endpoints", "data_dir"),
     *("registry_url", "registry_token_file", "advertise", "advertise_url"),
+    *("expose_replica_api", "replica_api_token_file"),
 )
 """Settings that a reload cannot change."""
 FIRST_ANSWER_WAIT_S = 2.0
@@ -212,10 +215,12 @@ async def serve(
             crew.bind()
             master.directory.restore(last_table.load(master.table_path))
             overview = Overview(master, crew.board)
-            runner = web.AppRunner(make_app(overview), access_log=None, shutdown_timeout=1.0)
+            said = advertise.presence(settings.host, crew.port, settings.advertise_url) if settings.advertise else {}
+            client = RegistryClient(settings.registry_url, session, token=token, watching_as=said)
+            app = make_app(overview, make_replica_api(settings, session, client))
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             await web.UnixSite(runner, control_path).start()
-            client = RegistryClient(settings.registry_url, session, token=token)
             prober = Prober(
                 session,
                 master.replicas,
@@ -231,18 +236,30 @@ async def serve(
             scope.spawn("publish", master.publish(), service=True)
             scope.spawn("compile", have_compiled(crew, settings))
             scope.spawn("watch-files", master.watch_files(reasons, reread), service=True)
-            ending_first = [scope.spawn("traffic", overview.watch_traffic(), service=True)]  # it reads the crew's board
-            lease = advertise.make_lease(client, settings.host, crew.port, settings.advertise_url)
-            if settings.advertise:
-                ending_first.append(scope.spawn("advertise", lease.keep(), service=True))
+            sampling = scope.spawn("traffic", overview.watch_traffic(), service=True)
             log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
             try:
                 await until_stopped(scope, stop)
             finally:
-                for task in ending_first:
-                    task.cancel()
-                await asyncio.gather(crew.stop(), lease.leave())
+                sampling.cancel()  # it reads the crew's board
+                await crew.stop()
                 await runner.cleanup()
+
+
+def make_replica_api(
+    settings: RouterSettings, session: aiohttp.ClientSession, client: RegistryClient
+) -> ReplicaApi | None:
+    """What passes `/api/v1/*` on, where it is wanted.
+
+    Raises:
+        ConfigurationError: An admin token would be lent to callers who showed no key.
+    """
+    if settings.replica_api_token_file is not None and settings.api_keys_file is None:
+        raise ConfigurationError("router: replica_api_token_file needs api_keys_file: else anybody could use the token")
+    if not settings.expose_replica_api:
+        return None
+    token = read_token(settings.replica_api_token_file) if settings.replica_api_token_file else None
+    return ReplicaApi(session, settings.registry_url, lambda: client.url, token)
 
 
 async def _wait_for_first_answer(master: Master) -> None:

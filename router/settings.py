@@ -64,10 +64,10 @@ class RouterSettings(TracedSettings):
         ("http://localhost:18000",), "Registry URLs, separated by commas; the first that answers is used."
     )
     registry_token_file: Path | None = option(None, "File (mode 0600) with the registry's read token.")
-    advertise: bool = option(True, "Register the router itself, for the registry's page and for Prometheus.")
+    advertise: bool = option(True, "Tell the registry where the router is, for its page and for Prometheus.")
     advertise_url: str | None = option(
         None,
-        "URL under which the router is registered; unset: made of the address it listens on.",
+        "URL that others reach the router at; unset: made of the address it listens on.",
         pattern=r"^https?://",
     )
     static_services: Path | None = option(None, "JSON file of services that are always in the table.")
@@ -135,6 +135,10 @@ class RouterSettings(TracedSettings):
     served_by: bool = option(False, "Tell clients which replica answered (X-Served-By).")
     compiled: bool = option(True, "Run the data plane compiled; built once per version, in the background.")
     drain_timeout: float = option(30.0, "Seconds that requests under way may take after SIGTERM.", ge=0)
+    expose_replica_api: bool = option(False, "Pass /api/v1/* on to the registry; with API keys, for admin keys only.")
+    replica_api_token_file: Path | None = option(
+        None, "File (mode 0600) with the registry's admin token, for calls of /api/v1/* that an API key let in."
+    )
     insecure_no_auth: bool = option(False, "Listen beyond loopback without API keys.")
 
     @field_validator("policy")

@@ -3,6 +3,8 @@
     helper.py config FILE                        print `PORT HOST NAME` of a babysitter's file
     helper.py wait NAME PID SECONDS CHECK…       exit 0 ready, 1 time is up, 2 the process ended, 3 it has failed
     helper.py models URL                         print the ids listed at URL/models
+    helper.py stop-replicas URL SECONDS          stop every replica of the agent at URL, and wait
+    helper.py count-replicas URL                 tell how many replicas go on without it
     helper.py status NAME,PID,PORT,URL …         print the table of status.sh
 
 Checks are `url URL` (PID listens there and it answers 200), `server URL` (the babysitter at URL says that its server is ready) and
@@ -196,10 +198,47 @@ def describe(name: str, url: str) -> tuple[str, str]:
     """Health and models of a process that runs."""
     try:
         health = str(get(f"{url}/health").get("status", "?"))
-        models = "" if name == "registry" else ", ".join(sorted(models_at(url)))
+        models = "" if name in {"registry", "agent"} else ", ".join(sorted(models_at(url)))
     except NotYet as error:
         return f"no answer ({error})", ""
     return health, models
+
+
+def replicas(url: str) -> list[str]:
+    """Ids of the agent's replicas that are not stopped."""
+    answer = get(f"{url}/api/v1/replicas")
+    found = answer.get("replicas", []) if isinstance(answer, dict) else []
+    return [str(it["replica_id"]) for it in found if it["status"] != "stopped"]
+
+
+def stop_replicas(url: str, timeout_s: str) -> int:
+    """Stop every replica of an agent; 0 when all have stopped in time."""
+    deadline = time.monotonic() + float(timeout_s)
+    try:
+        for replica in replicas(url):
+            call = urllib.request.Request(f"{url}/api/v1/replicas/{replica}/stop", data=b"{}", method="POST")  # noqa: S310 - the agent's own URL
+            call.add_header("Content-Type", "application/json")
+            with _open(call, timeout=CALL_TIMEOUT_S):
+                sys.stdout.write(f"replica {replica}: stopping\n")
+        while (left := replicas(url)) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+    except (OSError, NotYet) as error:
+        sys.stderr.write(f"replicas: {error}\n")
+        return TIME_IS_UP
+    if left:
+        sys.stderr.write(f"replicas: {', '.join(left)} did not stop within {timeout_s} s\n")
+    return TIME_IS_UP if left else READY
+
+
+def count_replicas(url: str) -> int:
+    """Say how many replicas go on without their agent."""
+    try:
+        left = replicas(url)
+    except NotYet:
+        return TIME_IS_UP
+    if left:
+        sys.stdout.write(f"agent: {len(left)} replicas go on without it; STOP_REPLICAS=true stops them\n")
+    return READY
 
 
 def models(url: str) -> int:
@@ -218,7 +257,14 @@ def main() -> int:
     if command == "wait":
         name, pid, timeout_s, check, *rest = args
         return wait(name, int(pid), float(timeout_s), check, *rest)
-    return {"config": config, "models": models, "status": status}[command](*args)
+    commands: dict[str, Callable[..., int]] = {
+        "config": config,
+        "models": models,
+        "status": status,
+        "stop-replicas": stop_replicas,
+        "count-replicas": count_replicas,
+    }
+    return commands[command](*args)
 
 
 if __name__ == "__main__":

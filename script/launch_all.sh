@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Launch a node: registry, router, and one babysitter for each configuration. README.md lists every variable.
+# Launch a node: registry, router, agent, and one babysitter for each configuration. README.md lists every variable.
 #
 #   ./script/launch_all.sh
 #   BABYSITTER_CONFIGS="qwen.toml config/9g8b.toml" ROUTER_PORT=8080 ./script/launch_all.sh
@@ -26,6 +26,7 @@
     fi
     if is_true LAUNCH_REGISTRY true; then holder[$REGISTRY_PORT]="the registry"; fi
     if is_true LAUNCH_ROUTER true; then holder[$ROUTER_PORT]="the router"; fi
+    if is_true LAUNCH_AGENT true; then holder[$AGENT_PORT]="the agent"; fi
     for name in "${wanted[@]}"; do
       file="$(find_config "$name")" ||
         fail "BABYSITTER_CONFIGS: there is no file '$name' here, under $SVC_ROOT or under $SVC_ROOT/config" 78
@@ -58,6 +59,7 @@
         say "    -d '{\"model\": \"$model\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'"
       done < <(helper models "$1" 2>/dev/null || true)
     fi
+    if is_true LAUNCH_AGENT true; then say "  curl http://localhost:$AGENT_PORT/api/v1/replicas"; fi
     say "Status: ./script/status.sh    Stop: ./script/stop_all.sh    Logs: ${SVC_LOGS#"$SVC_ROOT"/}/"
   }
 
@@ -69,12 +71,14 @@
     fi
     registry_settings
     router_settings
+    agent_settings
     babysitter_settings
     prepare
     if is_true LAUNCH_BABYSITTER true; then resolve_configs; fi
 
     if is_true LAUNCH_REGISTRY true; then launch_registry; fi
     if is_true LAUNCH_ROUTER true; then launch_router; fi
+    if is_true LAUNCH_AGENT true; then launch_agent; fi
     for index in "${!FILES[@]}"; do
       start_once "babysitter_${PORTS[index]}" "${PORTS[index]}" "${URLS[index]}" "${LABELS[index]}" \
         --config-file "${FILES[index]}" "${BABYSITTER_FLAGS[@]}"

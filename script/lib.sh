@@ -68,8 +68,15 @@ find_config() {
 # --- processes -------------------------------------------------------------------------------------------------------
 
 pid_file() { printf '%s/%s.pid\n' "$SVC_LOGS" "$1"; }
-log_of() { printf '%s/%s.log\n' "$SVC_LOGS" "$(module_of "$1")_$2"; } # registry 18000 → logs/registry_18000.log
-module_of() { printf '%s\n' "${1%%_*}"; } # registry_18000 → registry
+log_of() { printf '%s/%s.log\n' "$SVC_LOGS" "${1%%_*}_$2"; } # registry 18000 → logs/registry_18000.log
+
+# module_of NAME: babysitter_8001 → babysitter
+module_of() {
+  case "$1" in
+    agent) printf 'babysitter.agent\n' ;;
+    *) printf '%s\n' "${1%%_*}" ;;
+  esac
+}
 
 # environment_of PID NAME: print the value of a variable in the environment of a process.
 environment_of() {
@@ -264,7 +271,7 @@ start_once() {
   fi
   start "$@"
   STARTED+=("$name")
-  say "$name: starting on port $port (pid ${STARTED_PID[$name]}, log ${SVC_LOGS#"$SVC_ROOT"/}/$(module_of "$name")_$port.log)"
+  say "$name: starting on port $port (pid ${STARTED_PID[$name]}, log ${SVC_LOGS#"$SVC_ROOT"/}/${name%%_*}_$port.log)"
 }
 
 # local_url HOST PORT: where this machine reaches a server that listens on HOST.
@@ -299,6 +306,27 @@ registry_settings() {
   REGISTRY_FLAGS=("${FLAGS[@]}")
 }
 
+launch_agent() {
+  local url
+  url="$(local_url "$AGENT_HOST" "$AGENT_PORT")"
+  start_once agent "$AGENT_PORT" "$url" agent --port "$AGENT_PORT" --host "$AGENT_HOST" "${AGENT_FLAGS[@]}"
+  await agent "$AGENT_PORT" "$AGENT_WAIT_TIMEOUT" url "$url/health" ||
+    { show_log_tail agent "$AGENT_PORT"; fail "the agent did not answer in time"; }
+  say "agent: ready"
+}
+
+# agent_settings: read and check the agent's variables. A plain HOST or PORT is for one that is started by hand.
+agent_settings() {
+  AGENT_PORT="${AGENT_PORT:-18100}"
+  AGENT_HOST="${AGENT_HOST:-127.0.0.1}"
+  AGENT_WAIT_TIMEOUT="${AGENT_WAIT_TIMEOUT:-30}"
+  AGENT_REGISTRY_URL="${AGENT_REGISTRY_URL:-http://localhost:${REGISTRY_PORT:-18000}}"
+  require_port AGENT_PORT
+  require_number AGENT_WAIT_TIMEOUT
+  flags_from --registry-url AGENT_REGISTRY_URL --node AGENT_NODE --babysitter-config AGENT_BABYSITTER_CONFIG
+  AGENT_FLAGS=("${FLAGS[@]}")
+}
+
 launch_router() {
   local url
   url="$(local_url "${ROUTER_HOST:-}" "$ROUTER_PORT")"
@@ -324,6 +352,7 @@ router_settings() {
     --registry-sync-interval ROUTER_REGISTRY_SYNC_INTERVAL --max-errors ROUTER_MAX_ERRORS \
     --service-removal-grace-period ROUTER_SERVICE_REMOVAL_GRACE_PERIOD --static-services ROUTER_STATIC_SERVICES
   ROUTER_FLAGS=("${FLAGS[@]}")
+  if is_true ROUTER_EXPOSE_REPLICA_API false; then ROUTER_FLAGS+=(--expose-replica-api); fi
 }
 
 # babysitter_settings: read and check the variables that every babysitter shares.

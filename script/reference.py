@@ -23,7 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from babysitter import api as babysitter_api  # noqa: E402 - the project's root comes first
+from babysitter.agent.metrics import families as agent_families  # noqa: E402 - as above
+from babysitter.machine import State  # noqa: E402 - as above
+from babysitter.metrics import families as babysitter_families  # noqa: E402 - as above
 from babysitter.settings import BACKEND_LABELS, BabysitterSettings, Backend  # noqa: E402 - as above
+from babysitter.view import View  # noqa: E402 - as above
 from common.exits import Exit  # noqa: E402 - as above
 from common.settings import Option, options  # noqa: E402 - as above
 from registry.metrics import Metrics  # noqa: E402 - as above
@@ -219,11 +223,17 @@ def metric_families() -> dict[str, list[Metric]]:
     shape = Shape(1, 1)
     source = cast("Any", SimpleNamespace(registry_error=None, replicas=list, connections=int, workers_alive=int))
     router = RouterCollector(source, Board(Board.create(shape), shape))
-    return {"registry": list(Metrics(crowd, crowd, crowd).collect()), "router": list(router.collect())}
+    nobody = View("r", "mock", "h", 1, 2, State.PENDING, "i", 1, 5.0, "", "")
+    return {
+        "registry": list(Metrics(crowd, crowd, crowd, crowd).collect()),
+        "router": list(router.collect()),
+        "babysitter": list(babysitter_families(nobody, 0.0)),
+        "agent": list(agent_families("n", (), {"replicas_live": 0, "capacity": 0}, 0)),
+    }
 
 
 class _Nothing:
-    """A catalogue, writer and hub of a registry in which nothing happened."""
+    """A catalogue, writer, hub and routers of a registry in which nothing happened."""
 
     preserving_since = away = None
     unwritten: tuple[()] = ()

@@ -9,9 +9,11 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from babysitter import metrics as scrapes
 from babysitter.agent import streams
 from babysitter.agent.keeper import Keeper
 from babysitter.agent.landlord import Landlord
+from babysitter.agent.metrics import families
 from babysitter.agent.model import Desired
 from babysitter.agent.openapi import describe
 from babysitter.agent.picture import FILTERS, select
@@ -20,7 +22,7 @@ from common import __version__
 from common.http.access import bearer_matches
 from common.http.errors import ApiError, json_errors
 
-OPEN = frozenset({"/health", "/api/v1/health"})
+OPEN = frozenset({"/health", "/api/v1/health", "/metrics"})
 BODY_TIMEOUT_S = 30.0
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -44,6 +46,7 @@ def make_app(agent: Agent) -> web.Application:
     replicas = "/api/v1/replicas"
     app.router.add_get("/health", health)
     app.router.add_get("/api/v1/health", health)
+    app.router.add_get("/metrics", metrics)
     app.router.add_get("/openapi.json", openapi)
     app.router.add_post(replicas, create)
     app.router.add_get(replicas, list_replicas)
@@ -80,6 +83,16 @@ async def health(request: web.Request) -> web.Response:
     return web.json_response(
         {"status": "healthy", "version": __version__, "node": agent.node, **agent.landlord.counts()}
     )
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """`GET /metrics`: for Prometheus; numbers only, so it needs no token."""
+    agent = request.app[AGENT]
+    keepers = agent.landlord.keepers()
+    silent = sum(not keeper.has_sitter and not keeper.tenancy.over for keeper in keepers)
+    statuses = [str(keeper.info()["status"]) for keeper in keepers]
+    body = scrapes.page(families(agent.node, statuses, agent.landlord.counts(), silent))
+    return web.Response(body=body, headers={"Content-Type": scrapes.CONTENT_TYPE})
 
 
 async def openapi(request: web.Request) -> web.Response:

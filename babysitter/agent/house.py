@@ -99,10 +99,11 @@ class House:
         for entry in sorted(self.root.iterdir()):
             if entry.name.startswith((NEW, GONE)):
                 shutil.rmtree(entry, ignore_errors=True)
-            elif is_replica_id(entry.name) and entry.is_dir() and not entry.is_symlink():
+            elif is_replica_id(entry.name) and entry.is_dir() and not entry.is_symlink() and _is_ours(entry):
                 found = self._tenancy(entry / "agent.json")
                 if found is not None and found.replica_id == entry.name:
                     yield found
+        self._clear_states()
         for path in sorted(self.state.glob("*.gone.json")):
             found = self._tenancy(path)
             if found is not None and not (self.root / found.replica_id).exists():
@@ -212,6 +213,14 @@ class House:
         except OSError:
             return None
 
+    def _clear_states(self) -> None:
+        """Remove the states of replicas that were never whole, or are gone whole."""
+        for path in self.state.glob("????????????.json"):
+            if not is_replica_id(path.stem):
+                continue
+            if not self.directory(path.stem).exists() and not self._gone(path.stem).exists():
+                self.forget(path.stem)
+
     def _gone(self, replica_id: str) -> Path:
         return self.state / f"{replica_id}.gone.json"
 
@@ -220,6 +229,11 @@ class House:
         if found is None:
             log.error("replica.unreadable", file=str(path))
         return found
+
+
+def _is_ours(path: Path) -> bool:
+    """True for what nobody else put there, where others may write to the root."""
+    return path.lstat().st_uid == os.geteuid()
 
 
 def _encode(content: Mapping[str, Any]) -> bytes:

@@ -30,6 +30,7 @@ CALL_TIMEOUT_S = 5.0
 TELL_AGAIN_S = 0.2
 STARTED_WITHIN_S = 15.0
 POLL_S = 0.05
+DISK_RETRY_S = 5.0
 STOP_TRIES = 2
 FAULT_LIMIT_BYTES = 2048
 
@@ -214,7 +215,7 @@ class Keeper:
         """End it, however far it has come; then let go of everything that is wanted no more."""
         if not self.tenancy.over:
             await self._end()
-            await asyncio.to_thread(self._house.close_state, self.replica_id)
+            await self._insist(lambda: self._house.close_state(self.replica_id))
             self.tenancy.over = True
             await self._save()
             log.info("replica.over", replica=self.replica_id, desired=self.tenancy.desired)
@@ -223,10 +224,10 @@ class Keeper:
         while self.tenancy.desired is not Desired.DELETED:
             self._word.clear()
             await self._word.wait()
-        await asyncio.to_thread(self._house.move_out, self.tenancy)
+        await self._insist(lambda: self._house.move_out(self.tenancy))
         age_s = self._house.gone_s(self.replica_id, self._clock.utcnow().timestamp()) or 0.0
         await asyncio.sleep(max(0.0, self._retention_s - age_s))
-        await asyncio.to_thread(self._house.forget, self.replica_id)
+        await self._insist(lambda: self._house.forget(self.replica_id))
 
     async def _end(self) -> None:
         """Have its babysitter end the server; without one that can, end everything that carries the replica's mark."""
@@ -292,6 +293,17 @@ class Keeper:
                 return answer.ok
         except (aiohttp.ClientError, TimeoutError):
             return False
+
+    async def _insist(self, work: Callable[[], None]) -> None:
+        """Do what the disk may refuse for a while, until it does not (B9)."""
+        while True:
+            try:
+                await asyncio.to_thread(work)
+            except OSError as error:
+                log.error("replica.disk_refuses", replica=self.replica_id, reason=str(error))
+                await asyncio.sleep(DISK_RETRY_S)
+            else:
+                return
 
     async def _save(self) -> None:
         with contextlib.suppress(OSError):

@@ -107,6 +107,7 @@ CALLS: tuple[tuple[str, str, str, dict[int, str | None], str | None, tuple[tuple
         None,
         (("until", {"const": "ready"}), ("logs", _STRING), ("tail", _LINES)),
     ),
+    ("get", "/metrics", "For Prometheus.", {200: None}, None, ()),
     ("get", "/openapi.json", "This description.", {200: "document"}, None, ()),
 )
 

@@ -15,7 +15,7 @@ from common.discovery.registry_client import RegistryClient
 
 KIND = "node-agent"
 """`metadata.type` of an agent's record."""
-MOST_SHOWN = 64
+MOST_SHOWN = 48
 """Replicas without a babysitter that a heartbeat carries at most; a registry takes 64 KiB."""
 SHOWN = (
     "replica_id", "server_mode", "model_name", "status", "display_status", "endpoint", "port", "multibox", "namespace",
@@ -64,7 +64,12 @@ class Record:
             "instance_id": self._instance_id,
             "incarnation": self._incarnation,
             "ttl_s": max(LEAST_TTL_S, LEASES * self._settings.heartbeat_interval),
-            "metadata": {"type": KIND, "node": self._settings.node, "version": __version__},
+            "metadata": {
+                "type": KIND,
+                "node": self._settings.node,
+                "version": __version__,
+                "metrics_path": "/metrics",
+            },
         }
 
     def report(self) -> dict[str, Any]:

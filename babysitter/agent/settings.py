@@ -42,7 +42,7 @@ class AgentSettings(ServiceSettings):
     registry_url: CommaList = option((), "Registries that the agent and its replicas report to.")
     router_url: str | None = option(None, "The router, shown by babysitters.")
     registry_token_file: Path | None = option(None, "Register token for the registry, in a 0600 file.")
-    api_token_file: Path | None = option(None, "Token that every call but the health needs, in a 0600 file.")
+    api_token_file: Path | None = option(None, "Token that every call but health and metrics needs, in a 0600 file.")
     insecure_no_auth: bool = option(False, "Listen on other than loopback addresses without a token.")
     advertise_host: str | None = option(None, "Host that others reach this node at, when not `host`.")
     replica_host: str | None = option(None, "Address that servers and babysitters listen on; unset: that of the agent.")

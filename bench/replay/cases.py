@@ -15,7 +15,8 @@ BASE = "base"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One comparison. `trace` makes its requests from the recorded ones and a seed; the seed also jitters arrivals."""
+    """One comparison. `trace` makes its requests from the recorded ones and a seed; the seed also orders those
+    of one moment."""
 
     title: str
     setup: Setup = field(default_factory=Setup)
@@ -24,7 +25,7 @@ class Case:
     def requests(self, recorded: Sequence[Request], seed: int) -> list[Request]:
         """The requests in order of time."""
         rng = Random(seed)  # noqa: S311 - seeded
-        made = [replace(request, at_s=request.at_s + rng.uniform(0.0, 0.1)) for request in self.trace(recorded, seed)]
+        made = [replace(request, at_s=request.at_s + rng.uniform(0.0, 0.001)) for request in self.trace(recorded, seed)]
         return sorted(made, key=lambda request: request.at_s)
 
 

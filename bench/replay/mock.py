@@ -1,6 +1,6 @@
 """Several model engines behind HTTP, in one process: `python -m bench.replay.mock SPEC`, SPEC in JSON (see `serve`).
 
-Every replica answers chat completions as a stream: its first event when the model engine has read the prompt, its last one
+Every replica answers chat completions as a stream: the head at once, as Python's engines do, the first event when the model engine has read the prompt, its last one
 when all tokens are written. Like a real engine, it cuts the prompt it gets into blocks and knows nothing else of the
 trace. `GET /figures` gives what happened to every request since the last time; any other GET answers with the one model.
 """
@@ -124,7 +124,11 @@ class Connection(asyncio.Protocol):
         if head.startswith(b"POST"):
             first_s, end_s, last = self._replica.ask(body)
             later = self._replica.loop.call_later
-            self._timers = [later(first_s, self._write, _HEAD + _chunk(_FIRST)), later(end_s, self._write, _chunk(last) + b"0\r\n\r\n")]  # fmt: skip
+            self._write(_HEAD)
+            self._timers = [
+                later(first_s, self._write, _chunk(_FIRST)),
+                later(end_s, self._write, _chunk(last) + b"0\r\n\r\n"),
+            ]
             return
         if head.startswith(b"GET /figures "):
             said = self._replica.take_figures()

@@ -63,6 +63,7 @@ class RegistryClient:
         session: The process's session.
         token: Bearer token, or None.
         first: Index of the URL tried first; None takes one at random, so that a fleet's clients spread.
+        watching_as: What the watcher says of itself (parameters of the watch).
     """
 
     def __init__(
@@ -72,11 +73,13 @@ class RegistryClient:
         *,
         token: str | None = None,
         first: int | None = None,
+        watching_as: Mapping[str, str] | None = None,
     ) -> None:
         if not urls:
             raise ValueError("at least one registry URL is needed")
         self._urls = [url.rstrip("/") for url in urls]
         self._session = session
+        self._watching_as = dict(watching_as or {})
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._current = random.randrange(len(urls)) if first is None else first  # noqa: S311 - spreads load, no secret
 
@@ -154,7 +157,11 @@ class RegistryClient:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT_S, sock_read=WATCH_SILENCE_S)
         try:
             async with self._session.get(
-                f"{url}/v1/watch", headers=self._headers, timeout=timeout, allow_redirects=False
+                f"{url}/v1/watch",
+                params=self._watching_as,
+                headers=self._headers,
+                timeout=timeout,
+                allow_redirects=False,
             ) as answer:
                 if answer.status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
                     raise WatchUnsupported(url)

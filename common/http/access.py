@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from common.atomic_file import read_bounded
-from common.service import ConfigurationError
+from common.exits import ConfigurationError
 
 TOKEN_LEAST_BYTES = 32
 _TOKEN_FILE_LIMIT_BYTES = 4096

@@ -1,12 +1,34 @@
 """One module for each family of commands; `COMMANDS` is all of them, in the order of `--help`."""
 
 from ctl.call import Command
-from ctl.commands import chat, completion, doctor, drain, explain, services, status
+from ctl.commands import (
+    chat,
+    completion,
+    doctor,
+    down,
+    drain,
+    explain,
+    replicas_create,
+    replicas_show,
+    replicas_stop,
+    request,
+    services,
+    status,
+    top,
+    up,
+)
 
 COMMANDS: tuple[Command, ...] = (
+    *up.COMMANDS,
+    *down.COMMANDS,
     *status.COMMANDS,
+    *replicas_create.COMMANDS,
+    *replicas_show.COMMANDS,
+    *replicas_stop.COMMANDS,
+    *request.COMMANDS,
     *services.COMMANDS,
     *chat.COMMANDS,
+    *top.COMMANDS,
     *drain.COMMANDS,
     *explain.COMMANDS,
     *doctor.COMMANDS,

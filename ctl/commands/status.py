@@ -29,13 +29,13 @@ WELL = {"healthy", "running", "ready"}
 
 async def status(call: Call) -> int:
     """Ask everybody at once, and show it."""
-    known = Store(call.state_dir).all()
+    known = sorted(Store(call.state_dir).all(), key=lambda started: (list(DETAILS).index(started.kind), started.name))
     kinds = {started.kind for started in known}
     async with api.connect() as calls:
         asked = [look(calls, started) for started in known]
         elsewhere = ((REGISTRY, call.registry), (ROUTER, call.router))
         asked += [look_at(calls, kind, place) for kind, place in elsewhere if kind not in kinds]
-        seen = await asyncio.gather(*asked)
+        seen = sorted(await asyncio.gather(*asked), key=lambda one: one.name not in DETAILS)
         replicas = await listed(calls, call)
     if call.out.as_json:
         call.out.document({"services": [asdict(one) for one in seen], "replicas": replicas})

@@ -1,12 +1,12 @@
 """PURE. What `up` is to start, in which order, with which words, and whether the ports allow it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 REGISTRY, ROUTER, AGENT, BABYSITTER = "registry", "router", "agent", "babysitter"
 MODULES = {REGISTRY: "registry", ROUTER: "router", AGENT: "babysitter.agent", BABYSITTER: "babysitter"}
-DEMO = (("mock-small", 8001), ("mock-large", 8011))
-"""Models and ports of `up --demo`."""
+DEMO = ("mock-small", "mock-large")
+"""Models of `up --demo`."""
 
 
 class Clash(ValueError):
@@ -15,11 +15,12 @@ class Clash(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The registry, the router or the agent, as asked for: where it listens, and its own settings file."""
+    """The registry, the router or the agent: where it listens, its own settings file, and what that file names."""
 
     port: int
     host: str = "127.0.0.1"
     config: str | None = None
+    named: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,35 +82,40 @@ def parts(wanted: Wanted) -> list[Part]:
     Raises:
         Clash: Two of them want one port.
     """
+    follow = {"registry_url": wanted.registry_url}
     made = []
     if wanted.registry:
-        made.append(_service(REGISTRY, wanted.registry, ("--data-dir", f"{wanted.state}/data/registry")))
+        made.append(_service(REGISTRY, wanted.registry, {"data_dir": f"{wanted.state}/data/registry"}, wanted))
     if wanted.router:
-        follow = ("--registry-url", wanted.registry_url, "--data-dir", f"{wanted.state}/data/router")
-        made.append(_service(ROUTER, wanted.router, follow))
+        made.append(_service(ROUTER, wanted.router, {"data_dir": f"{wanted.state}/data/router", **follow}, wanted))
     if wanted.agent:
-        root = ("--local-workdir-root", f"{wanted.state}/replicas", "--registry-url", wanted.registry_url)
-        made.append(_service(AGENT, wanted.agent, root))
+        root = {"local_workdir_root": f"{wanted.state}/replicas"}
+        made.append(_service(AGENT, wanted.agent, {**root, **follow}, wanted))
     made += [_babysitter(replica, wanted) for replica in wanted.replicas]
     _check_ports(made)
     return made
 
 
-def _service(kind: str, service: Service, args: tuple[str, ...]) -> Part:
-    flag = "--router-port" if kind == ROUTER else "--port"
+def _service(kind: str, service: Service, ours: Mapping[str, str], wanted: Wanted) -> Part:
+    """One service: its place is always told by flag, because variables such as HOST may mean something else here."""
     config = ("--config", service.config) if service.config else ()
+    place = ("--router-port" if kind == ROUTER else "--port", str(service.port), "--host", service.host)
     url = local_url(service.host, service.port)
-    return Part(kind, kind, (*config, flag, str(service.port), *args), url, service.port, url)
+    args = (*config, *place, *_flags(ours, service.named, wanted))
+    return Part(kind, kind, args, url, service.port, url)
+
+
+def _flags(ours: Mapping[str, str], named: Collection[str], wanted: Wanted) -> list[str]:
+    """What we choose, as flags; a file's own choice stands, but for a registry that was chosen here."""
+    told = {
+        name: value for name, value in ours.items() if name not in named or (name == "registry_url" and wanted.steered)
+    }
+    return [word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
 def _babysitter(replica: Replica, wanted: Wanted) -> Part:
-    places = {"data_dir": f"{wanted.state}/data", "log_dir": f"{wanted.state}/logs"}
-    args = ["--config-file", replica.config]
-    for name, value in places.items():
-        if name not in replica.named:
-            args += [f"--{name.replace('_', '-')}", value]
-    if wanted.steered or "registry_url" not in replica.named:
-        args += ["--registry-url", wanted.registry_url]
+    ours = {"data_dir": f"{wanted.state}/data", "log_dir": f"{wanted.state}/logs", "registry_url": wanted.registry_url}
+    args = ["--config-file", replica.config, *_flags(ours, replica.named, wanted)]
     return Part(
         f"{BABYSITTER}-{replica.port}",
         BABYSITTER,

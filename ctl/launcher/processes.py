@@ -28,6 +28,7 @@ POLL_S = 0.1
 PROJECT = Path(common.__file__).resolve().parent.parent
 IS_CHECKOUT = (PROJECT / "pyproject.toml").is_file()
 """True when the packages lie in a source tree, which only its own folder makes importable."""
+HAS_AGENT = (PROJECT / "babysitter" / "agent" / "__main__.py").is_file()
 
 
 def spawn(part: Part, store: Store, environ: Mapping[str, str]) -> Started:
@@ -83,6 +84,7 @@ def find(started: Started) -> psutil.Process | None:
     try:
         process = psutil.Process(started.pid)
         if process.status() == psutil.STATUS_ZOMBIE:
+            exit_code(started)  # it may have ended since
             return None
         words = process.cmdline()
         ours = process.environ().get(MARK) == started.mark

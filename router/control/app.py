@@ -10,6 +10,7 @@ from common.http.errors import ApiError, json_errors
 from router import board as cells
 from router.board import Board
 from router.control import metrics, views
+from router.control.replica_api import BODY_LIMIT_BYTES, ReplicaApi
 from router.control.traffic import SAMPLE_S, Sample, Traffic
 from router.model import Replica
 from router.settings import RouterSettings
@@ -106,9 +107,11 @@ def _key(replica: Replica) -> str:
 OVERVIEW: web.AppKey[Overview] = web.AppKey("overview", Overview)
 
 
-def make_app(overview: Overview) -> web.Application:
-    """The control plane as an aiohttp application."""
-    app = web.Application(middlewares=[json_errors])
+def make_app(overview: Overview, replica_api: ReplicaApi | None = None) -> web.Application:
+    """The control plane as an aiohttp application; `/api/v1/*` is there when `replica_api` is given."""
+    app = web.Application(middlewares=[json_errors], client_max_size=BODY_LIMIT_BYTES)
+    if replica_api is not None:
+        app.router.add_route("*", "/api/v1/{path:.+}", replica_api.handle)
     app[OVERVIEW] = overview
     app.router.add_get("/", _health)
     app.router.add_get("/health", _health)

@@ -26,7 +26,7 @@ _CLEAR_SHARE = 0.25
 _LEAST_LESSON_BYTES = 1024
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Placement:
     """One request at one replica, until it is over.
 
@@ -246,7 +246,7 @@ class ReplicaView:
             self.index.resize(learned)
 
 
-@dataclass(slots=True)
+@dataclass
 class Shared:
     """What all replicas of a worker have in common: the pooled lessons and the limits."""
 

@@ -16,7 +16,7 @@ _POOL_REQUESTS = 2.0
 """Requests of the fleet's mean size that count as if each replica had served them at the fleet's pace."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Pace:
     """Seconds and bytes served, fading with every prompt; of one replica or of a fleet."""
 

@@ -17,7 +17,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 OPEN_PATHS = frozenset({b"/", b"/health", b"/status"})
 """Answered to anybody: a load balancer holds no key."""
 _POLICY = b"x-routing-policy"
-_ADMIN_TREE = b"/admin/"
+_ADMIN_TREES = (b"/admin/", b"/api/v1/")
 _REFUSALS = {
     Refusal.UNKNOWN: (401, "a valid API key is needed"),
     Refusal.MODEL: (403, "this API key may not use this model"),
@@ -58,7 +58,7 @@ def key_of(engine: "Engine", head: RequestHead) -> Key | None:
     key = engine.keys.find(head.authorization, head.api_key)
     if key is None:
         raise refuse(Refusal.UNKNOWN)
-    if head.path.startswith(_ADMIN_TREE) and not key.admin:
+    if head.path.startswith(_ADMIN_TREES) and not key.admin:
         raise refuse(Refusal.ADMIN)
     return key
 
@@ -110,11 +110,11 @@ def wanted_of(engine: "Engine", head: RequestHead) -> Wanted:
     policy = session = None
     for name, value in head.fields:
         if name == _POLICY and engine.limits.allow_policy_header:
-            policy = value.decode()
+            policy = value.decode("latin-1")
             if policy not in POLICIES:
                 raise Refused(400, "unknown_policy", f"X-Routing-Policy must be one of {', '.join(POLICIES)}")
         elif name == engine.limits.session_header:
-            session = value.decode()
+            session = value.decode("latin-1")
     return engine.wanted._replace(policy=policy, session=session)
 
 
@@ -122,5 +122,5 @@ def priority_of(head: RequestHead, granted: Priority) -> Priority:
     """How urgent a request is: what its key grants, or less if it says so itself (X-Priority)."""
     for name, value in head.fields:
         if name == b"x-priority":
-            return max(granted, PRIORITIES.get(value.decode().lower(), granted))
+            return max(granted, PRIORITIES.get(value.decode("latin-1").lower(), granted))
     return granted

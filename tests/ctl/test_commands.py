@@ -266,3 +266,25 @@ async def test_chat_with_an_unknown_model_says_what_the_router_says(suite: Suite
     done = await suite.ctl("chat", "x", "Hi")
     assert done.code == Code.FAILED
     assert "no replica serves 'x'" in done.stderr
+
+
+async def test_an_error_under_json_is_a_document_on_standard_error(suite: Suite) -> None:
+    suite.registry = "http://127.0.0.1:1"
+    done = await suite.ctl("services", "--json")
+    assert done.code == Code.UNREACHABLE
+    assert done.stdout == ""
+    told = json.loads(done.stderr)
+    assert told["exit_code"] == 3
+    assert "svcctl up" in told["hint"]
+
+
+async def test_svcctl_alone_explains_itself(suite: Suite) -> None:
+    done = await suite.ctl()
+    assert done.code == Code.USAGE
+    assert "svcctl up --demo" in done.stdout
+
+
+async def test_an_address_that_is_none_is_a_usage_error(suite: Suite) -> None:
+    done = await suite.ctl("services", "--registry-url", "localhost:18000")
+    assert done.code == Code.USAGE
+    assert "write http://HOST:PORT" in done.stderr

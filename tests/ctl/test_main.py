@@ -128,3 +128,12 @@ def test_the_code_for_each_shell_names_svcctl_and_is_accepted(shell: str, tmp_pa
         code.write_text(done.stdout)
         checked = subprocess.run([shell, "-n", str(code)], capture_output=True, text=True, check=False, timeout=30)
         assert checked.stderr == ""
+
+
+def test_the_page_names_every_command_flag_of_the_places_variable_and_exit_code() -> None:
+    page = PAGE.read_text()
+    words = {word for command in COMMANDS for word in command.name.split()}
+    assert [word for word in sorted(words) if word not in page] == []
+    assert [f"{code.value}" for code, meaning in MEANINGS.items() if f"| {code.value} | {meaning} |" not in page] == []
+    variables = ("SVC_REGISTRY_URL", "SVC_ROUTER_URL", "SVC_API_URL", "SVC_TOKEN_FILE", "SVC_KEY_FILE", "SVC_STATE_DIR")
+    assert [name for name in variables if f"`{name}`" not in page] == []

@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_TIMEOUT_S = 110
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
@@ -44,10 +46,15 @@ class Node:
     registry_port: int
     router_port: int
     environment: dict[str, str] = field(default_factory=dict)
+    agent_port: int = field(default_factory=free_port)
 
     @property
     def registry(self) -> str:
         return f"http://localhost:{self.registry_port}"
+
+    @property
+    def agent(self) -> str:
+        return f"http://localhost:{self.agent_port}"
 
     @property
     def router(self) -> str:
@@ -55,16 +62,18 @@ class Node:
 
     def full_environment(self) -> dict[str, str]:
         """What a user would have in the environment."""
-        ours = ("SVC_", "REGISTRY_", "ROUTER_", "BABYSITTER_", "LAUNCH_")
+        ours = ("SVC_", "REGISTRY_", "ROUTER_", "AGENT_", "BABYSITTER_", "LAUNCH_")
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
             "SVC_VENV": sys.prefix,
             "SVC_SETUP": "skip",
             # What is tested is what happens, not how busy the machine is.
-            **{f"{part}_WAIT_TIMEOUT": "60" for part in ("REGISTRY", "ROUTER", "BABYSITTER")},
+            **{f"{part}_WAIT_TIMEOUT": "60" for part in ("REGISTRY", "ROUTER", "AGENT", "BABYSITTER")},
             "SVC_ROUTER_COMPILED": "false",  # see tests/conftest.py
             "REGISTRY_PORT": str(self.registry_port),
             "ROUTER_PORT": str(self.router_port),
+            "AGENT_PORT": str(self.agent_port),
+            "AGENT_NODE": "n1",
             **self.environment,
         }
 

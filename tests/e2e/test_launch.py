@@ -30,7 +30,7 @@ start_interval_s = 0.2
 [backend]
 """
 MOCK_BACKEND = 'type = "mock"\nmodels = ["m"]\n'
-ALONE = {"LAUNCH_REGISTRY": "false", "LAUNCH_ROUTER": "false"}
+ALONE = {"LAUNCH_REGISTRY": "false", "LAUNCH_ROUTER": "false", "LAUNCH_AGENT": "false"}
 """A babysitter alone shows its own faults, and is up sooner."""
 
 

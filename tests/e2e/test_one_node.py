@@ -110,7 +110,7 @@ def test_every_call_of_the_guides_health_checks_and_monitoring_answers(node: Nod
         status, health = ask(f"http://localhost:{port + 1}/health")
         assert (status, health["infinilm_server_running"], health["infinilm_server_port"]) == (200, True, port)
     names = {service["name"] for service in ask(f"{node.registry}/services")[1]["services"]}
-    assert names == {"replica-small", "replica-small-server", "replica-large", "replica-large-server"}
+    assert names == {"agent-n1", "replica-small", "replica-small-server", "replica-large", "replica-large-server"}
     assert ask(f"{node.router}/health")[1]["healthy_services"] == "2/2"
 
 
@@ -279,7 +279,7 @@ def test_one_babysitter_is_stopped_by_name_with_its_server(node: Node, ports: li
     assert stopped.returncode == 0, stopped.stderr
     assert not psutil.pid_exists(pid)
     names = {service["name"] for service in ask(f"{node.registry}/services")[1]["services"]}
-    assert names == {"replica-small", "replica-small-server"}
+    assert names == {"agent-n1", "replica-small", "replica-small-server"}
     assert node.run("status.sh").returncode == 0
 
 

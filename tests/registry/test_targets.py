@@ -1,6 +1,7 @@
 from typing import Any
 
 from registry.model import Instance, Registration
+from registry.routers import Peer
 from registry.targets import targets
 
 
@@ -13,10 +14,10 @@ def instance(name: str, kind: str, *, instance_id: str | None = "i", **changes: 
 def test_every_part_of_the_fleet_is_a_target_of_its_job() -> None:
     found = targets(
         [
-            instance("router-a", "router"),
             instance("r1", "vLLM"),
             instance("node-1", "node-agent", metadata={"metrics_path": "/m"}),
         ],
+        [Peer("router-a", "http://10.0.0.1:9000")],
         "registry:18000",
     )
     assert [(group["labels"]["job"], group["labels"]["service"], group["targets"]) for group in found] == [
@@ -37,16 +38,19 @@ def test_a_server_is_one_only_when_its_record_says_where_its_metrics_are() -> No
             instance("s3", "openai-api", metadata={"metrics_path": 5}),
             instance("s4", "openai-api", metadata={"metrics_path": "http://elsewhere/"}),
         ],
+        [],
         "me:1",
     )
     assert group["labels"] == {"job": "server", "service": "s1", "node": "node-1", "__metrics_path__": "/metrics"}
 
 
 def test_a_babysitter_of_the_old_kind_has_no_metrics() -> None:
-    assert len(targets([instance("old", "InfiniLM", instance_id=None)], "me:1")) == 1
+    assert len(targets([instance("old", "InfiniLM", instance_id=None)], [], "me:1")) == 1
 
 
 def test_addresses_and_schemes_are_as_prometheus_wants_them() -> None:
-    (_, group) = targets([instance("r", "router", host="fd00::1", url="https://[fd00::1]:9000")], "me:1")
-    assert group["targets"] == ["[fd00::1]:9000"]
-    assert group["labels"]["__scheme__"] == "https"
+    babysitter = instance("r", "vLLM", host="fd00::1", url="https://[fd00::1]:9000")
+    routers = [Peer("a", "https://llm.example"), Peer("b", "http://[fd00::2]:8000")]
+    groups = targets([babysitter], routers, "me:1")[1:]
+    assert [group["targets"] for group in groups] == [["llm.example"], ["[fd00::2]:8000"], ["[fd00::1]:9000"]]
+    assert [group["labels"].get("__scheme__") for group in groups] == ["https", None, "https"]

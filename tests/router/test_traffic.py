@@ -1,10 +1,10 @@
-"""Rates and percentiles from counters, and the router's own record."""
+"""Rates and percentiles from counters, and what the router says of itself."""
 
 import pytest
 
 from common.names import is_service_name
 from router import board as cells
-from router.advertise import own_url, registration
+from router.advertise import own_url, presence, router_name
 from router.board import BOUNDS_S, FIELDS, Board, Outcome, Shape
 from router.control.traffic import POINTS_KEPT, Sample, Traffic, quantile
 
@@ -87,14 +87,11 @@ def test_a_row_is_summed_over_workers() -> None:
         board.close()
 
 
-def test_own_record_says_where_the_router_is() -> None:
-    assert own_url("127.0.0.1", 8000, None) == "http://127.0.0.1:8000"
-    assert own_url("::1", 8000, None) == "http://[::1]:8000"
-    assert "0.0.0.0" not in own_url("0.0.0.0", 8000, None)
-    assert own_url("0.0.0.0", 8000, "https://llm.example/") == "https://llm.example"
-    record = registration("https://llm.example", 8000, "-node 1_.", 7)
-    assert (record["host"], record["port"], record["metadata"]) == ("llm.example", 443, {"type": "router"})
-    assert is_service_name(record["name"])
-    again = registration("https://llm.example", 8000, "-node 1_.", 8)
-    assert (again["name"], again["instance_id"]) == (record["name"], record["instance_id"])
-    assert again["incarnation"] > record["incarnation"]
+def test_a_router_says_where_it_is() -> None:
+    assert own_url("n", "127.0.0.1", 8000, None) == "http://127.0.0.1:8000"
+    assert own_url("n", "::1", 8000, None) == "http://[::1]:8000"
+    assert own_url("n", "0.0.0.0", 8000, None) == "http://n:8000"
+    assert own_url("n", "0.0.0.0", 8000, "https://llm.example/") == "https://llm.example"
+    assert router_name("-node 1_.", 8000) == "router-node-1_-8000"
+    assert is_service_name(router_name("x" * 300, 65535))
+    assert set(presence("127.0.0.1", 8000, None)) == {"router", "router_url"}

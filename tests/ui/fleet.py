@@ -1,4 +1,4 @@
-"""A small real fleet as processes on loopback: a registry, a router, two babysitters with mock servers."""
+"""A small real fleet as processes on loopback: a registry, a router, babysitters with mock servers, perhaps an agent."""
 
 import json
 import os
@@ -40,9 +40,10 @@ def get(url: str) -> bytes:
         return bytes(answer.read())
 
 
-def post(url: str, body: Any = None) -> bytes:
+def post(url: str, body: Any = None, *, token: str | None = None) -> bytes:
     """The body of a POST that must succeed."""
-    request = urllib.request.Request(url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"})  # noqa: S310 - http
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+    request = urllib.request.Request(url, data=json.dumps(body).encode(), headers=headers)  # noqa: S310 - http
     with _open(request, timeout=30) as answer:
         return bytes(answer.read())
 
@@ -94,6 +95,7 @@ class Fleet:
 
     registry: str
     router: str
+    agent: str
     babysitters: dict[str, str]
 
     def chat(self, model: str) -> None:
@@ -102,21 +104,26 @@ class Fleet:
 
 
 @contextmanager
-def fleet(folder: Path, replicas: dict[str, str]) -> Iterator[Fleet]:
+def fleet(folder: Path, replicas: dict[str, str], *, agent: bool = False) -> Iterator[Fleet]:
     """A fleet whose every replica is ready and known to the router.
 
     Args:
         folder: For files and logs.
         replicas: Model by name.
+        agent: With a node's agent, which has none of them.
     """
-    registry_port, router_port = free_port(), free_port()
-    made = Fleet(f"http://127.0.0.1:{registry_port}", f"http://127.0.0.1:{router_port}", {})
+    registry_port, router_port, agent_port = free_port(), free_port(), free_port()
+    here = "http://127.0.0.1"
+    made = Fleet(f"{here}:{registry_port}", f"{here}:{router_port}", f"{here}:{agent_port}", {})
     python = sys.executable
     with ExitStack() as stack:
         registry = (python, "-m", "registry", "--port", str(registry_port), "--health-interval", "1")
         stack.enter_context(process(folder, *registry, log="registry"))
         router = (python, "-m", "router", "--router-port", str(router_port), "--registry-url", made.registry)
         stack.enter_context(process(folder, *router, "--workers", "1", "--health-interval", "1", log="router"))
+        if agent:
+            flags = ("--port", str(agent_port), "--registry-url", made.registry, "--node", "node-1")
+            stack.enter_context(process(folder, python, "-m", "babysitter.agent", *flags, log="agent"))
         for name, model in replicas.items():
             port = free_port()
             config = folder / f"{name}.toml"
@@ -131,5 +138,5 @@ def fleet(folder: Path, replicas: dict[str, str]) -> Iterator[Fleet]:
             return {model["id"] for model in listed} == wanted
 
         until("the fleet is ready", all_ready)
-        until("the router is registered", lambda: b'"type":"router"' in get(f"{made.registry}/services"))
+        until("the router is known", lambda: b"router-" in get(f"{made.registry}/ui/routers"))
         yield made

@@ -55,7 +55,7 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
-    with fleet(folder, REPLICAS) as made:
+    with fleet(folder, REPLICAS, agent=True) as made:
         port = free_port()
         config = folder / "prometheus.yml"
         config.write_text(CONFIG.format(registry=made.registry, rules=DEPLOY / "prometheus/rules.yml"))
@@ -64,15 +64,15 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             watched = Watched(made, f"http://127.0.0.1:{port}")
             until("prometheus is ready", lambda: get(f"{watched.prometheus}/-/ready"))
             made.chat("small")
-            until("all is scraped", lambda: len(watched.query("up == 1")) == 4)
+            until("all is scraped", lambda: len(watched.query("up == 1")) == 5)
             yield watched
 
 
 def urls(made: Fleet) -> dict[str, str]:
-    return {"registry": made.registry, "router": made.router, "babysitter": made.babysitters["r1"]}
+    return {"registry": made.registry, "router": made.router, "babysitter": made.babysitters["r1"], "agent": made.agent}
 
 
-@pytest.mark.parametrize("service", ["registry", "router", "babysitter"])
+@pytest.mark.parametrize("service", ["registry", "router", "babysitter", "agent"])
 def test_metrics_pass_promtool(watched: Watched, service: str) -> None:
     page = get(f"{urls(watched.fleet)[service]}/metrics")
     done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False, timeout=30)
@@ -83,8 +83,9 @@ def test_prometheus_finds_and_scrapes_the_whole_fleet(watched: Watched) -> None:
     up = {(one["metric"]["job"], one["metric"]["service"]) for one in watched.query("up == 1")}
     router = next(service for job, service in up if job == "router")
     assert router.startswith("router-")
-    assert up == {("registry", "registry"), ("router", router), ("babysitter", "r1"), ("babysitter", "r2")}
-    assert [one["health"] for one in watched.ask("targets")["activeTargets"]] == ["up"] * 4
+    babysitters = {("babysitter", name) for name in REPLICAS}
+    assert up == {("registry", "registry"), ("router", router), ("agent", "agent-node-1"), *babysitters}
+    assert [one["health"] for one in watched.ask("targets")["activeTargets"]] == ["up"] * 5
     ready = until("states are scraped", lambda: watched.query("svc_babysitter_server_ready == 1"))
     assert {one["metric"]["service"] for one in ready} == {"r1", "r2"}
     counted = 'svc_router_requests_total{outcome="ok",replica="r1-server"} == 1'

@@ -335,3 +335,13 @@ async def test_timeline_tells_every_move(client: Client) -> None:
     assert status == 200
     assert content.keys() == {"replica_id", "status", "transitions", "stages", "jobs"}
     assert [move["to"] for move in content["transitions"]] == ["ready"]
+
+
+async def test_metrics_count_the_nodes_replicas(client: Client) -> None:
+    replica_id = await create(client)
+    await reached(client, replica_id, "ready")
+    async with client.get("/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    assert 'svc_agent_replicas{status="ready"} 1.0' in lines
+    assert "svc_agent_replicas_live 1.0" in lines
+    assert "svc_agent_replicas_without_babysitter 0.0" in lines

@@ -14,7 +14,7 @@ import pytest
 from babysitter.agent.house import House
 from babysitter.agent.model import Desired, Tenancy
 from common.service import ConfigurationError
-from tests.babysitter.agent.conftest import StartAgent, wanted
+from tests.babysitter.agent.conftest import StartAgent, create, reached, wanted
 
 TENANCY = Tenancy("abc123def456", 20_000, "r1", "d", "t")
 REQUEST = b'{"server_mode": "replica", "model_name": "m"}'
@@ -41,6 +41,14 @@ def test_what_was_cut_is_cleared_away_E3(house: House) -> None:
         (house.root / name / "request.json").write_bytes(REQUEST)
     assert list(house.tenancies()) == []
     assert sorted(path.name for path in house.root.iterdir()) == ["agent.lock", "state"]
+
+
+def test_a_state_without_a_directory_is_cleared_away_E3(house: House) -> None:
+    house.move_in(TENANCY, REQUEST, {}, {})
+    house.directory(TENANCY.replica_id).rename(house.root / ".new-abc123def456")
+    (house.state / "by-hand.json").write_text("{}")
+    assert list(house.tenancies()) == []
+    assert [path.name for path in house.state.iterdir()] == ["by-hand.json"]
 
 
 def test_a_link_is_no_replica_E4(house: House, tmp_path: Path) -> None:
@@ -88,6 +96,26 @@ def test_moving_out_leaves_what_is_shown_and_forgetting_leaves_nothing(house: Ho
 
 def test_the_roots_own_id_stays(house: House) -> None:
     assert house.own_id() == House(house.root).own_id()
+
+
+async def test_a_disk_that_refuses_for_a_while_is_asked_again_B9(
+    start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("babysitter.agent.keeper.DISK_RETRY_S", 0.05)
+    refusals = iter([OSError(errno.EROFS, "read-only")] * 3)
+    move_out = House.move_out
+
+    def refuse(self: House, tenancy: Tenancy) -> None:
+        for error in refusals:
+            raise error
+        move_out(self, tenancy)
+
+    monkeypatch.setattr(House, "move_out", refuse)
+    client = await start_agent(stopped_retention_s=0)
+    replica_id = await create(client)
+    async with client.delete(f"/api/v1/replicas/{replica_id}") as answer:
+        assert answer.status == 200
+    await reached(client, replica_id, "")
 
 
 @pytest.fixture

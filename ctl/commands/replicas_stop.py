@@ -1,0 +1,119 @@
+"""`svcctl replicas stop|retry`: end replicas, and let a failed one begin again."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from ctl import api, completers
+from ctl.api import Api
+from ctl.call import Call, Command
+from ctl.codes import Code
+from ctl.commands.replicas_create import add_wait_flags, until
+from ctl.follow import path_of
+from ctl.problem import Problem
+
+STOP_TIMEOUT_S = 60.0
+ENDED = frozenset({"stopped"})
+
+
+def add_stop(parser: ArgumentParser) -> None:
+    """Flags of `stop`."""
+    ids = parser.add_argument("ids", metavar="ID", nargs="*", help="replicas")
+    completers.attach(ids, completers.replicas)
+    parser.add_argument("--all", action="store_true", help="every replica of the fleet")
+    parser.add_argument("--delete", action="store_true", help="remove its directory and logs as well")
+    parser.add_argument("--force", action="store_true", help="neither drain nor wait: requests under way are lost")
+    add_wait_flags(parser)
+
+
+def add_retry(parser: ArgumentParser) -> None:
+    """Flags of `retry`."""
+    ids = parser.add_argument("ids", metavar="ID", nargs="+", help="failed replicas")
+    completers.attach(ids, completers.replicas)
+    add_wait_flags(parser)
+
+
+async def stop(call: Call) -> int:
+    """Stop replicas; one that cannot be stopped does not keep the others running."""
+    async with api.connect() as calls:
+        ids = await chosen(calls, call)
+        answers: list[Any] = []
+        if call.args.force or not call.args.delete:
+            answers = await each(calls, call, ids, ("POST", "/stop"), {"force": call.args.force})
+        if call.args.delete:
+            answers = await each(calls, call, ids, ("DELETE", ""))
+        if call.args.wait and ids:
+            return await until(call, calls, ids, "stopped")
+    if call.out.as_json:
+        call.out.document(answers)
+    return Code.OK
+
+
+async def retry(call: Call) -> int:
+    """Let failed replicas begin again."""
+    async with api.connect() as calls:
+        answers = await each(calls, call, call.args.ids, ("POST", "/retry"))
+        if call.args.wait:
+            return await until(call, calls, call.args.ids, "ready")
+    if call.out.as_json:
+        call.out.document(answers)
+    return Code.OK
+
+
+async def chosen(calls: Api, call: Call) -> list[str]:
+    """The replicas meant.
+
+    Raises:
+        Problem: None were named.
+    """
+    if call.args.all:
+        listed = (await calls.get(call.api, "/api/v1/replicas")).get("replicas", [])
+        return [str(info["replica_id"]) for info in listed if call.args.delete or info.get("status") not in ENDED]
+    if not call.args.ids:
+        raise Problem("which replicas?", hint="name them, or give --all", code=Code.USAGE)
+    return list(call.args.ids)
+
+
+async def each(
+    calls: Api, call: Call, ids: list[str], action: tuple[str, str], body: dict[str, Any] | None = None
+) -> list[Any]:
+    """One call for each replica, `action` being its method and the end of its path; the first problem is raised last.
+
+    Raises:
+        Problem: A replica could not be told.
+    """
+    answers, problems = [], []
+    for replica_id in ids:
+        try:
+            method, rest = action
+            answer = await calls.call(call.api, method, path_of(replica_id, rest), body=body, timeout_s=STOP_TIMEOUT_S)
+        except Problem as problem:
+            problems.append(problem)
+            continue
+        answers.append(answer)
+        call.out.note(f"{replica_id}: {answer.get('message') or answer.get('status')}", "")
+    if problems:
+        raise problems[0]
+    return answers
+
+
+COMMANDS = (
+    Command(
+        "replicas stop",
+        "stop replicas",
+        stop,
+        add_stop,
+        details="Requests under way are finished first, unless --force. The directory and its logs stay, unless --delete.",
+        examples=(
+            "svcctl replicas stop abc123def456 --wait",
+            "svcctl replicas stop abc123def456 --delete",
+            "svcctl replicas stop --all --delete --wait --timeout 300",
+        ),
+    ),
+    Command(
+        "replicas retry",
+        "let failed replicas begin again",
+        retry,
+        add_retry,
+        examples=("svcctl replicas retry abc123def456 --wait",),
+    ),
+)

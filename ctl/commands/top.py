@@ -1,0 +1,167 @@
+"""`svcctl top`: the fleet live: replicas, state, in flight, tokens per second, time to the first byte."""
+
+import asyncio
+import sys
+import time
+from argparse import ArgumentParser
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from ctl import api
+from ctl.api import Api
+from ctl.call import Call, Command
+from ctl.codes import Code
+from ctl.keys import pressed
+from ctl.output import rich_table
+from ctl.problem import Problem
+from ctl.views import top as views
+from ctl.views.rates import Rates, Sample, rates, read_metrics, total
+from ctl.views.top import SORTS, Row
+
+WINDOW_S = 10.0
+"""Rates are means of so long, so that a slow model does not flicker between nought and much."""
+FRAME_LINES = 5
+"""Lines of the screen that are no replicas."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """What was seen so far. `troubles` are services that do not answer now."""
+
+    samples: deque[Sample] = field(default_factory=deque)
+    infos: Sequence[dict[str, Any]] = ()
+    services: Sequence[dict[str, Any]] = ()
+    troubles: list[str] = field(default_factory=list)
+    sort: str = SORTS[0]
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def take(self, sample: Sample) -> None:
+        """Another look at the counters; those older than the window are forgotten, but for the last of them."""
+        self.samples.append(sample)
+        while len(self.samples) > 2 and self.samples[1].at <= sample.at - WINDOW_S:  # noqa: PLR2004 - a difference takes two
+            self.samples.popleft()
+
+    def rows(self) -> list[Row]:
+        """The table now."""
+        known = rates(self.samples[0], self.samples[-1]) if self.samples else {}
+        return views.ordered(views.rows(self.infos, self.services, known), self.sort)
+
+    def fleet(self) -> Rates:
+        """All of it."""
+        return total(self.samples[0], self.samples[-1]) if self.samples else Rates()
+
+
+def add(parser: ArgumentParser) -> None:
+    """Flags of `top`."""
+    parser.add_argument("-i", "--interval", type=float, default=1.0, metavar="S", help="between two looks (default: 1)")
+    parser.add_argument("-n", "--count", type=int, metavar="N", help="end after so many looks")
+    parser.add_argument("--once", action="store_true", help="one look, over one interval")
+    parser.add_argument("--sort", choices=SORTS, default=SORTS[0], help="(default: busy); key s on the screen")
+
+
+async def top(call: Call) -> int:
+    """Look again and again."""
+    watch = Watch(sort=call.args.sort)
+    count = 1 if call.args.once else call.args.count
+    async with api.connect() as calls:
+        await look(calls, call, watch)
+        if len(watch.troubles) > 1:
+            raise Problem(watch.troubles[0], hint="'svcctl doctor' looks for the cause", code=Code.UNREACHABLE)
+        if not call.out.is_rich:
+            await repeat(calls, call, watch, count, lambda: show(call, watch))
+            return Code.OK
+        with Live(screen(call, watch), console=call.out.console, screen=True, auto_refresh=False) as live:
+
+            def draw() -> None:
+                live.update(screen(call, watch), refresh=True)
+
+            def key(typed: str) -> None:
+                if typed in "qQ":
+                    watch.ended.set()
+                elif typed in "sS":
+                    watch.sort = SORTS[(SORTS.index(watch.sort) + 1) % len(SORTS)]
+                    draw()
+
+            with pressed(sys.stdin, key):
+                draw()
+                await repeat(calls, call, watch, count, draw)
+    call.out.line(views.headline(watch.rows(), watch.fleet()))
+    return Code.OK
+
+
+async def repeat(calls: Api, call: Call, watch: Watch, count: int | None, draw: Callable[[], None]) -> None:
+    """Look and draw, `count` times or until a key ends it."""
+    done = 0
+    while count is None or done < count:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(watch.ended.wait(), call.args.interval)
+        if watch.ended.is_set():
+            return
+        await look(calls, call, watch)
+        draw()
+        done += 1
+
+
+async def look(calls: Api, call: Call, watch: Watch) -> None:
+    """Ask everybody; who does not answer is named, and shown as it was last."""
+    router = call.router
+    asked = await asyncio.gather(
+        calls.get(call.api, "/api/v1/replicas"),
+        calls.get(router, "/services"),
+        calls.get(router, "/metrics"),
+        return_exceptions=True,
+    )
+    watch.troubles = list(dict.fromkeys(one.message for one in asked if isinstance(one, Problem)))
+    for one in asked:
+        if isinstance(one, BaseException) and not isinstance(one, Problem):
+            raise one
+    infos, services, metrics = asked
+    if isinstance(infos, dict):
+        watch.infos = infos.get("replicas", [])
+    if isinstance(services, dict):
+        watch.services = services.get("services", [])
+    if isinstance(metrics, str):
+        watch.take(read_metrics(metrics, time.monotonic()))
+
+
+def show(call: Call, watch: Watch) -> None:
+    """One look for a pipe."""
+    found = watch.rows()
+    if call.out.as_json:
+        call.out.entry(views.document(found, watch.fleet(), watch.troubles))
+        return
+    call.out.line(views.headline(found, watch.fleet()))
+    call.out.table(views.table(found))
+    for trouble in watch.troubles:
+        call.out.note(trouble)
+
+
+def screen(call: Call, watch: Watch) -> RenderableType:
+    """One look for a terminal, as many rows as it holds."""
+    found = watch.rows()
+    room = max(call.out.console.height - FRAME_LINES - len(watch.troubles), 1)
+    title = Text("svcctl top", "bold cyan").append("   " + views.headline(found, watch.fleet()), "bold white")
+    hidden = f"{len(found) - room} more replicas   " if len(found) > room else ""
+    keys = f"{hidden}sorted by {watch.sort}   s: sort   q: quit   every {call.args.interval:g} s, rates over {WINDOW_S:.0f} s"
+    troubles = [Text(trouble, "bold red") for trouble in watch.troubles]
+    return Group(title, *troubles, Text(""), rich_table(views.table(found[:room])), Text(""), Text(keys, "dim"))
+
+
+COMMANDS = (
+    Command(
+        "top",
+        "watch the fleet live: replicas, state, in flight, tokens/s, time to the first token",
+        top,
+        add,
+        details="Rates are the router's, over the last ten seconds. TOK/S counts the pieces of streamed answers, which\n"
+        "are single tokens with most servers. In a pipe each look is a table, under --json a document per line.",
+        examples=("svcctl top", "svcctl top --once", "svcctl top --interval 5 --json | jq .fleet"),
+    ),
+)

@@ -1,0 +1,138 @@
+"""PURE. A model configuration becomes a create request; flags are laid over a request."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+MODES = (
+    "inference",
+    "replica",
+    "replica_mock",
+    "api_gateway",
+    "api_gateway_mock",
+    "platform_workload",
+    "platform_workload_mock",
+)
+TIMEOUT_KEYS = ("job_timeout_s", "job_time_sec", "job_timeout")
+"""How configurations call the longest time of a job; the first that is there counts."""
+
+
+class Unusable(ValueError):
+    """The configuration cannot become a request; the text names the key and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What flags say; None leaves it to the file. `labels` are added to the file's."""
+
+    server_mode: str | None = None
+    model_name: str | None = None
+    app_tag: str | None = None
+    multibox: str | None = None
+    namespace: str | None = None
+    node: str | None = None
+    priority: str | None = None
+    timeout_s: int | None = None
+    labels: Sequence[str] = field(default_factory=tuple)
+    use_uv: bool = False
+    request_id: str | None = None
+
+
+def from_model_config(config: Mapping[str, Any], chosen: Choices) -> dict[str, Any]:
+    """The create request of a model configuration, which it carries whole as `full_config`.
+
+    The job's priority, timeout and labels are taken from `runconfig`.
+
+    Raises:
+        Unusable: It is of another shape.
+    """
+    runconfig = _table(config, "runconfig")
+    model = _table(config, "model")
+    name = chosen.model_name or model.get("name") or config.get("model_name")
+    if not isinstance(name, str) or not name:
+        raise Unusable("model.name is missing; write it there or give --model-name")
+    request: dict[str, Any] = {
+        "server_mode": chosen.server_mode or "replica",
+        "model_name": name,
+        "full_config": plain(config),
+        "placement": {},
+    }
+    job = dict(_job(runconfig))
+    if job:
+        request["job"] = job
+    return laid_over(request, chosen)
+
+
+def laid_over(request: Mapping[str, Any], chosen: Choices) -> dict[str, Any]:
+    """`request` with the flags over it."""
+    top = {"server_mode": chosen.server_mode, "model_name": chosen.model_name, "request_id": chosen.request_id}
+    made = {**request, **{key: value for key, value in top.items() if value is not None}}
+    placement = {
+        "multibox": chosen.multibox,
+        "namespace": chosen.namespace,
+        "app_tag": chosen.app_tag,
+        "node": chosen.node,
+    }
+    _fill(made, "placement", {key: value for key, value in placement.items() if value is not None})
+    job = {"job_priority": chosen.priority, "job_timeout_s": chosen.timeout_s}
+    _fill(made, "job", {key: value for key, value in job.items() if value is not None})
+    if chosen.labels:
+        _fill(made, "job", {"job_labels": [*_table(made, "job").get("job_labels", ()), *chosen.labels]})
+    if chosen.use_uv:
+        tag = chosen.app_tag or _table(made, "placement").get("app_tag")
+        if not tag and "cbclient_config" not in made:
+            raise Unusable("--use-uv needs a build: give --app-tag")
+        _fill(made, "cbclient_config", {"use_uv": True, **({"app_tag": tag} if tag else {})})
+    return made
+
+
+def plain(value: Any) -> Any:
+    """YAML's values as JSON can carry them: dates as text, keys as text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _job(runconfig: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    priority = runconfig.get("job_priority")
+    if priority is not None:
+        yield "job_priority", str(priority)
+    key = next((key for key in TIMEOUT_KEYS if runconfig.get(key) is not None), None)
+    if key is not None:
+        seconds = runconfig[key]
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 1:
+            raise Unusable(f"runconfig.{key} must be a number of seconds, not {seconds!r}")
+        yield "job_timeout_s", int(seconds)
+    labels = runconfig.get("job_labels")
+    if labels:
+        yield "job_labels", _labels(labels)
+    if isinstance(runconfig.get("disable_scheduler"), bool):
+        yield "disable_scheduler", runconfig["disable_scheduler"]
+
+
+def _labels(given: Any) -> list[str]:
+    """Labels as `name=value` texts; they may be written as a list, a table or one text with commas."""
+    if isinstance(given, Mapping):
+        return [f"{key}={value}" for key, value in given.items()]
+    if isinstance(given, str):
+        return [part.strip() for part in given.split(",") if part.strip()]
+    if isinstance(given, list):
+        return [str(item) for item in given]
+    raise Unusable(f"runconfig.job_labels must be a list, not {type(given).__name__}")
+
+
+def _fill(request: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
+    if values:
+        request[section] = {**_table(request, section), **values}
+
+
+def _table(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = config.get(key)
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise Unusable(f"{key} must be a table, not {type(found).__name__}")
+    return found

@@ -1,0 +1,98 @@
+"""A replica's events as they come: its stream where there is one, else by asking again and again; cuts are mended."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+from ctl.api import Api, Place
+from ctl.codes import Code
+from ctl.problem import Problem
+from ctl.sse import Event, Events
+
+POLL_S = 0.5
+PATIENCE_S = 60.0
+"""So long a service may be away while something is waited for: a registry that restarts ends no wait."""
+SILENCE_S = 45.0
+"""A stream that says nothing for so long is dead; it beats every 10 s."""
+NO_STREAM = frozenset({Code.NOT_FOUND, Code.REFUSED})
+
+
+def path_of(replica_id: str, rest: str = "") -> str:
+    """A replica's path."""
+    return f"/api/v1/replicas/{quote(replica_id, safe='')}{rest}"
+
+
+async def info_of(calls: Api, place: Place, replica_id: str) -> Mapping[str, Any]:
+    """A replica's info.
+
+    Raises:
+        Problem: There is none, or nobody answers.
+    """
+    answer = await calls.get(place, path_of(replica_id))
+    info = answer.get("info") if isinstance(answer, Mapping) else None
+    if not isinstance(info, Mapping):
+        raise Problem(f"{place.name} answers no replica for {replica_id}")
+    return info
+
+
+async def follow(
+    calls: Api, place: Place, replica_id: str, *, until_ready: bool
+) -> AsyncGenerator[tuple[str, Mapping[str, Any]], None]:
+    """Events for ever, as (name, data), the first of them a `snapshot`; ends after the stream's own `end`.
+
+    Raises:
+        Problem: There is no such replica, or nobody answers for a minute.
+    """
+    away_since: float | None = None
+    while True:
+        try:
+            async with aclosing(_stream(calls, place, replica_id, until_ready=until_ready)) as events:
+                async for name, data in events:
+                    away_since = None
+                    yield name, data
+                    if name == "end":
+                        return
+        except Problem as problem:
+            if problem.code in NO_STREAM:
+                # Raises when there is no such replica; else its keeper has no streams.
+                yield "snapshot", await info_of(calls, place, replica_id)
+                away_since = None
+            else:
+                now = time.monotonic()
+                away_since = now if away_since is None else away_since
+                if now - away_since > PATIENCE_S:
+                    raise
+        await asyncio.sleep(POLL_S)
+
+
+async def _stream(
+    calls: Api, place: Place, replica_id: str, *, until_ready: bool
+) -> AsyncGenerator[tuple[str, Mapping[str, Any]], None]:
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=SILENCE_S)
+    params = {"until": "ready"} if until_ready else None
+    parser = Events()
+    async with calls.open(place, "GET", path_of(replica_id, "/events"), params=params, timeout=timeout) as answer:
+        if not answer.content_type.startswith("text/event-stream"):
+            raise Problem(f"{place.name} has no event streams", code=Code.NOT_FOUND)
+        async for chunk in answer.content.iter_any():
+            try:
+                found = list(parser.feed(chunk))
+            except ValueError as error:
+                raise Problem(f"{place.name}: {error}") from error
+            for event in found:
+                if (data := _data(event)) is not None:
+                    yield event.name, data
+
+
+def _data(event: Event) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads(event.data)
+    except ValueError:
+        return None
+    return found if isinstance(found, Mapping) else None

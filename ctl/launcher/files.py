@@ -1,0 +1,69 @@
+"""Configuration files as `up` reads them: only the few facts that it needs; the processes judge the rest."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ctl.codes import Code
+from ctl.launcher.plan import DEMO, Replica, Service, demo_file
+from ctl.launcher.store import Store
+from ctl.problem import Problem
+
+PORTS = range(1, 65_536)
+
+
+def service(file: str | None, port: int | None, default: int, *, key: str = "port") -> Service:
+    """A service's place: the flag's port, else its file's, else the usual one.
+
+    Raises:
+        Problem: The file cannot be used.
+    """
+    table = _table(Path(file)) if file else {}
+    host = table.get("host", "127.0.0.1")
+    found = port if port is not None else table.get(key, table.get("port", default))
+    path = str(Path(file).absolute()) if file else None
+    return Service(_port(found, file or key), str(host), path, frozenset(table))
+
+
+def replica(path: Path) -> Replica:
+    """A babysitter's file.
+
+    Raises:
+        Problem: It cannot be used.
+    """
+    table = _table(path)
+    if "port" not in table:
+        raise Problem(f"{path}: 'port' is missing", hint="write port = 8100, say", code=Code.CONFIG)
+    host, name = table.get("host", "localhost"), table.get("name", path.stem)
+    return Replica(str(path.absolute()), str(name), _port(table["port"], str(path)), str(host), frozenset(table))
+
+
+def demo(store: Store, registry_url: str, first_port: int) -> list[Replica]:
+    """The two mock replicas of `--demo`, their files written to the state directory."""
+    folder = store.root / "config"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for number, model in enumerate(DEMO):
+        text = demo_file(model, first_port + 10 * number, registry_url)
+        (folder / f"{model}.toml").write_text(text, encoding="utf-8")
+    return [replica(folder / f"{model}.toml") for model in DEMO]
+
+
+def replicas(files: Sequence[str]) -> list[Replica]:
+    """The files of the command line."""
+    return [replica(Path(file)) for file in files]
+
+
+def _table(path: Path) -> dict[str, Any]:
+    # Here, because it takes as long to import as all the rest, and only this command needs it.
+    from common.settings import SettingsError, file_layer  # noqa: PLC0415 - see above
+
+    try:
+        return dict(file_layer(path).data)
+    except SettingsError as error:
+        raise Problem(str(error), code=Code.CONFIG) from error
+
+
+def _port(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value not in PORTS:
+        raise Problem(f"{where}: port must be 1 to 65535, not {value!r}", code=Code.CONFIG)
+    return value

@@ -1,0 +1,88 @@
+"""PURE. How far a replica is, from its infos and its events."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+STEPS = ("pending", "creating", "starting", "waiting_for_ready", "ready")
+ENDS = {"ready": frozenset({"ready", "failed", "stopped"}), "stopped": frozenset({"stopped"})}
+"""What ends the wait for a state: no other status can become it by itself."""
+JOBS = (("compile_wsjob", "compile"), ("execute_wsjob", "execute"))
+
+
+@dataclass(slots=True)
+class Progress:
+    """One replica on its way. `stages` are the deployment's, by name."""
+
+    replica_id: str
+    status: str = "pending"
+    error: str = ""
+    endpoint: str = "NA"
+    stalled: bool = False
+    stages: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    jobs: dict[str, Sequence[str]] = field(default_factory=dict)
+
+    def take(self, name: str, data: Mapping[str, Any]) -> None:
+        """An event of its stream; a `snapshot` is a whole info."""
+        if name == "stage":
+            self._stage(data)
+        for stage in data.get("stages") or ():
+            self._stage(stage)
+        for key, _ in JOBS:
+            if isinstance(data.get(key), list):
+                self.jobs[key] = [str(job) for job in data[key]]
+        if name in ("snapshot", "status"):
+            self.status = str(data.get("status") or self.status)
+            self.error = str(data.get("error_message") or "")
+            self.endpoint = str(data.get("endpoint") or self.endpoint)
+            self.stalled = bool(data.get("stalled"))
+        elif name == "end":
+            self.status = str(data.get("status") or self.status)
+
+    def _stage(self, stage: Any) -> None:
+        if isinstance(stage, Mapping) and stage.get("name"):
+            self.stages[str(stage["name"])] = stage
+
+    def reached(self, wanted: str) -> bool:
+        """There is nothing more to wait for; the wish has come true when `status` is it."""
+        return self.status in ENDS[wanted]
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, for the last line of a bar."""
+        if self.status == "ready":
+            return f"ready at {self.endpoint}"
+        reason = self.error.strip().splitlines()
+        return self.status + (f": {reason[0]}" if reason else "")
+
+    @property
+    def stage(self) -> str:
+        """Where it is, in a few words: the status, and what goes on within it."""
+        running = self._running()
+        word = self.status.replace("_", " ")
+        if self.status == "creating" and running is not None:
+            word = f"{word} · {running['name']}"
+        if self.status in STEPS[2:4]:
+            word = next((f"{word} · {kind}" for key, kind in reversed(JOBS) if self.jobs.get(key)), word)
+        return f"{word} (its log is silent)" if self.stalled else word
+
+    @property
+    def detail(self) -> str:
+        """The latest news of it."""
+        running = self._running()
+        if self.status == "creating" and running is not None:
+            return " ".join(str(running.get("detail") or "").split())[:80]
+        return next((str(self.jobs[key][-1]) for key, _ in reversed(JOBS) if self.jobs.get(key)), "")
+
+    @property
+    def share(self) -> float | None:
+        """Steps done, of all; None while only the cluster knows how long it takes."""
+        if self.status not in STEPS or self.status == "waiting_for_ready":
+            return None
+        base = STEPS.index(self.status) / (len(STEPS) - 1)
+        done = sum(stage.get("state") in ("done", "reused") for stage in self.stages.values())
+        within = done / (done + 1) if self.status == "creating" and done else 0.0
+        return base + within / (len(STEPS) - 1)
+
+    def _running(self) -> Mapping[str, Any] | None:
+        return next((stage for stage in self.stages.values() if stage.get("state") == "running"), None)

@@ -1,0 +1,130 @@
+"""PURE. The live table: replicas with their state and their rates, and the fleet in one line."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ctl.table import Table
+from ctl.views.rates import Rates
+from ctl.views.replicas import node_of, word
+from ctl.views.words import duration, names
+
+Answer = Mapping[str, Any]
+SORTS = ("busy", "name", "state", "ttft", "errors")
+ORDER = ("failed", "unhealthy", "down", "stale", "draining", "stopping", "creating", "pending", "starting")
+"""States that an operator wants to see first, when sorted by state; `ready` is last but for what has stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One replica, or one server that has no babysitter."""
+
+    name: str
+    model: str
+    state: str
+    node: str
+    restarts: int
+    rates: Rates = field(default_factory=Rates)
+
+
+def rows(infos: Sequence[Answer], services: Sequence[Answer], rates: Mapping[str, Rates]) -> list[Row]:
+    """Replicas as their keepers tell, joined with what the router sees of their servers.
+
+    The server of replica X is X-server, or names X as its parent; a server of nobody's is a row of its own.
+    """
+    found: list[Row] = []
+    left = {str(service.get("name")): service for service in services}
+    parents = {str((service.get("metadata") or {}).get("parent_service")): name for name, service in left.items()}
+    for info in infos:
+        replica_id = str(info.get("replica_id", "?"))
+        server = parents.get(replica_id, f"{replica_id}-server")
+        service = left.pop(server, None)
+        state = word(info)
+        if state == "ready" and service is not None and service.get("standing") in ("down", "draining"):
+            state = str(service["standing"])
+        model = str(info.get("model_name") or names(info.get("models")))
+        now = rates.get(server, Rates())
+        found.append(Row(replica_id, model, state, node_of(info), int(info.get("restart_count") or 0), now))
+    for name, service in left.items():
+        state = "ready" if service.get("healthy") else str(service.get("standing", "?"))
+        found.append(
+            Row(name, names(service.get("models")), state, str(service.get("host", "")), 0, rates.get(name, Rates()))
+        )
+    return found
+
+
+def ordered(all_rows: Sequence[Row], by: str) -> list[Row]:
+    """Rows in one of the orders of `SORTS`; names decide between equals."""
+    return sorted(all_rows, key=lambda row: (_rank(row, by), row.name))
+
+
+def _rank(row: Row, by: str) -> tuple[float, ...]:
+    match by:
+        case "busy":
+            return (-row.rates.in_flight, -row.rates.tokens, -row.rates.requests)
+        case "state":
+            return (ORDER.index(row.state) if row.state in ORDER else len(ORDER),)
+        case "ttft":
+            return (-(row.rates.ttft_p95_s or 0.0),)
+        case "errors":
+            return (-row.rates.errors,)
+        case _:
+            return ()
+
+
+def table(shown: Sequence[Row]) -> Table:
+    """The rows as they stand."""
+    cells = [
+        (
+            row.name,
+            row.model,
+            row.state,
+            row.node,
+            str(row.rates.in_flight),
+            number(row.rates.requests),
+            number(row.rates.tokens),
+            seconds(row.rates.ttft_p50_s),
+            seconds(row.rates.ttft_p95_s),
+            number(row.rates.errors),
+            str(row.restarts) if row.restarts else "",
+        )
+        for row in shown
+    ]
+    columns = (
+        "REPLICA", "MODEL", "STATE", "NODE", "IN FLIGHT", "REQ/S", "TOK/S", "TTFT P50", "P95", "ERR/S", "RESTARTS",
+    )  # fmt: skip
+    return Table(columns, cells, right=frozenset(columns[4:]))
+
+
+def headline(all_rows: Sequence[Row], fleet: Rates) -> str:
+    """The fleet in one line."""
+    ready = sum(row.state == "ready" for row in all_rows)
+    return "   ".join(
+        (
+            f"{ready}/{len(all_rows)} ready",
+            f"{fleet.in_flight} in flight",
+            f"{number(fleet.requests) or '0'} req/s",
+            f"{number(fleet.tokens) or '0'} tok/s",
+            f"TTFT {seconds(fleet.ttft_p50_s) or '-'} (p95 {seconds(fleet.ttft_p95_s) or '-'})",
+            f"{number(fleet.errors) or '0'} err/s",
+        )
+    )
+
+
+def document(all_rows: Sequence[Row], fleet: Rates, troubles: Sequence[str]) -> dict[str, Any]:
+    """One look as JSON."""
+    return {"replicas": [asdict(row) for row in all_rows], "fleet": asdict(fleet), "troubles": list(troubles)}
+
+
+def number(value: float) -> str:
+    """A rate; nothing for none at all."""
+    if value <= 0:
+        return ""
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"  # noqa: PLR2004 - three digits are enough
+
+
+def seconds(value: float | None) -> str:
+    """A time to the first byte, in milliseconds below a second."""
+    if value is None:
+        return ""
+    return f"{value * 1000:.0f}ms" if value < 1 else duration(value)

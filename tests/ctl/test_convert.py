@@ -1,0 +1,112 @@
+"""A model configuration as a create request."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ctl.codes import Code
+from ctl.convert import Choices, Unusable, from_model_config, laid_over
+from tests.ctl.conftest import Suite
+
+CONFIG = """
+runconfig:
+  transfer_processes: 8
+  job_priority: p1
+  job_time_sec: 3600
+  job_labels: [team=inference, purpose=release]
+model:
+  name: llama3.1-8b
+  released: 2025-01-31
+  R: {decoders: 8}
+tokenizer: {tokenizer_path: /opt/tokenizer}
+replica: {concurrent_prompts: 4}
+"""
+
+
+def test_priority_timeout_and_labels_come_from_runconfig() -> None:
+    config = yaml.safe_load(CONFIG)
+    made = from_model_config(config, Choices(app_tag="build-1", multibox="dh1", namespace="inf"))
+    assert made["job"] == {
+        "job_priority": "p1",
+        "job_timeout_s": 3600,
+        "job_labels": ["team=inference", "purpose=release"],
+    }
+    assert made["server_mode"] == "replica"
+    assert made["model_name"] == "llama3.1-8b"
+    assert made["placement"] == {"multibox": "dh1", "namespace": "inf", "app_tag": "build-1"}
+    assert made["full_config"]["runconfig"] == config["runconfig"]
+    assert made["full_config"]["model"]["released"] == "2025-01-31"
+    json.dumps(made)
+
+
+def test_flags_stand_over_the_file_and_labels_add_to_it() -> None:
+    chosen = Choices(
+        priority="p3", timeout_s=60, labels=("a=b",), model_name="other", server_mode="replica_mock", node="n"
+    )
+    made = from_model_config(yaml.safe_load(CONFIG), chosen)
+    assert made["job"]["job_priority"] == "p3"
+    assert made["job"]["job_timeout_s"] == 60
+    assert made["job"]["job_labels"][-1] == "a=b"
+    assert (made["model_name"], made["server_mode"], made["placement"]["node"]) == ("other", "replica_mock", "n")
+
+
+def test_a_configuration_without_runconfig_has_no_job() -> None:
+    assert "job" not in from_model_config({"model": {"name": "m"}}, Choices())
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [({"a": 1, "b": "x"}, ["a=1", "b=x"]), ("a=1, b=x", ["a=1", "b=x"]), ([1], ["1"])]
+)
+def test_labels_may_be_written_in_any_way(labels: object, expected: list[str]) -> None:
+    made = from_model_config({"model": {"name": "m"}, "runconfig": {"job_labels": labels}}, Choices())
+    assert made["job"]["job_labels"] == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({}, "model.name is missing"),
+        ({"model": []}, "model must be a table"),
+        ({"model": {"name": "m"}, "runconfig": {"job_time_sec": "soon"}}, "runconfig.job_time_sec must be a number"),
+        ({"model": {"name": "m"}, "runconfig": {"job_labels": 5}}, "runconfig.job_labels must be a list"),
+    ],
+)
+def test_what_cannot_become_a_request_names_its_key(config: dict[str, object], said: str) -> None:
+    with pytest.raises(Unusable, match=said):
+        from_model_config(config, Choices())
+
+
+def test_uv_needs_a_build() -> None:
+    with pytest.raises(Unusable, match="--app-tag"):
+        laid_over({}, Choices(use_uv=True))
+    made = laid_over({"placement": {"app_tag": "t"}}, Choices(use_uv=True))
+    assert made["cbclient_config"] == {"use_uv": True, "app_tag": "t"}
+
+
+async def test_from_yaml_prints_a_request_that_create_takes(suite: Suite, tmp_path: Path) -> None:
+    file = tmp_path / "model_config.yaml"
+    file.write_text(CONFIG)
+    done = await suite.ctl("request", "from-yaml", str(file), "--app-tag", "build-1", "--multibox", "dh1")
+    assert done.code == 0
+    target = tmp_path / "request.json"
+    written = await suite.ctl(
+        "request", "from-yaml", str(file), "--app-tag", "build-1", "--multibox", "dh1", "-o", str(target)
+    )
+    assert written.code == 0
+    assert json.loads(target.read_text()) == done.json
+    suite.answers["registry POST /api/v1/replicas"] = (201, {"replica_id": "abc123def456", "status": "pending"})
+    created = await suite.ctl("replicas", "create", "-f", str(target))
+    assert created.stdout == "abc123def456\n"
+    assert suite.calls("registry POST /api/v1/replicas") == [done.json]
+
+
+@pytest.mark.parametrize("text", ["a: [", "- list", "\x00"])
+async def test_a_file_that_is_no_configuration_is_one_line(suite: Suite, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "model_config.yaml"
+    file.write_text(text)
+    done = await suite.ctl("request", "from-yaml", str(file))
+    assert done.code == Code.CONFIG
+    assert len(done.stderr.splitlines()) == 1
+    assert str(file) in done.stderr

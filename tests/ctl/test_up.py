@@ -1,0 +1,197 @@
+"""`up` and `down` with real processes, from the source tree and from a wheel."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ctl.codes import Code
+from ctl.launcher import plan
+from ctl.launcher.plan import Clash, Replica, Service, Wanted
+from tests.ctl.node import ROOT, Node
+from tests.ports import free_port
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """The node that the tests of this module share, in the order they stand; the last one ends it."""
+    node = Node(tmp_path_factory.mktemp("node") / "state dir")
+    yield node
+    node.ctl("down", "--replicas", "--timeout", "20")
+    node.sweep()
+
+
+@pytest.fixture(scope="module")
+def demo_port() -> int:
+    if os.environ.get("SVC_SCREENS"):
+        return 8001
+    return next(port for port in iter(free_port, None) if all_free(port + 10))
+
+
+def all_free(port: int) -> bool:
+    for wanted in (port, port + 1):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", wanted))
+            except OSError:
+                return False
+    return True
+
+
+def test_up_starts_a_node_and_says_what_serves_where(node: Node, demo_port: int) -> None:
+    done = node.ctl("up", "--demo", "--demo-port", str(demo_port), *node.ports)
+    assert done.code == 0, done.stdout + done.stderr
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines()[1:]}
+    assert rows["registry"][1:3] == ["ready", "now"]
+    assert rows[f"babysitter-{demo_port}"][-1] == f"http://127.0.0.1:{demo_port}"
+    assert f"babysitter-{demo_port + 10}: ready" in done.stderr
+    assert "svcctl chat" in done.stderr
+
+
+def test_the_other_commands_find_the_node_by_its_state_directory(node: Node) -> None:
+    assert [model["id"] for model in node.json("models")["data"]] == ["mock-large", "mock-small"]
+    assert node.json("chat", "mock-small", "Hello")["text"].startswith("This is mock-small")
+    assert node.json("explain", "mock-small")["picked"] is not None
+    assert node.ctl("status").code == 0
+    assert node.ctl("doctor").code == 0
+
+
+def test_up_again_leaves_what_runs_alone_and_says_so(node: Node, demo_port: int) -> None:
+    before = node.started()
+    again = node.json("up", "--demo", "--demo-port", str(demo_port), *node.ports)
+    assert node.started() == before
+    assert {part["name"]: part["already"] for part in again["started"]} == dict.fromkeys(before, True)
+
+
+def test_up_elsewhere_is_refused_while_it_runs_here(node: Node) -> None:
+    done = node.ctl("up", "--registry-port", str(free_port()), "--no-router", "--no-agent")
+    assert done.code == Code.FAILED
+    assert "registry already runs at" in done.stderr
+    assert "'svcctl down' first" in done.stderr
+
+
+def test_a_registry_that_somebody_else_started_is_used_as_it_is(node: Node, tmp_path: Path) -> None:
+    other = Node(tmp_path / "other", registry_port=node.registry_port)
+    done = other.ctl("up", "--no-router", "--no-agent", "--registry-port", str(node.registry_port))
+    assert done.code == 0, done.stderr
+    assert "elsewhere" in done.stdout
+    assert other.started() == {}
+
+
+def test_a_strangers_port_is_refused_and_what_was_started_ends(tmp_path: Path) -> None:
+    other = Node(tmp_path / "other")
+    with socket.create_server(("127.0.0.1", other.router_port)):
+        done = other.ctl("up", "--no-agent", *other.ports)
+    assert done.code == Code.CONFIG
+    assert f"port {other.router_port} is held by pid {os.getpid()}" in done.stderr
+    assert other.left() == []
+    assert other.started() == {}
+
+
+def test_a_file_that_a_babysitter_refuses_is_told_in_its_own_words(tmp_path: Path) -> None:
+    other = Node(tmp_path / "other")
+    config = tmp_path / "bad.toml"
+    config.write_text(f'name = "bad"\nport = {free_port()}\n[backend]\ntype = "command"\ncommand = "/does/not/exist"\n')
+    done = other.ctl("up", "--no-agent", "--no-router", *other.ports, str(config))
+    assert done.code == Code.FAILED
+    assert "ended with exit code 78" in done.stderr
+    assert "/does/not/exist" in done.stderr
+    assert other.left() == []
+
+
+def test_a_file_without_a_port_starts_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "bad.toml"
+    config.write_text('name = "bad"\n')
+    done = Node(tmp_path / "other").ctl("up", str(config))
+    assert done.code == Code.CONFIG
+    assert f"{config}: 'port' is missing" in done.stderr
+
+
+def test_a_pid_that_belongs_to_somebody_else_now_is_never_ended(node: Node) -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "-m", "registry"])
+    file = node.state / "run" / "registry.json"
+    before = file.read_text()
+    try:
+        file.write_text(json.dumps({**json.loads(before), "pid": stranger.pid}))
+        done = node.ctl("down", "registry")
+        assert "registry: was not running" in done.stderr
+        assert stranger.poll() is None
+        assert psutil.pid_exists(json.loads(before)["pid"])
+    finally:
+        file.write_text(before)
+        stranger.kill()
+        stranger.wait()
+
+
+def test_status_tells_what_has_died(node: Node) -> None:
+    victim = psutil.Process(node.started()["registry"])
+    victim.kill()
+    psutil.wait_procs([victim], timeout=10)
+    done = node.ctl("status")
+    assert done.code == Code.FAILED
+    assert "not running" in done.stdout
+
+
+def test_down_ends_all_of_it_and_nothing_is_left(node: Node) -> None:
+    done = node.ctl("down", "--timeout", "60")
+    assert done.code == 0, done.stderr
+    assert "registry: was not running" in done.stderr
+    assert node.left() == []
+    assert node.started() == {}
+    assert "nothing was started" in node.ctl("down").stderr
+
+
+def test_up_works_from_a_wheel_without_the_repository(tmp_path: Path, demo_port: int) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    site = tmp_path / "site"
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+    empty = tmp_path / "empty"
+    (empty / "registry").mkdir(parents=True)  # a folder of the user's, not ours
+    node = Node(tmp_path / "state", cwd=empty, env={"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"})
+    try:
+        done = node.ctl("up", "--demo", "--demo-port", str(demo_port), *node.ports)
+        assert done.code == 0, done.stdout + done.stderr
+        assert node.json("chat", "mock-small", "Hello")["finish_reason"]
+        assert node.ctl("down").code == 0
+        assert node.left() == []
+    finally:
+        node.sweep()
+
+
+def wanted(**changes: object) -> Wanted:
+    registry, router = Service(18000), Service(8000)
+    base: dict[str, object] = {
+        "state": "/s", "registry": registry, "router": router, "agent": None, "replicas": (),
+        "registry_url": "http://127.0.0.1:18000", "steered": False, **changes,
+    }  # fmt: skip
+    return Wanted(**base)  # type: ignore[arg-type] # a test's shorthand
+
+
+def test_two_parts_that_want_one_port_are_refused_before_anything_starts() -> None:
+    with pytest.raises(Clash, match=r"a\.toml needs port 8000, which is for the router"):
+        plan.parts(wanted(replicas=(Replica("a.toml", "a", 7999),)))
+
+
+def test_a_babysitter_follows_its_file_unless_the_registry_was_chosen_here() -> None:
+    own = Replica("a.toml", "a", 8100, named=frozenset({"registry_url", "log_dir"}))
+    (_, _, part) = plan.parts(wanted(replicas=(own,)))
+    assert part.args == ("--config-file", "a.toml", "--data-dir", "/s/data")
+    (_, _, part) = plan.parts(wanted(replicas=(own,), steered=True))
+    assert part.args[-2:] == ("--registry-url", "http://127.0.0.1:18000")

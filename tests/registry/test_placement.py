@@ -1,0 +1,75 @@
+"""Which node gets a replica: tables."""
+
+from typing import Any
+
+import pytest
+
+from registry.model import Instance, Registration
+from registry.placement import Agent, NoAgent, agents, ranked
+from registry.replicas import replica_infos
+from registry.report import make_report
+
+
+def record(node: str, *, kind: str = "node-agent", stale: bool = False, **report: Any) -> Instance:
+    said = Registration(
+        f"agent-{node}",
+        "10.0.0.1",
+        18100,
+        "h",
+        f"http://{node}:18100",
+        "running",
+        metadata={"type": kind, "node": node},
+    )
+    return Instance(said, generation=1, stale=stale, report=make_report(report) if report else None)
+
+
+def test_agents_are_the_records_of_their_kind() -> None:
+    found = agents([record("b", replicas_live=2, capacity=9), record("a", stale=True), record("x", kind="mock")])
+    assert found == [Agent("a", "http://a:18100", away=True), Agent("b", "http://b:18100", 2, 9)]
+
+
+@pytest.mark.parametrize(
+    ("known", "node", "placed", "expected"),
+    [
+        ([Agent("a", "u")], None, {}, ["a"]),
+        ([Agent("a", "u", 3), Agent("b", "u", 1), Agent("c", "u", 2)], None, {}, ["b", "c", "a"]),
+        ([Agent("a", "u", 1), Agent("b", "u", 1)], None, {}, ["a", "b"]),
+        ([Agent("a", "u", 1), Agent("b", "u", 1)], None, {"a": 1}, ["b", "a"]),
+        ([Agent("a", "u", 1, 1), Agent("b", "u", 5, 6)], None, {}, ["b"]),
+        ([Agent("a", "u", away=True), Agent("b", "u", 9)], None, {}, ["b"]),
+        ([Agent("a", "u", draining=True), Agent("b", "u", 9)], None, {}, ["b"]),
+        ([Agent("a", "u", 9, 9, away=True), Agent("b", "u")], "a", {}, ["a"]),
+    ],
+)
+def test_ranked(known: list[Agent], node: str | None, placed: dict[str, int], expected: list[str]) -> None:
+    assert [agent.node for agent in ranked(known, node=node, placed=placed)] == expected
+
+
+@pytest.mark.parametrize(
+    ("known", "node", "said"),
+    [
+        ([], None, "no node agent is registered"),
+        ([Agent("a", "u")], "b", "no agent of node 'b' is registered; there are: a"),
+        ([Agent("a", "u", away=True)], None, "no node agent is heard of"),
+        ([Agent("a", "u", 1, 1)], None, "every node is full"),
+        ([Agent("a", "u", 0, 1)], None, "every node is full"),
+    ],
+)
+def test_nobody_to_ask_is_told_with_the_reason(known: list[Agent], node: str | None, said: str) -> None:
+    with pytest.raises(NoAgent, match=said) as caught:
+        ranked(known, node=node, placed={"a": 1})
+    assert caught.value.unknown_node is (node is not None)
+
+
+def test_an_agent_speaks_for_replicas_without_a_babysitter_and_a_babysitter_for_itself() -> None:
+    silent = {"replica_id": "r1", "status": "failed", "updated_at": "2026-01-01", "metadata": {"deleted": True}}
+    other = {"replica_id": "r2", "status": "pending", "updated_at": "2026-01-01"}
+    spoken = Instance(
+        Registration("r2", "h", 1, "h", "http://h:1", "running", metadata={"node": "a"}),
+        generation=1,
+        report=make_report({"replica_id": "r2", "status": "ready", "updated_at": "2026-01-02"}),
+    )
+    infos = replica_infos([record("a", replicas=[silent, other, "odd", {"replica_id": 7}]), spoken])
+    assert {key: info["status"] for key, info in infos.items()} == {"r1": "failed", "r2": "ready"}
+    assert infos["r1"]["metadata"]["node"] == "a"
+    assert infos["r1"]["metadata"]["deleted"] is True

@@ -1,0 +1,166 @@
+"""`/api/v1/*` through the router: to the registry and nowhere else, and only for those who may."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
+
+from common.http.client import make_session
+from common.service import ConfigurationError
+from router.control.app import Overview, make_app
+from router.control.replica_api import ReplicaApi
+from router.keys import Key
+from router.master import make_replica_api
+from router.proxy import gate
+from router.settings import RouterSettings
+from tests.ports import free_port
+
+REPLICAS = "/api/v1/replicas"
+Client = TestClient[web.Request, web.Application]
+
+
+@dataclass
+class FakeRegistry:
+    """Notes what it is asked."""
+
+    asked: list[tuple[str, str, str | None, bytes]] = field(default_factory=list)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+    url: str = ""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        given = request.headers.get("Authorization")
+        self.asked.append((request.method, request.raw_path, given, await request.read()))
+        if request.path.endswith("/events"):
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(request)
+            await response.write(b"event: snapshot\n\n")
+            await self.release.wait()
+            await response.write(b"event: end\n\n")
+            return response
+        if request.path.endswith("/busy"):
+            return web.json_response({"error": "full"}, status=503, headers={"Retry-After": "7"})
+        return web.json_response({"path": request.path}, status=201)
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[FakeRegistry]:
+    made = FakeRegistry()
+    app = web.Application(client_max_size=2 << 20)
+    app.router.add_route("*", "/{path:.*}", made.answer)
+    async with TestServer(app) as server:
+        made.url = str(server.make_url("")).rstrip("/")
+        yield made
+
+
+async def start(aiohttp_client: Any, session: Any, *urls: str, token: str | None = None) -> Client:
+    api = ReplicaApi(session, urls, lambda: urls[0], token)
+    client: Client = await aiohttp_client(make_app(cast("Overview", None), api))
+    return client
+
+
+@pytest.fixture
+async def client(aiohttp_client: Any, registry: FakeRegistry) -> AsyncIterator[Client]:
+    async with make_session(timeout_s=5) as session:
+        yield await start(aiohttp_client, session, registry.url)
+
+
+async def test_calls_reach_the_registry_with_query_body_and_authorization(
+    client: Client, registry: FakeRegistry
+) -> None:
+    headers = {"Authorization": "Bearer x"}
+    async with client.post(REPLICAS, json={"a": "y" * 200_000}, headers=headers) as answer:
+        assert (answer.status, await answer.json()) == (201, {"path": REPLICAS})
+    async with client.get(f"{REPLICAS}?status=ready&model_name=a%26b") as answer:
+        assert answer.status == 201
+    async with client.delete(f"{REPLICAS}/abc123def456") as answer:
+        assert answer.status == 201
+    async with client.get(f"{REPLICAS}/busy") as answer:
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
+    assert [(method, path, given) for method, path, given, _ in registry.asked] == [
+        ("POST", REPLICAS, "Bearer x"),
+        ("GET", f"{REPLICAS}?status=ready&model_name=a%26b", None),
+        ("DELETE", f"{REPLICAS}/abc123def456", None),
+        ("GET", f"{REPLICAS}/busy", None),
+    ]
+    assert len(registry.asked[0][3]) > 200_000
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/../services",
+        "/api/v1/%2e%2e/services",
+        "/api/v1//evil/x",
+        "/api/v1/replicas/..%2f..%2fservices",
+        "/api/v1/a;b",
+    ],
+)
+async def test_no_path_leads_elsewhere_R61(client: Client, registry: FakeRegistry, path: str) -> None:
+    async with client.session.get(URL(str(client.make_url("/")).rstrip("/") + path, encoded=True)) as answer:
+        assert answer.status == 404
+    assert registry.asked == []
+
+
+async def test_events_come_as_they_are_sent(client: Client, registry: FakeRegistry) -> None:
+    async with client.get(f"{REPLICAS}/abc123def456/events") as answer:
+        assert await answer.content.readuntil(b"\n\n") == b"event: snapshot\n\n"
+        registry.release.set()
+        assert await answer.read() == b"event: end\n\n"
+
+
+async def test_what_a_pages_form_could_send_is_415(client: Client, registry: FakeRegistry) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        async with client.post(REPLICAS, data=b"{}", headers={"Content-Type": kind}) as answer:
+            assert answer.status == 415
+    assert registry.asked == []
+
+
+async def test_the_next_registry_is_asked_when_one_is_away(aiohttp_client: Any, registry: FakeRegistry) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    async with make_session(timeout_s=5) as session:
+        client = await start(aiohttp_client, session, away, registry.url)
+        async with client.get(REPLICAS) as answer:
+            assert answer.status == 201
+        client = await start(aiohttp_client, session, away)
+        async with client.get(REPLICAS) as answer:
+            assert answer.status == 503
+            assert away in (await answer.json())["error"]
+
+
+async def test_a_caller_with_a_key_gets_the_registrys_token(aiohttp_client: Any, registry: FakeRegistry) -> None:
+    async with make_session(timeout_s=5) as session:
+        client = await start(aiohttp_client, session, registry.url, token="of-the-registry")
+        async with client.get(REPLICAS, headers={"Authorization": "Bearer key-of-the-router"}):
+            assert registry.asked[0][2] == "Bearer of-the-registry"
+
+
+async def test_without_the_setting_there_is_no_such_path(aiohttp_client: Any) -> None:
+    client: Client = await aiohttp_client(make_app(cast("Overview", None)))
+    async with client.get(REPLICAS) as answer:
+        assert answer.status == 404
+    assert make_replica_api(RouterSettings(), cast("Any", None), cast("Any", None)) is None
+
+
+def test_a_token_is_never_lent_to_callers_without_a_key(tmp_path: Path) -> None:
+    settings = RouterSettings(expose_replica_api=True, replica_api_token_file=tmp_path / "token")
+    with pytest.raises(ConfigurationError, match="api_keys_file"):
+        make_replica_api(settings, cast("Any", None), cast("Any", None))
+
+
+@pytest.mark.parametrize(("admin", "path", "refused"), [(False, b"/api/v1/replicas", True), (True, b"/api/v1/replicas", False), (False, b"/v1/models", False)])  # fmt: skip
+def test_with_api_keys_the_replica_api_is_for_administrators(admin: bool, path: bytes, refused: bool) -> None:  # noqa: FBT001 - a row
+    key = Key(name="k", sha256="0" * 64, admin=admin)
+    engine = SimpleNamespace(keys=SimpleNamespace(find=lambda *_: key))
+    head = SimpleNamespace(path=path, authorization=b"x", api_key=None)
+    if refused:
+        with pytest.raises(gate.Refused, match="administrator"):
+            gate.key_of(cast("Any", engine), cast("Any", head))
+    else:
+        assert gate.key_of(cast("Any", engine), cast("Any", head)) is key
