@@ -14,6 +14,7 @@ from router.policy.blocks import ENDS, bytes_of, seed_of
 from router.policy.cache_size import Sizes, learned_bytes
 from router.policy.pace import FLEET_FADE, OWN_FADE, Pace, pooled
 from router.policy.prefix_index import PrefixIndex
+from router.policy.writing import Writing
 
 FIRST_GUESS_BYTES = 256 << 20
 """What a replica's cache is believed to hold before anything is known: large, for it can only be corrected from above."""
@@ -23,6 +24,8 @@ _REPACE_S = 0.25
 _PACE_HALVES_S = 30.0
 _RELEARN_EVERY = 16
 _CLEAR_SHARE = 0.25
+_NEGLIGIBLE_SHARE = 0.05
+_SURE_PACE = 4.0
 _LEAST_LESSON_BYTES = 1024
 
 
@@ -45,16 +48,20 @@ class Placement:
     """True when no first byte will tell that the prompt was read: the answer comes in one piece."""
     service_s: float | None = None
     reading: bool = True
+    alone: bool = False
+    """True for a silent one that found the replica with nothing else to read."""
     cached_share: float | None = None
     """The share of its prompt tokens that were in the cache, if the answer said so."""
+    written_tokens: int | None = None
+    """The tokens of its answer, if that said so."""
 
     def first_byte(self, now: float) -> None:
         """The first token came: the prompt was read."""
         self.view.first_byte(self, now)
 
-    def over(self) -> None:
+    def over(self, now: float) -> None:
         """The request ended, however it did."""
-        self.view.over(self)
+        self.view.over(self, now)
 
 
 class Elsewhere(Protocol):
@@ -162,6 +169,8 @@ class ReplicaView:
         placement = Placement(
             self, now, facts.prompt_bytes, facts.prompt_bytes - matched, matched, known, ages, not facts.stream
         )
+        if placement.silent:
+            placement.alone = not self.requests or (self._shared.pace.count > _SURE_PACE and not self.backlog_s(now))
         self.reading.append(placement)
         self.work_bytes += placement.work_bytes
         self._outstanding += placement.prompt_bytes
@@ -190,19 +199,40 @@ class ReplicaView:
         if not self.reports:
             self._learn_from_time(placement)
 
-    def over(self, placement: Placement) -> None:
+    def over(self, placement: Placement, now: float) -> None:
         """See `Placement`."""
-        cached_share = placement.cached_share
+        self.requests -= 1
+        if placement.silent and placement.written_tokens is not None:
+            self._ended_silently(placement, placement.written_tokens, now)
         if placement.reading:
             self._read(placement)
-        self.requests -= 1
-        if cached_share is None:
+        if placement.cached_share is None:
             return
         self.reports = True
-        cached = cached_share * placement.prompt_bytes
+        cached = placement.cached_share * placement.prompt_bytes
         self._learn_size(placement, cached)
         if placement.service_s is not None:
             self._learn_pace(placement.service_s, placement.prompt_bytes - cached, 1.0)
+
+    def _ended_silently(self, placement: Placement, written_tokens: int, now: float) -> None:
+        """The end of an answer in one piece tells when its prompt was read, once the time per token is known."""
+        writing, cached_share = self._shared.writing, placement.cached_share
+        known_bytes = placement.known_bytes if cached_share is None else 0
+        if placement.alone and known_bytes <= _NEGLIGIBLE_SHARE * placement.prompt_bytes:
+            cached = placement.matched_bytes if cached_share is None else cached_share * placement.prompt_bytes
+            writing.note(now - placement.at, placement.prompt_bytes - cached, written_tokens)
+        if writing.s_per_token is None:
+            return
+        read_at = max(placement.at, now - writing.s_per_token * written_tokens)
+        if placement.reading:
+            while self.reading[0] is not placement and self.reading[0].silent:
+                self._read(self.reading[0])
+            self._read(placement)
+            self._previous = max(self._previous, read_at)
+        if placement.alone:
+            placement.service_s = read_at - placement.at
+            if cached_share is None:
+                self._learn_from_time(placement)
 
     def _read(self, placement: Placement) -> None:
         placement.reading = False
@@ -252,6 +282,7 @@ class Shared:
 
     pace: Pace
     sizes: Sizes
+    writing: Writing
     first_guess_bytes: float
     blocks_each: int
     elsewhere: Elsewhere | None
@@ -273,7 +304,7 @@ class Fleet:
         blocks_limit: int = BLOCKS_LIMIT,
         elsewhere: Elsewhere | None = None,
     ) -> None:
-        self._shared = Shared(Pace(FLEET_FADE), Sizes(), first_guess_bytes, blocks_limit, elsewhere)
+        self._shared = Shared(Pace(FLEET_FADE), Sizes(), Writing(), first_guess_bytes, blocks_limit, elsewhere)
         self._elsewhere = elsewhere
         self._by_tag: dict[int, ReplicaView] = {}
         self._blocks_limit = blocks_limit

@@ -166,7 +166,7 @@ def test_idle_and_short_the_default_is_weighted_round_robin() -> None:
         assert placement is not None
         if number % 2:
             placement.first_byte(number * 0.1 + 0.01)
-            placement.over()
+            placement.over(number * 0.1 + 0.01)
     assert names == "aabacaa" * 2
 
 

@@ -37,7 +37,9 @@ async def test_a_prompt_goes_where_its_beginning_is(planes: MakePlane) -> None:
     replicas = [await plane.add(stream) for _ in range(3)]
     endpoints = plane.route(*replicas)
     view = plane.engine.chooser.fleet.view(endpoints[1])
-    view.place(read_json(chat(LONG), want_text=False, forwarded=None, wanted=WANTS), plane.engine.now()).over()
+    view.place(read_json(chat(LONG), want_text=False, forwarded=None, wanted=WANTS), plane.engine.now()).over(
+        plane.engine.now()
+    )
     for _ in range(4):
         assert (await plane.post(chat(LONG + "again", stream=True))).status == 200
     assert [len(replica.calls) for replica in replicas] == [0, 4, 0]
