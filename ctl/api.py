@@ -106,7 +106,9 @@ class Api:
                 )
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 reasons.append(f"{base} ({_short(error)})")
-                continue
+                if method == "GET" or isinstance(error, aiohttp.ClientConnectorError):
+                    continue
+                break  # it may have been done: asking another address would do it twice
             async with answer:
                 try:
                     if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
@@ -135,7 +137,7 @@ def refusal(place: Place, status: int, content: Any) -> Problem:
     """What an answer that is no success means to the operator."""
     said = said_in(content) or responses.get(status, "no reason given")
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return Problem(f"{place.name} refused: {said}", hint=f"give a token with {place.secret}", code=Code.REFUSED)
+        return Problem(f"{place.name} refused: {said}", hint=f"give it with {place.secret}", code=Code.REFUSED)
     if status == HTTPStatus.NOT_FOUND:
         return Problem(f"{place.name}: {said}", code=Code.NOT_FOUND)
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:

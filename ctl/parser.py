@@ -2,12 +2,12 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from common import __version__
 from ctl import completers
 from ctl.call import Command
-from ctl.codes import MEANINGS
+from ctl.codes import MEANINGS, Code
 from ctl.places import DEFAULT_REGISTRY, DEFAULT_ROUTER
 
 GROUPS: Mapping[str, str] = {
@@ -22,44 +22,56 @@ in a pipe there is plain text; --json gives JSON everywhere. Addresses and files
 SVC_REGISTRY_URL, SVC_ROUTER_URL, SVC_API_URL, SVC_TOKEN_FILE, SVC_KEY_FILE, SVC_STATE_DIR."""
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Our own line breaks, and room for long flags."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+
+class Parser(argparse.ArgumentParser):
+    """One line for what cannot be parsed, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        """argparse: end with exit code 2."""
+        self.exit(Code.USAGE, f"svcctl: error: {message}; see '{self.prog} --help'\n")
+
+
 def build(commands: Sequence[Command], env: Mapping[str, str]) -> argparse.ArgumentParser:
     """The parser of `commands`; defaults come from `env`."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="svcctl",
+        usage="svcctl COMMAND [flags]     svcctl COMMAND --help",
         description=DESCRIPTION,
-        epilog=_exit_codes() + _examples(_FIRST_STEPS),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[_shared()],
+        epilog=_examples(_FIRST_STEPS) + "\n" + _exit_codes(),
+        formatter_class=Help,
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"svcctl {__version__}")
-    top.set_defaults(**_defaults(env))
-    # Another object: set_defaults writes into the flags that it finds, and a default below would hide a flag above.
-    shared = _shared()
-    subs = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
+    subs = top.add_subparsers(prog="svcctl", dest="command", metavar="COMMAND", title="commands", required=True)
     groups: dict[str, Any] = {}
     for command in commands:
         first, _, second = command.name.partition(" ")
         place, word = subs, first
         if second:
             if first not in groups:
-                group = subs.add_parser(first, help=GROUPS[first], description=GROUPS[first].capitalize() + ".")
+                said = GROUPS[first]
+                group = subs.add_parser(first, help=said, description=_sentence(said), formatter_class=Help)
                 groups[first] = group.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
             place, word = groups[first], second
         made = place.add_parser(
             word,
             help=command.help,
-            description=command.help[:1].upper()
-            + command.help[1:]
-            + ("." if not command.details else ".\n\n")
-            + command.details,
+            description="\n\n".join(part for part in (_sentence(command.help), command.details) if part),
             epilog=_examples(command.examples),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            parents=[shared],
+            formatter_class=Help,
             allow_abbrev=False,
         )
         command.add(made)
         made.set_defaults(run=command.run)
+        _add_places(made)
+    _add_places(top)
+    top.set_defaults(**_defaults(env))
     return top
 
 
@@ -73,7 +85,7 @@ _FIRST_STEPS = (
 
 
 def _defaults(env: Mapping[str, str]) -> dict[str, str | bool | None]:
-    home = env.get("XDG_STATE_HOME") or f"{env.get('HOME', '/tmp')}/.local/state"  # noqa: S108 - an account without a home
+    home = env.get("XDG_STATE_HOME") or "~/.local/state"
     return {
         "json": False,
         "registry_url": env.get("SVC_REGISTRY_URL") or None,
@@ -85,25 +97,26 @@ def _defaults(env: Mapping[str, str]) -> dict[str, str | bool | None]:
     }
 
 
-def _shared() -> argparse.ArgumentParser:
-    """The flags of every command; their defaults stand on the top parser."""
-    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    group = shared.add_argument_group("where, and how it is shown")
-    group.add_argument("--json", action="store_true", help="print JSON")
-    group.add_argument(
-        "--registry-url",
-        metavar="URL",
-        help=f"registries, by commas (default: the one that 'up' started, else {DEFAULT_REGISTRY})",
-    )
-    group.add_argument("--router-url", metavar="URL", help=f"the router (default: likewise, else {DEFAULT_ROUTER})")
-    group.add_argument("--api-url", metavar="URL", help="who serves /api/v1 (default: the registry)")
-    files = completers.files()
-    token = group.add_argument("--token-file", metavar="FILE", help="0600 file with the token of registry and agents")
-    key = group.add_argument("--key-file", metavar="FILE", help="0600 file with the router's API key")
-    state = group.add_argument("--state-dir", metavar="DIR", help="what 'up' started (default: ~/.local/state/…)")
-    for action in (token, key, state):
-        completers.attach(action, files)
-    return shared
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    """The flags of every command; their defaults stand on the top parser, so that a flag counts before and after it."""
+    group = parser.add_argument_group("where, and how it is shown")
+
+    def add(flag: str, said: str, metavar: str, *, is_file: bool = False) -> None:
+        action = group.add_argument(flag, metavar=metavar, default=argparse.SUPPRESS, help=said)
+        if is_file:
+            completers.attach(action, completers.files())
+
+    group.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+    add("--registry-url", f"registries, by commas (default: the one that 'up' started, else {DEFAULT_REGISTRY})", "URL")
+    add("--router-url", f"the router (default: likewise, else {DEFAULT_ROUTER})", "URL")
+    add("--api-url", "who serves /api/v1 (default: the registry)", "URL")
+    add("--token-file", "0600 file with the token of registry and agents", "FILE", is_file=True)
+    add("--key-file", "0600 file with the router's API key", "FILE", is_file=True)
+    add("--state-dir", "what 'up' started (default: ~/.local/state/inference-svc)", "DIR", is_file=True)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _examples(lines: Sequence[str]) -> str:
@@ -111,4 +124,4 @@ def _examples(lines: Sequence[str]) -> str:
 
 
 def _exit_codes() -> str:
-    return "exit codes:\n" + "".join(f"  {code.value:<4} {text}\n" for code, text in MEANINGS.items()) + "\n"
+    return "exit codes:\n" + "".join(f"  {code.value:<4} {text}\n" for code, text in MEANINGS.items())

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 
 import structlog
@@ -33,23 +34,21 @@ async def have_compiled(crew: Crew, settings: RouterSettings) -> None:
 
 async def _build_aside() -> None:
     """`python -m router.compiled` at the lowest priority; ended with us."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "router.compiled",
+    # asyncio's own would leave the process behind when it is cancelled while that starts.
+    with subprocess.Popen(  # noqa: ASYNC220 - starting takes milliseconds; our own interpreter and program
+        [sys.executable, "-m", "router.compiled"],
         cwd=compiled.PACKAGE.parent,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         start_new_session=True,
-    )
-    try:
-        with contextlib.suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
-        _, said = await process.communicate()
-    finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)  # the compiler too
-            await process.wait()
+    ) as process:
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+            _, said = await asyncio.to_thread(process.communicate)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # the compiler too
     if process.returncode:
         raise compiled.CannotCompile(said.decode(errors="replace").strip())

@@ -9,7 +9,7 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
@@ -24,12 +24,15 @@ sys.path.insert(0, str(ROOT))
 
 from babysitter import api as babysitter_api  # noqa: E402 - the project's root comes first
 from babysitter.agent.metrics import families as agent_families  # noqa: E402 - as above
+from babysitter.agent.openapi import describe as describe_agent  # noqa: E402 - as above
+from babysitter.agent.settings import AgentSettings  # noqa: E402 - as above
 from babysitter.machine import State  # noqa: E402 - as above
 from babysitter.metrics import families as babysitter_families  # noqa: E402 - as above
 from babysitter.settings import BACKEND_LABELS, BabysitterSettings, Backend  # noqa: E402 - as above
 from babysitter.view import View  # noqa: E402 - as above
 from common.exits import Exit  # noqa: E402 - as above
 from common.settings import Option, options  # noqa: E402 - as above
+from ctl.codes import MEANINGS  # noqa: E402 - as above
 from registry.metrics import Metrics  # noqa: E402 - as above
 from registry.routes import ROUTES  # noqa: E402 - as above
 from registry.settings import RegistrySettings  # noqa: E402 - as above
@@ -43,12 +46,18 @@ PAGES = ROOT / "docs" / "reference"
 ROOMS = ("babysitter", "common", "ctl", "registry", "router")
 NOTE = "<!-- Written by script/reference.py. Change the code, then run it again. -->"
 LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
-COMPUTED = {"workers": "one per core, at most 16", "cbclient.python": "the Python in use"}
+COMPUTED = {
+    "workers": "one per core, at most 16",
+    "cbclient.python": "the Python in use",
+    "node": "the host's name",
+    "babysitter_command": "`python -m babysitter` of the Python in use",
+}
 """Defaults that depend on the machine."""
 SERVICES: tuple[tuple[str, type[Any], str], ...] = (
     ("registry", RegistrySettings, "--config"),
     ("router", RouterSettings, "--config"),
     ("babysitter", BabysitterSettings, "--config-file"),
+    ("agent", AgentSettings, "--config"),
 )
 
 
@@ -109,7 +118,8 @@ def _settings_of(name: str, model: type[Any], flag: str) -> list[str]:
         for setting in options(model, prefix)
     ]
     heads = ("name", "flag", "variable", "value", "default", "meaning")
-    return [f"## {name}", "", f"`python -m {name} {flag} FILE`, or `{prefix}CONFIG=FILE`.", "", *table(heads, rows)]
+    module = {"agent": "babysitter.agent"}.get(name, name)
+    return [f"## {name}", "", f"`python -m {module} {flag} FILE`, or `{prefix}CONFIG=FILE`.", "", *table(heads, rows)]
 
 
 def _kind(setting: Option) -> str:
@@ -170,6 +180,7 @@ def routes_page() -> str:
             "babysitter, its server's port + 1",
             _handlers(babysitter_api.make_app(babysitter_api.Source(anything, None, 0.0))),
         ),
+        _routes_of("agent, port 18100", _described(describe_agent())),
     ]
     return page("Routes", words, *parts)
 
@@ -186,6 +197,13 @@ def _handlers(app: web.Application) -> Iterator[tuple[str, str]]:
         told = (inspect.getdoc(route.handler) or "").split("\n\n")[0].replace("\n", " ")
         told = re.sub(r"^`[^`]*`[:.] ?", "", told)
         yield f"`{route.method} {route.resource.canonical}`", told[:1].upper() + told[1:]
+
+
+def _described(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each route of an OpenAPI document with its summary."""
+    for path, calls in document["paths"].items():
+        for method, call in calls.items():
+            yield f"`{method.upper()} {path}`", call["summary"]
 
 
 def _explain() -> tuple[str, str]:
@@ -347,9 +365,8 @@ def _fields(call: ast.Call) -> Iterator[str]:
 def exits_page() -> str:
     """What each exit code means."""
     words = (
-        "The same for every process and for `svcctl`; the scripts use them too. The systemd units do not start a\n"
-        "process again after 78. A babysitter does not restart a server that ends with 78 or 125\n"
-        "(`babysitter.no_restart_codes`)."
+        "The systemd units do not start a process again after 78. A babysitter does not restart a server that ends\n"
+        "with 78 or 125 (`babysitter.no_restart_codes`)."
     )
     source = ast.parse(inspect.getsource(Exit)).body[0]
     assert isinstance(source, ast.ClassDef)  # noqa: S101 - the enum itself
@@ -360,8 +377,14 @@ def exits_page() -> str:
             last = node.targets[0].id
         elif last and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             told[last] = re.sub(r" \(FAILURES[^)]*\)", "", str(node.value.value))
-    rows = [(str(code.value), told.get(code.name, "")) for code in Exit]
-    return page("Exit codes", words, table(("code", "meaning"), rows))
+    processes = [(str(code.value), told.get(code.name, "")) for code in Exit]
+    command = [(str(code.value), words[0].upper() + words[1:] + ".") for code, words in MEANINGS.items()]
+    return page(
+        "Exit codes",
+        words,
+        ["## Processes and scripts", "", *table(("code", "meaning"), processes)],
+        ["## svcctl", "", *table(("code", "meaning"), command)],
+    )
 
 
 BOOK: dict[str, Callable[[], str]] = {

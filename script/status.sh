@@ -4,7 +4,9 @@
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 rows=()
-for name in registry router agent $(known_processes babysitter_); do
+agent=()
+if [[ -f $(pid_file agent) ]]; then agent=(agent); fi # a node may do without one
+for name in registry router "${agent[@]}" $(known_processes babysitter_); do
   if pid="$(pid_of "$name")"; then
     read -r port url _ <<<"$(told_of "$name")"
     rows+=("$name,$pid,$port,$url")

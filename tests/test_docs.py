@@ -51,13 +51,21 @@ def test_every_script_and_folder_the_readme_names_exists() -> None:
     assert [name for name in folders if not (ROOT / name).is_dir()] == []
 
 
-@pytest.mark.parametrize("room", ["registry", "router", "babysitter"])
-def test_every_flag_of_the_contract_page_is_one_of_the_process(room: str) -> None:
+@pytest.mark.parametrize(
+    ("section", "module"),
+    [
+        ("Registry", "registry"),
+        ("Router", "router"),
+        ("Babysitter", "babysitter"),
+        ("Replica API", "babysitter.agent"),
+    ],
+)
+def test_every_flag_of_the_contract_page_is_one_of_the_process(section: str, module: str) -> None:
     page = (ROOT / "docs/contract.md").read_text()
-    section = page.split(f"## {room.capitalize()}", 1)[1].split("\n## ", 1)[0]
-    named = set(re.findall(r"--[a-z][a-z-]+", section.split("\n| call", 1)[0]))
+    text = page.split(f"## {section}", 1)[1].split("\n## ", 1)[0]
+    named = set(re.findall(r"--[a-z][a-z-]+", text.split("\n| call", 1)[0]))
     shown = subprocess.run(
-        [sys.executable, "-m", room, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert named
     assert [flag for flag in sorted(named) if flag not in shown] == []

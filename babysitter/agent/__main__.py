@@ -12,12 +12,14 @@ from babysitter.agent.house import House
 from babysitter.agent.landlord import Landlord
 from babysitter.agent.lodging import make_lodging
 from babysitter.agent.record import Record
-from babysitter.agent.settings import AgentSettings, parse
+from babysitter.agent.reload import NEED_RESTART, Apply, files_of, token_of
+from babysitter.agent.settings import AgentSettings, config_file, parse
 from common.clock import SystemClock
 from common.discovery.registry_client import RegistryClient
-from common.http.access import read_token, require_guard
+from common.http.access import read_token
 from common.http.client import make_session
 from common.http.serve import Address, bound_port, start, stop_signals, until_stopped
+from common.reload import Reloader, hangup_event
 from common.service import complain, run_loaded
 from common.settings import SettingsError
 from common.tasks import TaskScope
@@ -44,10 +46,7 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
         TaskFailed: A defect of ours.
     """
     stop = stop_signals()
-    require_guard(
-        "agent", settings.host, guarded=settings.api_token_file is not None, insecure=settings.insecure_no_auth
-    )
-    token = read_token(settings.api_token_file) if settings.api_token_file else None
+    token = token_of(settings)
     house = House(settings.local_workdir_root)
     house.acquire()
     try:
@@ -56,8 +55,17 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
         async with make_session(timeout_s=CALL_TIMEOUT_S, limit=0) as session, TaskScope("agent") as scope:
             landlord = Landlord(settings, house, lodging, session=session, scope=scope, clock=clock)
             landlord.adopt()
+            agent = Agent(landlord, settings.node, token)
+            reloader = Reloader(
+                settings,
+                partial(parse, sys.argv[1:], environ),
+                Apply(agent, lambda changed: make_lodging(changed, environ, house.root)),
+                files=lambda now: (config_file(sys.argv[1:], environ), *files_of(now)),
+                hangup=hangup_event(),
+                need_restart=NEED_RESTART,
+            )
             runner = await start(
-                make_app(Agent(landlord, settings.node, token)),
+                make_app(agent),
                 Address(settings.host, settings.port),
                 drain_timeout_s=settings.drain_timeout,
                 what="agent",
@@ -72,8 +80,9 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
                     lease = record.lease(client)
                     landlord.changed = lease.wake
                     scope.spawn("report", lease.keep(), service=True)
+                scope.spawn("reload", reloader.run(), service=True)
                 await until_stopped(scope, stop)
-                if settings.cleanup_on_shutdown:
+                if reloader.settings.cleanup_on_shutdown:
                     await landlord.clean_up()
             finally:
                 if lease is not None:

@@ -27,9 +27,9 @@ BODY_TIMEOUT_S = 30.0
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Agent:
-    """What the handlers work with. `token`: every call but the health needs it; None: none is needed."""
+    """What the handlers work with. `token`: every call but the health needs it; None: none is needed; a reload changes it."""
 
     landlord: Landlord
     node: str

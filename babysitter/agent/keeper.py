@@ -17,7 +17,6 @@ from babysitter.agent.house import House
 from babysitter.agent.lodging import Lodging
 from babysitter.agent.model import Desired, Tenancy
 from babysitter.agent.processes import Sitter
-from babysitter.server_log import tail
 from common.clock import Clock
 from common.exits import Exit
 
@@ -32,7 +31,6 @@ STARTED_WITHIN_S = 15.0
 POLL_S = 0.05
 DISK_RETRY_S = 5.0
 STOP_TRIES = 2
-FAULT_LIMIT_BYTES = 2048
 
 
 class Keeper:
@@ -42,7 +40,7 @@ class Keeper:
         tenancy: What is known of it; changed here only.
         request: Its create request.
         house: Where it lives.
-        lodging: How its babysitter is started.
+        lodging: How its babysitter is started; a reload replaces it.
         session: For the babysitter's calls.
         clock: Time.
         starts: Bounds how many babysitters are started at the same time.
@@ -72,7 +70,7 @@ class Keeper:
         self.tenancy = tenancy
         self.request = request
         self._house = house
-        self._lodging = lodging
+        self.lodging = lodging
         self._session = session
         self._clock = clock
         self._starts = starts
@@ -105,14 +103,17 @@ class Keeper:
         return self._house.told(self.replica_id)
 
     def info(self) -> dict[str, Any]:
-        """The replica as it is shown."""
-        return picture.info(self.tenancy, self.told(), self.request, workdir=str(self.directory), node=self._node)
+        """The replica as it is shown: as its babysitter wrote last, unless the server it wrote of is gone."""
+        told = self.told()
+        attempt = picture.claimed_attempt(told)
+        if attempt is not None and not processes.server_lives(self.directory / "attempts", attempt):
+            told = picture.between_servers(told)
+        return picture.info(self.tenancy, told, self.request, workdir=str(self.directory), node=self._node)
 
     async def want(self, desired: Desired, *, force: bool = False) -> None:
         """Have it stopped, or stopped and removed. What was wanted before is never taken back.
 
-        Raises:
-            OSError: The wish cannot be remembered; nothing was changed.
+        A disk that cannot take the wish down does not stop it: it may be full of what is to be removed.
         """
         order = list(Desired)
         before = (self.tenancy.desired, self.tenancy.force)
@@ -145,15 +146,17 @@ class Keeper:
             if self.tenancy.fault is not None:
                 await self._word.wait()
                 continue
+            if not self.has_sitter and self.told().get("status") == "stopped":
+                self.tenancy.desired = Desired.STOPPED  # by a call of its babysitter, perhaps while no agent ran
+                break
             began = self._clock.monotonic()
             code = await self._keep_sitter()
             if not self._is_wanted():
                 break
             if self.told().get("status") == "stopped":
-                self.tenancy.desired = Desired.STOPPED
-                break
+                continue
             if code == Exit.CONFIG and not self._adopt():
-                self.tenancy.fault = self._fault()
+                self.tenancy.fault = f"its babysitter cannot start: {processes.last_complaint(self.directory)}"
                 log.error("replica.cannot_be_kept", replica=self.replica_id, reason=self.tenancy.fault)
                 await self._save()
                 continue
@@ -197,8 +200,8 @@ class Keeper:
             if self._word.is_set():
                 return None
             before = self._house.signature(self.replica_id)
-            await asyncio.to_thread(self._house.settle, self.replica_id, self._lodging.settings)
-            lodging = self._lodging
+            await asyncio.to_thread(self._house.settle, self.replica_id, self.lodging.settings)
+            lodging = self.lodging
             self._sitter = processes.start(lodging.command, self.directory, self.tenancy.port, lodging.env)
             log.info("babysitter.started", replica=self.replica_id, pid=self._sitter.process.pid)
             deadline = self._clock.monotonic() + STARTED_WITHIN_S
@@ -246,22 +249,19 @@ class Keeper:
         if self.told().get("status") != "stopped":
             log.warning("replica.ended_by_force", replica=self.replica_id)
             await asyncio.to_thread(processes.end_servers, self.directory / "attempts")
-            await self._end_tools()
+            memory = self.told().get("memory")
+            mark = memory.get("deploying") if isinstance(memory, dict) else None
+            if isinstance(mark, str) and mark:
+                await asyncio.to_thread(identity.end_bearers, mark)
 
     def _has_begun(self) -> bool:
         """True when a babysitter has started anything that might be left."""
         memory = self.told().get("memory")
         return isinstance(memory, dict) and bool(memory.get("attempts") or memory.get("deploying"))
 
-    async def _end_tools(self) -> None:
-        memory = self.told().get("memory")
-        mark = memory.get("deploying") if isinstance(memory, dict) else None
-        if isinstance(mark, str) and mark:
-            await asyncio.to_thread(identity.end_bearers, mark)
-
     async def _end_through(self, sitter: Sitter) -> None:
         """Tell the babysitter to stop, as often as it takes to reach it, and wait for its end; at last kill it."""
-        deadline = self._clock.monotonic() + self._lodging.stop_limit_s
+        deadline = self._clock.monotonic() + self.lodging.stop_limit_s
         ended = asyncio.ensure_future(sitter.ended())
         reached: bool | None = None
         try:
@@ -284,11 +284,11 @@ class Keeper:
 
     async def _tell(self, path: str, body: dict[str, Any]) -> bool:
         """One call of its babysitter; True for a success."""
-        url = f"{self._lodging.babysitter_url(self.tenancy.port)}{path}"
+        url = f"{self.lodging.babysitter_url(self.tenancy.port)}{path}"
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
         try:
             async with self._session.post(
-                url, json=body, headers=self._lodging.headers, timeout=timeout, allow_redirects=False
+                url, json=body, headers=self.lodging.headers, timeout=timeout, allow_redirects=False
             ) as answer:
                 return answer.ok
         except (aiohttp.ClientError, TimeoutError):
@@ -313,9 +313,3 @@ class Keeper:
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._word.wait(), seconds)
-
-    def _fault(self) -> str:
-        """Why the babysitter refuses to start, from the end of what it said."""
-        said = tail(self.directory / "worker_stderr.log", FAULT_LIMIT_BYTES).splitlines()
-        told = [line.partition("error: ")[2] for line in said if "error: " in line]
-        return f"its babysitter cannot start: {(told or said or ['it does not say why'])[-1]}"

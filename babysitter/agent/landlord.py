@@ -78,6 +78,12 @@ class Landlord:
             self._admit(tenancy, self.house.request(tenancy.replica_id), found[0] if found else None)
         log.info("agent.adopted", replicas=len(self._keepers), babysitters=len(sitters))
 
+    def relodge(self, settings: AgentSettings, lodging: Lodging) -> None:
+        """Settings changed: new replicas, and babysitters that are started from now on, get theirs from these."""
+        self.settings, self.lodging = settings, lodging
+        for keeper in self._keepers.values():
+            keeper.lodging = lodging
+
     def keepers(self) -> list[Keeper]:
         """Every replica that is shown, by id."""
         return [self._keepers[replica_id] for replica_id in sorted(self._keepers)]

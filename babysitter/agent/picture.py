@@ -26,6 +26,7 @@ REPORTED: Mapping[str, Any] = {
 }
 """Members that only the babysitter knows, and what they are before it has said anything."""
 ENDED = frozenset({"stopped", "failed"})
+SERVED = frozenset({"ready", "unhealthy", "waiting_for_ready"})
 DISPLAY = {"ready": "Active", "failed": "Failed", "stopped": "Failed", "unhealthy": "Failed", "stopping": "Failed"}
 
 
@@ -39,6 +40,18 @@ def status_of(tenancy: Tenancy, told: Mapping[str, Any]) -> str:
         return "failed"
     status = told.get("status")
     return status if isinstance(status, str) else "pending"
+
+
+def claimed_attempt(told: Mapping[str, Any]) -> str | None:
+    """The attempt whose server is said to run; None when the state says of none."""
+    memory = told.get("memory")
+    attempt = memory.get("attempt") if isinstance(memory, Mapping) else None
+    return attempt if told.get("status") in SERVED and isinstance(attempt, str) else None
+
+
+def between_servers(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a replica whose server is gone, and whose babysitter has yet to say so."""
+    return {**told, "status": "starting", "endpoint": "NA", "base_url": None, "replica_pid": None}
 
 
 def info(

@@ -1,6 +1,7 @@
 """Babysitters as processes: started detached, found again by their command line, watched through a pidfd."""
 
 import contextlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ import structlog
 from babysitter import identity
 from babysitter.attempt import readable
 from babysitter.identity import Identity
+from babysitter.server_log import tail
+from common.atomic_file import read_bounded
 
 log = structlog.get_logger(__name__)
+LIMIT_BYTES = 1 << 20
+COMPLAINT_LIMIT_BYTES = 2048
 FLAG = b"--replica-dir"
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Sitter:
 def start(command: Sequence[str], directory: Path, port: int, env: Mapping[str, str]) -> Sitter:
     """Start a babysitter for `directory` in a session of its own, its output appended to worker_*.log there.
 
+    It has our working directory and our paths, and so finds what we found.
+
     Raises:
         OSError: No process can be made, or the log cannot be written.
     """
@@ -64,9 +70,7 @@ def start(command: Sequence[str], directory: Path, port: int, env: Mapping[str, 
         (os.POSIX_SPAWN_OPEN, 1, str(directory / "worker_stdout.log"), flags, 0o600),
         (os.POSIX_SPAWN_OPEN, 2, str(directory / "worker_stderr.log"), flags, 0o600),
     ]
-    paths = [str(PROJECT), *filter(None, [env.get("PYTHONPATH")])]
-    told = {**env, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
-    pid = os.posix_spawnp(argv[0], argv, told, file_actions=actions, setsid=True, setsigmask=())
+    pid = os.posix_spawnp(argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=())
     found = identity.identify(pid)
     if found is None:
         with contextlib.suppress(ChildProcessError):
@@ -95,6 +99,24 @@ def scan(root: Path) -> dict[str, list[Sitter]]:
     for sitters in found.values():
         sitters.sort(key=lambda sitter: sitter.process.ticks)
     return found
+
+
+def server_lives(attempts: Path, attempt: str) -> bool:
+    """False when the server of that attempt is known to be gone; true also when nothing is known of it."""
+    try:
+        known = identity.from_json(
+            json.loads(read_bounded(attempts / attempt / "server.json", limit_bytes=LIMIT_BYTES))
+        )
+    except (OSError, ValueError):
+        return True
+    return known is None or identity.is_alive(known)
+
+
+def last_complaint(directory: Path) -> str:
+    """Why the babysitter of that directory refused to start, from the end of what it said."""
+    said = tail(directory / "worker_stderr.log", COMPLAINT_LIMIT_BYTES).splitlines()
+    told = [line.partition("error: ")[2] for line in said if "error: " in line]
+    return (told or said or ["it does not say why"])[-1]
 
 
 def end_servers(attempts: Path) -> None:

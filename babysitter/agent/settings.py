@@ -11,7 +11,7 @@ from babysitter.settings import BabysitterSettings
 from babysitter.settings import parse as parse_babysitter
 from common.names import is_host, is_service_name
 from common.service import ConfigurationError, ServiceSettings
-from common.settings import CommaList, SettingsError, load, option
+from common.settings import CommaList, SettingsError, find_config, load, option
 
 ENV_PREFIX = "SVC_AGENT_"
 PLAIN_ENV = (
@@ -107,14 +107,17 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> AgentSettings:
         SettingsError: They cannot be used.
         SystemExit: argparse's.
     """
-    config = env.get(f"{ENV_PREFIX}CONFIG") or env.get("CONFIG_FILE", "")
-    return load(
-        AgentSettings,
-        prog="svc-agent",
-        env_prefix=ENV_PREFIX,
-        argv=argv,
-        env={**env, f"{ENV_PREFIX}CONFIG": config},
-    )
+    return load(AgentSettings, prog="svc-agent", env_prefix=ENV_PREFIX, argv=argv, env=_with_config(env))
+
+
+def config_file(argv: Sequence[str], env: Mapping[str, str]) -> Path | None:
+    """The file that `parse` would read, so that it can be watched."""
+    return find_config(env_prefix=ENV_PREFIX, argv=argv, env=_with_config(env))
+
+
+def _with_config(env: Mapping[str, str]) -> dict[str, str]:
+    """CONFIG_FILE is the release server's name of our variable."""
+    return {**env, f"{ENV_PREFIX}CONFIG": env.get(f"{ENV_PREFIX}CONFIG") or env.get("CONFIG_FILE", "")}
 
 
 def babysitter_settings(settings: AgentSettings, env: Mapping[str, str]) -> BabysitterSettings:

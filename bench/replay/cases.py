@@ -59,7 +59,7 @@ CASES = {
     "shuffled": Case("no shared prefixes", trace=traces.shuffled),
     "agents": Case(
         "made up: agents with tools, 5 to 40 turns",
-        trace=lambda recorded, seed: traces.agents(seed, until_s=_until(recorded), per_s=10),
+        trace=lambda recorded, seed: traces.agents(seed, until_s=_until(recorded), per_s=5),
     ),
     "one-prompt": Case(
         "made up: one system prompt of 40 blocks before every question",

@@ -25,6 +25,7 @@ MARK = "SVCCTL_MARK"
 LOG_LIMIT_BYTES = 64 << 20
 """A log larger than this is put aside before the next start."""
 POLL_S = 0.1
+REAP_TIMEOUT_S = 5.0
 PROJECT = Path(common.__file__).resolve().parent.parent
 IS_CHECKOUT = (PROJECT / "pyproject.toml").is_file()
 """True when the packages lie in a source tree, which only its own folder makes importable."""
@@ -78,13 +79,20 @@ def exit_code(started: Started) -> int | None:
     return None if child is None else child.poll()
 
 
+def reap(started: Started) -> None:
+    """Wait for a process that is going, when it is a child of this run."""
+    child = _children.pop(started.pid, None)
+    if child is not None:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(REAP_TIMEOUT_S)
+
+
 def find(started: Started) -> psutil.Process | None:
     """The live process, if it is ours."""
     exit_code(started)
     try:
         process = psutil.Process(started.pid)
         if process.status() == psutil.STATUS_ZOMBIE:
-            exit_code(started)  # it may have ended since
             return None
         words = process.cmdline()
         ours = process.environ().get(MARK) == started.mark
@@ -127,6 +135,7 @@ def end(chosen: Sequence[Started], store: Store, timeout_s: float, tell: Callabl
                     continue
                 clean = not send(started, signal.SIGKILL) and clean
                 how = f"killed, because it did not end within {timeout_s:.0f} s"
+            reap(started)
             tell(started, how)
             store.forget(name)
             del waiting[name]

@@ -42,8 +42,8 @@ async def look(calls: Api, started: Started) -> Look:
         return Look(State.STARTING, "starting")
     try:
         health = await calls.call(Place(started.name, (started.url,), ""), "GET", "/health", timeout_s=ASK_S)
-    except Problem as problem:
-        return Look(State.STARTING, problem.message)
+    except Problem:
+        return Look(State.STARTING, "listens, but does not answer yet")
     if started.kind != BABYSITTER:
         return Look(State.READY)
     return server(health if isinstance(health, Mapping) else {})

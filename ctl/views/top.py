@@ -83,8 +83,8 @@ def table(shown: Sequence[Row]) -> Table:
             str(row.rates.in_flight),
             number(row.rates.requests),
             number(row.rates.tokens),
-            seconds(row.rates.ttft_p50_s),
-            seconds(row.rates.ttft_p95_s),
+            _time(row.rates.ttft_p50_s),
+            _time(row.rates.ttft_p95_s),
             number(row.rates.errors),
             str(row.restarts) if row.restarts else "",
         )
@@ -105,7 +105,7 @@ def headline(all_rows: Sequence[Row], fleet: Rates) -> str:
             f"{fleet.in_flight} in flight",
             f"{number(fleet.requests) or '0'} req/s",
             f"{number(fleet.tokens) or '0'} tok/s",
-            f"TTFT {seconds(fleet.ttft_p50_s) or '-'} (p95 {seconds(fleet.ttft_p95_s) or '-'})",
+            f"TTFT {_time(fleet.ttft_p50_s) or '-'} (p95 {_time(fleet.ttft_p95_s) or '-'})",
             f"{number(fleet.errors) or '0'} err/s",
         )
     )
@@ -123,8 +123,6 @@ def number(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"  # noqa: PLR2004 - three digits are enough
 
 
-def seconds(value: float | None) -> str:
-    """A time to the first byte, in milliseconds below a second."""
-    if value is None:
-        return ""
-    return f"{value * 1000:.0f}ms" if value < 1 else duration(value)
+def _time(value: float | None) -> str:
+    """A time to the first byte; nothing when there was no answer."""
+    return "" if value is None else duration(value)

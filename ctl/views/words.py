@@ -6,11 +6,9 @@ MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 
 
 def duration(seconds: float) -> str:
-    """`0.4s`, `12s`, `3m05s`, `2h10m`, `4d03h`."""
-    if seconds < 0:
-        return "0s"
+    """`40ms`, `1.4s`, `12s`, `3m05s`, `2h10m`, `4d03h`."""
     if seconds < 10:  # noqa: PLR2004 - one digit before the point
-        return f"{seconds:.1f}s"
+        return "0s" if seconds <= 0 else f"{seconds * 1000:.0f}ms" if seconds < 1 else f"{seconds:.1f}s"
     whole = round(seconds)
     if whole < MINUTE_S:
         return f"{whole}s"

@@ -109,9 +109,15 @@ class Chooser:
         """A request goes to `endpoint`; None where nobody needs to know."""
         if not self._tracking and facts.policy is None:
             return None
-        if not self._choices(facts.model) or not self.policy(facts.model, facts.policy).tracks:
+        policy = self.policy(facts.model, facts.policy)
+        if not self._choices(facts.model) or not policy.tracks:
             return None
-        return self.fleet.view(endpoint).place(facts, now)
+        placement = self.fleet.view(endpoint).place(facts, now)
+        placement.policy = policy.name
+        if isinstance(policy, Cost):
+            placement.scored = policy.last
+            policy.last = None
+        return placement
 
     def explain(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> tuple[str, Scores, Endpoint | None]:
         """The rule that decides, every remaining candidate's inputs by id, and whom it would take (None: by chance)."""

@@ -45,6 +45,8 @@ class Cost:
         self._tie = 1.0 + tie_share
         self._rotation = RoundRobin()
         self.utilisation = 0.0
+        self.last: tuple[Sequence[Endpoint], list[float]] | None = None
+        """Candidates and scores of the latest decision, for the log."""
 
     def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float, rng: Rng) -> Endpoint:  # noqa: ARG002 - all policies are asked alike
         """The cheapest of `candidates` (at least one)."""
@@ -56,8 +58,10 @@ class Cost:
 
     def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:
         """The cheapest, or whose turn it is among the nearly equal."""
-        views = self._fleet.views(candidates, now)
-        return self._rotation.upcoming(self._near(candidates, facts, views, [view.backlog_s(now) for view in views]))
+        views, last = self._fleet.views(candidates, now), self.last
+        near = self._near(candidates, facts, views, [view.backlog_s(now) for view in views])
+        self.last = last
+        return self._rotation.upcoming(near)
 
     def _near(
         self, candidates: Sequence[Endpoint], facts: Facts, views: list[ReplicaView], waits: list[float]
@@ -75,6 +79,7 @@ class Cost:
             ]
         else:
             scores = [share * wait + prompt_bytes * view.s_per_byte for wait, view in zip(waits, views, strict=True)]
+        self.last = candidates, scores
         tie_s = TIE_S if blocks else SMALL_TIE_S
         limit = min(scores) * self._tie + tie_s
         near = [number for number, score in enumerate(scores) if score <= limit]

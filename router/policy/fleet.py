@@ -55,6 +55,22 @@ class Placement:
     written_tokens: int | None = None
     """The tokens of its answer, if that said so."""
 
+    policy: str = ""
+    scored: tuple[Sequence[Endpoint], list[float]] | None = None
+    """Candidates and scores of the decision, if it was made by scores."""
+
+    def story(self) -> dict[str, object]:
+        """The decision for the access log: what was expected of the replica, and what the others would have cost."""
+        told: dict[str, object] = {
+            "policy": self.policy,
+            "expected_cached_bytes": self.matched_bytes,
+            "expected_read_bytes": self.work_bytes,
+        }
+        if self.scored is not None:
+            candidates, scores = self.scored
+            told["scores"] = {one.name: round(score, 6) for one, score in zip(candidates, scores, strict=True)}
+        return told
+
     def first_byte(self, now: float) -> None:
         """The first token came: the prompt was read."""
         self.view.first_byte(self, now)

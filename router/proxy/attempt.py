@@ -87,6 +87,10 @@ class Attempt:
             self._upstream = None
         self._settle(verdict, outcome)
 
+    def story(self) -> dict[str, object]:
+        """Why it went there, for the access log."""
+        return self._placement.story() if self._placement is not None else {}
+
     def pause(self) -> None:
         """The client cannot take more."""
         if self._upstream is not None:

@@ -76,7 +76,7 @@ async def test_a_token_file_that_others_can_read_is_refused_with_the_remedy(suit
 @pytest.mark.parametrize(
     ("status", "content", "code", "told"),
     [
-        (401, {"error": "a token is needed"}, Code.REFUSED, "a token is needed; give a token with --token-file"),
+        (401, {"error": "a token is needed"}, Code.REFUSED, "a token is needed; give it with --token-file"),
         (404, {"error": "gone"}, Code.NOT_FOUND, "the registry: gone"),
         (422, {"detail": [{"loc": ["body", "a", "b"], "msg": "bad"}]}, Code.REFUSED, "(422): a.b: bad"),
         (503, {"error": {"message": "away"}}, Code.FAILED, "the registry failed (503): away; 'svcctl doctor'"),
@@ -96,6 +96,24 @@ async def test_the_second_registry_is_asked_when_the_first_does_not_answer(suite
     suite.answers["registry GET /services"] = {"services": []}
     done = await suite.ctl("services", "--registry-url", f"http://127.0.0.1:1,{suite.registry}", "--json")
     assert done.code == 0
+
+
+async def test_a_write_that_may_have_been_done_is_not_asked_for_again_elsewhere(suite: Suite) -> None:
+    async def cut(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    suite.answers["registry POST /api/v1/replicas"] = cut
+    suite.answers["router POST /api/v1/replicas"] = (201, {"replica_id": "b"})
+    both = f"{suite.registry},{suite.router}"
+    done = await suite.ctl("replicas", "create", "--mode", "replica", "--model", "m", "--api-url", both)
+    assert done.code == Code.UNREACHABLE
+    assert suite.calls("router POST /api/v1/replicas") == []
+    done = await suite.ctl(
+        "replicas", "create", "--mode", "replica", "--model", "m", "--api-url", f"http://127.0.0.1:1,{suite.router}"
+    )
+    assert done.stdout == "b\n"
 
 
 async def test_models_count_the_replicas_that_can_be_asked(suite: Suite) -> None:

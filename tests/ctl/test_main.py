@@ -137,3 +137,38 @@ def test_the_page_names_every_command_flag_of_the_places_variable_and_exit_code(
     assert [f"{code.value}" for code, meaning in MEANINGS.items() if f"| {code.value} | {meaning} |" not in page] == []
     variables = ("SVC_REGISTRY_URL", "SVC_ROUTER_URL", "SVC_API_URL", "SVC_TOKEN_FILE", "SVC_KEY_FILE", "SVC_STATE_DIR")
     assert [name for name in variables if f"`{name}`" not in page] == []
+
+
+def test_bash_completes_a_word_with_that_code(tmp_path: Path) -> None:
+    program = tmp_path / "svcctl"
+    program.write_text(f'#!/bin/sh\ncd {shlex.quote(str(ROOT))} && exec {shlex.quote(sys.executable)} -m ctl "$@"\n')
+    program.chmod(0o755)
+    script = f"""
+        eval "$({program} completion bash)"
+        COMP_LINE='svcctl undr' COMP_POINT=11 COMP_TYPE=9 COMP_WORDS=(svcctl undr) COMP_CWORD=1
+        _python_argcomplete svcctl undr svcctl
+        echo "${{COMPREPLY[@]}}"
+    """
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.strip() == "undrain", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["top", "--bad"], "unrecognized arguments: --bad; see 'svcctl --help'"),
+        (["replicas", "wait"], "the following arguments are required: ID; see 'svcctl replicas wait --help'"),
+        (["nosuch"], "invalid choice: 'nosuch'"),
+        (["up", "--registry-port", "x"], "invalid int value: 'x'; see 'svcctl up --help'"),
+    ],
+)
+def test_a_command_line_that_cannot_be_parsed_is_one_line(
+    argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        build(COMMANDS, {}).parse_args(argv)
+    assert ended.value.code == Code.USAGE
+    told = capsys.readouterr().err
+    assert said in told
+    assert len(told.splitlines()) == 1

@@ -124,7 +124,6 @@ def test_up_draws_a_bar_for_each_part_and_then_what_serves_where(node: Node, dem
 
 
 def test_create_and_wait_shows_each_stage_and_ends_ready(node: Node) -> None:
-    node.env["SVC_API_URL"] = f"http://127.0.0.1:{node.agent_port}"
     file = node.state.parent / "request.json"
     with terminal(node, "replicas", "create", "-f", str(file), "--wait", lines=12) as shown:
         shown.until(lambda text: "creating · " in text, "a stage of the deployment")
@@ -190,11 +189,12 @@ def busy(text: str) -> str:
 
 def test_a_conversation_remembers_what_was_said_and_ends_with_the_file(node: Node) -> None:
     with terminal(node, "chat", "mock-small", "--max-tokens", "12", lines=16) as shown:
-        shown.until(lambda text: "Ctrl-D ends it" in text, "the prompt")
+        shown.until(lambda text: "\n>" in text, "the prompt")
         shown.press("Hello there\n")
-        shown.until(lambda text: "first token after" in text, "the pace of the first answer")
+        shown.until(lambda text: text.count("\n>") == 2, "the next prompt")
         shown.press("And again\n")
-        shown.until(lambda text: text.count("first token after") == 2, "the second answer")
+        shown.until(lambda text: text.count("\n>") == 3, "the last prompt")
+        assert shown.text.count("first token after") == 2
         keep(shown, "chat", "svcctl chat mock-small")
         shown.press("\x04")
         assert shown.end() == 0

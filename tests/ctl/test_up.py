@@ -49,7 +49,7 @@ def all_free(port: int) -> bool:
 
 
 def test_up_starts_a_node_and_says_what_serves_where(node: Node, demo_port: int) -> None:
-    done = node.ctl("up", "--demo", "--demo-port", str(demo_port), *node.ports)
+    done = node.ctl("up", "--demo", "--demo-port", str(demo_port), *node.ports, "--no-agent")
     assert done.code == 0, done.stdout + done.stderr
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines()[1:]}
     assert rows["registry"][1:3] == ["ready", "now"]
@@ -68,7 +68,7 @@ def test_the_other_commands_find_the_node_by_its_state_directory(node: Node) -> 
 
 def test_up_again_leaves_what_runs_alone_and_says_so(node: Node, demo_port: int) -> None:
     before = node.started()
-    again = node.json("up", "--demo", "--demo-port", str(demo_port), *node.ports)
+    again = node.json("up", "--demo", "--demo-port", str(demo_port), *node.ports, "--no-agent")
     assert node.started() == before
     assert {part["name"]: part["already"] for part in again["started"]} == dict.fromkeys(before, True)
 

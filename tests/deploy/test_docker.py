@@ -114,6 +114,21 @@ def test_everything_that_compose_mounts_from_here_exists() -> None:
                 assert (DOCKER / source).resolve().exists(), source
 
 
+def test_prometheus_finds_the_fleet_at_the_registry_and_has_the_rules() -> None:
+    mounted = dict(volume.split(":")[:2] for volume in COMPOSE["services"]["prometheus"]["volumes"])
+    config = yaml.safe_load((DOCKER / "prometheus.yml").read_text())
+    [found] = [it["http_sd_configs"][0]["url"] for it in config["scrape_configs"]]
+    assert found == "http://registry:18000/sd/prometheus"
+    assert {f"/etc/prometheus/{name}" for name in config["rule_files"]} <= set(mounted.values())
+    assert COMPOSE["services"]["grafana"]["environment"]["PROMETHEUS_URL"] == "http://prometheus:9090"
+
+
+def test_every_image_is_pinned() -> None:
+    images = {it["image"] for it in COMPOSE["services"].values()} - {"inference-svc"}
+    assert len(images) == 2
+    assert all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in images)
+
+
 def test_nothing_is_published_beyond_this_machine() -> None:
     for it in COMPOSE["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in it.get("ports", []))
@@ -136,12 +151,13 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Node:
                 (tree / source).rename(into)
     for name in ("logs", "data"):
         (app / name).mkdir()
-    registry, router, first, second = free_ports(4)
+    registry, router, agent, first, second = free_ports(5)
     for number, port in enumerate((first, second), 1):
         config = app / "config" / f"babysitter{number}.toml"
         config.write_text(re.sub(r"^port = \d+", f"port = {port}", config.read_text(), flags=re.MULTILINE))
     variables = bare_environment(programs) | {"SVC_SETUP": "skip", "SVC_VENV": str(folder / "venv")}
-    variables |= {"REGISTRY_PORT": str(registry), "ROUTER_PORT": str(router), "SVC_ROUTER_WORKERS": "1"}
+    variables |= {"REGISTRY_PORT": str(registry), "ROUTER_PORT": str(router), "AGENT_PORT": str(agent)}
+    variables |= {"SVC_ROUTER_WORKERS": "1", "SVC_ROUTER_COMPILED": "false"}  # the first stage does that
     return Node(app, registry, router, variables)
 
 

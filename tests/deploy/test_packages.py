@@ -137,7 +137,7 @@ def test_the_installed_programs_serve_a_model_from_an_empty_directory(node: Node
     node.ask(f"http://127.0.0.1:{registry}/health")
     node.start("svc-babysitter", "--config-file", str(config), "--drain", "0")
     followed = f"--registry-url=http://127.0.0.1:{registry}"
-    node.start("svc-router", f"--port={router}", "--workers=1", followed, "--access-log-sample=1")
+    node.start("svc-router", f"--port={router}", "--workers=1", followed, "--access-log-sample=1", "--no-compiled")
     asked = {"model": "mock-small", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
     answer = node.ask(f"http://127.0.0.1:{router}/v1/chat/completions", asked, X_Request_Id="order-4711")
     assert answer["choices"][0]["message"]["content"]

@@ -91,12 +91,23 @@ class Crew:
         self.rolled += 1
 
 
-@pytest.mark.usefixtures("build")
-async def test_workers_are_renewed_once_the_build_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(compiled, "folder", lambda: tmp_path / "missing")  # as this process sees it
+@pytest.fixture
+def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Stands in for the interpreter that builds; there is no build, and all that one needs."""
+    monkeypatch.setattr(compiled, "folder", lambda: tmp_path / "missing")
+    monkeypatch.setattr(compiled, "check_tools", lambda: None)
+    program = tmp_path / "python"
+    monkeypatch.setattr(sys, "executable", str(program))
+    program.touch(0o755)
+    return program
+
+
+@pytest.mark.parametrize(("script", "rolled"), [("exit 0", 1), ("echo no room >&2; exit 69", 0)])
+async def test_workers_are_renewed_once_the_build_is_there(python: Path, script: str, rolled: int) -> None:
+    python.write_text(f"#!/bin/sh\n{script}\n")
     crew = Crew()
     await have_compiled(cast("Any", crew), RouterSettings())
-    assert crew.rolled == 1
+    assert crew.rolled == rolled
 
 
 @pytest.mark.parametrize("wanted", [True, False])
@@ -110,13 +121,8 @@ async def test_workers_stay_as_they_are_without_a_build(
     assert crew.rolled == 0
 
 
-@pytest.mark.usefixtures("build")
-async def test_a_build_ends_with_the_router(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    endless = tmp_path / "python"
-    endless.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nsleep 600\n")
-    endless.chmod(0o755)
-    monkeypatch.setattr(compiled, "folder", lambda: tmp_path / "missing")
-    monkeypatch.setattr(sys, "executable", str(endless))
+async def test_a_build_ends_with_the_router(python: Path, tmp_path: Path) -> None:
+    python.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nsleep 600\n")
     building = asyncio.ensure_future(have_compiled(cast("Any", Crew()), RouterSettings()))
     async with asyncio.timeout(20):
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():

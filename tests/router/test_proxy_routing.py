@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -67,6 +67,16 @@ async def test_reported_cached_tokens_reach_the_belief(planes: MakePlane) -> Non
         await plane.post(chat(LONG, stream=is_stream))
         views = [plane.engine.chooser.fleet.view(endpoint) for endpoint in endpoints]
         assert [view.reports for view in views].count(True) == 1
+
+
+async def test_the_log_line_tells_the_decision(planes: MakePlane) -> None:
+    plane = await planes(access_log_sample=1.0)
+    plane.route(await plane.add(answer_ok), await plane.add(answer_ok))
+    await plane.post(chat(LONG))
+    [line] = plane.engine.log_lines
+    assert (line["policy"], line["expected_cached_bytes"]) == ("cost", 0)
+    assert set(cast("dict[str, float]", line["scores"])) == {"r0", "r1"}
+    assert "lorem" not in json.dumps(line)
 
 
 async def test_a_failed_try_leaves_nothing_behind(planes: MakePlane) -> None:

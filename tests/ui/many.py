@@ -237,11 +237,16 @@ def serving(handler: type[BaseHTTPRequestHandler], host: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def serving_babysitter(answers: dict[str, Any]) -> Iterator[int]:
-    """A babysitter that answers what it is given, by path; `{}` for others."""
+    """A babysitter, or an agent, that answers what it is given, by path; `{}` for others. It keeps what was posted."""
 
     class Told(_Quiet):
         def do_GET(self) -> None:
             self.send(answers.get(self.path.partition("?")[0], {}))
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            answers.setdefault("posted", []).append(self.path)
+            self.send({"replica_id": "", "status": "stopped", "message": ""})
 
     with serving(Told, "127.0.0.1") as port:
         yield port

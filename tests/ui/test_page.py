@@ -167,6 +167,30 @@ def test_drain_and_take_back_then_stop_for_good(browser: Browser, real: Fleet) -
         expect(page.locator("#of")).to_have_text("of 1 ready")
 
 
+def test_a_replica_that_an_agent_made_is_the_agents_to_tell_of_and_to_stop(browser: Browser, tmp_path: Path) -> None:
+    replica, silent = "abcdefghijkl", "mnopqrstuvwx"
+    path = f"/api/v1/replicas/{replica}"
+    answers: dict[str, Any] = {f"{path}/logs": "from the agent", f"{path}/timeline": {"transitions": [], "stages": []}}
+    with registry_at(tmp_path, free_port()) as registry, serving_babysitter(answers) as port:
+        here = {"host": "127.0.0.1", "port": port, "hostname": "n1", "url": f"http://127.0.0.1:{port}"}
+        life = {"instance_id": "i", "incarnation": 1}
+        record = {**here, **life, "status": "running", "ttl_s": 3600}
+        for name, kind in (("agent-n1", "node-agent"), (replica, "cbclient")):
+            post(f"{registry}/services", {**record, "name": name, "metadata": {"type": kind, "node": "n1"}})
+        post(f"{registry}/services/{replica}/heartbeat", {**life, "replica_id": replica, "status": "creating"})
+        told = {"replica_id": silent, "status": "failed", "error_message": "no room", "metadata": {"node": "n1"}}
+        post(f"{registry}/services/agent-n1/heartbeat", {**life, "node": "n1", "replicas": [told]})
+        with page_of(browser, registry, faults_allowed=True) as page:
+            expect(page.locator("#rows tr")).to_have_count(2)
+            expect(row(page, silent)).to_contain_text("no room")
+            row(page, replica).click()
+            expect(page.locator("#d-log")).to_have_text("from the agent")
+            page.get_by_role("button", name="Stop", exact=True).click()
+            page.get_by_role("button", name="Stop it for good?").click()
+            expect(page.locator("#d-acts .said")).to_have_text("Stopping.")
+            assert answers["posted"] == [f"{path}/stop"]
+
+
 def test_text_of_the_fleet_is_never_markup(browser: Browser, tmp_path: Path) -> None:
     report = {
         "replica_id": "evil",
@@ -268,6 +292,8 @@ def test_five_hundred_replicas_on_a_desk_and_on_a_phone(browser: Browser, tmp_pa
                 "() => { const at = performance.now(); dirtyAll = true; draw(); return performance.now() - at; }"
             )
             assert slow_ms < 2000
+            peaks = "[0, 1e-9, 0.00123, 0.5, 0.99, 1, 9.79, 9.81, 9.99, 10, 99.5, 1e9]"
+            assert page.evaluate(f"{peaks}.every((peak) => nice(peak) >= peak && nice(peak) < 1e10)")
         with page_of(browser, registry, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True) as page:
             expect(page.locator("#rows tr")).to_have_count(500)
             assert page.evaluate("document.documentElement.scrollWidth") == 390

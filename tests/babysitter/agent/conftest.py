@@ -39,15 +39,17 @@ def port_range(count: int = 1000) -> dict[str, int]:
     return {"first_port": first, "last_port": first + count - 1}
 
 
-def end_all(root: Path) -> None:
-    """Kill every babysitter under `root`, and what carries the marks of its replicas."""
-    for sitters in processes.scan(root).values():
+def end_all(root: Path) -> bool:
+    """Kill every babysitter under `root`, and what carries the marks of its replicas; whether there was any."""
+    found = processes.scan(root)
+    for sitters in found.values():
         for sitter in sitters:
             identity.send(sitter.process, signal.SIGKILL)
             with suppress(ChildProcessError):
                 os.waitpid(sitter.process.pid, 0)
     for attempts in root.glob("*/attempts"):
         processes.end_servers(attempts)
+    return bool(found)
 
 
 @asynccontextmanager
@@ -81,8 +83,10 @@ async def start_agent(aiohttp_client: Any, tmp_path: Path) -> AsyncIterator[Star
             return client
 
         yield start
-        for each in roots:
-            await asyncio.to_thread(end_all, each)
+    # Only now: an agent that still runs starts again what is killed.
+    for each in roots:
+        while await asyncio.to_thread(end_all, each):
+            await asyncio.sleep(0.1)
 
 
 @pytest.fixture

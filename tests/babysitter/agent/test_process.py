@@ -71,6 +71,19 @@ def test_an_acknowledged_create_survives_kill_9_E3(tmp_path: Path) -> None:
         assert list(node.root.glob(".new-*")) == []
 
 
+def test_a_replica_that_was_stopped_while_no_agent_ran_stays_stopped(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.start()
+        replica_id = node.create()
+        port = node.reached(replica_id, "ready")["port"]
+        node.end(signal.SIGKILL)
+        ask(f"http://127.0.0.1:{port + 1}/stop", {})
+        until("it has stopped", lambda: not sitters(node.root))
+        node.start()
+        node.reached(replica_id, "stopped")
+        assert sitters(node.root) == {}
+
+
 def test_a_second_agent_on_the_same_root_refuses_E9(tmp_path: Path) -> None:
     with agent(tmp_path) as node:
         node.start()

@@ -7,7 +7,7 @@ import pytest
 
 from babysitter.agent.changes import changes, fresh, reason_to_end
 from babysitter.agent.model import Desired, Tenancy, tenancy_from_json
-from babysitter.agent.picture import info, select, status_of
+from babysitter.agent.picture import between_servers, claimed_attempt, info, select, status_of
 from babysitter.agent.port_plan import candidates, ephemeral
 
 TENANCY = Tenancy("abc123def456", 20_000, "r1", "d", "2026-01-01T00:00:00.000Z")
@@ -78,6 +78,28 @@ def test_info_has_every_member_of_the_contract_before_a_babysitter_said_anything
 def test_info_of_a_stopped_replica_has_no_endpoint() -> None:
     found = picture({"status": "ready", "endpoint": "http://h:1", "base_url": "http://h:1"}, over=True)
     assert (found["status"], found["endpoint"], found["base_url"]) == ("stopped", "NA", None)
+
+
+@pytest.mark.parametrize(
+    ("told", "attempt"),
+    [
+        ({}, None),
+        ({"status": "ready"}, None),
+        ({"status": "ready", "memory": []}, None),
+        ({"status": "ready", "memory": {"attempt": "u"}}, "u"),
+        ({"status": "failed", "memory": {"attempt": "u"}}, None),
+    ],
+)
+def test_a_server_is_claimed_by_what_was_written_of_it(told: dict[str, Any], attempt: str | None) -> None:
+    assert claimed_attempt(told) == attempt
+
+
+def test_info_of_a_replica_between_two_servers_has_no_endpoint() -> None:
+    found = picture(
+        between_servers({"status": "ready", "display_status": "Active", "endpoint": "http://h:1", "replica_pid": 7})
+    )
+    assert (found["status"], found["display_status"], found["endpoint"]) == ("starting", "Pending", "NA")
+    assert found["replica_pid"] is None
 
 
 def test_info_of_a_deleted_replica_says_so() -> None:

@@ -1,0 +1,69 @@
+"""What a running agent takes over from changed settings; the rest needs a restart.
+
+A babysitter that runs keeps what it was started with; it gets the changed settings at its next start.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from babysitter.agent.api import Agent
+from babysitter.agent.lodging import Lodging
+from babysitter.agent.settings import AgentSettings
+from common.http.access import read_token, require_guard
+
+NEED_RESTART = (
+    "advertise_host",
+    "drain_timeout",
+    "heartbeat_interval",
+    "host",
+    "local_workdir_root",
+    "log_json",
+    "log_level",
+    "node",
+    "port",
+    "registry_token_file",
+    "registry_url",
+    "replica_host",
+    "starts_at_once",
+)
+
+
+def files_of(settings: AgentSettings) -> Iterator[Path | None]:
+    """Files that the settings name and that are read again."""
+    yield settings.api_token_file
+    yield settings.babysitter_config
+
+
+def token_of(settings: AgentSettings) -> str | None:
+    """The token that calls need.
+
+    Raises:
+        ConfigurationError: Its file is of no use, or the network would be served without one.
+    """
+    guarded = settings.api_token_file is not None
+    require_guard("agent", settings.host, guarded=guarded, insecure=settings.insecure_no_auth)
+    return read_token(settings.api_token_file) if settings.api_token_file else None
+
+
+class Apply:
+    """Puts settings in force in an agent that runs.
+
+    Args:
+        agent: The agent.
+        make: Makes the lodging that settings want; raises SettingsError or ConfigurationError.
+    """
+
+    def __init__(self, agent: Agent, make: Callable[[AgentSettings], Lodging]) -> None:
+        self._agent = agent
+        self._make = make
+
+    def __call__(self, settings: AgentSettings) -> None:
+        """All of them or none.
+
+        Raises:
+            SettingsError: The babysitters' file cannot be read.
+            ConfigurationError: A token file is of no use, or a babysitter would refuse its settings.
+        """
+        token, lodging = token_of(settings), self._make(settings)
+        self._agent.token = token
+        self._agent.landlord.relodge(settings, lodging)

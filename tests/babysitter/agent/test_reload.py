@@ -1,0 +1,97 @@
+"""An agent takes changed settings while it serves; its replicas do not notice."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from babysitter.agent.api import AGENT
+from babysitter.agent.lodging import make_lodging
+from babysitter.agent.reload import NEED_RESTART, Apply
+from babysitter.agent.settings import AgentSettings
+from common.service import ConfigurationError
+from common.settings import SettingsError
+from tests.babysitter.agent.agent_process import agent
+from tests.babysitter.agent.conftest import Client, StartAgent, create, landlord_of, wanted
+from tests.babysitter.real import ask, until
+
+OLD, NEW = "o" * 40, "n" * 40
+
+
+def token(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def apply(client: Client, **changes: Any) -> None:
+    inside = landlord_of(client)
+    changed = AgentSettings(**{**inside.settings.model_dump(), **changes})
+    Apply(client.app[AGENT], lambda now: make_lodging(now, dict(os.environ), inside.house.root))(changed)
+
+
+async def test_the_token_and_the_limits_change(start_agent: StartAgent, tmp_path: Path) -> None:
+    client = await start_agent(token=OLD)
+    apply(client, api_token_file=token(tmp_path / "t", NEW), max_replicas=1)
+    for given, status in ((OLD, 401), (NEW, 200)):
+        async with client.get("/api/v1/replicas", headers={"Authorization": f"Bearer {given}"}) as answer:
+            assert answer.status == status
+    apply(client, api_token_file=None)
+    await create(client)
+    async with client.post("/api/v1/replicas", json=wanted()) as answer:
+        assert answer.status == 503
+        assert "max_replicas is 1" in await answer.text()
+
+
+async def test_babysitters_started_from_now_on_get_the_changed_file(client: Client, tmp_path: Path) -> None:
+    before = await create(client)
+    config = tmp_path / "babysitters.toml"
+    config.write_text("[probes]\nstall_s = 77\n")
+    apply(client, babysitter_config=config)
+    after = await create(client)
+    root = landlord_of(client).house.root
+    assert "77" not in (root / before / "babysitter.json").read_text()
+    assert json.loads((root / after / "babysitter.json").read_text())["probes"]["stall_s"] == 77
+    assert landlord_of(client).keeper(before).lodging is landlord_of(client).lodging
+
+
+@pytest.mark.parametrize("text", ["[probes]\nstall_s = 'long'\n", "no toml"])
+async def test_a_fault_in_the_babysitters_file_changes_nothing(client: Client, tmp_path: Path, text: str) -> None:
+    config = tmp_path / "babysitters.toml"
+    config.write_text(text)
+    with pytest.raises((ConfigurationError, SettingsError)):
+        apply(client, babysitter_config=config, max_replicas=1, api_token_file=token(tmp_path / "t", NEW))
+    await create(client)
+    await create(client)
+
+
+def test_every_setting_is_applied_or_needs_a_restart() -> None:
+    folder = Path(__file__).resolve().parents[3] / "babysitter" / "agent"
+    used = "".join((folder / f"{name}.py").read_text() for name in ("landlord", "lodging", "reload", "api", "__main__"))
+    settings = AgentSettings.model_fields.keys() - set(NEED_RESTART)
+    assert [name for name in sorted(settings) if f"settings.{name}" not in used] == []
+    assert set(NEED_RESTART) <= AgentSettings.model_fields.keys()
+
+
+@pytest.mark.e2e
+def test_a_process_reloads_by_signal_and_by_file_and_keeps_its_replicas(tmp_path: Path) -> None:
+    with agent(tmp_path) as node:
+        node.start()
+        replica_id = node.create()
+        info = node.reached(replica_id, "ready")
+        config = node.directory / "agent.json"
+        good = json.loads(config.read_text())
+        config.write_text(json.dumps({**good, "max_replicas": 0}))
+        until("the fault is told", lambda: "config.refused" in node.log)
+        config.write_text(json.dumps({**good, "max_replicas": 1, "starts_at_once": 2}))
+        until("the change is told", lambda: "config.reloaded" in node.log)
+        line = next(json.loads(line) for line in node.log.splitlines() if "config.reloaded" in line)
+        assert (line["changed"], line["need_restart"]) == (["max_replicas"], ["starts_at_once"])
+        assert node.process is not None
+        node.process.send_signal(signal.SIGHUP)
+        until("the signal is heard", lambda: node.log.count("config.reloaded") > 1)
+        assert ask(f"{node.url}/health")["capacity"] == 1
+        assert node.infos() == {replica_id: info}
