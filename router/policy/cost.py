@@ -72,13 +72,10 @@ class Cost:
         most = max(weights)
         if most != min(weights):
             waits = _by_weight(waits, weights, most)
-        if blocks:
-            scores = [
-                share * wait + (prompt_bytes - bytes_of(view.index.held(blocks))) * view.s_per_byte
-                for wait, view in zip(waits, views, strict=True)
-            ]
-        else:
-            scores = [share * wait + prompt_bytes * view.s_per_byte for wait, view in zip(waits, views, strict=True)]
+        scores = []
+        for number, view in enumerate(views):
+            held = bytes_of(view.index.held(blocks)) if blocks else 0
+            scores.append(share * waits[number] + (prompt_bytes - held) * view.s_per_byte)
         self.last = candidates, scores
         tie_s = TIE_S if blocks else SMALL_TIE_S
         limit = min(scores) * self._tie + tie_s

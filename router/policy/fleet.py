@@ -26,7 +26,9 @@ _RELEARN_EVERY = 16
 _CLEAR_SHARE = 0.25
 _NEGLIGIBLE_SHARE = 0.05
 _SURE_PACE = 4.0
-_LEAST_LESSON_BYTES = 1024
+_LEAST_LESSON_BYTES = 4096
+_MANY_LESSONS, _ONE_IN = 400, 4
+"""After so many lessons of a cache's size, one prompt in so many is enough."""
 
 
 @dataclass(eq=False)
@@ -132,6 +134,7 @@ class ReplicaView:
         self.paced_at = 0.0
         self._previous = 0.0
         self._lessons = 0
+        self._repeats = 0
 
     def repace(self, now: float) -> None:
         """Let the pace drift to the fleet's while nothing is seen: what was slow once is tried again some time."""
@@ -151,9 +154,10 @@ class ReplicaView:
 
     def backlog_s(self, now: float) -> float:
         """Seconds of reading before a prompt placed now would have its turn."""
+        own = self._own_backlog_s(now) if self.reading else 0.0
         if self._elsewhere is None:
-            return self._own_backlog_s(now)
-        return self._own_backlog_s(now) + max(0, self._elsewhere.work_bytes(self._slot)) * self.s_per_byte
+            return own
+        return own + max(0, self._elsewhere.work_bytes(self._slot)) * self.s_per_byte
 
     def _own_backlog_s(self, now: float) -> float:
         reading = self.reading
@@ -178,7 +182,8 @@ class ReplicaView:
             count = index.known(blocks)
             if count:
                 known = ENDS[count - 1]
-                if known >= _LEAST_LESSON_BYTES:
+                self._repeats += 1
+                if known >= _LEAST_LESSON_BYTES and (self._lessons < _MANY_LESSONS or not self._repeats % _ONE_IN):
                     positions = sorted({count // 4, count // 2, count * 3 // 4, count - 1})
                     ages = tuple(zip([ENDS[at] for at in positions], index.ages(blocks, positions), strict=True))
             index.use(blocks)
@@ -209,7 +214,7 @@ class ReplicaView:
         if self._elsewhere is not None:
             self._previous = max(self._previous, min(now, self._elsewhere.last_read_s(self._slot)))
             self._elsewhere.read_at(self._slot, now)
-        placement.service_s = now - max(placement.at, self._previous)
+        placement.service_s = max(0.0, now - max(placement.at, self._previous))
         self._read(placement)
         self._previous = now
         if not self.reports:
@@ -280,6 +285,8 @@ class ReplicaView:
 
     def _learn_size(self, placement: Placement, cached: float) -> None:
         """Each remembered part was there or not; a part begun counts by its share."""
+        if not placement.ages:
+            return
         before = 0
         for end, age in placement.ages:
             hit = min(max((cached - before) / (end - before), 0.0), 1.0)
@@ -287,7 +294,7 @@ class ReplicaView:
             self._shared.sizes.note(age, hit)
             before = end
         self._lessons += 1
-        if placement.ages and self._lessons % _RELEARN_EVERY == 0:
+        if self._lessons % _RELEARN_EVERY == 0:
             learned = learned_bytes(self.sizes, self._shared.sizes, self.index.limit_bytes)
             self.index.resize(learned)
 
