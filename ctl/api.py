@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import responses
 from typing import Any
 
 import aiohttp
@@ -14,10 +13,9 @@ import msgspec
 from common.http.client import make_session
 from ctl.codes import Code
 from ctl.problem import Problem
+from ctl.refusal import refusal
 
 CALL_TIMEOUT_S = 10.0
-SAID_LIMIT = 600
-"""Characters of a service's own words that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +110,7 @@ class Api:
             async with answer:
                 try:
                     if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
-                        raise refusal(place, answer.status, _parsed(await answer.read()))
+                        raise refusal(place.name, place.secret, answer.status, _parsed(await answer.read()))
                     yield answer
                 except (aiohttp.ClientError, TimeoutError) as error:
                     raise Problem(
@@ -131,40 +129,6 @@ async def connect() -> AsyncGenerator[Api, None]:
     """An `Api` with a session of its own."""
     async with make_session(timeout_s=CALL_TIMEOUT_S) as session:
         yield Api(session)
-
-
-def refusal(place: Place, status: int, content: Any) -> Problem:
-    """What an answer that is no success means to the operator."""
-    said = said_in(content) or responses.get(status, "no reason given")
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return Problem(f"{place.name} refused: {said}", hint=f"give it with {place.secret}", code=Code.REFUSED)
-    if status == HTTPStatus.NOT_FOUND:
-        return Problem(f"{place.name}: {said}", code=Code.NOT_FOUND)
-    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Problem(f"{place.name} refused ({status}): {said}", code=Code.REFUSED)
-    return Problem(f"{place.name} failed ({status}): {said}", hint="'svcctl doctor' looks for the cause")
-
-
-def said_in(content: Any) -> str:
-    """The error text of an answer: ours, OpenAI's, or a list of fields that are wrong."""
-    if isinstance(content, str):
-        return content[:SAID_LIMIT]
-    if not isinstance(content, dict):
-        return ""
-    told = content.get("error", content.get("detail", content.get("message", "")))
-    if isinstance(told, dict):
-        told = told.get("message", "")
-    if isinstance(told, list):
-        told = "; ".join(_field_fault(item) for item in told)
-    return str(told)[:SAID_LIMIT]
-
-
-def _field_fault(item: Any) -> str:
-    if not isinstance(item, dict):
-        return str(item)
-    place = ".".join(str(part) for part in item.get("loc", ()) if part != "body")
-    said = str(item.get("msg", item))
-    return f"{place}: {said}" if place else said
 
 
 def _headers(place: Place, *, has_body: bool) -> dict[str, str]:

@@ -38,4 +38,9 @@ def run(argv: Sequence[str], env: Mapping[str, str], stdout: TextIO, stderr: Tex
         return problem.code
     except KeyboardInterrupt:
         return Code.INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, a folder that is not ours: this machine's, and no defect
+        out.error(Problem(str(error), hint="'svcctl doctor' looks at disk and limits", code=Code.CONFIG))
+        return Code.CONFIG
     return int(code)

@@ -7,17 +7,22 @@ one script and one style sheet by their hashes and forbids everything else, mark
 import base64
 import hashlib
 import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 
-from aiohttp import ClientConnectionResetError, web
+import structlog
+from aiohttp import web
 
 from common import __version__
 from common.http.errors import ApiError, read_json_object
 from registry.api import GRANT, REGISTRY, answer, held_entry
 from registry.guard import EVERYTHING, Level
 from registry.model import Unknown
+from registry.render import encode_json
 from registry.routers import Peer
 
+log = structlog.get_logger(__name__)
 FILE = Path(__file__).parent / "ui" / "page.html"
 NO_BABYSITTER = frozenset({"openai-api", "node-agent"})
 """Types of records that are something else than a babysitter's own."""
@@ -122,18 +127,25 @@ async def chat(request: web.Request) -> web.StreamResponse:
     body = await read_json_object(request)
     authorization = request.headers.get(UPSTREAM_AUTHORIZATION)
     chunks = request.app[REGISTRY].relay.stream(router, "/v1/chat/completions", body, authorization=authorization)
-    try:
-        chunk = await anext(chunks, b"")
+    async with aclosing(chunks):
+        first = await anext(chunks, b"")  # what goes wrong before it is an answer of its own
         response = web.StreamResponse(headers={**_PLAIN, "Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        while chunk:
-            await response.write(chunk)
-            chunk = await anext(chunks, b"")
-    except (ClientConnectionResetError, ConnectionError):
-        pass  # the page went away; closing the stream tells the router
-    finally:
-        await chunks.aclose()
+        try:
+            await response.prepare(request)
+            await response.write(first)
+            await _pass_on(chunks, response)
+        except ConnectionError as error:  # the page went away; closing the stream tells the router
+            log.debug("chat.client_gone", reason=str(error))
     return response
+
+
+async def _pass_on(chunks: AsyncGenerator[bytes, None], response: web.StreamResponse) -> None:
+    """Write a stream on; when it breaks, its last event says so."""
+    try:
+        async for chunk in chunks:
+            await response.write(chunk)
+    except ApiError as error:
+        await response.write(b"data: %b\n\n" % encode_json({"error": {"message": error.message}}))
 
 
 async def _ask(request: web.Request, peer: Peer, method: str, path: str) -> bytes:

@@ -19,6 +19,8 @@ from common.http.errors import ApiError
 from registry.routers import Peer
 
 AT_ONCE = 32
+STREAMS_AT_ONCE = 16
+"""Fewer, so that chats which hang leave room for the rest of the page."""
 ANSWER_LIMIT_BYTES = 4 << 20
 ERROR_LIMIT_BYTES = 4096
 CONNECT_TIMEOUT_S = 2.0
@@ -41,7 +43,7 @@ class Relay:
             trust_env=False,
             headers={"User-Agent": f"inference-svc/{__version__}"},
         )
-        self._running = 0
+        self._running = self._streaming = 0
 
     async def aclose(self) -> None:
         """Close the session."""
@@ -70,15 +72,21 @@ class Relay:
         """The body of a successful answer to a POST, as it comes.
 
         Raises:
-            ApiError: As `ask`; before the first chunk only.
+            ApiError: As `ask`; after the first chunk when the stream breaks.
         """
+        if self._streaming >= STREAMS_AT_ONCE:
+            raise ApiError(503, "too many chats are under way", headers={"Retry-After": "5"})
         timeout = aiohttp.ClientTimeout(
             total=STREAM_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S, sock_read=STREAM_SILENCE_S
         )
         data = msgspec.json.encode(body)
-        async with self._call(peer, "POST", path, timeout, authorization=authorization, body=data) as answer:
-            async for chunk in answer.content.iter_any():
-                yield chunk
+        self._streaming += 1
+        try:
+            async with self._call(peer, "POST", path, timeout, authorization=authorization, body=data) as answer:
+                async for chunk in answer.content.iter_any():
+                    yield chunk
+        finally:
+            self._streaming -= 1
 
     @asynccontextmanager
     async def _call(

@@ -44,6 +44,7 @@ PURE = (
     "ctl/doctor/finding.py",
     "ctl/doctor/judge.py",
     "ctl/launcher/plan.py",
+    "ctl/refusal.py",
     "ctl/sse.py",
     "ctl/table.py",
     "ctl/views/*.py",

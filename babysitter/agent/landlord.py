@@ -126,7 +126,13 @@ class Landlord:
             status = 507 if error.errno in FULL else 500
             raise ApiError(status, f"no directory can be made for the replica: {error.strerror or error}") from error
         else:
-            log.info("replica.created", replica=tenancy.replica_id, port=tenancy.port, model=wanted.model_name)
+            log.info(
+                "replica.created",
+                replica=tenancy.replica_id,
+                request_id=request_id,
+                port=tenancy.port,
+                model=wanted.model_name,
+            )
             return self._admit(tenancy, request, None), False
         finally:
             del self._arriving[tenancy.replica_id]

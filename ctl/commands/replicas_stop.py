@@ -7,7 +7,7 @@ from ctl import api, completers
 from ctl.api import Api
 from ctl.call import Call, Command
 from ctl.codes import Code
-from ctl.commands.replicas_create import add_wait_flags, until
+from ctl.commands.replicas_wait import add_wait_flags, until
 from ctl.follow import path_of
 from ctl.problem import Problem
 
@@ -22,14 +22,14 @@ def add_stop(parser: ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every replica of the fleet")
     parser.add_argument("--delete", action="store_true", help="remove its directory and logs as well")
     parser.add_argument("--force", action="store_true", help="neither drain nor wait: requests under way are lost")
-    add_wait_flags(parser)
+    add_wait_flags(parser, "until they are stopped")
 
 
 def add_retry(parser: ArgumentParser) -> None:
     """Flags of `retry`."""
     ids = parser.add_argument("ids", metavar="ID", nargs="+", help="failed replicas")
     completers.attach(ids, completers.replicas)
-    add_wait_flags(parser)
+    add_wait_flags(parser, "until they are ready, or have failed again")
 
 
 async def stop(call: Call) -> int:

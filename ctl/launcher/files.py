@@ -12,15 +12,15 @@ from ctl.problem import Problem
 PORTS = range(1, 65_536)
 
 
-def service(file: str | None, port: int | None, default: int, *, key: str = "port") -> Service:
-    """A service's place: the flag's port, else its file's, else the usual one.
+def service(file: str | None, port: int | None, usual: Service, *, key: str) -> Service:
+    """A service's place: the flag's port, else its file's (as `port` or as `key`), else the usual one.
 
     Raises:
         Problem: The file cannot be used.
     """
     table = _table(Path(file)) if file else {}
-    host = table.get("host", "127.0.0.1")
-    found = port if port is not None else table.get(key, table.get("port", default))
+    host = table.get("host", usual.host)
+    found = port if port is not None else table.get(key, table.get("port", usual.port))
     path = str(Path(file).absolute()) if file else None
     return Service(_port(found, file or key), str(host), path, frozenset(table))
 

@@ -73,23 +73,19 @@ _children: dict[int, "subprocess.Popen[bytes]"] = {}
 """Processes started by this run, so that one that ends at once is reaped and its exit code known."""
 
 
-def exit_code(started: Started) -> int | None:
-    """How a process that this run started has ended; None while it runs, or when another run started it."""
-    child = _children.get(started.pid)
-    return None if child is None else child.poll()
-
-
-def reap(started: Started) -> None:
-    """Wait for a process that is going, when it is a child of this run."""
+def reap(started: Started) -> int | None:
+    """Wait for a process that is going, when it is a child of this run; how it ended."""
     child = _children.pop(started.pid, None)
     if child is not None:
         with suppress(subprocess.TimeoutExpired):
-            child.wait(REAP_TIMEOUT_S)
+            return child.wait(REAP_TIMEOUT_S)
+    return None
 
 
 def find(started: Started) -> psutil.Process | None:
     """The live process, if it is ours."""
-    exit_code(started)
+    if started.pid in _children:
+        _children[started.pid].poll()
     try:
         process = psutil.Process(started.pid)
         if process.status() == psutil.STATUS_ZOMBIE:

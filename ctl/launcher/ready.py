@@ -36,7 +36,7 @@ async def look(calls: Api, started: Started) -> Look:
     """How far `started` is."""
     process = processes.find(started)
     if process is None:
-        code = processes.exit_code(started)
+        code = processes.reap(started)
         return Look(State.ENDED, "it has ended" if code is None else f"it ended with exit code {code}")
     if not processes.listens(process, started.port):
         return Look(State.STARTING, "starting")

@@ -80,6 +80,18 @@ def test_up_elsewhere_is_refused_while_it_runs_here(node: Node) -> None:
     assert "'svcctl down' first" in done.stderr
 
 
+def test_up_without_ports_finds_what_runs_and_adds_to_it(node: Node, tmp_path: Path) -> None:
+    """The file's own registry is another one: the node's, which is not at the usual port, wins."""
+    port = free_port()
+    config = tmp_path / "more.toml"
+    text = f'name = "more"\nport = {port}\nregistry_url = "http://127.0.0.1:1"\n[backend]\ntype = "mock"\nmodels = ["more"]\n'
+    config.write_text(text)
+    done = node.ctl("up", "--no-agent", str(config))
+    assert done.code == 0, done.stderr
+    assert "more" in [model["id"] for model in node.json("models")["data"]]
+    assert node.ctl("down", f"babysitter-{port}").code == 0
+
+
 def test_a_registry_that_somebody_else_started_is_used_as_it_is(node: Node, tmp_path: Path) -> None:
     other = Node(tmp_path / "other", registry_port=node.registry_port)
     done = other.ctl("up", "--no-router", "--no-agent", "--registry-port", str(node.registry_port))

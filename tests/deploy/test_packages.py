@@ -44,6 +44,7 @@ def contents(wheel: Path) -> set[str]:
 def test_the_wheel_has_the_rooms_and_nothing_else(built: tuple[Path, Path]) -> None:
     tops = {name.split("/")[0] for name in contents(built[0])}
     assert tops == {"babysitter", "common", "ctl", "registry", "router"}
+    assert "registry/ui/page.html" in contents(built[0])
 
 
 def test_the_sdist_makes_the_same_wheel(built: tuple[Path, Path], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.babysitter.stand_in.wheels import make_wheel, suite
 from tests.e2e.node import Node, ask, copy_tree
 from tests.ports import free_ports
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 EXAMPLE = Path(__file__).with_name("llama3.1-8b.json").read_text()
 """The guide's long example, as it stands there."""
 VERSION = "0.0.0+build.1b9c30c813"

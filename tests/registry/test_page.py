@@ -177,6 +177,31 @@ async def test_a_chat_is_streamed_from_the_router(client: Client, upstream: Upst
     assert upstream.asked[0][1] == "/v1/chat/completions"
 
 
+async def test_a_chat_that_breaks_says_so_in_the_stream(client: Client, upstream: Upstream) -> None:
+    async def break_off(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"data: one\n\n")
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    await introduce(client, upstream)
+    upstream.answer = break_off
+    async with client.post("/ui/routers/router-a/chat", json={"model": "m"}) as answer:
+        first, _, rest = (await answer.read()).partition(b"\n\n")
+        assert (answer.status, first) == (200, b"data: one")
+        assert rest.startswith(b'data: {"error":{"message":"router-a at ')
+    assert parts(client).relay._streaming == parts(client).relay._running == 0
+
+
+async def test_chats_leave_room_for_the_rest_of_the_page(client: Client, upstream: Upstream) -> None:
+    await introduce(client, upstream)
+    parts(client).relay._streaming = relay.STREAMS_AT_ONCE
+    assert (await client.post("/ui/routers/router-a/chat", json={"model": "m"})).status == 503
+    assert (await client.get("/ui/babysitters/b/timeline")).status == 200
+
+
 async def test_a_refused_chat_says_why(client: Client, upstream: Upstream) -> None:
     async def refuse(_request: web.Request) -> web.StreamResponse:
         return web.json_response({"error": {"message": "no such model"}}, status=404)

@@ -29,7 +29,7 @@ from tests.ports import free_port
 
 Client = TestClient[Request, Application]
 StartAgent = Callable[..., Awaitable[Client]]
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def port_range(count: int = 1000) -> dict[str, int]:

@@ -229,6 +229,7 @@ async def test_another_request_of_the_same_id_is_409_E1(client: Client) -> None:
     assert (status, content["field"], content["replica_id"]) == (409, "request_id", replica_id)
 
 
+@pytest.mark.timeout(300)  # 200 processes
 async def test_200_creates_at_once_share_no_port_and_lose_no_replica_E8(start_agent: StartAgent) -> None:
     client = await start_agent(starts_at_once=8)
     replica_ids = await asyncio.gather(*(create(client) for _ in range(200)))

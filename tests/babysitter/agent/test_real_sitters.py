@@ -18,7 +18,7 @@ from tests.babysitter.agent.agent_process import AgentProcess, agent
 from tests.babysitter.agent.conftest import StartAgent, create, port_range, reached
 from tests.babysitter.real import PROJECT, ask, shims, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 SITTER = [sys.executable, "-m", "tests.babysitter.agent.mock_sitter"]
 QUICK = '{"babysitter": {"restart_delay": 0.1, "drain_s": 1, "stop_grace_s": 1}, "probes": {"start_interval_s": 0.1}}'
 LEGAL = {"ready", "failed", "stopped", "waiting_for_ready", "starting"}

@@ -1,0 +1,115 @@
+"""`svcctl replicas wait`, and how other commands wait: a bar for each replica names the stage it is in."""
+
+import asyncio
+from argparse import ArgumentParser
+from contextlib import aclosing
+
+from ctl import api, completers
+from ctl.api import Api
+from ctl.call import Call, Command
+from ctl.codes import Code
+from ctl.follow import follow, info_of
+from ctl.live import Board, board
+from ctl.problem import Problem
+from ctl.views.progress import Progress
+
+
+def add_wait_flags(parser: ArgumentParser, said: str) -> None:
+    """Flags of everything that may wait."""
+    parser.add_argument("--wait", action="store_true", help=said)
+    add_timeout(parser)
+
+
+def add_timeout(parser: ArgumentParser) -> None:
+    """How long to wait."""
+    parser.add_argument("--timeout", type=float, metavar="S", help="longest wait (default: none; compiling takes long)")
+
+
+def add_wait(parser: ArgumentParser) -> None:
+    """Flags of `wait`."""
+    ids = parser.add_argument("ids", metavar="ID", nargs="+", help="replicas")
+    completers.attach(ids, completers.replicas)
+    parser.add_argument(
+        "--for", dest="wanted", choices=("ready", "stopped"), default="ready", help="what to wait for (default: ready)"
+    )
+    add_timeout(parser)
+
+
+async def wait(call: Call) -> int:
+    """Wait for replicas that exist."""
+    async with api.connect() as calls:
+        return await until(call, calls, call.args.ids, call.args.wanted)
+
+
+async def until(call: Call, calls: Api, ids: list[str], wanted: str) -> int:
+    """Wait for all of `ids`; the worst outcome is the command's.
+
+    Raises:
+        Problem: One has failed, or the time is up.
+    """
+    ways = [Progress(replica_id) for replica_id in ids]
+    try:
+        async with asyncio.timeout(call.args.timeout):
+            with board(call.out) as shown:
+                ended = await asyncio.gather(
+                    *(accompany(call, calls, way, wanted, shown) for way in ways), return_exceptions=True
+                )
+    except asyncio.CancelledError:
+        call.out.note(f"nothing is stopped; wait again with: svcctl replicas wait {' '.join(ids)}")
+        raise
+    except TimeoutError as error:
+        left = ", ".join(f"{way.replica_id} ({way.stage})" for way in ways if not way.reached(wanted))
+        said = f"not {wanted} after {call.args.timeout:g} s: {left}"
+        raise Problem(said, hint="it goes on; wait again", code=Code.TIME_IS_UP) from error
+    for fault in ended:
+        if isinstance(fault, BaseException):
+            raise fault
+    await tell(call, calls, ways)
+    for way in ways:
+        if way.status != wanted:
+            raise sorry(way)
+    return Code.OK
+
+
+async def accompany(call: Call, calls: Api, way: Progress, wanted: str, shown: Board) -> None:
+    """Follow one replica until there is nothing to wait for."""
+    known = False
+    try:
+        async with aclosing(follow(calls, call.api, way.replica_id, until_ready=wanted == "ready")) as events:
+            async for name, data in events:
+                known = True
+                way.take(name, data)
+                if way.reached(wanted):
+                    break
+                shown.show(way.replica_id, way.stage, share=way.share, detail=way.detail)
+    except Problem as problem:
+        # A deleted replica is forgotten after a while: it was there, so it is gone.
+        if not (known and wanted == "stopped" and problem.code is Code.NOT_FOUND):
+            raise
+        way.take("end", {"status": "stopped"})
+    shown.end(way.replica_id, way.outcome, well=way.status == wanted)
+
+
+async def tell(call: Call, calls: Api, ways: list[Progress]) -> None:
+    """The result for `--json`: the infos as they are now."""
+    if call.out.as_json:
+        infos = await asyncio.gather(*(info_of(calls, call.api, way.replica_id) for way in ways))
+        call.out.document(infos[0] if len(infos) == 1 else infos)
+
+
+def sorry(way: Progress) -> Problem:
+    """What an operator needs of a replica that did not get there."""
+    reason = way.error.strip().splitlines()
+    said = f": {reason[0]}" if reason else ""
+    return Problem(f"{way.replica_id} is {way.status}{said}", hint=f"see 'svcctl replicas logs {way.replica_id}'")
+
+
+COMMANDS = (
+    Command(
+        "replicas wait",
+        "wait until replicas are ready (or stopped)",
+        wait,
+        add_wait,
+        examples=("svcctl replicas wait abc123def456", "svcctl replicas wait abc123def456 --for stopped --timeout 120"),
+    ),
+)

@@ -1,0 +1,45 @@
+"""PURE. What an answer that is no success means to the operator, and what the service said of it."""
+
+from http import HTTPStatus
+from http.client import responses
+from typing import Any
+
+from ctl.codes import Code
+from ctl.problem import Problem
+
+SAID_LIMIT = 600
+"""Characters of a service's own words that are shown."""
+
+
+def refusal(name: str, secret: str, status: int, content: Any) -> Problem:
+    """The problem. `name` is the service's, `secret` the flag of its token."""
+    said = said_in(content) or responses.get(status, "no reason given")
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return Problem(f"{name} refused: {said}", hint=f"give it with {secret}", code=Code.REFUSED)
+    if status == HTTPStatus.NOT_FOUND:
+        return Problem(f"{name}: {said}", code=Code.NOT_FOUND)
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Problem(f"{name} refused ({status}): {said}", code=Code.REFUSED)
+    return Problem(f"{name} failed ({status}): {said}", hint="'svcctl doctor' looks for the cause")
+
+
+def said_in(content: Any) -> str:
+    """The error text of an answer: ours, OpenAI's, or a list of fields that are wrong."""
+    if isinstance(content, str):
+        return content[:SAID_LIMIT]
+    if not isinstance(content, dict):
+        return ""
+    told = content.get("error", content.get("detail", content.get("message", "")))
+    if isinstance(told, dict):
+        told = told.get("message", "")
+    if isinstance(told, list):
+        told = "; ".join(_field_fault(item) for item in told)
+    return str(told)[:SAID_LIMIT]
+
+
+def _field_fault(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    place = ".".join(str(part) for part in item.get("loc", ()) if part != "body")
+    said = str(item.get("msg", item))
+    return f"{place}: {said}" if place else said

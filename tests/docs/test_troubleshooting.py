@@ -1,0 +1,39 @@
+"""The page of symptoms knows every error code that a client of the router can see, and what it names exists."""
+
+import re
+
+from router.keys import Refusal
+from tests.docs.pages import ROOT
+
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
+CODES = (r'\b[45]\d\d,\s*"([a-z_]+)"', r'broken\(\s*"([a-z_]+)"', r'(?:late =|return) "([a-z_]+)", f?"')
+
+
+def codes() -> set[str]:
+    text = "".join(path.read_text() for path in (ROOT / "router" / "proxy").glob("*.py"))
+    return {code for pattern in CODES for code in re.findall(pattern, text)} | {why.value for why in Refusal}
+
+
+def test_every_error_code_of_the_router_has_its_row() -> None:
+    first_cells = [line.split("|")[1] for line in PAGE.splitlines() if re.match(r"\| \d{3} ", line)]
+    named = set(re.findall(r"`([a-z_]+)`", "".join(first_cells)))
+    assert len(codes()) > 20
+    assert codes() - named == set()
+
+
+def test_every_jump_within_the_page_lands() -> None:
+    heads = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+    assert [jump for jump in re.findall(r"\]\(#([^)]*)\)", PAGE) if jump not in anchors] == []
+
+
+def test_every_setting_that_is_named_is_one() -> None:
+    settings = (ROOT / "docs" / "reference" / "settings.md").read_text()
+    known = set(re.findall(r"^\| `([a-z_.]+)` \|", settings, re.MULTILINE))
+    known |= {name.rpartition(".")[2] for name in known}
+    dotted = set(re.findall(r"`((?:babysitter|probes|limits|jobs|cbclient)\.[a-z_]+)`", PAGE))
+    plain = set(
+        re.findall(r"`([a-z]+(?:_[a-z]+)*_(?:s|limit|seconds|connections|replicas|port|networks|paths))`", PAGE)
+    )
+    assert dotted - known == set()
+    assert {name for name in plain - known - codes() if not name.startswith("svc_")} == set()
