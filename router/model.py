@@ -47,6 +47,8 @@ class Endpoint:
     end_marked: bool = True
     """False for an engine that ends its streams without their path's mark (`metadata.stream_end_mark = false`)."""
     unix_path: str | None = None
+    waiting: int | None = None
+    """Requests that wait inside the engine, by its latest report; None when it does not say."""
 
     @property
     def authority(self) -> str:

@@ -61,6 +61,10 @@ class Chooser:
         if len(self._policies) > MEMORY:
             self._policies.clear()
         self.fleet.keep([endpoint.id for endpoint in table.endpoints])
+        for endpoint in table.endpoints:
+            if endpoint.waiting is not None:
+                strangers = max(0, endpoint.waiting - self._in_flight(endpoint))
+                self.fleet.view(endpoint).note_strangers(strangers, now)
         self._slow_start.note(table.endpoints, now)
         self._several = len(table.endpoints) > 1
         self._tracking = self._several and any(

@@ -22,6 +22,7 @@ BLOCKS_LIMIT = 400_000
 """Blocks remembered in all, per worker: about 50 MB."""
 _REPACE_S = 0.25
 _PACE_HALVES_S = 30.0
+_REPORT_LASTS_S = 15.0
 _RELEARN_EVERY = 16
 _CLEAR_SHARE = 0.25
 _NEGLIGIBLE_SHARE = 0.05
@@ -135,6 +136,8 @@ class ReplicaView:
         self._previous = 0.0
         self._lessons = 0
         self._repeats = 0
+        self._strangers = 0
+        self._strangers_at = 0.0
 
     def repace(self, now: float) -> None:
         """Let the pace drift to the fleet's while nothing is seen: what was slow once is tried again some time."""
@@ -155,9 +158,24 @@ class ReplicaView:
     def backlog_s(self, now: float) -> float:
         """Seconds of reading before a prompt placed now would have its turn."""
         own = self._own_backlog_s(now) if self.reading else 0.0
+        if self._strangers:
+            own += self._strangers_s(now)
         if self._elsewhere is None:
             return own
         return own + max(0, self._elsewhere.work_bytes(self._slot)) * self.s_per_byte
+
+    def note_strangers(self, requests: int, now: float) -> None:
+        """The engine reports so many waiting requests more than this router has sent: others use it too."""
+        self._strangers = requests
+        self._strangers_at = now
+
+    def _strangers_s(self, now: float) -> float:
+        """What those will take, if each is like the fleet's mean; a report is good for a while."""
+        pace = self._shared.pace
+        if now - self._strangers_at > _REPORT_LASTS_S or not pace.count:
+            self._strangers = 0
+            return 0.0
+        return self._strangers * pace.seconds / pace.count
 
     def _own_backlog_s(self, now: float) -> float:
         reading = self.reading
