@@ -5,6 +5,7 @@
 half made or half removed has a name that begins with a dot, and is cleared away at the next start.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -91,7 +92,8 @@ class House:
             return uuid.UUID(read_bounded(path, limit_bytes=64).decode().strip()).hex
         except (OSError, ValueError):
             made = uuid.uuid4().hex
-            write_atomic(path, f"{made}\n".encode())
+            with contextlib.suppress(OSError):  # a full disk: then it is this life's alone
+                write_atomic(path, f"{made}\n".encode())
             return made
 
     def tenancies(self) -> Iterator[Tenancy]:
