@@ -81,7 +81,7 @@ async def reach(calls: Api, place: Place, check: str) -> tuple[list[Finding], An
         health = await calls.call(place, "GET", "/health", timeout_s=DOCTOR_TIMEOUT_S)
     except Problem as problem:
         return [fault(check, problem.message, silent(place, problem))], None
-    if not isinstance(health, Mapping) or health.get(check) != "running":
+    if health.get(check) != "running":
         seen = f"what answers at {place.url} is no {check} of this suite"
         return [fault(check, seen, f"say where it is with {place.option}, or choose another port")], None
     return [
@@ -105,8 +105,7 @@ async def listed(calls: Api, place: Place, path: str, member: str, findings: lis
     except Problem as problem:
         findings.append(fault("access", problem.message, problem.hint or "see the message"))
         return None
-    found = answer.get(member, []) if isinstance(answer, Mapping) else []
-    return [item for item in found if isinstance(item, Mapping)]
+    return [item for item in answer.get(member, []) if isinstance(item, Mapping)]
 
 
 COMMANDS = (
