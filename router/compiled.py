@@ -45,6 +45,7 @@ MODULES = (
     "router.policy.session",
     "router.policy.slow_start",
     "router.policy.usage",
+    "router.policy.writing",
     "router.proxy.answers",
     "router.proxy.attempt",
     "router.proxy.chunked",

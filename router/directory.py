@@ -155,6 +155,7 @@ class Directory:
             api_prefix=prefix if prefix in ("/v1", "") else replica.learned_prefix,
             standing=replica.standing,
             limit=replica.limit or self.default_limit,
+            waiting=_waiting(record.metadata.get("replica")),
             end_marked=record.metadata.get("stream_end_mark") is not False,
         )
 
@@ -212,3 +213,9 @@ class Directory:
             self._next_slot += 1
             return self._next_slot - 1
         return self._free.pop(0) if self._free else None
+
+
+def _waiting(report: Any) -> int | None:
+    """The length of an engine's own queue, by a replica report."""
+    found = report.get("waiting") if isinstance(report, dict) else None
+    return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None

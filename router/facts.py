@@ -99,9 +99,11 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wa
     affinity = f"key:{key}" if isinstance(key, str) and key else forwarded
     text_bytes = _text_bytes(fields) if want_text else None
     if wanted is None:
-        return Facts(model=model, stream=fields.stream is True, text_bytes=text_bytes, affinity=affinity)
+        return Facts(
+            model=model, stream=fields.stream is True, text_bytes=text_bytes, affinity=affinity, prompt_bytes=len(body)
+        )
     assert isinstance(fields, _MoreFields)  # noqa: S101 - decoded as such above
-    prompt_bytes, blocks = _prompt(fields, model) if wanted.prompt(model, wanted.policy) else (0, ())
+    prompt_bytes, blocks = _prompt(fields, model) if wanted.prompt(model, wanted.policy) else (len(body), ())
     return Facts(
         model=model,
         stream=fields.stream is True,

@@ -47,6 +47,8 @@ class Endpoint:
     end_marked: bool = True
     """False for an engine that ends its streams without their path's mark (`metadata.stream_end_mark = false`)."""
     unix_path: str | None = None
+    waiting: int | None = None
+    """Requests that wait inside the engine, by its latest report; None when it does not say."""
 
     @property
     def authority(self) -> str:
@@ -60,7 +62,7 @@ class Facts(msgspec.Struct, frozen=True):
     `text_bytes` is the size of the request's text, or None when nobody needed it. `affinity` is what ties requests
     together (CONTRACT.md 2): `prompt_cache_key`, else forwarded address and agent; None for neither. `prompt_bytes` is
     the size of the prompt as it stands in the body and `blocks` its hashed beginning (`policy/blocks.py`), for policies
-    that ask.
+    that read prompts; for others it is the body's size, which is nearly that.
     """
 
     model: str | None = None

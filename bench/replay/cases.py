@@ -15,7 +15,8 @@ BASE = "base"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One comparison. `trace` makes its requests from the recorded ones and a seed; the seed also jitters arrivals."""
+    """One comparison. `trace` makes its requests from the recorded ones and a seed; the seed also orders those
+    of one moment."""
 
     title: str
     setup: Setup = field(default_factory=Setup)
@@ -24,7 +25,7 @@ class Case:
     def requests(self, recorded: Sequence[Request], seed: int) -> list[Request]:
         """The requests in order of time."""
         rng = Random(seed)  # noqa: S311 - seeded
-        made = [replace(request, at_s=request.at_s + rng.uniform(0.0, 0.1)) for request in self.trace(recorded, seed)]
+        made = [replace(request, at_s=request.at_s + rng.uniform(0.0, 0.001)) for request in self.trace(recorded, seed)]
         return sorted(made, key=lambda request: request.at_s)
 
 
@@ -58,7 +59,7 @@ CASES = {
     "shuffled": Case("no shared prefixes", trace=traces.shuffled),
     "agents": Case(
         "made up: agents with tools, 5 to 40 turns",
-        trace=lambda recorded, seed: traces.agents(seed, until_s=_until(recorded), per_s=10),
+        trace=lambda recorded, seed: traces.agents(seed, until_s=_until(recorded), per_s=5),
     ),
     "one-prompt": Case(
         "made up: one system prompt of 40 blocks before every question",

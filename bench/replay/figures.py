@@ -85,7 +85,7 @@ def bars_svg(found: Sequence[Figures], title: str) -> str:
     y = 40
     parts = [f'<text x="8" y="20" font-size="14" font-weight="bold">{escape(title)}</text>']
     for number, policy in enumerate(policies):
-        at = _LEFT + number * 100
+        at = _LEFT + number * 115
         parts.append(f'<rect x="{at}" y="{y - 9}" width="10" height="10" fill="{_colour(number)}"/>')
         parts.append(f'<text x="{at + 14}" y="{y}">{escape(policy)}</text>')
     y += 14

@@ -83,11 +83,12 @@ def replay(trace: Sequence[Request], facts: Sequence[Facts], setup: Setup, make:
         while events and events[0][0] <= until_s:
             at_s, _, what, placement, slot, cached = heapq.heappop(events)
             if what == "first":
-                placement.first_byte(at_s / speed)
+                if not placement.silent:
+                    placement.first_byte(at_s / speed)
             else:
                 in_flight[slot] -= 1
                 placement.cached_share = cached if setup.reports else None
-                placement.over()
+                placement.over(at_s / speed)
 
     for count, (request, known) in enumerate(zip(trace, facts, strict=True)):
         now = request.at_s
@@ -97,6 +98,7 @@ def replay(trace: Sequence[Request], facts: Sequence[Facts], setup: Setup, make:
         placement = fleet.view(picked).place(known, now / speed)
         in_flight[picked.slot] += 1
         served = engines[picked.slot].serve(request, now)
+        placement.written_tokens = request.output_tokens
         cached = 1 - served.uncached_tokens / request.input_tokens
         heapq.heappush(events, (served.first_s, 2 * count, "first", placement, picked.slot, cached))
         heapq.heappush(events, (served.end_s, 2 * count + 1, "end", placement, picked.slot, cached))

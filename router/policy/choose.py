@@ -61,6 +61,10 @@ class Chooser:
         if len(self._policies) > MEMORY:
             self._policies.clear()
         self.fleet.keep([endpoint.id for endpoint in table.endpoints])
+        for endpoint in table.endpoints:
+            if endpoint.waiting is not None:
+                strangers = max(0, endpoint.waiting - self._in_flight(endpoint))
+                self.fleet.view(endpoint).note_strangers(strangers, now)
         self._slow_start.note(table.endpoints, now)
         self._several = len(table.endpoints) > 1
         self._tracking = self._several and any(
@@ -109,9 +113,15 @@ class Chooser:
         """A request goes to `endpoint`; None where nobody needs to know."""
         if not self._tracking and facts.policy is None:
             return None
-        if not self._choices(facts.model) or not self.policy(facts.model, facts.policy).tracks:
+        policy = self.policy(facts.model, facts.policy)
+        if not self._choices(facts.model) or not policy.tracks:
             return None
-        return self.fleet.view(endpoint).place(facts, now)
+        placement = self.fleet.view(endpoint).place(facts, now)
+        placement.policy = policy.name
+        if isinstance(policy, Cost):
+            placement.scored = policy.last
+            policy.last = None
+        return placement
 
     def explain(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> tuple[str, Scores, Endpoint | None]:
         """The rule that decides, every remaining candidate's inputs by id, and whom it would take (None: by chance)."""

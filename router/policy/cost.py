@@ -45,6 +45,8 @@ class Cost:
         self._tie = 1.0 + tie_share
         self._rotation = RoundRobin()
         self.utilisation = 0.0
+        self.last: tuple[Sequence[Endpoint], list[float]] | None = None
+        """Candidates and scores of the latest decision, for the log."""
 
     def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float, rng: Rng) -> Endpoint:  # noqa: ARG002 - all policies are asked alike
         """The cheapest of `candidates` (at least one)."""
@@ -56,8 +58,10 @@ class Cost:
 
     def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:
         """The cheapest, or whose turn it is among the nearly equal."""
-        views = self._fleet.views(candidates, now)
-        return self._rotation.upcoming(self._near(candidates, facts, views, [view.backlog_s(now) for view in views]))
+        views, last = self._fleet.views(candidates, now), self.last
+        near = self._near(candidates, facts, views, [view.backlog_s(now) for view in views])
+        self.last = last
+        return self._rotation.upcoming(near)
 
     def _near(
         self, candidates: Sequence[Endpoint], facts: Facts, views: list[ReplicaView], waits: list[float]
@@ -68,13 +72,11 @@ class Cost:
         most = max(weights)
         if most != min(weights):
             waits = _by_weight(waits, weights, most)
-        if blocks:
-            scores = [
-                share * wait + (prompt_bytes - bytes_of(view.index.held(blocks))) * view.s_per_byte
-                for wait, view in zip(waits, views, strict=True)
-            ]
-        else:
-            scores = [share * wait + prompt_bytes * view.s_per_byte for wait, view in zip(waits, views, strict=True)]
+        scores = []
+        for number, view in enumerate(views):
+            held = bytes_of(view.index.held(blocks)) if blocks else 0
+            scores.append(share * waits[number] + (prompt_bytes - held) * view.s_per_byte)
+        self.last = candidates, scores
         tie_s = TIE_S if blocks else SMALL_TIE_S
         limit = min(scores) * self._tie + tie_s
         near = [number for number, score in enumerate(scores) if score <= limit]

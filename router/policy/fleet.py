@@ -14,6 +14,7 @@ from router.policy.blocks import ENDS, bytes_of, seed_of
 from router.policy.cache_size import Sizes, learned_bytes
 from router.policy.pace import FLEET_FADE, OWN_FADE, Pace, pooled
 from router.policy.prefix_index import PrefixIndex
+from router.policy.writing import Writing
 
 FIRST_GUESS_BYTES = 256 << 20
 """What a replica's cache is believed to hold before anything is known: large, for it can only be corrected from above."""
@@ -21,9 +22,14 @@ BLOCKS_LIMIT = 400_000
 """Blocks remembered in all, per worker: about 50 MB."""
 _REPACE_S = 0.25
 _PACE_HALVES_S = 30.0
+_REPORT_LASTS_S = 15.0
 _RELEARN_EVERY = 16
 _CLEAR_SHARE = 0.25
-_LEAST_LESSON_BYTES = 1024
+_NEGLIGIBLE_SHARE = 0.05
+_SURE_PACE = 4.0
+_LEAST_LESSON_BYTES = 4096
+_MANY_LESSONS, _ONE_IN = 400, 4
+"""After so many lessons of a cache's size, one prompt in so many is enough."""
 
 
 @dataclass(eq=False)
@@ -45,16 +51,36 @@ class Placement:
     """True when no first byte will tell that the prompt was read: the answer comes in one piece."""
     service_s: float | None = None
     reading: bool = True
+    alone: bool = False
+    """True for a silent one that found the replica with nothing else to read."""
     cached_share: float | None = None
     """The share of its prompt tokens that were in the cache, if the answer said so."""
+    written_tokens: int | None = None
+    """The tokens of its answer, if that said so."""
+
+    policy: str = ""
+    scored: tuple[Sequence[Endpoint], list[float]] | None = None
+    """Candidates and scores of the decision, if it was made by scores."""
+
+    def story(self) -> dict[str, object]:
+        """The decision for the access log: what was expected of the replica, and what the others would have cost."""
+        told: dict[str, object] = {
+            "policy": self.policy,
+            "expected_cached_bytes": self.matched_bytes,
+            "expected_read_bytes": self.work_bytes,
+        }
+        if self.scored is not None:
+            candidates, scores = self.scored
+            told["scores"] = {one.name: round(score, 6) for one, score in zip(candidates, scores, strict=True)}
+        return told
 
     def first_byte(self, now: float) -> None:
         """The first token came: the prompt was read."""
         self.view.first_byte(self, now)
 
-    def over(self) -> None:
+    def over(self, now: float) -> None:
         """The request ended, however it did."""
-        self.view.over(self)
+        self.view.over(self, now)
 
 
 class Elsewhere(Protocol):
@@ -109,6 +135,9 @@ class ReplicaView:
         self.paced_at = 0.0
         self._previous = 0.0
         self._lessons = 0
+        self._repeats = 0
+        self._strangers = 0
+        self._strangers_at = 0.0
 
     def repace(self, now: float) -> None:
         """Let the pace drift to the fleet's while nothing is seen: what was slow once is tried again some time."""
@@ -128,9 +157,25 @@ class ReplicaView:
 
     def backlog_s(self, now: float) -> float:
         """Seconds of reading before a prompt placed now would have its turn."""
+        own = self._own_backlog_s(now) if self.reading else 0.0
+        if self._strangers:
+            own += self._strangers_s(now)
         if self._elsewhere is None:
-            return self._own_backlog_s(now)
-        return self._own_backlog_s(now) + max(0, self._elsewhere.work_bytes(self._slot)) * self.s_per_byte
+            return own
+        return own + max(0, self._elsewhere.work_bytes(self._slot)) * self.s_per_byte
+
+    def note_strangers(self, requests: int, now: float) -> None:
+        """The engine reports so many waiting requests more than this router has sent: others use it too."""
+        self._strangers = requests
+        self._strangers_at = now
+
+    def _strangers_s(self, now: float) -> float:
+        """What those will take, if each is like the fleet's mean; a report is good for a while."""
+        pace = self._shared.pace
+        if now - self._strangers_at > _REPORT_LASTS_S or not pace.count:
+            self._strangers = 0
+            return 0.0
+        return self._strangers * pace.seconds / pace.count
 
     def _own_backlog_s(self, now: float) -> float:
         reading = self.reading
@@ -155,13 +200,16 @@ class ReplicaView:
             count = index.known(blocks)
             if count:
                 known = ENDS[count - 1]
-                if known >= _LEAST_LESSON_BYTES:
+                self._repeats += 1
+                if known >= _LEAST_LESSON_BYTES and (self._lessons < _MANY_LESSONS or not self._repeats % _ONE_IN):
                     positions = sorted({count // 4, count // 2, count * 3 // 4, count - 1})
                     ages = tuple(zip([ENDS[at] for at in positions], index.ages(blocks, positions), strict=True))
             index.use(blocks)
         placement = Placement(
             self, now, facts.prompt_bytes, facts.prompt_bytes - matched, matched, known, ages, not facts.stream
         )
+        if placement.silent:
+            placement.alone = not self.requests or (self._shared.pace.count > _SURE_PACE and not self.backlog_s(now))
         self.reading.append(placement)
         self.work_bytes += placement.work_bytes
         self._outstanding += placement.prompt_bytes
@@ -184,25 +232,46 @@ class ReplicaView:
         if self._elsewhere is not None:
             self._previous = max(self._previous, min(now, self._elsewhere.last_read_s(self._slot)))
             self._elsewhere.read_at(self._slot, now)
-        placement.service_s = now - max(placement.at, self._previous)
+        placement.service_s = max(0.0, now - max(placement.at, self._previous))
         self._read(placement)
         self._previous = now
         if not self.reports:
             self._learn_from_time(placement)
 
-    def over(self, placement: Placement) -> None:
+    def over(self, placement: Placement, now: float) -> None:
         """See `Placement`."""
-        cached_share = placement.cached_share
+        self.requests -= 1
+        if placement.silent and placement.written_tokens is not None:
+            self._ended_silently(placement, placement.written_tokens, now)
         if placement.reading:
             self._read(placement)
-        self.requests -= 1
-        if cached_share is None:
+        if placement.cached_share is None:
             return
         self.reports = True
-        cached = cached_share * placement.prompt_bytes
+        cached = placement.cached_share * placement.prompt_bytes
         self._learn_size(placement, cached)
         if placement.service_s is not None:
             self._learn_pace(placement.service_s, placement.prompt_bytes - cached, 1.0)
+
+    def _ended_silently(self, placement: Placement, written_tokens: int, now: float) -> None:
+        """The end of an answer in one piece tells when its prompt was read, once the time per token is known."""
+        writing, cached_share = self._shared.writing, placement.cached_share
+        known_bytes = placement.known_bytes if cached_share is None else 0
+        if placement.alone and known_bytes <= _NEGLIGIBLE_SHARE * placement.prompt_bytes:
+            cached = placement.matched_bytes if cached_share is None else cached_share * placement.prompt_bytes
+            writing.note(now - placement.at, placement.prompt_bytes - cached, written_tokens)
+        if writing.s_per_token is None:
+            return
+        read_at = max(placement.at, now - writing.s_per_token * written_tokens)
+        if placement.reading:
+            while self.reading[0] is not placement and self.reading[0].silent:
+                self._read(self.reading[0])
+            self._read(placement)
+            self._previous = max(self._previous, read_at)
+        if placement.alone:
+            placement.service_s = read_at - placement.at
+            if cached_share is None:
+                self._learn_from_time(placement)
 
     def _read(self, placement: Placement) -> None:
         placement.reading = False
@@ -234,6 +303,8 @@ class ReplicaView:
 
     def _learn_size(self, placement: Placement, cached: float) -> None:
         """Each remembered part was there or not; a part begun counts by its share."""
+        if not placement.ages:
+            return
         before = 0
         for end, age in placement.ages:
             hit = min(max((cached - before) / (end - before), 0.0), 1.0)
@@ -241,7 +312,7 @@ class ReplicaView:
             self._shared.sizes.note(age, hit)
             before = end
         self._lessons += 1
-        if placement.ages and self._lessons % _RELEARN_EVERY == 0:
+        if self._lessons % _RELEARN_EVERY == 0:
             learned = learned_bytes(self.sizes, self._shared.sizes, self.index.limit_bytes)
             self.index.resize(learned)
 
@@ -252,6 +323,7 @@ class Shared:
 
     pace: Pace
     sizes: Sizes
+    writing: Writing
     first_guess_bytes: float
     blocks_each: int
     elsewhere: Elsewhere | None
@@ -273,7 +345,7 @@ class Fleet:
         blocks_limit: int = BLOCKS_LIMIT,
         elsewhere: Elsewhere | None = None,
     ) -> None:
-        self._shared = Shared(Pace(FLEET_FADE), Sizes(), first_guess_bytes, blocks_limit, elsewhere)
+        self._shared = Shared(Pace(FLEET_FADE), Sizes(), Writing(), first_guess_bytes, blocks_limit, elsewhere)
         self._elsewhere = elsewhere
         self._by_tag: dict[int, ReplicaView] = {}
         self._blocks_limit = blocks_limit

@@ -27,7 +27,7 @@ class Pace:
 
     def note(self, seconds: float, uncached_bytes: float, weight: float) -> None:
         """One prompt was served; `weight` (0 to 1) says how sure its uncached bytes are."""
-        fade = self.fade**weight
+        fade = self.fade if weight == 1.0 else self.fade**weight
         self.seconds = self.seconds * fade + seconds * weight
         self.bytes = self.bytes * fade + uncached_bytes * weight
         self.count = self.count * fade + weight

@@ -14,7 +14,7 @@ from router.board import Outcome
 from router.model import Endpoint
 from router.outlier import Verdict
 from router.policy.fleet import Placement
-from router.policy.usage import cached_share
+from router.policy.usage import cached_share, written_tokens
 from router.proxy.head import ResponseHead
 from router.proxy.relay import Relay
 from router.proxy.upstream import Broken, Upstream
@@ -87,6 +87,10 @@ class Attempt:
             self._upstream = None
         self._settle(verdict, outcome)
 
+    def story(self) -> dict[str, object]:
+        """Why it went there, for the access log."""
+        return self._placement.story() if self._placement is not None else {}
+
     def pause(self) -> None:
         """The client cannot take more."""
         if self._upstream is not None:
@@ -145,7 +149,7 @@ class Attempt:
             self._exchange.broken("upstream_truncated", "the replica ended its answer before it was complete")
             return
         if self._placement is not None:
-            self._placement.cached_share = cached_share(relay.last_bytes())
+            self._take_usage(self._placement, relay.last_bytes())
         relay.end()
         self._settle(*_judge(self._status))
         self._exchange.finish(keep_alive=relay.keep_alive)
@@ -165,7 +169,7 @@ class Attempt:
         self._relay = relay
         engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, self.first_byte_at - exchange.started)
         if self._placement is not None:
-            self._placement.cached_share = cached_share(body)
+            self._take_usage(self._placement, body)
         relay.whole(body)
         self._settle(*_judge(head.status))
         exchange.finish(keep_alive=relay.keep_alive)
@@ -185,6 +189,11 @@ class Attempt:
             self._exchange.broken("upstream_died", "the replica closed the connection before its answer was complete")
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _take_usage(self, placement: Placement, tail: bytes) -> None:
+        placement.cached_share = cached_share(tail)
+        if placement.silent:
+            placement.written_tokens = written_tokens(tail)
 
     def _begin_connect(self) -> None:
         self.phase = Phase.CONNECTING
@@ -221,7 +230,7 @@ class Attempt:
             return
         self.phase = Phase.OVER
         if self._placement is not None:
-            self._placement.over()
+            self._placement.over(self._engine.now())
         engine, exchange, endpoint = self._engine, self._exchange, self.endpoint
         now = engine.now()
         sent_bytes = self._relay.sent_bytes if self._relay is not None else 0

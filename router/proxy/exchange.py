@@ -372,6 +372,7 @@ class Exchange:
             "duration_ms": round((self._engine.now() - self.started) * 1e3, 3),
             "request_bytes": len(self.body),
             "response_bytes": self._relay.sent_bytes if self._relay is not None else 0,
+            **(attempt.story() if attempt is not None else {}),
         }
 
     # -- what goes out -----------------------------------------------------------------------------------------------

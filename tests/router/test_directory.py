@@ -2,6 +2,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
+import pytest
 
 from common.discovery.record import Beat, Delete, Put, ServiceRecord, Snapshot
 from router.directory import Directory
@@ -200,3 +201,12 @@ def test_table_versions_rise() -> None:
     first, second = book.table(), book.table()
     assert second.version == first.version + 1
     assert replace(second, version=first.version) == first
+
+
+@pytest.mark.parametrize(
+    ("report", "waiting"), [({"waiting": 3}, 3), ({"waiting": True}, None), ({"waiting": -1}, None), ("odd", None)]
+)
+def test_a_reported_queue_is_taken_if_it_is_a_count(report: object, waiting: int | None) -> None:
+    book = directory()
+    book.apply(Put("e", 1, record(metadata={"type": "openai-api", "replica": report})), 0.0)
+    assert [endpoint.waiting for endpoint in book.table().endpoints] == [waiting]

@@ -166,7 +166,7 @@ def test_idle_and_short_the_default_is_weighted_round_robin() -> None:
         assert placement is not None
         if number % 2:
             placement.first_byte(number * 0.1 + 0.01)
-            placement.over()
+            placement.over(number * 0.1 + 0.01)
     assert names == "aabacaa" * 2
 
 
@@ -203,3 +203,24 @@ def test_explain_tells_rule_inputs_and_pick_and_changes_nothing() -> None:
 )
 def test_usage_tells_the_cached_share(tail: bytes, share: float | None) -> None:
     assert cached_share(tail) == share
+
+
+def test_a_queue_that_others_filled_counts_for_a_while() -> None:
+    made = chooser()
+    a, b = endpoint("a", waiting=9, slot=1), endpoint("b", waiting=0, slot=2)
+    long = Facts(model="m", stream=True, prompt_bytes=9000, blocks=(1, 2, 3))
+    made.set_table(table(a, b), 0.0)
+    for one in (a, b):
+        placement = made.fleet.view(one).place(long, 1.0)
+        placement.first_byte(2.0)
+        placement.over(2.0)
+    made.set_table(table(a, b), 3.0)
+    assert {made.pick([a, b], replace_blocks(long, number), 4.0).name for number in range(6)} == {"b"}
+    assert {made.pick([a, b], replace_blocks(long, number), 60.0).name for number in range(6)} == {"a", "b"}
+    busy = Chooser(rng=RNG, in_flight=lambda _endpoint: 9)
+    busy.set_table(table(a, b), 3.0)
+    assert busy.fleet.view(a).backlog_s(4.0) == 0.0
+
+
+def replace_blocks(facts: Facts, number: int) -> Facts:
+    return Facts(model=facts.model, stream=True, prompt_bytes=facts.prompt_bytes, blocks=(100 + number,))

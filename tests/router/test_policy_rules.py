@@ -48,7 +48,7 @@ def nobody(_endpoint: Endpoint) -> int:
 def serve(fleet: Fleet, one: Endpoint, what: Facts, at: float, seconds: float) -> Placement:
     placement = fleet.view(one).place(what, at)
     placement.first_byte(at + seconds)
-    placement.over()
+    placement.over(at + seconds)
     return placement
 
 
@@ -87,9 +87,9 @@ def test_every_rule_picks_a_candidate_whatever_it_was_told(
             if rng.random() < 0.8:
                 done.first_byte(now)
             done.cached_share = rng.choice([None, 0.0, rng.random(), 1.0])
-            done.over()
+            done.over(now)
     for placement in under_way:
-        placement.over()
+        placement.over(now)
     for one in pool:
         view = fleet.view(one)
         assert (view.requests, view.outstanding, view.work_bytes, len(view.reading)) == (0, 0, 0.0, 0)
@@ -177,7 +177,7 @@ def test_an_answer_in_one_piece_counts_as_read_after_the_expected_time() -> None
     placement = fleet.view(one).place(facts(text(2), stream=False), 10.0)
     assert fleet.view(one).backlog_s(10.5) == pytest.approx(0.5, rel=0.2)
     assert fleet.view(one).backlog_s(12.0) == 0.0
-    placement.over()
+    placement.over(13.0)
     assert fleet.view(one).outstanding == 0
 
 
@@ -205,7 +205,7 @@ def test_reported_cached_tokens_teach_the_size() -> None:
         placement = view.place(facts(text(part)), now)
         placement.first_byte(now + 1.0)
         placement.cached_share = 1.0 if cached else 0.0
-        placement.over()
+        placement.over(now + 1.0)
     assert 0.7 < view.index.capacity_bytes / (40 * 8192) < 1.5
 
 
@@ -242,3 +242,31 @@ def test_prefix_leaves_the_match_when_loads_are_far_apart() -> None:
     assert policy.pick([a, b], facts(text(1, 3)), 0.0, RNG) == b
     in_flight[a.id] = 1
     assert policy.pick([a, b], facts(text(9, 1)), 0.0, RNG) == b
+
+
+def test_answers_in_one_piece_teach_pace_and_writing_by_their_length() -> None:
+    fleet = Fleet()
+    view = fleet.view(endpoint("a"))
+    rng = random.Random(5)
+    now = 0.0
+    for number in range(40):
+        size, tokens = rng.randrange(1, 40), rng.randrange(1, 400)
+        placement = view.place(facts(text(number, part_bytes=1024 * size), stream=False), now)
+        placement.written_tokens = tokens
+        now += 1024 * size * 1e-5 + tokens * 0.02
+        placement.over(now)
+        now += 1.0
+    assert fleet._shared.writing.s_per_token == pytest.approx(0.02, rel=0.01)
+    assert view.s_per_byte == pytest.approx(1e-5, rel=0.05)
+
+
+def test_the_end_of_a_silent_answer_tells_that_those_before_it_are_read() -> None:
+    fleet = Fleet()
+    view = fleet.view(endpoint("a"))
+    fleet._shared.writing.s_per_token = 0.02
+    early, late = (view.place(facts(text(number, 9, 9), stream=False), 0.0) for number in range(2))
+    late.written_tokens = 10
+    late.over(0.5)
+    assert (early.reading, len(view.reading)) == (False, 0)
+    early.over(3.0)
+    assert view.requests == 0

@@ -1,7 +1,8 @@
 """Policies, aliases and fallbacks on the wire."""
 
+import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -12,6 +13,7 @@ from router.policy.models import ModelRule, ModelRules
 from router.settings import RouterSettings
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, event, plain
+from tests.router.test_proxy_gate import until
 
 LONG = "lorem ipsum " * 400
 
@@ -35,7 +37,9 @@ async def test_a_prompt_goes_where_its_beginning_is(planes: MakePlane) -> None:
     replicas = [await plane.add(stream) for _ in range(3)]
     endpoints = plane.route(*replicas)
     view = plane.engine.chooser.fleet.view(endpoints[1])
-    view.place(read_json(chat(LONG), want_text=False, forwarded=None, wanted=WANTS), plane.engine.now()).over()
+    view.place(read_json(chat(LONG), want_text=False, forwarded=None, wanted=WANTS), plane.engine.now()).over(
+        plane.engine.now()
+    )
     for _ in range(4):
         assert (await plane.post(chat(LONG + "again", stream=True))).status == 200
     assert [len(replica.calls) for replica in replicas] == [0, 4, 0]
@@ -63,6 +67,16 @@ async def test_reported_cached_tokens_reach_the_belief(planes: MakePlane) -> Non
         await plane.post(chat(LONG, stream=is_stream))
         views = [plane.engine.chooser.fleet.view(endpoint) for endpoint in endpoints]
         assert [view.reports for view in views].count(True) == 1
+
+
+async def test_the_log_line_tells_the_decision(planes: MakePlane) -> None:
+    plane = await planes(access_log_sample=1.0)
+    plane.route(await plane.add(answer_ok), await plane.add(answer_ok))
+    await plane.post(chat(LONG))
+    [line] = plane.engine.log_lines
+    assert (line["policy"], line["expected_cached_bytes"]) == ("cost", 0)
+    assert set(cast("dict[str, float]", line["scores"])) == {"r0", "r1"}
+    assert "lorem" not in json.dumps(line)
 
 
 async def test_a_failed_try_leaves_nothing_behind(planes: MakePlane) -> None:
@@ -115,6 +129,32 @@ async def test_an_alias_is_asked_for_by_its_parts_name(planes: MakePlane) -> Non
     plane.engine.set_table(Table(9))
     reply = await plane.post(chat("hi", model="fast"))
     assert (reply.status, json.loads(reply.body)["error"]["code"]) == (503, "model_not_found")
+
+
+def test_the_size_is_known_to_policies_that_read_no_prompts() -> None:
+    body = chat(LONG)
+    assert read_json(body, want_text=False, forwarded=None).prompt_bytes == len(body)
+    nothing = Wanted(lambda _model, _policy: False, None, None, sessions=True)
+    assert read_json(body, want_text=False, forwarded=None, wanted=nothing).prompt_bytes == len(body)
+
+
+async def test_least_loaded_sees_how_much_waits(planes: MakePlane) -> None:
+    released = asyncio.Event()
+
+    async def late(call: Call) -> None:
+        await released.wait()
+        await answer_ok(call)
+
+    plane = await planes(rules=ModelRules("least_loaded"))
+    replicas = [await plane.add(late), await plane.add(late)]
+    plane.route(*replicas)
+    large = asyncio.create_task(plane.post(chat(LONG)))
+    await until(lambda: any(replica.calls for replica in replicas))
+    small = [asyncio.create_task(plane.post(chat("hi"))) for _ in range(3)]
+    await until(lambda: sum(len(replica.calls) for replica in replicas) == 4)
+    assert sorted(len(replica.calls) for replica in replicas) == [1, 3]
+    released.set()
+    assert [reply.status for reply in await asyncio.gather(large, *small)] == [200] * 4
 
 
 def test_only_the_name_changes_in_a_body() -> None:
