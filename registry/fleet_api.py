@@ -129,7 +129,7 @@ def _may_write(request: web.Request) -> Registry:
 def _id(request: web.Request) -> str:
     replica_id = request.match_info["id"]
     if not is_replica_id(replica_id):
-        raise ApiError(404, f"replica {replica_id!r} not found", detail=f"replica {replica_id!r} not found")
+        raise ApiError(404, f"replica {replica_id!r} not found")
     return replica_id
 
 
@@ -192,7 +192,7 @@ async def _agent_of(registry: Registry, replica_id: str) -> Agent:
     if info is None:
         found = await registry.fleet.search(known, replica_id)
         if found is None:
-            raise ApiError(404, f"replica {replica_id!r} not found", detail=f"replica {replica_id!r} not found")
+            raise ApiError(404, f"replica {replica_id!r} not found")
         return found
     node = info["metadata"].get("node")
     if node is None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from registry.model import Instance
-from registry.replicas import AGENT_KIND
+from registry.replicas import agent_node
 from registry.report import read_report
 
 
@@ -35,8 +35,8 @@ def agents(instances: Iterable[Instance]) -> list[Agent]:
     """Every agent, by the name of its node."""
     found = []
     for instance in instances:
-        node = instance.registration.metadata.get("node")
-        if instance.kind != AGENT_KIND or not isinstance(node, str):
+        node = agent_node(instance)
+        if node is None:
             continue
         told = read_report(instance.report) if instance.report is not None else {}
         live, capacity = told.get("replicas_live"), told.get("capacity")

@@ -80,13 +80,23 @@ def pending_info(replica_id: str, body: Mapping[str, Any], *, node: str, request
     }
 
 
+def agent_node(instance: Instance) -> str | None:
+    """The node whose agent a record is; None for any other record.
+
+    The name must be the node's: a register token that is bound to other names cannot make anybody an agent, who would be
+    sent requests and shown a token.
+    """
+    node = instance.registration.metadata.get("node")
+    return node if instance.kind == AGENT_KIND and instance.name == f"agent-{node}" and isinstance(node, str) else None
+
+
 def _reports(instance: Instance) -> Iterator[tuple[str, dict[str, Any]]]:
     """The replicas that a record reports, by id: a babysitter's its own, an agent's those that have none."""
     if instance.report is None:
         return
     if instance.report.replica_id is not None:
         yield instance.report.replica_id, read_report(instance.report)
-    elif instance.kind == AGENT_KIND:
+    elif agent_node(instance) is not None:
         told = read_report(instance.report).get("replicas")
         for report in told if isinstance(told, list) else []:
             if isinstance(report, dict) and isinstance(report.get("replica_id"), str):

@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from common.http.errors import detailed
 from registry import api, fleet_api, listing, page, replicas_api
 from registry.api import REGISTRY
 from registry.openapi import Parameter, Route, describe
@@ -237,7 +238,8 @@ STREAMS = frozenset({"/v1/watch", f"{_REPLICA}/events", f"{_REPLICA}/logs"})
 def add_routes(app: web.Application) -> None:
     """Serve the table."""
     for route in ROUTES:
+        handler = detailed(route.handler) if route.path.startswith("/api/v1/") else route.handler
         if route.method == "GET":
-            app.router.add_get(route.path, route.handler, allow_head=route.path not in STREAMS)
+            app.router.add_get(route.path, handler, allow_head=route.path not in STREAMS)
         else:
-            app.router.add_route(route.method, route.path, route.handler)
+            app.router.add_route(route.method, route.path, handler)

@@ -20,7 +20,7 @@ from babysitter.agent.picture import FILTERS, select
 from babysitter.agent.requests import BODY_LIMIT_BYTES, check_content_type, parse_body, wrong
 from common import __version__
 from common.http.access import bearer_matches
-from common.http.errors import ApiError, json_errors
+from common.http.errors import ApiError, detailed, json_errors
 
 OPEN = frozenset({"/health", "/api/v1/health", "/metrics"})
 BODY_TIMEOUT_S = 30.0
@@ -74,7 +74,7 @@ async def _guard(
             )
     if request.method not in READING and "Origin" in request.headers:
         raise ApiError(HTTPStatus.FORBIDDEN, "pages of a browser may not change anything here")
-    return await handler(request)
+    return await detailed(handler)(request)
 
 
 async def health(request: web.Request) -> web.Response:

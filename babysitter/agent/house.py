@@ -38,7 +38,7 @@ class House:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+        self.root = root.resolve()  # babysitters are found again by this path, whatever the next agent is told
         self.state = self.root / "state"
         self._lock: int | None = None
         self._seen: dict[str, tuple[Signature, dict[str, Any]]] = {}

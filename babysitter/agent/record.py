@@ -43,7 +43,7 @@ class Record:
         self._clock = clock
         self._port = port
         self._instance_id = instance_id
-        self._incarnation = int(time.time())
+        self._incarnation = int(time.time() * 1000)  # a restart may take less than a second
         address = bind_address(settings.host)
         self._host = settings.advertise_host or (full_name() if address in WILDCARDS else address)
 

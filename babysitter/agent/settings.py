@@ -21,6 +21,8 @@ PLAIN_ENV = (
 )  # fmt: skip
 """The release server's variables. They are ours alone: no babysitter, and so no server, inherits them."""
 LEAST_PORT = 1024
+NOBODY = "000000000000"
+"""A replica that is not there, to judge settings by."""
 LAST_PORT = 65_535
 
 
@@ -126,10 +128,15 @@ def babysitter_settings(settings: AgentSettings, env: Mapping[str, str]) -> Baby
     Raises:
         ConfigurationError: A babysitter would refuse to start.
     """
-    argv = ["--replica-dir", str(settings.local_workdir_root / "000000000000"), "--port", str(settings.first_port)]
+    argv = ["--replica-dir", str(settings.local_workdir_root / NOBODY), "--port", str(settings.first_port)]
     if settings.babysitter_config is not None:
         argv += ["--config", str(settings.babysitter_config)]
     try:
-        return parse_babysitter(argv, env)
+        found = parse_babysitter(argv, env)
     except SettingsError as error:
         raise ConfigurationError(str(error)) from error
+    if (found.name, found.port, found.backend.type) != (NOBODY, settings.first_port, "cbclient"):
+        raise ConfigurationError(
+            f"{settings.babysitter_config or 'environment'}: 'name', 'port' and 'backend' are each replica's own"
+        )
+    return found

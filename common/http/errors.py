@@ -1,5 +1,6 @@
 """Errors of the control planes: always JSON, always `{"error": …}`, never a stack (CONTRACT.md 1)."""
 
+import functools
 import json
 import math
 from collections.abc import Awaitable, Callable
@@ -50,6 +51,20 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         # The one broad clause of a control plane: the defect is logged whole, the caller learns nothing of it.
         log.exception("http.handler_failed", method=request.method, path=request.path)
         return web.json_response({"error": "internal error"}, status=500)
+
+
+def detailed(handler: Handler) -> Handler:
+    """A handler of the replica API, whose errors carry their text under `detail` as well, where old clients look."""
+
+    @functools.wraps(handler)
+    async def telling(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ApiError as error:
+            error.fields.setdefault("detail", error.message)
+            raise
+
+    return telling
 
 
 def _reject_constant(name: str) -> float:

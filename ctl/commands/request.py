@@ -97,7 +97,7 @@ def read_table(file: str) -> dict[str, Any]:
                 raw = opened.read(LIMIT_BYTES + 1)
         if len(raw) > LIMIT_BYTES:
             raise Problem(f"{file}: larger than {LIMIT_BYTES} bytes", code=Code.CONFIG)
-        found = yaml.safe_load(raw.decode())
+        found = parse(raw.decode())
     except OSError as error:
         raise Problem(f"{file}: {error.strerror}", code=Code.CONFIG) from error
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
@@ -105,6 +105,14 @@ def read_table(file: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Problem(f"{file}: must hold a table, not {type(found).__name__}", code=Code.CONFIG)
     return found
+
+
+def parse(text: str) -> Any:
+    """JSON as JSON, because YAML takes 1e-5 for a word; everything else as YAML."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
 
 
 def umask() -> int:

@@ -143,5 +143,5 @@ def demo_file(model: str, port: int, registry_url: str) -> str:
     return (
         f'# Made by "svcctl up --demo": a mock server of the OpenAI API.\nname = "{model}"\nport = {port}\n'
         f'registry_url = "{registry_url}"\n\n[backend]\ntype = "mock"\nmodels = ["{model}"]\n'
-        'args = ["--token-delay-s", "0.03"]\n'
+        'args = ["--token-delay-s", "0.03"]\n\n[babysitter]\ndrain_s = 3\n'
     )

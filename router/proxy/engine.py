@@ -20,7 +20,7 @@ from router.board import Board
 from router.candidates import choose_from
 from router.facts import Wanted
 from router.keys import Key, KeyRing
-from router.model import Endpoint, Table
+from router.model import Endpoint, Standing, Table
 from router.outlier import Outliers
 from router.policy.choose import Chooser
 from router.proxy.head import RequestHead, ResponseHead
@@ -136,6 +136,9 @@ class Engine:
         self.outliers.forget_all_but(alive)
         for gone in self._pools.keys() - alive - {self.control.id}:
             self._pools.pop(gone).close()
+        for endpoint in table.endpoints:
+            if endpoint.standing is Standing.DRAINING and endpoint.id in self._pools:
+                self._pools[endpoint.id].close()  # it waits until nobody is connected any more
 
     def peers(self, model: str | None) -> Sequence[Endpoint]:
         """Everybody who lists `model`; everybody, for a request that names none."""

@@ -72,6 +72,8 @@ def test_request_becomes_a_ready_replica_with_its_jobs(tmp_path: Path, index: In
         assert all(stage["took_s"] >= 0 for stage in state["stages"])
         assert (state["server_mode"], state["model_name"], state["multibox"]) == ("replica", "llama3.1-8b", "dh1")
         assert (state["replica_pid"], state["port"], state["request_id"]) == (pid, node.port, "req-1")
+        moves = [json.loads(line) for line in node.log().splitlines() if "replica.moved" in line]
+        assert {move["request_id"] for move in moves} == {"req-1"}
         assert state["venv_path"] == str(node.home / "cbclient")
         assert len(state["compile_wsjob"]) == 1
         assert [name[-1] for name in state["execute_wsjob"]] == ["0", "1"]

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, make_mocked_request
 from pytest_aiohttp.plugin import AiohttpClient
 
-from common.http.errors import ApiError, json_errors, read_json_object
+from common.http.errors import ApiError, detailed, json_errors, read_json_object
 
 Client = TestClient[web.Request, web.Application]
 
@@ -110,3 +110,16 @@ async def test_a_body_over_the_limit_is_413_M15(client: Client) -> None:
 def test_response_of_an_api_error_without_fields() -> None:
     made: Any = ApiError(404, "no such service").response()
     assert json.loads(made.text) == {"error": "no such service"}
+
+
+async def test_detailed_errors_carry_their_text_twice_and_keep_a_detail_of_their_own() -> None:
+    async def refuse(_request: web.Request) -> web.Response:
+        raise ApiError(422, "no", field="x")
+
+    async def explain(_request: web.Request) -> web.Response:
+        raise ApiError(422, "no", detail="because")
+
+    for handler, told in ((refuse, "no"), (explain, "because")):
+        with pytest.raises(ApiError) as caught:
+            await detailed(handler)(make_mocked_request("GET", "/"))
+        assert caught.value.fields["detail"] == told

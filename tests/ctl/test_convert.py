@@ -110,3 +110,17 @@ async def test_a_file_that_is_no_configuration_is_one_line(suite: Suite, tmp_pat
     assert done.code == Code.CONFIG
     assert len(done.stderr.splitlines()) == 1
     assert str(file) in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"model": {"name": "m", "rate": 1e-5, "path": "a\\/b"}}',
+        '{"model":\t{"name": "m", "rate": 1e-5, "path": "a/b"}}',
+    ],
+)
+async def test_json_is_read_as_json_whatever_yaml_would_make_of_it(suite: Suite, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "model.json"
+    file.write_text(text)
+    done = await suite.ctl("request", "from-yaml", str(file))
+    assert done.json["full_config"] == {"model": {"name": "m", "rate": 1e-5, "path": "a/b"}}

@@ -6,6 +6,7 @@ With SVC_SCREENS=DIR the screens are written there as SVG; those in docs/screens
 import functools
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -126,8 +127,9 @@ def test_up_draws_a_bar_for_each_part_and_then_what_serves_where(node: Node, dem
 def test_create_and_wait_shows_each_stage_and_ends_ready(node: Node) -> None:
     file = node.state.parent / "request.json"
     with terminal(node, "replicas", "create", "-f", str(file), "--wait", lines=12) as shown:
-        shown.until(lambda text: "creating · " in text, "a stage of the deployment")
-        shown.until(lambda text: "compile" in text and "wsjob-" in text, "the compile job's id")
+        # In what was written, not only on the screen: on a busy machine a stage may be over before it is looked at.
+        shown.until(lambda _: "creating · ".encode() in shown.raw, "a stage of the deployment")
+        shown.until(lambda _: b"wsjob-compile" in shown.raw, "the compile job's id")
         keep(shown, "create-compiling", "svcctl replicas create -f request.json --wait")
         assert shown.end() == 0, shown.text
         assert "ready at http://" in shown.text
@@ -157,10 +159,11 @@ def test_top_shows_the_fleet_live_and_ends_with_q(node: Node) -> None:
     with terminal(node, "top", "--interval", "0.5", lines=16) as shown, ThreadPoolExecutor(5) as pool:
         shown.until(lambda text: "mock-small" in text, "the replicas")
         asked = [pool.submit(node.ctl, *ask[:1], model, *ask[2:]) for model in ["mock-large", *["mock-small"] * 3]]
-        shown.until(
-            lambda text: "4 in flight" in text and busy(text) != "" and "ms" in text, "in flight, pace and TTFT"
-        )
+        shown.until(lambda text: re.search("[1-4] in flight", text) is not None, "requests under way")
+        shown.until(lambda text: busy(text) != "" and "TTFT -" not in text, "pace and time to the first byte")
         assert "/3 ready" in shown.text
+        if os.environ.get("SVC_SCREENS"):  # on a quiet machine
+            shown.until(lambda text: "4 in flight" in text, "all of them")
         keep(shown, "top", "svcctl top")
         for future in asked:
             assert future.result().code == 0

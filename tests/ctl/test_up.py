@@ -84,7 +84,7 @@ def test_up_without_ports_finds_what_runs_and_adds_to_it(node: Node, tmp_path: P
     """The file's own registry is another one: the node's, which is not at the usual port, wins."""
     port = free_port()
     config = tmp_path / "more.toml"
-    text = f'name = "more"\nport = {port}\nregistry_url = "http://127.0.0.1:1"\n[backend]\ntype = "mock"\nmodels = ["more"]\n'
+    text = f'name = "more"\nport = {port}\nregistry_url = "http://127.0.0.1:1"\n[backend]\ntype = "mock"\nmodels = ["more"]\n[babysitter]\ndrain_s = 0.5\n'
     config.write_text(text)
     done = node.ctl("up", "--no-agent", str(config))
     assert done.code == 0, done.stderr

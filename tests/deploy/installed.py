@@ -28,7 +28,7 @@ def environment(folder: Path, wheel: Path) -> Path:
     # A path file inside a path that a path file names is not read: an editable install of the tree stays out.
     (packages / "others.pth").write_text("\n".join(site.getsitepackages()) + "\n")
     python = folder / "bin" / "python"
-    tool = [uv, "pip", "install", "--quiet", "--offline", "--python", str(python)] if uv else [
+    tool = [uv, "pip", "install", "--quiet", "--offline", "--compile-bytecode", "--python", str(python)] if uv else [
         str(python), "-m", "pip", "install", "--quiet", "--no-index", "--disable-pip-version-check"]  # fmt: skip
     done = subprocess.run(
         [*tool, "--no-deps", str(wheel)], cwd=folder, capture_output=True, text=True, check=False, timeout=100

@@ -45,6 +45,7 @@ def test_the_wheel_has_the_rooms_and_nothing_else(built: tuple[Path, Path]) -> N
     tops = {name.split("/")[0] for name in contents(built[0])}
     assert tops == {"babysitter", "common", "ctl", "registry", "router"}
     assert "registry/ui/page.html" in contents(built[0])
+    assert [name for name in contents(built[0]) if "_compiled" in name or "__pycache__" in name] == []
 
 
 def test_the_sdist_makes_the_same_wheel(built: tuple[Path, Path], tmp_path: Path) -> None:
@@ -142,6 +143,8 @@ def test_the_installed_programs_serve_a_model_from_an_empty_directory(node: Node
     asked = {"model": "mock-small", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
     answer = node.ask(f"http://127.0.0.1:{router}/v1/chat/completions", asked, X_Request_Id="order-4711")
     assert answer["choices"][0]["message"]["content"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{registry}/ui", timeout=10) as page:
+        assert b"<html" in page.read()  # what is no Python is in the wheel too
     assert node.stop() == {"svc-registry": 0, "svc-babysitter": 0, "svc-router": 0}
     # One id joins the router's line with the server's own.
     lines = [json.loads(line) for line in (node.folder / "svc-router.log").read_text().splitlines()]

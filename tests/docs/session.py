@@ -6,6 +6,7 @@ Ports are the only words of a command that are changed: a test may not take the 
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.docs.pages import Block
+from tests.docs.pages import ROOT, Block
 from tests.e2e.node import Node, copy_tree
 from tests.ports import free_ports
 
@@ -89,6 +90,9 @@ class Session:
 def in_the_project(folder: Path) -> Session:
     """A reader who has a copy of the project and its environment."""
     copy_tree(folder)
+    for room in ("babysitter", "common", "ctl", "registry", "router"):
+        shutil.rmtree(folder / room)
+        (folder / room).symlink_to(ROOT / room)  # Python has compiled these already
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True)
     scripts = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["scripts"]

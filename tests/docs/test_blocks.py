@@ -145,3 +145,18 @@ def test_a_settings_file_that_is_shown_is_one(block: Block, tmp_path: Any) -> No
         models: dict[str, Any] = {"registry": RegistrySettings, "router": RouterSettings, "agent": AgentSettings}
         [name] = [name for name in models if f"{name}.{block.kind}" in block.note + block.text.partition("\n")[0]]
         build(models[name], [Layer(block.where, content, {})])
+
+
+def test_every_page_can_be_found_from_the_index() -> None:
+    index = ROOT / "docs" / "README.md"
+    seen, waiting = set(), [index]
+    while waiting:
+        page = waiting.pop()
+        seen.add(page)
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            target = (page.parent / link).resolve()
+            found = (
+                sorted(target.glob("*.md")) if target.is_dir() and target.is_relative_to(ROOT / "docs") else [target]
+            )
+            waiting += [one for one in found if one.suffix == ".md" and one not in seen]
+    assert [str(page) for page in PAGES if page not in seen] == []

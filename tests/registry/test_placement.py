@@ -28,6 +28,16 @@ def test_agents_are_the_records_of_their_kind() -> None:
     assert found == [Agent("a", "http://a:18100", away=True), Agent("b", "http://b:18100", 2, 9)]
 
 
+@pytest.mark.parametrize("name", ["evil", "agent-b", "agent-", "svc-agent-a"])
+def test_only_a_record_of_the_nodes_own_name_is_its_agent(name: str) -> None:
+    told = {"type": "node-agent", "node": "a"}
+    said = Registration(name, "10.0.0.9", 18100, "h", "http://10.0.0.9:18100", "running", metadata=told)
+    spoken = make_report({"replicas": [{"replica_id": "r1", "status": "ready"}]})
+    instance = Instance(said, generation=1, report=spoken)
+    assert agents([instance]) == []
+    assert replica_infos([instance]) == {}
+
+
 @pytest.mark.parametrize(
     ("known", "node", "placed", "expected"),
     [

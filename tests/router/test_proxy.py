@@ -1,9 +1,10 @@
 """The data plane end to end: real sockets, a replica of raw bytes, a client of raw bytes."""
 
 import asyncio
+import dataclasses
 import json
 
-from router.model import Standing
+from router.model import Standing, Table
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, Plane, event, plain, read_reply, request
 
@@ -393,6 +394,16 @@ async def test_drained_and_down_replicas_get_nothing_new_D28(plane: Plane) -> No
     plane.route(second, standing=Standing.SUSPECT)
     assert (await plane.post(CHAT)).status == 200
     assert not first.calls
+
+
+async def test_idle_connections_to_a_replica_that_drains_are_closed_at_once_D28(plane: Plane) -> None:
+    replica = await plane.add(answer_ok)
+    (endpoint,) = plane.route(replica)
+    assert (await plane.post(CHAT)).status == 200
+    plane.engine.set_table(Table.of(2, (dataclasses.replace(endpoint, standing=Standing.DRAINING),)))
+    async with asyncio.timeout(2):  # below the four seconds after which an idle one would be closed anyhow
+        while replica._open:
+            await asyncio.sleep(0.01)
 
 
 async def test_http10_client_gets_plain_bytes_until_the_close(plane: Plane) -> None:

@@ -9,9 +9,7 @@ import json
 import os
 import socket
 import sys
-import threading
 import zlib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 ARGUMENTS = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
@@ -21,7 +19,6 @@ STATE = HOME.parent / "state" / f"{HOME.name}.json"
 REQUEST = json.loads((HOME / "request.json").read_text())
 HOW = REQUEST.get("full_config", {}).get("light", {})
 TIMELINE: list[dict[str, object]] = []
-OVER = threading.Event()
 
 
 def write(status: str, **more: object) -> None:
@@ -46,35 +43,29 @@ def write(status: str, **more: object) -> None:
     beside.replace(STATE)
 
 
-class Answer(BaseHTTPRequestHandler):
-    """`/stop`, `/retry`, `/health`."""
-
-    def do_GET(self) -> None:
-        """Well."""
-        self._send(200)
-
-    def do_POST(self) -> None:
-        """Stop or begin again."""
-        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path == "/stop":
-            force = json.loads(raw or b"{}").get("force")
-            self._send(202)
-            if force or not HOW.get("deaf"):
-                OVER.set()
-            else:
+def serve(calls: socket.socket) -> None:
+    """Answer `/stop`, `/retry` and `/health`, one call at a time, until told to stop."""
+    while True:
+        connection = calls.accept()[0]
+        with connection:
+            raw = b""
+            while b"\r\n\r\n" not in raw:
+                chunk = connection.recv(65_536)
+                if not chunk:
+                    break
+                raw += chunk
+            head, _, body = raw.partition(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
+            while len(body) < length:
+                body += connection.recv(65_536)
+            ends = head.startswith(b"POST /stop") and (json.loads(body or b"{}").get("force") or not HOW.get("deaf"))
+            if head.startswith(b"POST /stop") and not ends:
                 write("stopping")
-        else:
-            write("ready", endpoint=f"http://node:{PORT}")
-            self._send(202)
-
-    def _send(self, status: int) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"{}")
-
-    def log_message(self, *_arguments: object) -> None:
-        """Say nothing."""
+            if head.startswith(b"POST /retry"):
+                write("ready", endpoint=f"http://node:{PORT}")
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+            if ends:
+                return
 
 
 def main() -> None:
@@ -89,8 +80,7 @@ def main() -> None:
         sys.stderr.write("svc-babysitter: error: another babysitter\n")
         sys.exit(78)
     server = socket.create_server(("127.0.0.1", PORT))
-    calls = ThreadingHTTPServer(("127.0.0.1", PORT + 1), Answer)
-    threading.Thread(target=calls.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    calls = socket.create_server(("127.0.0.1", PORT + 1))
     (STATE.parent / f"{HOME.name}.pid").write_text(f"{os.getpid()}\n")
     sys.stderr.write("the light one runs\n")
     sys.stderr.flush()
@@ -98,7 +88,7 @@ def main() -> None:
     status = HOW.get("status", "ready")
     shown = f"http://node:{PORT}" if status == "ready" else "NA"
     write(status, endpoint=shown, base_url=f"http://127.0.0.1:{PORT + 1}", error_message=HOW.get("error"))
-    OVER.wait()
+    serve(calls)
     write("stopped", endpoint="NA")
     server.close()
 

@@ -94,6 +94,11 @@ def test_moving_out_leaves_what_is_shown_and_forgetting_leaves_nothing(house: Ho
     assert list(house.state.iterdir()) == []
 
 
+def test_a_root_has_one_path_however_it_is_written(house: House, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(house.root)
+    assert House(tmp_path / "link").root == House(house.root / ".." / house.root.name).root == house.root
+
+
 def test_the_roots_own_id_stays(house: House) -> None:
     assert house.own_id() == House(house.root).own_id()
 

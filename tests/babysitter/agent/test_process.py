@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -176,22 +175,28 @@ def test_the_release_servers_variables_and_file_are_read(tmp_path: Path, suffix:
         process.wait()
 
 
-@pytest.mark.parametrize(
-    ("env", "said"),
-    [
-        ({"PORT": "x"}, "environment PORT: 'port'"),
-        ({"HOST": "0.0.0.0"}, "refusing to listen on 0.0.0.0 without tokens"),
-        ({"CONFIG_FILE": "/nowhere.yaml"}, "/nowhere.yaml: cannot be read"),
-        ({"SVC_AGENT_BABYSITTER_CONFIG": "/nowhere.toml"}, "/nowhere.toml: cannot be read"),
-        ({"LOCAL_WORKDIR_ROOT": "/proc/x"}, "local_workdir_root /proc/x: cannot be used"),
-        ({"SVC_AGENT_LAST_PORT": "1024"}, "last_port must be greater than first_port"),
-    ],
-)
-def test_settings_of_no_use_are_told_in_one_line(tmp_path: Path, env: dict[str, str], said: str) -> None:
-    variables: dict[str, Any] = {**os.environ, "LOCAL_WORKDIR_ROOT": str(tmp_path), "PORT": str(free_port()), **env}
-    done = subprocess.run(
-        [sys.executable, "-m", "babysitter.agent"], cwd=PROJECT, env=variables, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 78
-    assert said in done.stderr
+USELESS = [
+    ({"PORT": "x"}, "environment PORT: 'port'"),
+    ({"HOST": "0.0.0.0"}, "refusing to listen on 0.0.0.0 without tokens"),
+    ({"CONFIG_FILE": "/nowhere.yaml"}, "/nowhere.yaml: cannot be read"),
+    ({"SVC_AGENT_BABYSITTER_CONFIG": "/nowhere.toml"}, "/nowhere.toml: cannot be read"),
+    ({"LOCAL_WORKDIR_ROOT": "/proc/x"}, "local_workdir_root /proc/x: cannot be used"),
+    ({"SVC_AGENT_BABYSITTER_CONFIG": "{named}"}, "'name', 'port' and 'backend' are each replica's own"),
+    ({"SVC_AGENT_LAST_PORT": "1024"}, "last_port must be greater than first_port"),
+]
+
+
+def test_settings_of_no_use_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "named.toml").write_text('name = "mine"\n')
+    named = str(tmp_path / "named.toml")
+    started = []
+    for number, (given_env, _) in enumerate(USELESS):
+        env = {name: value.replace("{named}", named) for name, value in given_env.items()}
+        root = str(tmp_path / str(number))
+        given = {**os.environ, "LOCAL_WORKDIR_ROOT": root, "PORT": str(free_port()), **env}
+        command = [sys.executable, "-m", "babysitter.agent"]
+        started.append(subprocess.Popen(command, cwd=PROJECT, env=given, stderr=subprocess.PIPE, text=True))
+    for process, (_, said) in zip(started, USELESS, strict=True):
+        told = process.communicate(timeout=60)[1]
+        assert process.returncode == 78, told
+        assert said in told
