@@ -15,7 +15,7 @@ import yaml
 
 from babysitter.agent.settings import AgentSettings
 from babysitter.settings import parse
-from common.settings import Layer, build
+from common.settings import Layer, SettingsError, build
 from registry.settings import RegistrySettings
 from router.keys import KeyFile
 from router.settings import RouterSettings
@@ -142,9 +142,19 @@ def test_a_settings_file_that_is_shown_is_one(block: Block, tmp_path: Any) -> No
     elif "keys" in content:
         msgspec.convert(content, KeyFile)
     else:
-        models: dict[str, Any] = {"registry": RegistrySettings, "router": RouterSettings, "agent": AgentSettings}
-        [name] = [name for name in models if f"{name}.{block.kind}" in block.note + block.text.partition("\n")[0]]
-        build(models[name], [Layer(block.where, content, {})])
+        services: dict[str, Any] = {"registry": RegistrySettings, "router": RouterSettings, "agent": AgentSettings}
+        head = block.note + block.text.partition("\n")[0]
+        named = [name for name in services if f"{name}.{block.kind}" in head] or list(services)
+        faults = [fault for name in named if (fault := fault_of(services[name], Layer(block.where, content, {})))]
+        assert len(faults) < len(named), faults
+
+
+def fault_of(model: Any, layer: Layer) -> str | None:
+    try:
+        build(model, [layer])
+    except SettingsError as error:
+        return str(error)
+    return None
 
 
 def test_every_page_can_be_found_from_the_index() -> None:
