@@ -170,3 +170,21 @@ def test_every_page_can_be_found_from_the_index() -> None:
             )
             waiting += [one for one in found if one.suffix == ".md" and one not in seen]
     assert [str(page) for page in PAGES if page not in seen] == []
+
+
+def anchors(page: Any) -> set[str]:
+    """Where a link into the page can lead, as the usual renderers name the headings."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_link_to_a_heading_finds_it(page: Any) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text())
+    missing = [
+        f"{path}#{anchor}"
+        for path, anchor in links
+        if path.endswith(".md") or not path
+        if anchor not in anchors((page.parent / path) if path else page)
+    ]
+    assert missing == []
