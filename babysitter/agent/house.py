@@ -5,6 +5,7 @@
 half made or half removed has a name that begins with a dot, and is cleared away at the next start.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -91,7 +92,8 @@ class House:
             return uuid.UUID(read_bounded(path, limit_bytes=64).decode().strip()).hex
         except (OSError, ValueError):
             made = uuid.uuid4().hex
-            write_atomic(path, f"{made}\n".encode())
+            with contextlib.suppress(OSError):  # a full disk: then it is this life's alone
+                write_atomic(path, f"{made}\n".encode())
             return made
 
     def tenancies(self) -> Iterator[Tenancy]:
@@ -126,9 +128,9 @@ class House:
             fresh.mkdir(mode=0o700)
             write_atomic(fresh / "request.json", request)
             write_atomic(fresh / "babysitter.json", _encode(settings))
-            write_atomic(fresh / "agent.json", _encode(tenancy.to_json()))
-            if not StateFile(self.state_path(tenancy.replica_id)).save(first):
-                raise OSError(errno.ENOSPC, "no room for the state file")
+            for _ in range(2):  # the second makes the first its backup
+                _save(StateFile(fresh / "agent.json"), tenancy.to_json())
+            _save(StateFile(self.state_path(tenancy.replica_id)), first)
             fresh.rename(self.directory(tenancy.replica_id))
         except OSError:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -141,7 +143,7 @@ class House:
         Raises:
             OSError: The disk refuses; the old content is whole.
         """
-        write_atomic(self.directory(tenancy.replica_id) / "agent.json", _encode(tenancy.to_json()))
+        _save(StateFile(self.directory(tenancy.replica_id) / "agent.json"), tenancy.to_json())
 
     def settle(self, replica_id: str, settings: Mapping[str, Any]) -> None:
         """Write its babysitter's settings anew, for the next babysitter."""
@@ -192,7 +194,7 @@ class House:
             return
         content = {**tenancy.to_json(), "request": self.request(tenancy.replica_id)}
         try:
-            write_atomic(self._gone(tenancy.replica_id), _encode(content))
+            _save(StateFile(self._gone(tenancy.replica_id)), content)
         except OSError as error:  # a full disk: the directory goes all the more
             log.warning("replica.not_shown_any_more", replica=tenancy.replica_id, reason=str(error))
         gone = self.root / f"{GONE}{tenancy.replica_id}-{uuid.uuid4().hex[:8]}"
@@ -203,7 +205,7 @@ class House:
         """Remove what was kept to be shown."""
         StateFile(self.state_path(replica_id)).remove()
         self.state_path(replica_id).with_suffix(".pid").unlink(missing_ok=True)
-        self._gone(replica_id).unlink(missing_ok=True)
+        StateFile(self._gone(replica_id)).remove()
         self._seen.pop(replica_id, None)
 
     def gone_s(self, replica_id: str, now_s: float) -> float | None:
@@ -225,7 +227,7 @@ class House:
         return self.state / f"{replica_id}.gone.json"
 
     def _tenancy(self, path: Path) -> Tenancy | None:
-        found = tenancy_from_json(_read(path))
+        found = tenancy_from_json(_state(path) or _state(StateFile(path).backup))
         if found is None:
             log.error("replica.unreadable", file=str(path))
         return found
@@ -238,6 +240,16 @@ def _is_ours(path: Path) -> bool:
 
 def _encode(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, indent=1).encode() + b"\n"
+
+
+def _save(file: StateFile, content: Mapping[str, Any]) -> None:
+    """Write a checked file, and keep the version before it.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    if not file.save(content):
+        raise OSError(errno.ENOSPC, file.failure)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class Keeper:
         self._retention_s = retention_s
         self._rng = rng
         self._word = asyncio.Event()
+        self._saving = asyncio.Lock()
         self.ended = asyncio.Event()
         """Set once the replica is over."""
 
@@ -121,13 +122,8 @@ class Keeper:
         self.tenancy.force = self.tenancy.force or force
         if before == (self.tenancy.desired, self.tenancy.force):
             return
-        try:
-            if self.directory.exists():
-                await asyncio.to_thread(self._house.save, self.tenancy)
-        except OSError as error:
-            log.error("replica.wish_not_saved", replica=self.replica_id, reason=str(error))
+        await self._save()
         self._word.set()
-        self._changed()
 
     async def retry(self) -> bool:
         """Begin a failed replica again; False when it has not failed."""
@@ -306,8 +302,13 @@ class Keeper:
                 return
 
     async def _save(self) -> None:
-        with contextlib.suppress(OSError):
-            await asyncio.to_thread(self._house.save, self.tenancy)
+        """Remember the tenancy, one writer at a time; a disk that refuses is told, and stops nothing."""
+        async with self._saving:
+            try:
+                if self.directory.exists():
+                    await asyncio.to_thread(self._house.save, self.tenancy)
+            except OSError as error:
+                log.error("replica.wish_not_saved", replica=self.replica_id, reason=str(error))
         self._changed()
 
     async def _pause(self, seconds: float) -> None:

@@ -30,7 +30,9 @@ start_interval_s = 0.2
 [backend]
 """
 MOCK_BACKEND = 'type = "mock"\nmodels = ["m"]\n'
-ALONE = {"LAUNCH_REGISTRY": "false", "LAUNCH_ROUTER": "false", "LAUNCH_AGENT": "false"}
+GIVEN = {"BABYSITTER_CONFIGS": "one.toml", "LAUNCH_AGENT": "false"}
+"""The agent has its own tests, and is one process more to wait for."""
+ALONE = {"LAUNCH_REGISTRY": "false", "LAUNCH_ROUTER": "false"}
 """A babysitter alone shows its own faults, and is up sooner."""
 
 
@@ -45,7 +47,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def node(copy: Path) -> Iterator[Node]:
     """A node with free ports and one replica in `one.toml`; what a test leaves running fails it."""
     registry_port, router_port, port = free_ports(3)
-    node = Node(copy, registry_port, router_port, {"BABYSITTER_CONFIGS": "one.toml", "SERVER_PORT": str(port)})
+    node = Node(copy, registry_port, router_port, GIVEN | {"SERVER_PORT": str(port)})
     configure(node, MOCK_BACKEND)
     yield node
     node.run("stop_all.sh")
@@ -103,16 +105,18 @@ def test_a_command_that_does_not_exist_is_named(node: Node) -> None:
     refused(node.run("launch_all.sh", **ALONE), node, "command 'no-such-program' does not exist on PATH")
 
 
-@pytest.mark.parametrize("part", ["registry", "router", "server", "babysitter"])
+@pytest.mark.parametrize("part", ["registry", "router", "agent", "server", "babysitter"])
 def test_a_taken_port_names_its_holder(node: Node, part: str) -> None:
     ports = {
         "registry": node.registry_port,
         "router": node.router_port,
+        "agent": node.agent_port,
         "server": server_port(node),
         "babysitter": server_port(node) + 1,
     }
     with socket.create_server(("127.0.0.1", ports[part])):
-        done = node.run("launch_all.sh", **({} if part in {"registry", "router"} else ALONE))
+        alone = ALONE | {"LAUNCH_AGENT": str(part == "agent").lower()}
+        done = node.run("launch_all.sh", **({} if part in {"registry", "router"} else alone))
         assert done.returncode == 78, done.stdout + done.stderr
         assert f":{ports[part]} is taken by pid {os.getpid()} (" in done.stderr
         assert node.left() == []

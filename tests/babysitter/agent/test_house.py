@@ -81,6 +81,15 @@ def test_a_damaged_state_file_is_read_from_its_backup_or_memory_B8(house: House)
     assert house.told(TENANCY.replica_id) == {}
 
 
+@pytest.mark.parametrize("damaged", [b"", b"{}", b"\x00" * 100, b"[]", b'{"port": 1}'])
+def test_a_damaged_memory_is_read_from_its_backup_B8(house: House, damaged: bytes) -> None:
+    house.move_in(TENANCY, REQUEST, {}, {})
+    (house.directory(TENANCY.replica_id) / "agent.json").write_bytes(damaged)
+    assert list(house.tenancies()) == [TENANCY]
+    house.save(replace(TENANCY, desired=Desired.STOPPED))
+    assert next(house.tenancies()).desired is Desired.STOPPED
+
+
 def test_moving_out_leaves_what_is_shown_and_forgetting_leaves_nothing(house: House) -> None:
     gone = replace(TENANCY, desired=Desired.DELETED, over=True)
     house.move_in(gone, REQUEST, {}, {"status": "ready", "endpoint": "http://h:1"})
