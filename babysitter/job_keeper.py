@@ -68,8 +68,8 @@ class JobKeeper:
         self._tail = RunMetaTail(self._rules.run_meta, mark, lambda found: self._note(attempt, found))
         self._following = scope.spawn(f"run_meta.{attempt[:8]}", self._tail.follow())
 
-    def last_look(self) -> None:
-        """The server is gone: read what it wrote last."""
+    def look(self) -> None:
+        """Read what the server has written by now, without waiting for the next look."""
         if self._tail is not None:
             self._tail.look()
 

@@ -313,7 +313,7 @@ class Supervisor:
 
     async def _await_end(self, attempt: Attempt) -> None:
         outcome = await attempt.ended()
-        self._jobs.last_look()
+        self._jobs.look()
         self.tell(self._exited(outcome))
 
     def _exited(self, outcome: ev.Exited) -> ev.Exited:
@@ -386,6 +386,8 @@ class Supervisor:
         return {"diagnostics": self.memory.diagnostics} if self.spec.diagnostics else {}
 
     def _models_seen(self, models: list[dict[str, Any]]) -> None:
+        if self.state is State.WAITING_FOR_READY:
+            self._jobs.look()  # who sees it ready is to see all of its jobs
         if models != self.memory.models:
             self.memory.models = models
             self.changed()

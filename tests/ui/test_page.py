@@ -154,7 +154,7 @@ def test_keys_alone_are_enough(browser: Browser, real: Fleet) -> None:
 
 
 def test_drain_and_take_back_then_stop_for_good(browser: Browser, real: Fleet) -> None:
-    with page_of(browser, real.registry) as page:
+    with page_of(browser, real.registry, faults_allowed=True) as page:  # it may ask for what has just gone
         row(page, "r2").click()
         page.get_by_role("button", name="Drain", exact=True).click()
         expect(page.locator("#d-state")).to_have_text("Draining")
