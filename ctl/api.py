@@ -47,11 +47,11 @@ class Api:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    async def get(self, place: Place, path: str, *, params: Mapping[str, str] | None = None) -> Any:
-        """`GET path`, as JSON.
+    async def get(self, place: Place, path: str, *, params: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """`GET path`, a JSON object.
 
         Raises:
-            Problem: No answer, or one that is no success.
+            Problem: No answer, or one that is no success or no object.
         """
         return await self.call(place, "GET", path, params=params)
 
@@ -64,15 +64,31 @@ class Api:
         body: Any = None,
         params: Mapping[str, str] | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
-    ) -> Any:
-        """One call, at each address in turn until one answers; the answer as JSON (text when it is none).
+    ) -> dict[str, Any]:
+        """One call, at each address in turn until one answers; the answer, a JSON object.
+
+        Raises:
+            Problem: No answer, or one that is no success or no object.
+        """
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=2.0)
+        async with self.open(place, method, path, body=body, params=params, timeout=timeout) as answer:
+            content = _parsed(await answer.read())
+        if not isinstance(content, dict):
+            raise Problem(
+                f"{place.name} answers {path} with something else than JSON; is it at {place.url}?",
+                hint=f"say where it is with {place.option}" if place.option else "",
+            )
+        return content
+
+    async def text(self, place: Place, path: str) -> str:
+        """`GET path`, whatever text it is.
 
         Raises:
             Problem: No answer, or one that is no success.
         """
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=2.0)
-        async with self.open(place, method, path, body=body, params=params, timeout=timeout) as answer:
-            return _parsed(await answer.read())
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S, sock_connect=2.0)
+        async with self.open(place, "GET", path, timeout=timeout) as answer:
+            return (await answer.read()).decode("utf-8", "replace")
 
     @asynccontextmanager
     async def open(

@@ -35,7 +35,7 @@ async def info_of(calls: Api, place: Place, replica_id: str) -> Mapping[str, Any
         Problem: There is none, or nobody answers.
     """
     answer = await calls.get(place, path_of(replica_id))
-    info = answer.get("info") if isinstance(answer, Mapping) else None
+    info = answer.get("info")
     if not isinstance(info, Mapping):
         raise Problem(f"{place.name} answers no replica for {replica_id}")
     return info

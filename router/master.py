@@ -118,35 +118,36 @@ class Master:
         self.crew.set_keys(keys)
         self._changed.set()
 
-    async def reload(self, reread: Callable[[], RouterSettings], *, roll: bool) -> None:
+    async def reload(self, reread: Callable[[], RouterSettings], reason: Change) -> None:
         """Take the configuration as it is now: files at once, settings by replacing the workers.
 
-        A fault changes nothing. `roll` replaces the workers even if no setting changed.
+        A fault changes nothing. A signal replaces the workers even if no setting changed. What needs a restart keeps its
+        value, and is named until there was one.
         """
+        before = self.settings
         try:
-            settings = await asyncio.to_thread(reread)
-            fixed = {name for name in NEED_RESTART if getattr(settings, name) != getattr(self.settings, name)}
-            self.settings, before = settings, self.settings
-            try:
-                self.load_files()
-            except SettingsError:
-                self.settings = before
-                raise
-        except SettingsError as error:
+            wanted = await asyncio.to_thread(reread)
+            require_tracing(wanted)
+            fixed = sorted(name for name in NEED_RESTART if getattr(wanted, name) != getattr(before, name))
+            self.settings = settings = wanted.model_copy(update={name: getattr(before, name) for name in fixed})
+            self.load_files()
+        except (SettingsError, ConfigurationError) as error:
+            self.settings = before
             log.error("config.refused", reason=str(error))
             return
         changed = [name for name in RouterSettings.model_fields if getattr(settings, name) != getattr(before, name)]
-        log.info("config.reloaded", changed=changed, need_restart=sorted(fixed))
+        files = [str(path) for path in reason.files]
+        log.info("config.reloaded", changed=changed, need_restart=fixed, files=files)
         self.directory.grace_s = settings.service_removal_grace_period
         self.directory.max_errors = settings.max_errors
         self.directory.default_limit = settings.max_in_flight
-        if changed or roll:
+        if changed or reason.asked:
             await self.crew.roll(settings)
 
     async def watch_files(self, reasons: AsyncGenerator[Change], reread: Callable[[], RouterSettings]) -> None:
         """Reload for every one of `reasons`."""
         async for reason in reasons:
-            await self.reload(reread, roll=reason.asked)
+            await self.reload(reread, reason)
 
     def files(self, config: Path | None) -> tuple[Path | None, ...]:
         """What is watched for changes."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import sys
+from functools import partial
 from typing import Any, cast
 
 import msgspec
@@ -156,7 +157,7 @@ async def serve(spec: dict[str, Any]) -> None:
         replica = Replica(
             Kind(**entry), speed=spec["speed"], bytes_per_token=spec["bytes_per_token"], reports=spec["reports"]
         )
-        servers.append(await loop.create_server(lambda replica=replica: Connection(replica), "127.0.0.1", port))
+        servers.append(await loop.create_server(partial(Connection, replica), "127.0.0.1", port))
     await asyncio.Event().wait()
 
 

@@ -14,6 +14,7 @@ from ctl.call import Call, Command
 from ctl.codes import Code
 from ctl.doctor import judge, machine
 from ctl.doctor.finding import Finding, Verdict, fault, ok, summary, table
+from ctl.doctor.nodes import nodes
 from ctl.problem import Problem
 
 DOCTOR_TIMEOUT_S = 5.0
@@ -54,6 +55,7 @@ async def services(calls: Api, call: Call) -> list[Finding]:
         findings += judge.registry(health)
         records = await listed(calls, registry, "/services", "services", findings)
         findings += judge.addresses(records or ())
+        findings += await nodes(calls, records or ())
     if router_health is not None:
         known = await listed(calls, router, "/services", "services", findings)
         findings += judge.router(router_health, known or (), records)
@@ -69,7 +71,7 @@ async def replica_api(calls: Api, call: Call) -> list[Finding]:
         told = await calls.call(call.api, "GET", "/api/v1/health", timeout_s=DOCTOR_TIMEOUT_S)
     except Problem as problem:
         return [fault("replica API", problem.message, problem.hint or "'svcctl status' shows who answers")]
-    findings.append(judge.versions(__version__, told))
+    findings.append(judge.versions(__version__, told, "the replica API"))
     infos = await listed(calls, call.api, "/api/v1/replicas", "replicas", findings)
     return [*findings, *judge.replicas(infos or ())]
 
@@ -81,7 +83,7 @@ async def reach(calls: Api, place: Place, check: str) -> tuple[list[Finding], An
         health = await calls.call(place, "GET", "/health", timeout_s=DOCTOR_TIMEOUT_S)
     except Problem as problem:
         return [fault(check, problem.message, silent(place, problem))], None
-    if not isinstance(health, Mapping) or health.get(check) != "running":
+    if health.get(check) != "running":
         seen = f"what answers at {place.url} is no {check} of this suite"
         return [fault(check, seen, f"say where it is with {place.option}, or choose another port")], None
     return [
@@ -105,8 +107,7 @@ async def listed(calls: Api, place: Place, path: str, member: str, findings: lis
     except Problem as problem:
         findings.append(fault("access", problem.message, problem.hint or "see the message"))
         return None
-    found = answer.get(member, []) if isinstance(answer, Mapping) else []
-    return [item for item in found if isinstance(item, Mapping)]
+    return [item for item in answer.get(member, []) if isinstance(item, Mapping)]
 
 
 COMMANDS = (

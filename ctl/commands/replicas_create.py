@@ -27,7 +27,9 @@ async def create(call: Call) -> int:
     body = request(call)
     async with api.connect() as calls:
         made = await calls.call(call.api, "POST", "/api/v1/replicas", body=body, timeout_s=CREATE_TIMEOUT_S)
-        replica_id = str(made["replica_id"])
+        replica_id = str(made.get("replica_id") or "")
+        if not replica_id:
+            raise Problem(f"{call.api.name} answers without a replica_id; is it at {call.api.url}?")
         if not call.args.wait:
             if call.out.as_json:
                 call.out.document(made)

@@ -2,7 +2,6 @@
 
 from argparse import ArgumentParser
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -88,10 +87,10 @@ async def babysitter_of(calls: Api, call: Call, problem: Problem) -> Place:
     if problem.code is Code.UNREACHABLE:
         raise problem
     try:
-        record: Any = await calls.get(call.registry, f"/services/{quote(call.args.id, safe='')}")
+        record = await calls.get(call.registry, f"/services/{quote(call.args.id, safe='')}")
     except Problem:
         raise problem from None
-    url = str(record.get("url", "")) if isinstance(record, Mapping) else ""
+    url = str(record.get("url", ""))
     if not url.startswith("http") or (record.get("metadata") or {}).get("type") == "openai-api":
         raise problem
     return Place(f"the babysitter of {call.args.id}", (url,), "--registry-url", call.registry.token)

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from ctl import api
-from ctl.api import Api
+from ctl.api import Api, Place
 from ctl.call import Call, Command
 from ctl.codes import Code
 from ctl.keys import pressed
@@ -115,7 +115,7 @@ async def look(calls: Api, call: Call, watch: Watch) -> None:
     asked = await asyncio.gather(
         calls.get(call.api, "/api/v1/replicas"),
         calls.get(router, "/services"),
-        calls.get(router, "/metrics"),
+        counters(calls, router),
         return_exceptions=True,
     )
     watch.troubles = list(dict.fromkeys(one.message for one in asked if isinstance(one, Problem)))
@@ -127,8 +127,20 @@ async def look(calls: Api, call: Call, watch: Watch) -> None:
         watch.infos = infos.get("replicas", [])
     if isinstance(services, dict):
         watch.services = services.get("services", [])
-    if isinstance(metrics, str):
-        watch.take(read_metrics(metrics, time.monotonic()))
+    if isinstance(metrics, Sample):
+        watch.take(metrics)
+
+
+async def counters(calls: Api, router: Place) -> Sample:
+    """The router's counters now.
+
+    Raises:
+        Problem: It does not tell them.
+    """
+    try:
+        return read_metrics(await calls.text(router, "/metrics"), time.monotonic())
+    except ValueError as error:
+        raise Problem(f"the router's metrics cannot be read: {error}") from error
 
 
 def show(call: Call, watch: Watch) -> None:

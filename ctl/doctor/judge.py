@@ -7,6 +7,8 @@ from ctl.doctor.finding import Finding, fault, ok, skipped, warn
 from ctl.views.words import duration, moment
 
 CLOCK_WARN_S, CLOCK_FAULT_S = 2.0, 60.0
+SERVER, AGENT = "openai-api", "node-agent"
+"""Kinds of records; everything else is a babysitter's."""
 EPHEMERAL = range(32_768, 61_000)
 """Ports that the kernel gives to outgoing connections: a server there may find its port taken after a restart (E8)."""
 Answer = Mapping[str, Any]
@@ -104,19 +106,25 @@ def clock(name: str, told: object, before: float, after: float) -> Finding:
     return (fault if off_s > CLOCK_FAULT_S else warn)("clocks", said, remedy)
 
 
-def versions(ours: str, told: Answer) -> Finding:
+def versions(ours: str, told: Answer, name: str) -> Finding:
     """Whether the service is of our version."""
     theirs = told.get("version")
     if theirs is None:
-        return skipped("versions", "the replica API tells no version")
+        return skipped("versions", f"{name} tells no version")
     if theirs == ours:
-        return ok("versions", f"svcctl and the replica API are both {ours}")
-    return warn("versions", f"svcctl is {ours}, the replica API is {theirs}", "upgrade the older one")
+        return ok("versions", f"svcctl and {name} are both {ours}")
+    return warn("versions", f"svcctl is {ours}, {name} is {theirs}", "upgrade the older one")
 
 
 def routable(records: Sequence[Answer]) -> list[Answer]:
     """Records that requests may go to."""
-    return [record for record in records if (record.get("metadata") or {}).get("type") == "openai-api"]
+    return [record for record in records if kind(record) == SERVER]
+
+
+def kind(record: Answer) -> str:
+    """A record's `metadata.type`."""
+    metadata = record.get("metadata")
+    return str(metadata.get("type", "")) if isinstance(metadata, Mapping) else ""
 
 
 def is_near(host: str) -> bool:

@@ -70,7 +70,7 @@ async def routed(calls: Api, launch: Launch) -> None:
 async def models(calls: Api, started: Started) -> set[str]:
     """Ids of the models that it lists."""
     answer = await calls.call(Place(started.name, (started.url,), ""), "GET", "/models", timeout_s=ready.ASK_S)
-    return {str(model.get("id")) for model in answer.get("data", [])} if isinstance(answer, Mapping) else set()
+    return {str(model.get("id")) for model in answer.get("data", [])}
 
 
 async def start(calls: Api, launch: Launch, part: Part, shown: Board) -> None:
@@ -108,7 +108,7 @@ async def answers(calls: Api, part: Part) -> bool:
         health = await calls.call(Place(part.name, (part.url,), ""), "GET", "/health", timeout_s=ready.ASK_S)
     except Problem:
         return False
-    return isinstance(health, Mapping) and (health.get(part.kind) == "running" or "replicas_total" in health)
+    return health.get(part.kind) == "running" or "replicas_total" in health
 
 
 async def wait(calls: Api, launch: Launch, started: Started, shown: Board) -> None:

@@ -84,19 +84,21 @@ def reap(started: Started) -> int | None:
 
 def find(started: Started) -> psutil.Process | None:
     """The live process, if it is ours."""
-    if started.pid in _children:
-        _children[started.pid].poll()
+    child = _children.get(started.pid)
+    if child is not None and child.poll() is not None:
+        return None
     try:
         process = psutil.Process(started.pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
+        if child is not None:
+            # Nobody else can have the pid of a child that was not waited for; for a moment after exec the kernel shows
+            # neither its words nor its environment.
+            return process
+        if process.status() == psutil.STATUS_ZOMBIE or process.environ().get(MARK) != started.mark:
             return None
         words = process.cmdline()
-        ours = process.environ().get(MARK) == started.mark
     except (psutil.Error, OSError):
         return None
-    runs = any(words[index : index + 2] == ["-m", started.module] for index in range(len(words)))
-    # Between fork and exec the child still shows our own command line.
-    return process if ours and (runs or started.pid in _children) else None
+    return process if any(words[at : at + 2] == ["-m", started.module] for at in range(len(words))) else None
 
 
 def listens(process: psutil.Process, port: int) -> bool:

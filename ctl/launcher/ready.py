@@ -46,7 +46,7 @@ async def look(calls: Api, started: Started) -> Look:
         return Look(State.STARTING, "listens, but does not answer yet")
     if started.kind != BABYSITTER:
         return Look(State.READY)
-    return server(health if isinstance(health, Mapping) else {})
+    return server(health)
 
 
 def server(health: Mapping[str, object]) -> Look:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from router.model import Endpoint, Facts
-from router.policy.blocks import ENDS, bytes_of, seed_of
+from router.policy.blocks import ENDS, SMALLEST_BYTES, bytes_of, seed_of
 from router.policy.cache_size import Sizes, learned_bytes
 from router.policy.pace import FLEET_FADE, OWN_FADE, Pace, pooled
 from router.policy.prefix_index import PrefixIndex
@@ -27,6 +27,7 @@ _RELEARN_EVERY = 16
 _CLEAR_SHARE = 0.25
 _NEGLIGIBLE_SHARE = 0.05
 _SURE_PACE = 4.0
+_SETTLED = 20.0
 _LEAST_LESSON_BYTES = 4096
 _MANY_LESSONS, _ONE_IN = 400, 4
 """After so many lessons of a cache's size, one prompt in so many is enough."""
@@ -296,10 +297,14 @@ class ReplicaView:
             self._learn_pace(placement.service_s, placement.work_bytes, sure * sure)
 
     def _learn_pace(self, service_s: float, uncached_bytes: float, weight: float) -> None:
+        if uncached_bytes < SMALLEST_BYTES:
+            return  # what took the time was not the reading
         self.pace.note(service_s, uncached_bytes, weight)
         self._shared.pace.note(service_s, uncached_bytes, weight)
         self.s_per_byte = pooled(self.pace, self._shared.pace)
         self.paced_at = self._previous
+        if self._shared.pace.count < _SETTLED:
+            self._shared.unsettled = True
 
     def _learn_size(self, placement: Placement, cached: float) -> None:
         """Each remembered part was there or not; a part begun counts by its share."""
@@ -327,6 +332,8 @@ class Shared:
     first_guess_bytes: float
     blocks_each: int
     elsewhere: Elsewhere | None
+    unsettled: bool = False
+    """A lesson so early that it changes much: every replica's pace is to be taken anew."""
 
 
 class Fleet:
@@ -354,8 +361,9 @@ class Fleet:
 
     def views(self, candidates: Sequence[Endpoint], now: float) -> list[ReplicaView]:
         """What is believed of each of `candidates`."""
-        if now >= self._repace_at:
+        if now >= self._repace_at or self._shared.unsettled:
             self._repace_at = now + _REPACE_S
+            self._shared.unsettled = False
             for view in self._views.values():
                 view.repace(now)
         if self._elsewhere is not None:

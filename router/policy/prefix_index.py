@@ -10,7 +10,7 @@ is found by bisection: a look-up costs O(log blocks), taking note of a placement
 
 from collections.abc import Sequence
 
-from router.policy.blocks import SIZES
+from router.policy.blocks import bytes_of
 
 _GENERATIONS = 32
 _LEAST_GENERATION_BYTES = 16384
@@ -84,7 +84,7 @@ class PrefixIndex:
 
     def ages(self, blocks: Sequence[int], positions: Sequence[int]) -> list[float]:
         """Bytes used since each of the remembered blocks at `positions`: how long ago, as the cache counts."""
-        wanted = [self._stamps[blocks[position]] for position in positions]
+        wanted = [self._stamps.get(blocks[position], 0) for position in positions]
         last = min(wanted)
         found: dict[int, float] = {}
         later = 0.0
@@ -94,39 +94,38 @@ class PrefixIndex:
             if generation <= last:
                 break
             later += live
-        return [found[stamp] for stamp in wanted]
+        return [found.get(stamp, later) for stamp in wanted]
 
     def use(self, blocks: Sequence[int]) -> None:
         """A prompt of `blocks` was placed here."""
         stamps, now, live = self._stamps, self._generation, self._live
-        moved: list[int] = []
+        fresh, known = self._matched(blocks, now), self._matched(blocks, 0)
+        if fresh == len(blocks):
+            return
         left: list[int] = []
-        new = revived = taken = 0
-        for block, size in zip(blocks, SIZES, strict=False):
-            old = stamps.get(block)
-            if old == now:
-                continue
-            stamps[block] = now
-            moved.append(block)
-            taken += size
-            if old is None:
-                new += size
-                continue
-            live[old] -= size
-            if not left or left[-1] != old:
+        position = fresh
+        while position < known:
+            # One run of blocks last used together: usually all of an earlier prompt.
+            old = stamps[blocks[position]]
+            run = max(self._matched(blocks, old), position + 1)
+            size = bytes_of(run) - bytes_of(position)
+            if old in live:  # else hashes collided, by somebody's design: no harm but a wrong sum
+                live[old] -= size
                 left.append(old)
             if old < self._oldest:
-                revived += size
-        if not taken:
-            return
+                self._held_bytes += size
+            position = run
+        stamps.update(dict.fromkeys(blocks[fresh:], now))
+        end = bytes_of(len(blocks))
+        taken, new = end - bytes_of(fresh), end - bytes_of(known)
         live[now] += taken
-        self._moved[now] += moved
-        self._entries += len(moved)
-        self._held_bytes += new + revived
+        self._moved[now] += blocks[fresh:]
+        self._entries += len(blocks) - fresh
+        self._held_bytes += new
         self._total_bytes += new
         self._taken_bytes += taken
         for generation in left:
-            if not live[generation]:
+            if live.get(generation, 1) <= 0:
                 self._drop(generation)
         if self._taken_bytes > max(_LEAST_GENERATION_BYTES, self._held_bytes / _GENERATIONS):
             self._generation = now + 1

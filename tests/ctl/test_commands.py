@@ -306,3 +306,19 @@ async def test_an_address_that_is_none_is_a_usage_error(suite: Suite) -> None:
     done = await suite.ctl("services", "--registry-url", "localhost:18000")
     assert done.code == Code.USAGE
     assert "write http://HOST:PORT" in done.stderr
+
+
+async def test_a_stranger_at_the_address_is_told_as_one(suite: Suite) -> None:
+    async def page(_request: web.Request) -> web.Response:
+        return web.Response(text="<html>", content_type="text/html")
+
+    for key in ("registry GET /services", "registry GET /health", "router GET /services", "router GET /health"):
+        suite.answers[key] = page
+    done = await suite.ctl("services")
+    assert done.code == Code.FAILED
+    assert "something else than JSON" in done.stderr
+    assert "--registry-url" in done.stderr
+    for command in ("status", "doctor", "top"):
+        done = await suite.ctl(command)
+        assert done.code != 0
+        assert "Traceback" not in done.stderr

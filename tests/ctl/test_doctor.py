@@ -124,3 +124,25 @@ def test_the_summary_counts() -> None:
     assert summary([one]) == "all well: 1 checks"
     assert summary([one, two, two]) == "2 warnings in 3 checks"
     assert summary([two, three]) == "1 fault and 1 warning in 2 checks"
+
+
+async def test_each_node_is_asked_for_its_clock_and_each_agent_for_its_version(suite: Suite) -> None:
+    suite.answers |= WELL
+    sitter = {"name": "a", "host": "h1", "url": suite.router, "metadata": {"type": "mock"}}
+    suite.answers["registry GET /services"] = {
+        "services": [
+            record("a-server", host="h1"),
+            sitter,
+            {**sitter, "name": "b"},
+            {**sitter, "name": "far", "host": "h2", "url": "http://127.0.0.1:1"},
+            {**sitter, "name": "agent-h1", "metadata": {"type": "node-agent"}},
+        ]
+    }
+    suite.answers["router GET /health"] = {
+        "status": "healthy", "router": "running", "timestamp": 1000.0, "version": "0.0.1",
+    }  # fmt: skip
+    done = await suite.ctl("doctor", "--json")
+    seen = [one["seen"] for one in done.json["findings"]]
+    assert len([text for text in seen if text.startswith("h1's is ")]) == 1
+    assert any("from here, far does not answer" in text for text in seen)
+    assert f"svcctl is {__version__}, agent-h1 is 0.0.1" in seen

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.docs.pages import ROOT, Block
 from tests.e2e.node import Node, copy_tree
@@ -85,6 +86,13 @@ class Session:
             with contextlib.suppress(psutil.NoSuchProcess):  # its parent may have been killed just before it
                 process.kill()
                 process.wait(10)
+
+
+def require(*tools: str) -> None:
+    """Skip a test where a reader's tools are missing (`.ci/run` installs them)."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
 
 
 def in_the_project(folder: Path) -> Session:

@@ -15,7 +15,7 @@ import yaml
 
 from babysitter.agent.settings import AgentSettings
 from babysitter.settings import parse
-from common.settings import Layer, build
+from common.settings import Layer, SettingsError, build
 from registry.settings import RegistrySettings
 from router.keys import KeyFile
 from router.settings import RouterSettings
@@ -142,9 +142,19 @@ def test_a_settings_file_that_is_shown_is_one(block: Block, tmp_path: Any) -> No
     elif "keys" in content:
         msgspec.convert(content, KeyFile)
     else:
-        models: dict[str, Any] = {"registry": RegistrySettings, "router": RouterSettings, "agent": AgentSettings}
-        [name] = [name for name in models if f"{name}.{block.kind}" in block.note + block.text.partition("\n")[0]]
-        build(models[name], [Layer(block.where, content, {})])
+        services: dict[str, Any] = {"registry": RegistrySettings, "router": RouterSettings, "agent": AgentSettings}
+        head = block.note + block.text.partition("\n")[0]
+        named = [name for name in services if f"{name}.{block.kind}" in head] or list(services)
+        faults = [fault for name in named if (fault := fault_of(services[name], Layer(block.where, content, {})))]
+        assert len(faults) < len(named), faults
+
+
+def fault_of(model: Any, layer: Layer) -> str | None:
+    try:
+        build(model, [layer])
+    except SettingsError as error:
+        return str(error)
+    return None
 
 
 def test_every_page_can_be_found_from_the_index() -> None:
@@ -160,3 +170,21 @@ def test_every_page_can_be_found_from_the_index() -> None:
             )
             waiting += [one for one in found if one.suffix == ".md" and one not in seen]
     assert [str(page) for page in PAGES if page not in seen] == []
+
+
+def anchors(page: Any) -> set[str]:
+    """Where a link into the page can lead, as the usual renderers name the headings."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_link_to_a_heading_finds_it(page: Any) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text())
+    missing = [
+        f"{path}#{anchor}"
+        for path, anchor in links
+        if path.endswith(".md") or not path
+        if anchor not in anchors((page.parent / path) if path else page)
+    ]
+    assert missing == []

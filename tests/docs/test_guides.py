@@ -1,13 +1,12 @@
 """The guides' commands work as printed."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.docs.pages import GUIDES, blocks, page
-from tests.docs.session import Session, in_the_project, matches
+from tests.docs.session import Session, in_the_project, matches, require
 
 pytestmark = pytest.mark.e2e
 
@@ -21,8 +20,7 @@ def reader(tmp_path: Path) -> Iterator[Session]:
 
 @pytest.mark.parametrize("name", GUIDES)
 def test_a_reader_can_follow_the_guide_to_its_end(name: str, reader: Session) -> None:
-    if name == "several-nodes" and shutil.which("etcd") is None:
-        pytest.skip("etcd is not installed: apt-get install etcd-server etcd-client")
+    require("curl", "openssl", *(["etcd"] if name == "several-nodes" else []))
     if name != "one-node":
         reader.environment["LAUNCH_AGENT"] = "false"  # no other guide needs one: one process less to wait for
     printed = ""

@@ -7,7 +7,7 @@ import pytest
 
 from tests.deploy.installed import ROOT, build, environment
 from tests.docs.pages import TUTORIAL, blocks
-from tests.docs.session import Session, matches
+from tests.docs.session import Session, matches, require
 
 pytestmark = pytest.mark.e2e
 
@@ -34,6 +34,7 @@ def newcomer(tmp_path: Path) -> Iterator[Session]:
 
 
 def test_a_newcomer_can_follow_the_tutorial(newcomer: Session) -> None:
+    require("curl")
     printed, ran = "", 0
     for block in blocks(TUTORIAL):
         if block.kind == "bash" and block.is_run:

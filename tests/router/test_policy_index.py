@@ -150,3 +150,21 @@ def test_the_size_begins_at_the_limit_and_a_newcomer_takes_the_fleets() -> None:
     for age in (1e6, 2e6, 8e6, 9e6) * 20:
         fleet.note(age, float(age < 4e6))
     assert 2e6 < learned_bytes(own, fleet, 256e6) < 9e6
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=9), max_size=120),
+    st.integers(8, 60),
+    st.integers(512, 9000),
+)
+def test_hashes_that_were_made_to_collide_do_no_harm(chains: list[list[int]], limit_blocks: int, capacity: int) -> None:
+    known = index(capacity, limit_blocks=limit_blocks)
+    for blocks in chains:
+        count = known.known(blocks)
+        assert 0 <= known.held(blocks) <= len(blocks)
+        if count:
+            known.ages(blocks, [0, count - 1])
+        known.use(blocks)
+        known.resize(capacity * (1 + len(blocks) % 3))
+    assert len(known) <= 13

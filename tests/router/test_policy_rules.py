@@ -270,3 +270,18 @@ def test_the_end_of_a_silent_answer_tells_that_those_before_it_are_read() -> Non
     assert (early.reading, len(view.reading)) == (False, 0)
     early.over(3.0)
     assert view.requests == 0
+
+
+def test_the_first_lesson_counts_for_everybody_at_once() -> None:
+    fleet = Fleet()
+    policy = Cost(fleet)
+    a, b = endpoint("a"), endpoint("b")
+    first = policy.pick([a, b], facts(text(1)), 0.0, RNG)
+    serve(fleet, first, facts(text(1)), 0.0, 0.01)
+    assert policy.pick([a, b], facts(text(2)), 0.05, RNG) != first
+
+
+def test_prompts_too_small_to_measure_teach_no_pace() -> None:
+    fleet = Fleet()
+    serve(fleet, endpoint("a"), facts(b"hello"), 0.0, 5.0)
+    assert fleet.view(endpoint("a")).pace.count == 0

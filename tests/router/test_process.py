@@ -365,6 +365,16 @@ async def test_files_are_taken_when_they_change_and_bad_ones_refused(node: Node,
                 return answer.headers.get("x-served-by") == "s"
 
         await node.until(says_who)
+        config.write_text("served_by = true\nmax_endpoints = 77\n")
+
+        async def told() -> bool:
+            return '"need_restart":["max_endpoints"]' in log.read_text()
+
+        await node.until(told)
+        lines = [json.loads(line) for line in log.read_text().splitlines() if "config.reloaded" in line]
+        assert ["served_by"] in [line["changed"] for line in lines]
+        assert lines[-1]["changed"] == []
+        assert lines[-1]["files"] == [str(config)]
 
 
 async def test_a_hung_worker_is_killed_and_replaced(node: Node, replica: FakeReplica) -> None:

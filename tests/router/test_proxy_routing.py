@@ -40,8 +40,8 @@ async def test_a_prompt_goes_where_its_beginning_is(planes: MakePlane) -> None:
     view.place(read_json(chat(LONG), want_text=False, forwarded=None, wanted=WANTS), plane.engine.now()).over(
         plane.engine.now()
     )
-    for _ in range(4):
-        assert (await plane.post(chat(LONG + "again", stream=True))).status == 200
+    for number in range(4):
+        assert (await plane.post(chat(LONG + f"again {number} " * 100, stream=True))).status == 200
     assert [len(replica.calls) for replica in replicas] == [0, 4, 0]
     assert view.requests == view.outstanding == 0
     assert view.pace.count > 0
