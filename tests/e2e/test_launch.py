@@ -242,7 +242,8 @@ def test_the_containers_entry_point_ends_the_node_with_itself(node: Node) -> Non
     with entry_point(node) as (entry, told):
         assert ask(f"{node.router}/health")[0] == 200
         entry.send_signal(signal.SIGTERM)
-        assert "registry: stopped" in told.read()
+        said = told.read()
+        assert "registry: stopped" in said, f"ended with {entry.wait(30)}: {said!r}"
         assert entry.wait(30) == 0
     assert node.left() == []
 
