@@ -46,6 +46,7 @@ def test_the_wheel_has_the_rooms_and_nothing_else(built: tuple[Path, Path]) -> N
     assert tops == {"babysitter", "common", "ctl", "registry", "router"}
     assert "registry/ui/page.html" in contents(built[0])
     assert [name for name in contents(built[0]) if "_compiled" in name or "__pycache__" in name] == []
+    assert {f"{top}/py.typed" for top in tops} <= contents(built[0])  # as the classifier says
 
 
 def test_the_sdist_makes_the_same_wheel(built: tuple[Path, Path], tmp_path: Path) -> None:
