@@ -41,6 +41,7 @@ MODULES = (
     "router.policy.prefix",
     "router.policy.prefix_index",
     "router.policy.random_choice",
+    "router.policy.replica_view",
     "router.policy.round_robin",
     "router.policy.session",
     "router.policy.slow_start",

@@ -12,10 +12,11 @@ from bench.replay.traces import Request, prompt
 from router.model import Endpoint, Facts
 from router.policy.blocks import chain
 from router.policy.cost import Cost
-from router.policy.fleet import Fleet, Placement
+from router.policy.fleet import Fleet
 from router.policy.least_loaded import LeastLoaded
 from router.policy.prefix import Prefix
 from router.policy.random_choice import RandomChoice
+from router.policy.replica_view import Placement
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import Policy, Rng, Scores
 

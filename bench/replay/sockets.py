@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import sys
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -145,8 +144,11 @@ def _joins(
         if ours:
             _write_services([*there, port], place)
             return
-        worker = urllib.parse.quote(f"http://127.0.0.1:{port}", safe="")
-        asked = urllib.request.Request(f"http://127.0.0.1:{router_port}/add_worker?url={worker}", method="POST")
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{router_port}/workers",
+            data=json.dumps({"url": f"http://127.0.0.1:{port}"}).encode(),
+            headers={"content-type": "application/json"},
+        )
         asyncio.get_running_loop().run_in_executor(None, lambda: urllib.request.urlopen(asked, timeout=30).read())
 
     return [

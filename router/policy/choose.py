@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from router.model import Endpoint, Facts, Table
 from router.policy import affinity, cache_type
 from router.policy.cost import Cost
-from router.policy.fleet import Fleet, Placement
+from router.policy.fleet import Fleet
 from router.policy.least_loaded import LeastLoaded
 from router.policy.models import MEMORY, ModelRules
 from router.policy.prefix import Prefix
 from router.policy.random_choice import RandomChoice
+from router.policy.replica_view import Placement
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import Policy, Rng, Scores
 from router.policy.session import Session

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from router.model import Endpoint, Facts
 from router.policy.blocks import bytes_of
-from router.policy.fleet import Fleet, ReplicaView
+from router.policy.fleet import Fleet
+from router.policy.replica_view import ReplicaView
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import Rng, Scores
 

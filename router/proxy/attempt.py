@@ -13,7 +13,7 @@ from router import board as cells
 from router.board import Outcome
 from router.model import Endpoint
 from router.outlier import Verdict
-from router.policy.fleet import Placement
+from router.policy.replica_view import Placement
 from router.policy.usage import cached_share, written_tokens
 from router.proxy.head import ResponseHead
 from router.proxy.relay import Relay

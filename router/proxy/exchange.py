@@ -19,7 +19,7 @@ from router.board import Outcome
 from router.facts import with_model
 from router.model import Endpoint, Facts
 from router.outlier import Verdict
-from router.policy.fleet import Placement
+from router.policy.replica_view import Placement
 from router.proxy import answers, gate
 from router.proxy.attempt import BUSY, Attempt
 from router.proxy.explain import explain

@@ -1,0 +1,302 @@
+"""PURE. What a worker believes of one replica: the prompts waiting there, its pace, and what its cache holds.
+
+A placement is told what is seen of it: its first byte came, it is over. Nothing here comes from an engine's own metrics, but
+`cached_tokens` and a reported queue are used where a replica tells them.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from router.model import Endpoint, Facts
+from router.policy.blocks import ENDS, SMALLEST_BYTES, bytes_of
+from router.policy.cache_size import Sizes, learned_bytes
+from router.policy.elsewhere import Elsewhere
+from router.policy.pace import OWN_FADE, Pace, pooled
+from router.policy.prefix_index import PrefixIndex
+from router.policy.writing import Writing
+
+_PACE_HALVES_S = 30.0
+_REPORT_LASTS_S = 15.0
+_RELEARN_EVERY = 16
+_CLEAR_SHARE = 0.25
+_NEGLIGIBLE_SHARE = 0.05
+_SURE_PACE = 4.0
+_SETTLED = 20.0
+_LEAST_LESSON_BYTES = 4096
+_MANY_LESSONS, _ONE_IN = 400, 4
+"""After so many lessons of a cache's size, one prompt in so many is enough."""
+
+
+@dataclass
+class Shared:
+    """What all replicas of a worker have in common: the pooled lessons and the limits."""
+
+    pace: Pace
+    sizes: Sizes
+    writing: Writing
+    first_guess_bytes: float
+    blocks_each: int
+    elsewhere: Elsewhere | None
+    unsettled: bool = False
+    """A lesson so early that it changes much: every replica's pace is to be taken anew."""
+
+
+@dataclass(eq=False)
+class Placement:
+    """One request at one replica, until it is over.
+
+    `matched_bytes` of its prompt were believed to be in the cache and `known_bytes` had been placed there before;
+    `ages` are (where in the prompt, bytes since) of some of the known ones.
+    """
+
+    view: "ReplicaView"
+    at: float
+    prompt_bytes: int
+    work_bytes: int
+    matched_bytes: int
+    known_bytes: int
+    ages: tuple[tuple[int, float], ...]
+    silent: bool
+    """True when no first byte will tell that the prompt was read: the answer comes in one piece."""
+    service_s: float | None = None
+    reading: bool = True
+    alone: bool = False
+    """True for a silent one that found the replica with nothing else to read."""
+    cached_share: float | None = None
+    """The share of its prompt tokens that were in the cache, if the answer said so."""
+    written_tokens: int | None = None
+    """The tokens of its answer, if that said so."""
+
+    policy: str = ""
+    scored: tuple[Sequence[Endpoint], list[float]] | None = None
+    """Candidates and scores of the decision, if it was made by scores."""
+
+    def story(self) -> dict[str, object]:
+        """The decision for the access log: what was expected of the replica, and what the others would have cost."""
+        told: dict[str, object] = {
+            "policy": self.policy,
+            "expected_cached_bytes": self.matched_bytes,
+            "expected_read_bytes": self.work_bytes,
+        }
+        if self.scored is not None:
+            candidates, scores = self.scored
+            told["scores"] = {one.name: round(score, 6) for one, score in zip(candidates, scores, strict=True)}
+        return told
+
+    def first_byte(self, now: float) -> None:
+        """The first token came: the prompt was read."""
+        self.view.first_byte(self, now)
+
+    def over(self, now: float) -> None:
+        """The request ended, however it did."""
+        self.view.over(self, now)
+
+
+class ReplicaView:
+    """One replica, as a worker sees it."""
+
+    def __init__(self, shared: Shared, slot: int, tag: int) -> None:
+        self._shared = shared
+        self._elsewhere = shared.elsewhere
+        self._slot = slot
+        self._tag = tag
+        self.index = PrefixIndex(shared.first_guess_bytes, limit_bytes=shared.first_guess_bytes, limit_blocks=shared.blocks_each)  # fmt: skip
+        self.pace = Pace(OWN_FADE)
+        self.sizes = Sizes()
+        self.s_per_byte = pooled(self.pace, shared.pace)
+        self.reading: deque[Placement] = deque()
+        """Placed, and not known to be read yet, in order."""
+        self.work_bytes = 0
+        """Uncached bytes of those."""
+        self._outstanding = 0
+        """Prompt bytes of those."""
+        self.requests = 0
+        self.reports = False
+        self.paced_at = 0.0
+        self._previous = 0.0
+        self._lessons = 0
+        self._repeats = 0
+        self._strangers = 0
+        self._strangers_at = 0.0
+
+    def repace(self, now: float) -> None:
+        """Let the pace drift to the fleet's while nothing is seen: what was slow once is tried again some time."""
+        if now - self.paced_at > _PACE_HALVES_S:
+            self.paced_at = now
+            self.pace.seconds /= 2
+            self.pace.bytes /= 2
+            self.pace.count /= 2
+        self.s_per_byte = pooled(self.pace, self._shared.pace)
+
+    @property
+    def outstanding(self) -> int:
+        """Prompt bytes that are placed and not read, by all workers."""
+        if self._elsewhere is None:
+            return self._outstanding
+        return self._outstanding + max(0, self._elsewhere.reading_bytes(self._slot))
+
+    def backlog_s(self, now: float) -> float:
+        """Seconds of reading before a prompt placed now would have its turn."""
+        own = self._own_backlog_s(now) if self.reading else 0.0
+        if self._strangers:
+            own += self._strangers_s(now)
+        if self._elsewhere is None:
+            return own
+        return own + max(0, self._elsewhere.work_bytes(self._slot)) * self.s_per_byte
+
+    def note_strangers(self, requests: int, now: float) -> None:
+        """The engine reports so many waiting requests more than this router has sent: others use it too."""
+        self._strangers = requests
+        self._strangers_at = now
+
+    def _strangers_s(self, now: float) -> float:
+        """What those will take, if each is like the fleet's mean; a report is good for a while."""
+        pace = self._shared.pace
+        if now - self._strangers_at > _REPORT_LASTS_S or not pace.count:
+            self._strangers = 0
+            return 0.0
+        return self._strangers * pace.seconds / pace.count
+
+    def _own_backlog_s(self, now: float) -> float:
+        reading = self.reading
+        while reading:
+            head = reading[0]
+            began = max(self._previous, head.at)
+            expected = head.work_bytes * self.s_per_byte
+            if not head.silent or now - began < expected:
+                left = self.work_bytes * self.s_per_byte
+                return left - min(expected, now - began)
+            self._read(head)
+            self._previous = began + expected
+        return 0.0
+
+    def place(self, facts: Facts, now: float) -> Placement:
+        """A request goes to this replica."""
+        index, blocks = self.index, facts.blocks
+        matched = known = 0
+        ages: tuple[tuple[int, float], ...] = ()
+        if blocks:
+            matched = bytes_of(index.held(blocks))
+            count = index.known(blocks)
+            if count:
+                known = ENDS[count - 1]
+                self._repeats += 1
+                if known >= _LEAST_LESSON_BYTES and (self._lessons < _MANY_LESSONS or not self._repeats % _ONE_IN):
+                    positions = sorted({count // 4, count // 2, count * 3 // 4, count - 1})
+                    ages = tuple(zip([ENDS[at] for at in positions], index.ages(blocks, positions), strict=True))
+            index.use(blocks)
+        placement = Placement(
+            self, now, facts.prompt_bytes, facts.prompt_bytes - matched, matched, known, ages, not facts.stream
+        )
+        if placement.silent:
+            placement.alone = not self.requests or (self._shared.pace.count > _SURE_PACE and not self.backlog_s(now))
+        self.reading.append(placement)
+        self.work_bytes += placement.work_bytes
+        self._outstanding += placement.prompt_bytes
+        self.requests += 1
+        if self._elsewhere is not None:
+            self._elsewhere.add(self._slot, placement.work_bytes, placement.prompt_bytes)
+            if blocks:
+                self._elsewhere.placed(self._tag, blocks)
+        return placement
+
+    def first_byte(self, placement: Placement, now: float) -> None:
+        """See `Placement`."""
+        if not placement.reading:
+            return
+        if placement.silent:
+            self._read(placement)
+            return
+        while self.reading[0].silent and self.reading[0] is not placement:
+            self._read(self.reading[0])
+        if self._elsewhere is not None:
+            self._previous = max(self._previous, min(now, self._elsewhere.last_read_s(self._slot)))
+            self._elsewhere.read_at(self._slot, now)
+        placement.service_s = max(0.0, now - max(placement.at, self._previous))
+        self._read(placement)
+        self._previous = now
+        if not self.reports:
+            self._learn_from_time(placement)
+
+    def over(self, placement: Placement, now: float) -> None:
+        """See `Placement`."""
+        self.requests -= 1
+        if placement.silent and placement.written_tokens is not None:
+            self._ended_silently(placement, placement.written_tokens, now)
+        if placement.reading:
+            self._read(placement)
+        if placement.cached_share is None:
+            return
+        self.reports = True
+        cached = placement.cached_share * placement.prompt_bytes
+        self._learn_size(placement, cached)
+        if placement.service_s is not None:
+            self._learn_pace(placement.service_s, placement.prompt_bytes - cached, 1.0)
+
+    def _ended_silently(self, placement: Placement, written_tokens: int, now: float) -> None:
+        """The end of an answer in one piece tells when its prompt was read, once the time per token is known."""
+        writing, cached_share = self._shared.writing, placement.cached_share
+        known_bytes = placement.known_bytes if cached_share is None else 0
+        if placement.alone and known_bytes <= _NEGLIGIBLE_SHARE * placement.prompt_bytes:
+            cached = placement.matched_bytes if cached_share is None else cached_share * placement.prompt_bytes
+            writing.note(now - placement.at, placement.prompt_bytes - cached, written_tokens)
+        if writing.s_per_token is None:
+            return
+        read_at = max(placement.at, now - writing.s_per_token * written_tokens)
+        if placement.reading:
+            while self.reading[0] is not placement and self.reading[0].silent:
+                self._read(self.reading[0])
+            self._read(placement)
+            self._previous = max(self._previous, read_at)
+        if placement.alone:
+            placement.service_s = read_at - placement.at
+            if cached_share is None:
+                self._learn_from_time(placement)
+
+    def _read(self, placement: Placement) -> None:
+        placement.reading = False
+        if self.reading[0] is placement:
+            self.reading.popleft()
+        else:
+            self.reading.remove(placement)
+        self._outstanding -= placement.prompt_bytes
+        self.work_bytes -= placement.work_bytes
+        if self._elsewhere is not None:
+            self._elsewhere.add(self._slot, -placement.work_bytes, -placement.prompt_bytes)
+
+    def _learn_from_time(self, placement: Placement) -> None:
+        """How long it took says how much of it was cached, once the pace is known; and the other way round."""
+        assert placement.service_s is not None  # noqa: S101 - the caller has just measured it
+        known, prompt = placement.known_bytes, placement.prompt_bytes
+        if known > _CLEAR_SHARE * prompt and self._shared.pace.count > 1.0:
+            cached = prompt - placement.service_s / self.s_per_byte
+            self._learn_size(placement, cached)
+        sure = 1.0 - known / prompt if prompt else 0.0
+        if prompt and placement.work_bytes:
+            self._learn_pace(placement.service_s, placement.work_bytes, sure * sure)
+
+    def _learn_pace(self, service_s: float, uncached_bytes: float, weight: float) -> None:
+        if uncached_bytes < SMALLEST_BYTES:
+            return  # what took the time was not the reading
+        self.pace.note(service_s, uncached_bytes, weight)
+        self._shared.pace.note(service_s, uncached_bytes, weight)
+        self.s_per_byte = pooled(self.pace, self._shared.pace)
+        self.paced_at = self._previous
+        if self._shared.pace.count < _SETTLED:
+            self._shared.unsettled = True
+
+    def _learn_size(self, placement: Placement, cached: float) -> None:
+        """Each remembered part was there or not; a part begun counts by its share."""
+        if not placement.ages:
+            return
+        before = 0
+        for end, age in placement.ages:
+            hit = min(max((cached - before) / (end - before), 0.0), 1.0)
+            self.sizes.note(age, hit)
+            self._shared.sizes.note(age, hit)
+            before = end
+        self._lessons += 1
+        if self._lessons % _RELEARN_EVERY == 0:
+            learned = learned_bytes(self.sizes, self._shared.sizes, self.index.limit_bytes)
+            self.index.resize(learned)
