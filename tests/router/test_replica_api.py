@@ -1,10 +1,10 @@
 """`/api/v1/*` through the router: to the registry and nowhere else, and only for those who may."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -19,8 +19,10 @@ from router.control.replica_api import ReplicaApi
 from router.keys import Key
 from router.master import make_replica_api
 from router.proxy import gate
+from router.proxy.head import parse_request
 from router.settings import RouterSettings
 from tests.ports import free_port
+from tests.router.fakes import Plane
 
 REPLICAS = "/api/v1/replicas"
 Client = TestClient[web.Request, web.Application]
@@ -155,12 +157,19 @@ def test_a_token_is_never_lent_to_callers_without_a_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("admin", "path", "refused"), [(False, b"/api/v1/replicas", True), (True, b"/api/v1/replicas", False), (False, b"/v1/models", False)])  # fmt: skip
-def test_with_api_keys_the_replica_api_is_for_administrators(admin: bool, path: bytes, refused: bool) -> None:  # noqa: FBT001 - a row
-    key = Key(name="k", sha256="0" * 64, admin=admin)
-    engine = SimpleNamespace(keys=SimpleNamespace(find=lambda *_: key))
-    head = SimpleNamespace(path=path, authorization=b"x", api_key=None)
+async def test_with_api_keys_the_replica_api_is_for_administrators(
+    plane: Plane,
+    admin: bool,  # noqa: FBT001 - a row
+    path: bytes,
+    refused: bool,  # noqa: FBT001 - a row
+) -> None:
+    engine = plane.engine
+    engine.set_keys((Key(name="k", sha256=hashlib.sha256(b"secret").hexdigest(), admin=admin),))
+    head = parse_request(b"GET %b HTTP/1.1\r\nhost: r\r\nauthorization: Bearer secret\r\n\r\n" % path)
     if refused:
         with pytest.raises(gate.Refused, match="administrator"):
-            gate.key_of(cast("Any", engine), cast("Any", head))
+            gate.key_of(engine, head)
     else:
-        assert gate.key_of(cast("Any", engine), cast("Any", head)) is key
+        key = gate.key_of(engine, head)
+        assert key is not None
+        assert key.admin is admin
