@@ -5,13 +5,13 @@ a file that is never replaced, so that two babysitters can never look after one 
 """
 
 import contextlib
-import fcntl
 import os
 import uuid
 from pathlib import Path
 
 from babysitter.attempt import Attempt, is_locked
 from babysitter.state_file import StateFile
+from common import lock_file
 from common.atomic_file import write_atomic
 from common.service import ConfigurationError
 
@@ -35,22 +35,13 @@ class Home:
         Raises:
             ConfigurationError: Another babysitter has it, or the directory cannot be made.
         """
-        path = self.directory / "lock"
         try:
             self.attempts.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._lock = lock_file.take(self.directory / "lock")
         except OSError as error:
             raise ConfigurationError(f"{self.name}: cannot use {self.directory}: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            os.close(descriptor)
-            who = f" (pid {holder})" if holder else ""
-            raise ConfigurationError(f"{self.name}: another babysitter{who} looks after {self.directory}") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        self._lock = descriptor
+        except lock_file.Held as held:
+            raise ConfigurationError(f"{self.name}: another babysitter{held.by} looks after {self.directory}") from None
         with contextlib.suppress(OSError):  # for operators only; the lock is what counts
             self.state.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomic(self.pid_file, f"{os.getpid()}\n".encode())

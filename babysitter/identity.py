@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 
+from common import pidfd
+
 MARK = "SUITE_INCARNATION"
 _TICKS_FIELD = 19
 """Start time's place in /proc/PID/stat, counted after the command's closing parenthesis."""
@@ -94,19 +96,7 @@ def end_bearers(uuid: str, *, rounds: int = 50) -> None:
 
 def send(process: Identity, number: signal.Signals, *, uuid: str | None = None) -> bool:
     """Signal this very process and no successor of its pid; False when it is gone."""
-    try:
-        handle = os.pidfd_open(process.pid)
-    except OSError:
-        return False
-    try:
-        if not is_alive(process, uuid=uuid):
-            return False
-        signal.pidfd_send_signal(handle, number)
-    except ProcessLookupError:
-        return False
-    finally:
-        os.close(handle)
-    return True
+    return pidfd.send(process.pid, number, lambda: is_alive(process, uuid=uuid))
 
 
 def rss_bytes(process: Identity) -> int:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import pairwise
 
 from babysitter import backoff
 from babysitter import events as ev
@@ -424,8 +423,3 @@ TABLE: dict[tuple[State, type[ev.Event]], Rule] = {
     (State.FAILED, ev.Retry): _begin,
     (State.FAILED, ev.StopRequested): _stop,
 }
-
-
-def is_connected(story: tuple[Move, ...]) -> bool:
-    """True when each move begins where the one before ended; tests hold every story to it."""
-    return all(one.after == two.before for one, two in pairwise(story))

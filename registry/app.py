@@ -99,11 +99,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                 )
                 app[SCOPE] = scope
                 app[APPLY] = Apply(app[REGISTRY], resolver)
-                scope.spawn("writer", writer.run(), service=True)
-                if store.shared:
-                    scope.spawn("follower", writer.follow(), service=True)
-                scope.spawn("prober", prober.run(), service=True)
-                scope.spawn("sweeper", sweep(writer, min(SWEEP_S, settings.cleanup_interval)), service=True)
+                _spawn_services(scope, writer, prober, follows=store.shared, sweep_s=settings.cleanup_interval)
                 log.info("registry.loaded", services=len(catalogue), epoch=catalogue.epoch)
                 yield
             finally:
@@ -117,6 +113,15 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
     app.on_shutdown.append(end_watches)
     add_routes(app)
     return app
+
+
+def _spawn_services(scope: TaskScope, writer: Writer, prober: Prober, *, follows: bool, sweep_s: float) -> None:
+    """Start what runs beside requests; `follows` when other registries write to the same store."""
+    scope.spawn("writer", writer.run(), service=True)
+    if follows:
+        scope.spawn("follower", writer.follow(), service=True)
+    scope.spawn("prober", prober.run(), service=True)
+    scope.spawn("sweeper", sweep(writer, min(SWEEP_S, sweep_s)), service=True)
 
 
 async def sweep(writer: Writer, interval_s: float) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from common.discovery.replica import REPORTED
 from registry.model import Instance
 from registry.report import read_report
 
@@ -12,32 +13,16 @@ _DEFAULTS: Mapping[str, Any] = {
     "status": "unknown",
     "display_status": "Pending",
     "endpoint": "NA",
-    "base_url": None,
-    "host": None,
     "port": None,
     "multibox": None,
     "namespace": None,
     "workdir": None,
-    "venv_path": None,
-    "compile_wsjob": [],
-    "execute_wsjob": [],
     "created_at": None,
-    "updated_at": None,
-    "ready_at": None,
-    "error_message": None,
     "request_id": None,
-    "diagnostics": None,
-    "replica_pid": None,
-    "restart_count": 0,
-    "models": [],
-    "stages": [],
-    "next_restart_at": None,
-    "stalled": False,
-    "wsjob_states": {},
+    **REPORTED,
 }
 AGENT_KIND = "node-agent"
 """`metadata.type` of a node agent's record."""
-FILTERS = ("server_mode", "status", "model_name")
 
 
 def replica_infos(instances: Iterable[Instance]) -> dict[str, dict[str, Any]]:
@@ -101,16 +86,6 @@ def _reports(instance: Instance) -> Iterator[tuple[str, dict[str, Any]]]:
         for report in told if isinstance(told, list) else []:
             if isinstance(report, dict) and isinstance(report.get("replica_id"), str):
                 yield report["replica_id"], report
-
-
-def select(infos: Iterable[Mapping[str, Any]], wanted: Mapping[str, str]) -> list[Mapping[str, Any]]:
-    """Those that match every given filter; a model matches by name or among the models served."""
-    return [info for info in infos if all(_matches(info, key, value) for key, value in wanted.items())]
-
-
-def _matches(info: Mapping[str, Any], key: str, value: str) -> bool:
-    models = info["models"] if key == "model_name" and isinstance(info["models"], list) else []
-    return info[key] == value or value in models
 
 
 def _info(instance: Instance, report: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from aiohttp import web
 
 from common import __version__
+from common.discovery.replica import FILTERS, select
 from registry.api import REGISTRY, answer
 from registry.fleet_api import known_infos
 from registry.listing import wait_for_news
-from registry.replicas import FILTERS, select
 
 
 async def list_replicas(request: web.Request) -> web.Response:

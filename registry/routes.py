@@ -2,12 +2,12 @@
 
 from aiohttp import web
 
+from common.discovery.replica import FILTERS
 from common.http.errors import detailed
 from registry import api, fleet_api, listing, page, replicas_api
 from registry.api import REGISTRY
 from registry.openapi import Parameter, Route, describe
 from registry.render import encode_json
-from registry.replicas import FILTERS
 from registry.schema import CreateReplicaBody, HeartbeatBody, RegisterBody, StopReplicaBody, UpdateBody
 from registry.targets import targets
 

@@ -38,6 +38,7 @@ PURE = (
     "babysitter/start_trace.py",
     "babysitter/template.py",
     "babysitter/view.py",
+    "common/discovery/replica.py",
     "common/exits.py",
     "common/names.py",
     "ctl/convert.py",

@@ -16,9 +16,9 @@ from babysitter.agent.landlord import Landlord
 from babysitter.agent.metrics import families
 from babysitter.agent.model import Desired
 from babysitter.agent.openapi import describe
-from babysitter.agent.picture import FILTERS, select
 from babysitter.agent.requests import BODY_LIMIT_BYTES, check_content_type, parse_body, wrong
 from common import __version__
+from common.discovery.replica import FILTERS, select
 from common.http.access import bearer_matches
 from common.http.errors import ApiError, detailed, json_errors
 

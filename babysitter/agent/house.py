@@ -7,7 +7,6 @@ half made or half removed has a name that begins with a dot, and is cleared away
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ import structlog
 
 from babysitter.agent.model import Tenancy, tenancy_from_json
 from babysitter.state_file import LIMIT_BYTES, StateFile, decode
+from common import lock_file
 from common.atomic_file import read_bounded, write_atomic
 from common.names import is_replica_id
 from common.service import ConfigurationError
@@ -53,21 +53,13 @@ class House:
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.state.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(self.root / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._lock = lock_file.take(self.root / "agent.lock")
         except OSError as error:
             raise ConfigurationError(f"local_workdir_root {self.root}: cannot be used: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            os.close(descriptor)
+        except lock_file.Held as held:
             raise ConfigurationError(
-                f"local_workdir_root {self.root}: another agent{f' (pid {holder})' if holder else ''} has it; "
-                "stop that one or choose another root"
+                f"local_workdir_root {self.root}: another agent{held.by} has it; stop that one or choose another root"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        self._lock = descriptor
 
     def release(self) -> None:
         """Let another agent have it."""

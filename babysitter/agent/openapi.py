@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from babysitter.agent.picture import FILTERS
 from babysitter.cbclient.request import CreateRequest
 from common import __version__
+from common.discovery.replica import FILTERS
 
 _STRING: dict[str, Any] = {"type": "string"}
 _TEXT: dict[str, Any] = {"type": ["string", "null"]}

@@ -1,30 +1,11 @@
 """PURE: a replica as the release server shows it (CONTRACT.md 5), from its request, its state file, and what is wanted."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from babysitter.agent.model import Desired, Tenancy
+from common.discovery.replica import REPORTED
 
-FILTERS = ("server_mode", "status", "model_name")
-REPORTED: Mapping[str, Any] = {
-    "base_url": None,
-    "host": None,
-    "venv_path": None,
-    "compile_wsjob": [],
-    "execute_wsjob": [],
-    "updated_at": None,
-    "ready_at": None,
-    "error_message": None,
-    "diagnostics": None,
-    "replica_pid": None,
-    "restart_count": 0,
-    "models": [],
-    "stages": [],
-    "next_restart_at": None,
-    "stalled": False,
-    "wsjob_states": {},
-}
-"""Members that only the babysitter knows, and what they are before it has said anything."""
 ENDED = frozenset({"stopped", "failed"})
 SERVED = frozenset({"ready", "unhealthy", "waiting_for_ready"})
 DISPLAY = {"ready": "Active", "failed": "Failed", "stopped": "Failed", "unhealthy": "Failed", "stopping": "Failed"}
@@ -95,12 +76,3 @@ def info(
     if status in ENDED:
         found.update(endpoint="NA", base_url=None, replica_pid=None)
     return found
-
-
-def select(infos: Iterable[Mapping[str, Any]], wanted: Mapping[str, str]) -> list[Mapping[str, Any]]:
-    """Those that match every given filter; a model matches by name or among the models served."""
-    return [info for info in infos if all(_matches(info, key, value) for key, value in wanted.items())]
-
-
-def _matches(info: Mapping[str, Any], key: str, value: str) -> bool:
-    return info[key] == value or (key == "model_name" and value in info["models"])

@@ -88,4 +88,3 @@ Update = Snapshot | Put | Delete | Beat
 """One line of `GET /v1/watch`."""
 
 decode_update = msgspec.json.Decoder(Update, strict=False).decode
-encode_update = msgspec.json.Encoder().encode

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 import common
+from common import pidfd
 from common.clock import SystemClock, iso
 from ctl.launcher.plan import Part
 from ctl.launcher.store import Started, Store
@@ -143,20 +144,8 @@ def end(chosen: Sequence[Started], store: Store, timeout_s: float, tell: Callabl
 
 
 def send(started: Started, number: signal.Signals) -> bool:
-    """Signal a process that is ours; False when there is none. The pid cannot change hands in between."""
-    try:
-        handle = os.pidfd_open(started.pid)
-    except OSError:
-        return False
-    try:
-        if find(started) is None:
-            return False
-        signal.pidfd_send_signal(handle, number)
-    except ProcessLookupError:
-        return False
-    finally:
-        os.close(handle)
-    return True
+    """Signal a process that is ours; False when there is none."""
+    return pidfd.send(started.pid, number, lambda: find(started) is not None)
 
 
 def log_tail(started: Started, lines: int = 8) -> list[str]:

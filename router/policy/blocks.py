@@ -29,8 +29,6 @@ def _ends() -> tuple[int, ...]:
 
 ENDS = _ends()
 """Where each block ends, in bytes from the prompt's beginning."""
-SIZES = tuple(end - start for start, end in zip((0, *ENDS), ENDS, strict=False))
-"""Bytes of each block."""
 _SPANS = tuple(zip((0, *ENDS), ENDS, strict=False))
 _digest = xxhash.xxh3_64_intdigest
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -9,17 +10,22 @@ from babysitter import events as ev
 from babysitter.machine import (
     TABLE,
     InvalidTransition,
+    Move,
     Policy,
     Replica,
     State,
     display_status,
-    is_connected,
     step,
     wire_status,
 )
 
 POLICY = Policy(restart_first_s=1.0, crash_loop_exits=5)
 CRASH = ev.Exited(code=1)
+
+
+def is_connected(story: tuple[Move, ...]) -> bool:
+    """Each move begins where the one before ended."""
+    return all(one.after == two.before for one, two in pairwise(story))
 
 
 def play(events: Sequence[tuple[float, ev.Event]], policy: Policy = POLICY) -> tuple[Replica, list[ev.Effect]]:

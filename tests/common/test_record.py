@@ -12,7 +12,6 @@ from common.discovery.record import (
     Snapshot,
     Update,
     decode_update,
-    encode_update,
     record_from_wire,
 )
 
@@ -58,7 +57,7 @@ RECORD = ServiceRecord(**MINIMAL, metadata={"type": "openai-api"})  # type: igno
     ],
 )
 def test_every_update_is_one_json_line_that_says_its_kind(update: Update, kind: str) -> None:
-    line = encode_update(update)
+    line = msgspec.json.encode(update)
     assert b"\n" not in line
     assert json.loads(line)["type"] == kind
     assert decode_update(line) == update

@@ -3,10 +3,11 @@ from contextlib import aclosing
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from common.discovery import registry_client
-from common.discovery.record import Beat, Snapshot, encode_update, record_from_wire
+from common.discovery.record import Beat, Snapshot, record_from_wire
 from common.discovery.registry_client import (
     RegistrationRefused,
     RegistryClient,
@@ -174,8 +175,8 @@ async def collect(client: RegistryClient) -> tuple[list[Any], Exception]:
 
 async def test_watch_yields_lines_however_they_are_cut(registry: FakeRegistry, session: aiohttp.ClientSession) -> None:
     snapshot = Snapshot(epoch="e", revision=1, services=[record_from_wire(RECORD)])
-    line = encode_update(snapshot) + b"\n"
-    registry.watch_lines = [line[:5], line[5:] + b"\n\n" + line, encode_update(BEAT) + b"\n"]
+    line = msgspec.json.encode(snapshot) + b"\n"
+    registry.watch_lines = [line[:5], line[5:] + b"\n\n" + line, msgspec.json.encode(BEAT) + b"\n"]
     updates, error = await collect(client_of(session, registry.url))
     assert updates == [snapshot, snapshot, BEAT]
     assert isinstance(error, RegistryUnavailable)
@@ -186,7 +187,7 @@ async def test_watch_takes_lines_longer_than_a_stream_buffer_D15(
 ) -> None:
     big = record_from_wire({**RECORD, "metadata": {"models": ["x" * 2_000_000]}})
     snapshot = Snapshot(epoch="e", revision=1, services=[big])
-    registry.watch_lines = [encode_update(snapshot) + b"\n"]
+    registry.watch_lines = [msgspec.json.encode(snapshot) + b"\n"]
     updates, _ = await collect(client_of(session, registry.url))
     assert updates == [snapshot]
 
@@ -217,7 +218,7 @@ async def test_a_silent_watch_is_dead(
     registry: FakeRegistry, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry_client, "WATCH_SILENCE_S", 0.05)
-    registry.watch_lines, registry.watch_stays = [encode_update(BEAT) + b"\n"], True
+    registry.watch_lines, registry.watch_stays = [msgspec.json.encode(BEAT) + b"\n"], True
     client = client_of(session, registry.url, NOWHERE)
     updates, error = await collect(client)
     assert updates == [BEAT]
@@ -253,7 +254,7 @@ async def test_follow_polls_an_old_registry(registry: FakeRegistry, session: aio
 
 
 async def test_follow_yields_faults_and_goes_on(registry: FakeRegistry, session: aiohttp.ClientSession) -> None:
-    registry.watch_lines = [encode_update(BEAT) + b"\n"]
+    registry.watch_lines = [msgspec.json.encode(BEAT) + b"\n"]
     client = client_of(session, NOWHERE, registry.url)
     async with aclosing(client.follow(poll_interval_s=0.01, retry_s=0.01)) as updates:
         seen = [await anext(updates) for _ in range(4)]

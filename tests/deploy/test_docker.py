@@ -19,7 +19,7 @@ from common.settings import load
 from registry.settings import RegistrySettings
 from router.settings import RouterSettings
 from tests.deploy.installed import ROOT, bare_environment, build, environment
-from tests.e2e.node import Node, ask, copy_tree
+from tests.e2e.node import Node, ask, copy_tree, entry_point
 from tests.ports import free_ports
 
 DOCKER = ROOT / "deploy" / "docker"
@@ -163,30 +163,14 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Node:
 
 @pytest.mark.e2e
 def test_the_images_entry_point_runs_a_node_without_the_repository(image: Node) -> None:
-    with subprocess.Popen(
-        [image.folder / "deploy/docker/entrypoint.sh"],
-        cwd=image.folder,
-        env=image.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as entry:
-        assert entry.stdout is not None
-        told = []
-        for line in entry.stdout:
-            told.append(line)
-            if line.startswith("Status:"):
-                break
-        try:
-            assert entry.poll() is None, told
-            assert {model["id"] for model in ask(f"{image.router}/models")[1]["data"]} == {"mock-small", "mock-large"}
-            healthy = [sys.executable, str(image.folder / "deploy/docker/healthy.py")]
-            assert subprocess.run([*healthy, str(image.router_port)], check=False, timeout=30).returncode == 0
-            assert subprocess.run([*healthy, "1"], check=False, timeout=30, stderr=subprocess.DEVNULL).returncode != 0
-        finally:
-            entry.send_signal(signal.SIGTERM)
-        assert entry.wait(60) == 0, entry.stdout.read()
+    with entry_point(image.folder, image.environment, cwd=image.folder) as (entry, told):
+        assert entry.poll() is None
+        assert {model["id"] for model in ask(f"{image.router}/models")[1]["data"]} == {"mock-small", "mock-large"}
+        healthy = [sys.executable, str(image.folder / "deploy/docker/healthy.py")]
+        assert subprocess.run([*healthy, str(image.router_port)], check=False, timeout=30).returncode == 0
+        assert subprocess.run([*healthy, "1"], check=False, timeout=30, stderr=subprocess.DEVNULL).returncode != 0
+        entry.send_signal(signal.SIGTERM)
+        assert entry.wait(60) == 0, told.read()
 
 
 @pytest.mark.e2e

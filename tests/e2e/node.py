@@ -7,11 +7,14 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
+import pytest
 
 from tests.ports import free_port
 
@@ -127,3 +130,31 @@ def ask(url: str, body: Any = None) -> tuple[int, Any]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
+
+
+@contextmanager
+def entry_point(
+    folder: Path, environment: Mapping[str, str], *, cwd: Path | None = None
+) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """The container's entry point of the project in `folder`, once the node is up, and what it says from then on."""
+    with subprocess.Popen(
+        [str(folder / "deploy/docker/entrypoint.sh")],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as entry:
+        assert entry.stdout is not None
+        said = []
+        for line in entry.stdout:
+            said.append(line)
+            if line.startswith("Status:"):
+                break
+        else:
+            pytest.fail(f"the node did not come up: {''.join(said)}")
+        try:
+            yield entry, entry.stdout
+        finally:
+            entry.terminate()

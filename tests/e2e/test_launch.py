@@ -6,14 +6,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import psutil
 import pytest
 
-from tests.e2e.node import Node, ask, copy_tree
+from tests.e2e.node import Node, ask, copy_tree, entry_point
 from tests.ports import free_ports, is_free
 
 pytestmark = pytest.mark.e2e
@@ -213,33 +211,8 @@ def test_the_template_and_its_copies_launch_an_infinilm_server(node: Node) -> No
     (node.folder / "launch_server.py").unlink()
 
 
-@contextmanager
-def entry_point(node: Node) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """The container's entry point, once the node is up."""
-    with subprocess.Popen(
-        [str(node.folder / "deploy/docker/entrypoint.sh")],
-        env=node.full_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as entry:
-        assert entry.stdout is not None
-        said = []
-        for line in entry.stdout:
-            said.append(line)
-            if line.startswith("Status:"):
-                break
-        else:
-            pytest.fail(f"the node did not come up: {''.join(said)}")
-        try:
-            yield entry, entry.stdout
-        finally:
-            entry.terminate()
-
-
 def test_the_containers_entry_point_ends_the_node_with_itself(node: Node) -> None:
-    with entry_point(node) as (entry, told):
+    with entry_point(node.folder, node.full_environment()) as (entry, told):
         assert ask(f"{node.router}/health")[0] == 200
         entry.send_signal(signal.SIGTERM)
         said = told.read()
@@ -249,7 +222,7 @@ def test_the_containers_entry_point_ends_the_node_with_itself(node: Node) -> Non
 
 
 def test_the_containers_entry_point_ends_when_a_part_ends(node: Node) -> None:
-    with entry_point(node) as (entry, told):
+    with entry_point(node.folder, node.full_environment()) as (entry, told):
         psutil.Process(node.pid("registry")).kill()
         assert "registry has ended" in told.read()
         assert entry.wait(30) == 1

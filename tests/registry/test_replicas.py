@@ -1,8 +1,9 @@
 import pytest
 
 from common import __version__
+from common.discovery.replica import select
 from registry.model import Instance, Registration
-from registry.replicas import replica_infos, select
+from registry.replicas import replica_infos
 from registry.report import make_report
 from tests.registry.conftest import Client, ours
 

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.policy.blocks import ENDS, SIZES, bytes_of, chain, seed_of
+from router.policy.blocks import ENDS, bytes_of, chain, seed_of
 from router.policy.cache_size import Sizes, learned_bytes
 from router.policy.prefix_index import PrefixIndex
+
+SIZES = tuple(end - start for start, end in zip((0, *ENDS), ENDS, strict=False))
+"""Bytes of each block."""
 
 KB = 1024
 

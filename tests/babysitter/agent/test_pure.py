@@ -7,8 +7,9 @@ import pytest
 
 from babysitter.agent.changes import changes, fresh, reason_to_end
 from babysitter.agent.model import Desired, Tenancy, tenancy_from_json
-from babysitter.agent.picture import between_servers, claimed_attempt, info, select, status_of
+from babysitter.agent.picture import between_servers, claimed_attempt, info, status_of
 from babysitter.agent.port_plan import candidates, ephemeral
+from common.discovery.replica import select
 
 TENANCY = Tenancy("abc123def456", 20_000, "r1", "d", "2026-01-01T00:00:00.000Z")
 CONTRACT = (

@@ -1,0 +1,36 @@
+"""PURE. A replica as the release server shows it (CONTRACT.md 5): what the agent and the fleet's registry have in common."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+FILTERS = ("server_mode", "status", "model_name")
+"""Members that a list may be narrowed by."""
+REPORTED: Mapping[str, Any] = {
+    "base_url": None,
+    "host": None,
+    "venv_path": None,
+    "compile_wsjob": [],
+    "execute_wsjob": [],
+    "updated_at": None,
+    "ready_at": None,
+    "error_message": None,
+    "diagnostics": None,
+    "replica_pid": None,
+    "restart_count": 0,
+    "models": [],
+    "stages": [],
+    "next_restart_at": None,
+    "stalled": False,
+    "wsjob_states": {},
+}
+"""Members that only the babysitter knows, and what they are before it has said anything."""
+
+
+def select(infos: Iterable[Mapping[str, Any]], wanted: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    """Those that match every given filter; a model matches by name or among the models served."""
+    return [info for info in infos if all(_matches(info, key, value) for key, value in wanted.items())]
+
+
+def _matches(info: Mapping[str, Any], key: str, value: str) -> bool:
+    models = info["models"] if key == "model_name" and isinstance(info["models"], list) else []
+    return info[key] == value or value in models
