@@ -72,6 +72,28 @@ class Shape:
         return (self.rings_at + (RING_CELLS * self.workers if self.workers > 1 else 0)) * 8
 
 
+class Gaps:
+    """What one worker saw between the pieces of one endpoint's streams, until `Board.flush` adds it to the map.
+
+    Every piece of every stream comes by here, and a cell of the map costs ten times an element of a list.
+    """
+
+    def __init__(self) -> None:
+        self._bounds = list(BOUNDS_S)
+        self.counts = [0] * _BUCKETS
+        self.sum_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one gap."""
+        bucket = 0
+        for bound in self._bounds:
+            if seconds <= bound:
+                break
+            bucket += 1
+        self.counts[bucket] += 1
+        self.sum_s += seconds
+
+
 class Board:
     """A process's view of the shared map.
 
@@ -88,6 +110,7 @@ class Board:
         self._cells = memoryview(self._map).cast("q")
         self._offset = _ROW_HEAD + FIELDS * worker
         self._row = shape.row_cells
+        self._gaps: dict[int, Gaps] = {}
 
     @staticmethod
     def create(shape: Shape) -> int:
@@ -132,6 +155,25 @@ class Board:
         start = slot * self._row + self._offset + histogram
         self._cells[start + bisect_left(BOUNDS_S, seconds)] += 1
         self._cells[start + _BUCKETS] += int(seconds * 1e6)
+
+    def gaps(self, slot: int) -> Gaps:
+        """Where gaps between the pieces of a slot's streams are counted, until they are flushed."""
+        gaps = self._gaps.get(slot)
+        if gaps is None:
+            gaps = self._gaps[slot] = Gaps()
+        return gaps
+
+    def flush(self) -> None:
+        """Add the gaps counted since the last time to the map."""
+        for slot, gaps in self._gaps.items():
+            if gaps.sum_s:
+                start = slot * self._row + self._offset + GAP
+                for bucket, count in enumerate(gaps.counts):
+                    if count:
+                        self._cells[start + bucket] += count
+                        gaps.counts[bucket] = 0
+                self._cells[start + _BUCKETS] += int(gaps.sum_s * 1e6)
+                gaps.sum_s = 0.0
 
     def settle(
         self, slot: int, outcome: Outcome, duration_s: float, bytes_in: int, bytes_out: int, *, error: bool
@@ -192,6 +234,7 @@ class Board:
                 self._cells[cell] = 0
 
     def close(self) -> None:
-        """Let go of the map."""
+        """Flush, and let go of the map."""
+        self.flush()
         self._cells.release()
         self._map.close()

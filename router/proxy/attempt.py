@@ -10,7 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from router import board as cells
-from router.board import Outcome
+from router.board import Gaps, Outcome
 from router.model import Endpoint
 from router.outlier import Verdict
 from router.policy.replica_view import Placement
@@ -57,6 +57,7 @@ class Attempt:
     _status = 0
     _deadline = math.inf
     _last_byte_at = 0.0
+    _gaps: Gaps | None = None
 
     def __init__(
         self, engine: "Engine", exchange: "Exchange", endpoint: Endpoint, placement: Placement | None = None
@@ -135,7 +136,9 @@ class Attempt:
                 self._placement.first_byte(now)
             engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, now - self._exchange.started)
         elif relay.is_stream:
-            engine.board.observe(self.endpoint.slot, cells.GAP, now - self._last_byte_at)
+            if self._gaps is None:
+                self._gaps = engine.board.gaps(self.endpoint.slot)
+            self._gaps.observe(now - self._last_byte_at)
         self._last_byte_at = now
         relay.body(data, framed=framed)
 

@@ -6,9 +6,12 @@ always be appended.
 """
 
 import re
+from typing import Final
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
-_PLAIN_SIZE = re.compile(rb"[0-9A-Fa-f]{1,15}")
+_DIGITS_LIMIT: Final = 15
+_CR: Final = 0x0D
+_LF: Final = 0x0A
 LAST_CHUNK = b"0\r\n\r\n"
 LINE_LIMIT_BYTES = 256
 """Of a size line with its extension; longer ones are an attack, not a client (FAILURES.md, R32)."""
@@ -18,18 +21,29 @@ class BadChunk(ValueError):
     """The framing is broken; nothing after it can be trusted."""
 
 
-_known_sizes: dict[bytes, int] = {}
-_KNOWN_LIMIT = 4096
+def _plain_size(data: bytes, start: int, end: int) -> tuple[int, int]:
+    """Where the size line at `start` ends and what it says; -1 for one that is not whole, or more than plain digits.
 
-
-def _size_of(digits: bytes) -> int | None:
-    """The size that a line of plain digits gives; None for any other line. What was judged once is remembered."""
-    size = _known_sizes.get(digits)
-    if size is None and _PLAIN_SIZE.fullmatch(digits):
-        size = int(digits, 16)
-        if len(_known_sizes) < _KNOWN_LIMIT:
-            _known_sizes[digits] = size
-    return size
+    Digit by digit: compiled, that is a few machine instructions for each, and no object.
+    """
+    size, position = 0, start
+    digits_end = min(end, start + _DIGITS_LIMIT + 1)
+    while position < digits_end:
+        digit = data[position]
+        if 0x30 <= digit <= 0x39:  # noqa: PLR2004 - 0 to 9
+            digit -= 0x30
+        elif 0x61 <= digit <= 0x66:  # noqa: PLR2004 - a to f
+            digit -= 0x61 - 10
+        elif 0x41 <= digit <= 0x46:  # noqa: PLR2004 - A to F
+            digit -= 0x41 - 10
+        else:
+            break
+        size = size * 16 + digit
+        position += 1
+    digits = position - start
+    if not 0 < digits <= _DIGITS_LIMIT or position + 1 >= end or data[position] != _CR or data[position + 1] != _LF:
+        return -1, 0
+    return position, size
 
 
 class Chunked:
@@ -59,20 +73,19 @@ class Chunked:
         """
         if self._left or self._line or self._seen_last:
             return False
-        position, size = 0, len(data)
-        while position < size:
-            line_end = data.find(b"\r\n", position, position + LINE_LIMIT_BYTES)
-            length = _size_of(data[position:line_end]) if line_end >= 0 else None
-            if length is None:
+        position, end = 0, len(data)
+        while position < end:
+            line_end, length = _plain_size(data, position, end)
+            if line_end < 0:
                 return False
             if length == 0:
                 self.ended = data[position:] == LAST_CHUNK
                 return self.ended
             position = line_end + 4 + length
-            if data[position - 2 : position] != b"\r\n":
-                if position <= size:
-                    raise BadChunk("chunk data longer than its size")
+            if position > end:
                 return False
+            if data[position - 2] != _CR or data[position - 1] != _LF:
+                raise BadChunk("chunk data longer than its size")
         return True
 
     def payload(self, data: bytes) -> list[bytes]:

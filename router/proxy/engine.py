@@ -217,6 +217,7 @@ class Engine:
                 if until > now:
                     self.outliers.adopt(endpoint, until)
             self.chooser.fleet.settle(now)
+            self.board.flush()
             self.serve_waiting()  # room may have come from another worker
             lines, self.log_lines = self.log_lines, []
             for line in lines:

@@ -7,13 +7,16 @@ pool only when the response ended exactly where its framing said and nothing of 
 import asyncio
 import contextlib
 from enum import Enum
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from router.model import Endpoint
 from router.proxy.chunked import LAST_CHUNK, BadChunk, Chunked
 from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, ResponseHead, parse_response
 from router.proxy.headers import response_lines
 from router.proxy.heads import Heads
+
+if TYPE_CHECKING:
+    from router.proxy.attempt import Attempt
 
 IDLE_LIMIT_S = 4.0
 """Below the common 5 s keep-alive of servers (FAILURES.md 0.3)."""
@@ -34,25 +37,6 @@ class Broken(Enum):
     """Closed in the middle of a response."""
     MALFORMED = "malformed"
     """What came is no HTTP we accept."""
-
-
-class Listener(Protocol):
-    """Who listens to a connection: an attempt."""
-
-    def on_head(self, head: ResponseHead) -> None:
-        """The response began; the attempt may end the connection from here."""
-
-    def on_body(self, data: bytes, *, framed: bool) -> None:
-        """Bytes of the body; `framed` when they are whole chunks with their framing."""
-
-    def on_end(self) -> None:
-        """The response is complete."""
-
-    def on_whole(self, head: ResponseHead, body: bytes) -> None:
-        """The whole response at once, instead of the three calls above; the connection is free again."""
-
-    def on_broken(self, how: Broken) -> None:
-        """There will be no more of this response."""
 
 
 class _Phase(Enum):
@@ -85,7 +69,7 @@ class Upstream:
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
-        self._attempt: Listener | None = None
+        self._attempt: Attempt | None = None
         self._phase = _Phase.IDLE
         self._buffer = b""
         self._head: ResponseHead | None = None
@@ -103,7 +87,7 @@ class Upstream:
         """asyncio: connected."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
 
-    def send(self, attempt: Listener, request: bytes, body: bytes, *, to_head_request: bool, raw_chunks: bool) -> None:
+    def send(self, attempt: "Attempt", request: bytes, body: bytes, *, to_head_request: bool, raw_chunks: bool) -> None:
         """Write a request and listen for `attempt`. `raw_chunks` False hands out payload only (HTTP/1.0 clients)."""
         self._attempt = attempt
         self._phase = _Phase.HEAD
@@ -180,7 +164,7 @@ class Upstream:
         else:
             self._break(Broken.TRUNCATED)
 
-    def _head_data(self, attempt: Listener, data: bytes) -> None:
+    def _head_data(self, attempt: "Attempt", data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
         end = data.find(b"\r\n\r\n")
@@ -212,7 +196,7 @@ class Upstream:
         if self._attempt is attempt and (rest or head.length == 0):  # else it chose to try elsewhere
             self.data_received(rest)
 
-    def _whole(self, attempt: Listener, head: ResponseHead, body: bytes) -> None:
+    def _whole(self, attempt: "Attempt", head: ResponseHead, body: bytes) -> None:
         """Head and body came in one read, as most short answers do."""
         self._attempt = None
         self._phase = _Phase.IDLE
@@ -235,7 +219,7 @@ class Upstream:
         else:
             self._phase = _Phase.CLOSE
 
-    def _length_data(self, attempt: Listener, data: bytes) -> None:
+    def _length_data(self, attempt: "Attempt", data: bytes) -> None:
         left = self._left - len(data)
         if left > 0:
             self._left = left
@@ -247,14 +231,14 @@ class Upstream:
             attempt.on_body(data, framed=False)
         self._end(clean=left == 0)
 
-    def _last_chunks(self, attempt: Listener, data: bytes) -> None:
+    def _last_chunks(self, attempt: "Attempt", data: bytes) -> None:
         """The end came with whole chunks: they pass, the closing one is written by whoever ends the response."""
         data = data[: -len(LAST_CHUNK)]
         if data:
             attempt.on_body(data, framed=True)
         self._end(clean=True)
 
-    def _pieces_of_chunks(self, attempt: Listener, data: bytes) -> None:
+    def _pieces_of_chunks(self, attempt: "Attempt", data: bytes) -> None:
         chunked = self._chunked
         for piece in chunked.payload(data):
             attempt.on_body(piece, framed=False)

@@ -215,6 +215,7 @@ async def test_outcomes_and_times_are_counted(plane: Plane) -> None:
     board = plane.engine.board
     assert board.total(0, cells.OUTCOMES + cells.Outcome.OK) == 1
     assert sum(board.histogram(0, cells.FIRST_BYTE)[0]) == 1
+    board.flush()
     gaps, total_s = board.histogram(0, cells.GAP)
     assert sum(gaps) == 2
     assert 0.03 < total_s < 1
