@@ -154,7 +154,8 @@ class Attempt:
         if self._placement is not None:
             self._take_usage(self._placement, relay.last_bytes())
         relay.end()
-        self._settle(*_judge(self._status))
+        verdict, outcome = _judge(self._status)
+        self._settle(verdict, outcome)
         self._exchange.finish(keep_alive=relay.keep_alive)
 
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
@@ -166,7 +167,7 @@ class Attempt:
         relay = exchange.accept(head)
         if relay is None:
             busy = head.status in BUSY
-            self._settle(*((Verdict.NEUTRAL, Outcome.BUSY) if busy else (Verdict.SERVER_ERROR, Outcome.SERVER_ERROR)))
+            self._settle(Verdict.NEUTRAL if busy else Verdict.SERVER_ERROR, Outcome.BUSY if busy else Outcome.SERVER_ERROR)
             exchange.try_elsewhere()
             return
         self._relay = relay
@@ -174,7 +175,8 @@ class Attempt:
         if self._placement is not None:
             self._take_usage(self._placement, body)
         relay.whole(body)
-        self._settle(*_judge(head.status))
+        verdict, outcome = _judge(head.status)
+        self._settle(verdict, outcome)
         exchange.finish(keep_alive=relay.keep_alive)
 
     def on_broken(self, how: Broken) -> None:
