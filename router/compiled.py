@@ -27,6 +27,7 @@ BUILDS = PACKAGE / "_compiled"
 MODULES = (
     "router.board",
     "router.candidates",
+    "router.facts",
     "router.outlier",
     "router.policy.affinity",
     "router.policy.blocks",

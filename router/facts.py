@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from router.body import MODELS_SEEN, Fields, MoreFields, decode, decode_members, decode_more
 from router.model import Facts
 from router.policy.blocks import SMALLEST_BYTES, chain, seed_of
 
@@ -18,31 +19,6 @@ _MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1
 
 class BadBody(ValueError):
     """The body cannot be routed; the text is for the client."""
-
-
-class _Once:
-    """Type of a field that may appear once: msgspec calls the hook below at each appearance."""
-
-
-_ONCE = _Once()
-
-
-class _Fields(msgspec.Struct):
-    model: _Once = _ONCE
-    stream: Any = None
-    prompt_cache_key: Any = None
-    messages: msgspec.Raw = msgspec.Raw()
-    prompt: msgspec.Raw = msgspec.Raw()
-
-
-class _MoreFields(_Fields):
-    """What a policy that reads prompts, or ties sessions together, needs as well."""
-
-    user: Any = None
-    tools: msgspec.Raw = msgspec.Raw()
-    system: msgspec.Raw = msgspec.Raw()
-    instructions: msgspec.Raw = msgspec.Raw()
-    input: msgspec.Raw = msgspec.Raw()
 
 
 class Wanted(NamedTuple):
@@ -58,19 +34,6 @@ class Wanted(NamedTuple):
     """Whether anybody ties sessions together."""
 
 
-_models_seen: list[Any] = []
-
-
-def _note_model(_kind: type, value: Any) -> Any:
-    _models_seen.append(value)
-    return _ONCE
-
-
-_decode = msgspec.json.Decoder(_Fields, dec_hook=_note_model).decode
-_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_more = msgspec.json.Decoder(_MoreFields, dec_hook=_note_model).decode
-
-
 def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wanted | None = None) -> Facts:
     """Facts of a JSON request.
 
@@ -83,16 +46,16 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wa
     Raises:
         BadBody: Not a JSON object, invalid UTF-8, `model` twice or not 1 to 256 printable characters.
     """
-    _models_seen.clear()
+    MODELS_SEEN.clear()
     try:
         if not body.isascii():
             body.decode()
-        fields = _decode(body) if wanted is None else _decode_more(body)
+        fields = decode(body) if wanted is None else decode_more(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadBody(f"the body is not a JSON object that can be read: {error}") from error
-    if len(_models_seen) > 1:
+    if len(MODELS_SEEN) > 1:
         raise BadBody("'model' appears twice in the body")
-    model = _models_seen[0] if _models_seen else None
+    model = MODELS_SEEN[0] if MODELS_SEEN else None
     if model is not None and not (isinstance(model, str) and model.isprintable() and 0 < len(model) <= MODEL_LIMIT):
         raise BadBody(f"'model' must be a string of 1 to {MODEL_LIMIT} printable characters")
     key = fields.prompt_cache_key
@@ -102,7 +65,7 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wa
         return Facts(
             model=model, stream=fields.stream is True, text_bytes=text_bytes, affinity=affinity, prompt_bytes=len(body)
         )
-    assert isinstance(fields, _MoreFields)  # noqa: S101 - decoded as such above
+    assert isinstance(fields, MoreFields)  # noqa: S101 - decoded as such above
     prompt_bytes, blocks = _prompt(fields, model) if wanted.prompt(model, wanted.policy) else (len(body), ())
     return Facts(
         model=model,
@@ -116,7 +79,7 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wa
     )
 
 
-def _prompt(fields: _MoreFields, model: str | None) -> tuple[int, tuple[int, ...]]:
+def _prompt(fields: MoreFields, model: str | None) -> tuple[int, tuple[int, ...]]:
     """Size and hashed beginning of the prompt as it stands in the body; what goes before the messages counts first."""
     text: Any = memoryview(fields.messages) or memoryview(fields.prompt) or memoryview(fields.input)
     before = [bytes(part) for part in (fields.tools, fields.system, fields.instructions) if memoryview(part)]
@@ -127,7 +90,7 @@ def _prompt(fields: _MoreFields, model: str | None) -> tuple[int, tuple[int, ...
     return len(text), chain(text, seed_of((model or "").encode()))
 
 
-def _session(fields: _MoreFields, named: str | None, affinity: str | None) -> str | None:
+def _session(fields: MoreFields, named: str | None, affinity: str | None) -> str | None:
     """Header, then `prompt_cache_key`, `user`, address and agent."""
     if named is not None:
         return f"id:{named}"
@@ -143,7 +106,7 @@ def with_model(body: bytes, model: str) -> bytes:
         BadBody: It cannot be read.
     """
     try:
-        members = _decode_members(body)
+        members = decode_members(body)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise BadBody(f"the body is not a JSON object that can be read: {error}") from error
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
@@ -167,7 +130,7 @@ def forwarded_affinity(forwarded_for: bytes | None, agent: bytes | None) -> str 
     return f"addr:{first.decode('latin-1')}|{(agent or b'').decode('latin-1')}" if first else None
 
 
-def _text_bytes(fields: _Fields) -> int:
+def _text_bytes(fields: Fields) -> int:
     """UTF-8 bytes of `messages[].content` (a string, or its parts' `text`), else of `prompt`."""
     try:
         if bytes(fields.messages):

@@ -167,14 +167,16 @@ class Attempt:
         relay = exchange.accept(head)
         if relay is None:
             busy = head.status in BUSY
-            self._settle(Verdict.NEUTRAL if busy else Verdict.SERVER_ERROR, Outcome.BUSY if busy else Outcome.SERVER_ERROR)
+            self._settle(
+                Verdict.NEUTRAL if busy else Verdict.SERVER_ERROR, Outcome.BUSY if busy else Outcome.SERVER_ERROR
+            )
             exchange.try_elsewhere()
             return
         self._relay = relay
+        relay.whole(body)  # first: the client need not wait for our bookkeeping
         engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, self.first_byte_at - exchange.started)
         if self._placement is not None:
             self._take_usage(self._placement, body)
-        relay.whole(body)
         verdict, outcome = _judge(head.status)
         self._settle(verdict, outcome)
         exchange.finish(keep_alive=relay.keep_alive)
@@ -234,10 +236,10 @@ class Attempt:
         if self.phase is Phase.OVER:
             return
         self.phase = Phase.OVER
-        if self._placement is not None:
-            self._placement.over(self._engine.now())
         engine, exchange, endpoint = self._engine, self._exchange, self.endpoint
         now = engine.now()
+        if self._placement is not None:
+            self._placement.over(now)
         sent_bytes = self._relay.sent_bytes if self._relay is not None else 0
         error = verdict not in _INNOCENT
         engine.board.settle(endpoint.slot, outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error)
