@@ -31,7 +31,9 @@ class _Message(msgspec.Struct):
 
 class _Body(msgspec.Struct):
     messages: list[_Message]
-    max_tokens: int = 1
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    """The same by its newer name, which sglang-router puts in the place of the older one."""
 
 
 _decode = msgspec.json.Decoder(_Body).decode
@@ -54,6 +56,7 @@ class Replica:
         self.reports = reports
         self.loop = asyncio.get_running_loop()
         self.figures: list[tuple[float, int, int]] = []
+        self.written_tokens = 0
         self._bytes_per_token = bytes_per_token
         self._block_bytes = int(BLOCK_TOKENS * bytes_per_token)
 
@@ -67,9 +70,11 @@ class Replica:
             blocks.append(chained)
         tokens = max(1, round(len(text) / self._bytes_per_token))
         at_s = self.loop.time() * self.speed
-        served = self.engine.serve(Request(at_s, tokens, body.max_tokens, tuple(blocks)), at_s)
+        written = body.max_tokens or body.max_completion_tokens or 1
+        self.written_tokens += written
+        served = self.engine.serve(Request(at_s, tokens, written, tuple(blocks)), at_s)
         self.figures.append((served.first_s - at_s, served.hit_blocks, len(blocks)))
-        usage: dict[str, Any] = {"prompt_tokens": tokens, "completion_tokens": body.max_tokens}
+        usage: dict[str, Any] = {"prompt_tokens": tokens, "completion_tokens": written}
         if self.reports:
             usage["prompt_tokens_details"] = {"cached_tokens": tokens - served.uncached_tokens}
         last = b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n" + _DONE
@@ -77,8 +82,13 @@ class Replica:
 
     def take_figures(self) -> bytes:
         """What happened since the last call; the cache is emptied and all is forgotten."""
-        said = {"read_tokens": self.engine.read_tokens, "requests": self.figures}
+        said = {
+            "read_tokens": self.engine.read_tokens,
+            "written_tokens": self.written_tokens,
+            "requests": self.figures,
+        }
         self.figures = []
+        self.written_tokens = 0
         self.engine = ModelEngine(self.kind)
         return json.dumps(said).encode()
 

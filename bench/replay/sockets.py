@@ -14,7 +14,7 @@ from bench.replay import client
 from bench.replay.mock import MODEL
 from bench.replay.offline import Outcome, Setup
 from bench.replay.traces import Request
-from bench.router.machine import cpu_of, free_port, started, wait_until_answers
+from bench.router.machine import BenchError, cpu_of, free_port, started, wait_until_answers
 from bench.router.peers import PyPI
 from router.compiled import folder
 
@@ -76,13 +76,17 @@ def replay(requests: Sequence[Request], setup: Setup, target: str, program: str,
         )
         spent = cpu_of(router.pid) - before
         outcome = Outcome()
+        written = 0
         for port in ports:
             said = json.loads(_get(port, "/figures"))
             outcome.read_tokens.append(said["read_tokens"])
+            written += said["written_tokens"]
             for ttft_s, hits, blocks in said["requests"]:
                 outcome.ttft_s.append(ttft_s)
                 outcome.hit_blocks += hits
                 outcome.blocks += blocks
+    if not sent.faults and written != sum(request.output_tokens for request in requests):
+        raise BenchError(f"{target} changed how many tokens are asked for: its engines wrote {written}")
     lag = sorted(sent.lag_s)
     return Measured(
         outcome, spent.all_s * 1e6 / len(requests), sent.faults, sent.first_fault, lag[int(0.99 * (len(lag) - 1))]
