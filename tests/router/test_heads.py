@@ -18,6 +18,15 @@ def test_heads_that_differ_in_length_and_id_share_one_verdict() -> None:
     assert heads.read(LINES % (b"id-1", b"10")) == first
 
 
+def test_the_number_and_the_id_that_stand_for_all_others_are_ordinary_ones() -> None:
+    heads = request_heads(set())
+    heads.read(LINES % (b"id-1", b"10"))
+    stand_in = heads.read(LINES % (b"x", b"0"))
+    assert (stand_in.length, stand_in.request_id, len(heads._known)) == (0, b"x", 1)
+    after = heads.read(LINES % (b"id-1", b"10"))
+    assert (after.length, after.request_id) == (10, b"id-1")
+
+
 @pytest.mark.parametrize(
     ("request_id", "length"),
     [
