@@ -33,6 +33,8 @@ from bench.replay.traces import Request  # noqa: E402
 from bench.router.machine import BenchError, describe, load_average  # noqa: E402
 from router.policy.models import POLICIES as OURS  # noqa: E402
 
+LATE_LIMIT_S = 0.05
+"""By which the latest hundredth of the requests may be sent too late, in real seconds: one second of the trace at 20 times."""
 TARGETS = [*OURS, "sglang:cache_aware", "sglang:round_robin"]
 
 
@@ -95,17 +97,7 @@ def run_through_sockets(
         for seed in range(1, options.seeds + 1):
             requests = case.requests(recorded, seed)
             for target in targets:
-                with tempfile.TemporaryDirectory(prefix="replay-", dir=options.work) as folder:
-                    place = sockets.Place(
-                        Path(folder),
-                        options.router_core,
-                        options.load_core,
-                        options.workers,
-                        options.speed,
-                        options.bytes_per_token,
-                    )
-                    sglang = program if target.startswith("sglang:") else ""
-                    measured = sockets.replay(requests, case.setup, target, sglang, place)
+                measured = in_time(options, requests, case, target, program if target.startswith("sglang:") else "")
                 one = replace(
                     figures_of(name, target, seed, requests, measured.outcome),
                     faults=measured.faults,
@@ -120,6 +112,27 @@ def run_through_sockets(
                     f"client late by {measured.lag_p99_s * 1e3:.0f} ms (p99), load {load_average()}"
                 )
     return found
+
+
+def in_time(
+    options: argparse.Namespace, requests: Sequence[Request], case: Case, target: str, sglang: str
+) -> sockets.Measured:
+    """One replay; again, twice at most, if the machine was too busy for the client to keep the trace's time."""
+    for left in (2, 1, 0):
+        with tempfile.TemporaryDirectory(prefix="replay-", dir=options.work) as folder:
+            place = sockets.Place(
+                Path(folder),
+                options.router_core,
+                options.load_core,
+                options.workers,
+                options.speed,
+                options.bytes_per_token,
+            )
+            measured = sockets.replay(requests, case.setup, target, sglang, place)
+        if measured.lag_p99_s <= LATE_LIMIT_S or not left:
+            break
+        note(f"{target}: the client was late by {measured.lag_p99_s * 1e3:.0f} ms (p99); once more")
+    return measured
 
 
 def note(text: str) -> None:
