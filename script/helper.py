@@ -12,6 +12,7 @@ Checks are `url URL` (PID listens there and it answers 200), `server URL` (the b
 """
 
 import json
+import os
 import sys
 import time
 import urllib.error
@@ -39,21 +40,28 @@ class NotYet(Exception):
     """Not ready; the text says what is missing."""
 
 
+class Guarded(NotYet):
+    """It asks for a token or a key that we do not have."""
+
+
 class Hopeless(Exception):
     """It will not become ready by waiting."""
 
 
-def get(url: str) -> Any:
+def get(url: str, **headers: str) -> Any:
     """The JSON that `url` answers, whatever its status.
 
     Raises:
         NotYet: It does not answer, or not with JSON.
+        Guarded: It wants to know who asks.
     """
     try:
-        with _open(url, timeout=CALL_TIMEOUT_S) as answer:
+        with _open(urllib.request.Request(url, headers=headers), timeout=CALL_TIMEOUT_S) as answer:  # noqa: S310 - our own
             return json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
+            if error.code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+                raise Guarded(f"{url} answers {error.code}") from None
             try:
                 return json.load(error)
             except ValueError:
@@ -86,8 +94,12 @@ def check_server(_pid: int, url: str) -> None:
 
 
 def check_routed(_pid: int, url: str, *babysitters: str) -> None:
-    """The router at `url` lists the models of every babysitter."""
-    listed = models_at(url)
+    """The router at `url` lists the models of every babysitter. One that asks for a key cannot be looked into."""
+    try:
+        listed = models_at(url)
+    except Guarded:
+        sys.stdout.write("  router: it asks for an API key, so whether it routes to every server was not checked\n")
+        return
     for babysitter in babysitters:
         missing = models_at(babysitter) - listed
         if missing:
@@ -198,17 +210,32 @@ def describe(name: str, url: str) -> tuple[str, str]:
     """Health and models of a process that runs."""
     try:
         health = str(get(f"{url}/health").get("status", "?"))
-        models = "" if name in {"registry", "agent"} else ", ".join(sorted(models_at(url)))
+        return health, "" if name in {"registry", "agent"} else ", ".join(sorted(models_at(url)))
+    except Guarded:
+        return health, "(asks for a key)"
     except NotYet as error:
         return f"no answer ({error})", ""
-    return health, models
+
+
+def agent_headers() -> dict[str, str]:
+    """What the agent wants to see before it answers, if `SVC_AGENT_API_TOKEN_FILE` names its token."""
+    file = os.environ.get("SVC_AGENT_API_TOKEN_FILE")
+    return {"Authorization": f"Bearer {Path(file).read_text().strip()}"} if file else {}
 
 
 def replicas(url: str) -> list[str]:
-    """Ids of the agent's replicas that are not stopped."""
-    answer = get(f"{url}/api/v1/replicas")
-    found = answer.get("replicas", []) if isinstance(answer, dict) else []
-    return [str(it["replica_id"]) for it in found if it["status"] != "stopped"]
+    """Ids of the agent's replicas that are not stopped.
+
+    Raises:
+        NotYet: The agent does not tell.
+    """
+    try:
+        answer = get(f"{url}/api/v1/replicas", **agent_headers())
+    except Guarded:
+        raise NotYet("the agent asks for its token: set SVC_AGENT_API_TOKEN_FILE to the file it is in") from None
+    if not isinstance(answer, dict) or "replicas" not in answer:
+        raise NotYet(f"{url} does not list its replicas: {answer}")
+    return [str(it["replica_id"]) for it in answer["replicas"] if it["status"] != "stopped"]
 
 
 def stop_replicas(url: str, timeout_s: str) -> int:
@@ -218,6 +245,8 @@ def stop_replicas(url: str, timeout_s: str) -> int:
         for replica in replicas(url):
             call = urllib.request.Request(f"{url}/api/v1/replicas/{replica}/stop", data=b"{}", method="POST")  # noqa: S310 - the agent's own URL
             call.add_header("Content-Type", "application/json")
+            for name, value in agent_headers().items():
+                call.add_header(name, value)
             with _open(call, timeout=CALL_TIMEOUT_S):
                 sys.stdout.write(f"replica {replica}: stopping\n")
         while (left := replicas(url)) and time.monotonic() < deadline:
@@ -234,7 +263,8 @@ def count_replicas(url: str) -> int:
     """Say how many replicas go on without their agent."""
     try:
         left = replicas(url)
-    except NotYet:
+    except (OSError, NotYet) as error:
+        sys.stdout.write(f"agent: how many replicas go on without it is not known: {error}\n")
         return TIME_IS_UP
     if left:
         sys.stdout.write(f"agent: {len(left)} replicas go on without it; STOP_REPLICAS=true stops them\n")

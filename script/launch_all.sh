@@ -45,29 +45,30 @@
 
   # print_next_steps URL-OF-ROUTER: what to try now.
   print_next_steps() {
-    local model
+    local model shown
+    shown="${1/127.0.0.1/localhost}"
     say $'\nThe node runs. Try:'
     if is_true LAUNCH_REGISTRY true; then
-      say "  curl http://localhost:$REGISTRY_PORT/health"
-      say "  curl http://localhost:$REGISTRY_PORT/services"
+      say "  curl $(registry_url)/health"
+      say "  curl $(registry_url)/services"
     fi
     if is_true LAUNCH_ROUTER true; then
-      say "  curl http://localhost:$ROUTER_PORT/health"
-      say "  curl http://localhost:$ROUTER_PORT/models"
+      say "  curl $shown/health"
+      say "  curl $shown/models"
       while IFS= read -r model; do
-        say "  curl -N http://localhost:$ROUTER_PORT/chat/completions -H 'Content-Type: application/json' \\"
+        say "  curl -N $shown/chat/completions -H 'Content-Type: application/json' \\"
         say "    -d '{\"model\": \"$model\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'"
       done < <(helper models "$1" 2>/dev/null || true)
     fi
-    if is_true LAUNCH_AGENT true; then say "  curl http://localhost:$AGENT_PORT/api/v1/replicas"; fi
+    if is_true LAUNCH_AGENT true; then say "  curl $(local_url "$AGENT_HOST" "$AGENT_PORT")/api/v1/replicas"; fi
     say "Status: ./script/status.sh    Stop: ./script/stop_all.sh    Logs: ${SVC_LOGS#"$SVC_ROOT"/}/"
   }
 
   main() {
     local index router_url loaded=()
-    # Babysitters follow a registry port chosen here; otherwise the registry_url of their file holds.
-    if [[ -n ${REGISTRY_PORT:-} ]]; then
-      BABYSITTER_REGISTRY_URL="${BABYSITTER_REGISTRY_URL:-http://localhost:$REGISTRY_PORT}"
+    # Babysitters follow a registry placed here; otherwise the registry_url of their file holds.
+    if [[ -n ${REGISTRY_HOST:-}${REGISTRY_PORT:-} ]]; then
+      BABYSITTER_REGISTRY_URL="${BABYSITTER_REGISTRY_URL:-$(registry_url)}"
     fi
     registry_settings
     router_settings

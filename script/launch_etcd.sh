@@ -12,7 +12,7 @@ ETCD_DATA_DIR="${ETCD_DATA_DIR:-$SVC_ROOT/data/etcd}"
 ETCD_WAIT_TIMEOUT="${ETCD_WAIT_TIMEOUT:-20}"
 require_port ETCD_PORT
 require_port ETCD_PEER_PORT
-require_number ETCD_WAIT_TIMEOUT
+require_whole_number ETCD_WAIT_TIMEOUT
 pid_file="$(pid_file etcd)"
 log="$SVC_LOGS/etcd_$ETCD_PORT.log"
 url="http://127.0.0.1:$ETCD_PORT"
@@ -66,7 +66,7 @@ mkdir -p -- "$SVC_LOGS"
 chmod 700 -- "$ETCD_DATA_DIR"
 (
   # etcd takes every ETCD_… variable for a setting of its own.
-  exec env -u ETCD_PORT -u ETCD_PEER_PORT -u ETCD_WAIT_TIMEOUT SVC_LAUNCHED="$SVC_ROOT:etcd" \
+  exec env -u ETCD_PORT -u ETCD_PEER_PORT -u ETCD_WAIT_TIMEOUT -u ETCD_DATA_DIR SVC_LAUNCHED="$SVC_ROOT:etcd" \
     setsid etcd --name inference-svc --data-dir "$ETCD_DATA_DIR" --auto-compaction-retention=1h \
     --listen-client-urls "$url" --advertise-client-urls "$url" \
     --listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" --initial-cluster "inference-svc=$peer"

@@ -8,9 +8,9 @@
 
 set -euo pipefail
 
-SVC_ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
+SVC_ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
 SVC_LOGS="$SVC_ROOT/logs"
-SVC_VENV="${SVC_VENV:-$SVC_ROOT/.venv}"
+SVC_VENV="$(realpath -ms -- "${SVC_VENV:-$SVC_ROOT/.venv}")" # as the caller sees it; we work in other folders
 SVC_PYTHON="$SVC_VENV/bin/python"
 SVC_LOG_LIMIT_BYTES=$((64 * 1024 * 1024)) # a log larger than this is put aside before the next start
 SVC_TAIL_LINES=15
@@ -33,6 +33,12 @@ helper() { (cd "$SVC_ROOT" && PYTHONPATH="$SVC_ROOT" "$SVC_PYTHON" script/helper
 require_number() {
   local value="${!1:-}"
   [[ -z $value || $value =~ ^[0-9]+([.][0-9]+)?$ ]] || fail "$1 must be a number, not '$value'" 78
+}
+
+# require_whole_number NAME: the variable NAME, where set, is a whole number (of seconds, for bash's own arithmetic).
+require_whole_number() {
+  local value="${!1:-}"
+  [[ -z $value || $value =~ ^[0-9]{1,9}$ ]] || fail "$1 must be a whole number, not '$value'" 78
 }
 
 # require_port NAME: the variable NAME is a port.
@@ -64,6 +70,8 @@ find_config() {
   done
   return 1
 }
+
+require_whole_number STOP_TIMEOUT
 
 # --- processes -------------------------------------------------------------------------------------------------------
 
@@ -283,6 +291,15 @@ local_url() {
   esac
 }
 
+# registry_url: where this machine reaches the registry that these scripts launch.
+registry_url() {
+  if [[ -n ${REGISTRY_HOST:-} ]]; then
+    local_url "$REGISTRY_HOST" "${REGISTRY_PORT:-18000}"
+  else
+    printf 'http://localhost:%s\n' "${REGISTRY_PORT:-18000}"
+  fi
+}
+
 launch_registry() {
   local url
   url="$(local_url "${REGISTRY_HOST:-}" "$REGISTRY_PORT")"
@@ -320,7 +337,7 @@ agent_settings() {
   AGENT_PORT="${AGENT_PORT:-18100}"
   AGENT_HOST="${AGENT_HOST:-127.0.0.1}"
   AGENT_WAIT_TIMEOUT="${AGENT_WAIT_TIMEOUT:-30}"
-  AGENT_REGISTRY_URL="${AGENT_REGISTRY_URL:-http://localhost:${REGISTRY_PORT:-18000}}"
+  AGENT_REGISTRY_URL="${AGENT_REGISTRY_URL:-$(registry_url)}"
   require_port AGENT_PORT
   require_number AGENT_WAIT_TIMEOUT
   flags_from --registry-url AGENT_REGISTRY_URL --node AGENT_NODE --babysitter-config AGENT_BABYSITTER_CONFIG
@@ -340,7 +357,7 @@ launch_router() {
 # router_settings: read and check the router's variables.
 router_settings() {
   ROUTER_PORT="${ROUTER_PORT:-8000}"
-  ROUTER_REGISTRY_URL="${ROUTER_REGISTRY_URL:-http://localhost:${REGISTRY_PORT:-18000}}"
+  ROUTER_REGISTRY_URL="${ROUTER_REGISTRY_URL:-$(registry_url)}"
   ROUTER_WAIT_TIMEOUT="${ROUTER_WAIT_TIMEOUT:-30}"
   require_port ROUTER_PORT
   local name
