@@ -10,7 +10,8 @@ set -euo pipefail
 
 SVC_ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
 SVC_LOGS="$SVC_ROOT/logs"
-SVC_VENV="$(realpath -ms -- "${SVC_VENV:-$SVC_ROOT/.venv}")" # as the caller sees it; we work in other folders
+SVC_VENV="${SVC_VENV:-$SVC_ROOT/.venv}"
+[[ $SVC_VENV == /* ]] || SVC_VENV="$PWD/$SVC_VENV" # as the caller sees it; we work in other folders
 SVC_PYTHON="$SVC_VENV/bin/python"
 SVC_LOG_LIMIT_BYTES=$((64 * 1024 * 1024)) # a log larger than this is put aside before the next start
 SVC_TAIL_LINES=15
