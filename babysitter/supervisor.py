@@ -163,13 +163,13 @@ class Supervisor:
             if self.spec.deployer is not None:
                 self._command = await asyncio.to_thread(self.spec.deployer.existing)
             self._jobs.follow(scope, attempt.uuid, attempt.label("run_meta"))
-            self.tell(ev.Adopted(attempt.server.pid))
+            self._tell_first(ev.Adopted(attempt.server.pid))
             scope.spawn(f"attempt.{attempt.uuid[:8]}", self._await_end(attempt))
         else:
             self.memory.models = []
             ended = attempt is not None and attempt.has_ended
             begin = ev.Begin(deploy=self.spec.deployer is not None)
-            self.tell(self._exited(attempt.outcome()) if attempt is not None and ended else begin)
+            self._tell_first(self._exited(attempt.outcome()) if attempt is not None and ended else begin)
         scope.spawn("events", self._serve_events(), service=True)
         scope.spawn("probes", self._watcher.run(), service=True)
         if self.spec.jobs.state_command:
@@ -190,6 +190,12 @@ class Supervisor:
             memory.restarts, memory.failures = replica.restarts, replica.failures
             content = {**report(self.view()), "status": wire_status(replica.state), "memory": memory.to_json()}
             await asyncio.to_thread(self.home.state.save, content)
+
+    def _tell_first(self, found: ev.Event) -> None:
+        """Tell how the replica was found, before what was asked meanwhile: a stop is then a stop of what is there (E2)."""
+        asked = [self._events.get_nowait() for _ in range(self._events.qsize())]
+        for event in (found, *asked):
+            self.tell(event)
 
     async def _serve_events(self) -> None:
         while True:

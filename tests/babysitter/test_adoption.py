@@ -1,5 +1,6 @@
 """Servers outlive their babysitters: adopted with the same pid, never confused with a stranger, never started twice."""
 
+import asyncio
 import json
 import os
 import random
@@ -12,7 +13,17 @@ from typing import Any
 
 import pytest
 
+from babysitter import events as ev
 from babysitter import identity
+from babysitter.__main__ import make_home
+from babysitter.assemble import make_prober, make_spec
+from babysitter.machine import State
+from babysitter.memory import from_json
+from babysitter.settings import parse
+from babysitter.supervisor import Supervisor, new_memory
+from common.clock import SystemClock
+from common.http.client import make_session
+from common.tasks import TaskScope
 from tests.babysitter.real import Node, ask, is_forking, light, running, shims, until
 
 LONG = {"restart_delay": 60}
@@ -218,6 +229,45 @@ def test_detached_server_keeps_running_and_is_adopted_B10(tmp_path: Path) -> Non
         assert node.ready() == pid
         third.terminate()
         assert third.wait(60) == 0
+        assert node.processes() == []
+
+
+async def supervise_a_stop(node: Node) -> State:
+    """A babysitter within the test that hears of a stop before it has looked at what is there; its last state."""
+    settings, clock = parse(["--config", str(node.config)], {}), SystemClock()
+    spec = make_spec(settings, environ=dict(os.environ), clock=clock, mark="m")
+    home = make_home(settings)
+    home.acquire()
+    try:
+        memory = new_memory(from_json(home.state.load(stamp="x").get("memory")), instance_id="i", epoch_s=1, now="t")
+        async with make_session(timeout_s=5.0) as session, TaskScope("test") as scope:
+            prober = make_prober(settings, spec, session)
+            supervisor = Supervisor(spec, home, memory, prober, clock=clock, rng=random.Random(1))
+            await supervisor.adopt()
+            supervisor.tell(ev.StopRequested("x"))
+            await supervisor.start(scope)
+            ends = [asyncio.ensure_future(end) for end in (supervisor.finished.wait(), scope.failed())]
+            await asyncio.wait(ends, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+            assert [end.done() for end in ends] == [True, False]
+            ends[1].cancel()
+            await supervisor.leave()
+            return supervisor.state
+    finally:
+        home.release()
+
+
+async def test_stop_before_the_adoption_ends_the_server_E2(tmp_path: Path) -> None:
+    with light(tmp_path, restarts=LONG) as node:
+        kill(start_ready(node))
+        assert node.processes()
+        assert await supervise_a_stop(node) is State.STOPPED
+        assert node.processes() == []
+        assert node.state()["status"] == "stopped"
+
+
+async def test_stop_before_the_first_start_leaves_nothing_running_E2(tmp_path: Path) -> None:
+    with light(tmp_path, restarts=LONG) as node:
+        assert await supervise_a_stop(node) is State.STOPPED
         assert node.processes() == []
 
 
