@@ -92,6 +92,7 @@ class Move:
 class Replica:
     """Everything the machine knows. Times are monotonic seconds.
 
+    `restarts` counts for ever, `spent` those that `max_restarts` bounds: since a retry or a steady time;
     `failures` counts exits in a row for the back-off; `exits` are the recent ones without ever having been ready;
     `unstarted` tells that the last start came to nothing;
     `verdict` is the reason to fail once the server has ended; `wake_at` is when the machine wants `Woke`.
@@ -100,6 +101,7 @@ class Replica:
     state: State = State.PENDING
     since: float = 0.0
     restarts: int = 0
+    spent: int = 0
     failures: int = 0
     exits: tuple[float, ...] = ()
     ready_at: float | None = None
@@ -152,7 +154,7 @@ def _move(replica: Replica, after: State, cause: str, now: float, *effects: ev.E
 
 def _begin(replica: Replica, event: ev.Event, _policy: Policy, now: float) -> Result:
     wanted = isinstance(event, ev.Begin | ev.Retry) and event.deploy
-    fresh = replace(replica, verdict=None, error=None, exits=(), failures=0)
+    fresh = replace(replica, verdict=None, error=None, exits=(), failures=0, spent=0)
     if wanted:
         return _move(fresh, State.CREATING, "deploying", now, ev.Deploy())
     return _spawn(fresh, "wanted", now)
@@ -236,7 +238,7 @@ def _still_good(replica: Replica, _event: ev.Event, _policy: Policy, _now: float
 
 def _steady(replica: Replica, _event: ev.Event, _policy: Policy, _now: float) -> Result:
     """Ten good minutes: earlier failures no longer count."""
-    return replace(replica, failures=0, wake_at=None), ()
+    return replace(replica, failures=0, spent=0, wake_at=None), ()
 
 
 def _bad_probe(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
@@ -285,13 +287,13 @@ def _exited(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Re
     was_ready = replica.ready_at is not None
     exits = () if was_ready else (*backoff.recent(replica.exits, now=now, window_s=policy.crash_loop_window_s), now)
     steady = was_ready and now - (replica.ready_at or now) >= policy.steady_s
-    failures = 0 if steady else replica.failures
+    failures, spent = (0, 0) if steady else (replica.failures, replica.spent)
     verdict = replica.verdict
     if verdict is None and gone.code in policy.no_restart_codes:
         verdict = f"{what}, which means: do not restart"
     if verdict is None and len(exits) >= policy.crash_loop_exits:
         verdict = f"crash loop: {len(exits)} exits in {policy.crash_loop_window_s:g} s without ever being ready; {what}"
-    if verdict is None and replica.restarts >= policy.max_restarts:
+    if verdict is None and spent >= policy.max_restarts:
         verdict = f"{what}, and max_restarts ({policy.max_restarts}) is used up"
     if verdict is not None:
         told = f"{verdict}\n{gone.tail}".rstrip()
@@ -300,7 +302,7 @@ def _exited(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Re
         failures, first_s=policy.restart_first_s, last_s=policy.restart_last_s, chance=gone.chance
     )
     told = f"{what}\n{gone.tail}".rstrip()
-    counted = replace(replica, exits=exits, failures=failures + 1, error=told)
+    counted = replace(replica, exits=exits, failures=failures + 1, spent=spent, error=told)
     return _move(counted, State.BACKING_OFF, what, now, ev.CancelJobs(), wake_at=now + pause_s)
 
 
@@ -317,8 +319,9 @@ def _not_spawned(replica: Replica, event: ev.Event, policy: Policy, now: float) 
 def _retry(replica: Replica, _event: ev.Event, _policy: Policy, now: float) -> Result:
     if replica.wake_at is not None and now < replica.wake_at:
         return replica, ()
-    restarts = replica.restarts + (0 if replica.unstarted else 1)
-    return _spawn(replica, "back-off over", now, restarts=restarts, unstarted=False)
+    more = 0 if replica.unstarted else 1
+    counted = {"restarts": replica.restarts + more, "spent": replica.spent + more}
+    return _spawn(replica, "back-off over", now, unstarted=False, **counted)
 
 
 def _stop(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:

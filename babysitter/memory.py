@@ -24,6 +24,7 @@ class Memory:
     attempt: str | None = None
     attempts: int = 0
     restarts: int = 0
+    spent: int = 0
     failures: int = 0
     models: list[dict[str, Any]] = field(default_factory=list)
     created_at: str | None = None

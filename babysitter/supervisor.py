@@ -62,7 +62,9 @@ class Supervisor:
         self._rng = rng
         self._command = spec.command
         self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
-        self._replica = Replica(since=clock.monotonic(), restarts=memory.restarts, failures=memory.failures)
+        self._replica = Replica(
+            since=clock.monotonic(), restarts=memory.restarts, spent=memory.spent, failures=memory.failures
+        )
         self._attempt: Attempt | None = None
         self._adopted = False
         self._scope: TaskScope | None = None
@@ -187,7 +189,7 @@ class Supervisor:
         """Write the state file; a disk that refuses is told in reports and does not stop the supervision (B9)."""
         async with self._writing:
             memory, replica = self.memory, self._replica
-            memory.restarts, memory.failures = replica.restarts, replica.failures
+            memory.restarts, memory.spent, memory.failures = replica.restarts, replica.spent, replica.failures
             content = {**report(self.view()), "status": wire_status(replica.state), "memory": memory.to_json()}
             await asyncio.to_thread(self.home.state.save, content)
 

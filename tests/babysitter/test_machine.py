@@ -173,6 +173,29 @@ def test_restarts_end_at_max_restarts() -> None:
     assert "max_restarts (2) is used up" in replica.error
 
 
+def test_retry_begins_with_a_clean_count_of_restarts() -> None:
+    policy = Policy(restart_first_s=1, max_restarts=2, crash_loop_exits=99)
+    replica, _ = play([(0, ev.Begin())])
+    replica, _ = crash_times(replica, policy, 0.0, 9)
+    replica, _ = step(replica, ev.Retry(), policy, 100)
+    replica, waits = crash_times(replica, policy, 100.0, 9)
+    assert len(waits) == 2
+    assert (replica.state, replica.restarts) == (State.FAILED, 4)
+
+
+@pytest.mark.parametrize("woke", [True, False])
+def test_ten_good_minutes_reset_the_count_of_max_restarts(woke: bool) -> None:  # noqa: FBT001 - a row
+    policy = Policy(restart_first_s=1, max_restarts=2, crash_loop_exits=99)
+    replica, _ = play([(0, ev.Begin())])
+    replica, _ = crash_times(replica, policy, 0.0, 2)
+    events: list[tuple[float, ev.Event]] = [(20, ev.Spawned(7)), (21, ev.ProbeGood()), (622, CRASH), (630, ev.Woke())]
+    for now, event in sorted([*events, *([(621, ev.Woke())] if woke else [])], key=lambda pair: pair[0]):
+        replica, _ = step(replica, event, policy, now)
+    assert (replica.state, replica.restarts) == (State.STARTING, 3)
+    early, _ = step(replica, CRASH, policy, 631)
+    assert early.state is State.BACKING_OFF
+
+
 def test_unhealthy_replica_recovers_after_two_good_looks_A4() -> None:
     bad = [(n, ev.ProbeBad("hangs")) for n in (2, 3, 4)]
     replica, _ = play([*UP, *bad, (5, ev.ProbeGood())])
