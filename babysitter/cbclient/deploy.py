@@ -78,9 +78,15 @@ class Deployer:
         """Make the environment and the files; returns the server's command.
 
         Raises:
-            DeployError: A stage failed for good.
+            DeployError: A stage failed for good, or the disk refused something between two of them.
         """
         self._tell = tell
+        try:
+            return await self._deploy(tell)
+        except OSError as error:
+            raise DeployError(f"deploy: {_refusal(error)}") from error
+
+    async def _deploy(self, tell: Callable[[Stage], None]) -> Command:
         resolved: Resolved = await self._stage("resolve", self._resolve)
         async with self._environments.building(resolved.key) as fresh:
             if self._environments.is_complete(resolved.key):
@@ -244,9 +250,8 @@ class Deployer:
                 stage.end("failed", str(error))
                 raise
             except OSError as error:
-                told = "no_space" if error.errno in FULL else "failed"
-                stage.end("failed", f"{told}: {error}")
-                raise DeployError(f"{name}: {told}: {error}") from error
+                stage.end("failed", _refusal(error))
+                raise DeployError(f"{name}: {_refusal(error)}") from error
             else:
                 stage.end("done", None)
                 return found
@@ -262,6 +267,11 @@ class _Failed(Exception):
         lines = [line for line in output.splitlines() if line.strip()]
         errors = [line for line in lines if "ERROR" in line or "error" in line]
         self.last_line = (errors or lines or ["no output"])[-1].strip()
+
+
+def _refusal(error: OSError) -> str:
+    """The fault's word, and what the disk said."""
+    return f"{'no_space' if error.errno in FULL else 'failed'}: {error}"
 
 
 def _targets(step: Step, extra: Path) -> list[str]:

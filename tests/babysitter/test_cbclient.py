@@ -1,5 +1,6 @@
 """App tags, wheels, images, requirements and parameters of a client: tables."""
 
+import errno
 import json
 import os
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,7 @@ import pytest
 
 from babysitter.assemble import make_prober, make_spec
 from babysitter.cbclient import wheels
+from babysitter.cbclient.environments import Environments
 from babysitter.cbclient.modes import MODES
 from babysitter.cbclient.packages import RequirementError, Wanted, check_custom, fault_of, key, pin, split_index
 from babysitter.cbclient.params import effective_config, merged, server_flags
@@ -17,6 +19,7 @@ from babysitter.cbclient.request import CreateRequest, load
 from babysitter.cbclient.versions import TagError, has_client_package, image, image_tag, version_of, wheel_names
 from babysitter.cbclient.wheels import Roots, WheelError
 from babysitter.settings import parse
+from babysitter.spec import DeployError
 from common.clock import SystemClock
 from common.service import ConfigurationError
 from tests.babysitter.stand_in.wheels import make_wheel
@@ -352,3 +355,23 @@ async def test_timeouts_that_a_request_names_win_over_the_settings(
         prober = make_prober(settings, spec, session)
     assert (spec.policy.port_timeout_s, spec.start_interval_s, prober.timeout_s) == (port_s, poll_s, look_s)
     assert spec.interval_s == settings.probes.interval_s
+
+
+@pytest.mark.parametrize(
+    ("number", "word"), [(errno.ENOSPC, "no_space"), (errno.EDQUOT, "no_space"), (errno.EIO, "failed")]
+)
+async def test_disk_that_refuses_between_two_stages_fails_the_deployment_B17(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, word: str
+) -> None:
+    def refuse(_environments: Environments, _key: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    home = tmp_path / "root" / "abc123def456"
+    home.mkdir(parents=True)
+    (home / "request.json").write_text(json.dumps(MINIMAL))
+    settings = parse(["--replica-dir", str(home), "--port", "20999"], {})
+    deployer = make_spec(settings, environ=dict(os.environ), clock=SystemClock(), mark="m").deployer
+    assert deployer is not None
+    monkeypatch.setattr(Environments, "building", refuse)
+    with pytest.raises(DeployError, match=rf"^deploy: {word}: .*{os.strerror(number)}"):
+        await deployer.deploy(lambda _stage: None)
