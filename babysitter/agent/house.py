@@ -172,12 +172,16 @@ class House:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def close_state(self, replica_id: str) -> None:
-        """Let the state file say that the replica is stopped, once its babysitter writes no more."""
+        """Let the state file say that the replica is stopped, once its babysitter writes no more.
+
+        Raises:
+            OSError: The disk refuses; the old content is whole.
+        """
+        self.state_path(replica_id).with_suffix(".pid").unlink(missing_ok=True)
         told = self.told(replica_id)
         if told.get("status") != "stopped":
             changes = {"status": "stopped", "display_status": "Failed", "endpoint": "NA", "replica_pid": None}
-            StateFile(self.state_path(replica_id), seq=int(told.get("seq", 0))).save({**told, **changes})
-        self.state_path(replica_id).with_suffix(".pid").unlink(missing_ok=True)
+            _save(StateFile(self.state_path(replica_id), seq=int(told.get("seq", 0))), {**told, **changes})
 
     def move_out(self, tenancy: Tenancy) -> None:
         """Remove the directory; the state file, the request and the tenancy stay to be shown for a while."""

@@ -214,9 +214,8 @@ class Keeper:
         """End it, however far it has come; then let go of everything that is wanted no more."""
         if not self.tenancy.over:
             await self._end()
-            await self._insist(lambda: self._house.close_state(self.replica_id))
             self.tenancy.over = True
-            await self._save()
+            await self._write_end()
             log.info("replica.over", replica=self.replica_id, desired=self.tenancy.desired)
         self.ended.set()
         self._changed()
@@ -227,6 +226,25 @@ class Keeper:
         age_s = self._house.gone_s(self.replica_id, self._clock.utcnow().timestamp()) or 0.0
         await asyncio.sleep(max(0.0, self._retention_s - age_s))
         await self._insist(lambda: self._house.forget(self.replica_id))
+
+    async def _write_end(self) -> None:
+        """Write that it is over until the disk takes it, lest a later agent start it again (B9).
+
+        It is not waited for before a removal: the disk may be full of what is to be removed.
+        """
+        while True:
+            closed, saved = await self._close_state(), await self._save()
+            if (closed and saved) or self.tenancy.desired is Desired.DELETED:
+                return
+            await asyncio.sleep(DISK_RETRY_S)
+
+    async def _close_state(self) -> bool:
+        try:
+            await asyncio.to_thread(self._house.close_state, self.replica_id)
+        except OSError as error:
+            log.error("replica.disk_refuses", replica=self.replica_id, reason=str(error))
+            return False
+        return True
 
     async def _end(self) -> None:
         """Have its babysitter end the server; without one that can, end everything that carries the replica's mark."""
@@ -301,15 +319,18 @@ class Keeper:
             else:
                 return
 
-    async def _save(self) -> None:
-        """Remember the tenancy, one writer at a time; a disk that refuses is told, and stops nothing."""
+    async def _save(self) -> bool:
+        """Remember the tenancy, one writer at a time; a disk that refuses (False) is told, and stops nothing."""
+        saved = True
         async with self._saving:
             try:
                 if self.directory.exists():
                     await asyncio.to_thread(self._house.save, self.tenancy)
             except OSError as error:
                 log.error("replica.wish_not_saved", replica=self.replica_id, reason=str(error))
+                saved = False
         self._changed()
+        return saved
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

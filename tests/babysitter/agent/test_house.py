@@ -1,10 +1,11 @@
 """The root on disk: in and out in one step, nothing half made is ever seen, a full disk leaves nothing behind."""
 
+import asyncio
 import errno
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 
 from babysitter.agent.house import House
 from babysitter.agent.model import Desired, Tenancy
+from babysitter.state_file import decode
+from common.atomic_file import write_atomic
 from common.service import ConfigurationError
-from tests.babysitter.agent.conftest import StartAgent, create, reached, wanted
+from tests.babysitter.agent.conftest import WAIT_S, StartAgent, create, reached, wanted
 
 TENANCY = Tenancy("abc123def456", 20_000, "r1", "d", "t")
 REQUEST = b'{"server_mode": "replica", "model_name": "m"}'
@@ -130,6 +133,63 @@ async def test_a_disk_that_refuses_for_a_while_is_asked_again_B9(
     async with client.delete(f"/api/v1/replicas/{replica_id}") as answer:
         assert answer.status == 200
     await reached(client, replica_id, "")
+
+
+def let_disk_refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A disk that takes no checked file from the agent, until the answer is called."""
+    monkeypatch.setattr("babysitter.agent.keeper.DISK_RETRY_S", 0.05)
+    full = [True]
+
+    def write(path: Path, data: bytes) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_atomic(path, data)
+
+    monkeypatch.setattr("babysitter.state_file.write_atomic", write)
+    return full.clear
+
+
+async def test_a_stop_that_a_full_disk_did_not_take_is_written_later_B9(
+    start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    client = await start_agent()
+    replica_id = await create(client)
+    await reached(client, replica_id, "ready")
+    make_room = let_disk_refuse(monkeypatch)
+    async with client.post(f"/api/v1/replicas/{replica_id}/stop", json={}) as answer:
+        assert answer.status == 200
+    await reached(client, replica_id, "stopped")
+    make_room()
+    file = tmp_path / "root" / replica_id / "agent.json"
+    async with asyncio.timeout(WAIT_S):
+        while not decode(file.read_bytes())["over"]:
+            await asyncio.sleep(0.03)
+    assert decode(file.read_bytes())["desired"] == "stopped"
+
+
+async def test_a_full_disk_does_not_keep_a_replica_from_being_removed_B9(
+    start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await start_agent(stopped_retention_s=0)
+    replica_id = await create(client)
+    await reached(client, replica_id, "ready")
+    let_disk_refuse(monkeypatch)
+    async with client.post(f"/api/v1/replicas/{replica_id}/stop", json={}) as answer:
+        assert answer.status == 200
+    await reached(client, replica_id, "stopped")
+    async with client.delete(f"/api/v1/replicas/{replica_id}") as answer:
+        assert answer.status == 200
+    await reached(client, replica_id, "")
+
+
+def test_a_state_that_cannot_be_closed_is_told_B9(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.move_in(TENANCY, REQUEST, {}, {"status": "ready"})
+    make_room = let_disk_refuse(monkeypatch)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        house.close_state(TENANCY.replica_id)
+    make_room()
+    house.close_state(TENANCY.replica_id)
+    assert house.told(TENANCY.replica_id)["status"] == "stopped"
 
 
 @pytest.fixture
