@@ -14,8 +14,9 @@ class Memory:
     """The `memory` member of the state file.
 
     `instance_id` names the replica for ever; `incarnation` rises with each babysitter; `attempt` is the uuid of the
-    server's current attempt, written before it is started; `desired` is `running` or `stopped`; `stages` are those of the last
-    deployment, `deploying` the uuid of one that is under way; `jobs` are the cluster's. Times are ISO 8601.
+    server's current attempt, written before it is started; `port` is where it was ready last (0: nowhere yet);
+    `desired` is `running` or `stopped`; `stages` are those of the last deployment, `deploying` the uuid of one that is under
+    way; `jobs` are the cluster's. Times are ISO 8601.
     """
 
     instance_id: str = ""
@@ -23,6 +24,7 @@ class Memory:
     desired: str = "running"
     attempt: str | None = None
     attempts: int = 0
+    port: int = 0
     restarts: int = 0
     spent: int = 0
     failures: int = 0

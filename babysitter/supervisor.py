@@ -160,6 +160,7 @@ class Supervisor:
         await self._end_old_deployment()
         attempt = self._attempt
         if attempt is not None and attempt.server is not None:
+            self._recall_port(attempt)
             self.memory.attempt = attempt.uuid
             self._adopted = True
             if self.spec.deployer is not None:
@@ -192,6 +193,14 @@ class Supervisor:
             memory.restarts, memory.spent, memory.failures = replica.restarts, replica.spent, replica.failures
             content = {**report(self.view()), "status": wire_status(replica.state), "memory": memory.to_json()}
             await asyncio.to_thread(self.home.state.save, content)
+
+    def _recall_port(self, attempt: Attempt) -> None:
+        """Where the adopted server listens: its ready line may be old by now, or have been written while nobody looked."""
+        if self.memory.port and attempt.uuid == self.memory.attempt:
+            self._watcher.port = self.memory.port
+        mark = attempt.label("stdout_mark")
+        if isinstance(mark, int):
+            self.log.marks[self.log.stdout] = mark
 
     def _tell_first(self, found: ev.Event) -> None:
         """Tell how the replica was found, before what was asked meanwhile: a stop is then a stop of what is there (E2)."""
@@ -226,6 +235,7 @@ class Supervisor:
             self._restart_at = iso(now + timedelta(seconds=self._replica.wake_at - self._replica.since))
         if state is State.READY:
             self.memory.ready_at = iso(now)
+            self.memory.port = self._watcher.port
             if self.spec.diagnostics and self.memory.diagnostics is None:
                 self._spawn_task("diagnostics", self._fetch_diagnostics())
         if state is State.STOPPED:
@@ -283,6 +293,7 @@ class Supervisor:
             return
         self.memory.attempt = self.home.new_attempt()
         self.memory.attempts += 1
+        self.memory.port = 0
         attempt = self.home.attempt(self.memory.attempt, grace_s=self.spec.grace_s)
         self._attempt = attempt
         self._adopted = False
@@ -294,7 +305,9 @@ class Supervisor:
         self.home.forget_old_attempts(attempt.uuid)
         self._watcher.new_attempt()
         mark = self._jobs.mark()
-        labels = {"name": self.spec.name, "instance_id": self.memory.instance_id, "run_meta": mark}
+        stdout_mark = self.log.marks[self.log.stdout]
+        names = {"name": self.spec.name, "instance_id": self.memory.instance_id}
+        labels = {**names, "run_meta": mark, "stdout_mark": stdout_mark}
         self._jobs.follow(self._open_scope(), attempt.uuid, mark)
         return attempt.begin(command, labels)
 

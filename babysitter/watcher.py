@@ -120,12 +120,12 @@ class Watcher:
             self._tell(ev.OverLimit(f"takes {self._rss_bytes >> 20} MiB, more than its {hard >> 20} MiB"))
 
     def _find_port(self) -> None:
-        """The port as told, unless the server's own file or its ready line names another (CONTRACT.md 3 and 5)."""
+        """The port as before, at first as told, unless the server's own file or its ready line names another (CONTRACT.md 3 and 5)."""
         found = self._written_port()
         if found is None and self._spec.addresses.port_in_log:
             since = self._log.marks.get(self._log.stdout, 0)
             found = port_in_log(tail(self._log.stdout, READY_LINE_WITHIN_BYTES, since=since))
-        self.port = found or self._spec.addresses.port
+        self.port = found or self.port
 
     def _written_port(self) -> int | None:
         path, mark = self._spec.addresses.port_file, self._mark()

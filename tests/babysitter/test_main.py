@@ -215,19 +215,60 @@ def test_server_that_answers_but_cannot_generate_is_not_ready(tmp_path: Path) ->
         assert node.server("/mock/state")["requests"] == 4
 
 
-def test_port_of_the_ready_line_is_found(tmp_path: Path) -> None:
-    xtask = tmp_path / "bin" / "xtask"
+def make_xtask(directory: Path, *, first: str = "") -> dict[str, str]:
+    """An `xtask` that serves at a port of its own, after the shell's `first`; the environment to find it in."""
+    xtask = directory / "bin" / "xtask"
     xtask.parent.mkdir()
     script = PROJECT / "tests" / "babysitter" / "light_server.py"
-    xtask.write_text(f"#!/bin/sh\nexec {sys.executable} -I -S {script} 0\n")
+    xtask.write_text(f"#!/bin/sh\n{first}\nexec {sys.executable} -I -S {script} 0\n")
     xtask.chmod(0o755)
-    backend = {"type": "infinilm-rust", "config_file": "c.toml"}
-    with running(tmp_path, backend=backend) as node:
-        node.start(env={"PATH": f"{xtask.parent}:{os.environ['PATH']}"})
+    return {"PATH": f"{xtask.parent}:{os.environ['PATH']}"}
+
+
+RUST = {"type": "infinilm-rust", "config_file": "c.toml"}
+
+
+def test_port_of_the_ready_line_is_found(tmp_path: Path) -> None:
+    env = make_xtask(tmp_path)
+    with running(tmp_path, backend=RUST) as node:
+        node.start(env=env)
         node.ready()
         port = node.report()["port"]
         assert port != node.port
         assert ask(f"http://127.0.0.1:{port}/health") == {"status": "ok"}
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_port_of_the_ready_line_outlives_the_babysitter_B1(tmp_path: Path, is_lost: bool) -> None:  # noqa: FBT001 - a row
+    env = make_xtask(tmp_path)
+    with running(tmp_path, backend=RUST) as node:
+        first = node.start(env=env)
+        pid = node.ready()
+        port = node.report()["port"]
+        until("written", lambda: node.state()["status"] == "ready")
+        first.kill()
+        first.wait()
+        if is_lost:  # as after a rotation
+            os.truncate(next((tmp_path / "logs").glob("*stdout.log")), 0)
+        node.start(env=env)
+        assert node.ready() == pid
+        assert node.report()["port"] == port
+
+
+def test_ready_line_that_came_while_no_babysitter_ran_is_found_B1(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    env = make_xtask(tmp_path, first=f"while [ ! -e {go} ]; do sleep 0.05; done")
+    with running(tmp_path, backend=RUST) as node:
+        first = node.start(env=env)
+        node.status("waiting_for_ready")
+        first.kill()
+        first.wait()
+        go.touch()
+        log = next((tmp_path / "logs").glob("*stdout.log"))
+        until("the ready line", lambda: "start service" in log.read_text())
+        node.start(env=env)
+        node.ready()
+        assert node.report()["port"] != node.port
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
