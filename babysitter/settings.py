@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -284,11 +285,20 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> BabysitterSettings:
     config = parsed.config or env.get(f"{ENV_PREFIX}CONFIG")
     of_file = file_layer(Path(config)) if config else None
     in_file = of_file.data.get("backend") if of_file else None
+    of_flags = backend_layer(parsed, in_file if isinstance(in_file, Mapping) else {})
+    if of_file is not None and _is_another(of_flags.data.get("backend", {}), in_file):
+        of_file = replace(of_file, data={name: value for name, value in of_file.data.items() if name != "backend"})
     layers = [*_replica_layers(getattr(parsed, "replica_dir", None)), *([of_file] if of_file else [])]
     layers.append(env_layer(BabysitterSettings, ENV_PREFIX, env))
     layers.append(flag_layer(BabysitterSettings, ENV_PREFIX, parsed))
-    layers.append(backend_layer(parsed, in_file if isinstance(in_file, Mapping) else {}))
+    layers.append(of_flags)
     return build(BabysitterSettings, layers)
+
+
+def _is_another(of_flags: Mapping[str, Any], in_file: Any) -> bool:
+    """True when the flags give a backend of another type: nothing of the file's is meant for it."""
+    told = str(in_file.get("type", "")).lower() if isinstance(in_file, Mapping) else ""
+    return bool(told) and of_flags.get("type", told) != told
 
 
 def _replica_layers(given: str | None) -> list[Layer]:

@@ -124,6 +124,21 @@ def test_flags_override_the_file_and_the_environment(tmp_path: Path) -> None:
     assert settings.backend.command == "python"
 
 
+def test_flags_of_another_backend_type_replace_the_files_backend(tmp_path: Path) -> None:
+    settings = parse(["--config-file", "config/babysitter1.toml", "--command", "python3 srv.py"], {})
+    assert settings.backend == CommandBackend(type="command", command="python3 srv.py")
+    assert settings.name == parse(["--config-file", "config/babysitter1.toml"], {}).name
+    argv = ["--config", write(tmp_path, GUIDE), "--service-type", "InfiniLM-Rust", "--path", "/c.toml"]
+    assert parse(argv, {}).backend == InfinilmRustBackend(type="infinilm-rust", config_file="/c.toml")
+
+
+def test_flags_of_the_same_backend_type_keep_the_files_other_settings(tmp_path: Path) -> None:
+    file = write(tmp_path, GUIDE.replace('"command"', '"Command"'))
+    backend = parse(["--config", file, "--command", "other"], {}).backend
+    assert isinstance(backend, CommandBackend)
+    assert (backend.command, backend.work_dir) == ("other", "/path/to/workdir")
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
