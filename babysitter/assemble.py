@@ -62,6 +62,8 @@ def make_addresses(settings: BabysitterSettings, port_file: Path | None) -> Addr
     """Where the server listens, and what others are told of it (CONTRACT.md 5: endpoints have full names)."""
     host = ports.bind_address(settings.host)
     local = WILDCARDS.get(host, host)
+    if isinstance(settings.backend, CbclientBackend):
+        local = "127.0.0.1"  # its server listens there or everywhere, whatever `host` is
     name = settings.advertise_host or (full_name() if host in WILDCARDS or is_loopback(host) else host)
     return Addresses(
         bind=settings.host,

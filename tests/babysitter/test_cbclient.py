@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from babysitter.assemble import make_prober, make_spec
+from babysitter.assemble import make_addresses, make_prober, make_spec
 from babysitter.cbclient import wheels
 from babysitter.cbclient.environments import Environments
 from babysitter.cbclient.modes import MODES
@@ -355,6 +355,18 @@ async def test_timeouts_that_a_request_names_win_over_the_settings(
         prober = make_prober(settings, spec, session)
     assert (spec.policy.port_timeout_s, spec.start_interval_s, prober.timeout_s) == (port_s, poll_s, look_s)
     assert spec.interval_s == settings.probes.interval_s
+
+
+@pytest.mark.parametrize("host", ["localhost", "0.0.0.0", "::", "10.0.0.5"])
+def test_server_is_asked_where_it_always_listens_whatever_the_nodes_address_is(tmp_path: Path, host: str) -> None:
+    home = tmp_path / "abc123def456"
+    home.mkdir()
+    (home / "request.json").write_text(json.dumps(MINIMAL))
+    argv = ["--port", "20999", "--host", host, "--advertise-host", "n1"]
+    client = make_addresses(parse([*argv, "--replica-dir", str(home)], {}), None)
+    assert (client.local, client.bind, client.endpoint) == ("127.0.0.1", host, "n1")
+    other = make_addresses(parse([*argv, "-n", "s", "--command", "x"], {}), None)
+    assert (other.local == "127.0.0.1") is (host in ("localhost", "0.0.0.0"))
 
 
 @pytest.mark.parametrize(
