@@ -43,6 +43,7 @@ class Lease:
     registered_as: str | None = None
     last_error: str | None = None
     _instance_id: str | None = None
+    _has_left: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _rng: random.Random = field(default_factory=random.Random)
 
@@ -74,19 +75,24 @@ class Lease:
             await self._sleep(pause_s)
 
     async def leave(self) -> None:
-        """Deregister, if registered; an unreachable registry is left to the lease's end."""
-        if self.registered_as is None:
+        """Deregister, if registered, for good; an unreachable registry is left to the lease's end."""
+        self._has_left = True
+        self.wake()  # a registration may be under way: it is taken back
+        await self._deregister()
+
+    async def _deregister(self) -> None:
+        name, self.registered_as = self.registered_as, None
+        if name is None:
             return
         try:
-            await self.client.deregister(self.registered_as, instance_id=self._instance_id)
+            await self.client.deregister(name, instance_id=self._instance_id)
         except (RegistryUnavailable, RegistrationRefused) as error:
-            log.warning("lease.leave_failed", name=self.registered_as, reason=str(error))
-        self.registered_as = None
+            log.warning("lease.leave_failed", name=name, reason=str(error))
 
     async def _step(self) -> None:
-        registration = self.registration()
+        registration = None if self._has_left else self.registration()
         if registration is None:
-            await self.leave()
+            await self._deregister()
         elif self.registered_as is None:
             await self.client.register(registration)
             self.registered_as = str(registration["name"])

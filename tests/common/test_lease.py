@@ -162,6 +162,40 @@ async def test_leaving_removes_the_record_once(registry: FakeRegistry, session: 
     assert registry.asked.empty()
 
 
+async def test_who_left_is_not_registered_again_by_the_loop_that_still_runs(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    lease = make(session, registry.url)
+    async with kept(lease):
+        await calls(registry, 1)
+        lease.wake()
+        await calls(registry, 1)
+        await lease.leave()
+        assert await calls(registry, 1) == [LEAVE]
+        lease.wake()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(registry.asked.get(), 0.3)
+
+
+async def test_a_registration_that_was_under_way_at_the_leave_is_taken_back(
+    registry: FakeRegistry, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = make(session, registry.url)
+    register, under_way, go_on = RegistryClient.register, asyncio.Event(), asyncio.Event()
+
+    async def slowly(client: RegistryClient, registration: Any) -> None:
+        under_way.set()
+        await go_on.wait()
+        await register(client, registration)
+
+    monkeypatch.setattr(RegistryClient, "register", slowly)
+    async with kept(lease):
+        await under_way.wait()
+        await lease.leave()
+        go_on.set()
+        assert await calls(registry, 2) == [REGISTER, LEAVE]
+
+
 async def test_leaving_while_the_registry_is_away_is_no_error(
     registry: FakeRegistry, session: aiohttp.ClientSession
 ) -> None:
