@@ -5,6 +5,7 @@ off with jitter while the registry is away so that its return is no stampede (FA
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -102,10 +103,9 @@ class Lease:
             await self.client.renew(self.registered_as, self.report())
 
     async def _sleep(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._wake.wait(), seconds)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):  # before Python 3.12, wait_for loses a cancel that meets the wake
+                await self._wake.wait()
 
     def _complain(self, event: str, error: Exception) -> None:
         """Log a fault once, not at every try."""

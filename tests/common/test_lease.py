@@ -196,6 +196,21 @@ async def test_a_registration_that_was_under_way_at_the_leave_is_taken_back(
         assert await calls(registry, 2) == [REGISTER, LEAVE]
 
 
+@pytest.mark.parametrize("ticks", range(5))
+async def test_a_loop_that_is_ended_just_when_it_is_woken_ends(session: aiohttp.ClientSession, ticks: int) -> None:
+    lease = make(session, "http://127.0.0.1:1", record=lambda: None)
+    task = asyncio.create_task(lease.keep())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    lease.wake()
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=1)
+    assert done
+    assert task.cancelled()
+
+
 async def test_leaving_while_the_registry_is_away_is_no_error(
     registry: FakeRegistry, session: aiohttp.ClientSession
 ) -> None:
