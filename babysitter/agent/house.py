@@ -27,6 +27,8 @@ from common.service import ConfigurationError
 log = structlog.get_logger(__name__)
 FILE_LIMIT_BYTES = 2 << 20
 NEW, GONE = ".new-", ".gone-"
+ENVIRONMENTS = "environments"
+"""The babysitters' clients lie here (cbclient/environments.py); its twelve letters could be a replica's id."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 Signature = tuple[int, int, int]
 
@@ -93,6 +95,8 @@ class House:
         for entry in sorted(self.root.iterdir()):
             if entry.name.startswith((NEW, GONE)):
                 shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name == ENVIRONMENTS:
+                continue
             elif is_replica_id(entry.name) and entry.is_dir() and not entry.is_symlink() and _is_ours(entry):
                 found = self._tenancy(entry / "agent.json")
                 if found is not None and found.replica_id == entry.name:

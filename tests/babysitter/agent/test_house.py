@@ -14,6 +14,7 @@ import pytest
 
 from babysitter.agent.house import House
 from babysitter.agent.model import Desired, Tenancy
+from babysitter.cbclient.environments import Environments
 from babysitter.state_file import decode
 from common.atomic_file import write_atomic
 from common.service import ConfigurationError
@@ -36,6 +37,16 @@ def test_what_moved_in_is_found_again(house: House) -> None:
     assert list(house.tenancies()) == [TENANCY]
     assert house.request(TENANCY.replica_id)["model_name"] == "m"
     assert house.told(TENANCY.replica_id)["status"] == "pending"
+
+
+def test_the_directory_of_environments_is_no_replica(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+    environments = Environments(house.root).directory
+    environments.mkdir()
+    assert list(house.tenancies()) == []
+    assert "replica.unreadable" not in capsys.readouterr().out
+    (house.root / "abc123def456").mkdir()
+    assert list(house.tenancies()) == []
+    assert "replica.unreadable" in capsys.readouterr().out
 
 
 def test_what_was_cut_is_cleared_away_E3(house: House) -> None:
