@@ -32,6 +32,7 @@ FILE_LIMIT_BYTES = 1 << 20
 START_TIMEOUT_S = 30.0
 FIND_TIMEOUT_S = 2.0
 POLL_S = 0.02
+LATE_POLL_S = 0.5
 CLAIM_TO_LOCK_S = 0.2
 """A shim makes its claim and then locks it; an unlocked claim is looked at twice."""
 SHIM_MARGIN_S = 10.0
@@ -117,9 +118,14 @@ class Attempt:
                 await asyncio.wait_for(readable(ready), START_TIMEOUT_S)
         finally:
             os.close(ready)
-        self._read_server()
-        if self.server is None and not (self.directory / "exit.json").exists():
-            self._scan()
+        self._look()
+        return self.server
+
+    async def started_late(self) -> Identity | None:
+        """Like `started`, of a shim that took longer: waits while it lives and has told of neither a start nor a failure."""
+        while self.server is None and is_locked(self.directory / "claim"):
+            await asyncio.sleep(LATE_POLL_S)
+            self._look()
         return self.server
 
     async def find(self) -> Identity | None:
@@ -213,6 +219,11 @@ class Attempt:
             for process in left:
                 identity.send(process, signal.SIGKILL, uuid=self.uuid)
             await asyncio.sleep(POLL_S)
+
+    def _look(self) -> None:
+        self._read_server()
+        if self.server is None and not (self.directory / "exit.json").exists():
+            self._scan()
 
     def _read_server(self) -> None:
         self.server = identity.from_json(self._read("server.json"))

@@ -328,6 +328,7 @@ class Supervisor:
                 self.tell(ev.NotSpawned(f"cannot start the server: {error}", self._rng.random()))
                 return
             server = await attempt.started(ready)
+        server = server or await attempt.started_late()
         if server is not None:
             self.tell(ev.Spawned(server.pid))
         await self._await_end(attempt)

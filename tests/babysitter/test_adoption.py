@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import time
+import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from babysitter import events as ev
 from babysitter import identity
 from babysitter.__main__ import make_home
 from babysitter.assemble import make_prober, make_spec
+from babysitter.attempt import Attempt, Command, is_locked
 from babysitter.machine import State
 from babysitter.memory import from_json
 from babysitter.settings import parse
@@ -269,6 +271,30 @@ async def test_stop_before_the_first_start_leaves_nothing_running_E2(tmp_path: P
     with light(tmp_path, restarts=LONG) as node:
         assert await supervise_a_stop(node) is State.STOPPED
         assert node.processes() == []
+
+
+async def test_server_that_starts_later_than_is_waited_for_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("babysitter.attempt.START_TIMEOUT_S", 0.05)
+    pipe = tmp_path / "stdout"
+    os.mkfifo(pipe)  # the server is not started before somebody reads it
+    attempt = Attempt(tmp_path / uuid.uuid4().hex, grace_s=1)
+    ready = attempt.begin(Command(("sleep", "60"), dict(os.environ), tmp_path, pipe, tmp_path / "stderr", 1), {})
+    try:
+        await asyncio.to_thread(until, "the shim's claim", lambda: is_locked(attempt.directory / "claim"))
+        assert await attempt.started(ready) is None
+        late = asyncio.create_task(attempt.started_late())
+        assert not (await asyncio.wait([late], timeout=0.2))[0]
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        server = await asyncio.wait_for(late, 60)
+        os.close(reader)
+        assert server is not None
+        assert identity.is_alive(server, uuid=attempt.uuid)
+    finally:
+        attempt.end(force=True)
+        await asyncio.wait_for(attempt.ended(), 60)
+        await attempt.close()
 
 
 def test_hangup_ends_no_server_B11(tmp_path: Path) -> None:
