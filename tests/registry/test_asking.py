@@ -9,7 +9,9 @@ import pytest
 
 from registry.addresses import LOOPBACK, AddressPolicy, networks
 from registry.asking import ask
-from registry.prober import GuardedResolver, https_session
+from registry.fleet import AgentAway, Fleet
+from registry.placement import Agent
+from registry.prober import GuardedResolver, agent_session, https_session
 from tests.ports import free_port
 
 
@@ -92,3 +94,16 @@ async def test_name_that_resolves_to_a_forbidden_address_is_never_connected_to_C
         assert requests == []
     with pytest.raises(OSError, match="no address"):
         await elsewhere.resolve("localhost", port, socket.AF_INET)
+
+
+@pytest.mark.parametrize("host", ["gpu1..lab", "h" * 64])
+async def test_name_that_cannot_be_asked_for_is_a_bad_answer(host: str) -> None:
+    """An older registry's record may have one."""
+    resolver = GuardedResolver(AddressPolicy(networks(LOOPBACK)))
+    assert not await probe(f"http://{host}:8000/health")
+    assert not await probe(f"https://{host}:8000/health")
+    with pytest.raises(OSError, match="is no name"):
+        await resolver.resolve(host, 8000)
+    async with agent_session(resolver) as session:
+        with pytest.raises(AgentAway):
+            await Fleet(session).ask(Agent("n", f"http://{host}:8000"), "GET", "/")
