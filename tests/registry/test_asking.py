@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from aiohttp.abc import ResolveResult
 
 from registry.addresses import LOOPBACK, AddressPolicy, networks
 from registry.asking import ask
@@ -84,6 +85,20 @@ async def test_https_is_asked_too_and_fails_without_tls() -> None:
 async def test_name_is_resolved() -> None:
     async with server(b"HTTP/1.1 200 OK\r\n\r\n") as (port, _):
         assert await probe(f"http://localhost:{port}/health")
+
+
+async def test_name_with_an_address_of_each_kind_is_asked_at_the_old_one() -> None:
+    """A dual-stack host's `localhost` is ::1 before 127.0.0.1, where most servers listen."""
+
+    class Both(GuardedResolver):
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+        ) -> list[ResolveResult]:
+            [old] = await super().resolve("127.0.0.1", port, family)
+            return [{**old, "hostname": host, "host": "::1", "family": socket.AF_INET6}, old]
+
+    async with server(b"HTTP/1.1 200 OK\r\n\r\n") as (port, _):
+        assert await probe(f"http://localhost:{port}/health", Both(AddressPolicy(networks(LOOPBACK))))
 
 
 async def test_name_that_resolves_to_a_forbidden_address_is_never_connected_to_C16() -> None:
