@@ -7,6 +7,7 @@ error names the key and where it came from (the file, the variable, the flag), a
 
 import argparse
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def options(model: type[BaseModel], env_prefix: str, path: KeyPath = ()) -> Iter
 
 
 def read_file(path: Path) -> Any:
-    """Parse a TOML (`.toml`) or YAML (`.yaml`, `.yml`, `.json`) file.
+    """Parse a TOML (`.toml`), JSON or YAML file (any other name).
 
     Raises:
         SettingsError: It is missing, unreadable, or no valid syntax.
@@ -112,10 +113,18 @@ def read_file(path: Path) -> Any:
         raise SettingsError(f"{path}: larger than {FILE_LIMIT_BYTES} bytes")
     try:
         text = raw.decode()
-        return tomli.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        return tomli.loads(text) if path.suffix == ".toml" else _json_or_yaml(text)
     except (UnicodeDecodeError, tomli.TOMLDecodeError, yaml.YAMLError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "YAML"
         raise SettingsError(f"{path}: not valid {kind}: {' '.join(str(error).split())}") from error
+
+
+def _json_or_yaml(text: str) -> Any:
+    """JSON first: some of it, such as an indent of tabs, is no YAML."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
 
 
 @dataclass(frozen=True, slots=True)

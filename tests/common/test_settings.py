@@ -143,6 +143,12 @@ def test_read_file_refuses_what_cannot_be_parsed(tmp_path: Path, name: str, raw:
         read_file(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["x.json", "x.conf"])
+def test_read_file_takes_json_indented_by_tabs(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{\n\t"a": [\n\t\t1e3\n\t]\n}\n')
+    assert read_file(tmp_path / name) == {"a": [1000.0]}
+
+
 def test_read_file_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
         read_file(tmp_path / "absent.toml")

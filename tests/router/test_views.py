@@ -7,6 +7,7 @@ from common.settings import SettingsError
 from router import last_table
 from router.board import IN_FLIGHT, REQUESTS, Board, Shape
 from router.control import views
+from router.directory import Directory
 from router.model import Replica
 from router.prober import model_ids
 from router.proxy import answers
@@ -131,6 +132,18 @@ def test_static_file_in_its_three_shapes(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     [service] = read_static_services(path)
     assert (service["name"], service["port"], service["weight"]) == ("a", 9000, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "weight"),
+    [('"weight":2,"metadata":{"weight":3}', 2.0), ('"metadata":{"weight":3}', 3.0), ('"metadata":{}', 1.0)],
+)
+def test_static_weight_is_the_entrys_or_that_of_its_metadata(tmp_path: Path, said: str, weight: float) -> None:
+    path = tmp_path / "static.json"
+    path.write_text(f'[\n\t{{"name":"a","host":"127.0.0.1","port":9000,{said}}}\n]')
+    directory = Directory(grace_s=60.0, max_errors=3, slots=8)
+    directory.set_static(read_static_services(path))
+    assert directory.replicas["a"].weight == weight
 
 
 @pytest.mark.parametrize(
