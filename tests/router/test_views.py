@@ -35,6 +35,12 @@ def test_model_list_is_a_sorted_union_with_the_replicas_own_objects() -> None:
     assert [item["owned_by"] for item in views.model_list(pool)["data"]] == ["parent"]
 
 
+@pytest.mark.parametrize("listed", [7, True, "m", {"id": "m"}, [7]])
+def test_model_list_bears_a_models_list_that_is_none(listed: object) -> None:
+    said = views.model_list([replica("a", ["m"], models_list=listed)])
+    assert [item["id"] for item in said["data"]] == ["m"]
+
+
 def test_health_says_healthy_only_with_a_healthy_replica() -> None:
     down = replica("a", ["m"])
     down.probed_ok = False
