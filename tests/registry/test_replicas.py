@@ -88,3 +88,7 @@ async def test_replicas_over_http(client: Client) -> None:
             "replicas_total": 1,
             "replicas_ready": 1,
         }
+    async with client.get("/health") as answer:
+        content = await answer.json()
+        assert (content["registry"], content["version"]) == ("running", __version__)
+        assert (content["replicas_total"], content["replicas_ready"]) == (1, 1)
