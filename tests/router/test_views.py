@@ -59,7 +59,7 @@ def test_service_has_every_field_of_the_contract() -> None:
 
 
 def test_board_sums_over_workers_and_clears_the_dead() -> None:
-    shape = Shape(slots=2, workers=2)
+    shape = Shape(slots=2, blocks=2)
     descriptor = Board.create(shape)
     boards = [Board(descriptor, shape, worker) for worker in (0, 1)]
     for board in boards:
