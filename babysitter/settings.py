@@ -236,8 +236,8 @@ class BabysitterSettings(TracedSettings):
     api_token_file: Path | None = option(
         None, "Bearer token, in a 0600 file, for what others than this machine may only do with one."
     )
-    models: tuple[str, ...] = option((), "Ids of a server whose models call tells none.", flags=())
-    expected_models: tuple[str, ...] = option((), "Ids that must be served before the server is ready.", flags=())
+    models: CommaList = option((), "Ids of a server whose models call tells none.", flags=())
+    expected_models: CommaList = option((), "Ids that must be served before the server is ready.", flags=())
     metadata: dict[str, Any] = option(dict, "Merged into the service record.", flags=())
     weight: float | None = option(None, "Relative share of the requests.", flags=(), gt=0)
     babysitter: RestartSettings = Field(default_factory=RestartSettings)

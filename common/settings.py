@@ -7,6 +7,7 @@ error names the key and where it came from (the file, the variable, the flag), a
 
 import argparse
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ def _split_commas(value: Any) -> Any:
 
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 """Strings given as a list in a file, or separated by commas in a flag or a variable."""
+CommaPaths = Annotated[tuple[Path, ...], BeforeValidator(_split_commas)]
+"""Paths in the same way."""
 
 
 def option(
@@ -50,8 +53,9 @@ def option(
     Args:
         default: Its default; `...` makes it required. A callable of no arguments makes a new default each time.
         help_text: One sentence for `--help` and the reference page, with the unit.
-        flags: Flags that set it; None derives `--the-name` for a top-level setting, `()` means file only.
-        env: Variables besides `PREFIX_THE_NAME`.
+        flags: Flags that set it; None derives `--the-name` for a top-level setting, `()` means none.
+        env: Variables besides `PREFIX_THE_NAME`, which every top-level setting and every flag has, but for tables and
+            lists that text cannot give.
         limits: Passed to `pydantic.Field` (`ge`, `le`, `pattern` …).
     """
     made = {"default_factory": default} if callable(default) else {"default": default}
@@ -89,16 +93,26 @@ def options(model: type[BaseModel], env_prefix: str, path: KeyPath = ()) -> Iter
         extra: dict[str, Any] = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
         flags: list[str] | None = extra.get("flags")
         derived = () if path else (f"--{name.replace('_', '-')}",)
+        known = derived if flags is None else tuple(flags)
+        word = name if not path else next((flag[2:].replace("-", "_") for flag in known if flag.startswith("--")), "")
         yield Option(
             path=(*path, name),
-            flags=derived if flags is None else tuple(flags),
-            env=(*extra.get("env", ()), *(() if path else (f"{env_prefix}{name.upper()}",))),
+            flags=known,
+            env=(*extra.get("env", ()), *((f"{env_prefix}{word.upper()}",) if word and _takes_text(info) else ())),
             info=info,
         )
 
 
+def _takes_text(info: FieldInfo) -> bool:
+    """False for a table and for a list that is no `CommaList`: no variable could set them."""
+    if any(isinstance(part, BeforeValidator) and part.func is _split_commas for part in info.metadata):
+        return True
+    parts = get_args(info.annotation) if get_origin(info.annotation) in (Union, UnionType) else (info.annotation,)
+    return not any(get_origin(part) in (dict, tuple) or _section_of(part) for part in parts)
+
+
 def read_file(path: Path) -> Any:
-    """Parse a TOML (`.toml`) or YAML (`.yaml`, `.yml`, `.json`) file.
+    """Parse a TOML (`.toml`), JSON or YAML file (any other name).
 
     Raises:
         SettingsError: It is missing, unreadable, or no valid syntax.
@@ -112,10 +126,18 @@ def read_file(path: Path) -> Any:
         raise SettingsError(f"{path}: larger than {FILE_LIMIT_BYTES} bytes")
     try:
         text = raw.decode()
-        return tomli.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+        return tomli.loads(text) if path.suffix == ".toml" else _json_or_yaml(text)
     except (UnicodeDecodeError, tomli.TOMLDecodeError, yaml.YAMLError, RecursionError) as error:
         kind = "TOML" if path.suffix == ".toml" else "YAML"
         raise SettingsError(f"{path}: not valid {kind}: {' '.join(str(error).split())}") from error
+
+
+def _json_or_yaml(text: str) -> Any:
+    """JSON first: some of it, such as an indent of tabs, is no YAML."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +242,7 @@ def load(
     parser = argparse.ArgumentParser(
         prog=prog,
         description=(model.__doc__ or "").split("\n\n", maxsplit=1)[0],
-        epilog=f"Every setting can also stand in the --config file, or in the environment as {env_prefix}NAME.",
+        epilog=f"Each of them can also stand in the --config file, or in the environment as {env_prefix}NAME.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="TOML or YAML file of settings; flags and environment win")

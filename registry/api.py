@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from common import __version__
 from common.http.errors import ApiError, Handler, json_errors, read_json_object
 from registry.addresses import AddressPolicy, AddressRefused
 from registry.catalogue import Catalogue, Decision, Entry
@@ -20,6 +21,7 @@ from registry.ownership import Claim
 from registry.prober import Prober
 from registry.relay import Relay
 from registry.render import Renderer, encode_json
+from registry.replicas import replica_infos
 from registry.routers import Routers
 from registry.schema import RegisterBody, UpdateBody, parse
 from registry.store import StoreError, StoreFull
@@ -202,8 +204,17 @@ async def health(request: web.Request) -> web.Response:
             "revision": catalogue.revision,
             "self_preservation": catalogue.preserving_since is not None,
             "store": "unavailable" if registry.writer.away else "ok",
+            "version": __version__,
+            **count_replicas(registry),
         }
     )
+
+
+def count_replicas(registry: Registry) -> dict[str, int]:
+    """How many replicas there are and how many are ready: those reported, and those made a moment ago."""
+    infos = replica_infos(entry.instance for entry in registry.catalogue)
+    ready = sum(info["status"] == "ready" for info in infos.values())
+    return {"replicas_total": len(infos.keys() | registry.fleet.made().keys()), "replicas_ready": ready}
 
 
 async def get_service(request: web.Request) -> web.Response:

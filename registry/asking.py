@@ -5,6 +5,7 @@ connection pools, headers and bodies that nobody looks at; this asks and reads t
 """
 
 import asyncio
+import socket
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
@@ -64,10 +65,16 @@ async def ask(url: str, *, timeout_s: float, resolver: AbstractResolver, session
                 async with session.get(url, allow_redirects=False) as answer:
                     return answer.status == 200  # noqa: PLR2004 - HTTP's OK
             host, port = parts.hostname or "", parts.port or 80
-            address = host if parse_address(host) is not None else (await resolver.resolve(host, port))[0]["host"]
+            address = host if parse_address(host) is not None else await _resolve(host, port, resolver)
             return await _ask_plainly(address, port, parts.netloc, parts.path)
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         return False
+
+
+async def _resolve(host: str, port: int, resolver: AbstractResolver) -> str:
+    """`host` as an address. IPv4 first: servers of this kind bind 127.0.0.1, and `localhost` may name ::1 before it."""
+    found = await resolver.resolve(host, port)
+    return min(found, key=lambda one: one["family"] != socket.AF_INET)["host"]
 
 
 async def _ask_plainly(address: str, port: int, authority: str, path: str) -> bool:

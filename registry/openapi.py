@@ -100,6 +100,9 @@ SCHEMAS: dict[str, Any] = {
             "registered_services": _INTEGER,
             "healthy_services": _INTEGER,
             "timestamp": _STRING,
+            "version": _STRING,
+            "replicas_total": _INTEGER,
+            "replicas_ready": _INTEGER,
         }
     ),
     "stats": _object(

@@ -40,7 +40,11 @@ class GuardedResolver(ThreadedResolver):
             OSError: There is none.
         """
         allowed = []
-        for found in await super().resolve(host, port, family):
+        try:
+            everything = await super().resolve(host, port, family)
+        except UnicodeError as error:  # an empty label, or one of more than 63 letters
+            raise OSError(f"{host} is no name") from error
+        for found in everything:
             address = parse_address(found["host"].partition("%")[0])
             try:
                 if address is not None:

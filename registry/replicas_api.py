@@ -4,7 +4,7 @@ from aiohttp import web
 
 from common import __version__
 from common.discovery.replica import FILTERS, select
-from registry.api import REGISTRY, answer
+from registry.api import REGISTRY, answer, count_replicas
 from registry.fleet_api import known_infos
 from registry.listing import wait_for_news
 
@@ -21,6 +21,4 @@ async def list_replicas(request: web.Request) -> web.Response:
 
 async def health(request: web.Request) -> web.Response:
     """`GET /api/v1/health`."""
-    infos = known_infos(request.app[REGISTRY]).values()
-    ready = sum(info["status"] == "ready" for info in infos)
-    return answer({"status": "healthy", "version": __version__, "replicas_total": len(infos), "replicas_ready": ready})
+    return answer({"status": "healthy", "version": __version__, **count_replicas(request.app[REGISTRY])})

@@ -1,6 +1,7 @@
-"""Counters shared by all processes of a router: one memory map, a row per endpoint, a block per worker in each row.
+"""Counters shared by all processes of a router: one memory map, a row per endpoint, a block per process in each row.
 
-Every cell has one writer: the worker that owns its block (the ejection cell of a row is the exception: any worker may
+A worker has two blocks, for itself and its successor: while one drains, the other serves. So every cell has one writer:
+the process that owns its block (the ejection cell of a row is the exception: any worker may
 write it, and the last one wins). So there are no locks, the counters survive a worker's death, and whoever reads sees
 the whole router. Reading a cell while it is written is safe: an aligned 8-byte store is one instruction.
 """
@@ -51,15 +52,15 @@ _ROW_HEAD = 2
 
 @dataclass(frozen=True)
 class Shape:
-    """How large a board is: rows for endpoints, blocks for workers."""
+    """How large a board is: rows for endpoints, in each of them blocks for processes."""
 
     slots: int
-    workers: int
+    blocks: int
 
     @property
     def row_cells(self) -> int:
         """Cells of one row."""
-        return _ROW_HEAD + FIELDS * self.workers
+        return _ROW_HEAD + FIELDS * self.blocks
 
     @property
     def rings_at(self) -> int:
@@ -68,8 +69,8 @@ class Shape:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the whole map: all rows, then a ring per worker if there are several."""
-        return (self.rings_at + (RING_CELLS * self.workers if self.workers > 1 else 0)) * 8
+        """Bytes of the whole map: all rows, then a ring per block if there are several."""
+        return (self.rings_at + (RING_CELLS * self.blocks if self.blocks > 1 else 0)) * 8
 
 
 class Gaps:
@@ -100,15 +101,15 @@ class Board:
     Args:
         descriptor: From `create`, inherited by workers.
         shape: The same in every process.
-        worker: Whose block `add` writes.
+        block: The one that `add` writes.
     """
 
-    def __init__(self, descriptor: int, shape: Shape, worker: int = 0) -> None:
+    def __init__(self, descriptor: int, shape: Shape, block: int = 0) -> None:
         self.shape = shape
-        self.worker = worker
+        self.block = block
         self._map = mmap.mmap(descriptor, shape.size_bytes)
         self._cells = memoryview(self._map).cast("q")
-        self._offset = _ROW_HEAD + FIELDS * worker
+        self._offset = _ROW_HEAD + FIELDS * block
         self._row = shape.row_cells
         self._gaps: dict[int, Gaps] = {}
 
@@ -131,23 +132,23 @@ class Board:
         """A field of a slot, over all workers but this one."""
         found = 0
         cell = slot * self._row + _ROW_HEAD + field
-        for worker in range(self.shape.workers):
-            if worker != self.worker:
-                found += self._cells[cell + FIELDS * worker]
+        for block in range(self.shape.blocks):
+            if block != self.block:
+                found += self._cells[cell + FIELDS * block]
         return found
 
     def latest_elsewhere(self, slot: int, field: int) -> int:
         """The greatest of a field of a slot, over all workers but this one."""
         found = 0
         cell = slot * self._row + _ROW_HEAD + field
-        for worker in range(self.shape.workers):
-            if worker != self.worker:
-                found = max(found, self._cells[cell + FIELDS * worker])
+        for block in range(self.shape.blocks):
+            if block != self.block:
+                found = max(found, self._cells[cell + FIELDS * block])
         return found
 
-    def ring(self, worker: int) -> memoryview:
-        """A worker's ring, as unsigned cells."""
-        start = (self.shape.rings_at + RING_CELLS * worker) * 8
+    def ring(self, block: int) -> memoryview:
+        """A block's ring, as unsigned cells."""
+        start = (self.shape.rings_at + RING_CELLS * block) * 8
         return memoryview(self._map)[start : start + RING_CELLS * 8].cast("Q")
 
     def observe(self, slot: int, histogram: int, seconds: float) -> None:
@@ -195,14 +196,14 @@ class Board:
     def total(self, slot: int, field: int) -> int:
         """A field of a slot, over all workers."""
         start = slot * self._row + _ROW_HEAD + field
-        return sum(self._cells[start : start + FIELDS * (self.shape.workers - 1) + 1 : FIELDS].tolist())
+        return sum(self._cells[start : start + FIELDS * (self.shape.blocks - 1) + 1 : FIELDS].tolist())
 
     def row(self, slot: int) -> list[int]:
         """All fields of a slot, over all workers."""
         start = slot * self._row + _ROW_HEAD
         blocks = [
             self._cells[begin : begin + FIELDS].tolist()
-            for begin in range(start, start + FIELDS * self.shape.workers, FIELDS)
+            for begin in range(start, start + FIELDS * self.shape.blocks, FIELDS)
         ]
         return blocks[0] if len(blocks) == 1 else [sum(column) for column in zip(*blocks, strict=True)]
 
@@ -211,11 +212,11 @@ class Board:
         counts = [self.total(slot, histogram + bucket) for bucket in range(_BUCKETS)]
         return counts, self.total(slot, histogram + _BUCKETS) / 1e6
 
-    def clear_in_flight(self, worker: int) -> None:
-        """A worker is gone, and what it had in flight with it."""
+    def clear_in_flight(self, block: int) -> None:
+        """A process is gone, and what it had in flight with it."""
         for slot in range(self.shape.slots + 1):
             for gauge in GAUGES:
-                self._cells[slot * self._row + _ROW_HEAD + FIELDS * worker + gauge] = 0
+                self._cells[slot * self._row + _ROW_HEAD + FIELDS * block + gauge] = 0
 
     def eject(self, slot: int, until_s: float) -> None:
         """Tell all workers that a slot is set aside until a moment of the system's monotonic clock."""
@@ -228,7 +229,7 @@ class Board:
     def reset(self, slot: int) -> None:
         """Clear a row that gets a new endpoint, all but what is still in flight from the old one."""
         start = slot * self._row
-        kept = {start + _ROW_HEAD + FIELDS * worker + gauge for worker in range(self.shape.workers) for gauge in GAUGES}
+        kept = {start + _ROW_HEAD + FIELDS * block + gauge for block in range(self.shape.blocks) for gauge in GAUGES}
         for cell in range(start, start + self._row):
             if cell not in kept:
                 self._cells[cell] = 0

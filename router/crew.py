@@ -43,6 +43,8 @@ class _Member:
 
     process: asyncio.subprocess.Process
     writer: asyncio.StreamWriter
+    block: int
+    """On the board; its own until it is over."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     beat: feed.Beat | None = None
 
@@ -69,7 +71,7 @@ class Crew:
         self._environment = environment
         self._control_path = control_path
         self._scope = scope
-        self._shape = Shape(settings.max_endpoints, settings.workers)
+        self._shape = Shape(settings.max_endpoints, 2 * settings.workers)
         self._board_fd = Board.create(self._shape)
         self.board = Board(self._board_fd, self._shape)
         self._sockets: list[socket.socket] = []
@@ -204,11 +206,21 @@ class Crew:
                     break
                 if self._stopping:
                     await asyncio.Event().wait()  # the crew is ending; so will this task
-            self.board.clear_in_flight(index)
             delay_s = RESPAWN_FIRST_S if loop.time() - began > RESPAWN_LAST_S else min(delay_s * 2, RESPAWN_LAST_S)
             await asyncio.sleep(delay_s)
 
+    async def _free_block(self, index: int) -> int:
+        """The one of the slot's two blocks that nobody counts in; waits for one that still drains."""
+        while True:
+            held = {member.block: member for member in self._alive}
+            for block in (2 * index, 2 * index + 1):
+                if block not in held:
+                    return block
+            present = self._members.get(index)
+            await next(held[block] for block in (2 * index, 2 * index + 1) if held[block] is not present).over.wait()
+
     async def _spawn(self, index: int) -> _Member:
+        block = await self._free_block(index)
         ours, theirs = socket.socketpair()
         with theirs:
             descriptors = (theirs.fileno(), self._board_fd, self._sockets[index].fileno())
@@ -223,10 +235,10 @@ class Crew:
                 env={**self._environment, **ALLOCATOR},
             )
         reader, writer = await asyncio.open_connection(sock=ours)
-        member = _Member(process, writer)
+        member = _Member(process, writer, block)
         self._alive.add(member)
         settings = self._settings.model_dump(mode="json")
-        feed.write(writer, feed.Plan(index, self._shape.workers, self._shape.slots, settings, self._control_path))
+        feed.write(writer, feed.Plan(index, len(self._sockets), block, self._shape.slots, settings, self._control_path))
         feed.write(writer, feed.Keys(self._keys))
         feed.write(writer, feed.Endpoints(self._table.version, self._table.endpoints))
         self._scope.spawn(f"hear-worker-{index}", self._hear(index, member, reader))
@@ -251,6 +263,8 @@ class Crew:
         if code and not self._stopping:
             log.error("worker.died", worker=index, pid=member.process.pid, exit_code=code)
         member.writer.close()
+        if not self._stopping:  # else nobody reads it any more
+            self.board.clear_in_flight(member.block)
         self._alive.discard(member)
         member.over.set()
 

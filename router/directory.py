@@ -201,6 +201,12 @@ class Directory:
                 return
             replica.slot = slot
             self.taken.append(slot)
+            if known is not None and (known.record.host, known.record.port) == (
+                replica.record.host,
+                replica.record.port,
+            ):
+                # Most likely the same server once more. It is asked again, but must not be a stranger until then.
+                replica.learned_models, replica.learned_prefix = known.learned_models, known.learned_prefix
         self.refused.discard(replica.name)
         self.replicas[replica.name] = replica
 

@@ -22,6 +22,8 @@ class Plan(msgspec.Struct, frozen=True, tag="plan"):
 
     index: int
     workers: int
+    block: int
+    """Its own on the board, of two for each worker."""
     slots: int
     settings: dict[str, Any]
     control_path: str

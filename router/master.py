@@ -61,6 +61,7 @@ class Master:
         self.registry_error: str | None = "not contacted yet"
         self._changed = asyncio.Event()
         self.first_answer = asyncio.Event()
+        self.prober: Prober | None = None
 
     def connections(self) -> int:
         """Client connections."""
@@ -92,6 +93,8 @@ class Master:
                 self.registry_error = None
                 if self.directory.apply(update, time.monotonic()):
                     self._changed.set()
+                    if self.prober is not None:
+                        self.prober.look()
             self.first_answer.set()
 
     def note_probe(self, name: str, generation: str, finding: Finding) -> None:
@@ -222,7 +225,7 @@ async def serve(
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             await web.UnixSite(runner, control_path).start()
-            prober = Prober(
+            prober = master.prober = Prober(
                 session,
                 master.replicas,
                 master.note_probe,

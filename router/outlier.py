@@ -1,6 +1,6 @@
 """PURE. Which endpoints a worker sets aside because of what its own requests saw.
 
-Connect refused ejects at once; five faults in a row eject too. An ejection lasts 5 s times its number in a row, up to
+A connection that cannot be had ejects at once; five faults in a row eject too. An ejection lasts 5 s times its number in a row, up to
 60 s, and ends with one trial request: good, it is over; bad, the next one begins. Not more than half of a model's
 endpoints are ejected at once, so at least one is always left; when all are out, the caller uses them all the same (the
 panic rule). A 4xx or 429 never counts, and answers of 5xx count only when at least two clients got them, so that one
@@ -29,7 +29,7 @@ class Verdict(Enum):
     FAULT = "fault"
     """Reset, time-out, truncation, nonsense."""
     REFUSED = "refused"
-    """Nobody listens."""
+    """Nobody listens, or nobody can be reached: no connection within its time, no way there, no such name."""
 
 
 @dataclass

@@ -5,6 +5,7 @@ life. What the record does not say (models, `/v1` or bare) is learned from `/v1/
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -64,6 +65,11 @@ class Prober:
         self._rng = rng
         self._due: dict[tuple[str, str], float] = {}
         self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._soon = asyncio.Event()
+
+    def look(self) -> None:
+        """There may be new replicas: ask them now, not at the next tick."""
+        self._soon.set()
 
     async def run(self) -> None:
         """Probe for ever."""
@@ -77,7 +83,9 @@ class Prober:
                     if now >= self._due.get(key, 0.0):
                         self._due[key] = now + self._pause_s(replica)
                         probes.create_task(self._probe(replica), name=f"probe {replica.name}")
-                await asyncio.sleep(TICK_S)
+                self._soon.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._soon.wait(), TICK_S)
 
     def _pause_s(self, replica: Replica) -> float:
         well = replica.probed_ok is True and replica.leased and not replica.probe_failures
@@ -93,8 +101,9 @@ class Prober:
         """One probe of `replica`."""
         metadata, base = replica.record.metadata, replica.record.url.rstrip("/")
         status, _ = await self._get(f"{base}/health")
-        needs_models = not replica.models
-        needs_prefix = replica.learned_prefix is None and metadata.get("api_prefix") is None
+        is_new = replica.probed_ok is None  # what is known of it then was learned of its predecessor
+        needs_models = not replica.models or (is_new and replica.models == replica.learned_models)
+        needs_prefix = (replica.learned_prefix is None or is_new) and metadata.get("api_prefix") is None
         models: tuple[str, ...] | None = None
         prefix: str | None = None
         if status in _NO_SUCH_PATH or (_lives(status) and (needs_models or needs_prefix)):
@@ -112,7 +121,12 @@ class Prober:
         try:
             async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as answer:
                 return answer.status, await answer.content.read(_ANSWER_LIMIT_BYTES)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (
+            aiohttp.ClientError,
+            TimeoutError,
+            OSError,
+            ValueError,
+        ) as error:  # ValueError: a host that cannot be one
             log.debug("probe.no_answer", url=url, reason=repr(error))
             return None, b""
 
@@ -121,7 +135,7 @@ def model_ids(content: bytes) -> tuple[str, ...] | None:
     """Ids of an OpenAI model list (`{"data":[…]}`) or a bare list; None when it is neither."""
     try:
         value = msgspec.json.decode(content)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, ValueError, RecursionError):  # no JSON, no UTF-8, or deeper than anybody means
         return None
     items = value.get("data") if isinstance(value, dict) else value
     if not isinstance(items, list):

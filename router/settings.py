@@ -23,7 +23,8 @@ class StaticService(Settings):
     name: str
     host: str
     port: int = Field(ge=1, le=65535)
-    weight: float = Field(1.0, ge=0, le=1000)
+    weight: float | None = Field(None, ge=0, le=1000)
+    """None leaves it to `metadata.weight`."""
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("name")

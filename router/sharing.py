@@ -24,8 +24,8 @@ class Sharing:
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._own = board.ring(board.worker)
-        self._others = [board.ring(worker) for worker in range(board.shape.workers) if worker != board.worker]
+        self._own = board.ring(board.block)
+        self._others = [board.ring(block) for block in range(board.shape.blocks) if block != board.block]
         self._read = [ring[0] for ring in self._others]
 
     def add(self, slot: int, work_bytes: int, reading_bytes: int) -> None:

@@ -60,13 +60,13 @@ def limits_of(settings: RouterSettings) -> Limits:
     )
 
 
-def chooser_of(settings: RouterSettings, board: Board) -> Chooser:
-    """Who picks, as the settings say."""
+def chooser_of(settings: RouterSettings, sharing: Sharing | None, board: Board) -> Chooser:
+    """Who picks, as the settings say; `sharing` where other workers pick as well."""
     return Chooser(
         rng=random.Random(),  # noqa: S311 - spreading load, no secret
         in_flight=lambda endpoint: board.total(endpoint.slot, cells.IN_FLIGHT),
         rules=settings.model_rules(),
-        fleet=Fleet(blocks_limit=settings.prefix_blocks, elsewhere=Sharing(board) if board.shape.workers > 1 else None),
+        fleet=Fleet(blocks_limit=settings.prefix_blocks, elsewhere=sharing),
         cache_type_threshold_bytes=settings.cache_type_routing_threshold,
         sticky_keys=settings.sticky_keys,
         slow_start_s=settings.slow_start_s,
@@ -85,15 +85,16 @@ async def serve(feed_fd: int, board_fd: int, socket_fd: int, *, is_compiled: boo
     listening = socket.socket(fileno=socket_fd)
     listening.settimeout(0)
     async with TaskScope(f"worker{plan.index}") as scope:
-        board = Board(board_fd, Shape(plan.slots, plan.workers), plan.index)
+        board = Board(board_fd, Shape(plan.slots, 2 * plan.workers), plan.block)
         engine = Engine(
             limits=limits_of(settings),
             board=board,
-            chooser=chooser_of(settings, board),
+            chooser=chooser_of(settings, Sharing(board) if plan.workers > 1 else None, board),
             control=Endpoint(
                 id="control", name="control", host="router", port=0, slot=plan.slots, unix_path=plan.control_path
             ),
             scope=scope,
+            workers=plan.workers,
         )
         tracing = open_tracing(settings, "router", **{"inference.worker": str(plan.index)})
         if tracing is not None:
@@ -158,10 +159,10 @@ async def _drain(engine: Engine, timeout_s: float) -> None:
     engine.drain()
     # Who was accepted a moment ago and has not asked yet would be refused without a reason.
     await asyncio.sleep(FRESH_GRACE_S)
-    engine.idle.clear()
-    engine.exchange_ended()
     try:
-        await asyncio.wait_for(engine.idle.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            while engine.busy():  # noqa: ASYNC110 - three kinds of things may end it, and this happens once
+                await asyncio.sleep(FLUSH_TURN_S)
     except TimeoutError:
         log.warning("worker.drain_timed_out", exchanges=len(engine.exchanges), after_s=timeout_s)
     engine.abort_all()

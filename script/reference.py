@@ -83,8 +83,10 @@ def settings_page() -> str:
     """Every setting of every process."""
     words = (
         "Each setting has one name. It can stand in the file given with `--config` (TOML or YAML; a name with a dot\n"
-        "stands in that table), in the variable, or behind the flag. Flags win over variables, variables over the\n"
-        "file. A name that is not known is an error that names the file and the key, and the process ends with 78.\n\n"
+        "stands in that table), in the variable, or behind the flag; where a cell is empty, there is no such way. Flags\n"
+        "win over variables, variables over the file. A key that is not known is an error that names the file and the\n"
+        "key, and the process ends with 78; a variable that is not known is ignored. Lists are separated by commas in\n"
+        "variables and behind flags.\n\n"
         "The variables that only the scripts read are in [the README](../../README.md#settings)."
     )
     parts = [_settings_of(name, model, flag) for name, model, flag in SERVICES]

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Show what was launched from this folder: process, pid, port, health, models. Exit 0 when all of it is healthy.
+# A part that was left out or stopped by the scripts has no pid file and is not missed, unless nothing runs at all.
 
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 rows=()
-agent=()
-if [[ -f $(pid_file agent) ]]; then agent=(agent); fi # a node may do without one
-for name in registry router "${agent[@]}" $(known_processes babysitter_); do
+launched=()
+for name in registry router agent; do
+  if [[ -f $(pid_file "$name") ]]; then launched+=("$name"); fi
+done
+for name in "${launched[@]}" $(known_processes babysitter_); do
   if pid="$(pid_of "$name")"; then
     read -r port url _ <<<"$(told_of "$name")"
     rows+=("$name,$pid,$port,$url")
@@ -14,6 +17,7 @@ for name in registry router "${agent[@]}" $(known_processes babysitter_); do
     rows+=("$name,,-,")
   fi
 done
+if ((${#rows[@]} == 0)); then rows=("registry,,-," "router,,-,"); fi
 if [[ ! -x $SVC_PYTHON ]]; then
   say "Nothing was launched from here yet. Start with ./script/launch_all.sh"
   exit 1

@@ -65,6 +65,7 @@ PURE = (
     "router/control/traffic.py",
     "router/control/views.py",
     "router/directory.py",
+    "router/body.py",
     "router/facts.py",
     "router/keys.py",
     "router/outlier.py",

@@ -11,7 +11,7 @@ from babysitter.settings import BabysitterSettings
 from babysitter.settings import parse as parse_babysitter
 from common.names import is_host, is_service_name
 from common.service import ConfigurationError, ServiceSettings
-from common.settings import CommaList, SettingsError, find_config, load, option
+from common.settings import CommaList, CommaPaths, SettingsError, find_config, load, option
 
 ENV_PREFIX = "SVC_AGENT_"
 PLAIN_ENV = (
@@ -57,7 +57,7 @@ class AgentSettings(ServiceSettings):
     max_replicas: int = option(1000, "Most replicas at once.", ge=1)
     starts_at_once: int = option(4, "Babysitters that are started at the same time.", ge=1, le=1000)
     stopped_retention_s: float = option(300.0, "How long a deleted replica is still shown, in seconds.", ge=0)
-    model_dirs: tuple[Path, ...] = option((), "Directories that an absolute runconfig.model_dir may lie in.", flags=())
+    model_dirs: CommaPaths = option((), "Directories that an absolute runconfig.model_dir may lie in.", flags=())
     heartbeat_interval: float = option(5.0, "Between two heartbeats to the registry, in seconds.", gt=0, le=3600)
     drain_timeout: float = option(5.0, "Time that open calls may take after SIGTERM, in seconds.", gt=0, le=600)
     default_health_timeout_s: float = option(

@@ -213,7 +213,7 @@ class RegistryClient:
             url = self.url
             try:
                 return await self._call_one(url, method, path, body)
-            except (aiohttp.ClientError, TimeoutError, RegistryUnavailable) as error:
+            except (aiohttp.ClientError, TimeoutError, UnicodeError, RegistryUnavailable) as error:
                 reasons.append(f"{url}: {str(error) or type(error).__name__}")
                 self._move_on(url)
         raise RegistryUnavailable("; ".join(reasons))

@@ -32,5 +32,12 @@ def select(infos: Iterable[Mapping[str, Any]], wanted: Mapping[str, str]) -> lis
 
 
 def _matches(info: Mapping[str, Any], key: str, value: str) -> bool:
+    if key == "server_mode":
+        return _mode(info[key]) == _mode(value)
     models = info["models"] if key == "model_name" and isinstance(info["models"], list) else []
     return info[key] == value or value in models
+
+
+def _mode(said: object) -> object:
+    """`inference` and `replica` are one mode."""
+    return "replica" if said == "inference" else said

@@ -9,7 +9,7 @@ from ctl.api import Api, Place
 from ctl.codes import Code
 from ctl.doctor import machine
 from ctl.launcher import processes, ready
-from ctl.launcher.plan import BABYSITTER, REGISTRY, ROUTER, Part
+from ctl.launcher.plan import AGENT, BABYSITTER, REGISTRY, ROUTER, Part
 from ctl.launcher.ready import Look, State
 from ctl.launcher.store import Started, Store
 from ctl.live import Board
@@ -108,7 +108,7 @@ async def answers(calls: Api, part: Part) -> bool:
         health = await calls.call(Place(part.name, (part.url,), ""), "GET", "/health", timeout_s=ready.ASK_S)
     except Problem:
         return False
-    return health.get(part.kind) == "running" or "replicas_total" in health
+    return "node" in health if part.kind == AGENT else health.get(part.kind) == "running"
 
 
 async def wait(calls: Api, launch: Launch, started: Started, shown: Board) -> None:

@@ -57,7 +57,9 @@ def model_list(replicas: Sequence[Replica], aliases: Mapping[str, Collection[str
         metadata = replica.record.metadata
         listed = metadata.get("models_list")
         objects = {
-            item["id"]: item for item in listed or () if isinstance(item, dict) and isinstance(item.get("id"), str)
+            item["id"]: item
+            for item in (listed if isinstance(listed, list | tuple) else ())
+            if isinstance(item, dict) and isinstance(item.get("id"), str)
         }
         owner = metadata.get("parent_service") or replica.name
         for model in replica.models:

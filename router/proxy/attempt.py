@@ -5,7 +5,9 @@ to decide.
 """
 
 import asyncio
+import errno
 import math
+import socket
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 BUSY = frozenset({429, 503})
 _CLIENT_ERROR, _SERVER_ERROR = 400, 500
+_NOBODY_THERE = (ConnectionRefusedError, TimeoutError, socket.gaierror, UnicodeError)
+_NO_WAY_THERE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
+"""Unlike a want of descriptors, say, which is our own fault (FAILURES.md D19 to D21)."""
 _INNOCENT = (Verdict.GOOD, Verdict.NEUTRAL)
 
 
@@ -209,10 +214,10 @@ class Attempt:
     async def _connect(self) -> None:
         try:
             connection = await self._engine.connect(self.endpoint)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, UnicodeError) as error:  # UnicodeError: a host that cannot be one
             self._connecting = None
-            refused = isinstance(error, ConnectionRefusedError)
-            self._settle(Verdict.REFUSED if refused else Verdict.FAULT, Outcome.CONNECT_FAILED)
+            nobody = isinstance(error, _NOBODY_THERE) or (isinstance(error, OSError) and error.errno in _NO_WAY_THERE)
+            self._settle(Verdict.REFUSED if nobody else Verdict.FAULT, Outcome.CONNECT_FAILED)
             self._exchange.broken("connect_failed", "no replica could be reached", status=503)
             return
         self._connecting = None

@@ -21,6 +21,7 @@ PENDING_LIMIT_BYTES = 65536
 BODY_BASE_S = 30.0
 BODY_BYTES_PER_S = 262144
 """A body's deadline in all: 30 s and one more per 256 KiB (FAILURES.md 3.3)."""
+_TOO_MUCH = "the router holds too many request bodies; try again"
 LINGER_S = 2.0
 """After a refusal the rest of the request is read and dropped for so long, so that the client can read why."""
 
@@ -111,10 +112,12 @@ class Downstream:
         self._paused_at = None
         if self._exchange is not None:
             self._exchange.client_resumed()
+        else:
+            self._go_on()
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the client."""
-        if self._exchange is not None:
+        if self._exchange is not None or (self.paused and self._reading is _Reading.HEAD):
             self._buffer += data
             if len(self._buffer) > PENDING_LIMIT_BYTES and self._transport is not None:
                 self._transport.pause_reading()
@@ -142,15 +145,12 @@ class Downstream:
         if self._transport is None:
             return
         if not keep_alive or engine.draining:
-            self._reading = _Reading.NOTHING
-            self._transport.close()
+            self._close()
             return
         self._deadline = engine.now() + engine.limits.keepalive_s
-        if self._reading_paused:
-            self._reading_paused = False
-            self._transport.resume_reading()
-        if self._buffer:
-            asyncio.get_running_loop().call_soon(self._next_pipelined)
+        # While the client cannot take this answer's end, the next one is not begun: it would pile up behind it (D3).
+        if not self.paused:
+            self._go_on()
 
     def check(self, now: float) -> None:
         """Called by the sweep: end what has taken too long."""
@@ -161,8 +161,10 @@ class Downstream:
         elif self._exchange is None and now > self._deadline:
             if self._reading in (_Reading.BODY, _Reading.CHUNKED):
                 self._refuse(408, "body_timeout", "the request's body did not arrive in time")
+            elif self._reading is _Reading.HEAD:
+                self._close()
             else:
-                self._transport.close() if self._reading is _Reading.HEAD else self._transport.abort()
+                self._transport.abort()
 
     def abort(self) -> None:
         """Reset the connection: the only honest end of an answer without framing."""
@@ -171,9 +173,15 @@ class Downstream:
 
     def drain(self) -> None:
         """Close now if idle between two requests; else after the answer. One that has not asked yet may still ask."""
-        idle = self._exchange is None and self._served and self._reading is _Reading.HEAD
-        if idle and self._transport is not None:
-            self._transport.close()
+        if self._exchange is None and self._served and self._reading is _Reading.HEAD and not self._buffer:
+            self._close()
+
+    @property
+    def asking(self) -> bool:
+        """True while a request has begun to arrive and is not whole."""
+        return self._reading in (_Reading.BODY, _Reading.CHUNKED) or (
+            self._reading is _Reading.HEAD and bool(self._buffer)
+        )
 
     def expel(self) -> None:
         """Close now, whatever is under way."""
@@ -184,8 +192,24 @@ class Downstream:
 
     # -- reading requests --------------------------------------------------------------------------------------------
 
+    def _close(self) -> None:
+        """Close once the client has taken everything, for which it has as long as any stalled client."""
+        self._reading = _Reading.NOTHING
+        self._deadline = self._engine.now() + self._engine.limits.write_stall_s
+        if self._transport is not None:
+            self._transport.close()
+
+    def _go_on(self) -> None:
+        """Read on; the next request may be there already."""
+        if self._reading_paused and self._transport is not None:
+            self._reading_paused = False
+            self._transport.resume_reading()
+        if self._buffer:
+            asyncio.get_running_loop().call_soon(self._next_pipelined)
+
     def _next_pipelined(self) -> None:
-        if self._exchange is None and self._transport is not None and self._reading is _Reading.HEAD:
+        ready = self._exchange is None and not self.paused and self._reading is _Reading.HEAD
+        if ready and self._transport is not None:
             data, self._buffer = self._buffer, b""
             self._feed(data)
 
@@ -235,8 +259,9 @@ class Downstream:
         if length == len(rest) and self._engine.body_bytes + length <= limits.max_bodies_bytes:
             self._dispatch(head, rest, b"")
             return
-        if not self._reserve(length or 0):
-            raise BadHead("the router holds too many request bodies; try again", 503)
+        # Only what has arrived is reserved (below): else sixteen heads that promise much would keep everybody out.
+        if self._engine.body_bytes + (length or 0) > limits.max_bodies_bytes:
+            raise BadHead(_TOO_MUCH, 503)
         self._head = head
         self._deadline = self._engine.now() + BODY_BASE_S + (length or 0) / BODY_BYTES_PER_S
         if head.expects_continue and not rest and not head.http10:
@@ -254,6 +279,7 @@ class Downstream:
     def _feed_body(self, data: bytes) -> None:
         left = self._body_left - len(data)
         self._body_left = left
+        self._reserve(len(data) + min(left, 0))
         if left > 0:
             self._pieces.append(data)
         elif left == 0:
@@ -270,8 +296,7 @@ class Downstream:
         self._body_left -= size
         if self._body_left < 0:
             raise BadHead(f"the body is larger than {self._engine.limits.max_body_bytes} bytes", 413)
-        if not self._reserve(size):
-            raise BadHead("the router holds too many request bodies; try again", 503)
+        self._reserve(size)
         self._deadline += size / BODY_BYTES_PER_S
         self._pieces += pieces
         if self._chunked.ended:
@@ -291,13 +316,16 @@ class Downstream:
         exchange = self._exchange = Exchange(self._engine, self, head, body)
         exchange.start()
 
-    def _reserve(self, size: int) -> bool:
-        """Count body bytes against the worker's bound."""
+    def _reserve(self, size: int) -> None:
+        """Count body bytes against the worker's bound.
+
+        Raises:
+            BadHead: There is no room for them.
+        """
         if self._engine.body_bytes + size > self._engine.limits.max_bodies_bytes:
-            return False
+            raise BadHead(_TOO_MUCH, 503)
         self._engine.body_bytes += size
         self._reserved += size
-        return True
 
     def _release_body(self) -> None:
         self._engine.body_bytes -= self._reserved

@@ -86,8 +86,8 @@ class Engine:
     body_bytes: int = 0
     retrying: int = 0
     draining: bool = False
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once the worker drains and nothing is under way any more."""
+    workers: int = 1
+    """Of this router; each has its part of a key's rate."""
     has_cache_types: bool = False
     has_limits: bool = False
     wants_more: bool = False
@@ -114,7 +114,7 @@ class Engine:
 
     def set_keys(self, keys: tuple[Key, ...]) -> None:
         """Take the API keys. Clients' own credentials go on to replicas only while there are none (CONTRACT.md 2)."""
-        self.keys = KeyRing.of(keys, self.board.shape.workers)
+        self.keys = KeyRing.of(keys, self.workers)
         credentials = frozenset() if keys else CREDENTIALS
         self.has_keys = bool(keys)
         self.heads = request_heads(
@@ -135,7 +135,7 @@ class Engine:
         alive = {endpoint.id for endpoint in table.endpoints}
         self.outliers.forget_all_but(alive)
         for gone in self._pools.keys() - alive - {self.control.id}:
-            self._pools.pop(gone).close()
+            self._pools.pop(gone).end()
         for endpoint in table.endpoints:
             if endpoint.standing is Standing.DRAINING and endpoint.id in self._pools:
                 self._pools[endpoint.id].close()  # it waits until nobody is connected any more
@@ -244,17 +244,15 @@ class Engine:
         if len(self.waiting):
             asyncio.get_running_loop().call_soon(self.serve_waiting)
 
-    def exchange_ended(self) -> None:
-        """An exchange is over; the last one of a drain says so."""
-        if self.draining and not self.exchanges:
-            self.idle.set()
+    def busy(self) -> bool:
+        """True while a request is under way, or still arrives."""
+        return bool(self.exchanges) or any(client.asking for client in self.clients)
 
     def drain(self) -> None:
         """Finish what is under way: idle clients are closed now, busy ones after their answer."""
         self.draining = True
         for client in list(self.clients):
             client.drain()
-        self.exchange_ended()
 
     def abort_all(self) -> None:
         """The drain's time is over: end every client."""

@@ -108,7 +108,6 @@ class Exchange:
         except gate.Refused as refused:
             self._fail(refused.status, refused.code, str(refused), *refused.headers)
             return
-        self.peers = engine.peers(self._facts.model)
         if self._facts.stream and engine.limits.sse_keepalive_s:
             self._comment_at = self.started + engine.limits.sse_keepalive_s
         self.choose()
@@ -209,6 +208,7 @@ class Exchange:
     def choose(self) -> None:
         """Pick a replica and ask it, or wait for one with room. Also called when the queue lets this one go."""
         engine = self._engine
+        self.peers = engine.peers(self._facts.model)  # as they are now: it may have waited, or been tried elsewhere
         candidates = engine.candidates(self.peers, self._facts.model, self._tried)
         if not candidates:
             self._fail(*self._nobody())
@@ -273,7 +273,8 @@ class Exchange:
             return False
         if charged and not budget_allows(engine.retrying, len(engine.exchanges)):
             return False
-        return bool(engine.candidates(self.peers, self._facts.model, self._tried))
+        model = self._facts.model
+        return bool(engine.candidates(engine.peers(model), model, self._tried))
 
     def _join_queue(self) -> None:
         engine = self._engine
@@ -319,8 +320,6 @@ class Exchange:
         self._attempt = self._relay = None  # ends the reference cycle here, not in the garbage collector
         if notify:
             self._client.exchange_done(keep_alive=keep_alive)
-        if engine.draining:
-            engine.exchange_ended()
 
     def _drop(self, verdict: Verdict, outcome: Outcome) -> None:
         """Stop waiting and asking."""

@@ -89,13 +89,15 @@ def facts_of(engine: "Engine", head: RequestHead, body: bytes, operation: Operat
     """
     forwarded = forwarded_affinity(head.forwarded_for, head.user_agent) if head.forwarded_for else None
     try:
+        if operation is None and (not body or head.method != b"POST"):
+            return Facts(affinity=forwarded)
         if head.kind is BodyKind.FORM:
             return read_multipart(body, forwarded=forwarded)
-        if operation is None and head.kind is not BodyKind.JSON:
-            return Facts(affinity=forwarded)
         wanted = wanted_of(engine, head) if engine.wants_more else None
         return read_json(body, want_text=engine.has_cache_types, forwarded=forwarded, wanted=wanted)
     except BadBody as error:
+        if operation is None:
+            return Facts(affinity=forwarded)  # a path that we know nothing of: its body is the replica's to judge
         raise Refused(400, "invalid_body", str(error)) from error
 
 

@@ -19,6 +19,7 @@ FIELD_COUNT_LIMIT = 128
 
 _REQUEST_LINE = re.compile(rb"([A-Z]{3,16}) (\*|/(?!/)[!\"$-~]*) HTTP/1\.([01])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n\x00]*)?\r\n")
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _UPGRADE = re.compile(rb"\r\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee]:[^\r\n]*")
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"})
@@ -183,6 +184,8 @@ def _frame_request(head: RequestHead) -> None:
     """Decide how the body is framed, or that it is ambiguous (R01 to R24)."""
     if head.host is None and not head.http10:
         raise BadHead("Host is missing")
+    if head.host is not None and not _HOST.fullmatch(head.host):
+        raise BadHead("Host is no host")
     if head.transfer_encoding is not None:
         if head.content_length is not None or head.http10:
             raise BadHead("ambiguous framing")
@@ -207,6 +210,16 @@ def _once(attribute: str, name: str) -> Callable[[RequestHead, bytes], None]:
         if getattr(head, attribute) is not None:
             raise BadHead(f"{name} appears twice")
         setattr(head, attribute, value)
+
+    return rule
+
+
+def _first(attribute: str) -> Callable[[RequestHead, bytes], None]:
+    """A rule that keeps a field's first value: of a list over several lines, the first line has the first member."""
+
+    def rule(head: RequestHead, value: bytes) -> None:
+        if getattr(head, attribute) is None:
+            setattr(head, attribute, value)
 
     return rule
 
@@ -269,7 +282,7 @@ _REQUEST_RULES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
     b"transfer-encoding": _once("transfer_encoding", "Transfer-Encoding"),
     b"user-agent": _keep("user_agent"),
     b"x-api-key": _once("api_key", "X-Api-Key"),
-    b"x-forwarded-for": _keep("forwarded_for"),
+    b"x-forwarded-for": _first("forwarded_for"),
     b"x-request-id": _keep("request_id"),
 }
 _RESPONSE_RULES: dict[bytes, Callable[[ResponseHead, bytes], None]] = {

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from copy import copy
 from typing import Final, Generic, TypeVar
 
-from router.proxy.head import RequestHead, ResponseHead, parse_request, parse_response
+from router.proxy.head import BODILESS, RequestHead, ResponseHead, parse_request, parse_response
 from router.proxy.headers import forwarded_lines, response_lines
 
 Head = TypeVar("Head", RequestHead, ResponseHead)
@@ -70,7 +70,8 @@ class Heads(Generic[Head]):
         elif (length is not None and head.length != length) or (request_id != head.request_id):
             head = copy(head)
             head.request_id = request_id or head.request_id
-            head.length = head.length if length is None else length
+            if length is not None and not (isinstance(head, ResponseHead) and head.status in BODILESS):
+                head.length = length
         return head
 
 

@@ -33,6 +33,7 @@ _OPENAI = {
     b"/messages": EndMark.MESSAGES,
     b"/messages/count_tokens": EndMark.NONE,
     b"/embeddings": EndMark.NONE,
+    b"/rerank": EndMark.NONE,
     b"/moderations": EndMark.NONE,
     b"/audio/speech": EndMark.NONE,
     b"/audio/transcriptions": EndMark.NONE,
@@ -42,7 +43,6 @@ _OPENAI = {
     b"/images/variations": EndMark.NONE,
 }
 _OTHERS = (
-    b"/rerank",
     b"/score",
     b"/classify",
     b"/pooling",

@@ -5,6 +5,7 @@ whole (up to a limit): a client never gets half an object under a 200 (FAILURES.
 first byte ends with an error event and without the closing chunk: never clean, never a second response (A1, 0.1, 0.2).
 """
 
+import re
 from typing import Protocol
 
 import msgspec
@@ -23,6 +24,7 @@ _EARLY_HEAD = (
 _TAIL_BYTES = 64
 """Reads shorter than this are joined with what came before: the mark may be cut anywhere."""
 _TAIL_LIMIT_BYTES = 512
+_CHUNK_BORDER = re.compile(rb"\r\n[0-9A-Fa-f]{1,15}\r\n")
 _RESPONSES_ENDS = (b"response.completed", b"response.failed", b"response.incomplete")
 
 
@@ -174,6 +176,9 @@ class Relay:
             return True
         if self._end_mark is EndMark.DONE:
             end = self._before[-_TAIL_BYTES:] + self._tail[-_TAIL_LIMIT_BYTES:]
+            if b"data: [DONE]" in end or b"data:[DONE]" in end:
+                return True
+            end = _CHUNK_BORDER.sub(b"", end)  # whole chunks pass with their framing, which may cut the mark
             return b"data: [DONE]" in end or b"data:[DONE]" in end
         return self._mark_seen
 

@@ -91,6 +91,7 @@ class Upstream:
         """Write a request and listen for `attempt`. `raw_chunks` False hands out payload only (HTTP/1.0 clients)."""
         self._attempt = attempt
         self._phase = _Phase.HEAD
+        self._informational = 0
         self._to_head_request = to_head_request
         self._raw_chunks = raw_chunks
         transport = self.transport
@@ -145,6 +146,12 @@ class Upstream:
                 self._head_data(attempt, data)
         except (BadHead, BadChunk):
             self._break(Broken.MALFORMED)
+
+    def pause_writing(self) -> None:
+        """asyncio: the replica takes the request more slowly than we have it; it is whole, and bounded, already."""
+
+    def resume_writing(self) -> None:
+        """asyncio: it has caught up."""
 
     def eof_received(self) -> bool:
         """asyncio: the replica closed its side; we close ours."""
@@ -274,7 +281,7 @@ class Pool:
         heads: Memory of response heads.
     """
 
-    __slots__ = ("_clock", "_idle", "endpoint", "heads", "host_line")
+    __slots__ = ("_clock", "_idle", "_over", "endpoint", "heads", "host_line")
 
     def __init__(self, endpoint: Endpoint, clock: "Clock", heads: Heads[ResponseHead]) -> None:
         self.endpoint = endpoint
@@ -282,6 +289,7 @@ class Pool:
         self.host_line = b"host: %b\r\n" % endpoint.authority.encode()
         self._clock = clock
         self._idle: list[Upstream] = []
+        self._over = False
 
     def take(self) -> Upstream | None:
         """An idle connection young enough to be trusted, or None."""
@@ -301,7 +309,7 @@ class Pool:
         """Keep a connection whose response is complete."""
         connection.resume()
         connection.idle_since = self._clock()
-        if len(self._idle) >= IDLE_COUNT_LIMIT:
+        if self._over or len(self._idle) >= IDLE_COUNT_LIMIT:
             connection.abort()
         else:
             self._idle.append(connection)
@@ -318,6 +326,11 @@ class Pool:
             connection = self._idle.pop(0)
             if connection.transport is not None:
                 connection.transport.close()
+
+    def end(self) -> None:
+        """The endpoint is gone: close every connection, busy ones after their answer."""
+        self._over = True
+        self.close()
 
     def close(self) -> None:
         """Close every idle connection."""

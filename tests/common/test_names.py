@@ -22,13 +22,23 @@ def test_replica_ids_have_twelve_characters() -> None:
         assert not is_replica_id(wrong)
 
 
-@pytest.mark.parametrize("host", ["localhost", "node-1.example.org", "10.0.0.1", "::1", "[fe80::1]", "a"])
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "node-1.example.org", "10.0.0.1", "::1", "[fe80::1]", "a", "a" * 63, f"{'a' * 63}.b", "a--b.-c"],
+)
 def test_hosts(host: str) -> None:
     assert is_host(host)
 
 
 @pytest.mark.parametrize("host", ["", "a b", "a/b", "user@host", "a\n", "-a", "a-", "a?b", "a#b", "http://a"])
 def test_what_is_no_host(host: str) -> None:
+    assert not is_host(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["gpu1..lab", "f..e", "a.", ".a", "a" * 64, f"a.{'b' * 64}", "a." * 127, "a:b", "[::1", "::1%1"]
+)
+def test_what_no_resolver_can_be_asked_is_no_host(host: str) -> None:
     assert not is_host(host)
 
 

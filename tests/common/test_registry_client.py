@@ -137,6 +137,14 @@ async def test_when_none_answers_every_reason_is_told(registry: FakeRegistry, se
     assert f"{registry.url}: answered 500: disk" in str(caught.value)
 
 
+async def test_a_registry_whose_name_cannot_be_asked_for_is_left_for_the_next(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    client = client_of(session, "http://gpu1..lab:18000", registry.url)
+    await client.renew("a", {})
+    assert client.url == registry.url
+
+
 async def test_a_registry_that_hangs_is_left_at_the_deadline(
     make_registry: Make, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,8 +1,11 @@
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from babysitter.agent.settings import AgentSettings
+from babysitter.settings import BabysitterSettings
 from common.settings import (
     CommaList,
     Layer,
@@ -16,6 +19,15 @@ from common.settings import (
     options,
     read_file,
 )
+from registry.settings import RegistrySettings
+from router.settings import RouterSettings
+
+SERVICES: dict[str, type[Settings]] = {
+    "SVC_REGISTRY_": RegistrySettings,
+    "SVC_ROUTER_": RouterSettings,
+    "SVC_BABYSITTER_": BabysitterSettings,
+    "SVC_AGENT_": AgentSettings,
+}
 
 
 class Inner(Settings):
@@ -143,6 +155,12 @@ def test_read_file_refuses_what_cannot_be_parsed(tmp_path: Path, name: str, raw:
         read_file(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["x.json", "x.conf"])
+def test_read_file_takes_json_indented_by_tabs(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{\n\t"a": [\n\t\t1e3\n\t]\n}\n')
+    assert read_file(tmp_path / name) == {"a": [1000.0]}
+
+
 def test_read_file_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
         read_file(tmp_path / "absent.toml")
@@ -187,10 +205,39 @@ def test_options_give_keys_flags_and_variables() -> None:
     found = {setting.key: setting for setting in options(Sample, "P_")}
     assert found["port"].env == ("P_PORT",)
     assert found["inner.delay_s"].flags == ("--delay",)
-    assert found["inner.delay_s"].env == ("DELAY",)
+    assert found["inner.delay_s"].env == ("DELAY", "P_DELAY")
     assert found["inner.tries"].flags == ()
-    assert found["labels"].flags == ()
+    assert found["inner.tries"].env == ()
+    assert found["labels"].flags == found["labels"].env == ()
     assert found["verbose"].is_switch
+
+
+def faults_of(model: type[Settings], layer: Layer) -> str:
+    """Others may be missing, or the value out of its limits."""
+    try:
+        build(model, [layer])
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("prefix", SERVICES)
+def test_every_variable_can_be_used_and_every_flag_has_one(prefix: str) -> None:
+    variables: list[str] = []
+    for setting in options(SERVICES[prefix], prefix):
+        long = [flag[2:].replace("-", "_").upper() for flag in setting.flags if flag.startswith("--")]
+        assert not long or f"{prefix}{long[0]}" in setting.env
+        variables += setting.env
+        for variable in setting.env:
+            faults = faults_of(SERVICES[prefix], env_layer(SERVICES[prefix], prefix, {variable: "1"}))
+            assert not re.search(r"valid (tuple|list|dictionary)", faults), variable
+    assert len(variables) == len(set(variables))
+
+
+def test_a_flag_of_a_section_has_a_variable_that_is_judged_like_it() -> None:
+    assert settings("--name", "x", SVC_SAMPLE_DELAY="2").inner.delay_s == 2
+    with pytest.raises(SettingsError, match=r"environment SVC_SAMPLE_DELAY: 'inner\.delay_s': input should be a valid"):
+        settings("--name", "x", SVC_SAMPLE_DELAY="notanumber")
 
 
 def test_build_merges_tables_key_by_key() -> None:

@@ -8,12 +8,16 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import psutil
 import pytest
 
+from ctl.api import Api, Place
 from ctl.codes import Code
 from ctl.launcher import plan
+from ctl.launcher.launch import answers
 from ctl.launcher.plan import Clash, Replica, Service, Wanted
 from tests.ctl.node import ROOT, Node
 from tests.ports import free_port
@@ -46,6 +50,25 @@ def all_free(port: int) -> bool:
             except OSError:
                 return False
     return True
+
+
+@pytest.mark.parametrize("kind", [plan.REGISTRY, plan.ROUTER, plan.AGENT])
+async def test_each_service_is_known_by_its_health(kind: str) -> None:
+    """The registry and the agent both count replicas; neither is taken for the other, nor for a router."""
+    counts = {"status": "healthy", "replicas_total": 0, "replicas_ready": 0}
+    told: dict[str, dict[str, Any]] = {
+        plan.REGISTRY: {**counts, "registry": "running"},
+        plan.ROUTER: {"status": "running", "router": "running"},
+        plan.AGENT: {**counts, "node": "n"},
+    }
+
+    class Told(Api):
+        async def call(self, place: Place, *_: Any, **__: Any) -> dict[str, Any]:
+            return told[place.name]
+
+    async with aiohttp.ClientSession() as session:
+        taken = [it for it in told if await answers(Told(session), plan.Part(it, kind, (), "", 1, ""))]
+    assert taken == [kind]
 
 
 def test_up_starts_a_node_and_says_what_serves_where(node: Node, demo_port: int) -> None:

@@ -59,6 +59,15 @@ def test_the_image_is_built_in_two_stages_and_runs_as_nobody_special() -> None:
     assert "pip" not in " ".join(rest for word, rest in last_stage() if word == "RUN")
 
 
+@pytest.mark.parametrize(("variables", "port"), [({}, "8000"), ({"ROUTER_PORT": "8080"}, "8080")])
+def test_the_image_asks_for_health_at_the_routers_port(variables: dict[str, str], port: str) -> None:
+    command = dict(last_stage())["HEALTHCHECK"].partition(" CMD ")[2]
+    told = subprocess.run(
+        ["sh", "-c", f"echo {command}"], env=variables, capture_output=True, text=True, check=True, timeout=10
+    )
+    assert told.stdout.split() == ["python", "/app/deploy/docker/healthy.py", port]
+
+
 def test_packages_are_installed_from_the_hashed_locks_only() -> None:
     installs = [rest for word, rest in instructions() if word == "RUN" and "pip install" in rest]
     assert len(installs) == 2

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.deploy.installed import ROOT, bare_environment, build, environment
+from tests.e2e.node import copy_tree
 from tests.ports import free_ports
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -59,6 +60,21 @@ def test_the_sdist_makes_the_same_wheel(built: tuple[Path, Path], tmp_path: Path
     assert contents(again) == contents(wheel)
     assert (tree / "script" / "launch_all.sh").is_file()
     assert (tree / "docs" / "README.md").is_file()
+
+
+def test_tokens_and_keys_that_lie_in_the_folder_are_packed_nowhere(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    copy_tree(tree)
+    (tree / "secrets").mkdir()
+    made = ["secrets/read", "keys.toml", "admin.token", "config/team-a.key"]  # as docs/guides/security.md has them made
+    for name in made:
+        (tree / name).write_text("secret")
+    [sdist] = build(tree, tmp_path / "built", "sdist")
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert "config/babysitter1.toml" in packed
+    assert packed.isdisjoint(made)
+    assert {"secrets", "keys.toml", "**/*.token", "**/*.key"} <= set((ROOT / ".dockerignore").read_text().split())
 
 
 @pytest.mark.parametrize("name", PROJECT["scripts"])

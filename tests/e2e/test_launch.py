@@ -150,6 +150,21 @@ def test_parts_can_be_left_out(node: Node) -> None:
     assert ask(f"{node.router}/models")[1]["data"][0]["id"] == "m"
 
 
+def test_status_misses_a_part_that_died_and_none_that_was_left_out(node: Node) -> None:
+    def shown() -> tuple[int, list[str]]:
+        done = node.run("status.sh")
+        return done.returncode, [" ".join(line.split()[::3]) for line in done.stdout.splitlines()[1:]]
+
+    assert shown() == (1, ["registry not", "router not"])
+    assert node.run("launch_registry.sh").returncode == 0
+    assert shown() == (0, ["registry healthy"])
+    registry = psutil.Process(node.pid("registry"))
+    registry.kill()
+    registry.wait(10)
+    assert shown() == (1, ["registry not"])
+    (node.folder / "logs" / "registry.pid").unlink()
+
+
 def test_a_server_on_another_address_is_awaited_and_shown_there(node: Node) -> None:
     configure(node, MOCK_BACKEND, more='host = "127.0.0.2"')
     done = node.run("launch_all.sh")

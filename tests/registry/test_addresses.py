@@ -68,8 +68,8 @@ def test_the_registry_itself_is_refused(host: str) -> None:
     [
         ("http://10.0.0.1:8000", None),
         ("https://10.0.0.1", None),
-        ("http://169.254.169.254", "never allowed"),
-        ("http://[::ffff:127.0.0.1]:22", "below 1024"),
+        pytest.param("http://169.254.169.254", "never allowed", id="M27"),
+        pytest.param("http://[::ffff:127.0.0.1]:22", "below 1024", id="M28"),
         ("http://127.0.0.1:18000", "itself"),
     ],
 )

@@ -83,17 +83,17 @@ async def test_register_of_another_instance_is_409_C6(client: Client) -> None:
 @pytest.mark.parametrize(
     ("raw", "named"),
     [
-        (b"", "invalid JSON"),
+        pytest.param(b"", "invalid JSON", id="M01"),
         (b"{", "invalid JSON"),
-        (b"[]", "must be a JSON object"),
-        (b'"x"', "must be a JSON object"),
-        (b"\xef\xbb\xbf{}", "invalid JSON"),
-        (b"\xff", "invalid JSON"),
-        (b'{"name":"a","name":"b"}', "appears twice"),
+        pytest.param(b"[]", "must be a JSON object", id="M03"),
+        pytest.param(b'"x"', "must be a JSON object", id="M04"),
+        pytest.param(b"\xef\xbb\xbf{}", "invalid JSON", id="M07"),
+        pytest.param(b"\xff", "invalid JSON", id="M09"),
+        pytest.param(b'{"name":"a","name":"b"}', "appears twice", id="M10"),
         (b'{"weight":NaN}', "NaN"),
-        (b'{"port":' + b"9" * 5000 + b"}", "invalid JSON"),
+        pytest.param(b'{"port":' + b"9" * 5000 + b"}", "invalid JSON", id="M13"),
         (b"[" * 50_000, "invalid JSON"),
-        (b"{}", "missing required field: name, host, port, hostname, url, status"),
+        pytest.param(b"{}", "missing required field: name, host, port, hostname, url, status", id="M06"),
     ],
     ids=lambda value: repr(value)[:20],
 )
@@ -103,6 +103,22 @@ async def test_register_malformed_body_is_400_and_stores_nothing_C15(client: Cli
         assert named in (await answer.json())["error"]
     assert len(parts(client).catalogue) == 0
     assert parts(client).catalogue.revision == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("host", "169.254.169.254"),
+        pytest.param("url", "http://169.254.169.254/", id="M27"),
+        pytest.param("url", "http://[::ffff:127.0.0.1]:22/", id="M28"),
+    ],
+)
+async def test_register_of_a_foreign_address_is_400_and_stores_nothing_C16(
+    client: Client, field: str, value: str
+) -> None:
+    status, content = await send(client, "POST", "/services", body(**{field: value}))
+    assert (status, content["field"]) == (400, field)
+    assert len(parts(client).catalogue) == 0
 
 
 async def test_body_beyond_64_kib_is_413(client: Client) -> None:

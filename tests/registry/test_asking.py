@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from aiohttp.abc import ResolveResult
 
 from registry.addresses import LOOPBACK, AddressPolicy, networks
 from registry.asking import ask
-from registry.prober import GuardedResolver, https_session
+from registry.fleet import AgentAway, Fleet
+from registry.placement import Agent
+from registry.prober import GuardedResolver, agent_session, https_session
 from tests.ports import free_port
 
 
@@ -84,6 +87,20 @@ async def test_name_is_resolved() -> None:
         assert await probe(f"http://localhost:{port}/health")
 
 
+async def test_name_with_an_address_of_each_kind_is_asked_at_the_old_one() -> None:
+    """A dual-stack host's `localhost` is ::1 before 127.0.0.1, where most servers listen."""
+
+    class Both(GuardedResolver):
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+        ) -> list[ResolveResult]:
+            [old] = await super().resolve("127.0.0.1", port, family)
+            return [{**old, "hostname": host, "host": "::1", "family": socket.AF_INET6}, old]
+
+    async with server(b"HTTP/1.1 200 OK\r\n\r\n") as (port, _):
+        assert await probe(f"http://localhost:{port}/health", Both(AddressPolicy(networks(LOOPBACK))))
+
+
 async def test_name_that_resolves_to_a_forbidden_address_is_never_connected_to_C16() -> None:
     elsewhere = GuardedResolver(AddressPolicy(networks(["10.0.0.0/8"])))
     async with server(b"HTTP/1.1 200 OK\r\n\r\n") as (port, requests):
@@ -92,3 +109,16 @@ async def test_name_that_resolves_to_a_forbidden_address_is_never_connected_to_C
         assert requests == []
     with pytest.raises(OSError, match="no address"):
         await elsewhere.resolve("localhost", port, socket.AF_INET)
+
+
+@pytest.mark.parametrize("host", ["gpu1..lab", "h" * 64])
+async def test_name_that_cannot_be_asked_for_is_a_bad_answer(host: str) -> None:
+    """An older registry's record may have one."""
+    resolver = GuardedResolver(AddressPolicy(networks(LOOPBACK)))
+    assert not await probe(f"http://{host}:8000/health")
+    assert not await probe(f"https://{host}:8000/health")
+    with pytest.raises(OSError, match="is no name"):
+        await resolver.resolve(host, 8000)
+    async with agent_session(resolver) as session:
+        with pytest.raises(AgentAway):
+            await Fleet(session).ask(Agent("n", f"http://{host}:8000"), "GET", "/")

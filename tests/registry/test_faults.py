@@ -167,6 +167,7 @@ async def test_watchers_that_never_read_do_not_hold_up_writers_C9(client: Client
         async with client.post("/services", json=body(metadata=padding)) as answer:
             assert answer.status == 201
     assert time.monotonic() - started < 10
+    assert len(parts(client).hub) == 100
     for watcher in parts(client).hub._watchers:
         assert sum(map(len, watcher.pending.values())) < 20_000
     for writer in stuck:

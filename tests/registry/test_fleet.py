@@ -129,6 +129,8 @@ async def test_two_registries_lose_nothing_when_either_is_killed_J3(etcd: Etcd, 
     assert {name: service["incarnation"] for name, service in found.items()} == clients.acknowledged
     assert set(clients.acknowledged.values()) == {LIVES}
     assert len(found) == CLIENTS
+    assert seen_one
+    assert seen_two
     for seen in (seen_one, seen_two, clients.generations):
         for name, generations in seen.items():
             assert generations == sorted(generations), name

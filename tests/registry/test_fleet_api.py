@@ -182,7 +182,7 @@ async def test_what_is_no_json_object_is_400_here_already(client: Client, one: F
     assert one.asked == []
 
 
-async def test_a_pages_call_is_refused(client: Client, one: FakeAgent) -> None:
+async def test_a_pages_call_is_refused_M36(client: Client, one: FakeAgent) -> None:
     assert (await ask(client, "POST", REPLICAS, json=WANTED, headers={"Origin": "http://evil"}))[0] == 403
     text = {"Content-Type": "text/plain"}
     assert (await ask(client, "POST", REPLICAS, data=b"{}", headers=text))[0] == 415

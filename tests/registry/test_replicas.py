@@ -38,11 +38,14 @@ def test_replica_with_two_records_is_one_and_the_living_one_counts() -> None:
 @pytest.mark.parametrize(
     ("wanted", "found"),
     [
-        ({}, ["a", "b"]),
+        ({}, ["a", "b", "c"]),
         ({"status": "ready"}, ["a"]),
         ({"model_name": "m1"}, ["a"]),
         ({"model_name": "served"}, ["b"]),
         ({"status": "ready", "server_mode": "replica"}, []),
+        ({"server_mode": "replica"}, ["b", "c"]),
+        ({"server_mode": "inference"}, ["b", "c"]),
+        ({"server_mode": "compile"}, []),
     ],
 )
 def test_select_needs_every_filter_to_match(wanted: dict[str, str], found: list[str]) -> None:
@@ -50,6 +53,7 @@ def test_select_needs_every_filter_to_match(wanted: dict[str, str], found: list[
         [
             reported("1", replica_id="a", status="ready", model_name="m1"),
             reported("2", replica_id="b", status="failed", models=["served"], server_mode="replica"),
+            reported("3", replica_id="c", server_mode="inference"),
         ]
     )
     assert [info["replica_id"] for info in select(infos.values(), wanted)] == found
@@ -84,3 +88,7 @@ async def test_replicas_over_http(client: Client) -> None:
             "replicas_total": 1,
             "replicas_ready": 1,
         }
+    async with client.get("/health") as answer:
+        content = await answer.json()
+        assert (content["registry"], content["version"]) == ("running", __version__)
+        assert (content["replicas_total"], content["replicas_ready"]) == (1, 1)

@@ -210,3 +210,18 @@ def test_a_reported_queue_is_taken_if_it_is_a_count(report: object, waiting: int
     book = directory()
     book.apply(Put("e", 1, record(metadata={"type": "openai-api", "replica": report})), 0.0)
     assert [endpoint.waiting for endpoint in book.table().endpoints] == [waiting]
+
+
+def test_a_server_that_comes_back_to_its_address_is_no_stranger() -> None:
+    book = directory()
+    silent = record(metadata={"type": "openai-api"})
+    book.apply(snapshot(silent), 0.0)
+    book.note_probe("a-server", ok=True, models=("m",), prefix="")
+    book.apply(Put(epoch="e", revision=2, service=msgspec.structs.replace(silent, incarnation=2)), 1.0)
+    [again] = book.table().endpoints
+    assert (again.models, again.api_prefix) == (("m",), "")
+    assert book.replicas["a-server"].probed_ok is None  # so it is asked again
+    moved = msgspec.structs.replace(silent, incarnation=3, port=9001, url="http://10.0.0.1:9001")
+    book.apply(Put(epoch="e", revision=3, service=moved), 2.0)
+    [other] = book.table().endpoints
+    assert (other.models, other.api_prefix) == ((), None)

@@ -68,3 +68,8 @@ def test_form_model() -> None:
     assert read_multipart(b"--b--", forwarded="addr:x").affinity == "addr:x"
     with pytest.raises(BadBody):
         read_multipart(part + b"\r\n" + part + b"--", forwarded=None)
+
+
+@pytest.mark.timeout(20)
+def test_a_form_of_the_same_line_over_and_over_is_read_in_one_go() -> None:
+    assert read_multipart(b'name="model"\r\n' * 80_000, forwarded=None).model is None

@@ -72,3 +72,10 @@ def test_responses_share_their_lines() -> None:
     first, second = heads.read(raw % (b"a", 3)), heads.read(raw % (b"b", 4))
     assert (first.length, second.length) == (3, 4)
     assert first.lines is second.lines == b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+
+
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+def test_an_answer_without_a_body_has_none_whatever_its_length_says(status: bytes) -> None:
+    heads = response_heads()
+    for length in (0, 100, 100, 7):
+        assert heads.read(b"HTTP/1.1 %b\r\nserver: x\r\ncontent-length: %d\r\n\r\n" % (status, length)).length == 0

@@ -24,6 +24,8 @@ CHUNKED = P + b"Transfer-Encoding: chunked\r\n\r\n"
 REJECTED = {
     "R01": P + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + SM,
     "R02": P + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n" + SM,
+    "HOST1": b"POST /v1/chat/completions HTTP/1.1\r\nHost: a@b/c\r\nContent-Length: 0\r\n\r\n",
+    "HOST2": b"POST /v1/chat/completions HTTP/1.1\r\nHost: a b\r\nContent-Length: 0\r\n\r\n",
     "R03": P + b"Content-Length: 0\r\nContent-Length: 5\r\n\r\nhello",
     "R04": P + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
     "R05": P + b"Content-Length: 5, 5\r\n\r\nhello",

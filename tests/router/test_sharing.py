@@ -17,7 +17,7 @@ PROMPT = b"x" * 8192
 
 @pytest.fixture
 def boards() -> tuple[Board, Board]:
-    shape = Shape(slots=4, workers=2)
+    shape = Shape(slots=4, blocks=2)
     descriptor = Board.create(shape)
     made = Board(descriptor, shape, 0), Board(descriptor, shape, 1)
     os.close(descriptor)

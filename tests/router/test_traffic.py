@@ -74,7 +74,7 @@ def test_percentiles_are_read_from_buckets(filled: dict[int, int], share: float,
 
 
 def test_a_row_is_summed_over_workers() -> None:
-    shape = Shape(slots=2, workers=2)
+    shape = Shape(slots=2, blocks=2)
     descriptor = Board.create(shape)
     boards = [Board(descriptor, shape, worker) for worker in (0, 1)]
     for board in boards:

@@ -7,6 +7,7 @@ from common.settings import SettingsError
 from router import last_table
 from router.board import IN_FLIGHT, REQUESTS, Board, Shape
 from router.control import views
+from router.directory import Directory
 from router.model import Replica
 from router.prober import model_ids
 from router.proxy import answers
@@ -34,6 +35,12 @@ def test_model_list_is_a_sorted_union_with_the_replicas_own_objects() -> None:
     assert [item["owned_by"] for item in views.model_list(pool)["data"]] == ["parent"]
 
 
+@pytest.mark.parametrize("listed", [7, True, "m", {"id": "m"}, [7]])
+def test_model_list_bears_a_models_list_that_is_none(listed: object) -> None:
+    said = views.model_list([replica("a", ["m"], models_list=listed)])
+    assert [item["id"] for item in said["data"]] == ["m"]
+
+
 def test_health_says_healthy_only_with_a_healthy_replica() -> None:
     down = replica("a", ["m"])
     down.probed_ok = False
@@ -52,7 +59,7 @@ def test_service_has_every_field_of_the_contract() -> None:
 
 
 def test_board_sums_over_workers_and_clears_the_dead() -> None:
-    shape = Shape(slots=2, workers=2)
+    shape = Shape(slots=2, blocks=2)
     descriptor = Board.create(shape)
     boards = [Board(descriptor, shape, worker) for worker in (0, 1)]
     for board in boards:
@@ -131,6 +138,18 @@ def test_static_file_in_its_three_shapes(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     [service] = read_static_services(path)
     assert (service["name"], service["port"], service["weight"]) == ("a", 9000, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "weight"),
+    [('"weight":2,"metadata":{"weight":3}', 2.0), ('"metadata":{"weight":3}', 3.0), ('"metadata":{}', 1.0)],
+)
+def test_static_weight_is_the_entrys_or_that_of_its_metadata(tmp_path: Path, said: str, weight: float) -> None:
+    path = tmp_path / "static.json"
+    path.write_text(f'[\n\t{{"name":"a","host":"127.0.0.1","port":9000,{said}}}\n]')
+    directory = Directory(grace_s=60.0, max_errors=3, slots=8)
+    directory.set_static(read_static_services(path))
+    assert directory.replicas["a"].weight == weight
 
 
 @pytest.mark.parametrize(

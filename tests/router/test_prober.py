@@ -1,0 +1,57 @@
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from common.discovery.record import ServiceRecord
+from common.http.client import make_session
+from router.model import Replica
+from router.prober import Finding, Prober, model_ids
+
+
+def replica(url: str, name: str = "a") -> Replica:
+    host, _, port = url.removeprefix("http://").partition(":")
+    return Replica(ServiceRecord(name=name, host=host, port=int(port), url=url), generation="1", leased=True)
+
+
+@pytest.mark.parametrize("content", [b'{"data":[{"id":"caf\xe9"}]}', b"[" * 5000, b"", b"{", b'{"data":{}}', b"7"])
+def test_what_is_no_model_list_is_none(content: bytes) -> None:
+    assert model_ids(content) is None
+
+
+async def test_no_replica_can_end_the_prober_D4() -> None:
+    async def models(_request: web.Request) -> web.Response:
+        return web.Response(body=b'{"data":[{"id":"caf\xe9"}]}')
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", models)
+    found: dict[str, Finding] = {}
+    async with TestServer(app) as server, make_session(timeout_s=2) as session:
+        several = [
+            replica(str(server.make_url("")).rstrip("/"), "odd"),
+            replica("http://gpu1..lab:9000", "nameless"),
+            replica(f"http://{'a' * 64}:9000", "long"),
+        ]
+
+        def note(name: str, _generation: str, finding: Finding) -> None:
+            found[name] = finding
+
+        made: dict[str, Any] = {"interval_s": 5.0, "timeout_s": 1.0, "rng": random.Random(1)}
+        prober = Prober(session, lambda: several, note, **made)
+        running = asyncio.ensure_future(prober.run())
+        async with asyncio.timeout(10):
+            while len(found) < 3:
+                await asyncio.sleep(0.01)
+        assert {name: finding.ok for name, finding in found.items()} == {"odd": True, "nameless": False, "long": False}
+        assert not running.done()
+        several.append(replica(str(server.make_url("")).rstrip("/"), "new"))
+        prober.look()
+        async with asyncio.timeout(0.4):  # less than a tick
+            while "new" not in found:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
