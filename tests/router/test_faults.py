@@ -274,3 +274,17 @@ async def test_fake_replica_counts_connections() -> None:
     assert (fake.connections, len(fake.calls)) == (1, 2)
     writer.close()
     await fake.stop()
+
+
+async def test_fake_replica_resets(plane: Plane) -> None:
+    """The double itself: a reset is a RST, not a FIN."""
+
+    async def resets(call: Call) -> None:
+        call.reset()
+
+    fake = await plane.add(resets)
+    reader, writer = await asyncio.open_connection("127.0.0.1", fake.port)
+    writer.write(request(CHAT))
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.read(), 5)
+    writer.close()

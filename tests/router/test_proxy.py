@@ -2,11 +2,12 @@
 
 import asyncio
 import dataclasses
+import itertools
 import json
 
 from router.model import Standing, Table
 from tests.router.conftest import MakePlane
-from tests.router.fakes import DONE, SSE_HEAD, Call, Plane, event, plain, read_reply, request
+from tests.router.fakes import DONE, SSE_HEAD, Call, Plane, event, plain, read_reply, request, reset
 
 CHAT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
 STREAM = b'{"model":"m","stream":true,"messages":[]}'
@@ -329,7 +330,10 @@ async def test_client_gone_frees_the_replica_in_every_phase_D1_D2(plane: Plane) 
         await call.send(SSE_HEAD + event("one"))
         await silent(call)
 
-    for script in (silent, streaming):
+    def gone(writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    for script, leave in itertools.product((silent, streaming), (gone, reset)):
         arrived.clear()
         freed.clear()
         plane.route(await plane.add(script))
@@ -337,7 +341,7 @@ async def test_client_gone_frees_the_replica_in_every_phase_D1_D2(plane: Plane) 
         writer.write(request(STREAM))
         await asyncio.wait_for(arrived.wait(), 5)
         began = asyncio.get_running_loop().time()
-        writer.transport.abort()
+        leave(writer)
         await asyncio.wait_for(freed.wait(), 5)
         assert asyncio.get_running_loop().time() - began < 1
         assert plane.in_flight() == 0
