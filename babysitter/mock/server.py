@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
+import struct
 import sys
 import time
 from collections import Counter
@@ -266,6 +268,8 @@ async def _misbehave(server: MockServer, request: web.Request, chunks: int) -> N
     if knobs.die_after_chunks == chunks:
         os._exit(knobs.exit_code)
     if knobs.reset_after_chunks == chunks and request.transport is not None:
+        linger = struct.pack("ii", 1, 0)  # without it, abort() sends a FIN
+        request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         request.transport.abort()
         raise ConnectionResetError("the mock resets on request")
     if knobs.hang_after_chunks == chunks:

@@ -111,6 +111,16 @@ async def test_reset_breaks_the_stream(client: Client) -> None:
         await answer.read()
 
 
+async def test_reset_is_a_reset_and_not_a_close(client: Client) -> None:
+    await turn(client, reset_after_chunks=0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    body = json.dumps(CHAT).encode()
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: m\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+
+
 async def test_stream_can_end_without_done(client: Client) -> None:
     await turn(client, close_without_done=True)
     assert "data: [DONE]" not in await read_stream(client)

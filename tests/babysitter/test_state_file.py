@@ -96,7 +96,6 @@ def test_symbolic_link_is_not_followed(file: StateFile, tmp_path: Path) -> None:
     assert reread(file) == {}
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a Linux kernel")
 def test_refused_write_is_told_and_the_old_file_is_whole_B9(file: StateFile, monkeypatch: pytest.MonkeyPatch) -> None:
     file.save({"status": "old"})
 

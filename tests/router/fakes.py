@@ -3,6 +3,8 @@
 import asyncio
 import os
 import random
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +31,12 @@ LIMITS = Limits(
     any_path=False,
     extra_paths=frozenset(),
 )
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection with a RST; `abort()` alone sends a FIN."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 @dataclass
@@ -59,7 +67,7 @@ class Call:
         self.writer.close()
 
     def reset(self) -> None:
-        self.writer.transport.abort()
+        reset(self.writer)
 
     async def until_gone(self) -> None:
         """Wait until the router closes the connection."""

@@ -1,7 +1,9 @@
 """Faults of whole replicas and of the router's own means, caused for real (FAILURES.md A1, A4, A19, D7, D19, D20, D30)."""
 
 import asyncio
+import hashlib
 import json
+import os
 import resource
 import signal
 import socket
@@ -14,9 +16,11 @@ import psutil
 import pytest
 from packaging.version import Version
 
+from router.keys import Key
 from tests.ports import free_port
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, Plane, event, plain, read_reply, request
+from tests.router.test_proxy import close_at_once
 from tests.router.test_process import Node, answer_ok, node, process, replica
 
 __all__ = ["node", "replica"]  # fixtures of the other file
@@ -35,6 +39,10 @@ def static_file(folder: Path, *ports: int) -> str:
 
 def mock(folder: Path, port: int, *flags: str) -> Any:
     return process("babysitter.mock", "--port", str(port), "--model", "m", *flags, cwd=folder)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.e2e
@@ -96,15 +104,33 @@ async def test_a_stopped_replica_leaves_by_our_probes_and_comes_back_by_them_A4(
             assert await node.chat() == 200
 
 
-async def test_one_clients_poison_does_not_eject_and_a_sick_replica_is_A19(plane: Plane) -> None:
-    async def errors(call: Call) -> None:
-        await call.send(plain(b'{"error":{}}', status=b"500 Internal Server Error"))
+async def errors(call: Call) -> None:
+    await call.send(plain(b'{"error":{}}', status=b"500 Internal Server Error"))
 
-    sick, well = await plane.add(errors), await plane.add(errors)
-    plane.route(sick, well)
+
+async def test_one_clients_poison_does_not_eject_A19(plane: Plane) -> None:
+    plane.route(await plane.add(errors), await plane.add(errors))
     for _ in range(30):
         assert (await plane.post(CHAT)).status == 500  # passed on: it may be the prompt's fault
     assert plane.engine.outliers.ejected(plane.engine.now()) == []
+
+
+async def test_a_replica_that_is_sick_for_two_clients_is_ejected_but_never_the_fleet_A19(plane: Plane) -> None:
+    keys = "one", "two"
+    plane.engine.set_keys(tuple(Key(name=key, sha256=hashlib.sha256(key.encode()).hexdigest()) for key in keys))
+
+    async def twenty(key: str) -> list[int]:
+        return [(await plane.post(CHAT, headers=f"authorization: Bearer {key}\r\n")).status for _ in range(20)]
+
+    sick, _ = plane.route(await plane.add(errors), await plane.add(answer_ok))
+    assert 500 in await twenty("one")
+    assert plane.engine.outliers.ejected(plane.engine.now()) == []
+    assert 500 in await twenty("two")
+    assert plane.engine.outliers.ejected(plane.engine.now()) == [sick.id]
+    assert await twenty("one") == [200] * 20
+    plane.route(await plane.add(errors), await plane.add(errors))
+    assert await twenty("one") + await twenty("two") == [500] * 40
+    assert len(plane.engine.outliers.ejected(plane.engine.now())) == 1
 
 
 async def test_a_replica_that_only_passes_probes_is_set_aside_A5(planes: MakePlane) -> None:
@@ -184,19 +210,24 @@ async def test_the_router_recovers_when_it_ran_out_of_descriptors_D19(plane: Pla
     writer.write(request(STREAM))
     await reader.readuntil(event("one"))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    opened: list[asyncio.StreamWriter] = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 6, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 20, hard))
+    taken: list[int] = []
     try:
-        for _ in range(10):
-            try:
-                opened.append((await asyncio.wait_for(plane.open(), 0.5))[1])
-            except (OSError, TimeoutError):
-                break
-        assert len(opened) < 10
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                taken.append(os.dup(0))
+        os.close(taken.pop())
+        before = len(plane.engine.clients)
+        late_reader, late_writer = await plane.open()  # the last descriptor is the client's own
+        late_writer.write(request(CHAT))
+        late = await read_reply(late_reader, wait_s=1)  # libuv closes what it cannot take
+        late_writer.close()
+        assert late.raw == b""
+        assert len(plane.engine.clients) == before
     finally:
+        for descriptor in taken:
+            os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for one in opened:
-            one.transport.abort()
     go.set()
     assert (await read_reply(reader)).raw.endswith(DONE)
     writer.close()
@@ -206,6 +237,35 @@ async def test_the_router_recovers_when_it_ran_out_of_descriptors_D19(plane: Pla
 
 def test_the_http_library_is_new_enough_D31() -> None:
     assert Version(version("aiohttp")) >= Version("3.14.3")
+
+
+async def test_replaced_replicas_leave_nothing_behind_D30(plane: Plane) -> None:
+    async def replace_it(number: int) -> None:
+        """A table with one new replica; what is held of the one before must go at once."""
+        before = plane.replicas[-1] if plane.replicas else None
+        fresh = await plane.add(close_at_once if number % 3 == 0 else answer_ok)
+        plane.route(fresh)
+        if before is not None:
+            async with asyncio.timeout(2):  # below the four seconds after which an idle connection is closed anyhow
+                while before._open:
+                    await asyncio.sleep(0.001)
+            plane.replicas.remove(before)
+            await before.stop()
+        assert (await plane.post(CHAT)).status == (200 if number % 3 else 502)
+
+    def held() -> tuple[int, int]:
+        return descriptors(), len(asyncio.all_tasks())
+
+    for number in range(1, 11):
+        await replace_it(number)
+    before = held()
+    for number in range(11, 311):
+        await replace_it(number)
+    async with asyncio.timeout(5):
+        while any(now > then for now, then in zip(held(), before, strict=True)):
+            await asyncio.sleep(0.01)
+    assert list(plane.engine._pools) == [endpoint.id for endpoint in plane.engine.table.endpoints]
+    assert plane.engine.outliers.quiet
 
 
 @pytest.mark.soak
@@ -277,3 +337,17 @@ async def test_fake_replica_counts_connections() -> None:
     assert (fake.connections, len(fake.calls)) == (1, 2)
     writer.close()
     await fake.stop()
+
+
+async def test_fake_replica_resets(plane: Plane) -> None:
+    """The double itself: a reset is a RST, not a FIN."""
+
+    async def resets(call: Call) -> None:
+        call.reset()
+
+    fake = await plane.add(resets)
+    reader, writer = await asyncio.open_connection("127.0.0.1", fake.port)
+    writer.write(request(CHAT))
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.read(), 5)
+    writer.close()

@@ -253,13 +253,33 @@ def test_chunks_decode_the_same_however_they_are_cut(payloads: list[bytes], data
     assert (out, chunked.ended, chunked.surplus) == (b"".join(payloads), True, b"")
 
 
+def payload_of(pieces: list[bytes]) -> tuple[bytes, bool, bytes] | None:
+    """What `pieces` carry, whether they end, and what follows; `None` when they are no chunks."""
+    chunked, payload = Chunked(), b""
+    for index, piece in enumerate(pieces):
+        try:
+            payload += b"".join(chunked.payload(piece))
+        except BadChunk:
+            return None
+        if chunked.ended:
+            return payload, True, chunked.surplus + b"".join(pieces[index + 1 :])
+    return payload, False, b""
+
+
+CHUNK_BYTES = st.lists(
+    st.sampled_from([b"2\r\nxy\r\n", b"0\r\n\r\n", b"0", b"1", b"a", b"\r\n", b"\r", b"\n", b";x", b"xy", b" "]),
+    max_size=12,
+).map(b"".join)
+
+
 @settings(max_examples=EXAMPLES * 4, deadline=None)
-@given(st.binary(max_size=60))
-def test_any_bytes_are_chunks_or_bad_chunks(raw: bytes) -> None:
-    chunked = Chunked()
+@given(st.binary(max_size=60) | CHUNK_BYTES, st.integers(0, 60))
+def test_any_bytes_are_the_same_chunks_or_bad_chunks_however_cut(raw: bytes, cut: int) -> None:
+    whole = payload_of([raw])
+    assert payload_of([raw[:cut], raw[cut:]]) == whole
     try:
-        if not chunked.passes_whole(raw):
-            chunked.payload(raw)
+        passes = Chunked().passes_whole(raw)
     except BadChunk:
-        return
-    assert chunked.ended in (True, False)
+        assert whole is None
+    else:
+        assert not passes or whole is not None

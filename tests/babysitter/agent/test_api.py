@@ -277,11 +277,11 @@ async def test_events_lead_from_a_snapshot_to_ready(client: Client) -> None:
     assert (names[0], names[-1]) == ("snapshot", "end")
     assert set(CONTRACT.split()) <= events[0][1].keys()
     assert events[-1][1] == {"replica_id": replica_id, "status": "ready", "reason": "the replica is ready"}
-    if events[0][1]["status"] != "ready":
-        last = [data for name, data in events if name == "status"][-1]
-        assert (last["status"], last["display_status"]) == ("ready", "Active")
-        assert [data["to"] for name, data in events if name == "transition"] == ["ready"]
-        assert ("log", {"stream": "worker", "line": "the light one runs"}) in events
+    assert events[0][1]["status"] != "ready"
+    last = [data for name, data in events if name == "status"][-1]
+    assert (last["status"], last["display_status"]) == ("ready", "Active")
+    assert [data["to"] for name, data in events if name == "transition"] == ["ready"]
+    assert ("log", {"stream": "worker", "line": "the light one runs"}) in events
 
 
 async def test_events_go_on_until_the_replica_is_stopped(client: Client) -> None:
