@@ -20,8 +20,8 @@ from router.keys import Key
 from tests.ports import free_port
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, Plane, event, plain, read_reply, request
-from tests.router.test_proxy import close_at_once
 from tests.router.test_process import Node, answer_ok, node, process, replica
+from tests.router.test_proxy import close_at_once
 
 __all__ = ["node", "replica"]  # fixtures of the other file
 CHAT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
@@ -213,7 +213,7 @@ async def test_the_router_recovers_when_it_ran_out_of_descriptors_D19(plane: Pla
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 20, hard))
     taken: list[int] = []
     try:
-        with pytest.raises(OSError, match="Too many open files"):
+        with pytest.raises(OSError, match="Too many open files"):  # noqa: PT012 - which of them fails is what is asked
             while True:
                 taken.append(os.dup(0))
         os.close(taken.pop())

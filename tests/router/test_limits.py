@@ -48,14 +48,14 @@ async def test_bodies_beyond_what_a_worker_may_hold_are_503(planes: MakePlane) -
     plane.route(await plane.add(answer))
     raw = request(CHAT.ljust(1000))
     reader, writer = await plane.open()
-    writer.write(raw[:-500])
+    writer.write(raw[:-100])
     async with asyncio.timeout(5):
-        while plane.engine.body_bytes != 1000:
+        while plane.engine.body_bytes != 900:  # what has come so far
             await asyncio.sleep(0.01)
     refused = await plane.send(raw, until_close=True)
     assert refused.status == 503
     assert b"too many request bodies" in refused.body
-    writer.write(raw[-500:])
+    writer.write(raw[-100:])
     assert (await read_reply(reader)).status == 200  # the one that was there first is none the worse
     writer.close()
     assert (await plane.send(raw, until_close=True)).status == 200
