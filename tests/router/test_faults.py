@@ -20,8 +20,8 @@ from router.keys import Key
 from tests.ports import free_port
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, Plane, event, plain, read_reply, request
-from tests.router.test_proxy import close_at_once
 from tests.router.test_process import Node, answer_ok, node, process, replica
+from tests.router.test_proxy import close_at_once
 
 __all__ = ["node", "replica"]  # fixtures of the other file
 CHAT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
@@ -43,6 +43,12 @@ def mock(folder: Path, port: int, *flags: str) -> Any:
 
 def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def take_descriptors(taken: list[int]) -> None:
+    """Take every one that is left; ends with the error that says so."""
+    while True:
+        taken.append(os.dup(0))
 
 
 @pytest.mark.e2e
@@ -211,8 +217,7 @@ async def test_the_router_recovers_when_it_ran_out_of_descriptors_D19(plane: Pla
     taken: list[int] = []
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            while True:
-                taken.append(os.dup(0))
+            take_descriptors(taken)
         os.close(taken.pop())
         before = len(plane.engine.clients)
         late_reader, late_writer = await plane.open()  # the last descriptor is the client's own
