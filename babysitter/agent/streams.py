@@ -141,11 +141,11 @@ async def happenings(keeper: Keeper, until: str | None, files: Mapping[str, LogF
     yield Event("snapshot", before)
     said_at = loop.time()
     while True:
+        after, moves_after = keeper.info(), _moves(keeper)  # before the logs: what was written until then is among them
         for name, file in files.items():
             for line in await asyncio.to_thread(file.lines):
                 said_at = loop.time()
                 yield Event("log", {"stream": name, "line": line})
-        after, moves_after = keeper.info(), _moves(keeper)
         for event in changes(before, after, moves_before=moves, moves_after=moves_after):
             said_at = loop.time()
             yield event

@@ -194,6 +194,15 @@ def test_server_over_its_memory_is_restarted_A16(tmp_path: Path) -> None:
         assert any("more than its 200 MiB" in cause for cause in causes)
 
 
+def test_server_over_its_soft_limit_is_degraded_and_goes_on_A16(tmp_path: Path) -> None:
+    backend = {"type": "mock", "models": ["m"]}
+    with running(tmp_path, backend=backend, top={"limits": {"memory_soft_mb": 1}}) as node:
+        node.start()
+        pid = node.ready()
+        until("degraded", lambda: node.report().get("degraded"))
+        assert (node.report()["replica_pid"], node.report()["restart_count"]) == (pid, 0)
+
+
 def test_log_is_rotated_and_its_size_bounded_A18(tmp_path: Path) -> None:
     backend = {"type": "mock", "models": ["m"], "args": ["--log-lines-per-s", "2000"]}
     logs = {"max_bytes": 20_000, "keep": 2, "check_s": 0.1}

@@ -1,7 +1,8 @@
 """A babysitter of a tenth of the weight: takes the lock, both ports and the calls of the real one, and runs no server.
 
 Standard library only, started with `python -I -S`. What it does is in the request's `full_config.light`: `exit` (a code
-to end with at once), `status` (the one it reaches, `ready`), `deaf` (it does not stop when told to).
+to end with at once), `status` (the one it reaches, `ready`), `deaf` (it does not stop when told to), `after` (a file: it is
+ready once that is there).
 """
 
 import fcntl
@@ -9,6 +10,7 @@ import json
 import os
 import socket
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -85,6 +87,8 @@ def main() -> None:
     sys.stderr.write("the light one runs\n")
     sys.stderr.flush()
     (HOME / "replica_stdout.log").write_text("one\ntwo\nthree\n")
+    while "after" in HOW and not Path(HOW["after"]).exists():
+        time.sleep(0.01)
     status = HOW.get("status", "ready")
     shown = f"http://node:{PORT}" if status == "ready" else "NA"
     write(status, endpoint=shown, base_url=f"http://127.0.0.1:{PORT + 1}", error_message=HOW.get("error"))

@@ -29,11 +29,18 @@ async def answer_of(client: Client, method: str, path: str, **more: Any) -> tupl
         return answer.status, await answer.json()
 
 
-async def events_of(client: Client, replica_id: str, query: str = "") -> list[tuple[str, Any]]:
-    """All events of a stream that ends."""
+async def events_of(
+    client: Client, replica_id: str, query: str = "", *, logged: Path | None = None
+) -> list[tuple[str, Any]]:
+    """All events of a stream that ends; the file `logged` is made once a line of a log is among them."""
     async with asyncio.timeout(WAIT_S), client.get(f"{REPLICAS}/{replica_id}/events{query}") as answer:
         assert answer.content_type == "text/event-stream"
-        text = (await answer.read()).decode()
+        raw = b""
+        async for piece in answer.content.iter_any():
+            raw += piece
+            if logged is not None and b"event: log" in raw:
+                logged.touch()
+    text = raw.decode()
     blocks = [block.split("\n") for block in text.split("\n\n") if block.startswith("id: ")]
     assert [lines[0] for lines in blocks] == [f"id: {number}" for number in range(1, len(blocks) + 1)]
     return [(lines[1].removeprefix("event: "), json.loads(lines[2].removeprefix("data: "))) for lines in blocks]
@@ -270,9 +277,10 @@ async def test_calls_need_the_token_but_for_the_health(start_agent: StartAgent) 
     assert (await answer_of(client, "GET", REPLICAS, headers=[good]))[0] == 200
 
 
-async def test_events_lead_from_a_snapshot_to_ready(client: Client) -> None:
-    replica_id = await create(client)
-    events = await events_of(client, replica_id, "?until=ready&logs=worker")
+async def test_events_lead_from_a_snapshot_to_ready(client: Client, tmp_path: Path) -> None:
+    logged = tmp_path / "logged"
+    replica_id = await create(client, full_config={"light": {"after": str(logged)}})
+    events = await events_of(client, replica_id, "?until=ready&logs=worker&tail=10", logged=logged)
     names = [name for name, _ in events]
     assert (names[0], names[-1]) == ("snapshot", "end")
     assert set(CONTRACT.split()) <= events[0][1].keys()
