@@ -1,9 +1,8 @@
 """Counters shared by all processes of a router: one memory map, a row per endpoint, a block per process in each row.
 
-A worker has two blocks, for itself and its successor: while one drains, the other serves. So every cell has one writer:
-the process that owns its block (the ejection cell of a row is the exception: any worker may
-write it, and the last one wins). So there are no locks, the counters survive a worker's death, and whoever reads sees
-the whole router. Reading a cell while it is written is safe: an aligned 8-byte store is one instruction.
+A worker has two blocks, for itself and its successor: while one drains, the other serves. So every cell has one writer,
+the process that owns its block (the ejection cell of a row is the exception: any worker may write it, and the last one
+wins). There are no locks, the counters survive a worker's death, and whoever reads sees the whole router. Reading a cell while it is written is safe: an aligned 8-byte store is one instruction.
 """
 
 import mmap
@@ -45,6 +44,8 @@ FIRST_BYTE, GAP, DURATION, QUEUE_WAIT = (_HISTOGRAMS + number * _HISTOGRAM_CELLS
 FIELDS = _HISTOGRAMS + 4 * _HISTOGRAM_CELLS
 RING_CELLS = 1 << 17
 """Of each worker's ring of placements (`sharing.py`): 1 MiB."""
+BLOCKS_EACH = 2
+"""Of one worker: its own, and its successor's."""
 _EJECTED_UNTIL_MS = 0
 _ROW_HEAD = 2
 """Cells at the front of a row that belong to no worker."""

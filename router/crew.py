@@ -18,7 +18,7 @@ from common.http.serve import Address, explain_bind
 from common.service import ConfigurationError
 from common.tasks import TaskFailed, TaskScope
 from router import feed
-from router.board import Board, Shape
+from router.board import BLOCKS_EACH, Board, Shape
 from router.keys import Key
 from router.model import Table
 from router.settings import RouterSettings
@@ -71,7 +71,7 @@ class Crew:
         self._environment = environment
         self._control_path = control_path
         self._scope = scope
-        self._shape = Shape(settings.max_endpoints, 2 * settings.workers)
+        self._shape = Shape(settings.max_endpoints, BLOCKS_EACH * settings.workers)
         self._board_fd = Board.create(self._shape)
         self.board = Board(self._board_fd, self._shape)
         self._sockets: list[socket.socket] = []
@@ -213,11 +213,12 @@ class Crew:
         """The one of the slot's two blocks that nobody counts in; waits for one that still drains."""
         while True:
             held = {member.block: member for member in self._alive}
-            for block in (2 * index, 2 * index + 1):
+            own = range(BLOCKS_EACH * index, BLOCKS_EACH * (index + 1))
+            for block in own:
                 if block not in held:
                     return block
             present = self._members.get(index)
-            await next(held[block] for block in (2 * index, 2 * index + 1) if held[block] is not present).over.wait()
+            await next(held[block] for block in own if held[block] is not present).over.wait()
 
     async def _spawn(self, index: int) -> _Member:
         block = await self._free_block(index)

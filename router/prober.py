@@ -121,12 +121,7 @@ class Prober:
         try:
             async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as answer:
                 return answer.status, await answer.content.read(_ANSWER_LIMIT_BYTES)
-        except (
-            aiohttp.ClientError,
-            TimeoutError,
-            OSError,
-            ValueError,
-        ) as error:  # ValueError: a host that cannot be one
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a host that cannot be one
             log.debug("probe.no_answer", url=url, reason=repr(error))
             return None, b""
 
@@ -135,7 +130,7 @@ def model_ids(content: bytes) -> tuple[str, ...] | None:
     """Ids of an OpenAI model list (`{"data":[…]}`) or a bare list; None when it is neither."""
     try:
         value = msgspec.json.decode(content)
-    except (msgspec.DecodeError, ValueError, RecursionError):  # no JSON, no UTF-8, or deeper than anybody means
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, or deeper than anybody means
         return None
     items = value.get("data") if isinstance(value, dict) else value
     if not isinstance(items, list):

@@ -19,7 +19,7 @@ from common.tasks import TaskScope
 from common.tracing import open_tracing
 from router import board as cells
 from router import feed
-from router.board import Board, Shape
+from router.board import BLOCKS_EACH, Board, Shape
 from router.model import Endpoint, Table
 from router.policy.choose import Chooser
 from router.policy.fleet import Fleet
@@ -85,7 +85,7 @@ async def serve(feed_fd: int, board_fd: int, socket_fd: int, *, is_compiled: boo
     listening = socket.socket(fileno=socket_fd)
     listening.settimeout(0)
     async with TaskScope(f"worker{plan.index}") as scope:
-        board = Board(board_fd, Shape(plan.slots, 2 * plan.workers), plan.block)
+        board = Board(board_fd, Shape(plan.slots, BLOCKS_EACH * plan.workers), plan.block)
         engine = Engine(
             limits=limits_of(settings),
             board=board,

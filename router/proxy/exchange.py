@@ -23,7 +23,7 @@ from router.policy.replica_view import Placement
 from router.proxy import answers, gate
 from router.proxy.attempt import BUSY, Attempt
 from router.proxy.explain import explain
-from router.proxy.head import BodyKind, RequestHead, ResponseHead
+from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.paths import PROXIED, EndMark, upstream_path
 from router.proxy.relay import Relay
 from router.retry import budget_allows
@@ -230,7 +230,7 @@ class Exchange:
     def _follow_rules(self) -> None:
         """Become a request for the model that the name leads to: an alias's part, or a fallback."""
         engine, model = self._engine, self._facts.model
-        if model is None or self.head.kind is BodyKind.FORM:
+        if model is None or self.head.is_form:
             return
         target = engine.chooser.resolve(model, self._facts.affinity, engine.is_ready)
         if target != model:

@@ -7,7 +7,7 @@ from router.facts import BadBody, Wanted, forwarded_affinity, read_json, read_mu
 from router.keys import Key, Refusal
 from router.model import Facts
 from router.policy.models import POLICIES
-from router.proxy.head import BodyKind, RequestHead
+from router.proxy.head import RequestHead
 from router.proxy.paths import Operation, is_control
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def facts_of(engine: "Engine", head: RequestHead, body: bytes, operation: Operat
     try:
         if operation is None and (not body or head.method != b"POST"):
             return Facts(affinity=forwarded)
-        if head.kind is BodyKind.FORM:
+        if head.is_form:
             return read_multipart(body, forwarded=forwarded)
         wanted = wanted_of(engine, head) if engine.wants_more else None
         return read_json(body, want_text=engine.has_cache_types, forwarded=forwarded, wanted=wanted)

@@ -6,7 +6,6 @@ parsed only once it is whole, by a parser used for that head alone; bodies are f
 
 import re
 from collections.abc import Callable
-from enum import Enum
 
 import httptools
 import msgspec
@@ -38,14 +37,6 @@ class BadHead(ValueError):
         self.status = status
 
 
-class BodyKind(Enum):
-    """What the body is, by its Content-Type."""
-
-    JSON = "json"
-    FORM = "form"
-    OTHER = "other"
-
-
 class RequestHead(msgspec.Struct):
     """A request's head, shared by all requests whose heads are alike: never changed after it was parsed.
 
@@ -64,7 +55,7 @@ class RequestHead(msgspec.Struct):
     transfer_encoding: bytes | None = None
     host: bytes | None = None
     expects_continue: bool = False
-    kind: BodyKind = BodyKind.OTHER
+    is_form: bool = False
     user_agent: bytes | None = None
     forwarded_for: bytes | None = None
     request_id: bytes | None = None
@@ -242,9 +233,9 @@ def _content_encoding(_head: RequestHead, value: bytes) -> None:
 def _content_type(head: RequestHead, value: bytes) -> None:
     kind = value.lower()
     if kind.startswith(b"multipart/form-data"):
-        head.kind = BodyKind.FORM
+        head.is_form = True
     elif kind.startswith(b"application/json"):
-        head.kind = BodyKind.JSON
+        head.is_form = False
 
 
 def _expect(head: RequestHead, value: bytes) -> None:

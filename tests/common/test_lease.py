@@ -47,6 +47,13 @@ async def calls(registry: FakeRegistry, count: int) -> list[tuple[str, str]]:
     return [(asked.method, asked.path) for asked in found]
 
 
+async def registered(registry: FakeRegistry, lease: Lease) -> None:
+    """Wait until it has registered, and beaten once."""
+    await calls(registry, 1)
+    lease.wake()
+    await calls(registry, 1)
+
+
 async def test_a_lease_registers_then_renews(registry: FakeRegistry, session: aiohttp.ClientSession) -> None:
     async with kept(make(session, registry.url, interval_s=0.01)):
         assert await calls(registry, 3) == [REGISTER, RENEW, RENEW]
@@ -153,9 +160,7 @@ async def test_a_lease_without_anything_to_register_waits_until_woken(
 async def test_leaving_removes_the_record_once(registry: FakeRegistry, session: aiohttp.ClientSession) -> None:
     lease = make(session, registry.url)
     async with kept(lease):
-        await calls(registry, 1)
-        lease.wake()
-        await calls(registry, 1)
+        await registered(registry, lease)
     await lease.leave()
     await lease.leave()
     assert await calls(registry, 1) == [LEAVE]
@@ -167,9 +172,7 @@ async def test_who_left_is_not_registered_again_by_the_loop_that_still_runs(
 ) -> None:
     lease = make(session, registry.url)
     async with kept(lease):
-        await calls(registry, 1)
-        lease.wake()
-        await calls(registry, 1)
+        await registered(registry, lease)
         await lease.leave()
         assert await calls(registry, 1) == [LEAVE]
         lease.wake()
@@ -216,9 +219,7 @@ async def test_leaving_while_the_registry_is_away_is_no_error(
 ) -> None:
     lease = make(session, registry.url)
     async with kept(lease):
-        await calls(registry, 1)
-        lease.wake()
-        await calls(registry, 1)
+        await registered(registry, lease)
     registry.script.append(503)
     await lease.leave()
     assert lease.registered_as is None
