@@ -1,9 +1,16 @@
 #!/usr/bin/env bash
-# Check and test everything: script/test.sh [PYTEST-ARGUMENTS…]. Makes the same environment as launch_all.sh first.
+# Check and test everything: script/test.sh [--all] [PYTEST-ARGUMENTS…]. Makes the same environment as launch_all.sh first.
+#
+#   --all   also what takes minutes: real clients, engines, containers and a booted systemd (the marker "world")
 
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
+ALL=""
+if [[ ${1:-} == --all ]]; then
+  ALL=yes
+  shift
+fi
 "$SVC_ROOT/script/setup.sh" dev
 cd "$SVC_ROOT"
 export PATH="$SVC_VENV/bin:$PATH"
@@ -30,6 +37,8 @@ say "== pytest"
 # A worker that dies ends the run: xdist would wait for ever for the rest of its file.
 run_tests() { python -m pytest -n 2 --dist loadfile --max-worker-restart 0 "$@"; }
 run_tests "$@"
+# Those of the world one after the other: each loads the machine by itself.
+if [[ -n $ALL ]]; then python -m pytest -m world --timeout 1800 "$@"; fi
 if (($# == 0)) && python -m router.compiled >/dev/null 2>&1; then
-  step run_tests -q -p tests.compiled -m 'not e2e and not soak' tests/router
+  step run_tests -q -p tests.compiled -m 'not e2e and not soak and not world' tests/router
 fi
