@@ -1,0 +1,107 @@
+"""llama.cpp's server for tests of the `world`: a real engine that nobody here wrote, in an environment of its own.
+
+    with llama_cpp.serving() as engine:
+        ask(f"{engine.url}/v1/models")
+
+The environment (127 MB, some seconds) and a model of random weights are made once, under `data/engines`.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.ports import free_port
+
+HERE = Path(__file__).resolve().parent
+VERSION = "2026.10.11549"
+FOLDER = HERE.parents[1] / "data" / "engines" / f"llama_cpp-{VERSION}"
+PACKAGES = (f"xllamacpp=={VERSION}", "gguf==0.19.0", "numpy>=2")
+INSTALL_S, START_S, END_S = 600.0, 120.0, 30.0
+"""Generous: only a failure reaches them."""
+
+
+@dataclass(frozen=True)
+class LlamaCpp:
+    """One running server."""
+
+    url: str
+    port: int
+    model: str
+    pid: int
+    log: Path
+
+
+def python() -> Path:
+    """The interpreter that has xllamacpp; makes it the first time.
+
+    Raises:
+        CalledProcessError: It cannot be installed.
+    """
+    found, done = FOLDER / "bin" / "python", FOLDER / "installed"
+    FOLDER.parent.mkdir(parents=True, exist_ok=True)
+    with (FOLDER.parent / f"{FOLDER.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test workers may ask at once
+        if not done.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(FOLDER)], check=True, timeout=INSTALL_S)
+            install = [str(found), "-m", "pip", "install", "-q", "--disable-pip-version-check", *PACKAGES]
+            subprocess.run(install, check=True, timeout=INSTALL_S)
+            done.touch()
+    return found
+
+
+def model() -> Path:
+    """The tiny model's file; makes it the first time."""
+    path = FOLDER / "tiny.gguf"
+    interpreter = python()
+    if not path.exists():
+        begun = FOLDER / f"tiny.{os.getpid()}.gguf"
+        subprocess.run([str(interpreter), str(HERE / "tiny_gguf.py"), str(begun)], check=True, timeout=INSTALL_S)
+        begun.rename(path)
+    return path
+
+
+@contextlib.contextmanager
+def serving(alias: str = "tiny", port: int | None = None, **params: object) -> Iterator[LlamaCpp]:
+    """A server that is ready, on a free port of loopback; it is gone afterwards.
+
+    Args:
+        alias: The model's name.
+        port: Where it listens; None takes a free one.
+        params: Further members of xllamacpp's `CommonParams`, such as `api_keys=["k"]` or `n_parallel=1`.
+    """
+    port = port or free_port()
+    settings = {"model": str(model()), "alias": alias, "port": port, "n_ctx": 4096, "n_parallel": 2, **params}
+    with tempfile.TemporaryDirectory(prefix="llama-cpp-") as folder:
+        log = Path(folder) / "log"
+        argv = [str(python()), str(HERE / "llama_cpp_server.py"), json.dumps(settings)]
+        with log.open("wb") as out, subprocess.Popen(argv, stdout=out, stderr=out, cwd=folder) as process:
+            engine = LlamaCpp(f"http://127.0.0.1:{port}", port, alias, process.pid, log)
+            try:
+                _await_ready(engine, process)
+                yield engine
+            finally:
+                process.terminate()
+                try:
+                    process.wait(END_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+
+def _await_ready(engine: LlamaCpp, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            urllib.request.urlopen(f"{engine.url}/health", timeout=5).close()  # noqa: S310 - our own URL
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"llama.cpp is not ready; its log ends with:\n{engine.log.read_text()[-2000:]}")
