@@ -25,3 +25,23 @@ def make_session(*, timeout_s: float, connect_timeout_s: float = 2.0, limit: int
         trust_env=False,
         headers={"User-Agent": f"inference-svc/{__version__}"},
     )
+
+
+class AnswerTooLarge(aiohttp.ClientPayloadError):
+    """A body was longer than its reader allows."""
+
+
+async def read_bounded(answer: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+    """The whole body of `answer`, which one `read(n)` is not: it gives what has come so far (W14).
+
+    Raises:
+        AnswerTooLarge: It is longer than `limit_bytes`.
+        aiohttp.ClientError: The connection broke.
+    """
+    parts, size = [], 0
+    async for part in answer.content.iter_any():
+        size += len(part)
+        if size > limit_bytes:
+            raise AnswerTooLarge(f"a body of more than {limit_bytes} bytes")
+        parts.append(part)
+    return b"".join(parts)

@@ -1,8 +1,11 @@
+import asyncio
+
+import pytest
 from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpServer
 
 from common import __version__
-from common.http.client import make_session
+from common.http.client import AnswerTooLarge, make_session, read_bounded
 
 
 async def test_the_session_names_itself_keeps_no_cookies_and_ignores_proxies(aiohttp_server: AiohttpServer) -> None:
@@ -29,3 +32,23 @@ async def test_the_session_names_itself_keeps_no_cookies_and_ignores_proxies(aio
 async def test_the_session_has_the_timeouts_asked_for() -> None:
     async with make_session(timeout_s=7, connect_timeout_s=1) as session:
         assert (session.timeout.total, session.timeout.sock_connect) == (7, 1)
+
+
+async def test_body_that_comes_in_many_packets_is_read_whole_and_bounded_W14(aiohttp_server: AiohttpServer) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(5):
+            await response.write(b"12345")
+            await asyncio.sleep(0.01)
+        return response
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    server = await aiohttp_server(app)
+    async with make_session(timeout_s=2) as session:
+        async with session.get(server.make_url("/")) as reply:
+            assert await read_bounded(reply, 25) == b"12345" * 5
+        async with session.get(server.make_url("/")) as reply:
+            with pytest.raises(AnswerTooLarge, match="more than 24 bytes"):
+                await read_bounded(reply, 24)
