@@ -27,6 +27,7 @@ from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.headers import CREDENTIALS, FORWARDED
 from router.proxy.heads import Heads, request_heads, response_heads
 from router.proxy.upstream import Pool, Upstream
+from router.retry import RetryBudget
 
 if TYPE_CHECKING:
     from router.proxy.downstream import Downstream
@@ -84,7 +85,7 @@ class Engine:
     exchanges: "set[Exchange]" = field(default_factory=set)
     clients: "set[Downstream]" = field(default_factory=set)
     body_bytes: int = 0
-    retrying: int = 0
+    retries: RetryBudget = field(default_factory=RetryBudget)
     draining: bool = False
     workers: int = 1
     """Of this router; each has its part of a key's rate."""

@@ -26,7 +26,6 @@ from router.proxy.explain import explain
 from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.paths import PROXIED, EndMark, upstream_path
 from router.proxy.relay import Relay
-from router.retry import budget_allows
 
 if TYPE_CHECKING:
     from router.proxy.downstream import Downstream
@@ -62,7 +61,6 @@ class Exchange:
     peers: Sequence[Endpoint] = ()
     _attempt: Attempt | None = None
     _attempts = 0
-    _retries = 0
     _status = 0
     _tried: tuple[str, ...] = ()
     _relay: Relay | None = None
@@ -224,6 +222,8 @@ class Exchange:
             engine.board.observe(engine.control.slot, cells.QUEUE_WAIT, self.dequeued_at - self._queued_at)
             self._queued_at = 0.0
         chooser, facts, now = engine.chooser, self._facts, engine.now()
+        if not self._tried:
+            engine.retries.note_request(now)
         endpoint = candidates[0] if len(candidates) == 1 else chooser.pick(candidates, facts, now)
         self._ask(endpoint, chooser.placed(endpoint, facts, now))
 
@@ -232,7 +232,10 @@ class Exchange:
         engine, model = self._engine, self._facts.model
         if model is None or self.head.is_form:
             return
-        target = engine.chooser.resolve(model, self._facts.affinity, engine.is_ready)
+        key = self._facts.affinity
+        if key is not None and not key.startswith("key:"):
+            key = None  # an address may be everybody's behind a proxy: all of them would be one part's
+        target = engine.chooser.resolve(model, key, engine.is_ready)
         if target != model:
             before = len(self.body)
             self.body = with_model(self.body, target)
@@ -260,8 +263,7 @@ class Exchange:
 
     def _retry(self, *, charged: bool) -> None:
         if charged:
-            self._retries += 1
-            self._engine.retrying += 1
+            self._engine.retries.note_retry()
         self.choose()
 
     def _can_retry(self, *, charged: bool) -> bool:
@@ -271,7 +273,7 @@ class Exchange:
             return False
         if self._attempts > engine.limits.max_retries or self.peers == (engine.control,):
             return False
-        if charged and not budget_allows(engine.retrying, len(engine.exchanges)):
+        if charged and not engine.retries.allows(engine.now()):
             return False
         model = self._facts.model
         return bool(engine.candidates(engine.peers(model), model, self._tried))
@@ -311,7 +313,6 @@ class Exchange:
         engine = self._engine
         engine.exchanges.discard(self)
         engine.body_bytes -= len(self.body)
-        engine.retrying -= self._retries
         share = engine.limits.access_log_sample
         if share and random.random() < share:  # noqa: S311 - a sample, no secret
             engine.log_lines.append(self._log_line())

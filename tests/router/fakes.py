@@ -191,7 +191,6 @@ class Plane:
         assert not self.engine.exchanges
         assert self.in_flight() == 0
         assert self.engine.body_bytes == 0
-        assert self.engine.retrying == 0
 
     async def add(self, script: Script) -> FakeReplica:
         replica = await FakeReplica(script).start()

@@ -8,7 +8,7 @@ from router.outlier import Outliers, Verdict
 from router.policy import affinity, cache_type
 from router.policy.choose import Chooser
 from router.policy.round_robin import CREDIT_LIMIT, RoundRobin
-from router.retry import budget_allows
+from router.retry import RetryBudget
 
 
 def endpoint(name: str, weight: float = 1.0, **more: object) -> Endpoint:
@@ -69,6 +69,36 @@ def test_the_order_of_the_rules_is_cache_type_key_rotation() -> None:
     long = [chooser.pick(pool, Facts(text_bytes=11), 0.0).name for _ in range(4)]
     assert sorted(long) == ["s1", "s1", "s2", "s2"]
     assert len({chooser.pick(pool, Facts(text_bytes=11, affinity="key:a"), 0.0).name for _ in range(9)}) == 1
+
+
+def test_a_key_holds_only_while_its_replica_is_not_far_above_the_mean_W12() -> None:
+    pool = [endpoint(name) for name in "abcd"]
+    in_flight: Counter[str] = Counter()
+    chooser = Chooser(rng=random.Random(1), in_flight=lambda one: in_flight[one.id])
+    keyed = Facts(affinity="addr:10.0.0.1|app")
+    owner = chooser.pick(pool, keyed, 0.0)
+    in_flight[owner.id] = 1
+    assert chooser.pick(pool, keyed, 0.0) == owner
+    assert chooser.explain(pool, keyed, 0.0)[0] == "affinity"
+    for one in pool:
+        in_flight[one.id] = 40
+    in_flight[owner.id] = 50  # a mean of 42.5: a quarter above it is more than two
+    assert chooser.pick(pool, keyed, 0.0) == owner
+    in_flight[owner.id] = 56
+    spilled = [chooser.pick(pool, keyed, 0.0).name for _ in range(8)]
+    assert len(set(spilled)) > 1
+    assert chooser.explain(pool, keyed, 0.0)[0] == "cost"
+
+
+def test_the_bound_of_a_key_follows_weights_W12() -> None:
+    heavy, light = endpoint("a", 3), endpoint("b", 1)
+    in_flight = {heavy.id: 33, light.id: 8}
+    chooser = Chooser(rng=random.Random(1), in_flight=lambda one: in_flight[one.id])
+    keys = [Facts(affinity=f"key:{number}") for number in range(40)]
+    owners = {affinity.pick(str(facts.affinity), [heavy, light]).name for facts in keys}
+    assert owners == {"a", "b"}
+    rules = {chooser.explain([heavy, light], facts, 0.0)[0] for facts in keys}
+    assert rules == {"affinity"}  # three quarters of the load is the heavy one's own share
 
 
 def test_candidates_fresh_before_suspect_before_panic_D6() -> None:
@@ -146,6 +176,34 @@ def test_memory_of_gone_endpoints_is_dropped() -> None:
     assert outliers.ejected(0.0) == []
 
 
-def test_retry_budget_is_a_fifth_and_at_least_three() -> None:
-    assert [budget_allows(n, 0) for n in (0, 2, 3)] == [True, True, False]
-    assert [budget_allows(n, 50) for n in (9, 10)] == [True, False]
+def retried(budget: RetryBudget, now: float) -> int:
+    """How many retries it allows one after the other at `now`."""
+    count = 0
+    while budget.allows(now):
+        budget.note_retry()
+        count += 1
+    return count
+
+
+def test_retry_budget_is_a_fifth_of_ten_seconds_and_half_a_one_a_second_W23() -> None:
+    budget = RetryBudget()
+    assert retried(budget, 0.0) == 5
+    for number in range(100):
+        budget.note_request(number / 20)
+    assert retried(budget, 5.0) == 20
+    assert retried(budget, 9.9) == 0
+    assert retried(budget, 10.0) == 5 - 4  # those of the first second are out, with a fifth of its twenty requests
+    assert retried(budget, 1000.0) == 5
+
+
+def test_retry_budget_holds_when_answers_are_instant_W23() -> None:
+    """Every request is refused at once, so that there is never more than one in flight."""
+    budget, retries = RetryBudget(), 0
+    for number in range(1000):
+        now = number / 100
+        budget.note_request(now)
+        for _ in range(2):
+            if budget.allows(now):
+                budget.note_retry()
+                retries += 1
+    assert 200 <= retries <= 205

@@ -304,6 +304,17 @@ async def test_retries_stay_within_their_budget_D8(plane: Plane) -> None:
     assert sum(len(replica.calls) for replica in replicas) <= 65
 
 
+async def test_retries_stay_within_their_budget_when_refusals_are_instant_W23(plane: Plane) -> None:
+    replicas = [await plane.add(answer_503) for _ in range(3)]
+    plane.route(*replicas)
+    reader, writer = await plane.open()
+    for _ in range(200):
+        writer.write(request(CHAT, headers="connection: keep-alive\r\n"))
+        assert (await read_reply(reader)).status == 503
+    writer.close()
+    assert 200 < sum(len(replica.calls) for replica in replicas) <= 200 * 1.2 + 5
+
+
 async def test_stale_keepalive_is_silent_D9(plane: Plane) -> None:
     async def answer_then_close(call: Call) -> None:
         await answer_ok(call)
