@@ -104,7 +104,8 @@ class RouterSettings(TracedSettings):
     )
     sticky_keys: bool = option(
         True,
-        "Requests with a prompt_cache_key, or else a forwarded address, stay with one replica, whatever the policy.",
+        "Requests with a prompt_cache_key, or else a forwarded address, stay with one replica while it is not far above "
+        "the mean, whatever the policy.",
     )
     allow_policy_header: bool = option(False, "Let clients choose a policy per request (X-Routing-Policy).")
     session_header: str = option("x-session-id", "Request header that names a session, for the policy `session`.")

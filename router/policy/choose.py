@@ -26,7 +26,7 @@ class Chooser:
         rules: What is set per model.
         fleet: What is believed of the replicas.
         cache_type_threshold_bytes: See `cache_type`.
-        sticky_keys: Requests with an affinity go where it leads, whatever the policy.
+        sticky_keys: Requests with an affinity go where it leads while that replica has room, whatever the policy.
         slow_start_s: See `slow_start`.
     """
 
@@ -103,12 +103,10 @@ class Chooser:
     def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint:
         """One of `candidates` (at least one)."""
         candidates = self._narrowed(candidates, facts, now)
-        policy = self.policy(facts.model, facts.policy)
-        if facts.affinity is not None and self._sticky_keys and facts.policy is None and policy.name != "session":
-            return affinity.pick(facts.affinity, candidates)
         if len(candidates) == 1:
             return candidates[0]
-        return policy.pick(candidates, facts, now, self._rng)
+        policy = self.policy(facts.model, facts.policy)
+        return self._held(candidates, facts, policy) or policy.pick(candidates, facts, now, self._rng)
 
     def placed(self, endpoint: Endpoint, facts: Facts, now: float) -> Placement | None:
         """A request goes to `endpoint`; None where nobody needs to know."""
@@ -128,10 +126,20 @@ class Chooser:
         """The rule that decides, every remaining candidate's inputs by id, and whom it would take (None: by chance)."""
         candidates = self._narrowed(candidates, facts, now)
         policy = self.policy(facts.model, facts.policy)
-        if facts.affinity is not None and self._sticky_keys and facts.policy is None and policy.name != "session":
+        holder = self._held(candidates, facts, policy)
+        if holder is not None and facts.affinity is not None:
             wishes = {one.id: {"score": -affinity.score(facts.affinity, one)} for one in candidates}
-            return "affinity", wishes, affinity.pick(facts.affinity, candidates)
+            return "affinity", wishes, holder
         return policy.name, policy.scores(candidates, facts, now), policy.peek(candidates, facts, now)
+
+    def _held(self, candidates: Sequence[Endpoint], facts: Facts, policy: Policy) -> Endpoint | None:
+        """The replica that the request's key leads to, while it has room for it; None leaves it to the policy."""
+        key = facts.affinity
+        if key is None or not self._sticky_keys or facts.policy is not None or policy.name == "session":
+            return None
+        owner = affinity.pick(key, candidates)
+        mean = affinity.mean_per_weight(candidates, self._in_flight) * owner.weight
+        return owner if affinity.has_room(self._in_flight(owner), mean) else None
 
     def _narrowed(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Sequence[Endpoint]:
         if facts.text_bytes is not None:

@@ -1,8 +1,7 @@
 """PURE. The same session goes to the same replica, as long as that one is not overloaded.
 
-Rendezvous hashing orders the replicas for every key (`affinity.py`); the first whose load is within bounds gets it: at most
-a quarter above the mean per weight, or two requests (Mirrokni, Thorup and Zadimoghaddam, 2018). A request without a key
-goes by `other`.
+Rendezvous hashing orders the replicas for every key, and the first whose load is within the bound gets it (both in
+`affinity.py`). A request without a key goes by `other`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,9 +9,6 @@ from collections.abc import Callable, Sequence
 from router.model import Endpoint, Facts
 from router.policy import affinity
 from router.policy.rule import Policy, Rng, Scores
-
-LOAD_FACTOR = 1.25
-SPARE_REQUESTS = 2.0
 
 
 class Session:
@@ -43,12 +39,12 @@ class Session:
 
     def _owner(self, key: str, candidates: Sequence[Endpoint]) -> Endpoint:
         owner = affinity.pick(key, candidates)
-        bound = self._bound(candidates)
-        if self._in_flight(owner) < bound * owner.weight + SPARE_REQUESTS:
+        mean = affinity.mean_per_weight(candidates, self._in_flight)
+        if affinity.has_room(self._in_flight(owner), mean * owner.weight):
             return owner
         ordered = sorted(candidates, key=lambda endpoint: affinity.score(key, endpoint), reverse=True)
         for endpoint in ordered:
-            if self._in_flight(endpoint) < bound * endpoint.weight + SPARE_REQUESTS:
+            if affinity.has_room(self._in_flight(endpoint), mean * endpoint.weight):
                 return endpoint
         return owner
 
@@ -56,16 +52,11 @@ class Session:
         """How much the session wants each (negative: the least wins), and what each has; 1 for out of bounds."""
         if facts.session is None:
             return self._other.scores(candidates, facts, now)
-        bound = self._bound(candidates)
+        mean = affinity.mean_per_weight(candidates, self._in_flight)
         found: Scores = {}
         for endpoint in candidates:
             requests = self._in_flight(endpoint)
-            full = requests >= bound * endpoint.weight + SPARE_REQUESTS
+            full = not affinity.has_room(requests, mean * endpoint.weight)
             wish = affinity.score(facts.session, endpoint)
             found[endpoint.id] = {"score": 1.0 if full else -wish, "wish": wish, "requests": requests}
         return found
-
-    def _bound(self, candidates: Sequence[Endpoint]) -> float:
-        """Requests per weight above which a replica has too many."""
-        weights = sum([endpoint.weight for endpoint in candidates])
-        return LOAD_FACTOR * sum(map(self._in_flight, candidates)) / weights if weights else 0.0

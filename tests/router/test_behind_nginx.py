@@ -1,0 +1,67 @@
+"""A real nginx in front of the router, as it is set up everywhere: it names the client's address in X-Forwarded-For."""
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+from openai import AsyncOpenAI
+
+from bench.router.peers import Debian
+from tests.ports import free_port, is_free
+from tests.router.fakes import Call, Plane, plain
+
+CONFIG = """\
+daemon off; pid {folder}/pid; error_log {folder}/error.log;
+events {{ }}
+http {{
+  access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
+  fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://127.0.0.1:{backend};
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    }}
+  }}
+}}
+"""
+ANSWER = b'{"id":"1","object":"chat.completion","created":1,"model":"m","choices":[]}'
+REQUESTS, REPLICAS = 80, 4
+
+
+@pytest.mark.world
+async def test_one_apps_requests_spread_behind_nginx_W12(plane: Plane, tmp_path: Path) -> None:
+    arrived, all_there = 0, asyncio.Event()
+
+    async def hold(call: Call) -> None:
+        nonlocal arrived
+        arrived += 1
+        if arrived == REQUESTS:
+            all_there.set()
+        await all_there.wait()
+        await call.send(plain(ANSWER))
+
+    replicas = [await plane.add(hold) for _ in range(REPLICAS)]
+    plane.route(*replicas)
+    port, config = free_port(), tmp_path / "nginx.conf"
+    config.write_text(CONFIG.format(folder=tmp_path, port=port, backend=plane.port))
+    program = await asyncio.to_thread(Debian("nginx", "nginx.conf", ["nginx"], []).prepare, tmp_path, install=True)
+    nginx = await asyncio.create_subprocess_exec(program, "-c", str(config), stderr=subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(30):
+            while is_free(port):
+                await asyncio.sleep(0.05)
+        async with AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="k", max_retries=0) as app:
+            said = [{"role": "user", "content": "hello"}]
+            await asyncio.gather(
+                *(app.chat.completions.create(model="m", messages=said) for _ in range(REQUESTS))  # type: ignore[call-overload]  # plain dicts
+            )
+    finally:
+        nginx.terminate()
+        await nginx.wait()
+    assert all(call.header("x-forwarded-for") for replica in replicas for call in replica.calls)
+    counts = sorted(len(replica.calls) for replica in replicas)
+    assert sum(counts) == REQUESTS
+    assert counts[-1] <= 1.25 * REQUESTS / REPLICAS + 1
+    assert counts[0] >= REQUESTS / REPLICAS / 2
