@@ -139,6 +139,8 @@ class Attempt:
             self.first_byte_at = now
             if self._placement is not None:
                 self._placement.first_byte(now)
+                if relay.is_stream:
+                    self._placement.cached_share = cached_share(data)  # messages: in the first event, and only there
             engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, now - self._exchange.started)
         elif relay.is_stream:
             if self._gaps is None:
@@ -203,7 +205,9 @@ class Attempt:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _take_usage(self, placement: Placement, tail: bytes) -> None:
-        placement.cached_share = cached_share(tail)
+        share = cached_share(tail)
+        if share is not None:
+            placement.cached_share = share
         if placement.silent:
             placement.written_tokens = written_tokens(tail)
 

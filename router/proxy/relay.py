@@ -228,4 +228,4 @@ class Relay:
         marks = _RESPONSES_ENDS if self._end_mark is EndMark.RESPONSES else (b"message_stop",)
         if any(mark in window for mark in marks):
             self._mark_seen = True
-        self._tail = window[-32:]
+        self._tail = window[-_TAIL_LIMIT_BYTES:]

@@ -198,10 +198,21 @@ def test_explain_tells_rule_inputs_and_pick_and_changes_nothing() -> None:
         (b'{"usage":{"prompt_tokens":100,"prompt_tokens_details":null}}', None),
         (b'{"usage":{"prompt_tokens":0,"cached_tokens":0}}', None),
         (b'{"usage":{"prompt_tokens":10,"cached_tokens":99}}', 1.0),
+        (b'{"usage":{"input_tokens":36,"cache_read_input_tokens":64,"output_tokens":5}}', 0.64),
+        (
+            b'{"usage":{"input_tokens":10,"cache_creation_input_tokens":30,"cache_read_input_tokens":60,"output_tokens":5}}',
+            0.6,
+        ),
+        (b'{"usage":{"cache_read_input_tokens":64,"input_tokens":0,"output_tokens":0}}', 1.0),
+        (b'{"usage":{"input_tokens":10,"cache_creation_input_tokens":null,"cache_read_input_tokens":null}}', None),
+        (
+            b'{"usage":{"prompt_tokens":100,"cache_read_input_tokens":64,"prompt_tokens_details":{"cached_tokens":64}}}',
+            0.64,
+        ),
         (b"", None),
     ],
 )
-def test_usage_tells_the_cached_share(tail: bytes, share: float | None) -> None:
+def test_usage_tells_the_cached_share_as_its_api_counts_W46(tail: bytes, share: float | None) -> None:
     assert cached_share(tail) == share
 
 

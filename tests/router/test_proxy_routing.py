@@ -69,6 +69,45 @@ async def test_reported_cached_tokens_reach_the_belief(planes: MakePlane) -> Non
         assert [view.reports for view in views].count(True) == 1
 
 
+def chunk(event: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(event), event)
+
+
+START = b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":25,"cache_read_input_tokens":75}}}\n\n'
+STOP = b'event: message_delta\ndata: {"usage":{"output_tokens":7}}\n\nevent: message_stop\ndata: {"type":"message_stop"}\n\n'
+COMPLETED = (
+    b"event: response.completed\ndata: "
+    b'{"type":"response.completed","response":{"usage":{"input_tokens":100,"input_tokens_details":{"cached_tokens":75},'
+    b'"output_tokens":7,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":107},"user":null,"metadata":{}}}\n\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "events"),
+    [("/v1/messages", [START, STOP]), ("/v1/responses", [b'data: {"type":"response.created"}\n\n', COMPLETED])],
+    ids=["messages", "responses"],
+)
+async def test_a_stream_tells_its_cached_tokens_in_the_words_of_its_api_W46(
+    planes: MakePlane, path: str, events: list[bytes]
+) -> None:
+    async def stream(call: Call) -> None:
+        await call.send(SSE_HEAD)
+        for one in events:
+            await call.send(chunk(one))
+            await asyncio.sleep(0.02)
+        await call.send(b"0\r\n\r\n")
+
+    plane = await planes()
+    endpoints = plane.route(await plane.add(stream), await plane.add(stream))
+    views = [plane.engine.chooser.fleet.view(endpoint) for endpoint in endpoints]
+    for view in views:
+        view.reports = True  # so that the only lesson of the pace is of the bytes that usage says were read
+    body = chat(LONG, stream=True)
+    assert (await plane.post(body, path)).body.endswith(b"0\r\n\r\n")
+    size = read_json(body, want_text=False, forwarded=None, wanted=WANTS).prompt_bytes
+    assert max(view.pace.bytes for view in views) == pytest.approx(0.25 * size, rel=0.001)
+
+
 async def test_the_log_line_tells_the_decision(planes: MakePlane) -> None:
     plane = await planes(access_log_sample=1.0)
     plane.route(await plane.add(answer_ok), await plane.add(answer_ok))
