@@ -4,6 +4,7 @@ They stand apart from `facts.py`, which is compiled: msgspec makes these classes
 none.
 """
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -11,6 +12,10 @@ import msgspec
 
 class _Once:
     """Type of a field that may appear once: msgspec calls the hook below at each appearance."""
+
+
+class _Never:
+    """Type of a field that may not appear."""
 
 
 _ONCE = _Once()
@@ -40,11 +45,19 @@ MODELS_SEEN: list[Any] = []
 """Values of `model` that the latest decoding met; to be cleared before the next."""
 
 
-def _note_model(_kind: type, value: Any) -> Any:
+def _note_model(kind: type, value: Any) -> Any:
+    if kind is _Never:
+        raise ValueError("'model' is written in lower case")
     MODELS_SEEN.append(value)
     return _ONCE
 
 
-decode = msgspec.json.Decoder(Fields, dec_hook=_note_model).decode
+def _spelt_once(fields: type[msgspec.Struct]) -> Any:
+    """`fields`, but no `Model` or `MODEL`: Go's servers read them as `model`, and would run what nobody looked at."""
+    spellings = {"".join(letters) for letters in itertools.product(*zip("model", "MODEL", strict=True))} - {"model"}
+    return msgspec.defstruct(fields.__name__, [(name, _Never, None) for name in sorted(spellings)], bases=(fields,))
+
+
+decode = msgspec.json.Decoder(_spelt_once(Fields), dec_hook=_note_model).decode
 decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-decode_more = msgspec.json.Decoder(MoreFields, dec_hook=_note_model).decode
+decode_more = msgspec.json.Decoder(_spelt_once(MoreFields), dec_hook=_note_model).decode

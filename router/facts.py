@@ -3,7 +3,6 @@
 msgspec walks the JSON once and keeps only the fields below; a 256 KB prompt is skipped, not decoded.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,8 +13,6 @@ from router.model import Facts
 from router.policy.blocks import SMALLEST_BYTES, chain, seed_of
 
 MODEL_LIMIT = 256
-_MULTIPART_MODEL = re.compile(rb'name="model"\r\n(?:[^\r\n]{1,1024}+\r\n){0,4}+\r\n([^\r\n]{1,256})\r\n--')
-"""The part's other fields are few, and taken once: without both bounds a form of such lines takes a minute to read."""
 
 
 class BadBody(ValueError):
@@ -35,6 +32,17 @@ class Wanted(NamedTuple):
     """Whether anybody ties sessions together."""
 
 
+def checked_model(model: Any) -> str:
+    """`model`, which can be the name of one.
+
+    Raises:
+        BadBody: It is not 1 to 256 printable characters.
+    """
+    if not (isinstance(model, str) and model.isprintable() and 0 < len(model) <= MODEL_LIMIT):
+        raise BadBody(f"'model' must be a string of 1 to {MODEL_LIMIT} printable characters")
+    return model
+
+
 def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wanted | None = None) -> Facts:
     """Facts of a JSON request.
 
@@ -45,7 +53,7 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wa
         wanted: What policies need beside; None when no policy needs anything.
 
     Raises:
-        BadBody: Not a JSON object, invalid UTF-8, `model` twice or not 1 to 256 printable characters.
+        BadBody: Not a JSON object, invalid UTF-8, `model` twice, in another case, or not 1 to 256 printable characters.
     """
     MODELS_SEEN.clear()
     try:
@@ -56,9 +64,7 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wa
         raise BadBody(f"the body is not a JSON object that can be read: {error}") from error
     if len(MODELS_SEEN) > 1:
         raise BadBody("'model' appears twice in the body")
-    model = MODELS_SEEN[0] if MODELS_SEEN else None
-    if model is not None and not (isinstance(model, str) and model.isprintable() and 0 < len(model) <= MODEL_LIMIT):
-        raise BadBody(f"'model' must be a string of 1 to {MODEL_LIMIT} printable characters")
+    model = checked_model(MODELS_SEEN[0]) if MODELS_SEEN and MODELS_SEEN[0] is not None else None
     key = fields.prompt_cache_key
     affinity = f"key:{key}" if isinstance(key, str) and key else forwarded
     text_bytes = _text_bytes(fields) if want_text else None
@@ -112,15 +118,6 @@ def with_model(body: bytes, model: str) -> bytes:
         raise BadBody(f"the body is not a JSON object that can be read: {error}") from error
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(members)
-
-
-def read_multipart(body: bytes, *, forwarded: str | None) -> Facts:
-    """Facts of a form upload (audio, images): its `model` field, if there is one."""
-    found = _MULTIPART_MODEL.findall(body)
-    if len(found) > 1:
-        raise BadBody("'model' appears twice in the form")
-    model = found[0].decode("utf-8", "replace") if found else None
-    return Facts(model=model, affinity=forwarded)
 
 
 def forwarded_affinity(forwarded_for: bytes | None, agent: bytes | None) -> str | None:

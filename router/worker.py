@@ -7,6 +7,7 @@ has and ends, so that a new master finds the port free.
 import asyncio
 import contextlib
 import gc
+import logging
 import random
 import socket
 from typing import Any, cast
@@ -81,6 +82,7 @@ async def serve(feed_fd: int, board_fd: int, socket_fd: int, *, is_compiled: boo
         return Exit.SOFTWARE
     settings = RouterSettings.model_validate(plan.settings)
     logs.setup("router", level=settings.log_level, json=settings.log_json)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of what the client is told anyway
     structlog.contextvars.bind_contextvars(worker=plan.index)
     listening = socket.socket(fileno=socket_fd)
     listening.settimeout(0)

@@ -67,6 +67,7 @@ PURE = (
     "router/directory.py",
     "router/body.py",
     "router/facts.py",
+    "router/form.py",
     "router/keys.py",
     "router/outlier.py",
     "router/policy/*.py",
@@ -75,6 +76,7 @@ PURE = (
     "router/proxy/headers.py",
     "router/proxy/paths.py",
     "router/retry.py",
+    "router/urlencoded.py",
 )
 """Modules that decide and touch nothing. A module whose docstring says PURE belongs here, and the other way round."""
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from router import board as cells
 from router.admission import PRIORITIES, Priority
 from router.board import Outcome
-from router.facts import with_model
 from router.model import Endpoint, Facts
 from router.outlier import Verdict
 from router.policy.replica_view import Placement
@@ -230,7 +229,7 @@ class Exchange:
     def _follow_rules(self) -> None:
         """Become a request for the model that the name leads to: an alias's part, or a fallback."""
         engine, model = self._engine, self._facts.model
-        if model is None or self.head.is_form:
+        if model is None:
             return
         key = self._facts.affinity
         if key is not None and not key.startswith("key:"):
@@ -238,7 +237,7 @@ class Exchange:
         target = engine.chooser.resolve(model, key, engine.is_ready)
         if target != model:
             before = len(self.body)
-            self.body = with_model(self.body, target)
+            self.head, self.body = gate.renamed(self.head, self.body, target)
             engine.body_bytes += len(self.body) - before
             self._facts = gate.facts_of(engine, self.head, self.body, self._operation)
 

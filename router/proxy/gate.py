@@ -1,9 +1,13 @@
 """What a request must pass before it is routed: its path, its method, its key, its body."""
 
+import re
+from copy import copy
 from typing import TYPE_CHECKING
 
+from router import urlencoded
 from router.admission import PRIORITIES, Priority
-from router.facts import BadBody, Wanted, forwarded_affinity, read_json, read_multipart
+from router.facts import BadBody, Wanted, checked_model, forwarded_affinity, read_json, with_model
+from router.form import read_multipart, with_part
 from router.keys import Key, Refusal
 from router.model import Facts
 from router.policy.models import POLICIES
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
 Headers = tuple[tuple[bytes, bytes], ...]
 OPEN_PATHS = frozenset({b"/", b"/health", b"/status"})
 """Answered to anybody: a load balancer holds no key."""
+_JSON_OBJECT = re.compile(rb"[ \t\r\n]*\{")
 _POLICY = b"x-routing-policy"
 _ADMIN_TREES = (b"/admin/", b"/api/v1/")
 _REFUSALS = {
@@ -91,14 +96,60 @@ def facts_of(engine: "Engine", head: RequestHead, body: bytes, operation: Operat
     try:
         if operation is None and (not body or head.method != b"POST"):
             return Facts(affinity=forwarded)
-        if head.is_form:
-            return read_multipart(body, forwarded=forwarded)
-        wanted = wanted_of(engine, head) if engine.wants_more else None
-        return read_json(body, want_text=engine.has_cache_types, forwarded=forwarded, wanted=wanted)
+        return _agreed(head, _read(engine, head, body, forwarded))
     except BadBody as error:
         if operation is None:
             return Facts(affinity=forwarded)  # a path that we know nothing of: its body is the replica's to judge
         raise Refused(400, "invalid_body", str(error)) from error
+
+
+def _read(engine: "Engine", head: RequestHead, body: bytes, forwarded: str | None) -> Facts:
+    """What the body says, in whichever of its types."""
+    if head.is_multipart:
+        return read_multipart(head.content_type or b"", body, forwarded=forwarded)
+    if head.is_urlencoded and not _JSON_OBJECT.match(body):
+        models = _models_of_fields(body)
+        return Facts(model=checked_model(*models) if models else None, affinity=forwarded)
+    wanted = wanted_of(engine, head) if engine.wants_more else None
+    facts = read_json(body, want_text=engine.has_cache_types, forwarded=forwarded, wanted=wanted)
+    if head.is_urlencoded and _models_of_fields(body) - {facts.model}:
+        raise BadBody("read as fields, the body names another 'model'; send Content-Type: application/json")
+    return facts
+
+
+def _agreed(head: RequestHead, facts: Facts) -> Facts:
+    """`facts` of the body, which the query may repeat and not contradict: some servers read the one, some the other."""
+    if head.query_models and head.query_models != {facts.model}:
+        raise BadBody("the query names another 'model' than the body")
+    return facts
+
+
+def _models_of_fields(body: bytes) -> frozenset[str]:
+    """The model of a urlencoded body, if it names one; it may name one only."""
+    try:
+        models = urlencoded.models_in(body)
+    except ValueError as error:
+        raise BadBody(f"the fields cannot be read; of JSON say Content-Type: application/json ({error})") from error
+    if len(models) > 1:
+        raise BadBody("'model' appears twice in the form")
+    return models
+
+
+def renamed(head: RequestHead, body: bytes, model: str) -> tuple[RequestHead, bytes]:
+    """The same request for another model: what named the first names this one.
+
+    Raises:
+        BadBody: It cannot be read; not after `facts_of` could.
+    """
+    if head.query_models:
+        head = copy(head)
+        head.query = urlencoded.with_model(head.query, model)
+        head.query_models = frozenset({model})
+    if head.is_multipart:
+        return head, with_part(head.content_type or b"", body, model)
+    if head.is_urlencoded and not _JSON_OBJECT.match(body):
+        return head, urlencoded.with_model(body, model)
+    return head, with_model(body, model)
 
 
 def wanted_of(engine: "Engine", head: RequestHead) -> Wanted:

@@ -11,6 +11,7 @@ import httptools
 import msgspec
 
 from router.proxy.paths import PROXIED, Operation
+from router.urlencoded import models_in
 
 HEAD_LIMIT_BYTES = 32768
 FIELD_LIMIT_BYTES = 8190
@@ -55,7 +56,11 @@ class RequestHead(msgspec.Struct):
     transfer_encoding: bytes | None = None
     host: bytes | None = None
     expects_continue: bool = False
-    is_form: bool = False
+    content_type: bytes | None = None
+    is_multipart: bool = False
+    is_urlencoded: bool = False
+    query_models: frozenset[str] = frozenset()
+    """Every value that the query gives `model`."""
     user_agent: bytes | None = None
     forwarded_for: bytes | None = None
     request_id: bytes | None = None
@@ -118,6 +123,8 @@ def parse_request(raw: bytes) -> RequestHead:
         raw = _UPGRADE.sub(b"", raw)  # never honoured, never forwarded (R69, R70)
     path, _, query = target.partition(b"?")
     head = RequestHead(method, path, query, http10=minor == b"0", keep_alive=minor == b"1", operation=PROXIED.get(path))
+    if query:
+        head.query_models = models_in(query)
     for original, value in _fields(httptools.HttpRequestParser, raw):
         name = original.lower()
         rule = _REQUEST_RULES.get(name)
@@ -231,11 +238,12 @@ def _content_encoding(_head: RequestHead, value: bytes) -> None:
 
 
 def _content_type(head: RequestHead, value: bytes) -> None:
-    kind = value.lower()
-    if kind.startswith(b"multipart/form-data"):
-        head.is_form = True
-    elif kind.startswith(b"application/json"):
-        head.is_form = False
+    if head.content_type is not None:
+        raise BadHead("Content-Type appears twice")
+    head.content_type = value
+    kind = value.strip().lower()
+    head.is_multipart = kind.startswith(b"multipart/")
+    head.is_urlencoded = kind.startswith((b"application/x-www-form-urlencoded", b"application/x-url-encoded"))
 
 
 def _expect(head: RequestHead, value: bytes) -> None:

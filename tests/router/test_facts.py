@@ -1,6 +1,6 @@
 import pytest
 
-from router.facts import BadBody, forwarded_affinity, read_json, read_multipart
+from router.facts import BadBody, forwarded_affinity, read_json
 
 
 def facts(body: bytes, *, want_text: bool = False, forwarded: str | None = None):  # type: ignore[no-untyped-def]  # noqa: ANN201 - a shorthand
@@ -29,6 +29,19 @@ def test_null_model_counts_as_none() -> None:
 def test_ambiguous_model_is_refused_D24(body: bytes) -> None:
     with pytest.raises(BadBody, match="model"):
         facts(body)
+
+
+@pytest.mark.parametrize("spelling", ["MODEL", "Model", "mOdEl", "mod\\u0065L"])
+@pytest.mark.parametrize("value", ['"large"', "null", "{}"])
+def test_model_in_another_case_is_refused_for_go_reads_it_as_model_W1(spelling: str, value: str) -> None:
+    with pytest.raises(BadBody, match="lower case"):
+        facts(f'{{"model":"small","{spelling}":{value}}}'.encode())
+
+
+def test_model_with_an_escape_in_its_name_is_the_model_W1() -> None:
+    assert facts(b'{"mod\\u0065l":"m"}').model == "m"
+    with pytest.raises(BadBody, match="twice"):
+        facts(b'{"mod\\u0065l":"m","model":"n"}')
 
 
 def test_a_bad_body_leaves_nothing_for_the_next_one() -> None:
@@ -60,16 +73,3 @@ def test_forwarded_address_with_agent_ties_requests_only_when_present() -> None:
     assert forwarded_affinity(b" ,x", b"curl") is None
     assert facts(b'{"prompt_cache_key":"k"}', forwarded="addr:x").affinity == "key:k"
     assert facts(b"{}", forwarded="addr:x").affinity == "addr:x"
-
-
-def test_form_model() -> None:
-    part = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nw\r\n--b'
-    assert read_multipart(part + b"--", forwarded=None).model == "w"
-    assert read_multipart(b"--b--", forwarded="addr:x").affinity == "addr:x"
-    with pytest.raises(BadBody):
-        read_multipart(part + b"\r\n" + part + b"--", forwarded=None)
-
-
-@pytest.mark.timeout(20)
-def test_a_form_of_the_same_line_over_and_over_is_read_in_one_go() -> None:
-    assert read_multipart(b'name="model"\r\n' * 80_000, forwarded=None).model is None
