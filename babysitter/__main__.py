@@ -23,6 +23,7 @@ from babysitter.reporter import Reporter
 from babysitter.settings import BACKEND_LABELS, BabysitterSettings, parse
 from babysitter.start_trace import start_spans
 from babysitter.supervisor import Supervisor, new_memory
+from common import own_python
 from common.clock import SystemClock, iso
 from common.discovery.registry_client import RegistryClient
 from common.http.access import is_loopback, read_token
@@ -43,7 +44,7 @@ def main() -> int:
         settings = parse(sys.argv[1:], os.environ)
     except SettingsError as error:
         return complain("babysitter", error)
-    return run_loaded("babysitter", settings, partial(serve, environ=dict(os.environ)))
+    return run_loaded("babysitter", settings, partial(serve, environ=own_python.given(os.environ)))
 
 
 async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> None:

@@ -18,9 +18,9 @@ from babysitter.settings import (
     MockBackend,
     VllmBackend,
 )
+from common import own_python
 from common.service import ConfigurationError
 
-PROJECT = Path(__file__).resolve().parent.parent
 OWN_PREFIX = "SVC_"
 """Variables of the suite's own settings; tokens may be among them, and no server needs them (B18)."""
 
@@ -32,7 +32,7 @@ def make_plan(settings: BabysitterSettings) -> Plan:
         host=settings.host,
         port=settings.port,
         python=sys.executable,
-        project=str(PROJECT),
+        project=own_python.SEARCH,
     )
     backend = settings.backend
     match backend:

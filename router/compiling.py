@@ -5,10 +5,11 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
+from collections.abc import Mapping
 
 import structlog
 
+from common import own_python
 from router import compiled
 from router.crew import Crew
 from router.settings import RouterSettings
@@ -24,7 +25,7 @@ async def have_compiled(crew: Crew, settings: RouterSettings) -> None:
     try:
         compiled.check_tools()
         log.info("workers.compiling", modules=len(compiled.MODULES))
-        await _build_aside()
+        await _build_aside(crew.environment)
     except compiled.CannotCompile as error:
         log.info("workers.not_compiled", reason=str(error))
         return
@@ -32,12 +33,13 @@ async def have_compiled(crew: Crew, settings: RouterSettings) -> None:
     await crew.roll()
 
 
-async def _build_aside() -> None:
+async def _build_aside(environment: Mapping[str, str]) -> None:
     """`python -m router.compiled` at the lowest priority; ended with us."""
     # asyncio's own would leave the process behind when it is cancelled while that starts.
-    with subprocess.Popen(  # noqa: ASYNC220 - starting takes milliseconds; our own interpreter and program
-        [sys.executable, "-m", "router.compiled"],
+    with subprocess.Popen(  # noqa: ASYNC220, S603 - starting takes milliseconds; our own interpreter and program
+        own_python.command("router.compiled"),
         cwd=compiled.PACKAGE.parent,
+        env=own_python.environment(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -8,12 +8,12 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
 
+from common import own_python
 from common.http.serve import Address, explain_bind
 from common.service import ConfigurationError
 from common.tasks import TaskFailed, TaskScope
@@ -68,7 +68,7 @@ class Crew:
         self, settings: RouterSettings, control_path: str, scope: TaskScope, environment: Mapping[str, str]
     ) -> None:
         self._settings = settings
-        self._environment = environment
+        self.environment = environment
         self._control_path = control_path
         self._scope = scope
         self._shape = Shape(settings.max_endpoints, BLOCKS_EACH * settings.workers)
@@ -226,14 +226,11 @@ class Crew:
         with theirs:
             descriptors = (theirs.fileno(), self._board_fd, self._sockets[index].fileno())
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "router.worker_main",
-                *map(str, descriptors),
+                *own_python.command("router.worker_main", *map(str, descriptors)),
                 "compiled" if self._settings.compiled else "sources",
                 pass_fds=descriptors,
                 stdin=asyncio.subprocess.DEVNULL,
-                env={**self._environment, **ALLOCATOR},
+                env={**own_python.environment(self.environment), **ALLOCATOR},
             )
         reader, writer = await asyncio.open_connection(sock=ours)
         member = _Member(process, writer, block)

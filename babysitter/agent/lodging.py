@@ -11,6 +11,7 @@ from babysitter.assemble import WILDCARDS
 from babysitter.cbclient.params import merged
 from babysitter.ports import bind_address
 from babysitter.view import url
+from common import own_python
 from common.atomic_file import write_atomic
 from common.http.access import is_loopback, read_token
 from common.settings import file_layer
@@ -67,9 +68,9 @@ def make_lodging(settings: AgentSettings, env: Mapping[str, str], root: Path) ->
     return Lodging(
         root=root,
         command=settings.babysitter_command,
-        env={
-            name: value for name, value in env.items() if name not in PLAIN_ENV and not name.startswith(NOT_INHERITED)
-        },
+        env=own_python.environment(
+            {name: value for name, value in env.items() if name not in PLAIN_ENV and not name.startswith(NOT_INHERITED)}
+        ),
         settings=merged(given, ours),
         local_host=WILDCARDS.get(address, address),
         token=token,

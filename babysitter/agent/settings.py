@@ -1,7 +1,6 @@
 """What an agent can be told: a file, the environment (the release server's names as well), and flags (CONTRACT.md 5)."""
 
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from pydantic import field_validator, model_validator
 
 from babysitter.settings import BabysitterSettings
 from babysitter.settings import parse as parse_babysitter
+from common import own_python
 from common.names import is_host, is_service_name
 from common.service import ConfigurationError, ServiceSettings
 from common.settings import CommaList, CommaPaths, SettingsError, find_config, load, option
@@ -50,7 +50,7 @@ class AgentSettings(ServiceSettings):
     replica_host: str | None = option(None, "Address that servers and babysitters listen on; unset: that of the agent.")
     babysitter_config: Path | None = option(None, "TOML or YAML file of settings that every babysitter gets.")
     babysitter_command: tuple[str, ...] = option(
-        (sys.executable, "-m", "babysitter"), "Starts a babysitter; its flags are added.", flags=()
+        tuple(own_python.command("babysitter")), "Starts a babysitter; its flags are added.", flags=()
     )
     first_port: int = option(20_000, "First of the ports that replicas get.", ge=LEAST_PORT, le=LAST_PORT)
     last_port: int = option(31_999, "Last of them; a replica takes two.", ge=LEAST_PORT, le=LAST_PORT)

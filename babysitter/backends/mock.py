@@ -10,5 +10,5 @@ def plan(service: Service, *, models: Sequence[str], args: Sequence[str], env: M
     named = [word for model in models for word in ("--model", model)]
     fixed = ("--host", service.host, "--port", str(service.port), "--name", service.name)
     path = {"PYTHONPATH": service.project, "PYTHONUNBUFFERED": "1"}
-    argv = (service.python, "-m", "babysitter.mock", *fixed, *named, *args)
+    argv = (service.python, "-P", "-m", "babysitter.mock", *fixed, *named, *args)
     return Plan(argv=argv, env={**path, **env}, expected_models=tuple(models))

@@ -7,7 +7,6 @@ down, our uuid in its environment (which its children inherit), and the module t
 import os
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +15,7 @@ from pathlib import Path
 
 import psutil
 
-import common
-from common import pidfd
+from common import own_python, pidfd
 from common.clock import SystemClock, iso
 from ctl.launcher.plan import Part
 from ctl.launcher.store import Started, Store
@@ -27,9 +25,9 @@ LOG_LIMIT_BYTES = 64 << 20
 """A log larger than this is put aside before the next start."""
 POLL_S = 0.1
 REAP_TIMEOUT_S = 5.0
-PROJECT = Path(common.__file__).resolve().parent.parent
+PROJECT = own_python.ROOT
 IS_CHECKOUT = (PROJECT / "pyproject.toml").is_file()
-"""True when the packages lie in a source tree, which only its own folder makes importable."""
+"""True when the packages lie in a source tree: its files' paths are relative to its folder."""
 HAS_AGENT = (PROJECT / "babysitter" / "agent" / "__main__.py").is_file()
 
 
@@ -39,14 +37,12 @@ def spawn(part: Part, store: Store, environ: Mapping[str, str]) -> Started:
     log = store.logs / f"{part.name}.log"
     if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
         log.replace(log.with_suffix(".log.1"))
-    # -P: a folder of the user's that is called `registry` is not taken for ours.
-    command = [sys.executable, *([] if IS_CHECKOUT else ["-P"]), "-m", part.module, *part.args]
     home = Path(part.config).parent if part.config else store.root
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - our own modules, with words of ours
-            command,
+            own_python.command(part.module, *part.args),
             cwd=PROJECT if IS_CHECKOUT else home,
-            env={**environ, MARK: mark},
+            env={**own_python.environment(environ), MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

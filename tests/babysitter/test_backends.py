@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from babysitter.backends.plan import option_value
-from babysitter.launch import PROJECT, make_command, make_plan
+from babysitter.launch import make_command, make_plan
 from babysitter.settings import BabysitterSettings
+from common import own_python
 from common.service import ConfigurationError
 
 
@@ -28,7 +29,10 @@ def settings(**backend: object) -> BabysitterSettings:
         ),
         (
             {"type": "mock", "models": ["m", "n"]},
-            [sys.executable, *"-m babysitter.mock --host localhost --port 8001 --name s1 --model m --model n".split()],
+            [
+                sys.executable,
+                *"-P -m babysitter.mock --host localhost --port 8001 --name s1 --model m --model n".split(),
+            ],
         ),
         (
             {"type": "infinilm", "model_path": "/m", "args": ["--dev", "nvidia"]},
@@ -64,7 +68,7 @@ def test_option_value_finds_the_last_one(args: list[str], value: str | None) -> 
 
 
 def test_mock_can_be_found_from_any_directory() -> None:
-    assert make_plan(settings(type="mock", models=["m"])).env["PYTHONPATH"] == str(PROJECT)
+    assert make_plan(settings(type="mock", models=["m"])).env["PYTHONPATH"] == own_python.SEARCH
 
 
 def command_of(backend: dict[str, object], environ: dict[str, str]) -> object:

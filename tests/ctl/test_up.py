@@ -199,7 +199,7 @@ def test_up_works_from_a_wheel_without_the_repository(tmp_path: Path, demo_port:
         wheel.extractall(site)
     empty = tmp_path / "empty"
     (empty / "registry").mkdir(parents=True)  # a folder of the user's, not ours
-    node = Node(tmp_path / "state", cwd=empty, env={"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"})
+    node = Node(tmp_path / "state", cwd=empty, env={"PYTHONPATH": str(site / "inference_svc"), "PYTHONSAFEPATH": "1"})
     try:
         done = node.ctl("up", "--demo", "--demo-port", str(demo_port), *node.ports)
         assert done.code == 0, done.stdout + done.stderr

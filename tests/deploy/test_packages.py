@@ -1,6 +1,7 @@
 """What `pip install` gives: the wheel and the sdist run from an empty directory, without the repository."""
 
 import json
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from ctl.codes import Code
 from tests.deploy.installed import ROOT, bare_environment, build, environment
 from tests.e2e.node import copy_tree
 from tests.ports import free_ports
@@ -37,17 +39,51 @@ def programs(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
     return environment(tmp_path_factory.mktemp("fresh") / "venv", built[0])
 
 
+NAMESAKES = ("babysitter", "common", "ctl", "registry", "router")
+
+
+def put_namesakes(folder: Path) -> None:
+    """Packages called as ours, which end whoever imports them."""
+    for room in NAMESAKES:
+        (folder / room).mkdir(parents=True)
+        (folder / room / "__init__.py").write_text("raise SystemExit('a namesake was imported')")
+
+
 def contents(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
         return {name for name in archive.namelist() if ".dist-info/" not in name}
 
 
-def test_the_wheel_has_the_rooms_and_nothing_else(built: tuple[Path, Path]) -> None:
-    tops = {name.split("/")[0] for name in contents(built[0])}
-    assert tops == {"babysitter", "common", "ctl", "registry", "router"}
-    assert "registry/ui/page.html" in contents(built[0])
+def test_the_wheel_has_the_rooms_inside_one_package_and_nothing_else_W30(built: tuple[Path, Path]) -> None:
+    assert {name.split("/")[0] for name in contents(built[0])} == {"inference_svc"}
+    inside = {name.split("/")[1] for name in contents(built[0])}
+    assert inside == {"__init__.py", "__main__.py", "babysitter", "common", "ctl", "registry", "router"}
+    assert "inference_svc/registry/ui/page.html" in contents(built[0])
     assert [name for name in contents(built[0]) if "_compiled" in name or "__pycache__" in name] == []
-    assert {f"{top}/py.typed" for top in tops} <= contents(built[0])  # as the classifier says
+
+
+def test_the_wheel_stands_beside_a_distribution_with_our_names_W30(programs: Path, tmp_path: Path) -> None:
+    """Another distribution has installed packages called as ours, and PYTHONPATH names more of them."""
+    python = programs / "python"
+    said = subprocess.run(
+        [python, "-c", "import inference_svc; print(inference_svc.HERE.parent)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    installed, mine = Path(said.stdout.strip()), tmp_path / "mine"
+    try:
+        put_namesakes(installed)
+        put_namesakes(mine)
+        environment = bare_environment(programs) | {"PYTHONPATH": str(mine)}
+        for words in ([programs / "svc-router"], [programs / "svcctl"], [python, "-m", "inference_svc", "registry"]):
+            done = subprocess.run(
+                [*words, "--help"], cwd=mine, env=environment, capture_output=True, text=True, check=False, timeout=60
+            )
+            assert (done.returncode, done.stderr) == (0, "")
+    finally:
+        for room in NAMESAKES:
+            shutil.rmtree(installed / room)
 
 
 def test_the_sdist_makes_the_same_wheel(built: tuple[Path, Path], tmp_path: Path) -> None:
@@ -176,3 +212,38 @@ def test_every_extra_installs_something(built: tuple[Path, Path]) -> None:
         text = archive.read(metadata).decode()
     for extra in PROJECT["optional-dependencies"]:
         assert f"extra == '{extra}'" in text or f'extra == "{extra}"' in text
+
+
+@pytest.mark.e2e
+def test_a_whole_node_runs_among_folders_that_are_called_as_ours_W30(programs: Path, tmp_path: Path) -> None:
+    """`svcctl up` in a project with its own `common/` and `router/`, and PYTHONPATH naming it: every process is ours."""
+    put_namesakes(tmp_path)
+    ports = [word for name in ("registry", "router", "agent") for word in (f"--{name}-port", str(free_ports(1)[0]))]
+    state = ["--state-dir", str(tmp_path / "state")]
+    told = tmp_path / "told"
+    config = tmp_path / "own.toml"
+    config.write_text(
+        f'name = "own"\nport = {free_ports(2)[0]}\n[backend]\ntype = "command"\n'
+        f"command = \"sh -c 'echo $PYTHONPATH > {told}; exec sleep 600'\"\n"
+    )
+    environment = bare_environment(programs) | {"PYTHONPATH": str(tmp_path), "SVC_ROUTER_COMPILED": "false"}
+
+    def svcctl(*words: str, code: int = 0) -> None:
+        done = subprocess.run(
+            [programs / "svcctl", *words, *state],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+
+    try:
+        svcctl("up", "--demo", "--demo-port", str(free_ports(4)[0]), *ports)
+        svcctl("chat", "mock-small", "Hello")
+        svcctl("up", str(config), "--timeout", "0", *ports, code=Code.TIME_IS_UP)
+        assert told.read_text().strip() == str(tmp_path)  # it is the servers' all the same
+    finally:
+        svcctl("down")

@@ -104,8 +104,9 @@ def in_the_project(folder: Path) -> Session:
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True)
     scripts = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["scripts"]
-    for name, target in scripts.items():
-        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {target.partition(":")[0]} "$@"\n')
+    for name in scripts:
+        module = {"svcctl": "ctl", "svc-agent": "babysitter.agent"}.get(name, name.removeprefix("svc-"))
+        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
         (programs / name).chmod(0o755)
     session = Session(folder, f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}")
     for config in (folder / "config").rglob("*.toml"):

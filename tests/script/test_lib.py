@@ -209,3 +209,17 @@ def test_stop_babysitter_takes_a_port_or_a_name(project: Path, bash: Bash) -> No
     assert out(stop("a label")) == f"babysitter_8001: stopped (pid {processes[0].pid})"
     assert out(stop()) == "babysitters: none runs"
     assert list((project / "logs").glob("*.pid")) == []
+
+
+def test_what_is_started_imports_the_projects_modules_whatever_pythonpath_says_W30(bash: Bash, tmp_path: Path) -> None:
+    namesake = tmp_path / "namesakes" / "registry"
+    namesake.mkdir(parents=True)
+    (namesake / "__init__.py").write_text("raise SystemExit('a namesake was imported')")
+    done = bash(
+        'start registry 1 http://localhost:1 registry; pid=$(pid_of registry); environment_of "$pid" PYTHONPATH\n'
+        'environment_of "$pid" SUITE_GIVEN_PYTHONPATH; tr "\\0" " " <"/proc/$pid/cmdline"',
+        PYTHONPATH=str(namesake.parent),
+    )
+    root, given, words = done.stdout.splitlines()
+    assert (root, given) == (str(tmp_path / "a project"), str(namesake.parent))
+    assert " -P -m registry" in words
