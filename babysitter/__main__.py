@@ -29,6 +29,7 @@ from common.discovery.registry_client import RegistryClient
 from common.http.access import is_loopback, read_token
 from common.http.client import make_session
 from common.http.serve import Address, start, until_stopped
+from common.names import bind_address
 from common.service import ConfigurationError, complain, run_loaded
 from common.settings import SettingsError
 from common.tasks import TaskScope
@@ -74,7 +75,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
             supervisor.moved = partial(trace_starts, tracing, settings, supervisor)
         runner = await start(
             make_app(make_source(settings, supervisor)),
-            Address(ports.bind_address(settings.host), settings.port + 1),
+            Address(bind_address(settings.host), settings.port + 1),
             drain_timeout_s=1.0,
             what=f"babysitter {settings.name}",
         )

@@ -8,7 +8,6 @@ from typing import Any
 
 import aiohttp
 
-from babysitter import ports
 from babysitter.cbclient import request as requests
 from babysitter.cbclient.deploy import Deployer
 from babysitter.cbclient.modes import MODES
@@ -60,7 +59,7 @@ def make_policy(settings: BabysitterSettings, wanted: CreateRequest | None) -> P
 
 def make_addresses(settings: BabysitterSettings, port_file: Path | None) -> Addresses:
     """Where the server listens, and what others are told of it (CONTRACT.md 5: endpoints have full names)."""
-    host = ports.bind_address(settings.host)
+    host = settings.host
     local = WILDCARDS.get(host, host)
     if isinstance(settings.backend, CbclientBackend):
         local = "127.0.0.1"  # its server listens there or everywhere, whatever `host` is

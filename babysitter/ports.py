@@ -7,13 +7,9 @@ from pathlib import Path
 import psutil
 
 from common.http.serve import Address, explain_bind
+from common.names import bind_address
 
 ESTABLISHED = "01"
-
-
-def bind_address(host: str) -> str:
-    """What to bind for `host`: `localhost` means the IPv4 loopback, as it does for the servers we start."""
-    return "127.0.0.1" if host == "localhost" else host
 
 
 def complaint(host: str, port: int, what: str) -> str | None:

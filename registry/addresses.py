@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from common.names import is_localhost
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -56,7 +58,11 @@ class AddressPolicy:
             self._check_name(bare.lower().rstrip("."))
         else:
             self.check_address(address)
-        if self.own is not None and port == self.own[1] and (bare in {"localhost", self.own[0]} or _loops(address)):
+        if (
+            self.own is not None
+            and port == self.own[1]
+            and (bare == self.own[0] or is_localhost(bare) or _loops(address))
+        ):
             raise AddressRefused(f"{host}:{port} is the registry itself")
 
     def check_port(self, port: int) -> None:

@@ -15,6 +15,7 @@ from aiohttp import web
 from common.clock import Clock, SystemClock
 from common.http.access import is_loopback
 from common.http.serve import Address, explain_bind, start, until_stopped
+from common.names import bind_address
 from common.reload import Reloader, hangup_event
 from common.service import ConfigurationError
 from common.tasks import TaskScope
@@ -159,9 +160,10 @@ def require_free(address: Address) -> None:
     Raises:
         ConfigurationError: It is taken; names by whom.
     """
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    host = bind_address(address.host)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket.create_server((address.host, address.port), family=family).close()
+        socket.create_server((host, address.port), family=family).close()
     except OSError as error:
         raise ConfigurationError(explain_bind(error, address, "registry")) from error
 

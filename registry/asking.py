@@ -5,7 +5,7 @@ connection pools, headers and bodies that nobody looks at; this asks and reads t
 """
 
 import asyncio
-import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 
 from common import __version__
+from common.hosts import dial
 from registry.addresses import parse_address
 
 OK_LINE = b"HTTP/1."
@@ -65,24 +66,26 @@ async def ask(url: str, *, timeout_s: float, resolver: AbstractResolver, session
                 async with session.get(url, allow_redirects=False) as answer:
                     return answer.status == 200  # noqa: PLR2004 - HTTP's OK
             host, port = parts.hostname or "", parts.port or 80
-            address = host if parse_address(host) is not None else await _resolve(host, port, resolver)
-            return await _ask_plainly(address, port, parts.netloc, parts.path)
+            addresses = [host] if parse_address(host) is not None else await _resolve(host, port, resolver)
+            return await _ask_plainly(addresses, port, parts.netloc, parts.path)
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         return False
 
 
-async def _resolve(host: str, port: int, resolver: AbstractResolver) -> str:
-    """`host` as an address. IPv4 first: servers of this kind bind 127.0.0.1, and `localhost` may name ::1 before it."""
-    found = await resolver.resolve(host, port)
-    return min(found, key=lambda one: one["family"] != socket.AF_INET)["host"]
+async def _resolve(host: str, port: int, resolver: AbstractResolver) -> list[str]:
+    return [one["host"] for one in await resolver.resolve(host, port)]
 
 
-async def _ask_plainly(address: str, port: int, authority: str, path: str) -> bool:
+async def _ask_plainly(addresses: Sequence[str], port: int, authority: str, path: str) -> bool:
     loop = asyncio.get_running_loop()
     head = f"GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: inference-svc/{__version__}\r\n"
     request = f"{head}Accept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
     verdict: asyncio.Future[bool] = loop.create_future()
-    transport, _ = await loop.create_connection(lambda: _Answer(request, verdict), address, port)
+    if len(addresses) == 1:
+        transport, _ = await loop.create_connection(lambda: _Answer(request, verdict), addresses[0], port)
+    else:
+        reached, _ = await dial(addresses, port)
+        transport, _ = await loop.create_connection(lambda: _Answer(request, verdict), sock=reached)
     try:
         return await verdict
     finally:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import aiohttp
 import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 
 from common.clock import Clock
+from common.hosts import Resolver
 from common.http.client import KEEPALIVE_S
 from common.tasks import TaskScope
 from registry.addresses import AddressPolicy, AddressRefused, parse_address
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 TICK_S = 0.1
 
 
-class GuardedResolver(ThreadedResolver):
+class GuardedResolver(Resolver):
     """Resolves names, and gives no address that may not be registered: a name can change after its registration."""
 
     def __init__(self, policy: AddressPolicy) -> None:

@@ -15,6 +15,7 @@ import structlog
 
 from common import own_python
 from common.http.serve import Address, explain_bind
+from common.names import bind_address
 from common.service import ConfigurationError
 from common.tasks import TaskFailed, TaskScope
 from router import feed
@@ -98,7 +99,7 @@ class Crew:
         address = Address(settings.host, settings.router_port)
         try:
             family, _, _, _, target = socket.getaddrinfo(
-                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                bind_address(address.host), address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
             # SO_REUSEPORT would let a second router share the port unseen: ask for it alone first.
             with socket.socket(family, socket.SOCK_STREAM) as alone:

@@ -6,12 +6,12 @@ from typing import Any
 from babysitter.agent.landlord import Landlord
 from babysitter.agent.settings import AgentSettings
 from babysitter.assemble import WILDCARDS, full_name
-from babysitter.ports import bind_address
 from babysitter.view import LEASES, LEAST_TTL_S, url
 from common import __version__
 from common.clock import Clock, iso
 from common.discovery.lease import Lease
 from common.discovery.registry_client import RegistryClient
+from common.names import bind_address
 
 KIND = "node-agent"
 """`metadata.type` of an agent's record."""

@@ -15,6 +15,7 @@ from aiohttp import web
 from babysitter.mock.knobs import Knobs
 from babysitter.mock.server import MockServer, make_app
 from common.exits import Exit
+from common.names import bind_address
 from common.settings import SettingsError, add_flags, build, flag_layer
 from common.tasks import TaskScope
 
@@ -75,7 +76,7 @@ async def serve(arguments: argparse.Namespace, knobs: Knobs) -> None:
 
 async def listen(runner: web.AppRunner, arguments: argparse.Namespace, server: MockServer, stop: asyncio.Event) -> None:
     """Listen until `stop` is set or the `refuse_s` knob closes the port for a while."""
-    site = web.TCPSite(runner, arguments.host, arguments.port, backlog=1024)
+    site = web.TCPSite(runner, bind_address(arguments.host), arguments.port, backlog=1024)
     await site.start()
     arguments.port = runner.addresses[0][1]
     sys.stdout.write(f"start service at {arguments.host}:{arguments.port}\n")

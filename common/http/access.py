@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.atomic_file import read_bounded
 from common.exits import ConfigurationError
+from common.names import is_localhost
 
 TOKEN_LEAST_BYTES = 32
 _TOKEN_FILE_LIMIT_BYTES = 4096
@@ -14,7 +15,7 @@ _TOKEN_FILE_LIMIT_BYTES = 4096
 
 def is_loopback(host: str) -> bool:
     """True when a bind to `host` can be reached from this machine only."""
-    if host == "localhost":
+    if is_localhost(host):
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -3,6 +3,7 @@
 import aiohttp
 
 from common import __version__
+from common.hosts import Resolver
 
 KEEPALIVE_S = 4.0
 """Idle sockets are dropped before the common 5 s limit of servers, so that none is reused as it closes (0.3)."""
@@ -19,7 +20,9 @@ def make_session(*, timeout_s: float, connect_timeout_s: float = 2.0, limit: int
     Redirects are the caller's to refuse (`allow_redirects=False`); `get_json` below does.
     """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=10),
+        connector=aiohttp.TCPConnector(
+            limit=limit, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=10, resolver=Resolver()
+        ),
         timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=connect_timeout_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,

@@ -9,6 +9,7 @@ import psutil
 import structlog
 from aiohttp import web
 
+from common.names import bind_address
 from common.service import ConfigurationError
 from common.tasks import TaskScope
 
@@ -47,7 +48,7 @@ async def start(app: web.Application, address: Address, *, drain_timeout_s: floa
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, address.host, address.port, backlog=1024).start()
+        await web.TCPSite(runner, bind_address(address.host), address.port, backlog=1024).start()
     except OSError as error:
         await runner.cleanup()
         raise ConfigurationError(explain_bind(error, address, what)) from error

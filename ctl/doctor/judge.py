@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from common.names import is_localhost
 from ctl.doctor.finding import Finding, fault, ok, skipped, warn
 from ctl.views.words import duration, moment
 
@@ -129,4 +130,4 @@ def kind(record: Answer) -> str:
 
 def is_near(host: str) -> bool:
     """True for a loopback name or address."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    return is_localhost(host) or host == "::1" or host.startswith("127.")

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from common.names import is_localhost
+
 REGISTRY, ROUTER, AGENT, BABYSITTER = "registry", "router", "agent", "babysitter"
 MODULES = {REGISTRY: "registry", ROUTER: "router", AGENT: "babysitter.agent", BABYSITTER: "babysitter"}
 DEMO = ("mock-small", "mock-large")
@@ -71,7 +73,7 @@ class Wanted:
 
 def local_url(host: str, port: int) -> str:
     """Where this machine reaches a server that listens on `host`."""
-    if host in ("", "localhost", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+    if is_localhost(host) or host in ("", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound
         host = "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

@@ -5,7 +5,6 @@ precision is worth.
 """
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
+from common.hosts import addresses_of, dial
 from common.tasks import TaskScope
 from router import board as cells
 from router.admission import Waiting
@@ -105,7 +105,7 @@ class Engine:
     traces: "Traces | None" = None
     waiting: "Waiting[Exchange]" = field(init=False)
     _pools: dict[str, Pool] = field(default_factory=dict)
-    _resolved: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _resolved: dict[str, tuple[float, tuple[str, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.waiting = Waiting(self.limits.queue_limit)
@@ -184,23 +184,28 @@ class Engine:
                     lambda: cast("Any", Upstream(pool)), endpoint.unix_path
                 )
                 return cast("Upstream", connection)
-            address = await self._resolve(endpoint.host)
-            _, connection = await loop.create_connection(lambda: cast("Any", Upstream(pool)), address, endpoint.port)
+            addresses = await self._resolve(endpoint.host)
+            if len(addresses) == 1:
+                _, connection = await loop.create_connection(
+                    lambda: cast("Any", Upstream(pool)), addresses[0], endpoint.port
+                )
+            else:
+                good_first = sorted(addresses, key=lambda address: address != pool.address)
+                reached, pool.address = await dial(good_first, endpoint.port)
+                _, connection = await loop.create_connection(lambda: cast("Any", Upstream(pool)), sock=reached)
             return cast("Upstream", connection)
 
-    async def _resolve(self, host: str) -> str:
-        """`host` as an address; a name is asked for at most every ten seconds (FAILURES.md D20)."""
+    async def _resolve(self, host: str) -> tuple[str, ...]:
+        """The addresses of `host`; a name is asked for at most every ten seconds (FAILURES.md D20)."""
         known = self._resolved.get(host)
         now = self.now()
         if known is not None and now - known[0] < RESOLVE_TTL_S:
             return known[1]
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        # IPv4 first: servers of this kind bind 127.0.0.1 and 0.0.0.0, and `localhost` may name ::1 before it.
-        address = str(min(found, key=lambda info: info[0] != socket.AF_INET)[4][0])
+        addresses = await addresses_of(host)
         if len(self._resolved) > 4096:  # noqa: PLR2004 - a bound, not a tuning
             self._resolved.clear()
-        self._resolved[host] = (now, address)
-        return address
+        self._resolved[host] = (now, addresses)
+        return addresses
 
     async def sweep(self) -> None:
         """Enforce every deadline, for ever."""

@@ -281,7 +281,7 @@ class Pool:
         heads: Memory of response heads.
     """
 
-    __slots__ = ("_clock", "_idle", "_over", "endpoint", "heads", "host_line")
+    __slots__ = ("_clock", "_idle", "_over", "address", "endpoint", "heads", "host_line")
 
     def __init__(self, endpoint: Endpoint, clock: "Clock", heads: Heads[ResponseHead]) -> None:
         self.endpoint = endpoint
@@ -290,6 +290,8 @@ class Pool:
         self._clock = clock
         self._idle: list[Upstream] = []
         self._over = False
+        self.address = ""
+        """Where the latest connection was had, when the host has several addresses."""
 
     def take(self) -> Upstream | None:
         """An idle connection young enough to be trusted, or None."""

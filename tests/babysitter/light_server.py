@@ -1,6 +1,7 @@
-"""A server of a few lines that starts fast, for tests that need a process and no knobs: `light_server.py PORT`."""
+"""A server of a few lines that starts fast, for tests that need a process and no knobs: `light_server.py PORT [ADDRESS]`."""
 
 import json
+import socket
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -22,6 +23,8 @@ class Answer(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Answer)
-    print(f"start service at 127.0.0.1:{server.server_port}", flush=True)  # noqa: T201 - as the real ones do
+    address = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
+    ThreadingHTTPServer.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    server = ThreadingHTTPServer((address, int(sys.argv[1])), Answer)
+    print(f"start service at {address}:{server.server_port}", flush=True)  # noqa: T201 - as the real ones do
     server.serve_forever()

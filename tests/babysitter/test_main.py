@@ -11,10 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.babysitter.conftest import Registry
 from tests.babysitter.real import PROJECT, ask, light, running, shims, until
+from tests.ports import free_port
 
 
 def run_to_its_end(*flags: str, cwd: Path = PROJECT) -> tuple[int, str]:
@@ -43,7 +46,7 @@ def test_server_is_started_and_killed_and_comes_back_A1(tmp_path: Path) -> None:
         assert health["infinilm_server_port"] == node.port
         state = until("state", lambda: (s := node.state())["status"] == "ready" and s)
         assert (state["replica_pid"], state["port"], state["models"]) == (pid, node.port, ["m"])
-        assert state["base_url"] == f"http://127.0.0.1:{node.port}"
+        assert state["base_url"] == f"http://localhost:{node.port}"
         assert state["endpoint"] == f"http://{socket.getfqdn()}:{node.port}"
         os.kill(pid, signal.SIGKILL)
         until("a second server", lambda: node.report().get("replica_pid") not in (None, pid))
@@ -367,3 +370,22 @@ def test_hung_server_is_out_of_rotation_and_restarted_after_its_limit_A4(tmp_pat
         until("restarted", lambda: node.report().get("replica_pid") not in (None, pid))
         node.ready()
         assert node.report()["restart_count"] == 1
+
+
+def test_server_that_chose_the_new_loopback_for_localhost_is_ready_and_found_there_W17(
+    tmp_path: Path, registry: Registry
+) -> None:
+    port = free_port()
+    script = str(PROJECT / "tests" / "babysitter" / "light_server.py")
+    backend = {"type": "command", "command": sys.executable, "args": ["-I", "-S", script, str(port), "::1"]}
+    with running(tmp_path, port=port, backend=backend, top={"registry_url": registry.url}) as node:
+        node.start()
+        node.ready()
+        record = until("the server's record", lambda: server_record(registry, "r1-server"))
+        assert (record["host"], record["url"]) == ("localhost", f"http://localhost:{port}")  # a name for both
+
+
+def server_record(registry: Registry, name: str) -> dict[str, Any] | None:
+    """The record of `name`, once it is there."""
+    found = ask(f"{registry.url}/services/{name}")
+    return found if found and "url" in found else None

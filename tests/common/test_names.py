@@ -30,6 +30,11 @@ def test_hosts(host: str) -> None:
     assert is_host(host)
 
 
+@pytest.mark.parametrize("host", ["svc_vllm_1", "my_app.team_a", "a_"])
+def test_host_of_a_container_may_have_underscores_W19(host: str) -> None:
+    assert is_host(host)
+
+
 @pytest.mark.parametrize("host", ["", "a b", "a/b", "user@host", "a\n", "-a", "a-", "a?b", "a#b", "http://a"])
 def test_what_is_no_host(host: str) -> None:
     assert not is_host(host)

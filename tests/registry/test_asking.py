@@ -17,7 +17,7 @@ from tests.ports import free_port
 
 
 @asynccontextmanager
-async def server(*pieces: bytes, close: bool = True) -> AsyncIterator[tuple[int, list[bytes]]]:
+async def server(*pieces: bytes, close: bool = True, at: str = "127.0.0.1") -> AsyncIterator[tuple[int, list[bytes]]]:
     """Answers every connection with `pieces`; yields its port and the requests it got."""
     requests: list[bytes] = []
     over = asyncio.Event()
@@ -35,7 +35,7 @@ async def server(*pieces: bytes, close: bool = True) -> AsyncIterator[tuple[int,
                 await over.wait()
         writer.transport.abort()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+    async with await asyncio.start_server(answer, at, 0) as listening:
         yield listening.sockets[0].getsockname()[1], requests
         over.set()
         await asyncio.gather(*filter(None, answering), return_exceptions=True)
@@ -87,18 +87,23 @@ async def test_name_is_resolved() -> None:
         assert await probe(f"http://localhost:{port}/health")
 
 
-async def test_name_with_an_address_of_each_kind_is_asked_at_the_old_one() -> None:
-    """A dual-stack host's `localhost` is ::1 before 127.0.0.1, where most servers listen."""
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "127.0.0.2"])
+async def test_name_is_asked_at_all_of_its_addresses_W17(address: str) -> None:
+    """A dual-stack host's `localhost` is ::1 and 127.0.0.1; a server may have chosen either."""
 
-    class Both(GuardedResolver):
+    class All(GuardedResolver):
         async def resolve(
             self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
         ) -> list[ResolveResult]:
             [old] = await super().resolve("127.0.0.1", port, family)
-            return [{**old, "hostname": host, "host": "::1", "family": socket.AF_INET6}, old]
+            new: ResolveResult = {**old, "hostname": host, "host": "::1", "family": socket.AF_INET6}
+            return [new, old, {**old, "host": "127.0.0.2"}]
 
-    async with server(b"HTTP/1.1 200 OK\r\n\r\n") as (port, _):
-        assert await probe(f"http://localhost:{port}/health", Both(AddressPolicy(networks(LOOPBACK))))
+    policy = AddressPolicy(networks(LOOPBACK))
+    async with server(b"HTTP/1.1 200 OK\r\n\r\n", at=address) as (port, _):
+        assert await probe(f"http://gpu1:{port}/health", All(policy))
+        if address != "127.0.0.2":
+            assert await probe(f"http://localhost:{port}/health", GuardedResolver(policy))
 
 
 async def test_name_that_resolves_to_a_forbidden_address_is_never_connected_to_C16() -> None:

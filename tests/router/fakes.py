@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -101,8 +102,8 @@ class FakeReplica:
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
 
-    async def start(self) -> "FakeReplica":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+    async def start(self, address: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> "FakeReplica":
+        self._server = await asyncio.start_server(self._serve, address, 0, ssl=tls)
         return self
 
     @property
