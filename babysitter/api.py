@@ -19,7 +19,9 @@ from babysitter import view as pictures
 from babysitter.machine import State
 from babysitter.server_log import tail
 from babysitter.supervisor import Supervisor
+from common.clock import now_iso
 from common.http.access import bearer_matches
+from common.http.answers import json_answer
 from common.http.errors import ApiError, json_errors, read_json_object
 
 OPEN = frozenset({"/health", "/models", "/v1/models", "/info", "/metrics"})
@@ -74,7 +76,7 @@ async def _guard(
 
 async def health(request: web.Request) -> web.Response:
     """`GET /health`: 200 while the babysitter runs; the body tells how the server is."""
-    return web.json_response(pictures.health(request.app[SOURCE].supervisor.view(), time.time()))
+    return json_answer(pictures.health(request.app[SOURCE].supervisor.view(), now_iso()))
 
 
 async def models(request: web.Request) -> web.Response:
@@ -82,14 +84,14 @@ async def models(request: web.Request) -> web.Response:
     view = request.app[SOURCE].supervisor.view()
     if view.state is not State.READY:
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"the server is not ready: {view.status}")
-    return web.json_response(pictures.model_list(view))
+    return json_answer(pictures.model_list(view))
 
 
 async def info(request: web.Request) -> web.Response:
     """`GET /info`: who this is, and the replica's whole report."""
     source = request.app[SOURCE]
     uptime_s = round(time.monotonic() - source.started, 3)
-    return web.json_response(pictures.info(source.supervisor.view(), uptime_s=uptime_s, router_url=source.router_url))
+    return json_answer(pictures.info(source.supervisor.view(), uptime_s=uptime_s, router_url=source.router_url))
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -104,7 +106,7 @@ async def timeline(request: web.Request) -> web.Response:
     """`GET /timeline`: every transition with time, cause and how long the old state lasted, and the last deployment."""
     supervisor = request.app[SOURCE].supervisor
     memory = supervisor.memory
-    return web.json_response(
+    return json_answer(
         {
             "name": supervisor.spec.name,
             "state": supervisor.state.value,
@@ -118,12 +120,12 @@ async def timeline(request: web.Request) -> web.Response:
 async def stop(request: web.Request) -> web.Response:
     """`POST /stop [{"force": true}]`: end the server for good, whatever `on_exit` says; the babysitter ends with it."""
     body = await read_json_object(request, empty=True)
-    force = body.get("force", False)
+    force = False if body.get("force") is None else body["force"]
     if not isinstance(force, bool) or set(body) - {"force"}:
         raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "force: must be true or false, and is the only member")
     supervisor = request.app[SOURCE].supervisor
     supervisor.tell(ev.StopRequested("stopped by a call", force=force))
-    return web.json_response({"status": "stopping", "name": supervisor.spec.name}, status=HTTPStatus.ACCEPTED)
+    return json_answer({"status": "stopping", "name": supervisor.spec.name}, status=HTTPStatus.ACCEPTED)
 
 
 async def retry(request: web.Request) -> web.Response:
@@ -132,7 +134,7 @@ async def retry(request: web.Request) -> web.Response:
     if supervisor.state is not State.FAILED:
         raise ApiError(HTTPStatus.CONFLICT, f"only a failed replica is retried; this one is {supervisor.state.value}")
     supervisor.tell(ev.Retry(deploy=supervisor.spec.deployer is not None))
-    return web.json_response({"status": "starting", "name": supervisor.spec.name}, status=HTTPStatus.ACCEPTED)
+    return json_answer({"status": "starting", "name": supervisor.spec.name}, status=HTTPStatus.ACCEPTED)
 
 
 async def logs(request: web.Request) -> web.StreamResponse:

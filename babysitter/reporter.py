@@ -22,13 +22,13 @@ class Reporter:
         self.own = Lease(
             client=client,
             registration=lambda: pictures.own_registration(picture()),
-            report=lambda: pictures.heartbeat(picture()),
+            report=lambda: pictures.own_heartbeat(picture()),
             interval_s=interval_s,
         )
         self.server = Lease(
             client=client,
             registration=lambda: pictures.server_registration(picture()),
-            report=lambda: pictures.heartbeat(picture()),
+            report=lambda: pictures.server_heartbeat(picture()),
             interval_s=interval_s,
         )
 

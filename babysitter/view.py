@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from babysitter.machine import State, display_status, wire_status
+from common.discovery.record import plain_weight
 
 LEASES = 3.0
 """Heartbeats that a lease survives without."""
@@ -103,7 +104,7 @@ def server_registration(view: View) -> dict[str, Any] | None:
         "parent_service": view.name,
         "babysitter_url": view.own_url,
     }
-    weight = {} if view.weight is None else {"weight": view.weight}
+    weight = {} if view.weight is None else {"weight": plain_weight(view.weight)}
     return {
         **_identity(view),
         **weight,
@@ -120,9 +121,20 @@ def server_status(view: View) -> str:
     return SERVER_STATUS.get(view.state, view.status)
 
 
-def heartbeat(view: View) -> dict[str, Any]:
-    """Heartbeat body of either record: the replica's report, which the registry reads by the record's type."""
-    return {**report(view), **({"status": "draining"} if view.state is State.DRAINING else {})}
+def own_heartbeat(view: View) -> dict[str, Any]:
+    """Heartbeat body of the babysitter's own record, which runs for as long as it beats."""
+    return _heartbeat(view, "running")
+
+
+def server_heartbeat(view: View) -> dict[str, Any]:
+    """Heartbeat body of the server's record."""
+    return _heartbeat(view, server_status(view))
+
+
+def _heartbeat(view: View, status: str) -> dict[str, Any]:
+    """The replica's report, in which `status` is the record's: an ancestor's registry calls any but `running` unhealthy."""
+    said = report(view)
+    return {**said, "status": status, "replica_status": said["status"]}
 
 
 def report(view: View) -> dict[str, Any]:
@@ -154,7 +166,7 @@ def report(view: View) -> dict[str, Any]:
     }
 
 
-def health(view: View, timestamp: float) -> dict[str, Any]:
+def health(view: View, timestamp: str) -> dict[str, Any]:
     """Answer of `GET /health`."""
     return {
         "status": "healthy" if view.state is State.READY else view.status,

@@ -32,3 +32,8 @@ class SystemClock:
 def iso(moment: datetime) -> str:
     """ISO 8601 with milliseconds and a `Z`, the form of every file and answer of ours."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def now_iso() -> str:
+    """The moment of an answer, for people."""
+    return iso(datetime.now(UTC))

@@ -3,7 +3,8 @@
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import structlog
 import uvloop
@@ -17,13 +18,15 @@ from common.tasks import TaskFailed
 logger = structlog.get_logger(__name__)
 
 
+LOG_LEVELS = r"^(?i:debug|info|warn|warning|error|critical|fatal)$"
+"""The standard library's names, which the ancestors' variables hold."""
+
+
 class ServiceSettings(Settings):
     """What every service takes."""
 
     log_level: str = option(
-        "INFO",
-        "Least level of the lines logged: debug, info, warning or error.",
-        pattern=r"^(?i:debug|info|warning|error)$",
+        "INFO", "Least level of the lines logged: debug, info, warning, error or critical.", pattern=LOG_LEVELS
     )
     log_json: bool | None = option(None, "Log JSON lines; unset means: unless at a terminal.")
 
@@ -65,6 +68,8 @@ def run_loaded(service: str, settings: Chosen, serve: Callable[[Chosen], Awaitab
     """Like `run`, for a process that has read its settings by itself."""
     log.setup(service, level=settings.log_level, json=settings.log_json)
 
+    logger.debug("service.settings", **told(settings))
+
     async def body() -> None:
         await serve(settings)
 
@@ -78,6 +83,18 @@ def run_loaded(service: str, settings: Chosen, serve: Callable[[Chosen], Awaitab
     except KeyboardInterrupt:
         return Exit.OK
     return Exit.OK
+
+
+def told(settings: Settings) -> dict[str, Any]:
+    """The top-level settings that are not the default, for the log; tables may hold anything and are only named."""
+    shown = {}
+    for name, info in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if value != info.get_default(call_default_factory=True, validated_data={}):
+            parts = value if isinstance(value, tuple) else (value,)
+            plain = all(isinstance(part, str | int | float | Path | None) for part in parts)
+            shown[name] = str(value) if isinstance(value, Path) else value if plain else "…"
+    return shown
 
 
 def complain(service: str, error: Exception) -> int:

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from common import __version__
-from common.http.errors import ApiError, Handler, json_errors, read_json_object
+from common.http.errors import ApiError, Handler, read_json_object, render_errors, tell
 from registry.addresses import AddressPolicy, AddressRefused
 from registry.catalogue import Catalogue, Decision, Entry
 from registry.fleet import Fleet
@@ -77,7 +77,7 @@ OPEN = frozenset({"/health", "/ui"})
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give what catalogue and store refuse its status, and leave every other fault to `json_errors`.
+    """Give what catalogue and store refuse its status, and leave every other fault to `render_errors`.
 
     One middleware instead of two: each costs every heartbeat an await.
     """
@@ -91,9 +91,10 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except (Refused, StoreError, TooManyWatchers) as error:
         answered = refusal(error).response()
     except Exception as error:  # noqa: BLE001 - handed on at once
-        answered = await json_errors(request, _raiser(error))
+        answered = await render_errors(request, _raiser(error))
     resource = request.match_info.route.resource
     registry.metrics.answers[resource.canonical if resource else "none", answered.status] += 1
+    tell(request, answered.status)
     return answered
 
 

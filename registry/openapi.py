@@ -69,15 +69,14 @@ SCHEMAS: dict[str, Any] = {
             "health_status": {"enum": ["unknown", "healthy", "unhealthy"]},
             "metadata": _TABLE,
             "is_healthy": _BOOLEAN,
-            "weight": {"type": ["number", "null"]},
-            "instance_id": {"type": ["string", "null"]},
             "incarnation": _INTEGER,
             "generation": _INTEGER,
             "ttl_s": _NUMBER,
             "draining": _BOOLEAN,
             "stale": _BOOLEAN,
             "suspect": _BOOLEAN,
-        }
+        },
+        {"weight": _NUMBER, "instance_id": _STRING},
     ),
     "services": _object(
         {"services": {"type": "array", "items": _ref("service")}, "total": _INTEGER, "timestamp": _STRING}

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from common.clock import Clock, iso
+from common.discovery.record import plain_weight
 from registry.catalogue import Catalogue, Entry
 from registry.expiry import ttl_s
 from registry.model import Instance, Report
@@ -19,12 +20,12 @@ STAMP_LASTS_S = 0.01
 
 
 def service_fields(instance: Instance) -> dict[str, Any]:
-    """Every member of a service but `last_heartbeat`."""
+    """Every member of a service but `last_heartbeat`; none that an ancestor's client reads is null (CONTRACT.md 7)."""
     said = instance.registration
     metadata: Mapping[str, Any] = said.metadata
     if instance.report is not None:
         metadata = {**metadata, "replica": msgspec.Raw(_joined(instance.report))}
-    return {
+    fields = {
         "name": said.name,
         "host": said.host,
         "port": said.port,
@@ -35,8 +36,6 @@ def service_fields(instance: Instance) -> dict[str, Any]:
         "health_status": instance.health.value,
         "metadata": metadata,
         "is_healthy": instance.is_healthy,
-        "weight": said.weight,
-        "instance_id": said.instance_id,
         "incarnation": said.incarnation,
         "generation": instance.generation,
         "ttl_s": ttl_s(instance),
@@ -44,6 +43,11 @@ def service_fields(instance: Instance) -> dict[str, Any]:
         "stale": instance.stale,
         "suspect": instance.suspect,
     }
+    if said.weight is not None:
+        fields["weight"] = plain_weight(said.weight)
+    if said.instance_id is not None:
+        fields["instance_id"] = said.instance_id
+    return fields
 
 
 def _joined(report: Report) -> bytes:

@@ -54,7 +54,7 @@ def pending_info(replica_id: str, body: Mapping[str, Any], *, node: str, request
         "model_name": body.get("model_name"),
         "status": "pending",
         "multibox": placement.get("multibox"),
-        "namespace": placement.get("namespace", "inf-integ"),
+        "namespace": placement.get("namespace") or "inf-integ",
         "request_id": request_id,
         "metadata": {
             **(metadata if isinstance(metadata, dict) else {}),

@@ -21,4 +21,6 @@ async def list_replicas(request: web.Request) -> web.Response:
 
 async def health(request: web.Request) -> web.Response:
     """`GET /api/v1/health`."""
-    return answer({"status": "healthy", "version": __version__, **count_replicas(request.app[REGISTRY])})
+    registry = request.app[REGISTRY]
+    stamp = {"version": __version__, "timestamp": registry.renderer.timestamp()}
+    return answer({"status": "healthy", **stamp, **count_replicas(registry)})

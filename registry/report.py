@@ -18,8 +18,17 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def make_report(body: Mapping[str, Any]) -> Report:
-    """The report in a heartbeat's body."""
+    """The report in a heartbeat's body.
+
+    There `status` is the record's; the replica's own is `replica_status`, and `status` of babysitters that know no such
+    member. `draining` is a record's word, and none of the replica API (CONTRACT.md 7).
+    """
     lasting = dict(body)
+    own = lasting.pop("replica_status", None)
+    if isinstance(own, str):
+        lasting["status"] = own
+    if lasting.get("status") == "draining":
+        lasting["status"] = "stopping"
     passing = {name: lasting.pop(name) for name in VOLATILE_FIELDS if name in lasting}
     replica_id = lasting.get("replica_id")
     return Report(_encode(lasting), _encode(passing), replica_id if isinstance(replica_id, str) else None)

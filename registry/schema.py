@@ -17,6 +17,7 @@ from pydantic import (
 
 from common.http.errors import ApiError
 from common.names import is_host, is_service_name
+from common.nulls import without_nulls
 
 METADATA_LIMIT_BYTES = 8192
 NESTING_LIMIT = 64
@@ -58,11 +59,11 @@ def _url(text: str) -> str:
 
 
 def _metadata(value: Any) -> Any:
-    if value is None:
-        return {}
-    if isinstance(value, dict) and len(msgspec.json.encode(value)) > METADATA_LIMIT_BYTES:
+    if not isinstance(value, dict):
+        return value
+    if len(msgspec.json.encode(value)) > METADATA_LIMIT_BYTES:
         raise ValueError(f"must be at most {METADATA_LIMIT_BYTES} bytes of JSON")
-    return value
+    return {name: member for name, member in value.items() if member is not None}
 
 
 def _not_bool(value: Any) -> Any:
@@ -160,7 +161,7 @@ def parse(model: type[Model], body: dict[str, Any]) -> Model:
     """
     _check_values(body)
     try:
-        return model.model_validate(body)
+        return model.model_validate(without_nulls(model, body))
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         details = [

@@ -58,7 +58,7 @@ class Master:
             slots=settings.max_endpoints,
             default_limit=settings.max_in_flight,
         )
-        self.registry_error: str | None = "not contacted yet"
+        self.registry_error: str | None = "not contacted yet" if settings.registry_url else None
         self._changed = asyncio.Event()
         self.first_answer = asyncio.Event()
         self.prober: Prober | None = None
@@ -217,10 +217,12 @@ async def serve(
             except SettingsError as error:
                 raise ConfigurationError(str(error)) from error
             crew.bind()
-            master.directory.restore(last_table.load(master.table_path))
             overview = Overview(master, crew.board)
             said = advertise.presence(settings.host, crew.port, settings.advertise_url) if settings.advertise else {}
-            client = RegistryClient(settings.registry_url, session, token=token, watching_as=said)
+            client = None
+            if settings.registry_url:
+                master.directory.restore(last_table.load(master.table_path))
+                client = RegistryClient(settings.registry_url, session, token=token, watching_as=said)
             app = make_app(overview, make_replica_api(settings, session, client))
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
             await runner.setup()
@@ -233,9 +235,10 @@ async def serve(
                 timeout_s=settings.health_timeout,
                 rng=random.Random(),  # noqa: S311 - jitter, not secrets
             )
-            scope.spawn("follow", master.follow(client), service=True)
             scope.spawn("probe", prober.run(), service=True)
-            await _wait_for_first_answer(master)
+            if client is not None:
+                scope.spawn("follow", master.follow(client), service=True)
+                await _wait_for_first_answer(master)
             await crew.start(master.next_table())
             scope.spawn("publish", master.publish(), service=True)
             scope.spawn("compile", have_compiled(crew, settings))
@@ -251,17 +254,19 @@ async def serve(
 
 
 def make_replica_api(
-    settings: RouterSettings, session: aiohttp.ClientSession, client: RegistryClient
+    settings: RouterSettings, session: aiohttp.ClientSession, client: RegistryClient | None
 ) -> ReplicaApi | None:
     """What passes `/api/v1/*` on, where it is wanted.
 
     Raises:
-        ConfigurationError: An admin token would be lent to callers who showed no key.
+        ConfigurationError: An admin token would be lent to callers who showed no key, or there is no registry.
     """
     if settings.replica_api_token_file is not None and settings.api_keys_file is None:
         raise ConfigurationError("router: replica_api_token_file needs api_keys_file: else anybody could use the token")
     if not settings.expose_replica_api:
         return None
+    if client is None:
+        raise ConfigurationError("router: expose_replica_api needs a registry (--registry-url)")
     token = read_token(settings.replica_api_token_file) if settings.replica_api_token_file else None
     return ReplicaApi(session, settings.registry_url, lambda: client.url, token)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from common.names import is_host, is_service_name
+from common.nulls import without_nulls
 from common.settings import CommaList, Settings, SettingsError, option, read_file
 from common.tracing import TracedSettings
 from router.keys import Key, KeyFile, faults
@@ -62,7 +63,9 @@ class RouterSettings(TracedSettings):
     router_port: int = option(8000, "Port to listen on.", flags=("--router-port", "--port"), ge=0, le=65535)
     host: str = option("127.0.0.1", "Address to listen on.")
     registry_url: CommaList = option(
-        ("http://localhost:18000",), "Registry URLs, separated by commas; the first that answers is used."
+        ("http://localhost:18000",),
+        "Registry URLs, separated by commas; the first that answers is used. An empty value, or none beside static "
+        "services, means that no registry is followed.",
     )
     registry_token_file: Path | None = option(None, "File (mode 0600) with the registry's read token.")
     advertise: bool = option(True, "Tell the registry where the router is, for its page and for Prometheus.")
@@ -143,6 +146,14 @@ class RouterSettings(TracedSettings):
     )
     insecure_no_auth: bool = option(False, "Listen beyond loopback without API keys.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _static_services_alone(cls, given: Any) -> Any:
+        """Who has static services and names no registry follows none, as with the ancestors' router."""
+        if isinstance(given, dict) and given.get("static_services") and "registry_url" not in given:
+            return {**given, "registry_url": ()}
+        return given
+
     @field_validator("policy")
     @classmethod
     def _known(cls, policy: str) -> str:
@@ -199,7 +210,8 @@ def read_static_services(path: Path) -> list[dict[str, Any]]:
     if not isinstance(content, list):
         raise SettingsError(f"{path}: needs a list of services, or one under 'services'")
     try:
-        checked = StaticFile.model_validate({"services": content}).services
+        entries = [without_nulls(StaticService, entry) if isinstance(entry, dict) else entry for entry in content]
+        checked = StaticFile.model_validate({"services": entries}).services
     except ValidationError as error:
         lines = [f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise SettingsError("\n".join(lines)) from error

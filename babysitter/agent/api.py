@@ -18,8 +18,10 @@ from babysitter.agent.model import Desired
 from babysitter.agent.openapi import describe
 from babysitter.agent.requests import BODY_LIMIT_BYTES, check_content_type, parse_body, wrong
 from common import __version__
+from common.clock import now_iso
 from common.discovery.replica import FILTERS, select
 from common.http.access import bearer_matches
+from common.http.answers import json_answer
 from common.http.errors import ApiError, detailed, json_errors
 
 OPEN = frozenset({"/health", "/api/v1/health", "/metrics"})
@@ -80,8 +82,14 @@ async def _guard(
 async def health(request: web.Request) -> web.Response:
     """`GET /health` and `GET /api/v1/health`."""
     agent = request.app[AGENT]
-    return web.json_response(
-        {"status": "healthy", "version": __version__, "node": agent.node, **agent.landlord.counts()}
+    return json_answer(
+        {
+            "status": "healthy",
+            "version": __version__,
+            "node": agent.node,
+            "timestamp": now_iso(),
+            **agent.landlord.counts(),
+        }
     )
 
 
@@ -98,7 +106,7 @@ async def metrics(request: web.Request) -> web.Response:
 async def openapi(request: web.Request) -> web.Response:
     """`GET /openapi.json`."""
     del request
-    return web.json_response(describe())
+    return json_answer(describe())
 
 
 async def create(request: web.Request) -> web.Response:
@@ -111,7 +119,7 @@ async def create(request: web.Request) -> web.Response:
         raise ApiError(408, "the body did not come in time", headers={"Connection": "close"}) from error
     # Shielded: a client that goes away in the middle leaves a whole replica, which it finds by its request_id.
     keeper, repeated = await asyncio.shield(request.app[AGENT].landlord.create(parse_body(raw)))
-    return web.json_response(
+    return json_answer(
         {
             "replica_id": keeper.replica_id,
             "status": keeper.info()["status"] if repeated else "pending",
@@ -127,13 +135,13 @@ async def list_replicas(request: web.Request) -> web.Response:
     """`GET /api/v1/replicas[?server_mode=…][&status=…][&model_name=…]`."""
     wanted = {key: request.query[key] for key in FILTERS if key in request.query}
     found = select((keeper.info() for keeper in request.app[AGENT].landlord.keepers()), wanted)
-    return web.json_response({"total": len(found), "replicas": found})
+    return json_answer({"total": len(found), "replicas": found})
 
 
 async def get_replica(request: web.Request) -> web.Response:
     """`GET /api/v1/replicas/{id}`."""
     info = _keeper(request).info()
-    return web.json_response({"replica_id": info["replica_id"], "status": info["status"], "info": info})
+    return json_answer({"replica_id": info["replica_id"], "status": info["status"], "info": info})
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -149,6 +157,7 @@ async def stop(request: web.Request) -> web.Response:
     check_content_type(request)
     raw = await request.read()
     body = parse_body(raw) if raw else {}
+    body = {name: value for name, value in body.items() if value is not None}
     unknown = sorted(set(body) - {"force"})
     if unknown:
         raise wrong(unknown[0], "extra inputs are not permitted")
@@ -170,7 +179,7 @@ async def retry(request: web.Request) -> web.Response:
         "status": "starting",
         "message": f"Replica {keeper.replica_id} is retried",
     }
-    return web.json_response(content, status=HTTPStatus.ACCEPTED)
+    return json_answer(content, status=HTTPStatus.ACCEPTED)
 
 
 async def replica_health(request: web.Request) -> web.Response:
@@ -188,7 +197,7 @@ async def replica_health(request: web.Request) -> web.Response:
         except (aiohttp.ClientError, TimeoutError) as error:
             message = f"{base_url}/health: {str(error) or type(error).__name__}; the replica is {status}"
     content = {"replica_id": keeper.replica_id, "healthy": healthy, "base_url": base_url, "message": message}
-    return web.json_response(content)
+    return json_answer(content)
 
 
 async def timeline(request: web.Request) -> web.Response:
@@ -196,7 +205,7 @@ async def timeline(request: web.Request) -> web.Response:
     keeper = _keeper(request)
     told = keeper.told().get("memory")
     memory: dict[str, Any] = told if isinstance(told, dict) else {}
-    return web.json_response(
+    return json_answer(
         {
             "replica_id": keeper.replica_id,
             "status": keeper.info()["status"],
@@ -226,4 +235,4 @@ def _stopped(keeper: Keeper) -> web.Response:
         "stopped successfully" if keeper.tenancy.over else "is being stopped; it is over when its status says stopped"
     )
     content = {"replica_id": keeper.replica_id, "status": "stopped", "message": f"Replica {keeper.replica_id} {said}"}
-    return web.json_response(content)
+    return json_answer(content)

@@ -64,7 +64,14 @@ SCHEMAS: dict[str, Any] = {
     "timeline": _object(
         replica_id=_STRING, status=_STATUS, transitions=_list(_TABLE), stages=_list(_TABLE), jobs=_TABLE
     ),
-    "health": _object(status=_STRING, version=_STRING, node=_STRING, replicas_total=_INTEGER, replicas_ready=_INTEGER),
+    "health": _object(
+        status=_STRING,
+        version=_STRING,
+        node=_STRING,
+        timestamp=_STRING,
+        replicas_total=_INTEGER,
+        replicas_ready=_INTEGER,
+    ),
     "StopBody": {
         "type": "object",
         "properties": {"force": {"type": "boolean"}},

@@ -62,7 +62,7 @@ def info(
         **shown,
         "port": told.get("port") or tenancy.port,
         "multibox": placement.get("multibox"),
-        "namespace": placement.get("namespace", "inf-integ"),
+        "namespace": placement.get("namespace") or "inf-integ",
         "workdir": workdir,
         "created_at": tenancy.created_at,
         "updated_at": shown["updated_at"] or tenancy.created_at,

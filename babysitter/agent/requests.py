@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from babysitter.cbclient.request import CreateRequest
 from babysitter.cbclient.wheels import WheelError, check_allowed
 from common.http.errors import ApiError, parse_json_object
+from common.nulls import without_nulls
 
 BODY_LIMIT_BYTES = 1 << 20
 METADATA_LIMIT_BYTES = 8192
@@ -70,7 +71,7 @@ def read_request(body: Mapping[str, Any], *, wheel_dirs: Sequence[Path], model_d
     """
     _check_mode(body)
     try:
-        found = CreateRequest.model_validate_json(json.dumps(body), strict=True)
+        found = CreateRequest.model_validate_json(json.dumps(without_nulls(CreateRequest, body)), strict=True)
     except ValidationError as error:
         raise _refusal(error) from error
     if len(json.dumps(found.metadata)) > METADATA_LIMIT_BYTES:

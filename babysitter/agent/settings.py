@@ -10,7 +10,7 @@ from babysitter.settings import BabysitterSettings
 from babysitter.settings import parse as parse_babysitter
 from common import own_python
 from common.names import is_host, is_service_name
-from common.service import ConfigurationError, ServiceSettings
+from common.service import LOG_LEVELS, ConfigurationError, ServiceSettings
 from common.settings import CommaList, CommaPaths, SettingsError, find_config, load, option
 
 ENV_PREFIX = "SVC_AGENT_"
@@ -33,9 +33,7 @@ class AgentSettings(ServiceSettings):
     port: int = option(
         18100, "Port to listen on; 0 lets the kernel choose.", env=["PORT", "SERVICE_PORT"], ge=0, le=LAST_PORT
     )
-    log_level: str = option(
-        "INFO", "Least level of the lines logged.", env=["LOG_LEVEL"], pattern=r"^(?i:debug|info|warning|error)$"
-    )
+    log_level: str = option("INFO", "Least level of the lines logged.", env=["LOG_LEVEL"], pattern=LOG_LEVELS)
     local_workdir_root: Path = option(
         Path("data/replicas"), "Directory of all replicas, one agent's own.", env=["LOCAL_WORKDIR_ROOT"]
     )

@@ -1,5 +1,6 @@
 """The create request of the release server, as it stands in request.json (CONTRACT.md 5)."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from babysitter.cbclient.packages import RequirementError, check_custom
 from babysitter.cbclient.versions import TagError, version_of
 from common.atomic_file import read_bounded
+from common.nulls import without_nulls
 from common.service import ConfigurationError
 
 LIMIT_BYTES = 1 << 20
@@ -164,7 +166,8 @@ def load(path: Path) -> CreateRequest:
         ConfigurationError: The file is missing or its content no request; names file and field.
     """
     try:
-        return CreateRequest.model_validate_json(read_bounded(path, limit_bytes=LIMIT_BYTES))
+        body = json.loads(read_bounded(path, limit_bytes=LIMIT_BYTES))
+        return CreateRequest.model_validate(without_nulls(CreateRequest, body) if isinstance(body, dict) else body)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     except ValidationError as error:

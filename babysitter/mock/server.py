@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from babysitter.mock.answers import Answer, embedding, model_list, text_of, words_for
 from babysitter.mock.knobs import Knobs
+from common.http.answers import SEPARATORS, json_answer
 from common.http.errors import ApiError, read_json_object
 
 BODY_LIMIT_BYTES = 64 << 20
@@ -139,7 +140,7 @@ async def _sign(request: web.Request, handler: Any) -> web.StreamResponse:
     is_v1 = request.path.startswith("/v1/")
     wrong = {"both": False, "v1": not is_v1, "bare": is_v1}[server.knobs.paths]
     if wrong and not request.path.startswith(("/mock/", "/health")):
-        return web.json_response({"error": "no such path"}, status=HTTPStatus.NOT_FOUND)
+        return json_answer({"error": "no such path"}, status=HTTPStatus.NOT_FOUND)
     answer: web.StreamResponse = await handler(request)
     if not answer.prepared:
         answer.headers["X-Mock-Server"] = server.name
@@ -155,14 +156,14 @@ async def _openai_errors(request: web.Request, handler: Any) -> web.StreamRespon
         kind = "invalid_request_error" if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
         content = {"message": error.message, "type": kind, "param": None, "code": error.status}
         body = {"error": content, **error.fields}
-        return web.json_response(body, status=error.status, headers=error.headers)
+        return json_answer(body, status=error.status, headers=error.headers)
     return answer
 
 
 async def health(request: web.Request) -> web.Response:
     """`GET /health`."""
     server = request.app[SERVER]
-    return web.json_response({"status": "ok", "server": server.name}, status=server.knobs.health_status)
+    return json_answer({"status": "ok", "server": server.name}, status=server.knobs.health_status)
 
 
 async def models(request: web.Request) -> web.Response:
@@ -175,10 +176,10 @@ async def models(request: web.Request) -> web.Response:
         case "broken":
             return web.Response(text="{not json", content_type="application/json")
         case "list":
-            return web.json_response(found)
+            return json_answer(found)
         case "empty":
             found = []
-    return web.json_response({"object": "list", "data": found})
+    return json_answer({"object": "list", "data": found})
 
 
 async def generate(request: web.Request) -> web.StreamResponse:
@@ -227,7 +228,7 @@ async def mock_state(request: web.Request) -> web.Response:
     wait_s = float(query.pop("wait_s", 0))
     if query:
         await server.until({name: int(value) for name, value in query.items()}, wait_s)
-    return web.json_response(server.state())
+    return json_answer(server.state())
 
 
 async def mock_knobs(request: web.Request) -> web.Response:
@@ -238,13 +239,13 @@ async def mock_knobs(request: web.Request) -> web.Response:
         server.knobs = Knobs.model_validate({**server.knobs.model_dump(), **given})
     except ValidationError as error:
         raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
-    return web.json_response(server.knobs.model_dump())
+    return json_answer(server.knobs.model_dump())
 
 
 async def mock_release(request: web.Request) -> web.Response:
     """`POST /mock/release[{"count": n}]`: let parked requests go; the `hold` knob stays as it is."""
     body = await read_json_object(request, empty=True)
-    return web.json_response({"released": request.app[SERVER].release(body.get("count"))})
+    return json_answer({"released": request.app[SERVER].release(body.get("count"))})
 
 
 async def _misbehave_first(server: MockServer, request: web.Request, body: dict[str, Any]) -> None:
@@ -298,7 +299,7 @@ async def _stream(server: MockServer, request: web.Request, answer: Answer, *, u
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     for sent, chunk in enumerate(answer.chunks(usage=usage), start=1):
-        await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        await response.write(b"data: " + json.dumps(chunk, separators=SEPARATORS).encode() + b"\n\n")
         server.counts["chunks"] += 1
         await _misbehave(server, request, sent)
         if server.knobs.token_delay_s:
@@ -311,7 +312,7 @@ async def _stream(server: MockServer, request: web.Request, answer: Answer, *, u
 
 async def _whole(server: MockServer, request: web.Request, content: dict[str, Any]) -> web.StreamResponse:
     """A whole answer in two writes, so that it can break in the middle."""
-    raw = json.dumps(content).encode()
+    raw = json.dumps(content, separators=SEPARATORS).encode()
     headers = {"Content-Type": "application/json", "X-Mock-Server": server.name}
     response = web.StreamResponse(headers=headers)
     response.content_length = len(raw) + server.knobs.wrong_length

@@ -43,12 +43,19 @@ class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
         return found if isinstance(found, str) else None
 
 
+def plain_weight(weight: float) -> float:
+    """A weight as it goes out: a whole number without a point, since the ancestors' router in Rust reads a `u32`."""
+    return int(weight) if weight == int(weight) else weight
+
+
 def record_from_wire(value: Any) -> ServiceRecord:
-    """Read one record.
+    """Read one record; a member that is null counts as absent, as registries of the old kind mean it.
 
     Raises:
         msgspec.ValidationError: A required member is missing or of the wrong type.
     """
+    if isinstance(value, dict):
+        value = {name: member for name, member in value.items() if member is not None}
     return msgspec.convert(value, ServiceRecord, strict=False)
 
 

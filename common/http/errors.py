@@ -10,6 +10,8 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from common.http.answers import json_answer
+
 log = structlog.get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -32,12 +34,24 @@ class ApiError(Exception):
 
     def response(self) -> web.Response:
         """The JSON answer."""
-        return web.json_response({"error": self.message, **self.fields}, status=self.status, headers=self.headers)
+        return json_answer({"error": self.message, **self.fields}, status=self.status, headers=self.headers)
 
 
 @web.middleware
 async def json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Render `ApiError`, aiohttp's own refusals and defects of ours as JSON."""
+    answered = await render_errors(request, handler)
+    tell(request, answered.status)
+    return answered
+
+
+def tell(request: web.Request, status: int) -> None:
+    """One line per call of a control plane, for whoever set the level to debug."""
+    log.debug("http.answered", method=request.method, path=request.path, status=status, remote=request.remote)
+
+
+async def render_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What `handler` answers, its faults as JSON."""
     try:
         return await handler(request)
     except ApiError as error:
@@ -46,11 +60,11 @@ async def json_errors(request: web.Request, handler: Handler) -> web.StreamRespo
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-        return web.json_response({"error": error.reason}, status=error.status, headers=headers)
+        return json_answer({"error": error.reason}, status=error.status, headers=headers)
     except Exception:
         # The one broad clause of a control plane: the defect is logged whole, the caller learns nothing of it.
         log.exception("http.handler_failed", method=request.method, path=request.path)
-        return web.json_response({"error": "internal error"}, status=500)
+        return json_answer({"error": "internal error"}, status=500)
 
 
 def detailed(handler: Handler) -> Handler:

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from common.clock import now_iso
+from common.http.answers import json_answer
 from common.http.errors import ApiError, json_errors
 from router import board as cells
 from router.board import Board
@@ -42,7 +44,7 @@ class Overview:
 
     def health(self) -> dict[str, Any]:
         """`/health` and `/status`."""
-        return views.health(self._fleet.replicas(), self.registry_url, self._fleet.registry_error, time.time())
+        return views.health(self._fleet.replicas(), self.registry_url, self._fleet.registry_error, now_iso())
 
     def services(self) -> list[dict[str, Any]]:
         """Every replica with its counters."""
@@ -128,21 +130,21 @@ def make_app(overview: Overview, replica_api: ReplicaApi | None = None) -> web.A
 
 async def _health(request: web.Request) -> web.Response:
     """How many replicas are healthy, and whether the registry is followed."""
-    return web.json_response(request.app[OVERVIEW].health())
+    return json_answer(request.app[OVERVIEW].health())
 
 
 async def _services(request: web.Request) -> web.Response:
     """Every replica with its health, models and counts."""
     overview = request.app[OVERVIEW]
     services = overview.services()
-    return web.json_response({"services": services, "total": len(services), "registry_url": overview.registry_url})
+    return json_answer({"services": services, "total": len(services), "registry_url": overview.registry_url})
 
 
 async def _stats(request: web.Request) -> web.Response:
     """The same, with totals."""
     overview = request.app[OVERVIEW]
     services = overview.services()
-    return web.json_response(
+    return json_answer(
         {
             "total_services": len(services),
             "healthy_services": sum(item["healthy"] for item in services),
@@ -164,12 +166,12 @@ async def _traffic(request: web.Request) -> web.Response:
         since = float(text)
     except ValueError as error:
         raise ApiError(400, "parameter 'since' must be a number", field="since") from error
-    return web.json_response(request.app[OVERVIEW].traffic(since))
+    return json_answer(request.app[OVERVIEW].traffic(since))
 
 
 async def _models(request: web.Request) -> web.Response:
     """The models that can be asked now."""
-    return web.json_response(request.app[OVERVIEW].models())
+    return json_answer(request.app[OVERVIEW].models())
 
 
 async def _model(request: web.Request) -> web.Response:
@@ -177,5 +179,5 @@ async def _model(request: web.Request) -> web.Response:
     wanted = request.match_info["model"]
     for model in request.app[OVERVIEW].models()["data"]:
         if model["id"] == wanted:
-            return web.json_response(model)
+            return json_answer(model)
     raise ApiError(404, f"no healthy replica serves the model {wanted!r}")

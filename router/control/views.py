@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common.discovery.record import plain_weight
 from router.model import Replica, Standing
 
 
@@ -35,7 +36,7 @@ def service(replica: Replica, counts: Counts) -> dict[str, Any]:
         "request_count": counts.requests,
         "error_count": counts.errors,
         "response_time": counts.response_time_s,
-        "weight": replica.weight,
+        "weight": plain_weight(replica.weight),
         "models": list(replica.models),
         "metadata": record.metadata,
         "standing": replica.standing.value,
@@ -72,7 +73,7 @@ def model_list(replicas: Sequence[Replica], aliases: Mapping[str, Collection[str
 
 
 def health(
-    replicas: Sequence[Replica], registry_url: str, registry_error: str | None, timestamp: float
+    replicas: Sequence[Replica], registry_url: str, registry_error: str | None, timestamp: str
 ) -> dict[str, Any]:
     """`/health`: 200 always; what it says is in the body."""
     healthy = sum(map(is_healthy, replicas))

@@ -9,7 +9,9 @@ _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permi
 def error_body(status: int, code: str, message: str) -> bytes:
     """`{"error": {"message", "type", "code", "param"}}` as OpenAI's clients expect it."""
     kind = _TYPES.get(status, "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error")
-    return json.dumps({"error": {"message": message, "type": kind, "code": code, "param": None}}).encode()
+    return json.dumps(
+        {"error": {"message": message, "type": kind, "code": code, "param": None}}, separators=(",", ":")
+    ).encode()
 
 
 def error_event(code: str, message: str) -> bytes:

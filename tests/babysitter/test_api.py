@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -191,3 +192,21 @@ async def test_metrics_tell_state_restarts_and_stages(client: Client, supervisor
     assert [line for line in lines if line.startswith("svc_babysitter_stage_duration_seconds{")] == [
         'svc_babysitter_stage_duration_seconds{stage="venv"} 2.5'
     ]
+
+
+async def test_every_answer_is_compact_W35(client: Client) -> None:
+    assert b'"id":"m"' in await (await client.get("/models")).read()
+    for path in ("/health", "/models", "/info", "/timeline", "/nowhere"):
+        raw = await (await client.get(path)).read()
+        assert b'": ' not in raw
+        assert b', "' not in raw
+
+
+async def test_health_has_an_iso_timestamp_W42(client: Client) -> None:
+    told = await (await client.get("/health")).json()
+    assert datetime.fromisoformat(told["timestamp"]).tzinfo is not None
+
+
+async def test_stop_with_a_force_that_is_null_is_a_plain_stop_W21(client: Client, supervisor: StillSupervisor) -> None:
+    assert (await client.post("/stop", json={"force": None})).status == 202
+    assert supervisor.told == [ev.StopRequested("stopped by a call", force=False)]

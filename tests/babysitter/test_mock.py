@@ -191,3 +191,13 @@ def test_flags_are_knobs() -> None:
 def test_wrong_knob_is_named() -> None:
     with pytest.raises(SettingsError, match="--ttft-s: 'ttft_s'"):
         parse(["--port", "0", "--model", "a", "--ttft-s", "-1"])
+
+
+async def test_every_answer_and_event_is_compact_W35(client: Client) -> None:
+    models = await (await client.get("/v1/models")).read()
+    assert b'"id":"m"' in models
+    whole = await (await client.post("/v1/chat/completions", json=CHAT)).read()
+    stream = await (await client.post("/v1/chat/completions", json={**CHAT, "stream": True})).read()
+    for raw in (models, whole, stream, await (await client.get("/health")).read()):
+        assert b'": ' not in raw
+        assert b', "' not in raw

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from babysitter import view as pictures
@@ -74,7 +75,14 @@ def test_servers_record_is_running_only_while_requests_are_welcome(state: State,
     record = pictures.server_registration(view)
     assert record is not None
     assert record["status"] == status
-    assert pictures.heartbeat(view)["status"] == {"running": "ready"}.get(status, status)
+    assert pictures.server_heartbeat(view)["status"] == status
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_heartbeat_of_the_babysitters_own_record_says_running_W42(state: State) -> None:
+    beat = pictures.own_heartbeat(replace(READY, state=state))
+    assert beat["status"] == "running"
+    assert beat["replica_status"] == pictures.report(replace(READY, state=state))["status"] != "draining"
 
 
 def test_report_has_every_member_of_the_contract() -> None:
@@ -100,11 +108,24 @@ def test_ipv6_hosts_stand_in_brackets() -> None:
 
 
 def test_health_keeps_the_ancestors_names() -> None:
-    told = pictures.health(replace(READY, serves=True), 7.0)
+    told = pictures.health(replace(READY, serves=True), "2026-01-01T00:00:07.000Z")
     assert told["status"] == "healthy"
     assert told["infinilm_server_running"] is True
     assert told["infinilm_server_port"] == 8001
     assert {"service", "babysitter", "timestamp"} <= set(told)
+
+
+@pytest.mark.parametrize(("weight", "said"), [(2.0, "2"), (0.5, "0.5")])
+def test_weight_that_is_whole_has_no_point_on_the_wire_W21(weight: float, said: str) -> None:
+    record = pictures.server_registration(replace(READY, weight=weight))
+    assert record is not None
+    assert f'"weight":{said},' in msgspec.json.encode(record).decode()
+
+
+def test_record_without_a_weight_has_no_such_member_W21() -> None:
+    record = pictures.server_registration(replace(READY, weight=None))
+    assert record is not None
+    assert "weight" not in record
 
 
 def test_info_keeps_the_ancestors_names() -> None:

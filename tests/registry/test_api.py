@@ -1,7 +1,9 @@
 """Every call of the registry's contract, with each of its errors."""
 
 import json
+import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -45,7 +47,6 @@ async def test_register_answers_201_with_the_service(client: Client, clock: Fake
         "last_heartbeat": pytest.approx(clock.utcnow().timestamp(), abs=0.01),
         "health_status": "unknown",
         "is_healthy": True,
-        "instance_id": None,
         "incarnation": 0,
         "generation": 1,
         "ttl_s": 120.0,
@@ -316,3 +317,29 @@ async def test_failing_store_refuses_registrations_and_serves_the_rest_C13(
     assert (await send(client, "DELETE", "/services/a"))[0] == status
     assert (await send(client, "POST", "/services/a/heartbeat"))[0] == 200
     assert (await send(client, "GET", "/services"))[1]["total"] == 1
+
+
+async def test_every_answer_is_compact_W35(client: Client) -> None:
+    metadata = {"type": "openai-api", "models": ["m"], "models_list": [{"id": "m", "object": "model"}]}
+    await send(client, "POST", "/services", body(metadata=metadata))
+    assert b'"id":"m"' in await (await client.get("/services")).read()
+    paths = ("/health", "/services", "/stats", "/api/v1/replicas", "/openapi.json", "/services/nobody", "/nowhere")
+    for path in paths:
+        raw = await (await client.get(path)).read()
+        assert not re.search(rb'[a-z_]": ["{\[0-9tfn]', raw), path
+
+
+async def test_health_has_an_iso_timestamp_in_both_places_W42(client: Client) -> None:
+    for path in ("/health", "/api/v1/health"):
+        _, told = await send(client, "GET", path)
+        assert datetime.fromisoformat(told["timestamp"]).tzinfo is not None
+
+
+async def test_heartbeat_of_a_replica_that_drains_is_stopping_in_the_replica_api_W42(client: Client) -> None:
+    await send(client, "POST", "/services", body("svc-1", metadata={"type": "openai-api"}))
+    for beat in ({"status": "draining"}, {"status": "draining", "replica_status": "stopping"}):
+        await send(client, "POST", "/services/svc-1/heartbeat", {"replica_id": "r-1", "updated_at": "2026", **beat})
+        _, service = await send(client, "GET", "/services/svc-1")
+        _, replica = await send(client, "GET", "/api/v1/replicas/r-1")
+        assert (service["status"], replica["status"]) == ("draining", "stopping")
+        assert "replica_status" not in service["metadata"]["replica"]

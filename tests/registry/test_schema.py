@@ -132,3 +132,15 @@ def test_update_may_be_partial_but_not_wrong() -> None:
 def test_heartbeat_of_wrong_type_is_refused() -> None:
     with pytest.raises(ApiError, match="'incarnation'"):
         parse(HeartbeatBody, {"incarnation": "1"})
+
+
+def test_null_for_an_optional_member_is_absent_W21() -> None:
+    nulls = dict.fromkeys(("timestamp", "metadata", "weight", "instance_id", "incarnation", "ttl_s"))
+    assert parse(RegisterBody, {**body(), **nulls}) == parse(RegisterBody, body())
+    assert parse(HeartbeatBody, {"status": None, "incarnation": None}) == HeartbeatBody()
+    assert parse(UpdateBody, {"host": None, "metadata": None}).model_fields_set == set()
+
+
+def test_metadata_member_that_is_null_is_absent_W21() -> None:
+    read = parse(RegisterBody, body(metadata={"cache_type": None, "models": ["m"], "inner": {"x": None}}))
+    assert read.metadata == {"models": ["m"], "inner": {"x": None}}

@@ -84,7 +84,7 @@ async def test_a_killed_replica_costs_only_the_answers_it_had_begun_A1(node: Nod
         whole = [text for text in ended if b"[DONE]" in text]
         broken = [text for text in ended if b"[DONE]" not in text]
         assert len(broken) == len(whole) == 10
-        assert all(b'"code": "upstream_died"' in text and text.endswith(b"<unclean>") for text in broken)
+        assert all(b'"code":"upstream_died"' in text and text.endswith(b"<unclean>") for text in broken)
         assert not any(b"<unclean>" in text for text in whole)
 
 

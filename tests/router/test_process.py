@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,25 @@ async def test_a_registered_replica_is_routed_at_once_and_its_goodbye_obeyed(nod
             return await node.chat() == 503
 
         await node.until(gone)
+
+
+async def test_router_with_an_empty_registry_url_follows_none_and_serves_its_static_services_W42(
+    node: Node, replica: FakeReplica
+) -> None:
+    static = node.folder / "static.json"
+    static.write_text(
+        json.dumps([{"name": "s", "host": "127.0.0.1", "port": replica.port, "weight": None, "metadata": None}])
+    )
+    async with node.router("--registry-url", "", "--static-services", str(static)):
+        await node.until(node.chats)
+        health = await node.get("/health")
+        assert (health["registry_url"], health["registry_error"], health["healthy_services"]) == ("", None, "1/1")
+        assert datetime.fromisoformat(health["timestamp"]).tzinfo is not None
+        for path in ("/health", "/services", "/stats", "/v1/models", "/v1/models/none"):
+            async with node.http.get(node.url + path) as answer:
+                raw = await answer.read()
+            assert b'": ' not in raw  # W35
+            assert b', "' not in raw
 
 
 async def test_a_killed_worker_is_replaced_and_no_connection_refused(node: Node, replica: FakeReplica) -> None:

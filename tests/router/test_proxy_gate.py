@@ -153,7 +153,7 @@ async def test_after_a_comment_a_failure_is_an_event_and_a_retry_still_works(pla
     assert not reply.body.endswith(b"0\r\n\r\n")
     dying = await plane.add(dies_late)
     plane.route(dying)
-    assert b'"code": "upstream_died"' in (await plane.post(STREAM)).body
+    assert b'"code":"upstream_died"' in (await plane.post(STREAM)).body
     # The suspect is asked only once the fresh one, which comes first, has failed.
     first, second = plane.route(dying, await plane.add(streams))
     plane.engine.set_table(

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from router.model import Replica
 from router.prober import model_ids
 from router.proxy import answers
 from router.proxy.paths import PROXIED, is_control, upstream_path
-from router.settings import read_static_services
+from router.settings import RouterSettings, read_static_services
 
 
 def replica(name: str, models: list[str], **metadata: object) -> Replica:
@@ -44,9 +45,9 @@ def test_model_list_bears_a_models_list_that_is_none(listed: object) -> None:
 def test_health_says_healthy_only_with_a_healthy_replica() -> None:
     down = replica("a", ["m"])
     down.probed_ok = False
-    said = views.health([down, replica("b", ["m"])], "http://r", None, 1.0)
+    said = views.health([down, replica("b", ["m"])], "http://r", None, "now")
     assert (said["status"], said["router"], said["healthy_services"]) == ("healthy", "running", "1/2")
-    assert views.health([down], "http://r", "gone", 1.0)["status"] == "running"
+    assert views.health([down], "http://r", "gone", "now")["status"] == "running"
 
 
 def test_service_has_every_field_of_the_contract() -> None:
@@ -171,3 +172,22 @@ def test_static_file_faults_name_file_and_field(tmp_path: Path, text: str, messa
     with pytest.raises(SettingsError, match=message) as caught:
         read_static_services(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "urls"),
+    [
+        ({}, ("http://localhost:18000",)),
+        ({"static_services": "x.json"}, ()),
+        ({"registry_url": ""}, ()),
+        ({"static_services": "x.json", "registry_url": "http://a"}, ("http://a",)),
+    ],
+)
+def test_registry_that_is_followed_W42(given: dict[str, Any], urls: tuple[str, ...]) -> None:
+    assert RouterSettings.model_validate(given).registry_url == urls
+
+
+def test_null_in_the_static_file_is_absent_W21(tmp_path: Path) -> None:
+    path = tmp_path / "static.json"
+    path.write_text('[{"name":"a","host":"h","port":1,"weight":null,"metadata":null}]')
+    assert read_static_services(path) == [{"name": "a", "host": "h", "port": 1, "weight": None, "metadata": {}}]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,21 @@ async def test_health_counts(client: Client) -> None:
         status, content = await answer_of(client, "GET", path)
         assert status == 200
         assert (content["status"], content["replicas_total"], content["replicas_ready"]) == ("healthy", 2, 1)
+        assert datetime.fromisoformat(content["timestamp"]).tzinfo is not None
+
+
+async def test_every_answer_is_compact_W35(client: Client) -> None:
+    replica_id = await create(client)
+    for path in (REPLICAS, f"{REPLICAS}/{replica_id}", "/health", "/nowhere"):
+        async with client.get(path) as answer:
+            raw = await answer.read()
+        assert b'": ' not in raw
+        assert b', "' not in raw
+
+
+async def test_stop_with_a_force_that_is_null_is_a_plain_stop_W21(client: Client) -> None:
+    status, content = await answer_of(client, "POST", f"{REPLICAS}/{await create(client)}/stop", json={"force": None})
+    assert (status, content["status"]) == (200, "stopped")
 
 
 async def test_delete_stops_removes_and_is_shown_for_a_while_A11(start_agent: StartAgent, tmp_path: Path) -> None:

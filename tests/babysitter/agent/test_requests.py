@@ -180,3 +180,23 @@ def test_digest_does_not_depend_on_order_or_request_id() -> None:
 
 def test_body_of_large_but_bearable_numbers_passes() -> None:
     assert parse_body(b'{"a": 9223372036854775807}') == {"a": 2**63 - 1}
+
+
+def test_request_whose_optional_members_are_null_is_the_request_without_them_W21() -> None:
+    body = wanted()
+    nulls = {
+        **body,
+        "job": {"job_priority": None, "job_timeout_s": None, "job_labels": None, "disable_scheduler": None},
+        "timeouts": None,
+        "influxdb": None,
+        "metadata": None,
+        "platform_config": None,
+        "full_config": None,
+        "replica_config": {"replica_config": None, "api_config": None},
+        "placement": {**body.get("placement", {}), "namespace": None, "node": None},
+        "request_id": None,
+    }
+    read = read_request(nulls, wheel_dirs=(), model_dirs=())
+    assert read.job is not None
+    assert (read.job.job_labels, read.job.job_priority, read.placement.namespace) == ((), "p2", "inf-integ")
+    assert read.model_copy(update={"job": None}) == read_request(body, wheel_dirs=(), model_dirs=())
