@@ -16,7 +16,7 @@ import structlog
 from babysitter import events as ev
 from babysitter import ports
 from babysitter.api import Source, make_app
-from babysitter.assemble import make_prober, make_spec
+from babysitter.assemble import make_engine, make_prober, make_spec
 from babysitter.home import Home
 from babysitter.memory import from_json
 from babysitter.reporter import Reporter
@@ -67,7 +67,8 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
     memory = new_memory(remembered, instance_id=str(uuid.uuid4()), epoch_s=int(time.time()), now=iso(clock.utcnow()))
     async with make_session(timeout_s=10.0) as session, TaskScope("babysitter") as scope:
         prober = make_prober(settings, spec, session)
-        supervisor = Supervisor(spec, home, memory, prober, clock=clock, rng=random.Random())  # noqa: S311 - jitter
+        engine = make_engine(settings, spec, session, clock)
+        supervisor = Supervisor(spec, home, memory, prober, engine, clock=clock, rng=random.Random())  # noqa: S311 - jitter
         if not await supervisor.adopt():
             refuse_taken_port(settings)
         tracing = open_tracing(settings, "babysitter")

@@ -1,5 +1,6 @@
 """From settings to the parts of a babysitter: policy, addresses, the replica's spec, the prober, the deployer."""
 
+import math
 import socket
 import threading
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from babysitter.cbclient.modes import MODES
 from babysitter.cbclient.request import CreateRequest
 from babysitter.cbclient.rules import Rules
 from babysitter.cbclient.wheels import Roots
+from babysitter.engine_health import EngineHealth
 from babysitter.launch import make_command, make_plan
 from babysitter.machine import Policy
 from babysitter.probe import Prober
@@ -26,6 +28,7 @@ from babysitter.settings import (
 )
 from babysitter.slots import Slots
 from babysitter.spec import Addresses, JobRules, LogRules, Spec
+from babysitter.token_probe import AUTO, TokenProbe
 from common.clock import Clock
 from common.http.access import is_loopback
 from common.service import ConfigurationError
@@ -153,9 +156,26 @@ def make_prober(settings: BabysitterSettings, spec: Spec, session: aiohttp.Clien
         timeout_s=spec.look_timeout_s,
         expected=settings.expected_models or expected,
         configured=settings.models or own,
-        health=is_client,
-        generate_path=settings.probes.generate_path,
-        generate_timeout_s=settings.probes.generate_timeout_s,
+        health_path=settings.probes.health_path or ("/health" if is_client else ""),
+        must_have_health=is_client,
+    )
+
+
+def make_engine(settings: BabysitterSettings, spec: Spec, session: aiohttp.ClientSession, clock: Clock) -> EngineHealth:
+    """What proves that the server works. A release server's replica is believed without a token, unless a path is named."""
+    probes = settings.probes
+    is_client = isinstance(settings.backend, CbclientBackend)
+    path = "" if is_client and probes.generate_path == AUTO else probes.generate_path
+    metrics_path = spec.metadata.get("metrics_path")
+    return EngineHealth(
+        TokenProbe(session, path),
+        session,
+        clock=clock,
+        metrics_path=metrics_path if isinstance(metrics_path, str) else None,
+        start_timeout_s=probes.generate_timeout_s,
+        # So that a hung one has failed `unhealthy_after` times well before `liveness_s` is over.
+        idle_timeout_s=min(probes.generate_timeout_s, (probes.liveness_s or math.inf) / probes.unhealthy_after),
+        interval_s=probes.generate_interval_s or None,
     )
 
 

@@ -14,6 +14,8 @@ from babysitter import identity
 
 MODELS_PATHS = ("/v1/models", "/models")
 ANSWER_LIMIT_BYTES = 4 << 20
+ABSENT = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
+"""Statuses by which a server says that it has no such call."""
 
 
 class NotReady(Exception):
@@ -33,38 +35,16 @@ class Prober:
         timeout_s: Of one look.
         expected: Ids that must all be served.
         configured: Ids of a server whose models call tells none; it is ready when `/health` is 200.
-        health: `/health` must be 200 as well before anything else counts.
-        generate_path: Where one token is asked for before the server counts as ready; None: nowhere.
-        generate_timeout_s: How long that may take.
+        health_path: Must be 200 before anything else counts, where the server has it; empty: is not asked.
+        must_have_health: A server without it is not ready.
     """
 
     session: aiohttp.ClientSession
     timeout_s: float
     expected: Sequence[str] = ()
     configured: Sequence[str] = ()
-    health: bool = False
-    generate_path: str | None = None
-    generate_timeout_s: float = 120.0
-
-    async def generate(self, base_url: str, model: str) -> None:
-        """Have the server make one token, when that is asked for: some answer long before they can work.
-
-        Raises:
-            NotReady: It made none.
-        """
-        if self.generate_path is None:
-            return
-        chat = {"messages": [{"role": "user", "content": "1"}]} if "chat" in self.generate_path else {"prompt": "1"}
-        body = {"model": model, "max_tokens": 1, **chat}
-        timeout = aiohttp.ClientTimeout(total=self.generate_timeout_s)
-        url = base_url + self.generate_path
-        try:
-            async with self.session.post(url, json=body, timeout=timeout, allow_redirects=False) as answer:
-                if answer.status != HTTPStatus.OK:
-                    raise NotReady(f"{self.generate_path}: status {answer.status}")
-                await answer.content.read(ANSWER_LIMIT_BYTES)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise NotReady(f"{self.generate_path}: {type(error).__name__}: {error}") from error
+    health_path: str = ""
+    must_have_health: bool = False
 
     async def look(self, base_url: str) -> tuple[dict[str, Any], ...]:
         """The model objects that the server at `base_url` serves.
@@ -89,10 +69,10 @@ class Prober:
 
     async def _models(self, base_url: str) -> tuple[dict[str, Any], ...]:
         said = []
-        if self.health:
-            status, _ = await self._get(f"{base_url}/health")
-            if status != HTTPStatus.OK:
-                raise NotReady(f"/health: status {status}")
+        if self.health_path:
+            status, _ = await self._get(base_url + self.health_path)
+            if status != HTTPStatus.OK and (self.must_have_health or status not in ABSENT):
+                raise NotReady(f"{self.health_path}: status {status}")
         for path in MODELS_PATHS:
             status, raw = await self._get(base_url + path)
             try:

@@ -73,10 +73,21 @@ class ProbeSettings(Settings):
     )
     stall_s: float = option(1800.0, "A start whose log is silent for so many seconds is stalled.", flags=(), gt=0)
     end_stalled: bool = option(False, "End a stalled start instead of only telling.", flags=())
-    generate_path: str | None = option(
-        None, "Path of a completion call of one token that must work before the server counts as ready.", flags=()
+    health_path: str = option(
+        "/health",
+        "Asked before the list of models, where the server has it (404: it has not). Empty: not asked.",
+        flags=(),
     )
-    generate_timeout_s: float = option(120.0, "Of that call, in seconds.", flags=(), gt=0)
+    generate_path: str = option(
+        "auto",
+        "Where one token is asked for before the server counts as ready, and then while it is idle. auto: at the first of "
+        "completions, chat/completions, embeddings and rerank that it answers (a cbclient: nowhere). Empty: nowhere.",
+        flags=(),
+    )
+    generate_timeout_s: float = option(120.0, "Of the first token, in seconds.", flags=(), gt=0)
+    generate_interval_s: float = option(
+        60.0, "Time without a sign of work after which a server that is ready is asked again; 0: never.", flags=(), ge=0
+    )
     slow_start_s: float | None = option(None, "Time in which routers raise a fresh server's share.", flags=(), gt=0)
 
 

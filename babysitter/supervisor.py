@@ -13,6 +13,7 @@ import structlog
 from babysitter import events as ev
 from babysitter import identity, ports
 from babysitter.attempt import Attempt, Command
+from babysitter.engine_health import EngineHealth
 from babysitter.home import Home
 from babysitter.job_keeper import JobKeeper
 from babysitter.machine import ALIVE, Replica, State, step, wire_status
@@ -41,6 +42,7 @@ class Supervisor:
         home: Where it lives; its lock is held.
         memory: What the last babysitter knew.
         prober: Looks at the server.
+        engine: Proves that it works.
         clock: Time.
         rng: Jitter.
 
@@ -49,7 +51,15 @@ class Supervisor:
     """
 
     def __init__(
-        self, spec: Spec, home: Home, memory: Memory, prober: Prober, *, clock: Clock, rng: random.Random
+        self,
+        spec: Spec,
+        home: Home,
+        memory: Memory,
+        prober: Prober,
+        engine: EngineHealth,
+        *,
+        clock: Clock,
+        rng: random.Random,
     ) -> None:
         self.spec = spec
         self.home = home
@@ -79,6 +89,7 @@ class Supervisor:
         self._watcher = Watcher(
             spec,
             prober,
+            engine,
             self.log,
             state=lambda: self._replica.state,
             attempt=lambda: self._attempt.uuid if self._attempt else None,
@@ -134,6 +145,7 @@ class Supervisor:
             extra={
                 **self.spec.extra,
                 **self._watcher.memory(),
+                **self._watcher.load(),
                 "wsjob_states": self._jobs.states,
                 "stages": memory.stages,
                 **self._diagnostics(),
@@ -198,6 +210,7 @@ class Supervisor:
         """Where the adopted server listens: its ready line may be old by now, or have been written while nobody looked."""
         if self.memory.port and attempt.uuid == self.memory.attempt:
             self._watcher.port = self.memory.port
+            self._watcher.is_proven = True
         mark = attempt.label("stdout_mark")
         if isinstance(mark, int):
             self.log.marks[self.log.stdout] = mark

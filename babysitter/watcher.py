@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from babysitter import events as ev
+from babysitter.engine_health import EngineHealth
 from babysitter.identity import Identity, rss_bytes
 from babysitter.machine import PROBED, State
 from babysitter.port_finder import port_in_file, port_in_log
@@ -26,6 +27,7 @@ class Watcher:
     Args:
         spec: The replica.
         prober: Asks the server.
+        engine: Has the engine prove that it works.
         log: The server's output.
         state: Tells the replica's state now.
         attempt: Tells the uuid of the attempt now.
@@ -39,6 +41,7 @@ class Watcher:
         self,
         spec: Spec,
         prober: Prober,
+        engine: EngineHealth,
         log: ServerLog,
         *,
         state: Callable[[], State],
@@ -50,8 +53,11 @@ class Watcher:
     ) -> None:
         self.port = spec.addresses.port
         self.moved = asyncio.Event()
+        self.is_proven = False
+        """The server has shown that it works: an adopted one may be too busy to show it again at once."""
         self._spec = spec
         self._prober = prober
+        self._engine = engine
         self._log = log
         self._state = state
         self._attempt = attempt
@@ -70,9 +76,15 @@ class Watcher:
             "degraded": soft is not None and self._rss_bytes > soft,
         }
 
+    def load(self) -> dict[str, int]:
+        """For reports: requests that the engine works on and keeps waiting, where it tells them."""
+        work = self._engine.work
+        return {} if work is None else {"running": work.running, "waiting": work.waiting}
+
     def new_attempt(self) -> None:
         """A server is about to be started: what its port file says now is not its own."""
         self.port = self._spec.addresses.port
+        self.is_proven = False
         self._port_mark = self._mark()
 
     async def run(self) -> None:
@@ -96,14 +108,14 @@ class Watcher:
             await self._pause(self._spec.interval_s if serving else self._spec.start_interval_s)
 
     async def _look(self) -> None:
-        uuid = self._attempt()
+        uuid, server_url = self._attempt(), url(self._spec.addresses.local, self.port)
         try:
-            models = await self._prober.look(url(self._spec.addresses.local, self.port))
+            models = await self._prober.look(server_url)
             if self._state() is State.WAITING_FOR_READY and uuid is not None:
                 stranger = await asyncio.to_thread(stranger_on_port, self.port, uuid)
                 if stranger is not None:
                     raise NotListening(f"port {self.port} is answered by a stranger, {stranger}")
-                await self._prober.generate(url(self._spec.addresses.local, self.port), str(models[0]["id"]))
+            await self._prove(server_url, str(models[0]["id"]))
         except NotReady as error:
             if not isinstance(error, NotListening):
                 self._tell(ev.PortFound())
@@ -111,6 +123,14 @@ class Watcher:
             return
         self._models_seen([_plain(model) for model in models])
         self._tell(ev.ProbeGood())
+
+    async def _prove(self, server_url: str, model: str) -> None:
+        """Believe a list of models only from an engine that works."""
+        if not self.is_proven:
+            await self._engine.start(server_url, model)
+            self.is_proven = True
+        else:
+            await self._engine.look(server_url, model, self.port)
 
     async def _weigh(self) -> None:
         """Measure the server's memory against its hard limit (A16)."""

@@ -27,6 +27,7 @@ PURE = (
     "babysitter/cbclient/packages.py",
     "babysitter/cbclient/params.py",
     "babysitter/cbclient/versions.py",
+    "babysitter/engine_metrics.py",
     "babysitter/events.py",
     "babysitter/job_states.py",
     "babysitter/machine.py",

@@ -17,7 +17,7 @@ import pytest
 from babysitter import events as ev
 from babysitter import identity
 from babysitter.__main__ import make_home
-from babysitter.assemble import make_prober, make_spec
+from babysitter.assemble import make_engine, make_prober, make_spec
 from babysitter.attempt import Attempt, Command, is_locked
 from babysitter.machine import State
 from babysitter.memory import from_json
@@ -67,7 +67,8 @@ def test_killed_babysitters_server_is_adopted_with_its_pid_B1(tmp_path: Path) ->
 
 
 def test_request_survives_the_babysitters_death_and_the_exit_code_is_known_after_it_B1_B5(tmp_path: Path) -> None:
-    with running(tmp_path, restarts=LONG, backend={"type": "mock", "models": ["m"], "args": ["--hold"]}) as node:
+    held = {"type": "mock", "models": ["m"], "args": ["--hold"]}
+    with running(tmp_path, restarts=LONG, backend=held, probes={"generate_path": ""}) as node:
         babysitter = node.start()
         node.ready()
         url = f"http://127.0.0.1:{node.port}"
@@ -244,7 +245,15 @@ async def supervise_a_stop(node: Node) -> State:
         memory = new_memory(from_json(home.state.load(stamp="x").get("memory")), instance_id="i", epoch_s=1, now="t")
         async with make_session(timeout_s=5.0) as session, TaskScope("test") as scope:
             prober = make_prober(settings, spec, session)
-            supervisor = Supervisor(spec, home, memory, prober, clock=clock, rng=random.Random(1))
+            supervisor = Supervisor(
+                spec,
+                home,
+                memory,
+                prober,
+                make_engine(settings, spec, session, clock),
+                clock=clock,
+                rng=random.Random(1),
+            )
             await supervisor.adopt()
             supervisor.tell(ev.StopRequested("x"))
             await supervisor.start(scope)

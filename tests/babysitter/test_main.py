@@ -170,7 +170,7 @@ def test_grandchild_in_its_own_session_is_ended_too_A12(tmp_path: Path) -> None:
 
 def test_request_in_flight_is_finished_before_a_stop_D28(tmp_path: Path) -> None:
     backend = {"type": "mock", "models": ["m"], "args": ["--hold"]}
-    with running(tmp_path, backend=backend, restarts={"drain_s": 20}) as node:
+    with running(tmp_path, backend=backend, restarts={"drain_s": 20}, probes={"generate_path": ""}) as node:
         babysitter = node.start()
         node.ready()
         url = f"http://127.0.0.1:{node.port}"

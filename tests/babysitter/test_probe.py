@@ -33,12 +33,12 @@ async def look(
     knobs: Knobs | None = None,
     expected: tuple[str, ...] = (),
     configured: tuple[str, ...] = (),
-    health: bool = False,
+    health_path: str = "",
 ) -> list[str]:
     app: web.Application = server.app
     app[SERVER].knobs = knobs or Knobs()
     async with aiohttp.ClientSession() as session:
-        prober = Prober(session=session, timeout_s=2, expected=expected, configured=configured, health=health)
+        prober = Prober(session=session, timeout_s=2, expected=expected, configured=configured, health_path=health_path)
         return [str(model["id"]) for model in await prober.look(str(server.make_url("")).rstrip("/"))]
 
 
@@ -61,7 +61,7 @@ async def test_unhealthy_server_is_not_ready_when_its_health_counts(mock: TestSe
     sick = Knobs(health_status=500)
     assert await look(mock, knobs=sick) == ["a", "b"]
     with pytest.raises(NotReady, match="/health: status 500"):
-        await look(mock, knobs=sick, health=True)
+        await look(mock, knobs=sick, health_path="/health")
 
 
 async def test_server_of_another_model_is_not_ready_A15(mock: TestServer) -> None:

@@ -30,6 +30,7 @@ async def test_server_that_answers_badly_listens_and_one_that_refuses_does_not(
         cast("Any", SimpleNamespace(addresses=SimpleNamespace(port=1, local="127.0.0.1"))),
         cast("Any", Prober()),
         cast("Any", None),
+        cast("Any", None),
         state=lambda: State.WAITING_FOR_READY,
         attempt=lambda: None,
         busy=lambda: None,
