@@ -53,10 +53,11 @@ async def test_one_apps_requests_spread_behind_nginx_W12(plane: Plane, tmp_path:
             while is_free(port):
                 await asyncio.sleep(0.05)
         async with AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="k", max_retries=0) as app:
-            said = [{"role": "user", "content": "hello"}]
-            await asyncio.gather(
-                *(app.chat.completions.create(model="m", messages=said) for _ in range(REQUESTS))  # type: ignore[call-overload]  # plain dicts
+            asking = (
+                app.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}])
+                for _ in range(REQUESTS)
             )
+            await asyncio.gather(*asking)
     finally:
         nginx.terminate()
         await nginx.wait()
