@@ -47,6 +47,7 @@ MODULES = (
     "router.policy.session",
     "router.policy.slow_start",
     "router.policy.usage",
+    "router.policy.wait",
     "router.policy.writing",
     "router.proxy.answers",
     "router.proxy.attempt",

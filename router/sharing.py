@@ -37,6 +37,10 @@ class Sharing:
         """A slot read a prompt of ours."""
         self._board.put(slot, cells.READ_AT_US, int(now * 1e6))
 
+    def requests(self, slot: int) -> int:
+        """Requests that the others have at a slot."""
+        return self._board.elsewhere(slot, cells.IN_FLIGHT)
+
     def work_bytes(self, slot: int) -> int:
         """Uncached bytes that the others placed at a slot and that are not read."""
         return self._board.elsewhere(slot, cells.WORK_BYTES)

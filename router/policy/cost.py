@@ -5,8 +5,8 @@
 `backlog` is the reading that a replica has still to do for earlier requests, `uncached prefill` what this prompt would add
 to it. Work that a cache saves is saved for everybody who comes later, and the busier the fleet, the more come later and
 wait: hence the share of the backlog, which falls with the share of replicas that were found busy (down to a twentieth). Scores
-within a tenth of the least (or a millisecond; 50 for the shortest prompts) are ties: the emptiest of those get it, in weighted rotation. So an idle
-fleet and short prompts are plain weighted round robin.
+within a tenth of the least (or a millisecond; 50 for the shortest prompts) are ties: the emptiest of those get it, by backlog
+and then by requests under way, in weighted rotation. So an idle fleet and short prompts are plain weighted round robin.
 """
 
 from collections.abc import Sequence
@@ -84,6 +84,10 @@ class Cost:
         if len(near) > 1:
             limit = min([waits[number] for number in near]) + tie_s
             near = [number for number in near if waits[number] <= limit]
+        if len(near) > 1:
+            loads = [views[number].in_flight / (weights[number] or _LEAST_WEIGHT) for number in near]
+            least = min(loads)
+            near = [number for number, load in zip(near, loads, strict=True) if load == least]
         return candidates if len(near) == len(candidates) else [candidates[number] for number in near]
 
     def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:
@@ -99,6 +103,7 @@ class Cost:
             found[endpoint.id] = {
                 "score": (1.0 - self.utilisation) * wait + prefill,
                 "backlog_s": wait,
+                "requests": float(view.in_flight),
                 "prefill_s": prefill,
                 "cached_bytes": float(held),
                 "cache_bytes": view.index.capacity_bytes,

@@ -13,6 +13,10 @@ class Elsewhere(Protocol):
     def read_at(self, slot: int, now: float) -> None:
         """A slot read a prompt of ours."""
 
+    def requests(self, slot: int) -> int:
+        """Requests that the others have at a slot."""
+        ...
+
     def work_bytes(self, slot: int) -> int:
         """Uncached bytes that the others placed at a slot and that are not read."""
         ...

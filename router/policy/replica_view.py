@@ -14,6 +14,7 @@ from router.policy.cache_size import Sizes, learned_bytes
 from router.policy.elsewhere import Elsewhere
 from router.policy.pace import OWN_FADE, Pace, pooled
 from router.policy.prefix_index import PrefixIndex
+from router.policy.wait import Wait
 from router.policy.writing import Writing
 
 _PACE_HALVES_S = 30.0
@@ -61,6 +62,8 @@ class Placement:
     """True when no first byte will tell that the prompt was read: the answer comes in one piece."""
     service_s: float | None = None
     reading: bool = True
+    answered: bool = False
+    """True once bytes of its answer came."""
     alone: bool = False
     """True for a silent one that found the replica with nothing else to read."""
     cached_share: float | None = None
@@ -110,8 +113,17 @@ class ReplicaView:
         self.work_bytes = 0
         """Uncached bytes of those."""
         self._outstanding = 0
-        """Prompt bytes of those."""
+        """Prompt bytes of those, and of the owed."""
+        self._owed: dict[Placement, None] = {}
+        """Answers in one piece that should be read by now, though nothing has been heard of it yet, in order."""
+        self._firsts = Wait()
+        """For first bytes of streams, beyond what the pace explains."""
+        self._answers = Wait()
+        """For answers in one piece."""
+        self._heard_at = 0.0
         self.requests = 0
+        self._others = 0
+        """Requests of the other workers, a moment ago."""
         self.reports = False
         self.paced_at = 0.0
         self._previous = 0.0
@@ -128,6 +140,13 @@ class ReplicaView:
             self.pace.bytes /= 2
             self.pace.count /= 2
         self.s_per_byte = pooled(self.pace, self._shared.pace)
+        if self._elsewhere is not None:
+            self._others = max(0, self._elsewhere.requests(self._slot))
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way; those of the other workers as they were a moment ago."""
+        return self.requests + self._others
 
     @property
     def outstanding(self) -> int:
@@ -139,6 +158,8 @@ class ReplicaView:
     def backlog_s(self, now: float) -> float:
         """Seconds of reading before a prompt placed now would have its turn."""
         own = self._own_backlog_s(now) if self.reading else 0.0
+        if self._owed:
+            own += self._overdue_s(now)
         if self._strangers:
             own += self._strangers_s(now)
         if self._elsewhere is None:
@@ -164,12 +185,24 @@ class ReplicaView:
             head = reading[0]
             began = max(self._previous, head.at)
             expected = head.work_bytes * self.s_per_byte
-            if not head.silent or now - began < expected:
-                left = self.work_bytes * self.s_per_byte
-                return left - min(expected, now - began)
-            self._read(head)
+            waited = now - began
+            if not head.silent or waited < expected:
+                left = self.work_bytes * self.s_per_byte - min(expected, waited)
+                if self._firsts.count:
+                    if self._elsewhere is not None:
+                        waited = now - max(began, self._elsewhere.last_read_s(self._slot))
+                    # Who is late may be as late again: nothing else is known of a first byte that does not come.
+                    left += max(0.0, waited - expected - self._firsts.limit_s)
+                return left
+            self._owed[head] = None
+            self._leave(head)
             self._previous = began + expected
         return 0.0
+
+    def _overdue_s(self, now: float) -> float:
+        """By how much answers in one piece are later than this replica's own pace explains: as much longer may it take."""
+        since = max(self._heard_at, next(iter(self._owed)).at)
+        return max(0.0, now - since - self._answers.limit_s) if self._answers.count else 0.0
 
     def place(self, facts: Facts, now: float) -> Placement:
         """A request goes to this replica."""
@@ -203,18 +236,24 @@ class ReplicaView:
 
     def first_byte(self, placement: Placement, now: float) -> None:
         """See `Placement`."""
+        placement.answered = True
+        self._heard_at = now
+        if placement.silent:
+            self._is_read(placement)
+            return
         if not placement.reading:
             return
-        if placement.silent:
-            self._read(placement)
-            return
+        if self._owed:
+            for owed in [one for one in self._owed if one.at <= placement.at]:
+                self._is_read(owed)  # first come, first served
         while self.reading[0].silent and self.reading[0] is not placement:
-            self._read(self.reading[0])
+            self._is_read(self.reading[0])
         if self._elsewhere is not None:
             self._previous = max(self._previous, min(now, self._elsewhere.last_read_s(self._slot)))
             self._elsewhere.read_at(self._slot, now)
         placement.service_s = max(0.0, now - max(placement.at, self._previous))
-        self._read(placement)
+        self._firsts.note(max(0.0, placement.service_s - placement.work_bytes * self.s_per_byte))
+        self._is_read(placement)
         self._previous = now
         if not self.reports:
             self._learn_from_time(placement)
@@ -222,10 +261,12 @@ class ReplicaView:
     def over(self, placement: Placement, now: float) -> None:
         """See `Placement`."""
         self.requests -= 1
+        if placement.silent and (placement.answered or placement.written_tokens is not None):
+            self._heard_at = now
+            self._answers.note(now - placement.at)
         if placement.silent and placement.written_tokens is not None:
             self._ended_silently(placement, placement.written_tokens, now)
-        if placement.reading:
-            self._read(placement)
+        self._is_read(placement)
         if placement.cached_share is None:
             return
         self.reports = True
@@ -246,24 +287,36 @@ class ReplicaView:
         read_at = max(placement.at, now - writing.s_per_token * written_tokens)
         if placement.reading:
             while self.reading[0] is not placement and self.reading[0].silent:
-                self._read(self.reading[0])
-            self._read(placement)
+                self._is_read(self.reading[0])
+            self._is_read(placement)
             self._previous = max(self._previous, read_at)
         if placement.alone:
             placement.service_s = read_at - placement.at
             if cached_share is None:
                 self._learn_from_time(placement)
 
-    def _read(self, placement: Placement) -> None:
+    def _is_read(self, placement: Placement) -> None:
+        """Its prompt was read, or nobody needs it any more."""
+        if placement.reading:
+            self._leave(placement)
+        elif placement in self._owed:
+            del self._owed[placement]
+        else:
+            return
+        self._outstanding -= placement.prompt_bytes
+        if self._elsewhere is not None:
+            self._elsewhere.add(self._slot, 0, -placement.prompt_bytes)
+
+    def _leave(self, placement: Placement) -> None:
+        """Its prompt is no longer waited for."""
         placement.reading = False
         if self.reading[0] is placement:
             self.reading.popleft()
         else:
             self.reading.remove(placement)
-        self._outstanding -= placement.prompt_bytes
         self.work_bytes -= placement.work_bytes
         if self._elsewhere is not None:
-            self._elsewhere.add(self._slot, -placement.work_bytes, -placement.prompt_bytes)
+            self._elsewhere.add(self._slot, -placement.work_bytes, 0)
 
     def _learn_from_time(self, placement: Placement) -> None:
         """How long it took says how much of it was cached, once the pace is known; and the other way round."""

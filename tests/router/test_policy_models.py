@@ -164,9 +164,8 @@ def test_idle_and_short_the_default_is_weighted_round_robin() -> None:
         names += picked.name
         placement = made.placed(picked, facts, number * 0.1)
         assert placement is not None
-        if number % 2:
-            placement.first_byte(number * 0.1 + 0.01)
-            placement.over(number * 0.1 + 0.01)
+        placement.first_byte(number * 0.1 + 0.01)
+        placement.over(number * 0.1 + 0.02)
     assert names == "aabacaa" * 2
 
 

@@ -171,7 +171,39 @@ def test_a_replica_that_never_answers_gets_less_and_less() -> None:
     assert Cost(fleet).pick([a, b], facts(text(5)), 1000.0, RNG) == b
 
 
-def test_an_answer_in_one_piece_counts_as_read_after_the_expected_time() -> None:
+def test_a_replica_that_is_late_may_be_as_late_again_W45() -> None:
+    fleet = Fleet()
+    a, b = endpoint("a"), endpoint("b")
+    serve(fleet, a, facts(text(1)), 0.0, 1.0)
+    serve(fleet, b, facts(text(2)), 0.0, 1.0)
+    asked = facts(text(1, 3))
+    assert Cost(fleet).pick([a, b], asked, 2.0, RNG) == a  # it has half of the prompt
+    late = fleet.view(a).place(facts(text(4)), 2.0)
+    assert fleet.view(a).backlog_s(3.0) == pytest.approx(0.0, abs=0.2)
+    assert fleet.view(a).backlog_s(9.0) > 3.0
+    assert Cost(fleet).pick([a, b], asked, 9.0, RNG) == b
+    late.first_byte(9.0)
+    assert fleet.view(a).backlog_s(9.0) == 0.0
+
+
+def test_nearly_equal_scores_go_to_the_fewest_under_way_W45() -> None:
+    fleet = Fleet()
+    policy = Cost(fleet)
+    pool = [endpoint("a"), endpoint("b"), endpoint("heavy", 4)]
+
+    def run(name: str) -> None:
+        placement = fleet.view(next(one for one in pool if one.name == name)).place(facts(b"hi"), 0.0)
+        placement.first_byte(0.0)  # read at once, and still written
+
+    for name in ("a", "a", "b", *["heavy"] * 8):
+        run(name)
+    assert {policy.pick(pool, facts(b"hi"), 0.0, RNG).name for _ in range(6)} == {"b"}
+    for _ in range(2):
+        run("b")
+    assert {policy.pick(pool, facts(b"hi"), 0.0, RNG).name for _ in range(12)} == {"a", "heavy"}
+
+
+def test_an_answer_in_one_piece_should_be_read_after_the_expected_time() -> None:
     fleet = Fleet()
     one = endpoint("a")
     serve(fleet, one, facts(text(1)), 0.0, 1.0)
@@ -180,6 +212,22 @@ def test_an_answer_in_one_piece_counts_as_read_after_the_expected_time() -> None
     assert fleet.view(one).backlog_s(12.0) == 0.0
     placement.over(13.0)
     assert fleet.view(one).outstanding == 0
+
+
+def test_an_answer_in_one_piece_is_not_read_until_its_bytes_come_W45() -> None:
+    fleet = Fleet()
+    one = endpoint("a")
+    view = fleet.view(one)
+    for number in range(20):
+        answer = view.place(facts(text(number), stream=False), 10.0 * number)
+        answer.answered = True
+        answer.over(10.0 * number + 2.0)
+    view.place(facts(text(100), stream=False), 1000.0)
+    assert view.backlog_s(1002.0) == 0.0  # as long as the others took
+    assert view.outstanding == len(text(100))
+    assert view.backlog_s(1030.0) == pytest.approx(28.0, abs=2.0)
+    view.place(facts(text(101)), 1030.0).first_byte(1031.0)  # a later prompt was read, so this one was too
+    assert view.backlog_s(1031.0) == view.outstanding == 0
 
 
 def test_service_counts_from_the_previous_first_token() -> None:

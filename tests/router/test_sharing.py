@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from router.board import RING_CELLS, Board, Shape
+from router.board import IN_FLIGHT, RING_CELLS, Board, Shape
 from router.model import Facts
 from router.policy.blocks import chain
 from router.policy.fleet import Fleet
@@ -40,6 +40,16 @@ def test_a_placement_is_seen_by_the_other_worker_and_leaves_again(boards: tuple[
     later = view.place(facts, 10.5)
     later.first_byte(12.0)
     assert later.service_s == pytest.approx(1.0)
+
+
+def test_requests_of_other_workers_are_under_way_too_W45(boards: tuple[Board, Board]) -> None:
+    one, other = boards
+    fleet, a = Fleet(elsewhere=Sharing(one)), endpoint("a", slot=2)
+    fleet.view(a).place(Facts(prompt_bytes=9), 10.0)
+    one.add(2, IN_FLIGHT)
+    other.add(2, IN_FLIGHT, 3)
+    [view] = fleet.views([a], 20.0)
+    assert view.in_flight == 4
 
 
 def test_everything_written_is_read_in_order(boards: tuple[Board, Board]) -> None:
