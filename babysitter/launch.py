@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from babysitter import infinilm_places
 from babysitter.attempt import Command
 from babysitter.backends import command, infinilm, mock, vllm
 from babysitter.backends.plan import Plan, Service
@@ -26,7 +27,11 @@ OWN_PREFIX = "SVC_"
 
 
 def make_plan(settings: BabysitterSettings) -> Plan:
-    """The command of the configured backend."""
+    """The command of the configured backend.
+
+    Raises:
+        ConfigurationError: The backend has no command, or its script is nowhere.
+    """
     service = Service(
         name=settings.name,
         host=settings.host,
@@ -45,17 +50,23 @@ def make_plan(settings: BabysitterSettings) -> Plan:
         case MockBackend():
             return mock.plan(service, models=backend.models, args=backend.args, env=backend.env)
         case InfinilmBackend():
+            script, work_dir = infinilm_places.find_script(backend)
             return infinilm.plan_python(
                 service,
-                launch_script=backend.launch_script,
+                script=str(script),
                 model_path=backend.model_path,
                 args=backend.args,
                 env=backend.env,
-                work_dir=backend.work_dir,
+                work_dir=str(work_dir),
             )
         case InfinilmRustBackend():
+            config = Path(backend.config_file).expanduser()
+            here = backend.work_dir is None and config.is_file()  # a checkout that it may have to run in is elsewhere
             return infinilm.plan_rust(
-                service, config_file=backend.config_file, env=backend.env, work_dir=backend.work_dir
+                service,
+                config_file=str(config.absolute() if here else config),
+                env=backend.env,
+                work_dir=backend.work_dir,
             )
         case CbclientBackend():
             raise ConfigurationError(f"{settings.name}: a cbclient server has no command before it is deployed")
@@ -73,7 +84,12 @@ def make_command(settings: BabysitterSettings, plan: Plan, environ: Mapping[str,
     if not plan.argv:
         raise ConfigurationError(f"{settings.name}: the command is empty")
     env = {name: value for name, value in environ.items() if not name.startswith(OWN_PREFIX)} | dict(plan.env)
-    program = plan.argv[0]
+    argv = plan.argv
+    if isinstance(settings.backend, InfinilmRustBackend):
+        env = infinilm_places.with_cargo(env)
+        argv, checkout = infinilm_places.rust_command(argv, settings.backend, env)
+        work_dir = checkout or work_dir
+    program = argv[0]
     looked_at = str(work_dir / program) if "/" in program else program
     found = shutil.which(looked_at, path=env.get("PATH", os.defpath))
     if found is None:
@@ -81,7 +97,7 @@ def make_command(settings: BabysitterSettings, plan: Plan, environ: Mapping[str,
         raise ConfigurationError(f"{settings.name}: command {program!r} does not exist {where} or cannot be run")
     log_dir = settings.log_dir.absolute()
     return Command(
-        argv=(found, *plan.argv[1:]),
+        argv=(found, *argv[1:]),
         env=env,
         cwd=work_dir,
         stdout=log_dir / f"server_{settings.name}_stdout.log",

@@ -3,20 +3,28 @@
 import argparse
 import shlex
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from common.settings import KeyPath, Layer, SettingsError
 
+KINDS = ("command", "vllm", "mock", "infinilm", "infinilm-rust")
+"""What `--service-type` may say, in any case."""
 PASSED_ON = {
     "dev": "--dev",
     "ndev": "--ndev",
     "max_batch": "--max-batch",
-    "max_tokens": "--max-tokens",
     "request_timeout": "--request-timeout",
+    "max_tokens": "--max-tokens",
+    "awq": "--awq",
     "max_concurrency": "--max-concurrency",
     "model_name": "--model-name",
 }
-"""Flags that InfiniLM's own launch script understands under the same names."""
+"""Flags that InfiniLM's own launch script understands under the same names, in the ancestor's order."""
+PATH_MEANS = {"command": "command", "vllm": "model", "infinilm": "model_path", "infinilm-rust": "config_file"}
+"""What `--path` gives to each kind of backend."""
+ONLY_MOCK = "mock-model"
+"""The model of a mock that was told none."""
 RUST_IGNORES = ("request_timeout", "max_concurrency")
 """Flags of the ancestor's own watchdog and semaphore that its launch scripts give to either kind of server."""
 
@@ -32,9 +40,9 @@ def add_backend_flags(parser: argparse.ArgumentParser) -> None:
     add("--args", metavar="ARG", nargs="+", action="extend", help="its arguments; one value is split as a shell would")
     add("--work-dir", metavar="DIR", help="its working directory")
     add("--env", metavar="K=V", action="append", help="add to its environment (repeatable)")
-    add("--service-type", metavar="TYPE", type=str.lower, help="InfiniLM or InfiniLM-Rust")
-    add("--path", metavar="PATH", help="model directory (InfiniLM) or configuration file (InfiniLM-Rust)")
-    add("--launch-script", metavar="FILE", help="InfiniLM's script (default: launch_server.py)")
+    add("--service-type", metavar="TYPE", type=str.lower, help="command, vLLM, mock, InfiniLM or InfiniLM-Rust")
+    add("--path", metavar="PATH", help="model directory (InfiniLM), model (vLLM), configuration file (InfiniLM-Rust) or command")
+    add("--launch-script", metavar="FILE", help="InfiniLM's script (default: the first launch_server.py of several places)")
     add("--dev", metavar="NAME", help="InfiniLM: kind of device")
     add("--ndev", metavar="N", type=int, help="InfiniLM: number of devices")
     add("--max-batch", metavar="N", type=int, help="InfiniLM: largest batch")
@@ -42,7 +50,7 @@ def add_backend_flags(parser: argparse.ArgumentParser) -> None:
     add("--awq", action="store_true", help="InfiniLM: AWQ weights")
     add("--request-timeout", metavar="S", type=int, help="InfiniLM: limit of one request, in seconds")
     add("--max-concurrency", metavar="N", type=int, help="InfiniLM: requests at once")
-    add("--model-name", metavar="NAME", help="InfiniLM: name of the model served")
+    add("--model-name", metavar="NAME", help="InfiniLM, vLLM, mock: name of the model served")
 
 
 def backend_layer(parsed: argparse.Namespace, in_file: Mapping[str, Any]) -> Layer:
@@ -66,7 +74,7 @@ def backend_layer(parsed: argparse.Namespace, in_file: Mapping[str, Any]) -> Lay
         table["work_dir"] = given["work_dir"]
     if "env" in given:
         table["env"] = dict(_pair(text) for text in given["env"])
-    table |= _infinilm(given, kind or str(in_file.get("type", "")).lower())
+    table |= _of_kind(given, kind or str(in_file.get("type", "")).lower(), table)
     labels |= {("backend", name): f"--{name.replace('_', '-')}" for name in table}
     return Layer("flags", {"backend": table} if table else {}, labels)
 
@@ -74,11 +82,11 @@ def backend_layer(parsed: argparse.Namespace, in_file: Mapping[str, Any]) -> Lay
 def _kind(given: Mapping[str, Any], in_file: Mapping[str, Any]) -> str | None:
     """The backend's type as the flags tell it, or None when the file's stands."""
     if "service_type" in given:
-        if "command" in given:
-            raise SettingsError("--service-type and --command contradict each other; give one")
         kind: str = given["service_type"]
-        if kind not in ("infinilm", "infinilm-rust"):
-            raise SettingsError(f"--service-type: must be InfiniLM or InfiniLM-Rust (got {kind})")
+        if kind not in KINDS:
+            raise SettingsError(f"--service-type: must be command, vLLM, mock, InfiniLM or InfiniLM-Rust (got {kind})")
+        if "command" in given and kind != "command":
+            raise SettingsError("--service-type and --command contradict each other; give one")
         return kind
     if "command" in given:
         return "command"
@@ -87,28 +95,46 @@ def _kind(given: Mapping[str, Any], in_file: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _infinilm(given: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The InfiniLM flags as members of the backend's table."""
-    passed = {name: flag for name, flag in PASSED_ON.items() if name in given}
-    named = [name for name in ("path", "launch_script", "awq") if name in given]
-    if kind == "infinilm-rust":
-        wrong = [name for name in (*passed, *named) if name != "path" and name not in RUST_IGNORES]
-        if wrong:
-            raise SettingsError(f"--{wrong[0].replace('_', '-')}: InfiniLM-Rust takes it from its configuration file")
-        return {"config_file": given["path"]} if "path" in given else {}
-    if (passed or named) and kind != "infinilm":
-        flag = f"--{[*named, *passed][0].replace('_', '-')}"
+def _of_kind(given: Mapping[str, Any], kind: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that one kind of backend understands, as members of its table; `table` has those of all kinds."""
+    passed = [name for name in PASSED_ON if name in given]
+    named = [name for name in ("path", "launch_script") if name in given]
+    understood = {
+        "command": {"path"},
+        "vllm": {"path", "model_name"},
+        "mock": {"path", "model_name"},
+        "infinilm": {*passed, *named},
+        "infinilm-rust": {"path", *RUST_IGNORES},
+    }.get(kind, set())
+    if wrong := [name for name in (*named, *passed) if name not in understood]:
+        flag = f"--{wrong[0].replace('_', '-')}"
+        if kind == "infinilm-rust":
+            raise SettingsError(f"{flag}: InfiniLM-Rust takes it from its configuration file")
         raise SettingsError(f"{flag}: only for --service-type InfiniLM (the backend is {kind or 'not given'})")
-    table: dict[str, Any] = {}
-    if "path" in given:
-        table["model_path"] = given["path"]
+    found: dict[str, Any] = {}
+    if "path" in given and kind in PATH_MEANS and PATH_MEANS[kind] not in table:
+        found[PATH_MEANS[kind]] = given["path"]
     if "launch_script" in given:
-        table["launch_script"] = given["launch_script"]
-    args = [word for name, flag in passed.items() for word in (flag, str(given[name]))]
-    args += ["--awq"] if given.get("awq") else []
-    if args:
-        table["args"] = args
-    return table
+        found["launch_script"] = given["launch_script"]
+    if kind == "mock" and ("service_type" in given or "model_name" in given):
+        told = given.get("model_name") or PurePath(given.get("path", ONLY_MOCK)).name
+        found["models"] = [part.strip() for part in told.split(",") if part.strip()]
+    if kind == "vllm" and "model_name" in given:
+        found["args"] = [*table.get("args", ()), "--served-model-name", given["model_name"]]
+    if kind == "infinilm" and passed:
+        found["args"] = [*_infinilm_words(given), *table.get("args", ())]
+    return found
+
+
+def _infinilm_words(given: Mapping[str, Any]) -> list[str]:
+    """The words for InfiniLM's launch script."""
+    words = []
+    for name, flag in PASSED_ON.items():
+        if name == "awq":
+            words += [flag] if given.get(name) else []
+        elif name in given:
+            words += [flag, str(given[name])]
+    return words
 
 
 def _pair(text: str) -> tuple[str, str]:

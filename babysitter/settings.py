@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from babysitter.legacy_flags import add_backend_flags, backend_layer
 from common.names import is_host, is_service_name
@@ -157,9 +157,11 @@ class InfinilmBackend(Settings):
 
     type: Literal["infinilm"]
     model_path: str = option(..., "Directory of the model.", flags=(), min_length=1)
-    launch_script: str = option("launch_server.py", "The script that serves.", flags=(), min_length=1)
+    launch_script: str | None = option(
+        None, "The script that serves; unset: the first launch_server.py of several places.", flags=(), min_length=1
+    )
     args: tuple[str, ...] = option((), "Further arguments.", flags=())
-    work_dir: str | None = option(None, "Its working directory.", flags=())
+    work_dir: str | None = option(None, "Its working directory; unset: the folder above the script's.", flags=())
     env: dict[str, str] = option(dict, "Added to its environment.", flags=())
 
 
@@ -225,13 +227,18 @@ BACKEND_LABELS = {
 """`metadata.type` of a babysitter's own record."""
 
 
+def default_name(kind: Any, port: Any) -> str:
+    """What a babysitter without a name is called, as the ancestor called it: `infinilm-TYPE-PORT`."""
+    return f"infinilm-{str(kind).lower().replace(' ', '-')}-{port}"
+
+
 class BabysitterSettings(TracedSettings):
     """Start one inference server, watch it, restart it, report it to the registry, stop it.
 
     The server listens on `port`, the babysitter on `port + 1`.
     """
 
-    name: str = option(..., "Name in the registry.", flags=["-n", "--name"])
+    name: str = option("", "Name in the registry; unset: infinilm-TYPE-PORT.", flags=["-n", "--name"])
     host: str = option("localhost", "Address of the server and of the babysitter.", flags=["--host"])
     port: int = option(..., "The server's port.", flags=["-p", "--port"], ge=1, le=LAST_PORT)
     registry_url: CommaList = option((), "Registries to report to.", flags=["--registry-url", "--registry"])
@@ -260,6 +267,15 @@ class BabysitterSettings(TracedSettings):
     backend: Annotated[Backend, Field(discriminator="type"), BeforeValidator(_lower_type)] = option(
         ..., "The server.", flags=()
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_name(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("name"):
+            return data
+        backend = data.get("backend")
+        kind = backend.get("type") if isinstance(backend, Mapping) else getattr(backend, "type", None)
+        return {**data, "name": default_name(kind, data.get("port"))}
 
     @field_validator("name")
     @classmethod

@@ -2,21 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 
-from babysitter.backends.plan import Plan, Service
+from babysitter.backends.plan import Plan, Service, option_value
+
+ALWAYS = (("--dev", "nvidia"), ("--ndev", "1"), ("--max-batch", "3"), ("--request-timeout", "300"))
+"""What the ancestor's babysitter always told the launch script, with its own defaults (CONTRACT.md 7)."""
 
 
 def plan_python(
-    service: Service,
-    *,
-    launch_script: str,
-    model_path: str,
-    args: Sequence[str],
-    env: Mapping[str, str],
-    work_dir: str | None,
+    service: Service, *, script: str, model_path: str, args: Sequence[str], env: Mapping[str, str], work_dir: str
 ) -> Plan:
-    """`python3 launch_server.py --model-path … --port P --host H args…` (CONTRACT.md 3)."""
-    fixed = ("--model-path", model_path, "--port", str(service.port), "--host", service.host)
-    return Plan(argv=("python3", launch_script, *fixed, *args), env=env, work_dir=work_dir)
+    """`python3 SCRIPT --port P --host H --model-path M --dev D --ndev N --max-batch B --request-timeout T args…`."""
+    fixed = ("--port", str(service.port), "--host", service.host, "--model-path", model_path)
+    missing = [word for flag, default in ALWAYS if option_value(args, flag) is None for word in (flag, default)]
+    return Plan(argv=("python3", script, *fixed, *missing, *args), env=env, work_dir=work_dir)
 
 
 def plan_rust(service: Service, *, config_file: str, env: Mapping[str, str], work_dir: str | None) -> Plan:

@@ -34,10 +34,6 @@ def settings(**backend: object) -> BabysitterSettings:
                 *"-P -m babysitter.mock --host localhost --port 8001 --name s1 --model m --model n".split(),
             ],
         ),
-        (
-            {"type": "infinilm", "model_path": "/m", "args": ["--dev", "nvidia"]},
-            "python3 launch_server.py --model-path /m --port 8001 --host localhost --dev nvidia".split(),
-        ),
         ({"type": "infinilm-rust", "config_file": "/c.toml"}, "xtask service /c.toml -p 8001".split()),
     ],
 )

@@ -99,8 +99,8 @@ def test_flags_of_the_python_ancestor_stand_alone() -> None:
     assert isinstance(settings.backend, InfinilmBackend)
     assert settings.backend.model_path == "/models/9g"
     assert settings.backend.args == tuple(
-        "--dev metax --ndev 1 --max-batch 3 --max-tokens 512 --request-timeout 30 --max-concurrency 10 --model-name q "
-        "--awq".split()
+        "--dev metax --ndev 1 --max-batch 3 --request-timeout 30 --max-tokens 512 --awq --max-concurrency 10 "
+        "--model-name q".split()
     )
     assert settings.router_url == "http://r:2"
 
@@ -113,6 +113,41 @@ def test_rust_flags_give_its_configuration_file() -> None:
     backend = flags("-n s -p 8000 --service-type InfiniLM-Rust --path /c.toml --request-timeout 30").backend
     assert isinstance(backend, InfinilmRustBackend)
     assert backend.config_file == "/c.toml"
+
+
+@pytest.mark.parametrize(
+    ("argv", "backend"),
+    [
+        ("--service-type vLLM --path org/m", VllmBackend(type="vllm", model="org/m")),
+        (
+            "--service-type vllm --path org/m --model-name m --args=--dtype=auto",
+            VllmBackend(type="vllm", model="org/m", args=("--dtype=auto", "--served-model-name", "m")),
+        ),
+        ("--service-type mock", MockBackend(type="mock", models=("mock-model",))),
+        ("--service-type mock --model-name a,b", MockBackend(type="mock", models=("a", "b"))),
+        ("--service-type command --command ./serve", CommandBackend(type="command", command="./serve")),
+        ("--service-type Command --path /opt/serve", CommandBackend(type="command", command="/opt/serve")),
+        ("--service-type infinilm --path /m", InfinilmBackend(type="infinilm", model_path="/m")),
+        ("--service-type infinilm-rust --path /c", InfinilmRustBackend(type="infinilm-rust", config_file="/c")),
+    ],
+)
+def test_service_type_takes_every_type_of_both_ancestors_W36(argv: str, backend: object) -> None:
+    assert flags(f"-p 8000 {argv}").backend == backend
+
+
+@pytest.mark.parametrize(
+    ("argv", "table", "name"),
+    [
+        ("-p 8100 --service-type InfiniLM --path /m", "", "infinilm-infinilm-8100"),
+        ("-p 8200 --service-type InfiniLM-Rust --path /c", "", "infinilm-infinilm-rust-8200"),
+        ("", 'port = 8001\n[backend]\ntype = "vLLM"\nmodel = "m"', "infinilm-vllm-8001"),
+        ("-p 9001", 'name = ""\nport = 8001\n[backend]\ntype = "mock"\nmodels = ["m"]', "infinilm-mock-9001"),
+        ("-n own", 'port = 8001\n[backend]\ntype = "mock"\nmodels = ["m"]', "own"),
+    ],
+)
+def test_a_babysitter_without_a_name_gets_one_W36(tmp_path: Path, argv: str, table: str, name: str) -> None:
+    file = ["--config-file", write(tmp_path, table)] if table else []
+    assert parse([*file, *argv.split()], {}).name == name
 
 
 def test_flags_override_the_file_and_the_environment(tmp_path: Path) -> None:
@@ -168,7 +203,8 @@ def test_fault_in_the_file_is_one_line_that_names_file_and_key(tmp_path: Path, t
     ("argv", "fault"),
     [
         ("-n s -p 1 --command x --service-type InfiniLM", "--service-type and --command contradict"),
-        ("-n s -p 1 --service-type vllm --path x", "--service-type: must be"),
+        ("-n s -p 1 --service-type train --path x", "--service-type: must be"),
+        ("-n s -p 1 --service-type vllm --path x --ndev 4", "--ndev: only for --service-type InfiniLM"),
         ("-n s -p 1 --command x --env NOVALUE", "--env: must be NAME=VALUE (got NOVALUE)"),
         ("-n s -p 1 --command x --ndev 4", "--ndev: only for --service-type InfiniLM"),
         ("-n s -p 1 --service-type InfiniLM-Rust --path c --ndev 4", "--ndev: InfiniLM-Rust takes it from"),
