@@ -16,7 +16,7 @@ import structlog
 from babysitter import events as ev
 from babysitter import ports
 from babysitter.api import Source, make_app
-from babysitter.assemble import make_engine, make_prober, make_spec
+from babysitter.assemble import make_engine, make_prober, make_spec, other_hosts, settle_host
 from babysitter.home import Home
 from babysitter.memory import from_json
 from babysitter.reporter import Reporter
@@ -57,6 +57,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
     """
     structlog.contextvars.bind_contextvars(replica=settings.name)
     require_tracing(settings)
+    settings = settle_host(settings)
     clock = SystemClock()
     spec = make_spec(settings, environ=environ, clock=clock, mark=uuid.uuid4().hex)
     if spec.extra.get("request_id"):  # joins these lines with those of whoever took the create request
@@ -79,6 +80,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
             Address(bind_address(settings.host), settings.port + 1),
             drain_timeout_s=1.0,
             what=f"babysitter {settings.name}",
+            also=other_hosts(settings.host),
         )
         try:
             reporter = make_reporter(settings, session, supervisor)

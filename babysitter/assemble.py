@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import structlog
 
 from babysitter.cbclient import request as requests
 from babysitter.cbclient.deploy import Deployer
@@ -33,8 +34,24 @@ from common.clock import Clock
 from common.http.access import is_loopback
 from common.service import ConfigurationError
 
+log = structlog.get_logger(__name__)
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 FQDN_WAIT_S = 2.0
+
+
+def settle_host(settings: BabysitterSettings) -> BabysitterSettings:
+    """`host` is what is announced. One that is not this machine's (NAT, a bridge) is reached by listening everywhere."""
+    host = settings.host
+    if host in WILDCARDS or ports.is_here(host):
+        return settings
+    wildcard = "::" if ":" in host else "0.0.0.0"  # noqa: S104 - the operator announces an address beyond loopback
+    log.warning("host.not_of_this_machine", host=host, listens_on=wildcard)
+    return settings.model_copy(update={"host": wildcard, "advertise_host": settings.advertise_host or host})
+
+
+def other_hosts(host: str) -> tuple[str, ...]:
+    """Where a babysitter answers besides `host`: this machine's loopback, unless `host` has it already."""
+    return () if host in WILDCARDS or is_loopback(host) else ("127.0.0.1",)
 
 
 def make_policy(settings: BabysitterSettings, wanted: CreateRequest | None) -> Policy:
@@ -185,6 +202,7 @@ def make_rules(settings: BabysitterSettings) -> Rules:
     return Rules(
         index_url=told.index_url,
         python=told.python,
+        own_python=told.own_python,
         roots=Roots(told.workspace, told.artifact_cache, told.release_stage),
         wheel_dirs=told.wheel_dirs,
         image_registry=told.image_registry,

@@ -24,7 +24,9 @@ def find_script(backend: InfinilmBackend) -> tuple[Path, Path]:
     places = list(dict.fromkeys(_places(backend.launch_script, work_dir)))
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        remedy = "" if backend.launch_script else "; name it with --launch-script (LAUNCH_SCRIPT, backend.launch_script)"
+        remedy = (
+            "" if backend.launch_script else "; name it with --launch-script (LAUNCH_SCRIPT, backend.launch_script)"
+        )
         raise ConfigurationError(f"InfiniLM's launch script is not at {', '.join(map(str, places))}{remedy}")
     return found, work_dir or found.parent.parent
 

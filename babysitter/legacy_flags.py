@@ -41,8 +41,16 @@ def add_backend_flags(parser: argparse.ArgumentParser) -> None:
     add("--work-dir", metavar="DIR", help="its working directory")
     add("--env", metavar="K=V", action="append", help="add to its environment (repeatable)")
     add("--service-type", metavar="TYPE", type=str.lower, help="command, vLLM, mock, InfiniLM or InfiniLM-Rust")
-    add("--path", metavar="PATH", help="model directory (InfiniLM), model (vLLM), configuration file (InfiniLM-Rust) or command")
-    add("--launch-script", metavar="FILE", help="InfiniLM's script (default: the first launch_server.py of several places)")
+    add(
+        "--path",
+        metavar="PATH",
+        help="model directory (InfiniLM), model (vLLM), configuration file (InfiniLM-Rust) or command",
+    )
+    add(
+        "--launch-script",
+        metavar="FILE",
+        help="InfiniLM's script (default: the first launch_server.py of several places)",
+    )
     add("--dev", metavar="NAME", help="InfiniLM: kind of device")
     add("--ndev", metavar="N", type=int, help="InfiniLM: number of devices")
     add("--max-batch", metavar="N", type=int, help="InfiniLM: largest batch")

@@ -1,7 +1,10 @@
 """The server's port: is it free, who has it (A14), and who is still being served at it (D28)?"""
 
+import contextlib
+import ipaddress
 import os
 import socket
+import threading
 from pathlib import Path
 
 import psutil
@@ -10,6 +13,47 @@ from common.http.serve import Address, explain_bind
 from common.names import bind_address
 
 ESTABLISHED = "01"
+LOOK_UP_WAIT_S = 2.0
+
+
+def is_here(host: str) -> bool:
+    """True when `host` can be listened on by this machine and means the same to others.
+
+    A name that this machine alone reads as its loopback (Debian's `127.0.1.1 thishost`) is known to others by another
+    address, and one that cannot be looked up within a moment may be.
+    """
+    if host == "localhost":
+        return True
+    try:
+        addresses = {ipaddress.ip_address(host)}
+    except ValueError:
+        addresses = {address for address in look_up(host) if not address.is_loopback}
+    return bool(addresses) and all(_binds(address) for address in addresses)
+
+
+def look_up(name: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The addresses of `name`; none when the resolver knows none or does not answer in time."""
+    found: set[ipaddress.IPv4Address | ipaddress.IPv6Address] = set()
+
+    def ask() -> None:
+        with contextlib.suppress(OSError):
+            for *_, where in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM):
+                found.add(ipaddress.ip_address(str(where[0]).partition("%")[0]))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(LOOK_UP_WAIT_S)
+    return set(found)
+
+
+def _binds(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004 - of the protocol
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
 
 
 def complaint(host: str, port: int, what: str) -> str | None:

@@ -189,6 +189,9 @@ class CbclientSettings(Settings):
         flags=["--index-url"], env=["PIP_INDEX_URL"],
     )  # fmt: skip
     python: str = option(sys.executable, "Interpreter of the environments.", flags=())
+    own_python: bool = option(
+        False, "A request that names no build runs with `python` as it is, as the release server did.", flags=()
+    )
     workspace: Path | None = option(None, "Searched first for wheels, in build/appliance/.", flags=())
     artifact_cache: Path | None = option(None, "Searched for wheels in 2*/, and last at its top.", flags=())
     release_stage: Path | None = option(None, "Searched for wheels in */*/*/components[/cbcore]/.", flags=())

@@ -12,6 +12,8 @@ class Exit(IntEnum):
     """Something broke while running; a supervisor may restart it."""
     USAGE = 2
     """The command line cannot be parsed (argparse's own code)."""
+    PARTLY = 3
+    """A launch: a server does not run, everything else goes on."""
     UNAVAILABLE = 69
     """What was asked for cannot be had here: a compiler, a service that does not answer."""
     SOFTWARE = 70

@@ -176,18 +176,14 @@ def wait(name: str, pid: int, timeout_s: float, check: str, *args: str) -> int:
 
 def config(file: str) -> int:
     """Print port, host and name of a babysitter's file, or what is wrong with it."""
-    from common.settings import SettingsError, file_layer  # noqa: PLC0415 - the other commands start without packages
+    from babysitter.settings import SettingsError, parse  # noqa: PLC0415 - the other commands start without packages
 
     try:
-        table = file_layer(Path(file)).data
+        found = parse(["--config-file", file], os.environ)
     except SettingsError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.writelines(f"error: {line}\n" for line in str(error).splitlines())
         return CONFIG_FAULT
-    port = table.get("port")
-    if not isinstance(port, int) or isinstance(port, bool):
-        sys.stderr.write(f"error: {file}: 'port' is {'missing' if port is None else 'no number'}\n")
-        return CONFIG_FAULT
-    sys.stdout.write(f"{port} {table.get('host', 'localhost')} {table.get('name', Path(file).stem)}\n")
+    sys.stdout.write(f"{found.port} {found.host} {found.name}\n")
     return READY
 
 

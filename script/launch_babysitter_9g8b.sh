@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # launch_babysitter.sh with the values of the 9g8b model. The environment wins here too.
-export PORT="${PORT:-8110}"
-export SERVICE_NAME="${SERVICE_NAME:-9g8b-service}"
-export SERVICE_TYPE="${SERVICE_TYPE:-InfiniLM-Rust}"
-export MODEL_PATH="${MODEL_PATH:-/models/9g8b.toml}"
+export PORT="${PORT:-8100}"
+export SERVICE_TYPE="${SERVICE_TYPE:-InfiniLM}"
+export MODEL_PATH="${MODEL_PATH:-/models/9g_8b_thinking}"
 export HPCC_VISIBLE_DEVICES="${HPCC_VISIBLE_DEVICES:-0}"
 exec "$(dirname -- "${BASH_SOURCE[0]}")/launch_babysitter.sh" "$@"

@@ -18,6 +18,8 @@ SVC_PACKAGES="$SVC_ROOT"
 [[ -d $SVC_ROOT/common ]] || SVC_PACKAGES="$("$SVC_PYTHON" -P -c 'import inference_svc; print(inference_svc.ROOT)')"
 SVC_LOG_LIMIT_BYTES=$((64 * 1024 * 1024)) # a log larger than this is put aside before the next start
 SVC_TAIL_LINES=15
+# shellcheck disable=SC2034 # read by the scripts that source this file
+SVC_EXIT_PARTLY=3 # common/exits.py: PARTLY
 # A babysitter lets its server drain (30 s) and end (30 s) before it ends itself.
 SVC_STOP_TIMEOUT_S="${STOP_TIMEOUT:-90}"
 
@@ -176,26 +178,33 @@ show_log_tail() {
   tail -c "+$((${LOG_FROM[$1]:-0} + 1))" -- "$log" | tail -n "$SVC_TAIL_LINES" | sed 's/^/    /' >&2
 }
 
-# await NAME PORT TIMEOUT-S CHECK…: wait until `helper wait` finds NAME, which runs as pid, ready. Returns 0, or 1 when
-# the time is up. Ends the script when the process ended (with its exit code) or says that it has failed (1).
-await() {
-  local name=$1 port=$2 timeout_s=$3 pid status=0 code=1
+# try NAME PORT TIMEOUT-S CHECK…: wait until `helper wait` finds NAME, which runs as pid, ready. Returns 0, or 1 when the
+# time is up; when the process ended or says that it has failed, tells so and returns 2, with its exit code in ENDED_WITH.
+ENDED_WITH=1
+try() {
+  local name=$1 port=$2 timeout_s=$3 pid status=0
   shift 3
   pid="${STARTED_PID[$name]:-$(pid_of "$name" || true)}"
   helper wait "$name" "${pid:-0}" "$timeout_s" "$@" || status=$?
-  case $status in
-    0 | 1) return "$status" ;;
-    2)
-      if [[ -n ${STARTED_PID[$name]:-} ]]; then wait "$pid" 2>/dev/null || code=$?; fi
-      rm -f -- "$(pid_file "$name")"
-      show_log_tail "$name" "$port"
-      fail "$name ended while it was starting (exit code $code)" "$code"
-      ;;
-    *)
-      show_log_tail "$name" "$port"
-      fail "$name has failed to start"
-      ;;
-  esac
+  ENDED_WITH=1
+  ((status > 1)) || return "$status"
+  show_log_tail "$name" "$port"
+  if ((status == 2)); then
+    if [[ -n ${STARTED_PID[$name]:-} ]]; then wait "$pid" 2>/dev/null || ENDED_WITH=$?; fi
+    rm -f -- "$(pid_file "$name")"
+    warn "error: $name ended while it was starting (exit code $ENDED_WITH)"
+  else
+    warn "error: $name has failed to start"
+  fi
+  return 2
+}
+
+# await NAME PORT TIMEOUT-S CHECK…: the same, and ends the script (with the process's exit code) instead of returning 2.
+await() {
+  local status=0
+  try "$@" || status=$?
+  ((status < 2)) || exit "$ENDED_WITH"
+  return "$status"
 }
 
 # stop_processes TIMEOUT-S NAME…: end processes that are ours: SIGTERM to all, then wait, then SIGKILL what remains.
@@ -272,6 +281,14 @@ flags_from() {
   done
 }
 
+# none_is_empty: in FLAGS, the value "none" becomes nothing, which stands over what a file says.
+none_is_empty() {
+  local index
+  for index in "${!FLAGS[@]}"; do
+    if [[ ${FLAGS[index]} == none ]]; then FLAGS[index]=""; fi
+  done
+}
+
 # start_once NAME PORT URL LABEL ARGS…: start NAME unless it runs already.
 start_once() {
   local name=$1 port=$2 pid running_port
@@ -294,6 +311,24 @@ local_url() {
     '' | localhost | 0.0.0.0 | ::) printf 'http://127.0.0.1:%s\n' "$2" ;;
     *:*) printf 'http://[%s]:%s\n' "$1" "$2" ;;
     *) printf 'http://%s:%s\n' "$1" "$2" ;;
+  esac
+}
+
+# babysitter_url HOST PORT: where this machine reaches the babysitter of a server at HOST:PORT. It answers on loopback,
+# whatever it announces, unless HOST is a loopback address of its own.
+babysitter_url() {
+  case "${1:-}" in
+    127.* | ::1) local_url "$1" "$(($2 + 1))" ;;
+    *) local_url "" "$(($2 + 1))" ;;
+  esac
+}
+
+# announce HOST: leave in FLAGS how a babysitter whose file says HOST is told BABYSITTER_HOST, which is announced. A
+# server that listens everywhere goes on doing so.
+announce() {
+  case "$1" in
+    0.0.0.0 | ::) flags_from --advertise-host BABYSITTER_HOST ;;
+    *) flags_from --host BABYSITTER_HOST ;;
   esac
 }
 
@@ -347,14 +382,14 @@ agent_settings() {
   require_port AGENT_PORT
   require_number AGENT_WAIT_TIMEOUT
   flags_from --registry-url AGENT_REGISTRY_URL --node AGENT_NODE --babysitter-config AGENT_BABYSITTER_CONFIG
+  none_is_empty
   AGENT_FLAGS=("${FLAGS[@]}")
 }
 
 launch_router() {
   local url
   url="$(local_url "${ROUTER_HOST:-}" "$ROUTER_PORT")"
-  start_once router "$ROUTER_PORT" "$url" router --router-port "$ROUTER_PORT" --registry-url "$ROUTER_REGISTRY_URL" \
-    "${ROUTER_FLAGS[@]}"
+  start_once router "$ROUTER_PORT" "$url" router --router-port "$ROUTER_PORT" "${ROUTER_FLAGS[@]}"
   await router "$ROUTER_PORT" "$ROUTER_WAIT_TIMEOUT" url "$url/health" ||
     { show_log_tail router "$ROUTER_PORT"; fail "the router did not answer in time"; }
   say "router: ready"
@@ -371,9 +406,10 @@ router_settings() {
     ROUTER_SERVICE_REMOVAL_GRACE_PERIOD ROUTER_WAIT_TIMEOUT; do
     require_number "$name"
   done
-  flags_from --host ROUTER_HOST --health-interval ROUTER_HEALTH_INTERVAL --health-timeout ROUTER_HEALTH_TIMEOUT \
+  flags_from --host ROUTER_HOST --registry-url ROUTER_REGISTRY_URL --health-interval ROUTER_HEALTH_INTERVAL --health-timeout ROUTER_HEALTH_TIMEOUT \
     --registry-sync-interval ROUTER_REGISTRY_SYNC_INTERVAL --max-errors ROUTER_MAX_ERRORS \
     --service-removal-grace-period ROUTER_SERVICE_REMOVAL_GRACE_PERIOD --static-services ROUTER_STATIC_SERVICES
+  none_is_empty
   ROUTER_FLAGS=("${FLAGS[@]}")
   if is_true ROUTER_EXPOSE_REPLICA_API false; then ROUTER_FLAGS+=(--expose-replica-api); fi
 }
@@ -382,7 +418,8 @@ router_settings() {
 babysitter_settings() {
   BABYSITTER_WAIT_TIMEOUT="${BABYSITTER_WAIT_TIMEOUT:-60}"
   require_number BABYSITTER_WAIT_TIMEOUT
-  flags_from --host BABYSITTER_HOST --registry-url BABYSITTER_REGISTRY_URL --router-url BABYSITTER_ROUTER_URL
+  flags_from --registry-url BABYSITTER_REGISTRY_URL --router-url BABYSITTER_ROUTER_URL
+  none_is_empty
   # shellcheck disable=SC2034 # read by the scripts that source this file
   BABYSITTER_FLAGS=("${FLAGS[@]}")
   # Which accelerators the servers may see; a sourced script may have them unexported.
@@ -390,17 +427,22 @@ babysitter_settings() {
   if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then export CUDA_VISIBLE_DEVICES; fi
 }
 
-# await_babysitter NAME PORT URL: wait for its server. One that is still loading when the time is up is left to load.
+# await_babysitter NAME PORT URL: wait for its server. Returns 0 when it is ready, 1 when it is still loading as the time
+# is up, which it is left to do, 2 when it does not run.
 await_babysitter() {
-  local name=$1 port=$2 url=$3 own_s=30
+  local name=$1 port=$2 url=$3 own_s=30 status=0
   # The babysitter itself is up in a moment; only its server may be given less time than a slow machine needs for that.
   if ((${BABYSITTER_WAIT_TIMEOUT%%.*} > own_s)); then own_s=$BABYSITTER_WAIT_TIMEOUT; fi
-  await "$name" "$port" "$own_s" url "$url/health" ||
-    { show_log_tail "$name" "$port"; fail "$name did not answer in time"; }
-  if await "$name" "$port" "$BABYSITTER_WAIT_TIMEOUT" server "$url"; then
-    say "$name: ready"
-  else
-    warn "$name: its server is still starting, which a large model may do for long; look again with ./script/status.sh"
-    return 1
+  try "$name" "$port" "$own_s" url "$url/health" || status=$?
+  if ((status == 1)); then
+    show_log_tail "$name" "$port"
+    warn "error: $name did not answer in time"
   fi
+  ((status == 0)) || return 2
+  try "$name" "$port" "$BABYSITTER_WAIT_TIMEOUT" server "$url" || status=$?
+  case $status in
+    0) say "$name: ready" ;;
+    1) warn "$name: its server is still starting, which a large model may do for long; look again with ./script/status.sh" ;;
+  esac
+  return "$status"
 }

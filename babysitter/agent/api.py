@@ -16,7 +16,7 @@ from babysitter.agent.landlord import Landlord
 from babysitter.agent.metrics import families
 from babysitter.agent.model import Desired
 from babysitter.agent.openapi import describe
-from babysitter.agent.requests import BODY_LIMIT_BYTES, check_content_type, parse_body, wrong
+from babysitter.agent.requests import BODY_LIMIT_BYTES, check_content_type, parse_body, warnings, wrong
 from common import __version__
 from common.clock import now_iso
 from common.discovery.replica import FILTERS, select
@@ -118,7 +118,9 @@ async def create(request: web.Request) -> web.Response:
     except TimeoutError as error:
         raise ApiError(408, "the body did not come in time", headers={"Connection": "close"}) from error
     # Shielded: a client that goes away in the middle leaves a whole replica, which it finds by its request_id.
-    keeper, repeated = await asyncio.shield(request.app[AGENT].landlord.create(parse_body(raw)))
+    body = parse_body(raw)
+    keeper, repeated = await asyncio.shield(request.app[AGENT].landlord.create(body))
+    told = warnings(body)
     return json_answer(
         {
             "replica_id": keeper.replica_id,
@@ -126,6 +128,7 @@ async def create(request: web.Request) -> web.Response:
             "message": f"Replica {keeper.replica_id} created {'before, by this request_id' if repeated else 'successfully'}",
             "base_url": None,
             "request_id": keeper.tenancy.request_id,
+            **({"warnings": told} if told else {}),
         },
         status=HTTPStatus.OK if repeated else HTTPStatus.CREATED,
     )

@@ -32,7 +32,7 @@ SCHEMAS: dict[str, Any] = {
     "error": {"type": "object", "properties": {"error": _STRING, "field": _STRING}, "required": ["error"]},
     "created": _object(
         replica_id=_STRING, status=_STATUS, message=_STRING, base_url={"type": "null"}, request_id=_STRING
-    ),
+    ),  # and `warnings`, a list of sentences, where a request has members that nobody reads
     "answer": _object(replica_id=_STRING, status=_STRING, message=_STRING),
     "info": _object(
         replica_id=_STRING,

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import ValidationError
 
-from babysitter.cbclient.request import CreateRequest
+from babysitter.cbclient.request import CreateRequest, unknown
 from babysitter.cbclient.wheels import WheelError, check_allowed
 from common.http.errors import ApiError, parse_json_object
 from common.nulls import without_nulls
@@ -18,6 +18,8 @@ BODY_LIMIT_BYTES = 1 << 20
 METADATA_LIMIT_BYTES = 8192
 NESTING_LIMIT = 64
 LARGEST_INT = 2**63
+MOST_WARNINGS = 20
+WARNED_LENGTH = 100
 CONTENT_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded", "application/octet-stream"})
 """The second is what `curl -d` says, the third what no header at all counts as."""
 
@@ -71,13 +73,20 @@ def read_request(body: Mapping[str, Any], *, wheel_dirs: Sequence[Path], model_d
     """
     _check_mode(body)
     try:
-        found = CreateRequest.model_validate_json(json.dumps(without_nulls(CreateRequest, body)), strict=True)
+        found = CreateRequest.model_validate_json(json.dumps(without_nulls(CreateRequest, body)))
     except ValidationError as error:
         raise _refusal(error) from error
     if len(json.dumps(found.metadata)) > METADATA_LIMIT_BYTES:
         raise wrong("metadata", f"must be at most {METADATA_LIMIT_BYTES} bytes of JSON")
     _check_paths(found, wheel_dirs, model_dirs)
     return found
+
+
+def warnings(body: Mapping[str, Any]) -> list[str]:
+    """What a body says and nobody reads, one sentence each."""
+    named = sorted(unknown(body))
+    told = [f"member {name[:WARNED_LENGTH]!r} is unknown and was not used" for name in named[:MOST_WARNINGS]]
+    return told + ([f"{len(named) - MOST_WARNINGS} more members are unknown"] if len(named) > MOST_WARNINGS else [])
 
 
 def digest(body: Mapping[str, Any]) -> str:

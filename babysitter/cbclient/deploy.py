@@ -24,7 +24,7 @@ from babysitter.cbclient.request import CreateRequest
 from babysitter.cbclient.rules import Resolved, Rules
 from babysitter.cbclient.server import make_command
 from babysitter.cbclient.telling import Telling
-from babysitter.cbclient.versions import TagError, has_client_package, image, version_of, wheel_names
+from babysitter.cbclient.versions import TagError, canonical, has_client_package, image, version_of, wheel_names
 from babysitter.cbclient.wheels import WheelError
 from babysitter.spec import DeployError
 from babysitter.stages import Stage
@@ -32,6 +32,8 @@ from common.atomic_file import write_atomic
 from common.clock import Clock, iso
 
 LAST_RETRY_DELAY_S = 60.0
+OWN = "own"
+"""Key of an environment that is the operator's, not ours."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -88,6 +90,11 @@ class Deployer:
 
     async def _deploy(self, tell: Callable[[Stage], None]) -> Command:
         resolved: Resolved = await self._stage("resolve", self._resolve)
+        if resolved.prefix is not None:
+            await asyncio.to_thread(link, self._workdir, resolved.prefix)
+            for name in ("venv", "install"):
+                tell(Stage(name, "reused", iso(self._clock.utcnow()), detail=f"the node's own: {resolved.prefix}"))
+            return await self._verified(resolved)
         async with self._environments.building(resolved.key) as fresh:
             if self._environments.is_complete(resolved.key):
                 for name in ("venv", "install"):
@@ -99,8 +106,7 @@ class Deployer:
                 await asyncio.to_thread(self._environments.finish, resolved.key, fresh, lock)
             link(self._workdir, self._environments.path(resolved.key))  # in here, where nobody can collect it
         await asyncio.to_thread(self._environments.collect)
-        command: Command = await self._stage("verify", lambda _say: self._verify(resolved))
-        return command
+        return await self._verified(resolved)
 
     def existing(self) -> Command | None:
         """The command when everything is deployed already, None when something is missing. Runs no tool."""
@@ -108,7 +114,8 @@ class Deployer:
             resolved = self._resolve_now()
         except (DeployError, OSError):
             return None
-        if not self._environments.is_complete(resolved.key) or not (self._workdir / "cbclient").exists():
+        complete = resolved.prefix is not None or self._environments.is_complete(resolved.key)
+        if not complete or not (self._workdir / "cbclient").exists():
             return None
         try:
             return self._command(resolved)
@@ -129,9 +136,15 @@ class Deployer:
         try:
             if client is not None and client.cbclient_whl:
                 own_wheel = wheels.check_allowed(Path(client.cbclient_whl), self._allowed())
-            named = given or tag or (wheels.version_in(own_wheel) if own_wheel else None)
+            of_wheel = wheels.version_in(own_wheel) if own_wheel else None
+            named = given or tag or of_wheel
+            if named is None and self._rules.own_python:
+                return Resolved(Wanted(None, client=False), OWN, None, Path(self._rules.python).parent.parent)
             if named is None:
-                raise DeployError("resolve: the request names no app_tag, client_version or wheel")
+                raise DeployError(
+                    "resolve: the request names no app_tag, client_version or wheel (cbclient.own_python = true runs such"
+                    " a request with cbclient.python)"
+                )
             version = version_of(named)
             appliance = wheels.find(self._rules.roots, wheel_names(version))
             hashes = [wheels.sha256(path) for path in (own_wheel, appliance) if path is not None]
@@ -141,6 +154,7 @@ class Deployer:
             version=version,
             client=has_client_package(named),
             client_wheel=str(own_wheel) if own_wheel else None,
+            client_matches=of_wheel is None or canonical(of_wheel) == canonical(version),
             appliance_wheel=str(appliance) if appliance else None,
             custom=client.custom_requirements if client else (),
         )
@@ -217,8 +231,9 @@ class Deployer:
         await asyncio.to_thread(shutil.rmtree, extra)
         return "".join(f"{line}\n" for line in sorted(lock)).encode()
 
-    async def _verify(self, resolved: Resolved) -> Command:
-        return await asyncio.to_thread(self._command, resolved)
+    async def _verified(self, resolved: Resolved) -> Command:
+        command: Command = await self._stage("verify", lambda _say: asyncio.to_thread(self._command, resolved))
+        return command
 
     def _command(self, resolved: Resolved) -> Command:
         return make_command(

@@ -36,12 +36,13 @@ class Wanted:
     """An environment, fully named.
 
     `version` is the build's; `client_wheel` and `appliance_wheel` are local files (None: from the index);
-    `client` tells whether the build has a client package at all.
+    `client` tells whether the build has a client package at all, `client_matches` whether `client_wheel` is of the build.
     """
 
     version: str | None
     client: bool = True
     client_wheel: str | None = None
+    client_matches: bool = True
     appliance_wheel: str | None = None
     custom: tuple[str, ...] = ()
 
@@ -57,6 +58,9 @@ class Wanted:
         elif self.version is not None:
             steps.append(Step("server", tuple(pin(name, self.version) for name in WITH_DEPENDENCIES)))
             steps.append(Step("appliance", tuple(pin(name, self.version) for name in ALONE), dependencies=False))
+        if self.client_wheel is not None and not self.client_matches:
+            # Where the build's packages and the wheel disagree, pip has put the build's own client in its place.
+            steps.append(Step("client again", wheels=(self.client_wheel,), dependencies=False))
         if self.custom:
             steps.append(Step("custom", self.custom))
         return steps
@@ -64,9 +68,14 @@ class Wanted:
     def constraints(self, step: Step | None = None) -> list[str]:
         """Every package of the suite in this very build, also when it comes as a dependency.
 
-        Those that `step` names itself are left out: pip would call a missing one a conflict with its constraint.
+        Those that `step` names itself are left out: pip would call a missing one a conflict with its constraint. A given
+        client wheel stands for its package, whatever its version; one of another build brings what it needs itself, and
+        the later steps put the build's own in its place.
         """
-        pins = [] if self.version is None else [pin(name, self.version) for name in OF_ONE_BUILD]
+        if step is not None and step.wheels and step.wheels[0] == self.client_wheel and not self.client_matches:
+            return []
+        names = OF_ONE_BUILD if self.client_wheel is None else OF_ONE_BUILD[1:]
+        pins = [] if self.version is None else [pin(name, self.version) for name in names]
         return [line for line in pins if step is None or line not in step.requirements]
 
 

@@ -1,8 +1,9 @@
 """The create request of the release server, as it stands in request.json (CONTRACT.md 5)."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -28,7 +29,9 @@ ServerMode = Literal[
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    """Read as the release server read it: `"5"` is a number, what is unknown is not used (and told)."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Placement(_Part):
@@ -118,10 +121,10 @@ class Timeouts(_Part):
         return float(getattr(self, name)) if name in self.model_fields_set else None
 
 
-class Influxdb(BaseModel):
+class Influxdb(_Part):
     """Passed on as it is."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     use_influxdb: bool = False
     host: str | None = None
@@ -155,8 +158,28 @@ class CreateRequest(_Part):
 
     @property
     def job_priority(self) -> str | None:
-        """As asked for; None leaves it to full_config."""
+        """As asked for; None leaves params.yaml to full_config."""
         return self.job.job_priority if self.job else None
+
+
+def unknown(body: Mapping[str, Any], model: type[BaseModel] = CreateRequest, path: str = "") -> list[str]:
+    """Dotted names of the members of `body` that nothing here reads."""
+    if model.model_config.get("extra") == "allow":
+        return []
+    found = []
+    for name, value in body.items():
+        field = model.model_fields.get(name)
+        if field is None:
+            found.append(f"{path}{name}")
+            continue
+        part = next((it for it in (field.annotation, *get_args(field.annotation)) if _is_model(it)), None)
+        if part is not None and isinstance(value, Mapping):
+            found += unknown(value, part, f"{path}{name}.")
+    return found
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def load(path: Path) -> CreateRequest:

@@ -13,6 +13,7 @@ class Rules:
 
     index_url: str
     python: str
+    own_python: bool
     roots: Roots
     wheel_dirs: tuple[Path, ...]
     image_registry: str | None
@@ -30,8 +31,9 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What the `resolve` stage found out."""
+    """What the `resolve` stage found out. `prefix` is an environment that is there already and no package is put into."""
 
     wanted: Wanted
     key: str
     image: str | None
+    prefix: Path | None = None

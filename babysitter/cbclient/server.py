@@ -14,6 +14,7 @@ from babysitter.cbclient.versions import canonical
 from babysitter.spec import DeployError
 from babysitter.template import fill
 
+DEFAULT_PRIORITY = "p2"
 NEVER_PASSED_ON = ("SVC_", "PIP_")
 """Prefixes of our own settings and of pip's, which may hold credentials (B18)."""
 
@@ -60,10 +61,10 @@ def make_command(
         multibox=request.placement.multibox,
         namespace=request.placement.namespace,
         mode=mode,
-        job_priority=str(runconfig.get("job_priority", "p2")),
+        job_priority=request.job_priority or DEFAULT_PRIORITY,
         app_tag=request.app_tag,
         port=port,
-        full_config=str(workdir / "full_config.json"),
+        full_config=str(workdir / "params.yaml"),
     )
     kept = {name: value for name, value in environ.items() if not name.startswith(NEVER_PASSED_ON)}
     return Command(

@@ -32,8 +32,8 @@ class Roots:
         if self.artifact_cache is not None:
             found.append((self.artifact_cache, "2*/"))
         if self.release_stage is not None:
-            found.append((self.release_stage, "*/*/*/components/"))
             found.append((self.release_stage, "*/*/*/components/cbcore/"))
+            found.append((self.release_stage, "*/*/*/components/"))
         if self.artifact_cache is not None:
             found.append((self.artifact_cache, ""))
         return found

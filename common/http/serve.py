@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -26,7 +27,9 @@ class Address:
     port: int
 
 
-async def start(app: web.Application, address: Address, *, drain_timeout_s: float, what: str) -> web.AppRunner:
+async def start(
+    app: web.Application, address: Address, *, drain_timeout_s: float, what: str, also: Sequence[str] = ()
+) -> web.AppRunner:
     """Bind `app` and begin to answer.
 
     Args:
@@ -34,6 +37,7 @@ async def start(app: web.Application, address: Address, *, drain_timeout_s: floa
         address: Where.
         drain_timeout_s: How long `runner.cleanup()` lets handlers finish.
         what: The service's name, for messages.
+        also: Further hosts to listen on, at the same port.
 
     Raises:
         ConfigurationError: The address cannot be had; names who has the port.
@@ -47,11 +51,12 @@ async def start(app: web.Application, address: Address, *, drain_timeout_s: floa
         handle_signals=False,
     )
     await runner.setup()
-    try:
-        await web.TCPSite(runner, bind_address(address.host), address.port, backlog=1024).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise ConfigurationError(explain_bind(error, address, what)) from error
+    for place in (address, *(Address(host, address.port) for host in also)):
+        try:
+            await web.TCPSite(runner, bind_address(place.host), place.port, backlog=1024).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise ConfigurationError(explain_bind(error, place, what)) from error
     log.info("service.listening", what=what, host=address.host, port=bound_port(runner))
     return runner
 

@@ -1,8 +1,36 @@
-"""Exit code 0 when `http://127.0.0.1:PORT/health` answers 200: `healthy.py PORT`, for HEALTHCHECK."""
+"""Exit code 0 when the container is well: `healthy.py PORT`, for HEALTHCHECK.
+
+The router at PORT answers `/health` with 200; where LAUNCH_COMPONENTS (or LAUNCH_ROUTER) leaves the router out, the
+registry and every babysitter that was launched here do.
+"""
 
 import http.client
+import os
 import sys
+from pathlib import Path
 
-connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=3)
-connection.request("GET", "/health")
-sys.exit(connection.getresponse().status != http.client.OK)
+LOGS = Path(__file__).resolve().parents[2] / "logs"
+
+
+def asked(router_port: int) -> list[int]:
+    """The ports that must answer."""
+    words = os.environ.get("LAUNCH_COMPONENTS", "all").lower().replace(",", " ").split()
+    if {"all", "router"} & set(words) and os.environ.get("LAUNCH_ROUTER", "true").lower() not in (
+        "false",
+        "0",
+        "no",
+        "off",
+    ):
+        return [router_port]
+    registry = [int(os.environ.get("REGISTRY_PORT", "18000"))] if (LOGS / "registry.pid").exists() else []
+    return registry + [int(file.stem.partition("_")[2]) + 1 for file in LOGS.glob("babysitter_*.pid")]
+
+
+def answers(port: int) -> bool:
+    """`/health` at `port` is 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3)
+    connection.request("GET", "/health")
+    return connection.getresponse().status == http.client.OK
+
+
+sys.exit(not all(answers(port) for port in asked(int(sys.argv[1]))))

@@ -9,13 +9,14 @@ from typing import Any
 import aiohttp
 import pytest
 
-from babysitter.assemble import make_addresses, make_prober, make_spec
+from babysitter.assemble import make_addresses, make_prober, make_rules, make_spec
 from babysitter.cbclient import wheels
 from babysitter.cbclient.environments import Environments
 from babysitter.cbclient.modes import MODES
 from babysitter.cbclient.packages import RequirementError, Wanted, check_custom, fault_of, key, pin, split_index
 from babysitter.cbclient.params import effective_config, merged, server_flags
 from babysitter.cbclient.request import CreateRequest, load
+from babysitter.cbclient.server import make_command
 from babysitter.cbclient.versions import TagError, has_client_package, image, image_tag, version_of, wheel_names
 from babysitter.cbclient.wheels import Roots, WheelError
 from babysitter.settings import parse
@@ -95,11 +96,11 @@ def test_wheel_names_are_the_contracts() -> None:
     assert "cerebras_appliance-260215.inference.2026-none-any.whl" in names
 
 
-def test_wheels_are_searched_in_order_and_newest_first(tmp_path: Path) -> None:
+def test_wheels_are_searched_in_order_and_newest_first_W22(tmp_path: Path) -> None:
     roots = Roots(tmp_path / "ws", tmp_path / "cache", tmp_path / "stage")
     name = wheel_names("1.0+x")[0]
-    places = ["ws/build/appliance", "cache/260215", "cache/260101", "stage/a/b/c/components", "cache"]
-    places.insert(4, "stage/a/b/c/components/cbcore")
+    places = ["ws/build/appliance", "cache/260215", "cache/260101", "stage/a/b/c/components/cbcore"]
+    places += ["stage/a/b/c/components", "cache"]
     paths = []
     for age, place in enumerate(places):
         path = tmp_path / place / name
@@ -191,6 +192,16 @@ def test_steps_with_a_local_wheel_and_no_client_package() -> None:
 
 def test_given_client_wheel_replaces_the_package() -> None:
     assert names_of(Wanted("2.3.0", client_wheel="/c.whl"))[0] == ("client", ("/c.whl",), True)
+
+
+def test_a_client_wheel_of_another_build_is_bound_by_no_pin_and_the_rest_keeps_its_own_W22() -> None:
+    own = Wanted("2.3.0", client_wheel="/c.whl", client_matches=False)
+    client, server, _appliance, again = own.steps()
+    assert (again.wheels, again.dependencies) == (("/c.whl",), False)
+    assert own.constraints(client) == []
+    assert own.constraints(server) == ["cerebras_appliance===2.3.0", "cerebras_inference_workload===2.3.0"]
+    same = Wanted("2.3.0", client_wheel="/c.whl")
+    assert len(same.constraints(same.steps()[0])) == 4  # of what it needs; its own version is the file's
 
 
 def test_pins_are_exact_and_in_the_indexs_spelling() -> None:
@@ -307,7 +318,6 @@ MINIMAL = {"server_mode": "replica", "model_name": "m", "placement": {"app_tag":
     [
         ({"server_mode": "x"}, "server_mode"),
         ({"model_name": ""}, "model_name"),
-        ({"modelname": "x"}, "modelname"),
         ({"cbclient_config": {}}, "cbclient_config"),
         ({"cbclient_config": {"app_tag": "nonsense"}}, "cbclient_config.app_tag"),
         ({"cbclient_config": {"app_tag": "2.3.0", "custom_requirements": ["-r x"]}}, "custom_requirements"),
@@ -324,6 +334,31 @@ def test_wrong_request_names_file_and_field(tmp_path: Path, change: dict[str, An
         load(path)
     assert str(path) in str(caught.value)
     assert field in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("job", "priority"),
+    [(None, "p2"), ({"job_priority": "p0"}, "p0"), ({"job_priority": None, "job_timeout_s": 9}, "p2")],
+)
+def test_the_server_is_told_params_yaml_and_the_requests_own_priority_W22(
+    tmp_path: Path, job: dict[str, Any] | None, priority: str
+) -> None:
+    entry = tmp_path / "cbclient/lib/python3.11/site-packages/cerebras/inference/workload/main.py"
+    entry.parent.mkdir(parents=True)
+    entry.write_text("")
+    asked = {**MINIMAL, "job": job, "full_config": {"runconfig": {"job_priority": "p1"}}}
+    rules = make_rules(parse(["-p", "8001", "--command", "true"], {}))
+    made = make_command(
+        CreateRequest.model_validate(asked),
+        rules,
+        workdir=tmp_path,
+        port=8001,
+        wanted=Wanted(None),
+        runconfig={"job_priority": "p1"},
+        environ={},
+    )
+    assert made.env["FULL_CONFIG_PATH"] == str(tmp_path / "params.yaml")
+    assert made.env["JOB_PRIORITY"] == priority
 
 
 def test_defaults_of_a_request_are_the_contracts() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -136,6 +137,43 @@ def test_local_appliance_wheel_is_used_without_dependencies(tmp_path: Path, inde
         node.ready(60)
         names = {name.partition("-")[0] for name in installed(node)}
         assert names == {"cerebras_appliance", "stand_in_dep"}
+
+
+def test_a_client_wheel_of_another_version_than_the_tag_installs_W22(tmp_path: Path, index: Index) -> None:
+    """It brings what it needs of its own version; the build's packages then take their places."""
+    needs = ("cerebras-inference-api-server==2.3.0",)
+    wheel = make_wheel(tmp_path / "wheels", "cerebras-pytorch", "9.9.9", requires=needs)
+    client = {"index_url": index.url, "wheel_dirs": [str(wheel.parent)]}
+    asked = wanted(cbclient_config={"app_tag": BUILD, "cbclient_whl": str(wheel)})
+    with replica(tmp_path, request=asked, client=client) as node:
+        node.start()
+        node.ready(60)
+        found = installed(node)
+        assert {"cerebras_pytorch-9.9.9", "cerebras_inference_api_server-0.0.0+1b83940b24"} <= found
+        assert "cerebras_inference_workload-0.0.0+1b83940b24" in found
+
+
+def test_a_request_without_a_build_runs_with_the_nodes_own_python_where_that_is_allowed_W41(
+    tmp_path: Path, index: Index
+) -> None:
+    asked = wanted(placement={"multibox": "dh1"})
+    with replica(tmp_path, request=asked, client={"index_url": index.url}) as node:
+        node.start()
+        assert "cbclient.own_python = true" in node.status("failed", 60)["error_message"]
+    site = tmp_path / "own/lib/python3.11/site-packages/cerebras/inference/workload"
+    site.mkdir(parents=True)
+    (site / "main.py").write_text((Path(__file__).parent / "stand_in/server.py").read_text())
+    python = tmp_path / "own/bin/python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{site.parents[2]}" exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    client = {"index_url": index.url, "python": str(python), "own_python": True}
+    with replica(tmp_path, name="own000000000", request=asked, client=client) as node:
+        node.start()
+        node.ready(60)
+        assert node.stages()["install"]["state"] == "reused"
+        assert (node.home / "cbclient").resolve() == (tmp_path / "own").resolve()
+        assert "--cbcore" not in " ".join(node.server("/health")["argv"])
 
 
 def test_unknown_build_fails_at_once_and_can_be_retried_once_it_is_there_B15(tmp_path: Path, index: Index) -> None:

@@ -149,8 +149,10 @@ def test_status_prints_a_table_and_tells_by_its_code_whether_all_is_well(serve: 
     [
         ("port = ", "not valid TOML"),
         ("name = 'x'", "'port' is missing"),
-        ("port = 'x'", "'port' is no number"),
-        ("port = true", "'port' is no number"),
+        ("port = 'x'", "'port': input should be a valid integer"),
+        ("port = true", "'port': must be a number"),
+        ("port = 8001", "'backend' is missing"),
+        ("port = 8001\nrooter_url = 'x'\n[backend]\ntype = 'mock'\nmodels = ['m']", "unknown key 'rooter_url'"),
     ],
 )
 def test_a_faulty_configuration_is_named(tmp_path: Path, text: str, expected: str) -> None:
@@ -164,5 +166,7 @@ def test_a_faulty_configuration_is_named(tmp_path: Path, text: str, expected: st
 
 def test_a_configuration_gives_port_host_and_name(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
-    file.write_text("port = 8001\nname = 'replica-1'\n")
+    file.write_text("port = 8001\nname = 'replica-1'\n[backend]\ntype = 'mock'\nmodels = ['m']\n")
     assert helper("config", str(file)).stdout == "8001 localhost replica-1\n"
+    file.write_text("port = 8001\n[backend]\ntype = 'mock'\nmodels = ['m']\n")
+    assert helper("config", str(file)).stdout == "8001 localhost infinilm-mock-8001\n"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from babysitter.agent.requests import digest, parse_body, read_request
+from babysitter.agent.requests import digest, parse_body, read_request, warnings
+from babysitter.cbclient.request import CreateRequest
 from common.http.errors import ApiError
 from tests.babysitter.agent.conftest import Client, wanted
 
@@ -42,9 +43,7 @@ BAD: list[tuple[str, Any, int]] = [
     ("placement.app_tag", "nightly", 422),
     ("placement.app_tag", 7, 422),
     ("placement.node", "n2", 422),
-    ("placement.surprise", 1, 422),
     ("cbclient_config", {}, 422),
-    ("cbclient_config.use_uv", "yes", 422),
     ("cbclient_config.client_version", "1.0; rm -rf /", 422),
     ("cbclient_config.cbclient_whl", "/etc/passwd", 422),
     ("cbclient_config.cbclient_whl", "../../x.whl", 422),
@@ -52,25 +51,24 @@ BAD: list[tuple[str, Any, int]] = [
     ("cbclient_config.custom_requirements", ["-r /etc/passwd"], 422),
     ("cbclient_config.custom_requirements", ["git+https://evil/x"], 422),
     ("cbclient_config.custom_requirements", ["x @ file:///etc/passwd"], 422),
-    ("job.job_timeout_s", "80", 422),
-    ("job.job_timeout_s", True, 422),
+    ("job.job_timeout_s", "many", 422),
     ("job.job_timeout_s", -1, 422),
+    ("job.job_timeout_s", "-1", 422),
+    ("wait_for_ready", "perhaps", 422),
     ("job.job_timeout_s", 1.5, 422),
     ("timeouts.readiness_timeout_s", 0, 422),
-    ("timeouts.poll_interval_s", "5", 422),
     ("metadata", {"x": "y" * 8192}, 422),
     ("metadata", {str(number): 1 for number in range(10_000)}, 422),
     ("metadata", [], 422),
-    ("wait_for_ready", "true", 422),
-    ("wait_for_ready", 1, 422),
     ("request_id", "", 422),
     ("request_id", "a\nb", 422),
     ("request_id", 7, 422),
     ("invoking_user", "", 422),
-    ("influxdb.use_influxdb", 1, 422),
-    ("workdir", "/etc", 422),
-    ("__proto__", {}, 422),
 ]
+
+
+def read(body: dict[str, Any]) -> CreateRequest:
+    return read_request(body, wheel_dirs=(), model_dirs=())
 
 
 def put(field: str, value: Any) -> dict[str, Any]:
@@ -93,6 +91,71 @@ async def test_a_bad_field_is_refused_and_named_E4_E5(client: Client, field: str
     assert named == field or named.startswith(f"{field}.") or field.startswith(f"{named}."), content
     async with client.get("/api/v1/replicas") as answer:
         assert (await answer.json())["total"] == 0
+
+
+OPTIONAL = (
+    "full_config placement placement.multibox placement.namespace placement.app_tag placement.node cbclient_config "
+    "cbclient_config.cbclient_whl cbclient_config.client_version cbclient_config.modelzoo_branch "
+    "cbclient_config.custom_requirements cbclient_config.use_uv replica_config replica_config.replica_config "
+    "replica_config.api_config platform_config gateway_config gateway_config.mock_backend gateway_config.extra "
+    "catalog_config job job.job_priority job.job_timeout_s job.job_labels job.disable_scheduler timeouts "
+    "timeouts.port_discovery_timeout_s timeouts.readiness_timeout_s timeouts.poll_interval_s "
+    "timeouts.health_check_timeout_s influxdb influxdb.use_influxdb influxdb.host wait_for_ready run_diagnostics "
+    "invoking_user request_id metadata"
+).split()
+
+
+@pytest.mark.parametrize("field", OPTIONAL)
+def test_null_for_an_optional_member_is_its_absence_W41(field: str) -> None:
+    body, without = put(field, None), put(field, None)
+    *path, last = field.split(".")
+    table = without
+    for name in path:
+        table = table[name]
+    del table[last]
+    assert read(body) == read(without)
+    assert warnings(body) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "taken"),
+    [
+        ("job.job_timeout_s", "80", 80),
+        ("job.job_timeout_s", 80.0, 80),
+        ("timeouts.poll_interval_s", "5", 5.0),
+        ("wait_for_ready", "true", True),
+        ("wait_for_ready", 1, True),
+        ("cbclient_config.use_uv", "yes", True),
+        ("influxdb.use_influxdb", "off", False),
+    ],
+)
+def test_numbers_and_truths_as_text_are_taken_as_pydantics_lax_mode_takes_them_W41(
+    field: str, value: Any, taken: Any
+) -> None:
+    found: Any = read(put(field, value))
+    for name in field.split("."):
+        found = getattr(found, name)
+    assert (type(found), found) == (type(taken), taken)
+
+
+async def test_unknown_members_are_taken_and_told_in_warnings_W41(client: Client) -> None:
+    body = put("placement.surprise", 1) | {"workdir": "/etc", "influxdb": {"bucket": "b"}}
+    async with client.post("/api/v1/replicas", json=body) as answer:
+        assert answer.status == 201
+        told = (await answer.json())["warnings"]
+    assert told == [
+        "member 'placement.surprise' is unknown and was not used",
+        "member 'workdir' is unknown and was not used",
+    ]
+    async with client.post("/api/v1/replicas", json=wanted()) as answer:
+        assert "warnings" not in await answer.json()
+
+
+def test_warnings_are_bounded_W41() -> None:
+    told = warnings({"x" * 1000: 1} | {str(number): 1 for number in range(1000)})
+    assert len(told) == 21
+    assert told[-1] == "981 more members are unknown"
+    assert max(map(len, told)) < 200
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def main() -> None:
     for flag in ("disable_version_check", "mock_backend", "api_gateway", "platform_workload"):
         parser.add_argument(f"--{flag}", action="store_true")
     arguments = parser.parse_args()
-    config = json.loads(Path(os.environ["FULL_CONFIG_PATH"]).read_text())
+    config = json.loads(Path(os.environ["FULL_CONFIG_PATH"]).with_name("full_config.json").read_text())  # no YAML here
     how = config.get("stand_in", {})
     Path(arguments.logfile).write_text("the stand-in starts\n")
     server = ThreadingHTTPServer(("127.0.0.1", 0 if how.get("port_file") else arguments.port), Answer)
