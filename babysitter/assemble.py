@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import structlog
 
+from babysitter import ports
 from babysitter.cbclient import request as requests
 from babysitter.cbclient.deploy import Deployer
 from babysitter.cbclient.modes import MODES
