@@ -11,9 +11,10 @@ import msgspec
 import psutil
 
 from babysitter import identity
+from common.discovery.model_list import MODELS_LIMIT_BYTES, parse_models
+from common.http.client import read_bounded
 
 MODELS_PATHS = ("/v1/models", "/models")
-ANSWER_LIMIT_BYTES = 4 << 20
 ABSENT = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
 """Statuses by which a server says that it has no such call."""
 
@@ -92,34 +93,17 @@ class Prober:
 
     async def _get(self, url: str) -> tuple[int, bytes]:
         async with self.session.get(url, allow_redirects=False) as answer:
-            return answer.status, await answer.content.read(ANSWER_LIMIT_BYTES)
+            return answer.status, await read_bounded(answer, MODELS_LIMIT_BYTES)
 
 
 async def fetch_json(session: aiohttp.ClientSession, url: str, *, timeout_s: float) -> Any:
     """The JSON that `url` answers, or None when it does not."""
     try:
         async with session.get(url, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=timeout_s)) as answer:
-            raw = await answer.content.read(ANSWER_LIMIT_BYTES)
+            raw = await read_bounded(answer, MODELS_LIMIT_BYTES)
             return msgspec.json.decode(raw) if answer.status == HTTPStatus.OK else None
     except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError):
         return None
-
-
-def parse_models(raw: bytes) -> tuple[dict[str, Any], ...]:
-    """The model objects of a models call: `{"data": […]}` or a bare list, of objects with an `id` or of ids.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    try:
-        body = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"no JSON: {error}") from error
-    listed = body.get("data", body.get("models")) if isinstance(body, dict) else body
-    if not isinstance(listed, list):
-        raise ValueError("no list of models")  # noqa: TRY004 - the answer is wrong, not our argument
-    objects = [{"id": item, "object": "model"} if isinstance(item, str) else item for item in listed]
-    return tuple(item for item in objects if isinstance(item, dict) and isinstance(item.get("id"), str))
 
 
 def stranger_on_port(port: int, uuid: str) -> str | None:

@@ -10,12 +10,13 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from common.http.client import make_session
+from common.http.client import make_session, read_bounded
 from ctl.codes import Code
 from ctl.problem import Problem
 from ctl.refusal import refusal
 
 CALL_TIMEOUT_S = 10.0
+ANSWER_LIMIT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Api:
         """
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=2.0)
         async with self.open(place, method, path, body=body, params=params, timeout=timeout) as answer:
-            content = _parsed(await answer.read())
+            content = _parsed(await read_bounded(answer, ANSWER_LIMIT_BYTES))
         if not isinstance(content, dict):
             raise Problem(
                 f"{place.name} answers {path} with something else than JSON; is it at {place.url}?",
@@ -88,7 +89,7 @@ class Api:
         """
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S, sock_connect=2.0)
         async with self.open(place, "GET", path, timeout=timeout) as answer:
-            return (await answer.read()).decode("utf-8", "replace")
+            return (await read_bounded(answer, ANSWER_LIMIT_BYTES)).decode("utf-8", "replace")
 
     @asynccontextmanager
     async def open(
@@ -126,7 +127,12 @@ class Api:
             async with answer:
                 try:
                     if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
-                        raise refusal(place.name, place.secret, answer.status, _parsed(await answer.read()))
+                        raise refusal(
+                            place.name,
+                            place.secret,
+                            answer.status,
+                            _parsed(await read_bounded(answer, ANSWER_LIMIT_BYTES)),
+                        )
                     yield answer
                 except (aiohttp.ClientError, TimeoutError) as error:
                     raise Problem(

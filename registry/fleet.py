@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import structlog
 
+from common.http.client import read_bounded
 from common.http.errors import ApiError
 from registry.placement import Agent
 
@@ -87,9 +88,7 @@ class Fleet:
             async with self.session.request(
                 method, agent.url + path, data=body, headers=headers, timeout=timeout, allow_redirects=False
             ) as answer:
-                raw = await answer.content.read(ANSWER_LIMIT_BYTES)
-                while not answer.content.at_eof() and len(raw) < ANSWER_LIMIT_BYTES:
-                    raw += await answer.content.read(ANSWER_LIMIT_BYTES)
+                raw = await read_bounded(answer, ANSWER_LIMIT_BYTES)
                 if answer.status == 401:  # noqa: PLR2004 - unauthorized
                     raise ApiError(
                         502, f"the agent of node {agent.node!r} refuses the registry; set --agent-token-file"

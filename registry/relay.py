@@ -15,6 +15,7 @@ import msgspec
 from aiohttp.abc import AbstractResolver
 
 from common import __version__
+from common.http.client import AnswerTooLarge, read_bounded
 from common.http.errors import ApiError
 from registry.routers import Peer
 
@@ -64,7 +65,7 @@ class Relay:
         """
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S)
         async with self._call(peer, method, path, timeout, authorization=authorization) as answer:
-            return await _limited(answer, ANSWER_LIMIT_BYTES, peer.name)
+            return await read_bounded(answer, ANSWER_LIMIT_BYTES)
 
     async def stream(
         self, peer: Peer, path: str, body: Mapping[str, Any], *, authorization: str | None
@@ -120,23 +121,11 @@ class Relay:
             self._running -= 1
 
 
-async def _limited(answer: aiohttp.ClientResponse, limit_bytes: int, name: str) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in answer.content.iter_any():
-        size += len(chunk)
-        if size > limit_bytes:
-            raise ApiError(502, f"{name}: its answer is longer than {limit_bytes} bytes")
-        parts.append(chunk)
-    return b"".join(parts)
-
-
 async def _refused(answer: aiohttp.ClientResponse, name: str) -> ApiError:
     """What another status means to the page, with the reason that the other side gave."""
-    raw = await answer.content.read(ERROR_LIMIT_BYTES)
     try:
-        said = msgspec.json.decode(raw)
-    except msgspec.DecodeError:
+        said = msgspec.json.decode(await read_bounded(answer, ERROR_LIMIT_BYTES))
+    except (msgspec.DecodeError, AnswerTooLarge):
         said = None
     reason = said.get("error") if isinstance(said, dict) else None
     text = reason.get("message") if isinstance(reason, dict) else reason

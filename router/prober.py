@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import aiohttp
-import msgspec
 import structlog
 
+from common.discovery.model_list import MODELS_LIMIT_BYTES, parse_models
+from common.http.client import read_bounded
 from router.model import Replica
 
 log = structlog.get_logger(__name__)
@@ -21,7 +22,6 @@ CONCURRENCY = 64
 SUSPECT_INTERVAL_S = 5.0
 """Replicas in doubt are asked more often than the others (FAILURES.md 2, P)."""
 TICK_S = 0.5
-_ANSWER_LIMIT_BYTES = 1 << 20
 _NO_SUCH_PATH = (404, 405, 501)
 _SERVER_ERROR = 500
 
@@ -120,22 +120,18 @@ class Prober:
         """Status and body; None when there was no answer."""
         try:
             async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as answer:
-                return answer.status, await answer.content.read(_ANSWER_LIMIT_BYTES)
+                return answer.status, await read_bounded(answer, MODELS_LIMIT_BYTES)
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a host that cannot be one
             log.debug("probe.no_answer", url=url, reason=repr(error))
             return None, b""
 
 
 def model_ids(content: bytes) -> tuple[str, ...] | None:
-    """Ids of an OpenAI model list (`{"data":[…]}`) or a bare list; None when it is neither."""
+    """Ids in a models call's answer; None when it is none."""
     try:
-        value = msgspec.json.decode(content)
-    except (ValueError, RecursionError):  # no JSON, no UTF-8, or deeper than anybody means
+        return tuple(model["id"] for model in parse_models(content))
+    except ValueError:
         return None
-    items = value.get("data") if isinstance(value, dict) else value
-    if not isinstance(items, list):
-        return None
-    return tuple(item["id"] for item in items if isinstance(item, dict) and isinstance(item.get("id"), str))
 
 
 def _lives(status: int | None) -> bool:

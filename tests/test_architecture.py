@@ -39,6 +39,7 @@ PURE = (
     "babysitter/start_trace.py",
     "babysitter/template.py",
     "babysitter/view.py",
+    "common/discovery/model_list.py",
     "common/discovery/replica.py",
     "common/exits.py",
     "common/names.py",

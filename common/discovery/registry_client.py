@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from common.discovery.record import ServiceRecord, Snapshot, Update, decode_update, record_from_wire
+from common.http.client import read_bounded
 
 log = structlog.get_logger(__name__)
 
@@ -25,7 +26,7 @@ CALL_TIMEOUT_S = 2.5
 WATCH_SILENCE_S = 45.0
 """A watch that says nothing for so long is dead; the registry beats every 10 s."""
 WATCH_LINE_LIMIT_BYTES = 64 << 20
-"""Of one line: a snapshot of 10,000 records with their reports is about 20 MiB."""
+"""Of one line, and of any other answer: a snapshot of 10,000 records with their reports is about 20 MiB."""
 
 
 _TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
@@ -225,7 +226,7 @@ class RegistryClient:
         async with self._session.request(
             method, url + path, data=data, headers=headers, timeout=timeout, allow_redirects=False
         ) as answer:
-            raw = await answer.read()
+            raw = await read_bounded(answer, WATCH_LINE_LIMIT_BYTES)
             status = answer.status
         try:
             content = msgspec.json.decode(raw) if raw else {}

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from common.http.client import read_bounded
 from registry.store import StoreFull, StoreUnavailable
 
 CALL_TIMEOUT_S = 2.0
@@ -168,7 +169,7 @@ class Gateway:
     async def _post(self, url: str, data: bytes, timeout_s: float) -> list[dict[str, Any]]:
         timeout = aiohttp.ClientTimeout(total=max(timeout_s, SHORTEST_TRY_S))
         async with self._session.post(url, data=data, timeout=timeout, allow_redirects=False) as answer:
-            raw = await answer.read()
+            raw = await read_bounded(answer, _LINE_LIMIT_BYTES)
         answers = [msgspec.json.decode(line) for line in raw.splitlines() if line]
         for content in answers:
             error = content.get("error")

@@ -15,8 +15,10 @@ from babysitter.identity import MARK
 from babysitter.mock.knobs import Knobs
 from babysitter.mock.server import SERVER, make_app
 from babysitter.mock.server import MockServer as Mock
-from babysitter.probe import NotListening, NotReady, Prober, parse_models, stranger_on_port
+from babysitter.probe import NotListening, NotReady, Prober, stranger_on_port
+from common.discovery.model_list import parse_models
 from tests.babysitter.real import until
+from tests.common.model_server import model_server
 
 
 @pytest.fixture
@@ -129,3 +131,11 @@ def test_free_port_has_no_stranger() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         assert stranger_on_port(probe.getsockname()[1], "u") is None
+
+
+@pytest.mark.parametrize("count", [1, 338, 2000])
+async def test_model_list_that_comes_in_two_packets_is_ready_W14(count: int) -> None:
+    names = [f"model-{number}" for number in range(count)]
+    async with model_server(*names) as server, aiohttp.ClientSession() as session:
+        models = await Prober(session=session, timeout_s=5).look(server.url)
+    assert [model["id"] for model in models] == names

@@ -1,4 +1,6 @@
+import ast
 import asyncio
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -6,6 +8,8 @@ from pytest_aiohttp.plugin import AiohttpServer
 
 from common import __version__
 from common.http.client import AnswerTooLarge, make_session, read_bounded
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 async def test_the_session_names_itself_keeps_no_cookies_and_ignores_proxies(aiohttp_server: AiohttpServer) -> None:
@@ -52,3 +56,17 @@ async def test_body_that_comes_in_many_packets_is_read_whole_and_bounded_W14(aio
         async with session.get(server.make_url("/")) as reply:
             with pytest.raises(AnswerTooLarge, match="more than 24 bytes"):
                 await read_bounded(reply, 24)
+
+
+@pytest.mark.parametrize("service", ["registry", "router", "babysitter", "common", "ctl"])
+def test_no_service_takes_one_read_for_a_whole_body_W14(service: str) -> None:
+    readers = [
+        f"{path}:{node.lineno}"
+        for path in sorted((PROJECT / service).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Attribute)
+        and node.attr == "read"
+        and isinstance(node.value, ast.Attribute)
+        and node.value.attr == "content"
+    ]
+    assert readers == []

@@ -10,6 +10,7 @@ from common.discovery.record import ServiceRecord
 from common.http.client import make_session
 from router.model import Replica
 from router.prober import Finding, Prober, model_ids
+from tests.common.model_server import model_server
 
 
 def replica(url: str, name: str = "a") -> Replica:
@@ -55,3 +56,12 @@ async def test_no_replica_can_end_the_prober_D4() -> None:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
+
+
+@pytest.mark.parametrize("count", [1, 338, 2000])
+async def test_model_list_that_comes_in_two_packets_is_learned_W14(count: int) -> None:
+    names = tuple(f"model-{number}" for number in range(count))
+    async with model_server(*names) as server, make_session(timeout_s=5) as session:
+        made: dict[str, Any] = {"interval_s": 5.0, "timeout_s": 5.0, "rng": random.Random(1)}
+        finding = await Prober(session, lambda: (), lambda *_: None, **made).ask(replica(server.url))
+    assert finding == Finding(ok=True, models=names, prefix="/v1")
