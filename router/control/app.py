@@ -2,19 +2,21 @@
 
 import asyncio
 import time
+from http import HTTPStatus
 from typing import Any, Protocol
 
 from aiohttp import web
 
 from common.clock import now_iso
 from common.http.answers import json_answer
-from common.http.errors import ApiError, json_errors
+from common.http.errors import ApiError, Handler, json_errors
 from router import board as cells
 from router.board import Board
 from router.control import metrics, views
 from router.control.replica_api import BODY_LIMIT_BYTES, ReplicaApi
 from router.control.traffic import SAMPLE_S, Sample, Traffic
 from router.model import Replica
+from router.proxy import answers
 from router.settings import RouterSettings
 
 
@@ -111,7 +113,7 @@ OVERVIEW: web.AppKey[Overview] = web.AppKey("overview", Overview)
 
 def make_app(overview: Overview, replica_api: ReplicaApi | None = None) -> web.Application:
     """The control plane as an aiohttp application; `/api/v1/*` is there when `replica_api` is given."""
-    app = web.Application(middlewares=[json_errors], client_max_size=BODY_LIMIT_BYTES)
+    app = web.Application(middlewares=[json_errors, _model_errors], client_max_size=BODY_LIMIT_BYTES)
     if replica_api is not None:
         app.router.add_route("*", "/api/v1/{path:.+}", replica_api.handle)
     app[OVERVIEW] = overview
@@ -126,6 +128,22 @@ def make_app(overview: Overview, replica_api: ReplicaApi | None = None) -> web.A
         app.router.add_get(f"{prefix}/models", _models)
         app.router.add_get(prefix + "/models/{model:.+}", _model)
     return app
+
+
+@web.middleware
+async def _model_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors about models as both official clients read them: OpenAI's and Anthropic's ask the same paths."""
+    try:
+        return await handler(request)
+    except (ApiError, web.HTTPException) as error:
+        if not request.path.startswith(("/v1/models", "/models")) or error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        if isinstance(error, ApiError):
+            told = answers.error(error.status, "model_not_found", error.message)
+        else:
+            told = answers.error(error.status, "bad_request", error.reason)
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        return json_answer({"type": "error", **told}, status=error.status, headers=headers)
 
 
 async def _health(request: web.Request) -> web.Response:

@@ -85,6 +85,12 @@ class ModelRules:
             fallbacks += self.find(name).fallbacks if name != model else ()
         return next((name for name in fallbacks if is_ready(name)), next(iter(rule.split), model))
 
+    def names(self, model: str) -> bool:
+        """True when a rule is about `model` or leads to it; a pattern alone says nothing of it."""
+        return model in self.rules or any(
+            model in rule.split or model in rule.fallbacks for rule in self.rules.values()
+        )
+
     def aliases(self) -> list[str]:
         """Names (no patterns) that lead elsewhere, for the list of models."""
         return [name for name, rule in self.rules.items() if rule.split and not _is_pattern(name)]

@@ -1,22 +1,57 @@
-"""PURE. What the router answers itself: OpenAI-shaped errors, as bytes, and error events for a begun stream."""
+"""PURE. What the router answers itself: errors in the dialect of their path, as bytes, and as events of a begun stream."""
 
 import json
 from http import HTTPStatus
+from typing import Any
+
+from router.proxy.paths import Dialect
 
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+_ANTHROPIC_TYPES = {
+    **_TYPES,
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+"""platform.claude.com/docs/en/api/errors"""
 
 
-def error_body(status: int, code: str, message: str) -> bytes:
-    """`{"error": {"message", "type", "code", "param"}}` as OpenAI's clients expect it."""
-    kind = _TYPES.get(status, "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error")
-    return json.dumps(
-        {"error": {"message": message, "type": kind, "code": code, "param": None}}, separators=(",", ":")
-    ).encode()
+def error_body(status: int, code: str, message: str, dialect: Dialect = Dialect.OPENAI) -> bytes:
+    """An error as the official clients of `dialect` expect it.
+
+    OpenAI's: `{"error": {"message", "type", "code", "param"}}`; Anthropic's: `{"type": "error", "error": {"type",
+    "message"}}`, where we add the code.
+    """
+    return _encode(error(status, code, message, dialect))
 
 
-def error_event(code: str, message: str) -> bytes:
+def error_event(code: str, message: str, dialect: Dialect = Dialect.OPENAI) -> bytes:
     """The last event of a stream that broke; the blank line before it ends an event that was cut."""
-    return b"\n\ndata: " + error_body(HTTPStatus.BAD_GATEWAY, code, message) + b"\n\n"
+    told = error(HTTPStatus.BAD_GATEWAY, code, message, dialect)
+    if dialect is Dialect.RESPONSES:
+        # Typed clients read the event's own members, OpenAI's for Python raises for an `error`.
+        told = {"type": "error", "code": code, "message": message, "param": None, "sequence_number": 0, **told}
+    return b"\n\n%bdata: %b\n\n" % (event_line(dialect), _encode(told))
+
+
+def event_line(dialect: Dialect) -> bytes:
+    """The line that says of an event that it is an error, in dialects whose events have names."""
+    return b"" if dialect is Dialect.OPENAI else b"event: error\n"
+
+
+def error(status: int, code: str, message: str, dialect: Dialect = Dialect.OPENAI) -> dict[str, Any]:
+    """The same, not yet as bytes."""
+    ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    if dialect is Dialect.ANTHROPIC:
+        kind = _ANTHROPIC_TYPES.get(status, "api_error" if ours else "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": message, "code": code}}
+    kind = _TYPES.get(status, "server_error" if ours else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "code": code, "param": None}}
+
+
+def _encode(told: dict[str, Any]) -> bytes:
+    return json.dumps(told, separators=(",", ":")).encode()
 
 
 def local_answer(

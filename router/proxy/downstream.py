@@ -12,6 +12,7 @@ from router.proxy import answers
 from router.proxy.chunked import BadChunk, Chunked
 from router.proxy.exchange import Exchange
 from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, RequestHead
+from router.proxy.paths import dialect_of
 
 if TYPE_CHECKING:
     from router.proxy.engine import Engine
@@ -222,7 +223,7 @@ class Downstream:
             else:
                 self._feed_chunks(data)
         except BadHead as bad_head:
-            self._refuse(bad_head.status, "bad_request", str(bad_head))
+            self._refuse(bad_head.status, "bad_request", str(bad_head), bad_head.path)
         except BadChunk as bad_chunk:
             self._refuse(400, "bad_request", str(bad_chunk))
 
@@ -254,15 +255,16 @@ class Downstream:
         if length == 0:
             self._dispatch(head, b"", rest)
             return
+        self._head = head
         if length is not None and length > limits.max_body_bytes:
             raise BadHead(f"the body is larger than {limits.max_body_bytes} bytes", 413)
         if length == len(rest) and self._engine.body_bytes + length <= limits.max_bodies_bytes:
+            self._head = None
             self._dispatch(head, rest, b"")
             return
         # Only what has arrived is reserved (below): else sixteen heads that promise much would keep everybody out.
         if self._engine.body_bytes + (length or 0) > limits.max_bodies_bytes:
             raise BadHead(_TOO_MUCH, 503)
-        self._head = head
         self._deadline = self._engine.now() + BODY_BASE_S + (length or 0) / BODY_BYTES_PER_S
         if head.expects_continue and not rest and not head.http10:
             self.sink().write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -331,7 +333,7 @@ class Downstream:
         self._engine.body_bytes -= self._reserved
         self._reserved = 0
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
+    def _refuse(self, status: int, code: str, message: str, path: bytes = b"") -> None:
         """Answer a request that is not taken, then drop what still comes of it for a moment, then close."""
         transport = self._transport
         if transport is None:
@@ -340,7 +342,9 @@ class Downstream:
         self._buffer = b""
         self._pieces = []
         self._release_body()
-        transport.write(answers.local_answer(status, answers.error_body(status, code, message), keep_alive=False))
+        dialect = dialect_of(self._head.path if self._head is not None else path)
+        body = answers.error_body(status, code, message, dialect)
+        transport.write(answers.local_answer(status, body, keep_alive=False))
         self._deadline = self._engine.now() + LINGER_S
         if transport.can_write_eof():
             transport.write_eof()

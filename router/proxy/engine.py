@@ -39,6 +39,7 @@ SWEEP_S = 0.25
 RESOLVE_TTL_S = 10.0
 WRITE_STALL_S = 60.0
 """A client that takes no byte for so long is dropped (FAILURES.md D3)."""
+HEARD_LIMIT = 65536
 HELD_LIMIT_BYTES = 64 << 20
 """A JSON answer up to this size is held whole before its first byte goes out (FAILURES.md 3.1)."""
 
@@ -104,6 +105,8 @@ class Engine:
     log_lines: list[dict[str, object]] = field(default_factory=list)
     traces: "Traces | None" = None
     waiting: "Waiting[Exchange]" = field(init=False)
+    _heard: set[str] = field(default_factory=set)
+    """Models that somebody listed since the worker began."""
     _pools: dict[str, Pool] = field(default_factory=dict)
     _resolved: dict[str, tuple[float, tuple[str, ...]]] = field(default_factory=dict)
 
@@ -125,6 +128,9 @@ class Engine:
     def set_table(self, table: Table) -> None:
         """Swap the table; connections and ejections of endpoints that are gone are dropped."""
         self.table = table
+        if len(self._heard) > HEARD_LIMIT:
+            self._heard.clear()
+        self._heard.update(table.by_model)
         self.has_cache_types = any(endpoint.cache_type for endpoint in table.endpoints)
         self.has_limits = any(endpoint.limit for endpoint in table.endpoints)
         chooser, limits = self.chooser, self.limits
@@ -144,6 +150,10 @@ class Engine:
     def peers(self, model: str | None) -> Sequence[Endpoint]:
         """Everybody who lists `model`; everybody, for a request that names none."""
         return self.table.endpoints if model is None else self.table.by_model.get(model, ())
+
+    def may_come(self, model: str) -> bool:
+        """True when `model` was there, is named in the settings, or when the router has heard of no model at all yet."""
+        return not self._heard or model in self._heard or self.chooser.rules.names(model)
 
     def is_ready(self, model: str) -> bool:
         """True when somebody who lists `model` may be asked without being a last resort."""

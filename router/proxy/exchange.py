@@ -23,7 +23,7 @@ from router.proxy import answers, gate
 from router.proxy.attempt import BUSY, Attempt
 from router.proxy.explain import explain
 from router.proxy.head import RequestHead, ResponseHead
-from router.proxy.paths import PROXIED, EndMark, upstream_path
+from router.proxy.paths import PROXIED, EndMark, dialect_of, upstream_path
 from router.proxy.relay import Relay
 
 if TYPE_CHECKING:
@@ -293,13 +293,17 @@ class Exchange:
         return b"retry-after", b"%d" % self._engine.waiting.retry_after_s(self._facts.model or "")
 
     def _nobody(self) -> tuple[int, str, str, tuple[bytes, bytes]]:
-        """503, and why: the model was never seen, or nobody serves it now (FAILURES.md D6)."""
+        """503, and why: the model was never seen, or nobody serves it now (FAILURES.md D6).
+
+        Official clients ask again twice, and wait as told: for a name that only a typing error has, they are told not to.
+        """
         model = self._facts.model
         retry_after = (b"retry-after", b"5")
         if self._tried:
             return 503, "no_replica_left", "every replica that could be tried failed", retry_after
         if model is not None and not self.peers:
-            return 503, "model_not_found", f"No healthy services available for model '{model}'", retry_after
+            again = retry_after if self._engine.may_come(model) else (b"x-should-retry", b"false")
+            return 503, "model_not_found", f"No healthy services available for model '{model}'", again
         return 503, "no_healthy_replica", "No healthy services available", retry_after
 
     # -- the end -----------------------------------------------------------------------------------------------------
@@ -332,7 +336,7 @@ class Exchange:
         """Tell the client: by an answer if none has begun, else by an error event and an unclean end."""
         relay = self._relay
         if relay is None or not relay.begun:
-            self._answer(status, answers.error_body(status, code, message), *headers)
+            self._answer(status, answers.error_body(status, code, message, dialect_of(self.head.path)), *headers)
             return
         relay.fail(code, message)
         if relay.unframed:
@@ -394,6 +398,7 @@ class Exchange:
             keep_alive=self.head.keep_alive and not engine.draining,
             end_mark=operation.end_mark if operation is not None and marked else EndMark.NONE,
             held_limit_bytes=engine.limits.held_limit_bytes,
+            dialect=dialect_of(self.head.path),
         )
 
 

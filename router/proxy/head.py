@@ -31,11 +31,12 @@ Fields = list[tuple[bytes, bytes]]
 
 
 class BadHead(ValueError):
-    """A head that must not be acted on; `status` is what to answer."""
+    """A head that must not be acted on; `status` is what to answer, in the dialect of `path`."""
 
-    def __init__(self, message: str, status: int = 400) -> None:
+    def __init__(self, message: str, status: int = 400, path: bytes = b"") -> None:
         super().__init__(message)
         self.status = status
+        self.path = path
 
 
 class RequestHead(msgspec.Struct):
@@ -125,6 +126,16 @@ def parse_request(raw: bytes) -> RequestHead:
     head = RequestHead(method, path, query, http10=minor == b"0", keep_alive=minor == b"1", operation=PROXIED.get(path))
     if query:
         head.query_models = models_in(query)
+    try:
+        _take_fields(head, raw)
+        _frame_request(head)
+    except BadHead as bad_head:
+        bad_head.path = path
+        raise
+    return head
+
+
+def _take_fields(head: RequestHead, raw: bytes) -> None:
     for original, value in _fields(httptools.HttpRequestParser, raw):
         name = original.lower()
         rule = _REQUEST_RULES.get(name)
@@ -135,8 +146,6 @@ def parse_request(raw: bytes) -> RequestHead:
         head.fields.append((name, value))
         if rule is not None:
             rule(head, value)
-    _frame_request(head)
-    return head
 
 
 def parse_response(raw: bytes, *, to_head_request: bool = False) -> ResponseHead:

@@ -17,6 +17,15 @@ class EndMark(Enum):
     NONE = "none"
 
 
+class Dialect(Enum):
+    """How a path's clients expect to be told of an error."""
+
+    OPENAI = "openai"
+    RESPONSES = "responses"
+    """OpenAI's, but for events of a stream."""
+    ANTHROPIC = "anthropic"
+
+
 @dataclass(frozen=True)
 class Operation:
     """One proxied path. `prefixed`: OpenAI's own, which a replica may serve under `/v1`, bare, or both."""
@@ -24,6 +33,10 @@ class Operation:
     name: bytes
     prefixed: bool
     end_mark: EndMark = EndMark.NONE
+
+
+_ANTHROPIC = (b"/v1/messages", b"/messages")
+_RESPONSES = (b"/v1/responses", b"/responses")
 
 
 _OPENAI = {
@@ -72,6 +85,13 @@ PROXIED = _table()
 def is_control(path: bytes) -> bool:
     """True for a path that the router answers itself."""
     return path in _CONTROL or path.startswith(_CONTROL_TREES)
+
+
+def dialect_of(path: bytes) -> Dialect:
+    """The dialect of errors on `path`, whether it is served or not."""
+    if path.startswith(_ANTHROPIC):
+        return Dialect.ANTHROPIC
+    return Dialect.RESPONSES if path.startswith(_RESPONSES) else Dialect.OPENAI
 
 
 def upstream_path(path: bytes, operation: Operation | None, api_prefix: str | None) -> bytes:

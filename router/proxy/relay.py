@@ -13,7 +13,7 @@ import msgspec
 from router.proxy import answers
 from router.proxy.chunked import LAST_CHUNK, Chunked, frame
 from router.proxy.head import BODILESS, ResponseHead
-from router.proxy.paths import EndMark
+from router.proxy.paths import Dialect, EndMark
 
 OK = 200
 KEEPALIVE = b": keep-alive\n\n"
@@ -44,6 +44,7 @@ class Relay:
         keep_alive: The client wants to go on after this response.
         end_mark: What must stand at the end of an event stream of this path.
         held_limit_bytes: JSON larger than this is streamed rather than held.
+        dialect: Of the router's own error events.
     """
 
     # Most of these keep their defaults in most responses: class attributes cost nothing per request.
@@ -61,14 +62,25 @@ class Relay:
     _before = b""
     _tail = b""
     _quoted: list[bytes] | None = None
+    _event_line = b""
     _unquote: Chunked | None = None
     _unproven: list[bytes] | None = None
 
-    def __init__(self, sink: Sink, *, http10: bool, keep_alive: bool, end_mark: EndMark, held_limit_bytes: int) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        http10: bool,
+        keep_alive: bool,
+        end_mark: EndMark,
+        held_limit_bytes: int,
+        dialect: Dialect = Dialect.OPENAI,
+    ) -> None:
         self._sink = sink
         self._http10 = http10
         self._end_mark = end_mark
         self._limit = held_limit_bytes
+        self._dialect = dialect
         self._held: list[bytes] = []
         self.keep_alive = keep_alive
 
@@ -94,6 +106,7 @@ class Relay:
         if self._early:
             # The client already has its 200: what is no stream becomes one error event.
             self._quoted = None if head.is_event_stream else []
+            self._event_line = answers.event_line(self._dialect) if head.status != OK else b""
             self._plain = False
             self._unquote = Chunked() if head.chunked else None
             return
@@ -189,7 +202,7 @@ class Relay:
     def end(self) -> None:
         """End cleanly: send what is held, and the closing chunk if the client is given chunks."""
         if self._quoted is not None:
-            event = b"data: " + b" ".join(b"".join(self._quoted).split()) + b"\n\n"
+            event = self._event_line + b"data: " + b" ".join(b"".join(self._quoted).split()) + b"\n\n"
             self.keep_alive = False
             self._sink.write(frame(event) if self._chunks else event)
             return
@@ -207,7 +220,7 @@ class Relay:
         """Tell a client whose response has begun that it broke; the caller then closes without the closing chunk."""
         self.keep_alive = False
         if self.is_stream:
-            event = answers.error_event(code, message)
+            event = answers.error_event(code, message, self._dialect)
             self._sink.write(frame(event) if self._chunks else event)
 
     def _flush(self) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import anthropic
+import openai
 import pytest
 
 from tests.ports import free_port
@@ -139,3 +141,23 @@ async def test_alias_and_split_work_in_forms_as_in_json_W20(tmp_path: Path) -> N
             "large",
         )
         assert await ask(node, "/v1/embeddings?model=both", b'{"model":"both"}', "application/json") == (200, "large")
+
+
+@pytest.mark.parametrize("base", ["/v1", ""])
+async def test_one_model_is_an_object_and_an_unknown_one_404_for_both_clients_W9(tmp_path: Path, base: str) -> None:
+    async with (
+        fastapi_behind_a_router(tmp_path) as (node, _),
+        openai.AsyncOpenAI(base_url=node.url + base, api_key=KEY) as gpt,
+        anthropic.AsyncAnthropic(base_url=node.url, api_key=KEY) as claude,
+    ):
+        assert (await gpt.models.retrieve("small")).id == "small"
+        with pytest.raises(openai.NotFoundError) as unknown:
+            await gpt.models.retrieve("org/typo")
+        assert unknown.value.code == "model_not_found"
+        assert "org/typo" in unknown.value.message
+        with pytest.raises(anthropic.NotFoundError) as missed:
+            await claude.models.retrieve("typo")
+        told: Any = missed.value.body
+        assert (told["type"], told["error"]["type"]) == ("error", "not_found_error")
+        async with node.http.post(f"{node.url}{base}/models/small") as answer:
+            assert (answer.status, (await answer.json())["error"]["type"]) == (405, "invalid_request_error")
