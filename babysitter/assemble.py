@@ -202,6 +202,8 @@ def make_rules(settings: BabysitterSettings) -> Rules:
     told = settings.cbclient
     return Rules(
         index_url=told.index_url,
+        ca_file=told.ca_file,
+        trusted_hosts=told.trusted_hosts,
         python=told.python,
         own_python=told.own_python,
         roots=Roots(told.workspace, told.artifact_cache, told.release_stage),

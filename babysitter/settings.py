@@ -188,6 +188,12 @@ class CbclientSettings(Settings):
         "https://devpi.cerebras.aws/root/main/+simple/", "The one package index; may hold credentials.",
         flags=["--index-url"], env=["PIP_INDEX_URL"],
     )  # fmt: skip
+    ca_file: Path | None = option(
+        None, "CA certificates that vouch for the index, in place of the machine's own.", flags=(), env=["PIP_CERT"],
+    )  # fmt: skip
+    trusted_hosts: CommaList = option(
+        (), "Hosts whose index may be asked without TLS.", flags=(), env=["PIP_TRUSTED_HOST"]
+    )
     python: str = option(sys.executable, "Interpreter of the environments.", flags=())
     own_python: bool = option(
         False, "A request that names no build runs with `python` as it is, as the release server did.", flags=()

@@ -14,10 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
+from packaging.requirements import Requirement
 
 from babysitter.attempt import Command
 from babysitter.cbclient import tool, wheels
 from babysitter.cbclient.environments import Environments, link
+from babysitter.cbclient.index_check import examine
 from babysitter.cbclient.packages import Fault, Step, Wanted, fault_of, key, split_index
 from babysitter.cbclient.params import effective_config
 from babysitter.cbclient.request import CreateRequest
@@ -35,6 +37,8 @@ LAST_RETRY_DELAY_S = 60.0
 OWN = "own"
 """Key of an environment that is the operator's, not ours."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
+UNSURE = ("not_found", "index_unreachable", "failed")
+"""Faults behind which another may stand: pip tells these of most troubles of an index."""
 
 
 class Deployer:
@@ -216,6 +220,7 @@ class Deployer:
             constraints.write_text("".join(f"{line}\n" for line in wanted.constraints(step)))
             options = tool.pip_arguments(
                 index=index.url,
+                trusted_hosts=self._rules.trusted_hosts,
                 venv_python=fresh / "bin" / "python",
                 constraints=constraints,
                 report=report,
@@ -226,10 +231,17 @@ class Deployer:
             say(f"{step.name}: {', '.join(step.requirements) or step.wheels[0]}")
             done = await tool.run(argv, env=env, timeout_s=self._rules.stage_timeout_s, on_line=say)
             if done.code != 0:
-                raise _Failed(fault_of(done.output), done.output)
+                raise _Failed(await self._examined(fault_of(done.output), step), done.output)
             lock += await asyncio.to_thread(_locked, report)
         await asyncio.to_thread(shutil.rmtree, extra)
         return "".join(f"{line}\n" for line in sorted(lock)).encode()
+
+    async def _examined(self, fault: Fault, step: Step) -> Fault:
+        """The fault, better known: an index that cannot be reached looks to pip like one without the package."""
+        if fault.word not in UNSURE or not step.requirements:
+            return fault
+        package, index = Requirement(step.requirements[0]).name, split_index(self._rules.index_url)
+        return await asyncio.to_thread(examine, index, package, ca_file=self._rules.ca_file) or fault
 
     async def _verified(self, resolved: Resolved) -> Command:
         command: Command = await self._stage("verify", lambda _say: asyncio.to_thread(self._command, resolved))
@@ -247,7 +259,7 @@ class Deployer:
         )
 
     def _tool_env(self, netrc: Path | None) -> dict[str, str]:
-        return tool.environment(self._environ, mark=self._mark, netrc=netrc)
+        return tool.environment(self._environ, mark=self._mark, netrc=netrc, ca_file=self._rules.ca_file)
 
     async def _stage(self, name: str, work: Callable[[Callable[[str], None]], Any]) -> Any:
         """Run one stage with retries, telling its progress; raises `DeployError` when it fails for good."""
@@ -281,7 +293,7 @@ class _Failed(Exception):
         self.fault = fault
         lines = [line for line in output.splitlines() if line.strip()]
         errors = [line for line in lines if "ERROR" in line or "error" in line]
-        self.last_line = (errors or lines or ["no output"])[-1].strip()
+        self.last_line = fault.told or (errors or lines or ["no output"])[-1].strip()
 
 
 def _refusal(error: OSError) -> str:

@@ -129,14 +129,19 @@ def split_index(url: str) -> Index:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why pip failed, in a word, and whether trying again can help."""
+    """Why pip failed, in a word, and whether trying again can help; `told` says it better than pip's last line."""
 
     word: str
     retry: bool
+    told: str | None = None
 
 
 _FAULTS = (
     (re.compile(r"No space left on device|Disk quota exceeded|Errno 28"), Fault("no_space", retry=False)),
+    (re.compile(r"is not a trusted or secure host"), Fault(
+        "index_untrusted", retry=False,
+        told="the index is asked without TLS and is not on this machine: use https, or name its host in cbclient.trusted_hosts",
+    )),
     (re.compile(r"DO NOT MATCH THE HASHES"), Fault("hash_mismatch", retry=True)),
     (
         re.compile(r"ConnectionError|NewConnectionError|ReadTimeout|Connection refused|Connection broken|"

@@ -12,6 +12,8 @@ class Rules:
     """What the operator configured. Durations in seconds."""
 
     index_url: str
+    ca_file: Path | None
+    trusted_hosts: tuple[str, ...]
     python: str
     own_python: bool
     roots: Roots

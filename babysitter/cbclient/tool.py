@@ -14,8 +14,15 @@ from babysitter.identity import MARK
 
 OUTPUT_LIMIT_BYTES = 64 << 10
 LINE_LIMIT_BYTES = 1 << 20
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "XDG_CACHE_HOME")
-"""Variables a tool gets; no PIP_*, no token (FAILURES.md 3.1)."""
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+CA_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+"""By which pip finds its CA certificates: the first since it asks the system (24.2), the second before and after."""
+PASSED_ON = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "XDG_CACHE_HOME"),
+    *(*_PROXIES, *(name.lower() for name in _PROXIES)),
+    *(*CA_FILES, "SSL_CERT_DIR", "CURL_CA_BUNDLE"),
+)
+"""Variables a tool gets: its machine's and its network's; no PIP_*, no token (FAILURES.md 3.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +80,12 @@ async def run(
     return Done(process.returncode, "\n".join(said))
 
 
-def environment(environ: Mapping[str, str], *, mark: str, netrc: Path | None) -> dict[str, str]:
+def environment(environ: Mapping[str, str], *, mark: str, netrc: Path | None, ca_file: Path | None) -> dict[str, str]:
     """What a tool's environment holds. `mark` finds it again should we die; `netrc` has the index's credentials."""
     passed = {name: environ[name] for name in PASSED_ON if name in environ}
     login = {} if netrc is None else {"NETRC": str(netrc)}
-    return {**passed, **login, MARK: mark, "PIP_CONFIG_FILE": os.devnull, "PYTHONUNBUFFERED": "1"}
+    certificates = {} if ca_file is None else dict.fromkeys(CA_FILES, str(ca_file.absolute()))
+    return {**passed, **login, **certificates, MARK: mark, "PIP_CONFIG_FILE": os.devnull, "PYTHONUNBUFFERED": "1"}
 
 
 def pip_command(python: str) -> tuple[list[str], dict[str, str]]:
@@ -109,7 +117,15 @@ def _said(python: str, program: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def pip_arguments(*, index: str, venv_python: Path, constraints: Path, report: Path, only_binary: bool) -> list[str]:
+def pip_arguments(
+    *,
+    index: str,
+    trusted_hosts: Sequence[str],
+    venv_python: Path,
+    constraints: Path,
+    report: Path,
+    only_binary: bool,
+) -> list[str]:
     """The options of every pip run: one index, nothing from files or variables, no questions."""
     return [
         "--isolated",
@@ -124,6 +140,7 @@ def pip_arguments(*, index: str, venv_python: Path, constraints: Path, report: P
         "install",
         "--index-url",
         index,
+        *(word for host in trusted_hosts for word in ("--trusted-host", host)),
         "--constraint",
         str(constraints),
         "--report",

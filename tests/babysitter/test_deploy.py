@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import ssl
 import sys
 import time
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 
 from babysitter import identity
@@ -221,6 +223,34 @@ def test_index_that_delivers_nothing_good_fails_the_stage_and_keeps_the_environm
             assert (before / "bin" / "python").read_text() == "the one before"
             assert [path.name for path in before.parent.iterdir() if not path.name.startswith(".lock")] == [before.name]
             assert tools(node) == []
+
+
+@pytest.mark.world
+def test_index_behind_a_proxy_or_with_a_ca_of_its_own_is_used_and_a_missing_setting_named_W28(tmp_path: Path) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    version, clean = "0.0.0+1b83940b24", {"PIP_CERT": "", "SSL_CERT_DIR": str(tmp_path), "NO_PROXY": ""}
+
+    def end_of_install(name: str, client: dict[str, Any], env: dict[str, str]) -> tuple[str, str]:
+        with replica(tmp_path, name=name, request=wanted(), client={"tries": 1, **client}) as node:
+            node.start(env={**clean, **env})
+            until("begun", node.state_path().exists)
+            until("installed or not", lambda: node.stages().get("install", {}).get("state") in ("done", "failed"))
+            until("told", lambda: node.report().get("status") != "creating")
+            return node.stages()["install"]["state"], str(node.report().get("error_message"))
+
+    with broken_index("", version, tmp_path / "wheels", context) as index:
+        over_tls = {"index_url": index.url}
+        state, told = end_of_install("tls000000000", over_tls, {})
+        assert (state, "index_tls" in told, "set cbclient.ca_file" in told) == ("failed", True, True)
+        assert end_of_install("tls000000001", {**over_tls, "ca_file": str(tmp_path / "ca.pem")}, {})[0] == "done"
+    with broken_index("", version, tmp_path / "wheels") as index:
+        through = {"HTTP_PROXY": index.url.removesuffix("/simple/")}
+        behind: dict[str, Any] = {"index_url": "http://index.example/simple/"}
+        state, told = end_of_install("proxy0000000", behind, through)
+        assert (state, "index_untrusted" in told, "cbclient.trusted_hosts" in told) == ("failed", True, True)
+        assert end_of_install("proxy0000001", {**behind, "trusted_hosts": ["index.example"]}, through)[0] == "done"
 
 
 def test_credentials_of_the_index_are_nowhere_to_be_seen(tmp_path: Path, index: Index) -> None:

@@ -2,27 +2,31 @@
 
 import contextlib
 import hashlib
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tests.babysitter.stand_in.wheels import make_wheel
 
 
 class BrokenIndex(ThreadingHTTPServer):
-    """`fault` is `hangs`, `truncated` or `hash`."""
+    """`fault` is `hangs`, `truncated`, `hash` or nothing; over TLS with a `context`, and as an HTTP proxy for any host."""
 
     daemon_threads = True
 
-    def __init__(self, fault: str, version: str, directory: Path) -> None:
+    def __init__(self, fault: str, version: str, directory: Path, context: ssl.SSLContext | None) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
+        if context is not None:
+            self.socket = context.wrap_socket(self.socket, server_side=True)
         self.fault = fault
         self.version = version
         self.directory = directory
         self._wheels: dict[str, Path] = {}
         self.over = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_port}/simple/"
+        self.url = f"{'https' if context else 'http'}://127.0.0.1:{self.server_port}/simple/"
 
     def wheel(self, name: str) -> Path:
         """The wheel of a package, made when it is first asked for."""
@@ -35,7 +39,7 @@ class _Answer(BaseHTTPRequestHandler):
     server: BrokenIndex
 
     def do_GET(self) -> None:
-        parts = self.path.strip("/").split("/")
+        parts = urlsplit(self.path).path.strip("/").split("/")
         if self.server.fault == "hangs":
             self.server.over.wait()
         elif parts[0] == "simple":
@@ -59,9 +63,11 @@ class _Answer(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def broken_index(fault: str, version: str, directory: Path) -> Iterator[BrokenIndex]:
+def broken_index(
+    fault: str, version: str, directory: Path, context: ssl.SSLContext | None = None
+) -> Iterator[BrokenIndex]:
     """An index that is ended whatever happens."""
-    with BrokenIndex(fault, version, directory) as server:
+    with BrokenIndex(fault, version, directory, context) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         try:
             yield server
