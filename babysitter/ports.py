@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from babysitter import connections
 from common.http.serve import Address, explain_bind
 from common.names import bind_address
 
@@ -86,15 +87,17 @@ def is_free(host: str, *ports: int) -> bool:
 
 
 def clients(port: int) -> int:
-    """Connections that others hold to the server on this machine's `port`; our own are not counted.
+    """Connections at which others are served on this machine's `port`; our own and idle ones are not counted.
 
-    A router's idle connection counts for the few seconds that it is kept, for it cannot be told from a busy one.
+    Where the kernel does not tell which are idle, they count while they are kept.
     """
     ours = {
         connection.laddr.port
         for connection in psutil.Process(os.getpid()).net_connections("tcp")
         if connection.raddr and connection.raddr.port == port
     }
+    with contextlib.suppress(OSError):
+        return sum(not one.is_idle and one.remote_port not in ours for one in connections.established(port))
     found = 0
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:

@@ -22,6 +22,8 @@ CONCURRENCY = 64
 SUSPECT_INTERVAL_S = 5.0
 """Replicas in doubt are asked more often than the others (FAILURES.md 2, P)."""
 TICK_S = 0.5
+LEAVE = {"Connection": "close"}
+"""A server that is to end waits for its connections: a probe leaves none behind."""
 _NO_SUCH_PATH = (404, 405, 501)
 _SERVER_ERROR = 500
 
@@ -119,7 +121,7 @@ class Prober:
     async def _get(self, url: str) -> tuple[int | None, bytes]:
         """Status and body; None when there was no answer."""
         try:
-            async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as answer:
+            async with self._session.get(url, headers=LEAVE, timeout=self._timeout, allow_redirects=False) as answer:
                 return answer.status, await read_bounded(answer, MODELS_LIMIT_BYTES)
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a host that cannot be one
             log.debug("probe.no_answer", url=url, reason=repr(error))

@@ -13,9 +13,6 @@ SVC_LOGS="$SVC_ROOT/logs"
 SVC_VENV="${SVC_VENV:-$SVC_ROOT/.venv}"
 [[ $SVC_VENV == /* ]] || SVC_VENV="$PWD/$SVC_VENV" # as the caller sees it; we work in other folders
 SVC_PYTHON="$SVC_VENV/bin/python"
-# Where our packages are: in the tree; in an image, which has none, among the installed ones.
-SVC_PACKAGES="$SVC_ROOT"
-[[ -d $SVC_ROOT/common ]] || SVC_PACKAGES="$("$SVC_PYTHON" -P -c 'import inference_svc; print(inference_svc.ROOT)')"
 SVC_LOG_LIMIT_BYTES=$((64 * 1024 * 1024)) # a log larger than this is put aside before the next start
 SVC_TAIL_LINES=15
 # shellcheck disable=SC2034 # read by the scripts that source this file
@@ -32,8 +29,17 @@ fail() {
   exit "${2:-1}"
 }
 
+# packages: print the folder of our packages: the tree; in an image, whose tree has none, where they are installed.
+packages() {
+  if [[ -d $SVC_ROOT/common ]]; then
+    printf '%s\n' "$SVC_ROOT"
+  else
+    "$SVC_PYTHON" -P -c 'import inference_svc; print(inference_svc.ROOT)'
+  fi
+}
+
 # helper COMMAND ARGS…: script/helper.py under the project's Python.
-helper() { (cd "$SVC_ROOT" && PYTHONPATH="$SVC_PACKAGES" "$SVC_PYTHON" -P script/helper.py "$@"); }
+helper() { (cd "$SVC_ROOT" && PYTHONPATH="$(packages)" "$SVC_PYTHON" -P script/helper.py "$@"); }
 
 # require_number NAME: the variable NAME, where set, is a number.
 require_number() {
@@ -154,7 +160,9 @@ start() {
     cd "$SVC_ROOT"
     export SVC_LAUNCHED="$SVC_ROOT:$name" SVC_LAUNCHED_AS="$told"
     # Our modules, not namesakes in the caller's PYTHONPATH, which is kept for servers (common/own_python.py).
-    export SUITE_GIVEN_PYTHONPATH="${SUITE_GIVEN_PYTHONPATH-${PYTHONPATH:-}}" PYTHONPATH="$SVC_PACKAGES"
+    SUITE_GIVEN_PYTHONPATH="${SUITE_GIVEN_PYTHONPATH-${PYTHONPATH:-}}"
+    PYTHONPATH="$(packages)"
+    export SUITE_GIVEN_PYTHONPATH PYTHONPATH
     exec setsid "$SVC_PYTHON" -P -m "$(module_of "$name")" "$@"
   ) </dev/null >>"$log" 2>&1 8>&- 9>&- &
   STARTED_PID[$name]=$!

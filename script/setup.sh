@@ -11,6 +11,17 @@
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
+# What the caller's Python, pip and uv are told is meant for the caller's own environments. Only what says where packages
+# come from, and how that is reached, is kept (pip's part of it by keep_index below).
+unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONNOUSERSITE
+for name in "${!UV_@}"; do
+  case "$name" in
+    UV_*INDEX* | UV_FIND_LINKS | UV_KEYRING_PROVIDER | UV_INSECURE_HOST | UV_NATIVE_TLS | UV_SYSTEM_CERTS) ;;
+    UV_OFFLINE | UV_HTTP_* | UV_*CACHE* | UV_CONCURRENT_* | UV_LINK_MODE | UV_PYTHON_*MIRROR* | UV_PYTHON_INSTALL_DIR) ;;
+    *) unset "$name" ;;
+  esac
+done
+
 MARKER="$SVC_VENV/.svc-setup"
 WANTED="${1:-run}"
 
@@ -67,14 +78,70 @@ make_empty() {
   fi
 }
 
-# install ARGS…: one installation, with progress; uv shows its own, pip's is cut down to a line per package.
+# KEEP: of pip's settings, those that say where packages come from. The rest of the caller's (user, target, prefix,
+# constraint, dry-run, no-binary …) would put them elsewhere, or others in their place.
+KEEP="
+import ast, sys
+wanted = 'index-url extra-index-url no-index find-links trusted-host cert client-cert proxy keyring-provider timeout retries \
+cache-dir no-cache-dir'.split()
+order = ('global', 'install', ':env:')  # later ones win
+found = {}
+for line in sys.stdin:
+    key, _, value = line.strip().partition('=')
+    section, _, name = key.rpartition('.')
+    if section in order and name in wanted:
+        found[order.index(section), name] = value
+for (_, name), value in sorted(found.items()):
+    sys.stdout.write('PIP_' + name.upper().replace('-', '_') + '=' + ' '.join(ast.literal_eval(value).split()) + '\\0')
+"
+
+# keep_index: from here on pip heeds no file and no variable of the caller's, but those that KEEP names.
+keep_index() {
+  local settings name kept=()
+  settings="$("$SVC_PYTHON" -I -m pip config list --disable-pip-version-check)" ||
+    fail "pip cannot read its settings (said above); mend the file that it names" 78
+  mapfile -d '' -t kept < <("$SVC_PYTHON" -I -c "$KEEP" <<<"$settings")
+  for name in "${!PIP_@}"; do unset "$name"; done
+  export PIP_CONFIG_FILE=/dev/null "${kept[@]}"
+}
+
+# install ARGS…: one installation, with progress; uv shows its own, pip's is cut down to a line per package. What it
+# complained of is shown and stays in COMPLAINTS.
+COMPLAINTS="$SVC_VENV/.svc-setup.log"
 install() {
+  local status=0 copy
+  exec 6> >(tee -- "$COMPLAINTS" >&2)
+  copy=$!
   if command -v uv >/dev/null; then
-    uv pip install --python "$SVC_PYTHON" "$@"
+    uv pip install --python "$SVC_PYTHON" "$@" 2>&6 || status=$?
   else
-    "$SVC_PYTHON" -m pip install --disable-pip-version-check --no-input "$@" |
-      awk '/^(Collecting|Installing|Successfully)/ { sub(/ \(from .*/, ""); print "  " substr($0, 1, 100); fflush() }'
+    "$SVC_PYTHON" -I -m pip install --disable-pip-version-check --no-input "$@" 2>&6 |
+      awk '/^(Collecting|Installing|Successfully)/ { sub(/ \(from .*/, ""); print "  " substr($0, 1, 100); fflush() }' ||
+      status=$?
   fi
+  exec 6>&-
+  wait "$copy" || true
+  return "$status"
+}
+
+# cause: what the last installation failed of, in a line, as far as its complaints tell.
+cause() {
+  local said
+  said="$(<"$COMPLAINTS")"
+  case "$said" in
+    *'No space left'*) echo "the disk is full" ;;
+    *'ermission denied'*) echo "a folder may not be written" ;;
+    *'HASHES'* | *'ash mismatch'*) echo "the index gave other files than the locked ones: it changes them, or is not the one that was meant" ;;
+    *'CERTIFICATE_VERIFY_FAILED'* | *'invalid peer certificate'* | *'SSLError'*)
+      echo "the index's certificate is not trusted; a CA of your own is named by PIP_CERT, SSL_CERT_FILE for uv" ;;
+    *'ProxyError'* | *'Tunnel connection failed'*) echo "the proxy refuses or cannot be reached (HTTPS_PROXY, NO_PROXY)" ;;
+    *'name resolution'* | *'Name or service not known'* | *'dns error'*) echo "the index's name cannot be resolved (DNS)" ;;
+    *'401 '* | *'403 '*) echo "the index refuses the credentials, or wants some" ;;
+    *'imed out'* | *'onnection refused'* | *'NewConnectionError'* | *'unreachable'*) echo "the index cannot be reached" ;;
+    *'No matching distribution'* | *'not found in the package registry'* | *'404 '*) echo "the index lacks a locked package" ;;
+    *'gcc'* | *'error: subprocess-exited-with-error'*) echo "a package has no wheel for this machine and cannot be built here" ;;
+    *) echo "see above" ;;
+  esac
 }
 
 main() {
@@ -98,10 +165,12 @@ main() {
     make_empty
   fi
   printf 'unfinished\n' >"$MARKER"
+  command -v uv >/dev/null || keep_index
   say "set-up: installing the locked packages (requirements/$WANTED.lock); the first time takes a minute or two"
   install --require-hashes -r "$SVC_ROOT/requirements/$WANTED.lock" ||
-    fail "the packages could not be installed; run the command again when the package index can be reached"
-  install --no-deps --no-build-isolation -e "$SVC_ROOT" || fail "the project could not be installed into $SVC_VENV"
+    fail "the packages could not be installed: $(cause). Then run the command again"
+  install --no-deps --no-build-isolation -e "$SVC_ROOT" ||
+    fail "the project could not be installed into $SVC_VENV: $(cause)"
   fingerprint "$WANTED" >"$MARKER"
   say "set-up: done in $((SECONDS - began)) s"
 }

@@ -145,7 +145,7 @@ class Engine:
             self._pools.pop(gone).end()
         for endpoint in table.endpoints:
             if endpoint.standing is Standing.DRAINING and endpoint.id in self._pools:
-                self._pools[endpoint.id].close()  # it waits until nobody is connected any more
+                self._pools.pop(endpoint.id).end()  # it waits until nobody is connected any more
 
     def peers(self, model: str | None) -> Sequence[Endpoint]:
         """Everybody who lists `model`; everybody, for a request that names none."""

@@ -186,6 +186,18 @@ def test_request_in_flight_is_finished_before_a_stop_D28(tmp_path: Path) -> None
         assert babysitter.wait(60) == 0
 
 
+def test_a_stop_waits_for_no_connection_that_is_only_kept_W55(tmp_path: Path) -> None:
+    slow = ["--token-delay-s", "0.02"]
+    with running(tmp_path, backend={"type": "mock", "models": ["m"], "args": slow}, restarts={"drain_s": 60}) as node:
+        babysitter = node.start()
+        node.ready()
+        with socket.create_connection(("127.0.0.1", node.port)) as kept:
+            kept.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: m\r\nContent-Length: 15\r\n\r\n" + b'{"prompt": "x"}')
+            assert kept.recv(1000).startswith(b"HTTP/1.1 200")
+            babysitter.terminate()
+            assert babysitter.wait(40) == 0
+
+
 def test_server_over_its_memory_is_restarted_A16(tmp_path: Path) -> None:
     backend = {"type": "mock", "models": ["m"], "args": ["--leak-mb-per-s", "100"]}
     limits = {"memory_soft_mb": 100, "memory_hard_mb": 200}

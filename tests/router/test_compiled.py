@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import psutil
 import pytest
@@ -86,6 +87,7 @@ class Crew:
     """Stands in for the workers: notes that they were told to renew themselves."""
 
     rolled = 0
+    environment: ClassVar = {"PATH": os.defpath}
 
     async def roll(self) -> None:
         self.rolled += 1

@@ -65,3 +65,19 @@ async def test_model_list_that_comes_in_two_packets_is_learned_W14(count: int) -
         made: dict[str, Any] = {"interval_s": 5.0, "timeout_s": 5.0, "rng": random.Random(1)}
         finding = await Prober(session, lambda: (), lambda *_: None, **made).ask(replica(server.url))
     assert finding == Finding(ok=True, models=names, prefix="/v1")
+
+
+async def test_a_probe_leaves_no_connection_behind_W55() -> None:
+    asked: list[str | None] = []
+
+    async def healthy(request: web.Request) -> web.Response:
+        asked.append(request.headers.get("Connection"))
+        return web.json_response({"data": [{"id": "m"}]})
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", healthy)
+    made: dict[str, Any] = {"interval_s": 5.0, "timeout_s": 1.0, "rng": random.Random(1)}
+    async with TestServer(app) as server, make_session(timeout_s=2) as session:
+        prober = Prober(session, list, lambda *_: None, **made)
+        assert (await prober.ask(replica(str(server.make_url("")).rstrip("/")))).ok
+    assert set(asked) == {"close"}

@@ -1,12 +1,15 @@
+import hashlib
 import os
 import shutil
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("awk", "bash", "cat", "dirname", "env", "flock", "ls", "mkdir", "rm", "sha256sum")
+TOOLS = ("awk", "bash", "cat", "dirname", "env", "flock", "ls", "mkdir", "rm", "sha256sum", "tee")
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ case "$*" in
   *version_info*) exit {0 if version_ok else 1} ;;
   *ensurepip*) exit {0 if modules_ok else 1} ;;
   --version) echo "Python 3.99" ;;
-  "-m venv"*) mkdir -p "${{@: -1}}/bin"; printf '#!/bin/bash\\necho "$@" >>"%s"; exit "${{FAKE_PIP:-0}}"\\n' "{project}/pip.log" \
+  "-m venv"*) mkdir -p "${{@: -1}}/bin"; printf '#!/bin/bash\\n[[ "$*" == *" install "* ]] || exit 0\\necho "$@" >>"%s"; echo "$FAKE_COMPLAINT" >&2; exit "${{FAKE_PIP:-0}}"\\n' "{project}/pip.log" \
     >"${{@: -1}}/bin/python"; chmod +x "${{@: -1}}/bin/python" ;;
 esac
 """)
@@ -154,3 +157,74 @@ def test_the_locks_are_hashed_and_hold_every_floor() -> None:
         pinned = [line.split("==")[0] for line in text.splitlines() if "==" in line and not line.startswith(("#", " "))]
         assert {"aiohttp", "pydantic", "uvloop", "hatchling", "editables"} <= set(pinned)
         assert text.count("--hash=sha256:") >= len(pinned)
+
+
+@pytest.mark.parametrize(
+    ("complaint", "cause"),
+    [
+        ("WARNING: Retrying … [Errno -3] Temporary failure in name resolution\nERROR: No matching distribution", "DNS"),
+        ("WARNING: … [Errno 111] Connection refused\nERROR: No matching distribution found for x", "cannot be reached"),
+        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]", "PIP_CERT"),
+        ("ProxyError('Cannot connect to proxy.', NewConnectionError('Name or service not known'", "HTTPS_PROXY"),
+        ("ERROR: HTTP error 401 while getting https://index/x.whl", "credentials"),
+        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE", "other files than the locked"),
+        ("ERROR: No matching distribution found for x==1", "lacks a locked package"),
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
+    ],
+)
+def test_a_failed_installation_names_its_own_cause_W29(project: Path, complaint: str, cause: str) -> None:
+    fake_python(project, "python3", version_ok=True)
+    done = setup(project, FAKE_PIP="1", FAKE_COMPLAINT=complaint)
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert cause in done.stderr.splitlines()[-1]
+
+
+BACKEND = """
+import zipfile
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    with zipfile.ZipFile(f"{folder}/ours-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("ours-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: ours\\nVersion: 1\\n")
+        wheel.writestr("ours-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("ours-1.dist-info/RECORD", "")
+        wheel.writestr("ours.py", "")
+    return "ours-1-py3-none-any.whl"
+"""
+
+
+def test_settings_of_the_callers_pip_and_python_change_nothing_but_the_index_W29(project: Path, tmp_path: Path) -> None:
+    """A real pip: a pip.conf and variables that would put packages elsewhere, and an index that only they name."""
+    index, home, elsewhere = tmp_path / "an index", tmp_path / "home", tmp_path / "elsewhere"
+    for folder in (index, home / ".config" / "pip", elsewhere):
+        folder.mkdir(parents=True)
+    wheel = index / "tiny-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1\n")
+        archive.writestr("tiny-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("tiny-1.dist-info/RECORD", "")
+        archive.writestr("tiny.py", "")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (project / "requirements" / "run.lock").write_text(f"tiny==1 --hash=sha256:{digest}\n")
+    (project / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n[project]\nname = "ours"\nversion = "1"\n'
+    )
+    (project / "backend.py").write_text(BACKEND)
+    (home / ".config" / "pip" / "pip.conf").write_text(
+        f"[global]\nno-index = true\nfind-links = {index.as_uri()}\n[install]\nuser = true\nno-binary = :all:\n"
+    )
+    (elsewhere / "pip.py").write_text("raise SystemExit('somebody else is imported')")
+    (project.parent / "bin" / "python3.11").symlink_to(sys.executable)
+    told = {f"PIP_{name}": str(elsewhere) for name in ("TARGET", "PREFIX", "ROOT", "CONSTRAINT")}
+    done = setup(
+        project,
+        **told,
+        HOME=str(home),
+        PYTHONPATH=str(elsewhere),
+        PIP_USER="1",
+        PIP_DRY_RUN="1",
+        SVC_PYTHON_FOR_VENV=sys.executable,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [packages] = (project / ".venv" / "lib").glob("python3.*/site-packages")
+    assert {"tiny.py", "ours.py"} <= {path.name for path in packages.iterdir()}
+    assert [path.name for path in elsewhere.iterdir()] == ["pip.py"]

@@ -1,0 +1,75 @@
+"""Who is served at a port and who merely keeps a connection, told by the kernel."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from babysitter import connections, ports
+from babysitter.connections import Connection
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket, int]]:
+    """Both ends of a connection, the server's first, and the server's port."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = listening.getsockname()[1]
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        yield stack.enter_context(listening.accept()[0]), client, port
+
+
+def seen(port: int) -> Connection:
+    [one] = connections.established(port)
+    return one
+
+
+def test_a_connection_is_idle_from_its_answer_until_the_next_request_W55(
+    pair: tuple[socket.socket, socket.socket, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "QUIET_S", 0.05)
+    server, client, port = pair
+    client.sendall(b"request")
+    assert not seen(port).is_idle
+    assert server.recv(100)
+    time.sleep(0.2)
+    assert not seen(port).is_idle  # however long the answer takes
+    server.sendall(b"answer")
+    deadline = time.monotonic() + 10
+    while not seen(port).is_idle:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert client.recv(100)
+    time.sleep(0.1)
+    client.sendall(b"another")
+    assert not seen(port).is_idle
+
+
+@pytest.mark.parametrize(
+    ("unread", "unsent", "asked", "sent_s", "received_s", "idle"),
+    [
+        (0, 0, 9, 6.0, 6.1, True),
+        (0, 0, 9, 4.0, 9.0, False),  # a stream between two tokens
+        (0, 0, 9, 60.0, 30.0, False),  # asked, and not answered yet
+        (0, 0, 9, 60.0, 60.0, False),  # perhaps asked last
+        (1, 0, 9, 60.0, 61.0, False),
+        (0, 1, 9, 60.0, 61.0, False),
+        (0, 0, 0, 60.0, 60.0, True),  # never used
+    ],
+)
+def test_what_counts_as_idle_W55(
+    unread: int, unsent: int, asked: int, sent_s: float, received_s: float, *, idle: bool
+) -> None:
+    assert Connection(1, unread, unsent, asked, sent_s, received_s).is_idle is idle
+
+
+def test_without_the_kernels_word_every_connection_of_others_counts(
+    pair: tuple[socket.socket, socket.socket, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_port: int) -> list[Connection]:
+        raise OSError
+
+    monkeypatch.setattr(connections, "established", refuse)
+    assert ports.clients(pair[2]) == 0  # both ends are ours
