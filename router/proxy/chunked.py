@@ -1,4 +1,4 @@
-"""PURE. The chunked transfer coding, strictly: hex sizes, bounded extensions, no trailers we would have to judge.
+"""PURE. The chunked transfer coding, strictly: hex sizes; extensions and trailers bounded, and discarded (RFC 9112 7.1).
 
 `Chunked` serves both legs. For a response whose reads end on chunk borders it says so, and the bytes pass unchanged;
 otherwise it hands out payload to be framed anew, so that our side always stands on a border and an error event can
@@ -15,6 +15,11 @@ _LF: Final = 0x0A
 LAST_CHUNK = b"0\r\n\r\n"
 LINE_LIMIT_BYTES = 256
 """Of a size line with its extension; longer ones are an attack, not a client (FAILURES.md, R32)."""
+TRAILERS_LIMIT_BYTES = 8192
+"""Of all trailer lines together: as much as one field of a head may have."""
+_TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*")
+_NO_TRAILERS = frozenset({b"content-length", b"transfer-encoding"})
+"""They would frame what is over already: somebody hopes that we read them otherwise than the next server (R34)."""
 
 
 class BadChunk(ValueError):
@@ -54,12 +59,13 @@ class Chunked:
         surplus: What came after the end (a pipelined request, or poison).
     """
 
-    __slots__ = ("_left", "_line", "_seen_last", "ended", "surplus")
+    __slots__ = ("_left", "_line", "_seen_last", "_trailer_bytes", "ended", "surplus")
 
     def __init__(self) -> None:
         self._left = 0  # payload bytes of this chunk yet to come, plus 2 for its line end; 0: at a size line
         self._line = b""  # begun size line or trailer line
         self._seen_last = False
+        self._trailer_bytes = 0
         self.ended = False
         self.surplus = b""
 
@@ -103,15 +109,17 @@ class Chunked:
             if self._left:
                 position = self._take_data(data, position, pieces)
                 continue
-            line_end = data.find(b"\r\n", position, position + LINE_LIMIT_BYTES)
+            limit = TRAILERS_LIMIT_BYTES - self._trailer_bytes + 2 if self._seen_last else LINE_LIMIT_BYTES
+            line_end = data.find(b"\r\n", position, position + limit)
             if line_end < 0:
-                self._keep_line(data[position:])
+                self._keep_line(data[position:], limit)
                 break
             line = data[position:line_end]
             position = line_end + 2
+            if self._seen_last and line:
+                self._skip_trailer(line)
+                continue
             if self._seen_last:
-                if line:
-                    raise BadChunk("trailers are not taken")
                 self.ended = True
                 self.surplus = data[position:]
                 break
@@ -137,10 +145,16 @@ class Chunked:
         self._left -= len(found)
         return position + len(found)
 
-    def _keep_line(self, begun: bytes) -> None:
-        if len(begun) >= LINE_LIMIT_BYTES or b"\n" in begun:
-            raise BadChunk("chunk size line too long")
+    def _keep_line(self, begun: bytes, limit: int) -> None:
+        if len(begun) >= limit or b"\n" in begun:
+            raise BadChunk("trailers too long" if self._seen_last else "chunk size line too long")
         self._line = begun
+
+    def _skip_trailer(self, line: bytes) -> None:
+        field = _TRAILER.fullmatch(line)
+        if field is None or field[1].lower() in _NO_TRAILERS:
+            raise BadChunk("a trailer is no field that may stand there")
+        self._trailer_bytes += len(line) + 2
 
 
 def frame(payload: bytes) -> bytes:

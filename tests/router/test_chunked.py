@@ -24,3 +24,59 @@ def test_half_a_chunk_does_not_pass(data: bytes) -> None:
 def test_data_behind_a_chunk_that_is_no_line_end_is_refused() -> None:
     with pytest.raises(BadChunk):
         Chunked().passes_whole(b"5\r\nhelloXX")
+
+
+TRAILERS = [
+    b"",
+    b"x-checksum: abc\r\n",
+    b"Server-Timing: a;dur=1\r\nExpires:\r\nX-Note: \xff\t!\r\n",
+    b"a:" + b"b" * 8000 + b"\r\n",
+]
+
+
+@pytest.mark.parametrize("trailers", TRAILERS)
+@pytest.mark.parametrize("step", [1, 2, 5, 100_000])
+def test_trailers_and_extensions_are_discarded_in_any_split_W7(trailers: bytes, step: int) -> None:
+    data = b"5;chunk-signature=" + b"f" * 64 + b'\r\nhello\r\n1 ; a="b;c"\r\n!\r\n0;last\r\n' + trailers + b"\r\nGET /"
+    chunked, payload = Chunked(), b""
+    for start in range(0, len(data), step):
+        if chunked.ended:
+            break
+        payload += b"".join(chunked.payload(data[start : start + step]))
+    assert chunked.ended
+    assert payload == b"hello!"
+    assert b"GET /".startswith(chunked.surplus)
+
+
+@pytest.mark.parametrize(
+    "trailers",
+    [
+        b"no colon\r\n",
+        b"a: b\r\n folded\r\n",
+        b"a b: c\r\n",
+        b": nameless\r\n",
+        b"a: b\nc: d\r\n",
+        b"a: \x00\r\n",
+        b"Content-Length: 9\r\n",
+        b"transfer-encoding: chunked\r\n",
+        b"a:" + b"b" * 9000 + b"\r\n",
+        b"a: b\r\n" * 2000,
+    ],
+)
+@pytest.mark.parametrize("step", [1, 100_000])
+def test_trailers_that_are_no_fields_or_too_many_are_refused_W7(trailers: bytes, step: int) -> None:
+    with pytest.raises(BadChunk):
+        _read(b"0\r\n" + trailers + b"\r\n", step)
+
+
+def _read(data: bytes, step: int) -> None:
+    chunked = Chunked()
+    for start in range(0, len(data), step):
+        chunked.payload(data[start : start + step])
+
+
+def test_whole_chunks_before_trailers_are_not_passed_twice_W7() -> None:
+    chunked = Chunked()
+    assert not chunked.passes_whole(b"5\r\nhello\r\n0\r\na: b\r\n\r\n")
+    assert chunked.payload(b"5\r\nhello\r\n0\r\na: b\r\n\r\n") == [b"hello"]
+    assert chunked.ended
