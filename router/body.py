@@ -26,6 +26,7 @@ class Fields(msgspec.Struct):
 
     model: _Once = _ONCE
     stream: Any = None
+    n: Any = None
     prompt_cache_key: Any = None
     messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()

@@ -156,7 +156,7 @@ class Directory:
             standing=replica.standing,
             limit=replica.limit or self.default_limit,
             waiting=_waiting(record.metadata.get("replica")),
-            end_marked=record.metadata.get("stream_end_mark") is not False,
+            end_marked=_switch(record.metadata.get("stream_end_mark")),
         )
 
     def _vanish(self, name: str, now: float) -> bool:
@@ -225,3 +225,7 @@ def _waiting(report: Any) -> int | None:
     """The length of an engine's own queue, by a replica report."""
     found = report.get("waiting") if isinstance(report, dict) else None
     return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
+
+
+def _switch(declared: Any) -> bool | None:
+    return declared if isinstance(declared, bool) else None

@@ -70,13 +70,19 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wa
     text_bytes = _text_bytes(fields) if want_text else None
     if wanted is None:
         return Facts(
-            model=model, stream=fields.stream is True, text_bytes=text_bytes, affinity=affinity, prompt_bytes=len(body)
+            model=model,
+            stream=fields.stream is True,
+            several=fields.stream is True and _several(fields),
+            text_bytes=text_bytes,
+            affinity=affinity,
+            prompt_bytes=len(body),
         )
     assert isinstance(fields, MoreFields)  # noqa: S101 - decoded as such above
     prompt_bytes, blocks = _prompt(fields, model) if wanted.prompt(model, wanted.policy) else (len(body), ())
     return Facts(
         model=model,
         stream=fields.stream is True,
+        several=fields.stream is True and _several(fields),
         text_bytes=text_bytes,
         affinity=affinity,
         prompt_bytes=prompt_bytes,
@@ -84,6 +90,10 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wa
         session=_session(fields, wanted.session, affinity) if wanted.sessions else None,
         policy=wanted.policy,
     )
+
+
+def _several(fields: Fields) -> bool:
+    return fields.n not in (None, 1) or bytes(memoryview(fields.prompt)[:1]) == b"["
 
 
 def _prompt(fields: MoreFields, model: str | None) -> tuple[int, tuple[int, ...]]:

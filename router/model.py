@@ -44,8 +44,8 @@ class Endpoint:
     standing: Standing = Standing.FRESH
     limit: int = 0
     """Requests at once; 0 for no limit."""
-    end_marked: bool = True
-    """False for an engine that ends its streams without their path's mark (`metadata.stream_end_mark = false`)."""
+    end_marked: bool | None = None
+    """Whether the engine ends its streams with their path's mark (`metadata.stream_end_mark`); None when it does not say."""
     unix_path: str | None = None
     waiting: int | None = None
     """Requests that wait inside the engine, by its latest report; None when it does not say."""
@@ -67,6 +67,8 @@ class Facts(msgspec.Struct, frozen=True):
 
     model: str | None = None
     stream: bool = False
+    several: bool = False
+    """A stream that may have several choices (`n`, or a list of prompts)."""
     text_bytes: int | None = None
     affinity: str | None = None
     prompt_bytes: int = 0

@@ -3,8 +3,9 @@
 A connection that cannot be had ejects at once; five faults in a row eject too. An ejection lasts 5 s times its number in a row, up to
 60 s, and ends with one trial request: good, it is over; bad, the next one begins. Not more than half of a model's
 endpoints are ejected at once, so at least one is always left; when all are out, the caller uses them all the same (the
-panic rule). A 4xx or 429 never counts, and answers of 5xx count only when at least two clients got them, so that one
-client's poisonous prompt cannot take a fleet down (FAILURES.md A5, A19, D6).
+panic rule). A 4xx or 429 never counts. What one client's prompts can do alone (answers of 5xx, answers cut off) counts only
+when at least two clients met it, or when a request that failed so was then answered well by another endpoint: else one
+client's poisonous prompt could take a fleet down (FAILURES.md A5, A19, D6).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,10 @@ EJECT_BASE_S = 5.0
 EJECT_LIMIT_S = 60.0
 
 
+_ELSEWHERE = ""
+"""No client's name."""
+
+
 class Verdict(Enum):
     """What one attempt says of its endpoint."""
 
@@ -26,8 +31,10 @@ class Verdict(Enum):
     """4xx, 429, the client went away: says nothing."""
     SERVER_ERROR = "server_error"
     """5xx: counts when several clients got one."""
+    BROKEN = "broken"
+    """Reset, truncated, no valid HTTP: counts as a 5xx does, for a prompt may crash what answers it."""
     FAULT = "fault"
-    """Reset, time-out, truncation, nonsense."""
+    """No answer in time, or a connection that failed otherwise than by `REFUSED`."""
     REFUSED = "refused"
     """Nobody listens, or nobody can be reached: no connection within its time, no way there, no such name."""
 
@@ -38,7 +45,8 @@ class _Record:
     ejections: int = 0
     until: float = 0.0
     trial: bool = False
-    error_clients: set[str] = field(default_factory=set)
+    clients: set[str] = field(default_factory=set)
+    """Who met answers of 5xx or broken ones; `_ELSEWHERE` among them once that was not the request's fault."""
 
 
 class Outliers:
@@ -101,14 +109,21 @@ class Outliers:
         was_trial, record.trial = record.trial, False
         if verdict is Verdict.NEUTRAL:
             return False
-        if verdict is Verdict.SERVER_ERROR:
-            record.error_clients.add(client)
-            if len(record.error_clients) < 2 and not was_trial:  # noqa: PLR2004 - the least that is "several"
+        if verdict is Verdict.SERVER_ERROR or verdict is Verdict.BROKEN:
+            record.clients.add(client)
+            if len(record.clients) < 2 and not was_trial:  # noqa: PLR2004 - the least that is "several"
                 return False
         record.faults += 1
         if verdict is not Verdict.REFUSED and record.faults < FAULTS_TO_EJECT and not was_trial:
             return False
         return self._eject(endpoint, record, peers, now)
+
+    def answered_elsewhere(self, failed: Sequence[Endpoint]) -> None:
+        """A request that `failed` could not answer was then answered well: it was not the request's fault."""
+        for endpoint in failed:
+            record = self._records.get(endpoint.id)
+            if record is not None:
+                record.clients.add(_ELSEWHERE)
 
     def ejected(self, now: float) -> list[str]:
         """Ids set aside at `now`."""
@@ -121,7 +136,7 @@ class Outliers:
         record.ejections += 1
         record.until = now + min(EJECT_BASE_S * record.ejections, EJECT_LIMIT_S)
         record.faults = 0
-        record.error_clients.clear()
+        record.clients.clear()
         if self._changed is not None:
             self._changed(endpoint, record.until)
         return True

@@ -133,7 +133,7 @@ class RouterSettings(TracedSettings):
     queue_timeout_s: float = option(30.0, "Seconds a request may wait for a replica with room.", gt=0)
     sse_keepalive_s: float = option(
         15.0,
-        "Seconds after which a waiting stream gets its first comment, and then each further one; 0 sends none.",
+        "Seconds of silence after which a stream gets a comment, waiting or between two events; 0 sends none.",
         ge=0,
     )
     access_log_sample: float = option(0.01, "Share of requests that get a line in the access log.", ge=0, le=1)

@@ -18,7 +18,7 @@ from router.outlier import Verdict
 from router.policy.replica_view import Placement
 from router.policy.usage import cached_share, written_tokens
 from router.proxy.head import ResponseHead
-from router.proxy.relay import Relay
+from router.proxy.relay import CUT_OFF, Relay
 from router.proxy.upstream import Broken, Upstream
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class Attempt:
     _stale_retried = False
     _status = 0
     _deadline = math.inf
-    _last_byte_at = 0.0
+    last_byte_at = 0.0
+    """When the answer's latest byte came, or its head; 0 while nothing has."""
     _gaps: Gaps | None = None
 
     def __init__(
@@ -104,7 +105,7 @@ class Attempt:
 
     def resume(self) -> None:
         """The client can take more again."""
-        self._last_byte_at = self._engine.now()  # the wait was the client's, not the replica's
+        self.last_byte_at = self._engine.now()  # the wait was the client's, not the replica's
         if self._upstream is not None:
             self._upstream.resume()
 
@@ -112,7 +113,7 @@ class Attempt:
         """Code and message of the deadline that has passed, if one has."""
         if self.phase is Phase.WAITING and now > self._deadline:
             return "first_byte_timeout", "the replica sent no answer in time"
-        if self.phase is Phase.RELAYING and now > self._last_byte_at + self._engine.limits.idle_timeout_s:
+        if self.phase is Phase.RELAYING and now > self.last_byte_at + self._engine.limits.idle_timeout_s:
             return "idle_timeout", "the replica stopped sending"
         return None
 
@@ -128,7 +129,7 @@ class Attempt:
             self._exchange.try_elsewhere()
             return
         self.phase = Phase.RELAYING
-        self._last_byte_at = self._engine.now()
+        self.last_byte_at = self._engine.now()
 
     def on_body(self, data: bytes, *, framed: bool) -> None:
         """Bytes of the answer."""
@@ -145,8 +146,8 @@ class Attempt:
         elif relay.is_stream:
             if self._gaps is None:
                 self._gaps = engine.board.gaps(self.endpoint.slot)
-            self._gaps.observe(now - self._last_byte_at)
-        self._last_byte_at = now
+            self._gaps.observe(now - self.last_byte_at)
+        self.last_byte_at = now
         relay.body(data, framed=framed)
 
     def on_end(self) -> None:
@@ -154,14 +155,15 @@ class Attempt:
         relay = self._relay
         assert relay is not None  # noqa: S101 - an end follows a head
         self._upstream = None
-        if not relay.complete():
-            self._settle(Verdict.FAULT, Outcome.TRUNCATED)
+        status = relay.judged(self._status)
+        if status == CUT_OFF:
+            self._settle(Verdict.BROKEN, Outcome.TRUNCATED)
             self._exchange.broken("upstream_truncated", "the replica ended its answer before it was complete")
             return
         if self._placement is not None:
             self._take_usage(self._placement, relay.last_bytes())
         relay.end()
-        verdict, outcome = _judge(self._status)
+        verdict, outcome = _judge(status)
         self._settle(verdict, outcome)
         self._exchange.finish(keep_alive=relay.keep_alive)
 
@@ -196,10 +198,10 @@ class Attempt:
             self._stale_retried = True
             self._begin_connect()
         elif how is Broken.MALFORMED:
-            self._settle(Verdict.FAULT, Outcome.MALFORMED)
+            self._settle(Verdict.BROKEN, Outcome.MALFORMED)
             self._exchange.broken("upstream_malformed", "the replica's answer is no valid HTTP", charged=True)
         else:
-            self._settle(Verdict.FAULT, Outcome.DIED)
+            self._settle(Verdict.BROKEN, Outcome.DIED)
             self._exchange.broken("upstream_died", "the replica closed the connection before its answer was complete")
 
     # -- inside ------------------------------------------------------------------------------------------------------
@@ -237,7 +239,7 @@ class Attempt:
             self._exchange.request_for(self.endpoint, self._pool.host_line),
             self._exchange.body,
             to_head_request=head.method == b"HEAD",
-            raw_chunks=not head.http10,
+            raw_chunks=not head.http10 and not self._exchange.several,
         )
 
     def _settle(self, verdict: Verdict, outcome: Outcome) -> None:
@@ -258,6 +260,10 @@ class Attempt:
             engine.room_made()
         if endpoint is engine.control or (verdict is Verdict.GOOD and engine.outliers.quiet):
             return
+        if verdict is Verdict.GOOD:
+            engine.outliers.answered_elsewhere(exchange.failed)
+        elif error:
+            exchange.failed = (*exchange.failed, endpoint)
         if engine.outliers.note(endpoint, verdict, exchange.caller, exchange.peers, now):
             engine.board.add(endpoint.slot, cells.EJECTIONS)
 

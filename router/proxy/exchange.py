@@ -67,6 +67,8 @@ class Exchange:
     _queued_at = 0.0
     _priority = Priority.NORMAL
     dequeued_at = 0.0
+    failed: tuple[Endpoint, ...] = ()
+    """Who could not answer this request, for reasons that may be the request's."""
     trace: "Trace | None" = None
 
     def __init__(self, engine: "Engine", client: "Downstream", head: RequestHead, body: bytes) -> None:
@@ -105,7 +107,7 @@ class Exchange:
         except gate.Refused as refused:
             self._fail(refused.status, refused.code, str(refused), *refused.headers)
             return
-        if self._facts.stream and engine.limits.sse_keepalive_s:
+        if engine.limits.sse_keepalive_s and self._wants_events():
             self._comment_at = self.started + engine.limits.sse_keepalive_s
         self.choose()
 
@@ -144,10 +146,27 @@ class Exchange:
         elif self.phase is Phase.QUEUED and now - self._queued_at > limits.queue_timeout_s:
             self._leave_queue()
             self._fail(503, "queue_timeout", "no replica had room in time", self._retry_after())
-        elif now > self._comment_at and not (attempt is not None and attempt.first_byte_at):
-            self._comment_at = now + limits.sse_keepalive_s
-            self._relay = self._relay or self._new_relay()
-            self._relay.comment(self._own_lines())
+        elif now > self._comment_at:
+            self._break_silence(now)
+
+    def _break_silence(self, now: float) -> None:
+        """A comment for the client, if nothing has come for long enough and it takes what is sent."""
+        interval = self._engine.limits.sse_keepalive_s
+        silent_since = self._attempt.last_byte_at if self._attempt is not None else 0.0
+        if silent_since + interval > now:
+            self._comment_at = silent_since + interval
+            return
+        self._comment_at = now + interval
+        if self._client.paused or (self._relay is None and not self._wants_events()):
+            return
+        self._relay = self._relay or self._new_relay()
+        self._relay.comment(self._own_lines())
+
+    def _wants_events(self) -> bool:
+        """True when a good answer can only be an event stream, and the client takes one: not so for sound, say (W5)."""
+        operation = self._operation
+        streams = self._facts.stream and operation is not None and operation.end_mark is not EndMark.NONE
+        return streams and self.head.takes_events
 
     # -- from the attempt --------------------------------------------------------------------------------------------
 
@@ -156,9 +175,13 @@ class Exchange:
         self._status = head.status
         if head.status in _TRY_ELSEWHERE and self._can_retry(charged=True):
             return None
-        self._relay = self._relay or self._new_relay()
-        self._relay.start(head, self._own_lines())
-        return self._relay
+        engine, attempt = self._engine, self._attempt
+        assert attempt is not None  # noqa: S101 - its answer is taken
+        relay = self._relay = self._relay or self._new_relay()
+        relay.start(head, self._own_lines(), end_marked=attempt.endpoint.end_marked)
+        if head.is_event_stream and self._operation is not None and engine.limits.sse_keepalive_s:
+            self._comment_at = min(self._comment_at, engine.now() + engine.limits.sse_keepalive_s)
+        return relay
 
     def try_elsewhere(self) -> None:
         """The attempt was dropped for an answer that another replica may better."""
@@ -181,7 +204,7 @@ class Exchange:
     def request_for(self, endpoint: Endpoint, host_line: bytes) -> bytes:
         """The request's head as `endpoint` gets it."""
         head, body, traces = self.head, self.body, self._engine.traces
-        forwarded = head.forwarded
+        forwarded = head.forwarded_for_stream if self._wants_events() else head.forwarded
         if traces is not None and endpoint is not self._engine.control:
             forwarded = traces.forwarded(self, forwarded)
         return b"%b %b%b HTTP/1.1\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
@@ -194,6 +217,11 @@ class Exchange:
             self.request_id,
             b"content-length: %d\r\n" % len(body) if body or head.method == b"POST" else b"",
         )
+
+    @property
+    def several(self) -> bool:
+        """True when the answer may have several choices, each of which ends for itself."""
+        return self._facts.several
 
     @property
     def queued(self) -> bool:
@@ -390,15 +418,15 @@ class Exchange:
         return lines
 
     def _new_relay(self) -> Relay:
-        engine, operation, attempt = self._engine, self._operation, self._attempt
-        marked = attempt is None or attempt.endpoint.end_marked
+        engine, operation = self._engine, self._operation
         return Relay(
             self._client.sink(),
             http10=self.head.http10,
             keep_alive=self.head.keep_alive and not engine.draining,
-            end_mark=operation.end_mark if operation is not None and marked else EndMark.NONE,
+            end_mark=operation.end_mark if operation is not None else EndMark.NONE,
             held_limit_bytes=engine.limits.held_limit_bytes,
             dialect=dialect_of(self.head.path),
+            several=self._facts.several,
         )
 
 

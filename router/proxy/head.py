@@ -71,6 +71,9 @@ class RequestHead(msgspec.Struct):
     """Fields that `Connection` names; the ones we act on cannot be removed that way."""
     operation: Operation | None = None
     forwarded: bytes = b""
+    forwarded_for_stream: bytes = b""
+    """The same for a request whose answer the router may write into: no coding is asked for."""
+    takes_events: bool = True
 
 
 class ResponseHead(msgspec.Struct):
@@ -88,6 +91,8 @@ class ResponseHead(msgspec.Struct):
     chunked: bool = False
     is_event_stream: bool = False
     is_json: bool = False
+    coded: bool = False
+    """Compressed, say: its bytes are nobody's to read or to add to on the way."""
     hop_by_hop: frozenset[bytes] = frozenset()
     request_id: bytes | None = None
     """The replica's own; never passed on, the router's is."""
@@ -261,6 +266,10 @@ def _expect(head: RequestHead, value: bytes) -> None:
     head.expects_continue = True
 
 
+def _response_coding(head: ResponseHead, value: bytes) -> None:
+    head.coded = head.coded or value.strip().lower() not in (b"", b"identity")
+
+
 def _response_length(head: ResponseHead, value: bytes) -> None:
     if head.length is not None:
         raise BadHead("Content-Length appears twice")
@@ -295,6 +304,7 @@ _REQUEST_RULES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
 }
 _RESPONSE_RULES: dict[bytes, Callable[[ResponseHead, bytes], None]] = {
     b"connection": _connection,
+    b"content-encoding": _response_coding,
     b"content-length": _response_length,
     b"content-type": _response_type,
     b"transfer-encoding": _response_encoding,

@@ -45,6 +45,22 @@ _DROPPED = frozenset(
 )
 
 
+_EVENTS = (b"text/event-stream", b"text/*", b"*/*", b"application/json")
+"""The last one too: OpenAI's and Anthropic's own clients send it and nothing else when they ask for a stream."""
+_NO_CODING = b"accept-encoding: identity\r\n"
+
+
+def takes_events(head: RequestHead) -> bool:
+    """False for a client that says what it takes, and names nothing that an event stream could be."""
+    accepted = [value.lower() for name, value in head.fields if name == b"accept"]
+    return not accepted or any(kind in value for value in accepted for kind in _EVENTS)
+
+
+def without_coding(head: RequestHead, allowed: Collection[bytes]) -> bytes:
+    """`forwarded_lines` of a request whose answer must come as it is, not compressed."""
+    return forwarded_lines(head, set(allowed) - {b"accept-encoding"}) + _NO_CODING
+
+
 def forwarded_lines(head: RequestHead, allowed: Collection[bytes]) -> bytes:
     """The client's fields that go on, as header lines. `allowed` are exact names beside the prefixes."""
     return b"".join(

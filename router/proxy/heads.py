@@ -11,7 +11,7 @@ from copy import copy
 from typing import Final, Generic, TypeVar
 
 from router.proxy.head import BODILESS, RequestHead, ResponseHead, parse_request, parse_response
-from router.proxy.headers import forwarded_lines, response_lines
+from router.proxy.headers import forwarded_lines, response_lines, takes_events, without_coding
 
 Head = TypeVar("Head", RequestHead, ResponseHead)
 COUNT_LIMIT = 1024
@@ -96,6 +96,8 @@ def request_heads(allowed: Collection[bytes]) -> Heads[RequestHead]:
     def parse(raw: bytes) -> RequestHead:
         head = parse_request(raw)
         head.forwarded = forwarded_lines(head, allowed)
+        head.forwarded_for_stream = without_coding(head, allowed)
+        head.takes_events = takes_events(head)
         return head
 
     return Heads(parse)

@@ -3,6 +3,9 @@
 The head is held until the first byte of the body, so that until then another replica can still be tried. JSON is held
 whole (up to a limit): a client never gets half an object under a 200 (FAILURES.md A3). A stream that breaks after its
 first byte ends with an error event and without the closing chunk: never clean, never a second response (A1, 0.1, 0.2).
+
+The router writes (comments, an error event) only into an event stream whose bytes it can read: one that is compressed, or
+of a told length, passes untouched and is judged by its framing alone.
 """
 
 import re
@@ -10,21 +13,28 @@ from typing import Protocol
 
 import msgspec
 
-from router.proxy import answers
+from router.proxy import answers, stream_end
 from router.proxy.chunked import LAST_CHUNK, Chunked, frame
 from router.proxy.head import BODILESS, ResponseHead
 from router.proxy.paths import Dialect, EndMark
 
 OK = 200
-KEEPALIVE = b": keep-alive\n\n"
-"""A comment of the event stream: every client that follows the specification passes over it."""
+CUT_OFF = 0
+"""What `Relay.judged` says of an answer that is not whole."""
+KEEPALIVE = b": keep-alive\n"
+"""A comment of the event stream, without the blank line that would end an event: OpenAI's client for Go (3.42 and before)
+takes that line for the end of an event without data, and fails on it."""
 _EARLY_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 )
 _TAIL_BYTES = 64
 """Reads shorter than this are joined with what came before: the mark may be cut anywhere."""
-_TAIL_LIMIT_BYTES = 512
+_TAIL_LIMIT_BYTES = 4096
 _CHUNK_BORDER = re.compile(rb"\r\n[0-9A-Fa-f]{1,15}\r\n")
+_TAIL_TELLS = (EndMark.DONE, EndMark.NONE)
+_BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
+_MARK_BYTES = 32
+"""No end mark is longer."""
 _RESPONSES_ENDS = (b"response.completed", b"response.failed", b"response.incomplete")
 
 
@@ -45,6 +55,7 @@ class Relay:
         end_mark: What must stand at the end of an event stream of this path.
         held_limit_bytes: JSON larger than this is streamed rather than held.
         dialect: Of the router's own error events.
+        several: There may be several choices, which end one by one; they are followed if they come without framing.
     """
 
     # Most of these keep their defaults in most responses: class attributes cost nothing per request.
@@ -57,11 +68,26 @@ class Relay:
     _chunks = False
     _sized = False
     _early = False
+    _open = False
+    """The router may write into the body."""
+    _delimited = False
+    _end_mark = EndMark.NONE
+    _strict = False
+    """Only the end mark will do."""
     _mark_seen = False
     _plain = False
+    _watched = False
+    """Its last bytes are kept, to be read at its end."""
+    _tail_only = False
+    """And nothing else is to be done with most reads."""
+    _framed = False
+    """The last read was whole chunks."""
     _before = b""
     _tail = b""
+    _choices: stream_end.Choices | None = None
     _quoted: list[bytes] | None = None
+    """An answer that is to become one event of the stream that was begun."""
+    _unquotable = False
     _event_line = b""
     _unquote: Chunked | None = None
     _unproven: list[bytes] | None = None
@@ -75,37 +101,57 @@ class Relay:
         end_mark: EndMark,
         held_limit_bytes: int,
         dialect: Dialect = Dialect.OPENAI,
+        several: bool = False,
     ) -> None:
         self._sink = sink
         self._http10 = http10
-        self._end_mark = end_mark
+        self._path_mark = end_mark
+        self._several = several
         self._limit = held_limit_bytes
         self._dialect = dialect
         self._held: list[bytes] = []
         self.keep_alive = keep_alive
 
     def comment(self, extra_lines: bytes) -> None:
-        """Keep a waiting stream's connection alive; the first time this commits to a stream under a 200."""
+        """Keep a silent stream's connection alive, where that does no harm.
+
+        Before any head of a replica this commits to a stream under a 200; after one, only an open stream gets comments,
+        and only between two events.
+        """
         lines = b""
         if not self.begun:
-            self.begun = self._early = self.is_stream = True
-            self._held = []
-            self._chunks = not self._http10
-            framing = b"transfer-encoding: chunked\r\n" if self._chunks else b""
-            self.keep_alive = self.keep_alive and self._chunks
-            end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
-            lines = _EARLY_HEAD + extra_lines + framing + end
+            if self._held:
+                if not self._open:
+                    return
+                lines = b"".join(self._held)
+                self._held = []
+            else:
+                lines = self._early_head(extra_lines)
+            self.begun = self._early = True
+        elif not (self._open and self._between_events()):
+            return
         self._sink.write(lines + (frame(KEEPALIVE) if self._chunks else KEEPALIVE))
 
-    def start(self, head: ResponseHead, extra_lines: bytes) -> None:
-        """Take the replica's head; `extra_lines` are the router's own fields. Nothing is sent yet."""
-        self._before = self._tail = b""
-        self._mark_seen = False
-        if head.status != OK:
-            self._end_mark = EndMark.NONE
+    def _early_head(self, extra_lines: bytes) -> bytes:
+        self.is_stream = self._open = True
+        self._chunks = not self._http10
+        framing = b"transfer-encoding: chunked\r\n" if self._chunks else b""
+        self.keep_alive = self.keep_alive and self._chunks
+        return _EARLY_HEAD + extra_lines + framing + (b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+
+    def start(self, head: ResponseHead, extra_lines: bytes, *, end_marked: bool | None) -> None:
+        """Take the replica's head; nothing is sent yet.
+
+        Args:
+            head: The head.
+            extra_lines: The router's own fields.
+            end_marked: Whether the replica ends its streams with their path's mark; None if that is not known.
+        """
+        self._watch(head, end_marked)
         if self._early:
             # The client already has its 200: what is no stream becomes one error event.
-            self._quoted = None if head.is_event_stream else []
+            self._quoted = None if head.is_event_stream and not head.coded else []
+            self._unquotable = head.coded or not (head.is_json or head.is_event_stream)
             self._event_line = answers.event_line(self._dialect) if head.status != OK else b""
             self._plain = False
             self._unquote = Chunked() if head.chunked else None
@@ -114,7 +160,8 @@ class Relay:
         self._holding = head.is_json and not head.is_event_stream
         self._chunks = self._plain = False
         self._sized = head.length is not None
-        self._unproven = [] if self._holding and not self._sized and not head.chunked else None
+        self._open = self._watched and not self._sized
+        self._unproven = [] if self._holding and not self._delimited and not head.coded else None
         lines = [head.lines, extra_lines]
         if head.status in BODILESS:
             pass
@@ -135,12 +182,25 @@ class Relay:
         self._held = [b"".join(lines)]
         self._held_bytes = 0
 
+    def _watch(self, head: ResponseHead, end_marked: bool | None) -> None:  # noqa: FBT001 - as `start` has it
+        """What is to be read of this answer on its way, and at its end."""
+        self._before = self._tail = b""
+        self._mark_seen = False
+        self._delimited = head.chunked or head.length is not None
+        self._watched = head.is_event_stream and not head.coded
+        marked = self._watched and head.status == OK and end_marked is not False
+        self._end_mark = self._path_mark if marked else EndMark.NONE
+        self._strict = end_marked is True
+        self._choices = stream_end.Choices() if self._several and self._end_mark is EndMark.DONE else None
+        self._tail_only = self._watched and self._choices is None and self._end_mark in _TAIL_TELLS
+
     def body(self, data: bytes, *, framed: bool) -> None:
         """Pass on bytes of the body; `framed` when they are whole chunks, never the closing one."""
         if self._plain:
-            if self._end_mark is EndMark.DONE and len(data) >= _TAIL_BYTES:
+            self._framed = framed
+            if self._tail_only and len(data) >= _TAIL_BYTES:
                 self._before, self._tail = self._tail, data
-            elif self._end_mark is not EndMark.NONE:
+            elif self._watched:
                 self._watch_for_end(data)
             if self._chunks and not framed:
                 data = frame(data)
@@ -164,9 +224,10 @@ class Relay:
     def _unusual_body(self, data: bytes, *, framed: bool) -> None:
         """The first bytes, what is held whole, and what became an event."""
         if self._quoted is not None:
-            self._quoted += self._unquote.payload(data) if framed and self._unquote is not None else [data]
+            self._quote(self._unquote.payload(data) if framed and self._unquote is not None else [data])
             return
-        if self.is_stream and self._end_mark is not EndMark.NONE:
+        self._framed = framed
+        if self._watched:
             self._watch_for_end(data)
         if self._unproven is not None:
             self._unproven.append(data)
@@ -178,22 +239,55 @@ class Relay:
             self._flush()
             self._plain = self._unproven is None
 
-    def complete(self) -> bool:
-        """True when the body may count as whole: a stream has its path's end mark, unframed JSON parses (0.4)."""
+    def _quote(self, pieces: list[bytes]) -> None:
+        assert self._quoted is not None  # noqa: S101 - asked before
+        self._held_bytes += sum(map(len, pieces))
+        if self._unquotable or self._held_bytes > self._limit:
+            self._unquotable = True
+            self._quoted.clear()
+        else:
+            self._quoted += pieces
+
+    def judged(self, status: int) -> int:
+        """The status that a body which is over amounts to: the head's, that of the engine's own error, or `CUT_OFF`.
+
+        A stream is whole with its path's end mark; without it, where the engine is not known to send one, if its framing
+        ended it after every choice was finished. JSON without framing must parse (FAILURES.md 0.4).
+        """
         if self._unproven is not None and not self.answered:
             try:
                 msgspec.json.decode(b"".join(self._unproven))
             except msgspec.DecodeError:
-                return False
-        if not self.is_stream or self._end_mark is EndMark.NONE:
+                return CUT_OFF
+        if not self._watched or self._quoted is not None or self._marked():
+            return status
+        payload = self._last_payload()
+        error = stream_end.own_error(payload)
+        if error:
+            return error
+        if self._end_mark is EndMark.NONE:
+            return status
+        if self._strict or not self._delimited or self._end_mark is not EndMark.DONE:
+            return CUT_OFF
+        done = self._choices.finished if self._choices is not None else stream_end.finished(payload)
+        return status if done else CUT_OFF
+
+    def _marked(self) -> bool:
+        if self._end_mark is not EndMark.DONE:
+            return self._mark_seen
+        end = self._before[-_TAIL_BYTES:] + self._tail[-_TAIL_LIMIT_BYTES:]
+        if b"data: [DONE]" in end or b"data:[DONE]" in end:
             return True
-        if self._end_mark is EndMark.DONE:
-            end = self._before[-_TAIL_BYTES:] + self._tail[-_TAIL_LIMIT_BYTES:]
-            if b"data: [DONE]" in end or b"data:[DONE]" in end:
-                return True
-            end = _CHUNK_BORDER.sub(b"", end)  # whole chunks pass with their framing, which may cut the mark
-            return b"data: [DONE]" in end or b"data:[DONE]" in end
-        return self._mark_seen
+        end = _CHUNK_BORDER.sub(b"", end)  # whole chunks pass with their framing, which may cut the mark
+        return b"data: [DONE]" in end or b"data:[DONE]" in end
+
+    def _last_payload(self) -> bytes:
+        """The last two reads without the framing of chunks."""
+        tail = self._tail[:-2] if self._framed else self._tail
+        return _CHUNK_BORDER.sub(b"", self._before + tail)
+
+    def _between_events(self) -> bool:
+        return not self._tail or self._last_payload().endswith(_BLANK_LINES)
 
     def last_bytes(self) -> bytes:
         """The last bytes that came, before `end`: where an answer tells its usage."""
@@ -203,6 +297,10 @@ class Relay:
         """End cleanly: send what is held, and the closing chunk if the client is given chunks."""
         if self._quoted is not None:
             event = self._event_line + b"data: " + b" ".join(b"".join(self._quoted).split()) + b"\n\n"
+            if self._unquotable:
+                event = answers.error_event(
+                    "upstream_no_stream", "the replica's answer was no event stream", self._dialect
+                ).lstrip()
             self.keep_alive = False
             self._sink.write(frame(event) if self._chunks else event)
             return
@@ -219,8 +317,10 @@ class Relay:
     def fail(self, code: str, message: str) -> None:
         """Tell a client whose response has begun that it broke; the caller then closes without the closing chunk."""
         self.keep_alive = False
-        if self.is_stream:
+        if self._open and not (self._tail and stream_end.own_error(self._last_payload())):
             event = answers.error_event(code, message, self._dialect)
+            if self._between_events():
+                event = event.lstrip()  # a blank line there is an event without data to some clients: see KEEPALIVE
             self._sink.write(frame(event) if self._chunks else event)
 
     def _flush(self) -> None:
@@ -231,14 +331,14 @@ class Relay:
         self._sink.write(data)
 
     def _watch_for_end(self, data: bytes) -> None:
-        if self._end_mark is EndMark.DONE:
-            if len(data) >= _TAIL_BYTES:
-                self._before, self._tail = self._tail, data
-            else:
-                self._tail = (self._tail + data)[-_TAIL_LIMIT_BYTES:]
-            return
-        window = self._tail + data
-        marks = _RESPONSES_ENDS if self._end_mark is EndMark.RESPONSES else (b"message_stop",)
-        if any(mark in window for mark in marks):
-            self._mark_seen = True
-        self._tail = window[-_TAIL_LIMIT_BYTES:]
+        if self._choices is not None:
+            self._choices.feed(data)
+        elif self._end_mark not in _TAIL_TELLS:
+            window = self._tail[-_MARK_BYTES:] + data
+            marks = _RESPONSES_ENDS if self._end_mark is EndMark.RESPONSES else (b"message_stop",)
+            if any(mark in window for mark in marks):
+                self._mark_seen = True
+        if len(data) >= _TAIL_BYTES:
+            self._before, self._tail = self._tail, data
+        else:
+            self._tail = (self._tail + data)[-_TAIL_LIMIT_BYTES:]

@@ -176,11 +176,22 @@ def test_weight_comes_from_the_record_then_its_metadata_then_one() -> None:
         assert book.table().endpoints[0].weight == expected
 
 
-def test_limit_and_end_mark_come_from_the_metadata() -> None:
+def test_limit_and_end_mark_come_from_the_metadata_W44() -> None:
     book = directory(default_limit=9)
-    metadata = {"type": "openai-api", "max_concurrency": 4, "stream_end_mark": False}
-    book.apply(snapshot(record(metadata=metadata), record("b-server")), 0.0)
-    assert [(one.limit, one.end_marked) for one in book.table().endpoints] == [(4, False), (9, True)]
+    none = {"type": "openai-api", "max_concurrency": 4, "stream_end_mark": False}
+    sent = {"type": "openai-api", "stream_end_mark": True}
+    nonsense = {"type": "openai-api", "stream_end_mark": "yes"}
+    book.apply(
+        snapshot(
+            record(metadata=none),
+            record("b-server", metadata=sent),
+            record("c-server", metadata=nonsense),
+            record("d-server"),
+        ),
+        0.0,
+    )
+    assert [one.end_marked for one in book.table().endpoints] == [False, True, None, None]
+    assert [one.limit for one in book.table().endpoints] == [4, 9, 9, 9]
 
 
 def test_more_replicas_than_slots_are_refused_and_named() -> None:

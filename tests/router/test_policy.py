@@ -160,6 +160,20 @@ def test_neutral_never_counts_and_errors_of_one_client_do_not_eject_A19() -> Non
     assert ejected.index(True) == 4
 
 
+def test_broken_answers_of_one_client_do_not_eject_and_of_several_do_W8() -> None:
+    outliers, one = Outliers(), endpoint("a")
+    assert not any(note(outliers, one, Verdict.BROKEN, 0.0, client="poison") for _ in range(50))
+    ejected = [note(outliers, one, Verdict.BROKEN, 0.0, client=f"c{number}") for number in range(6)]
+    assert ejected.index(True) == 4
+
+
+def test_what_another_endpoint_answered_was_not_the_requests_fault_W8() -> None:
+    outliers, one = Outliers(), endpoint("a")
+    assert not note(outliers, one, Verdict.BROKEN, 0.0)
+    outliers.answered_elsewhere((one, endpoint("unknown")))
+    assert [note(outliers, one, Verdict.BROKEN, 0.0) for _ in range(5)] == [False] * 4 + [True]
+
+
 def test_not_more_than_half_are_ejected() -> None:
     outliers = Outliers()
     pool = [endpoint(name) for name in "abcde"]

@@ -128,7 +128,7 @@ async def test_a_waiting_stream_gets_comments_and_then_its_answer(planes: MakePl
     reply = await plane.post(STREAM)
     assert reply.status == 200
     assert reply.header("content-type") == "text/event-stream"
-    assert 2 <= reply.body.count(b": keep-alive\n\n") <= 5
+    assert 2 <= reply.body.count(b"\r\n: keep-alive\n\r\n") <= 5
     assert reply.body.endswith(event("one") + DONE)
     assert reply.raw.count(b"HTTP/1.1") == 1
 
