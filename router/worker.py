@@ -48,6 +48,8 @@ def limits_of(settings: RouterSettings) -> Limits:
         max_body_bytes=settings.max_body_bytes,
         max_bodies_bytes=settings.max_bodies_bytes,
         max_connections=settings.max_connections,
+        body_idle_timeout_s=settings.body_idle_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
         any_path=b"*" in paths,
         extra_paths=paths,
         extra_headers=settings.forward_headers,

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 PENDING_LIMIT_BYTES = 65536
 """Of pipelined bytes kept while an answer is under way; above it the socket is not read."""
-BODY_BASE_S = 30.0
-BODY_BYTES_PER_S = 262144
-"""A body's deadline in all: 30 s and one more per 256 KiB (FAILURES.md 3.3)."""
 _TOO_MUCH = "the router holds too many request bodies; try again"
 LINGER_S = 2.0
 """After a refusal the rest of the request is read and dropped for so long, so that the client can read why."""
@@ -40,6 +37,7 @@ class Downstream:
 
     __slots__ = (
         "_body_left",
+        "_body_until",
         "_buffer",
         "_chunked",
         "_deadline",
@@ -66,6 +64,7 @@ class Downstream:
         self._head: RequestHead | None = None
         self._pieces: list[bytes] = []
         self._body_left = 0
+        self._body_until = 0.0
         self._reserved = 0
         self._chunked = Chunked()
         self._deadline = 0.0
@@ -161,7 +160,7 @@ class Downstream:
             self._transport.abort()
         elif self._exchange is None and now > self._deadline:
             if self._reading in (_Reading.BODY, _Reading.CHUNKED):
-                self._refuse(408, "body_timeout", "the request's body did not arrive in time")
+                self._refuse(408, "body_timeout", self._why_late(now))
             elif self._reading is _Reading.HEAD:
                 self._close()
             else:
@@ -265,7 +264,8 @@ class Downstream:
         # Only what has arrived is reserved (below): else sixteen heads that promise much would keep everybody out.
         if self._engine.body_bytes + (length or 0) > limits.max_bodies_bytes:
             raise BadHead(_TOO_MUCH, 503)
-        self._deadline = self._engine.now() + BODY_BASE_S + (length or 0) / BODY_BYTES_PER_S
+        self._body_until = self._engine.now() + limits.body_timeout_s
+        self._body_goes_on()
         if head.expects_continue and not rest and not head.http10:
             self.sink().write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if length is None:
@@ -278,7 +278,19 @@ class Downstream:
         if rest:
             self._feed(rest)
 
+    def _body_goes_on(self) -> None:
+        """It has its time anew, whatever the line's pace, within the time for all of it."""
+        engine = self._engine
+        self._deadline = min(engine.now() + engine.limits.body_idle_timeout_s, self._body_until)
+
+    def _why_late(self, now: float) -> str:
+        limits = self._engine.limits
+        if now > self._body_until:
+            return f"the request's body was not whole within {limits.body_timeout_s:g} s"
+        return f"no byte of the request's body came for {limits.body_idle_timeout_s:g} s"
+
     def _feed_body(self, data: bytes) -> None:
+        self._body_goes_on()
         left = self._body_left - len(data)
         self._body_left = left
         self._reserve(len(data) + min(left, 0))
@@ -299,7 +311,7 @@ class Downstream:
         if self._body_left < 0:
             raise BadHead(f"the body is larger than {self._engine.limits.max_body_bytes} bytes", 413)
         self._reserve(size)
-        self._deadline += size / BODY_BYTES_PER_S
+        self._body_goes_on()
         self._pieces += pieces
         if self._chunked.ended:
             self._body_complete(self._chunked.surplus)

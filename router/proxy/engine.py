@@ -68,6 +68,8 @@ class Limits:
     served_by: bool = False
     held_limit_bytes: int = HELD_LIMIT_BYTES
     head_timeout_s: float = 15.0
+    body_idle_timeout_s: float = 30.0
+    body_timeout_s: float = 600.0
     keepalive_s: float = 60.0
     write_stall_s: float = WRITE_STALL_S
 

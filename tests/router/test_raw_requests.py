@@ -248,10 +248,41 @@ async def test_compressed_bodies_are_refused_D14(open_plane: Plane) -> None:
     assert (status, calls) == (415, [])
 
 
-async def test_slow_body_has_a_total_deadline(planes: MakePlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.proxy.downstream.BODY_BASE_S", 0.3)
-    plane = await planes(any_path=True)
+async def test_upload_that_stands_still_is_408_and_says_for_how_long_W11(planes: MakePlane) -> None:
+    plane = await planes(any_path=True, body_idle_timeout_s=0.3)
     plane.route(await plane.add(answer))
     reply = await plane.send(P + b"Content-Length: 500\r\n\r\nhello", until_close=True)
     assert reply.status == 408
+    assert b"no byte of the request's body came for 0.3 s" in reply.body
     assert not plane.replicas[0].calls
+
+
+@pytest.mark.parametrize("framing", ["sized", "chunked"])
+@pytest.mark.parametrize(("total_s", "status"), [(600.0, 200), (100.0, 408)])
+async def test_upload_over_a_slow_line_may_take_its_time_up_to_the_total_W11(
+    planes: MakePlane, framing: str, total_s: float, status: int
+) -> None:
+    plane = await planes(any_path=True, body_timeout_s=total_s, total_timeout_s=1e6)
+    plane.route(await plane.add(answer))
+    now = [plane.engine.now()]
+    plane.engine.now = lambda: now[0]
+    piece, arrived = b"x" * 1000, 0
+    reader, writer = await plane.open()
+    writer.write(
+        P + (b"Content-Length: 10000\r\n\r\n" if framing == "sized" else b"Transfer-Encoding: chunked\r\n\r\n")
+    )
+    for _ in range(9):
+        writer.write(piece if framing == "sized" else b"3e8\r\n%b\r\n" % piece)
+        async with asyncio.timeout(5):
+            while plane.engine.body_bytes - arrived < len(piece):
+                await asyncio.sleep(0.005)
+        arrived = plane.engine.body_bytes
+        now[0] += 25
+        for client in list(plane.engine.clients):
+            client.check(now[0])
+        if not plane.engine.body_bytes:
+            break  # refused
+    writer.write(piece if framing == "sized" else b"3e8\r\n%b\r\n0\r\n\r\n" % piece)
+    reply = await read_reply(reader)
+    writer.close()
+    assert reply.status == status
