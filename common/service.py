@@ -12,7 +12,7 @@ import uvloop
 from common import log
 from common.exits import ConfigurationError as ConfigurationError  # noqa: PLC0414 - most take it from here
 from common.exits import Exit
-from common.settings import Settings, SettingsError, load, option
+from common.settings import Settings, SettingsError, load, option, unknown_variables
 from common.tasks import TaskFailed
 
 logger = structlog.get_logger(__name__)
@@ -58,10 +58,15 @@ def read_settings(service: str, model: type[Chosen], argv: list[str] | None = No
     return load(
         model,
         prog=f"svc-{service}",
-        env_prefix=f"SVC_{service.upper()}_",
+        env_prefix=env_prefix(service),
         argv=sys.argv[1:] if argv is None else argv,
         env=os.environ,
     )
+
+
+def env_prefix(service: str) -> str:
+    """What the variables of a service's settings begin with."""
+    return f"SVC_{service.upper()}_"
 
 
 def run_loaded(service: str, settings: Chosen, serve: Callable[[Chosen], Awaitable[None]]) -> int:
@@ -69,6 +74,8 @@ def run_loaded(service: str, settings: Chosen, serve: Callable[[Chosen], Awaitab
     log.setup(service, level=settings.log_level, json=settings.log_json)
 
     logger.debug("service.settings", **told(settings))
+    for name, meant in unknown_variables(type(settings), env_prefix(service), os.environ).items():
+        logger.warning("settings.unknown_variable", variable=name, did_you_mean=meant)
 
     async def body() -> None:
         await serve(settings)

@@ -23,6 +23,16 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 Model = TypeVar("Model", bound="Settings")
 KeyPath = tuple[str, ...]
 FILE_LIMIT_BYTES = 1 << 20
+PREFIX = "SVC_"
+SERVICE_PREFIXES = tuple(f"{PREFIX}{room}_" for room in ("REGISTRY", "ROUTER", "BABYSITTER", "AGENT"))
+NO_SETTINGS = frozenset(
+    f"{PREFIX}{name}"
+    for name in (
+        *("VENV", "SETUP", "PYTHON_FOR_VENV", "LAUNCHED", "LAUNCHED_AS"),  # the scripts'
+        *("REGISTRY_URL", "ROUTER_URL", "API_URL", "TOKEN_FILE", "KEY_FILE", "STATE_DIR"),  # svcctl's
+    )
+)
+"""Variables of the suite that are no service's settings."""
 
 
 class SettingsError(ValueError):
@@ -95,12 +105,15 @@ def options(model: type[BaseModel], env_prefix: str, path: KeyPath = ()) -> Iter
         derived = () if path else (f"--{name.replace('_', '-')}",)
         known = derived if flags is None else tuple(flags)
         word = name if not path else next((flag[2:].replace("-", "_") for flag in known if flag.startswith("--")), "")
-        yield Option(
-            path=(*path, name),
-            flags=known,
-            env=(*extra.get("env", ()), *((f"{env_prefix}{word.upper()}",) if word and _takes_text(info) else ())),
-            info=info,
-        )
+        variables = _variables(env_prefix, word.upper()) if word and _takes_text(info) else ()
+        yield Option(path=(*path, name), flags=known, env=(*extra.get("env", ()), *variables), info=info)
+
+
+def _variables(env_prefix: str, word: str) -> tuple[str, ...]:
+    """`SVC_ROUTER_ROUTER_PORT`, and before it (the last one wins) the `SVC_ROUTER_PORT` that people write."""
+    room = f"{env_prefix.rstrip('_').rpartition('_')[2]}_"
+    plain = (f"{env_prefix}{word.removeprefix(room)}",) if word.startswith(room) and room != "_" else ()
+    return (*plain, f"{env_prefix}{word}")
 
 
 def _takes_text(info: FieldInfo) -> bool:
@@ -171,6 +184,22 @@ def env_layer(model: type[BaseModel], env_prefix: str, env: Mapping[str, str]) -
                 _put(data, setting.path, env[variable])
                 labels[setting.path] = f"environment {variable}"
     return Layer("environment", data, labels)
+
+
+def unknown_variables(model: type[BaseModel], env_prefix: str, env: Mapping[str, str]) -> dict[str, str | None]:
+    """Variables that look like settings and that nobody reads, each with the name that may have been meant.
+
+    These are those with the service's own prefix, and those with a prefix of no service at all.
+    """
+    known = {name for setting in options(model, env_prefix) for name in setting.env} | {f"{env_prefix}CONFIG"}
+    strange = [
+        name
+        for name in env
+        if name.startswith(PREFIX)
+        and name not in known | NO_SETTINGS
+        and (name.startswith(env_prefix) or not name.startswith(SERVICE_PREFIXES))
+    ]
+    return {name: next(iter(difflib.get_close_matches(name, known, n=1)), None) for name in sorted(strange)}
 
 
 def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel], env_prefix: str) -> None:

@@ -5,12 +5,14 @@
     helper.py models URL                         print the ids listed at URL/models
     helper.py stop-replicas URL SECONDS          stop every replica of the agent at URL, and wait
     helper.py count-replicas URL                 tell how many replicas go on without it
+    helper.py variables                          name the SVC_… variables that nobody reads
     helper.py status NAME,PID,PORT,URL …         print the table of status.sh
 
 Checks are `url URL` (PID listens there and it answers 200), `server URL` (the babysitter at URL says that its server is ready) and
 `routed URL FROM…` (the router at URL lists the models of every babysitter FROM).
 """
 
+import difflib
 import json
 import os
 import sys
@@ -187,6 +189,25 @@ def config(file: str) -> int:
     return READY
 
 
+def variables() -> int:
+    """Name the `SVC_…` variables that no part of the suite reads."""
+    from babysitter.agent.settings import AgentSettings  # noqa: PLC0415 - as above
+    from babysitter.settings import BabysitterSettings  # noqa: PLC0415
+    from common.settings import SERVICE_PREFIXES, unknown_variables  # noqa: PLC0415
+    from registry.settings import RegistrySettings  # noqa: PLC0415
+    from router.settings import RouterSettings  # noqa: PLC0415
+
+    models = (RegistrySettings, RouterSettings, BabysitterSettings, AgentSettings)
+    strange: dict[str, list[str]] = {}
+    for prefix, model in zip(SERVICE_PREFIXES, models, strict=True):
+        for name, meant in unknown_variables(model, prefix, os.environ).items():
+            strange.setdefault(name, []).extend([meant] if meant else [])
+    for name, known in sorted(strange.items()):
+        closest = "".join(f"; did you mean {meant}?" for meant in difflib.get_close_matches(name, known, n=1))
+        sys.stderr.write(f"warning: nobody reads {name}{closest}\n")
+    return READY
+
+
 def status(*rows: str) -> int:
     """Print one line for each process; 0 when all are healthy."""
     table = [("PROCESS", "PID", "PORT", "HEALTH", "MODELS")]
@@ -287,6 +308,7 @@ def main() -> int:
         "config": config,
         "models": models,
         "status": status,
+        "variables": variables,
         "stop-replicas": stop_replicas,
         "count-replicas": count_replicas,
     }

@@ -7,6 +7,7 @@ import pytest
 from babysitter.agent.settings import AgentSettings
 from babysitter.settings import BabysitterSettings
 from common.settings import (
+    SERVICE_PREFIXES,
     CommaList,
     Layer,
     Settings,
@@ -18,6 +19,7 @@ from common.settings import (
     option,
     options,
     read_file,
+    unknown_variables,
 )
 from registry.settings import RegistrySettings
 from router.settings import RouterSettings
@@ -85,6 +87,43 @@ def test_load_reads_comma_lists_and_switches_from_flags() -> None:
 
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert settings("--name", "x", SVC_SAMPLE_PORT="").port == 8000
+
+
+def test_the_plain_name_of_a_variable_is_taken_and_the_full_one_wins_W58() -> None:
+    def port(**env: str) -> int:
+        found = load(RouterSettings, prog="svc-router", env_prefix="SVC_ROUTER_", argv=[], env=env)
+        return found.router_port
+
+    assert port(SVC_ROUTER_PORT="8005") == 8005
+    assert port(SVC_ROUTER_ROUTER_PORT="8006") == 8006
+    assert port(SVC_ROUTER_PORT="8005", SVC_ROUTER_ROUTER_PORT="8006") == 8006
+    with pytest.raises(SettingsError, match="environment SVC_ROUTER_PORT: 'router_port'"):
+        port(SVC_ROUTER_PORT="tcp://10.0.0.1:8000")
+
+
+def test_variables_that_nobody_reads_are_named_with_what_was_meant_W58() -> None:
+    env = {
+        "SVC_ROUTER_WORKER": "2",
+        "SVC_ROUTER_WORKERS": "2",
+        "SVC_ROUTER_CONFIG": "x",
+        "SVC_ROUTR_PORT": "8005",
+        "SVC_REGISTRY_PROT": "18000",  # the registry's to tell
+        "SVC_VENV": "x",
+        "SVC_ROUTER_URL": "svcctl's",
+        "ROUTER_PORT": "8000",
+        "SVCFOO": "x",
+    }
+    assert unknown_variables(RouterSettings, "SVC_ROUTER_", env) == {
+        "SVC_ROUTER_WORKER": "SVC_ROUTER_WORKERS",
+        "SVC_ROUTR_PORT": "SVC_ROUTER_PORT",
+    }
+
+
+@pytest.mark.parametrize("prefix", SERVICES)
+def test_no_variable_has_two_meanings_W58(prefix: str) -> None:
+    names = [name for setting in options(SERVICES[prefix], prefix) for name in setting.env]
+    assert len(names) == len(set(names))
+    assert prefix in SERVICE_PREFIXES
 
 
 def test_settings_are_frozen() -> None:

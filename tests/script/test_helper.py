@@ -170,3 +170,14 @@ def test_a_configuration_gives_port_host_and_name(tmp_path: Path) -> None:
     assert helper("config", str(file)).stdout == "8001 localhost replica-1\n"
     file.write_text("port = 8001\n[backend]\ntype = 'mock'\nmodels = ['m']\n")
     assert helper("config", str(file)).stdout == "8001 localhost infinilm-mock-8001\n"
+
+
+def test_variables_that_nobody_reads_are_said_before_a_launch_W58() -> None:
+    env = {**os.environ, "SVC_ROUTR_PORT": "1", "SVC_AGENT_NOD": "n", "SVC_ROUTER_PORT": "8005", "SVC_SETUP": "skip"}
+    done = subprocess.run(
+        [sys.executable, "script/helper.py", "variables"], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.splitlines() == [
+        "warning: nobody reads SVC_AGENT_NOD; did you mean SVC_AGENT_NODE?",
+        "warning: nobody reads SVC_ROUTR_PORT; did you mean SVC_ROUTER_PORT?",
+    ]
