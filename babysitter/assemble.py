@@ -26,6 +26,7 @@ from babysitter.settings import (
     BabysitterSettings,
     CbclientBackend,
     InfinilmRustBackend,
+    RestartSettings,
     VllmBackend,
 )
 from babysitter.slots import Slots
@@ -64,18 +65,27 @@ def make_policy(settings: BabysitterSettings, wanted: CreateRequest | None) -> P
         restart_last_s=restarts.restart_delay_max_s,
         steady_s=restarts.restart_reset_s,
         max_restarts=restarts.max_restarts,
-        crash_loop_exits=restarts.crash_loop_exits,
+        crash_loop_exits=crash_loop_exits(restarts),
         crash_loop_window_s=restarts.crash_loop_window_s,
         no_restart_codes=frozenset(restarts.no_restart_codes),
         unhealthy_after=probes.unhealthy_after,
         healthy_after=probes.healthy_after,
         liveness_s=probes.liveness_s,
-        startup_timeout_s=asked.readiness_timeout_s if asked else probes.readiness_timeout_s,
+        startup_timeout_s=(asked.asked("readiness_timeout_s") if asked else None) or probes.readiness_timeout_s,
         port_timeout_s=(asked.asked("port_discovery_timeout_s") if asked else None) or probes.port_timeout_s,
         stall_s=probes.stall_s,
         end_stalled=probes.end_stalled,
+        end_late=probes.end_late,
         drain_s=restarts.drain_s,
     )
+
+
+def crash_loop_exits(restarts: RestartSettings) -> int:
+    """How many failed starts are a crash loop. A number of restarts that somebody chose is given in full before that."""
+    default = RestartSettings.model_fields["max_restarts"].default
+    if restarts.max_restarts == default or "crash_loop_exits" in restarts.model_fields_set:
+        return restarts.crash_loop_exits
+    return max(restarts.crash_loop_exits, restarts.max_restarts + 1)
 
 
 def make_addresses(settings: BabysitterSettings, port_file: Path | None) -> Addresses:

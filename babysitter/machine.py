@@ -74,6 +74,7 @@ class Policy:
     port_timeout_s: float | None = None
     stall_s: float = 1800.0
     end_stalled: bool = False
+    end_late: bool = False
     drain_s: float = 30.0
 
 
@@ -94,6 +95,7 @@ class Replica:
 
     `restarts` counts for ever, `spent` those that `max_restarts` bounds: since a retry or a steady time;
     `failures` counts exits in a row for the back-off; `exits` are the recent ones without ever having been ready;
+    `late` tells that a start is past a time limit that was asked for, and goes on;
     `unstarted` tells that the last start came to nothing;
     `verdict` is the reason to fail once the server has ended; `wake_at` is when the machine wants `Woke`.
     """
@@ -112,6 +114,7 @@ class Replica:
     progress_at: float = 0.0
     listens: bool = False
     stalled: bool = False
+    late: bool = False
     unstarted: bool = False
     verdict: str | None = None
     error: str | None = None
@@ -165,7 +168,7 @@ def _redeploy(replica: Replica, _event: ev.Event, _policy: Policy, now: float) -
 
 
 def _spawn(replica: Replica, cause: str, now: float, **changes: object) -> Result:
-    fresh = {"ready_at": None, "good": 0, "bad": 0, "stalled": False, **changes}
+    fresh = {"ready_at": None, "good": 0, "bad": 0, "stalled": False, "late": False, **changes}
     return _move(replica, State.STARTING, cause, now, ev.Spawn(), **fresh)
 
 
@@ -180,7 +183,7 @@ def _deploy_failed(replica: Replica, event: ev.Event, _policy: Policy, now: floa
 
 def _await_ready(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
     cause = "adopted" if isinstance(event, ev.Adopted) else "spawned"
-    fresh = {"ready_at": None, "good": 0, "bad": 0, "stalled": False, "listens": False}
+    fresh = {"ready_at": None, "good": 0, "bad": 0, "stalled": False, "late": False, "listens": False}
     waiting = {"waiting_since": now, "progress_at": now, **fresh}
     moved, effects = _move(replica, State.WAITING_FOR_READY, cause, now, **waiting)
     return replace(moved, wake_at=_next_check(moved, policy)), effects
@@ -192,7 +195,9 @@ def _next_check(replica: Replica, policy: Policy) -> float:
 
 
 def _next_deadline(replica: Replica, policy: Policy) -> float:
-    """When a start is over by a request's own deadlines."""
+    """When a start is late by the limits that were asked for; one that is late has no further one."""
+    if replica.late:
+        return math.inf
     ready_s = math.inf if policy.startup_timeout_s is None else policy.startup_timeout_s
     port_s = math.inf if policy.port_timeout_s is None or replica.listens else policy.port_timeout_s
     return replica.waiting_since + min(ready_s, port_s)
@@ -212,12 +217,15 @@ def _progress(replica: Replica, _event: ev.Event, policy: Policy, now: float) ->
 
 def _check_start(replica: Replica, _event: ev.Event, policy: Policy, now: float) -> Result:
     """The timer of a replica that is not ready yet: a deadline of the request, or a stall (A9, A10)."""
-    if policy.startup_timeout_s is not None and now - replica.waiting_since >= policy.startup_timeout_s:
-        verdict = f"startup_timeout: not ready after {policy.startup_timeout_s:g} s"
-        return _move(replica, State.ENDING, verdict, now, ev.Terminate(), verdict=verdict)
     if now >= _next_deadline(replica, policy):
-        verdict = f"port_timeout: listens nowhere after {policy.port_timeout_s:g} s"
-        return _move(replica, State.ENDING, verdict, now, ev.Terminate(), verdict=verdict)
+        waited_s = now - replica.waiting_since
+        if policy.startup_timeout_s is not None and waited_s >= policy.startup_timeout_s:
+            verdict = f"startup_timeout: not ready after {policy.startup_timeout_s:g} s"
+        else:
+            verdict = f"port_timeout: listens nowhere after {policy.port_timeout_s:g} s"
+        if policy.end_late:
+            return _move(replica, State.ENDING, verdict, now, ev.Terminate(), verdict=verdict)
+        replica = replace(replica, late=True, error=replica.error or f"{verdict}; it goes on")
     if now - replica.progress_at < policy.stall_s:
         return replace(replica, wake_at=_next_check(replica, policy)), ()
     reason = f"stalled: neither log nor run_meta.json moved for {policy.stall_s:g} s"
@@ -228,7 +236,7 @@ def _check_start(replica: Replica, _event: ev.Event, policy: Policy, now: float)
 
 
 def _ready(replica: Replica, _event: ev.Event, policy: Policy, now: float) -> Result:
-    ready = {"ready_at": now, "good": 0, "bad": 0, "stalled": False, "error": None, "exits": ()}
+    ready = {"ready_at": now, "good": 0, "bad": 0, "stalled": False, "late": False, "error": None, "exits": ()}
     return _move(replica, State.READY, "answers", now, **ready, wake_at=now + policy.steady_s)
 
 

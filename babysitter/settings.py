@@ -67,10 +67,11 @@ class ProbeSettings(Settings):
     unhealthy_after: int = option(3, "Bad looks in a row before the server is out of rotation.", flags=(), ge=1)
     healthy_after: int = option(2, "Good looks in a row before it is back.", flags=(), ge=1)
     liveness_s: float | None = option(60.0, "Restart a once ready server after so many bad seconds.", flags=(), gt=0)
-    readiness_timeout_s: float | None = option(None, "Fail a start that takes longer, in seconds.", flags=(), gt=0)
+    readiness_timeout_s: float | None = option(None, "A start that takes longer is late, in seconds.", flags=(), gt=0)
     port_timeout_s: float | None = option(
-        None, "Fail a start whose server listens nowhere for so many seconds.", flags=(), gt=0
+        None, "A start whose server listens nowhere for so many seconds is late.", flags=(), gt=0
     )
+    end_late: bool = option(False, "End and fail a late start instead of only telling.", flags=())
     stall_s: float = option(1800.0, "A start whose log is silent for so many seconds is stalled.", flags=(), gt=0)
     end_stalled: bool = option(False, "End a stalled start instead of only telling.", flags=())
     health_path: str = option(

@@ -137,6 +137,7 @@ class Supervisor:
             error_message=replica.error,
             next_restart_at=self._restart_at,
             stalled=replica.stalled,
+            late=replica.late,
             persist_failed=self.home.state.failure,
             compile_wsjob=memory.jobs.all("compile"),
             execute_wsjob=memory.jobs.all("execute"),
@@ -232,7 +233,7 @@ class Supervisor:
         moved = self._replica.state is not before.state
         if moved:
             self._tell_story(before)
-        if moved or self._replica.error != before.error or self._replica.stalled != before.stalled:
+        if moved or any(getattr(self._replica, name) != getattr(before, name) for name in ("error", "stalled", "late")):
             self._updated_at = iso(self._clock.utcnow())
             await self.persist()
             self.changed()

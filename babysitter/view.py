@@ -46,6 +46,7 @@ class View:
     error_message: str | None = None
     next_restart_at: str | None = None
     stalled: bool = False
+    late: bool = False
     persist_failed: str | None = None
     compile_wsjob: tuple[str, ...] = ()
     execute_wsjob: tuple[str, ...] = ()
@@ -161,6 +162,7 @@ def report(view: View) -> dict[str, Any]:
         "error_message": view.error_message,
         "next_restart_at": view.next_restart_at,
         "stalled": view.stalled,
+        "late": view.late,
         "state_persist_failed": view.persist_failed,
         **view.extra,
     }
@@ -180,6 +182,7 @@ def health(view: View, timestamp: str) -> dict[str, Any]:
         "error_message": view.error_message,
         "next_restart_at": view.next_restart_at,
         "stalled": view.stalled,
+        "late": view.late,
         "state_persist_failed": view.persist_failed,
     }
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SHOWN = ("status", "display_status", "endpoint", "error_message", "stalled")
+SHOWN = ("status", "display_status", "endpoint", "error_message", "stalled", "late")
 JOBS = ("compile_wsjob", "execute_wsjob")
 
 

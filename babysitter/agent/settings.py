@@ -65,11 +65,14 @@ class AgentSettings(ServiceSettings):
         None, "Between two looks at a server that starts, in seconds.", env=["DEFAULT_POLL_INTERVAL_S"], gt=0
     )
     default_readiness_timeout_s: float | None = option(
-        None, "Fail a start that takes longer, in seconds; unset: none does.", env=["DEFAULT_READINESS_TIMEOUT_S"], gt=0
+        None,
+        "A start that takes longer is late, in seconds; unset: none is.",
+        env=["DEFAULT_READINESS_TIMEOUT_S"],
+        gt=0,
     )
     default_port_discovery_timeout_s: float | None = option(
         None,
-        "Fail a start whose server listens nowhere for so many seconds; unset: none does.",
+        "A start whose server listens nowhere for so many seconds is late; unset: none is.",
         env=["DEFAULT_PORT_DISCOVERY_TIMEOUT_S"],
         gt=0,
     )

@@ -105,8 +105,9 @@ class Timeouts(_Part):
     """How long each phase may take, in seconds.
 
     `port_discovery_timeout_s`: until the server listens. `readiness_timeout_s`: until it is ready. `poll_interval_s`:
-    between two looks until then. `health_check_timeout_s`: of one look. But for the readiness, one that is not
-    asked for leaves the operator's settings in force: no default may end a server that compiles for hours (A9).
+    between two looks until then. `health_check_timeout_s`: of one look. One that is not asked for leaves the operator's
+    settings in force. The first two say how long a client wants to wait: what takes longer is late, and goes on, for no
+    wait may end a server that compiles for hours (A9).
     """
 
     port_discovery_timeout_s: float = Field(default=600, gt=0)
@@ -115,7 +116,8 @@ class Timeouts(_Part):
     health_check_timeout_s: float = Field(default=120, gt=0)
 
     def asked(
-        self, name: Literal["port_discovery_timeout_s", "poll_interval_s", "health_check_timeout_s"]
+        self,
+        name: Literal["port_discovery_timeout_s", "readiness_timeout_s", "poll_interval_s", "health_check_timeout_s"],
     ) -> float | None:
         """The value of a field that the request names itself, else None."""
         return float(getattr(self, name)) if name in self.model_fields_set else None

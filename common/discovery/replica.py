@@ -21,6 +21,7 @@ REPORTED: Mapping[str, Any] = {
     "stages": [],
     "next_restart_at": None,
     "stalled": False,
+    "late": False,
     "wsjob_states": {},
 }
 """Members that only the babysitter knows, and what they are before it has said anything."""

@@ -11,7 +11,7 @@ from ctl.codes import Code
 from ctl.follow import follow, info_of
 from ctl.live import Board, board
 from ctl.problem import Problem
-from ctl.views.progress import Progress
+from ctl.views.progress import STEPS, Progress
 
 
 def add_wait_flags(parser: ArgumentParser, said: str) -> None:
@@ -101,6 +101,11 @@ def sorry(way: Progress) -> Problem:
     """What an operator needs of a replica that did not get there."""
     reason = way.error.strip().splitlines()
     said = f": {reason[0]}" if reason else ""
+    if way.overdue and way.status in STEPS:
+        told = f"{way.replica_id} is late: not ready in the time that its request or the agent allows{said}"
+        return Problem(
+            told, hint=f"it goes on; wait again: svcctl replicas wait {way.replica_id}", code=Code.TIME_IS_UP
+        )
     return Problem(f"{way.replica_id} is {way.status}{said}", hint=f"see 'svcctl replicas logs {way.replica_id}'")
 
 

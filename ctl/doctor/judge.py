@@ -68,6 +68,9 @@ def replicas(infos: Sequence[Answer]) -> Iterator[Finding]:
             yield fault("replica", f"{name} is unhealthy", f"svcctl replicas logs {name}")
         elif stale:
             yield warn("replica", f"{name}: its babysitter is silent", "look at its node; start the babysitter again")
+        elif info.get("late") and status != "ready":
+            reason = f": {said[0]}" if said else ""
+            yield warn("replica", f"{name} is late, and goes on{reason}", f"svcctl replicas timeline {name}")
         elif info.get("stalled"):
             yield warn("replica", f"{name} starts, but its log is silent", f"svcctl replicas timeline {name}")
     ready = sum(info.get("status") == "ready" for info in infos)

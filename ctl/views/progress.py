@@ -12,13 +12,18 @@ JOBS = (("compile_wsjob", "compile"), ("execute_wsjob", "execute"))
 
 @dataclass(slots=True)
 class Progress:
-    """One replica on its way. `stages` are the deployment's, by name."""
+    """One replica on its way. `stages` are the deployment's, by name.
+
+    `late`: it is past the time that its request or the agent allows, and goes on; `overdue`: it became so while we waited.
+    """
 
     replica_id: str
     status: str = "pending"
     error: str = ""
     endpoint: str = "NA"
     stalled: bool = False
+    late: bool | None = None
+    overdue: bool = False
     stages: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     jobs: dict[str, Sequence[str]] = field(default_factory=dict)
 
@@ -36,6 +41,9 @@ class Progress:
             self.error = str(data.get("error_message") or "")
             self.endpoint = str(data.get("endpoint") or self.endpoint)
             self.stalled = bool(data.get("stalled"))
+            late = bool(data.get("late"))
+            self.overdue = self.overdue or (late and self.late is False)
+            self.late = late
         elif name == "end":
             self.status = str(data.get("status") or self.status)
 
@@ -45,7 +53,7 @@ class Progress:
 
     def reached(self, wanted: str) -> bool:
         """There is nothing more to wait for; the wish has come true when `status` is it."""
-        return self.status in ENDS[wanted]
+        return self.status in ENDS[wanted] or (self.overdue and wanted == "ready")
 
     @property
     def outcome(self) -> str:
@@ -64,7 +72,7 @@ class Progress:
             word = f"{word} · {running['name']}"
         if self.status in STEPS[2:4]:
             word = next((f"{word} · {kind}" for key, kind in reversed(JOBS) if self.jobs.get(key)), word)
-        return f"{word} (its log is silent)" if self.stalled else word
+        return f"{word} (its log is silent)" if self.stalled else f"{word} (late)" if self.late else word
 
     @property
     def detail(self) -> str:

@@ -338,7 +338,7 @@ def test_wrong_request_names_file_and_field(tmp_path: Path, change: dict[str, An
 
 @pytest.mark.parametrize(
     ("job", "priority"),
-    [(None, "p2"), ({"job_priority": "p0"}, "p0"), ({"job_priority": None, "job_timeout_s": 9}, "p2")],
+    [(None, "p2"), ({"job_priority": "p0"}, "p0"), ({"job_timeout_s": 9}, "p2")],
 )
 def test_the_server_is_told_params_yaml_and_the_requests_own_priority_W22(
     tmp_path: Path, job: dict[str, Any] | None, priority: str

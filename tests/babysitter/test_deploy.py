@@ -371,10 +371,23 @@ def test_server_that_listens_nowhere_in_the_time_that_its_request_gives_fails_A1
     asked = wanted(timeouts={"port_discovery_timeout_s": 0.5})
     client = {"index_url": index.url, "command": ["sleep", "600"]}
     with replica(tmp_path, shared=shared, name="shared000004", request=asked, client=client) as node:
+        node.probes["end_late"] = True
         node.start()
         report = node.status("failed", 60)
         assert report["error_message"].startswith("port_timeout: listens nowhere after 0.5 s")
         assert node.processes() == []
+
+
+def test_a_compile_longer_than_its_requests_timeouts_goes_on_and_is_late_W43(
+    tmp_path: Path, index: Index, shared: Path
+) -> None:
+    asked = wanted(stand_in={"compile_s": 2}, timeouts={"readiness_timeout_s": 0.5, "port_discovery_timeout_s": 0.5})
+    with replica(tmp_path, shared=shared, name="shared000006", request=asked, client={"index_url": index.url}) as node:
+        node.start()
+        pid = until("late", lambda: (report := node.report()).get("late") and report["replica_pid"])
+        assert node.health()["display_status"] == "Pending"
+        assert node.ready(60) == pid
+        assert (node.report()["late"], node.report()["restart_count"]) == (False, 0)
 
 
 def test_detach_is_the_default_of_a_replica_and_a_call_stops_it_B10(tmp_path: Path, index: Index, shared: Path) -> None:

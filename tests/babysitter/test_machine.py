@@ -246,12 +246,27 @@ def test_silent_start_is_ended_when_so_configured_A9() -> None:
 
 
 def test_startup_deadline_ends_and_fails_with_the_jobs_cancelled_A10() -> None:
-    policy = Policy(startup_timeout_s=60)
+    policy = Policy(startup_timeout_s=60, end_late=True)
     replica, effects = play([*START, (60.1, ev.Woke()), (61, ev.Exited(signal=15))], policy)
     assert replica.state is State.FAILED
     assert effects[-2:] == [ev.Terminate(), ev.CancelJobs()]
     assert replica.error is not None
     assert replica.error.startswith("startup_timeout")
+
+
+@pytest.mark.parametrize("policy", [Policy(startup_timeout_s=60), Policy(port_timeout_s=60)])
+def test_a_start_past_its_time_limit_is_late_and_goes_on_W43(policy: Policy) -> None:
+    """A compile that moves outlives DEFAULT_READINESS_TIMEOUT_S and a request's `timeouts`; a stall is still told."""
+    before, _ = play([*START, (59, ev.Woke())], policy)
+    assert not before.late
+    replica, effects = play([*START, (60.1, ev.Woke()), (61, ev.Progress()), (62, ev.ProbeBad("refused"))], policy)
+    assert (replica.state, replica.late, replica.error) == (State.WAITING_FOR_READY, True, "refused")
+    assert effects == [ev.Spawn()]
+    assert replica.wake_at == 61 + policy.stall_s
+    stalled, _ = step(replica, ev.Woke(), policy, 61.1 + policy.stall_s)
+    assert (stalled.state, stalled.late, stalled.stalled) == (State.WAITING_FOR_READY, True, True)
+    ready, _ = step(replica, ev.ProbeGood(), policy, 7200)
+    assert (ready.state, ready.late) == (State.READY, False)
 
 
 def test_event_that_cannot_be_raises_with_the_story() -> None:
@@ -287,7 +302,7 @@ def test_node_without_room_for_a_start_is_tried_until_it_works_B9() -> None:
 
 
 def test_server_that_listens_nowhere_in_the_time_asked_for_is_ended_A10() -> None:
-    policy = Policy(port_timeout_s=60, startup_timeout_s=600, stall_s=30)
+    policy = Policy(port_timeout_s=60, startup_timeout_s=600, stall_s=30, end_late=True)
     deaf, effects = play([*START, (40, ev.Woke()), (60.1, ev.Woke())], policy)
     assert deaf.verdict == "port_timeout: listens nowhere after 60 s"
     assert effects[-1] == ev.Terminate()

@@ -367,7 +367,7 @@ def test_stranger_on_the_port_is_never_taken_for_our_server_A14_A15(tmp_path: Pa
 
 def test_start_that_takes_longer_than_asked_is_ended_and_fails_A10(tmp_path: Path) -> None:
     backend = {"type": "command", "command": "sleep 600"}
-    with running(tmp_path, backend=backend, probes={"readiness_timeout_s": 0.5}) as node:
+    with running(tmp_path, backend=backend, probes={"readiness_timeout_s": 0.5, "end_late": True}) as node:
         node.start()
         assert node.status("failed")["error_message"].startswith("startup_timeout")
         assert node.processes() == []

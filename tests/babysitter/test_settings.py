@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from babysitter.assemble import make_policy
 from babysitter.settings import (
     BabysitterSettings,
     CommandBackend,
@@ -229,3 +230,20 @@ def test_shipped_mock_replicas_load(name: str) -> None:
 def test_every_example_loads(path: Path) -> None:
     agents = ["--replica-dir", "/root/abc123def456", "--port", "8200"] if path.stem == "cbclient" else []
     assert parse(["--config", str(path), *agents], {}).name
+
+
+@pytest.mark.parametrize(
+    ("table", "exits"),
+    [
+        ("", 5),
+        ("max_restarts = 10000", 5),
+        ("max_restarts = 10", 11),
+        ("max_restarts = 2", 5),
+        ("max_restarts = 10\ncrash_loop_exits = 3", 3),
+    ],
+)
+def test_max_restarts_that_somebody_chose_are_given_in_full_W43(tmp_path: Path, table: str, exits: int) -> None:
+    """The guide's file says 10, and a crash loop was called after the fourth."""
+    mock = 'port = 8001\n[backend]\ntype = "mock"\nmodels = ["m"]\n[babysitter]\n'
+    policy = make_policy(parse(["--config", write(tmp_path, mock + table)], {}), None)
+    assert policy.crash_loop_exits == exits

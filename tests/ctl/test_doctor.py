@@ -114,6 +114,15 @@ def test_a_stalled_or_silent_replica_is_a_warning() -> None:
     assert [one.verdict for one in judge.replicas(infos)] == [Verdict.WARN, Verdict.WARN, Verdict.FAULT, Verdict.OK]
 
 
+def test_a_late_replica_is_a_warning_with_its_last_reason_W43() -> None:
+    late = {"replica_id": "a", "status": "waiting_for_ready", "late": True, "error_message": "refused\nmore"}
+    found = list(judge.replicas([late, {**late, "replica_id": "b", "status": "ready"}]))
+    assert [(one.verdict, one.seen) for one in found] == [
+        (Verdict.WARN, "a is late, and goes on: refused"),
+        (Verdict.OK, "1 of 2 replicas are ready"),
+    ]
+
+
 def test_a_folder_that_does_not_exist_yet_is_judged_by_its_parent(tmp_path: Path) -> None:
     (found,) = machine.disk(tmp_path / "not" / "yet")
     assert str(tmp_path) in found.seen

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from ctl.codes import Code
+from ctl.commands.replicas_wait import sorry
 from ctl.views.progress import Progress
 from tests.ctl.conftest import Suite, record
 
@@ -265,6 +266,23 @@ async def test_retry_of_a_replica_that_has_not_failed_is_refused(suite: Suite) -
     done = await suite.ctl("replicas", "retry", ID)
     assert done.code == Code.REFUSED
     assert "only a failed replica is retried" in done.stderr
+
+
+def test_a_wait_ends_when_the_start_becomes_late_and_a_second_one_waits_on_W43() -> None:
+    way = Progress(ID)
+    way.take("snapshot", {"status": "waiting_for_ready", "late": False})
+    assert not way.reached("ready")
+    way.take("status", {"status": "waiting_for_ready", "late": True, "error_message": "refused"})
+    assert way.reached("ready")
+    assert not way.reached("stopped")
+    problem = sorry(way)
+    assert problem.code is Code.TIME_IS_UP
+    assert "late" in str(problem)
+    again = Progress(ID)
+    again.take("snapshot", {"status": "waiting_for_ready", "late": True})
+    assert not again.reached("ready")
+    again.take("status", {"status": "ready", "late": False})
+    assert again.reached("ready")
 
 
 def test_a_way_has_a_share_unless_only_the_cluster_knows() -> None:
