@@ -193,11 +193,11 @@ def variables() -> int:
     """Name the `SVC_…` variables that no part of the suite reads."""
     from babysitter.agent.settings import AgentSettings  # noqa: PLC0415 - as above
     from babysitter.settings import BabysitterSettings  # noqa: PLC0415
-    from common.settings import SERVICE_PREFIXES, unknown_variables  # noqa: PLC0415
+    from common.settings import SERVICE_PREFIXES, Settings, unknown_variables  # noqa: PLC0415
     from registry.settings import RegistrySettings  # noqa: PLC0415
     from router.settings import RouterSettings  # noqa: PLC0415
 
-    models = (RegistrySettings, RouterSettings, BabysitterSettings, AgentSettings)
+    models: tuple[type[Settings], ...] = (RegistrySettings, RouterSettings, BabysitterSettings, AgentSettings)
     strange: dict[str, list[str]] = {}
     for prefix, model in zip(SERVICE_PREFIXES, models, strict=True):
         for name, meant in unknown_variables(model, prefix, os.environ).items():
