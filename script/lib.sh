@@ -255,7 +255,7 @@ STARTED=() # what this run started, in order
 # prepare: the Python environment, and one launch at a time in this folder; what this run starts ends if it fails.
 prepare() {
   "$SVC_ROOT/script/setup.sh" run
-  if [[ -n $(compgen -e SVC_ | grep -vxE 'SVC_(VENV|SETUP|PYTHON_FOR_VENV)') ]]; then helper variables; fi
+  if compgen -e SVC_ | grep -qvxE 'SVC_(VENV|SETUP|PYTHON_FOR_VENV)'; then helper variables; fi
   mkdir -p -- "$SVC_LOGS"
   exec 9<"$SVC_LOGS"
   if command -v flock >/dev/null; then
