@@ -61,6 +61,7 @@ MODULES = (
     "router.proxy.heads",
     "router.proxy.paths",
     "router.proxy.relay",
+    "router.proxy.spelling",
     "router.proxy.upstream",
     "router.retry",
     "router.sharing",

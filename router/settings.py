@@ -1,6 +1,7 @@
 """The router's settings: flags, variables and file keys, each declared once."""
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from router.keys import Key, KeyFile, faults
 from router.policy.cache_type import DEFAULT_THRESHOLD_BYTES
 from router.policy.models import POLICIES, ModelRule, ModelRules
 from router.policy.models import faults as faults_of_rules
+
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
 
 
 class StaticService(Settings):
@@ -85,6 +88,9 @@ class RouterSettings(TracedSettings):
     workers: int = option(lambda: min(os.cpu_count() or 1, 16), "Worker processes.", ge=1, le=64)
     data_dir: Path = option(Path("data"), "Folder for the last known table.")
     proxy_paths: CommaList = option((), "Further paths to proxy; `*` proxies every path the router does not own.")
+    strip_prefixes: CommaList = option(
+        (), "Prefixes that are taken off paths when a known path is left, such as /openai or /api."
+    )
     proxy_timeout_seconds: float = option(
         1800.0, "Seconds one proxied request may take in all.", env=("PROXY_TIMEOUT_SECONDS",), gt=0
     )
@@ -162,6 +168,13 @@ class RouterSettings(TracedSettings):
         if policy not in POLICIES:
             raise ValueError(f"must be one of {', '.join(POLICIES)}")
         return policy
+
+    @field_validator("strip_prefixes")
+    @classmethod
+    def _is_prefix(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_PREFIX.fullmatch(prefix) for prefix in prefixes):
+            raise ValueError("each must begin with '/', not end with it, and hold letters, digits, '.', '_', '-', '/'")
+        return prefixes
 
     @field_validator("models")
     @classmethod

@@ -77,6 +77,7 @@ PURE = (
     "router/proxy/chunked.py",
     "router/proxy/headers.py",
     "router/proxy/paths.py",
+    "router/proxy/spelling.py",
     "router/proxy/stream_end.py",
     "router/retry.py",
     "router/urlencoded.py",

@@ -58,6 +58,7 @@ class Limits:
     max_connections: int
     any_path: bool
     extra_paths: frozenset[bytes]
+    strip_prefixes: tuple[bytes, ...] = ()
     extra_headers: tuple[str, ...] = ()
     queue_limit: int = 256
     queue_timeout_s: float = 30.0
@@ -123,9 +124,8 @@ class Engine:
         self.keys = KeyRing.of(keys, self.workers)
         credentials = frozenset() if keys else CREDENTIALS
         self.has_keys = bool(keys)
-        self.heads = request_heads(
-            FORWARDED | credentials | {name.lower().encode() for name in self.limits.extra_headers}
-        )
+        allowed = FORWARDED | credentials | {name.lower().encode() for name in self.limits.extra_headers}
+        self.heads = request_heads(allowed, self.limits.strip_prefixes, self.limits.extra_paths)
 
     def set_table(self, table: Table) -> None:
         """Swap the table; connections and ejections of endpoints that are gone are dropped."""

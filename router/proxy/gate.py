@@ -12,7 +12,8 @@ from router.keys import Key, Refusal
 from router.model import Facts
 from router.policy.models import POLICIES
 from router.proxy.head import RequestHead
-from router.proxy.paths import Operation, is_control
+from router.proxy.paths import PROXIED, Operation, is_control
+from router.proxy.spelling import nearest
 
 if TYPE_CHECKING:
     from router.proxy.engine import Engine
@@ -78,11 +79,13 @@ def check_path(engine: "Engine", head: RequestHead, operation: Operation | None)
         if head.method != b"POST":
             raise Refused(405, "method_not_allowed", "this path takes POST", (b"allow", b"POST"))
         return False
-    if is_control(head.path):
+    if is_control(head.path) and head.path.removeprefix(b"/api") not in PROXIED:
         return True
     limits = engine.limits
     if not limits.any_path and head.path not in limits.extra_paths:
-        raise Refused(404, "unknown_path", "the router serves no such path")
+        meant = nearest(head.path)
+        hint = f"; the nearest is {meant}" if meant is not None else ""
+        raise Refused(404, "unknown_path", f"the router serves no such path{hint}")
     return False
 
 

@@ -5,19 +5,20 @@ parsed only once it is whole, by a parser used for that head alone; bodies are f
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import httptools
 import msgspec
 
 from router.proxy.paths import PROXIED, Operation
+from router.proxy.spelling import known_path
 from router.urlencoded import models_in
 
 HEAD_LIMIT_BYTES = 32768
 FIELD_LIMIT_BYTES = 8190
 FIELD_COUNT_LIMIT = 128
 
-_REQUEST_LINE = re.compile(rb"([A-Z]{3,16}) (\*|/(?!/)[!\"$-~]*) HTTP/1\.([01])\r\n")
+_REQUEST_LINE = re.compile(rb"([A-Z]{3,16}) (\*|/[!\"$-~]*) HTTP/1\.([01])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n\x00]*)?\r\n")
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
@@ -111,8 +112,8 @@ class _Collector:
         self.fields.append((name, value))
 
 
-def parse_request(raw: bytes) -> RequestHead:
-    """Parse a whole head, blank line included.
+def parse_request(raw: bytes, prefixes: Sequence[bytes] = (), extra: Collection[bytes] = ()) -> RequestHead:
+    """Parse a whole head, blank line included; its path is the known one that it stands for (`spelling.py`).
 
     Raises:
         BadHead: It is malformed, ambiguous, or more than we take.
@@ -127,7 +128,10 @@ def parse_request(raw: bytes) -> RequestHead:
         raise BadHead("the target is too long", 414)
     if _UPGRADE.search(raw):
         raw = _UPGRADE.sub(b"", raw)  # never honoured, never forwarded (R69, R70)
-    path, _, query = target.partition(b"?")
+    written, _, query = target.partition(b"?")
+    path = known_path(written, prefixes, extra)
+    if path.startswith(b"//"):
+        raise BadHead("malformed request line")  # R66
     head = RequestHead(method, path, query, http10=minor == b"0", keep_alive=minor == b"1", operation=PROXIED.get(path))
     if query:
         head.query_models = models_in(query)

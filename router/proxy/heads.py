@@ -6,7 +6,7 @@ judged each time; an id of other characters makes the whole head count as new. I
 another id in their place, good ones too: so every head that looks like that one is of its kind.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from typing import Final, Generic, TypeVar
 
@@ -90,11 +90,19 @@ def _number_line(text: bytes, start: int) -> tuple[int, int]:
     return position, number
 
 
-def request_heads(allowed: Collection[bytes]) -> Heads[RequestHead]:
-    """Memory of requests whose fields named in `allowed` go on to replicas."""
+def request_heads(
+    allowed: Collection[bytes], prefixes: Sequence[bytes] = (), extra_paths: Collection[bytes] = ()
+) -> Heads[RequestHead]:
+    """Memory of requests.
+
+    Args:
+        allowed: Fields that go on to replicas.
+        prefixes: Taken off paths.
+        extra_paths: Proxied beside those of `paths.py`.
+    """
 
     def parse(raw: bytes) -> RequestHead:
-        head = parse_request(raw)
+        head = parse_request(raw, prefixes, extra_paths)
         head.forwarded = forwarded_lines(head, allowed)
         head.forwarded_for_stream = without_coding(head, allowed)
         head.takes_events = takes_events(head)

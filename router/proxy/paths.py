@@ -62,10 +62,11 @@ _OTHERS = (
     b"/tokenize",
     b"/detokenize",
 )
-_CONTROL = frozenset(
+CONTROL = frozenset(
     {b"/", b"/health", b"/status", b"/services", b"/models", b"/v1/models", b"/stats", b"/metrics", b"/traffic"}
 )
-_CONTROL_TREES = (b"/v1/models/", b"/models/", b"/admin/", b"/api/v1/")
+MODEL_TREES = (b"/v1/models/", b"/models/")
+_CONTROL_TREES = (*MODEL_TREES, b"/admin/", b"/api/v1/")
 
 
 def _table() -> dict[bytes, Operation]:
@@ -84,7 +85,7 @@ PROXIED = _table()
 
 def is_control(path: bytes) -> bool:
     """True for a path that the router answers itself."""
-    return path in _CONTROL or path.startswith(_CONTROL_TREES)
+    return path in CONTROL or path.startswith(_CONTROL_TREES)
 
 
 def dialect_of(path: bytes) -> Dialect:

@@ -1,0 +1,38 @@
+"""PURE. Paths as people type them: a slash too many, a prefix of another product; and which path is meant by one we lack.
+
+Only a path that ends up at a known one is read so. Any other stays as it came, and is refused as it came.
+"""
+
+import difflib
+import re
+from collections.abc import Collection, Sequence
+
+from router.proxy.paths import CONTROL, MODEL_TREES, PROXIED
+
+_SLASHES = re.compile(rb"/{2,}")
+_LOOKED_AT_BYTES = 128
+_KNOWN = sorted(path.decode() for path in PROXIED.keys() | (CONTROL - {b"/"}))
+
+
+def known_path(path: bytes, prefixes: Sequence[bytes] = (), extra: Collection[bytes] = ()) -> bytes:
+    """The path that `path` stands for, or `path` itself.
+
+    Args:
+        path: As it came, without its query.
+        prefixes: What may stand in front, such as `/openai`.
+        extra: Further paths that are proxied.
+    """
+    if path in PROXIED or path in CONTROL or path in extra:
+        return path
+    plain = _SLASHES.sub(b"/", path).removesuffix(b"/")
+    for candidate in (plain, *(plain.removeprefix(prefix) for prefix in prefixes if plain.startswith(prefix + b"/"))):
+        if candidate in PROXIED or candidate in CONTROL or candidate in extra or candidate.startswith(MODEL_TREES):
+            return candidate
+    return path
+
+
+def nearest(path: bytes) -> str | None:
+    """The known path that somebody who typed `path` most likely meant."""
+    text = path[:_LOOKED_AT_BYTES].decode("latin-1")
+    meant = max((known for known in _KNOWN if text.rstrip("/").endswith(known)), key=len, default=None)
+    return meant or next(iter(difflib.get_close_matches(text, _KNOWN, n=1, cutoff=0.6)), None)
