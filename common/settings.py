@@ -42,7 +42,8 @@ class SettingsError(ValueError):
 class Settings(BaseModel):
     """Base of every settings model: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # `CUDA_VISIBLE_DEVICES = 0` is how people write a variable in TOML.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 def _split_commas(value: Any) -> Any:
@@ -124,8 +125,11 @@ def _takes_text(info: FieldInfo) -> bool:
     return not any(get_origin(part) in (dict, tuple) or _section_of(part) for part in parts)
 
 
+_YAML = (".json", ".yaml", ".yml")
+
+
 def read_file(path: Path) -> Any:
-    """Parse a TOML (`.toml`), JSON or YAML file (any other name).
+    """Parse a TOML (`.toml`), JSON or YAML file (`.json`, `.yaml`, `.yml`); under any other name, such as `.conf`, either.
 
     Raises:
         SettingsError: It is missing, unreadable, or no valid syntax.
@@ -138,11 +142,28 @@ def read_file(path: Path) -> Any:
     if len(raw) > FILE_LIMIT_BYTES:
         raise SettingsError(f"{path}: larger than {FILE_LIMIT_BYTES} bytes")
     try:
-        text = raw.decode()
-        return tomli.loads(text) if path.suffix == ".toml" else _json_or_yaml(text)
+        text = raw.decode("utf-8-sig")  # some editors begin a file with a byte order mark
+        return _parse(text, path.suffix)
     except (UnicodeDecodeError, tomli.TOMLDecodeError, yaml.YAMLError, RecursionError) as error:
-        kind = "TOML" if path.suffix == ".toml" else "YAML"
+        kind = "YAML" if path.suffix in _YAML else "TOML"
         raise SettingsError(f"{path}: not valid {kind}: {' '.join(str(error).split())}") from error
+
+
+def _parse(text: str, suffix: str) -> Any:
+    if suffix in _YAML:
+        return _json_or_yaml(text)
+    try:
+        return tomli.loads(text)
+    except tomli.TOMLDecodeError:
+        if suffix == ".toml":
+            raise
+        try:
+            other = _json_or_yaml(text)
+        except yaml.YAMLError:
+            other = None
+        if not isinstance(other, dict):
+            raise  # TOML with a mistake in it is text to YAML
+        return other
 
 
 def _json_or_yaml(text: str) -> Any:
@@ -356,6 +377,10 @@ def _fault(
     message = details["msg"].removeprefix("Value error, ")
     given = details["input"]
     shown = f" (got {_show(given)})" if isinstance(given, str | int | float | bool) else ""
+    if str(given).startswith("tcp://"):
+        shown += (
+            "; Kubernetes sets such variables for a Service of that name: enableServiceLinks: false leaves them out"
+        )
     return f"{source}: '{key}': {message[:1].lower()}{message[1:]}{shown}"
 
 

@@ -1,17 +1,31 @@
 """Where the services are: as the command line says, else where `up` started them, else the usual address."""
 
+import os
+import tempfile
 from argparse import Namespace
 from pathlib import Path
 
+from ctl.codes import Code
 from ctl.launcher.store import Store
+from ctl.problem import Problem
 
 DEFAULT_REGISTRY = "http://localhost:18000"
 DEFAULT_ROUTER = "http://localhost:8000"
 
 
 def state_dir(args: Namespace) -> Path:
-    """Where `up` keeps what it started."""
-    return Path(args.state_dir).expanduser().absolute()
+    """Where `up` keeps what it started.
+
+    Raises:
+        Problem: There is no home directory, and the place that stands for it is another user's.
+    """
+    try:
+        return Path(args.state_dir).expanduser().absolute()
+    except RuntimeError:  # neither HOME nor an entry for this user, as in many containers
+        place = Path(tempfile.gettempdir()) / f"inference-svc-{os.geteuid()}"
+    if place.exists() and place.stat().st_uid != os.geteuid():
+        raise Problem(f"no home directory, and {place} is another user's", hint="set SVC_STATE_DIR", code=Code.CONFIG)
+    return place
 
 
 def registry_url(args: Namespace) -> str:

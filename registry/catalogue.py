@@ -290,7 +290,9 @@ class Catalogue:
         held = self._held(name)
         owner = held.registration.instance_id
         if instance_id is not None and instance_id != owner:
-            raise Conflict(f"{name!r} belongs to {'another instance' if owner else 'no instance'}; not deregistered")
+            holder = f"instance {owner}" if owner else "no instance"
+            where = f"{held.registration.host}:{held.registration.port}"
+            raise Conflict(f"{name!r} belongs to {holder} at {where}; not deregistered")
         return Decision((Removed(held, "deregistered"),), held)
 
     def _set_health(self, name: str, generation: int, health: Health) -> Decision:

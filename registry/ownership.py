@@ -48,12 +48,10 @@ def judge_registration(held: Instance | None, claim: Registration) -> Claim:
             return Claim.REPEAT
         if claim.incarnation > owner.incarnation:
             return Claim.TAKEOVER
-        raise Conflict(
-            f"{claim.name!r} belongs to incarnation {owner.incarnation} of this instance; {claim.incarnation} is stale"
-        )
+        raise Conflict(f"{_belongs(owner)}, incarnation {owner.incarnation}; {claim.incarnation} is stale")
     if held.stale:
         return Claim.TAKEOVER
-    raise Conflict(f"{claim.name!r} belongs to instance {owner.instance_id} until its lease ends")
+    raise Conflict(f"{_belongs(owner)}, until its lease ends")
 
 
 def check_heartbeat(held: Instance | None, beat: Renew, tombstone: Tombstone | None, now: float) -> Instance:
@@ -75,12 +73,17 @@ def check_heartbeat(held: Instance | None, beat: Renew, tombstone: Tombstone | N
     if owner.instance_id != beat.instance_id:
         if held.stale:
             raise Unknown(f"service {beat.name!r} has lost its owner; register again")
-        raise Conflict(f"{beat.name!r} belongs to instance {owner.instance_id}")
+        raise Conflict(_belongs(owner))
     if beat.incarnation is not None and beat.incarnation < owner.incarnation:
-        raise Conflict(f"{beat.name!r} belongs to incarnation {owner.incarnation}; {beat.incarnation} is stale")
+        raise Conflict(f"{_belongs(owner)}, incarnation {owner.incarnation}; {beat.incarnation} is stale")
     if beat.incarnation is not None and beat.incarnation > owner.incarnation:
         raise Unknown(f"incarnation {beat.incarnation} of {beat.name!r} is not registered; register again")
     return held
+
+
+def _belongs(owner: Registration) -> str:
+    """Who has the name, and where to find it."""
+    return f"{owner.name!r} belongs to instance {owner.instance_id} at {owner.host}:{owner.port}"
 
 
 def _is_buried(beat: Renew, tombstone: Tombstone) -> bool:

@@ -56,6 +56,8 @@ require_whole_number() {
 # require_port NAME: the variable NAME is a port.
 require_port() {
   local value="${!1:-}"
+  [[ $value != tcp://* ]] || fail "$1 is '$value': Kubernetes sets such a variable for each Service, here for one named \
+'$(printf '%s' "${1%_PORT}" | tr '[:upper:]_' '[:lower:]-')'. Set enableServiceLinks: false in the pod, or $1 yourself." 78
   if [[ ! $value =~ ^[0-9]{1,5}$ ]] || ((10#$value < 1 || 10#$value > 65535)); then
     fail "$1 must be a port (1 to 65535), not '$value'" 78
   fi

@@ -158,7 +158,7 @@ def test_an_error_names_the_source_and_the_key(argv: list[str], env: dict[str, s
         ("name = 'x'\nport = true", "{file}: 'port': must be a number (got true)"),
         ("name = 'x'\n[inner]\ndelay_s = false", "{file}: 'inner.delay_s': must be a number (got false)"),
         ("name = 'x'\ninner = 5", "{file}: 'inner': input should be a valid dictionary"),
-        ("name = 'x'\n[labels]\na = 1", "{file}: 'labels.a': input should be a valid string"),
+        ("name = 'x'\n[labels]\na = true", "{file}: 'labels.a': input should be a valid string"),
         ("name = 'x'\nport = ", "{file}: not valid TOML: "),
         ("name = 'x'\nname = 'y'", "{file}: not valid TOML: "),
         ("a = " + "[" * 1000, "{file}: not valid TOML: "),
@@ -198,6 +198,44 @@ def test_read_file_refuses_what_cannot_be_parsed(tmp_path: Path, name: str, raw:
 def test_read_file_takes_json_indented_by_tabs(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{\n\t"a": [\n\t\t1e3\n\t]\n}\n')
     assert read_file(tmp_path / name) == {"a": [1000.0]}
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("x.toml", b"\xef\xbb\xbfname = 'a'\n"),
+        ("x.yaml", b"\xef\xbb\xbfname: a\n"),
+        ("x.conf", b"name = 'a'\n"),
+        ("x.conf", b"name: a\n"),
+        ("settings", b'{"name": "a"}'),
+    ],
+)
+def test_read_file_takes_what_people_have_W32(tmp_path: Path, name: str, raw: bytes) -> None:
+    (tmp_path / name).write_bytes(raw)
+    assert read_file(tmp_path / name) == {"name": "a"}
+
+
+def test_read_file_of_another_name_with_a_mistake_is_told_as_toml_W32(tmp_path: Path) -> None:
+    (tmp_path / "x.conf").write_text("name = 'a\nport = 1\n")
+    with pytest.raises(SettingsError, match=r"x\.conf: not valid TOML: Expected"):
+        read_file(tmp_path / "x.conf")
+
+
+def test_number_is_taken_as_text_where_text_is_wanted_W32(tmp_path: Path) -> None:
+    class Sample(Settings):
+        env: dict[str, str]
+
+    (tmp_path / "x.toml").write_text("env = { CUDA_VISIBLE_DEVICES = 0, SCALE = 0.5 }\n")
+    built = build(Sample, [file_layer(tmp_path / "x.toml")])
+    assert built.env == {"CUDA_VISIBLE_DEVICES": "0", "SCALE": "0.5"}
+
+
+def test_variable_that_kubernetes_set_is_told_as_such_W32() -> None:
+    class Sample(Settings):
+        port: int = option(1, "A port.")
+
+    with pytest.raises(SettingsError, match=r"environment S_PORT: 'port'.*tcp://10\.0\.0\.1:80.*enableServiceLinks"):
+        build(Sample, [env_layer(Sample, "S_", {"S_PORT": "tcp://10.0.0.1:80"})])
 
 
 def test_read_file_names_a_file_that_cannot_be_read(tmp_path: Path) -> None:

@@ -274,3 +274,12 @@ def test_load_gives_every_lease_its_full_length_C2(driver: Driver) -> None:
     driver.do(Register(said("new")))
     assert driver.held("new").generation == 10
     assert driver.held().generation == 7
+
+
+@pytest.mark.parametrize(
+    "command", [Register(said(instance_id="b")), Renew("svc", instance_id="b"), Deregister("svc", "b")]
+)
+def test_refusal_of_a_name_tells_where_its_holder_is_W32(driver: Driver, command: Command) -> None:
+    driver.do(Register(said(host="10.0.0.1", port=8000)))
+    with pytest.raises(Conflict, match=r"belongs to instance a at 10\.0\.0\.1:8000"):
+        driver.do(command)

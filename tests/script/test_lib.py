@@ -33,6 +33,12 @@ def test_a_configuration_is_looked_for_as_given_then_in_the_project_then_in_conf
     assert bash('find_config "$1"', "config").returncode == 1
 
 
+def test_port_that_kubernetes_set_is_told_as_such_W32(bash: Bash) -> None:
+    done = bash("require_port MY_REGISTRY_PORT", MY_REGISTRY_PORT="tcp://10.0.0.1:18000")
+    assert done.returncode == 78
+    assert "for one named 'my-registry'. Set enableServiceLinks: false in the pod" in done.stderr
+
+
 @pytest.mark.parametrize("value", ["0", "65536", "x", "-1", "1 2", "8000;rm", "99999999999999999999"])
 def test_what_is_no_port_is_refused_with_its_name(bash: Bash, value: str) -> None:
     done = bash("require_port SOME_PORT", SOME_PORT=value)
