@@ -72,7 +72,7 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wa
         return Facts(
             model=model,
             stream=fields.stream is True,
-            several=fields.stream is True and _several(fields),
+            choices=_choices(fields) if fields.stream is True else 1,
             text_bytes=text_bytes,
             affinity=affinity,
             prompt_bytes=len(body),
@@ -82,7 +82,7 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wa
     return Facts(
         model=model,
         stream=fields.stream is True,
-        several=fields.stream is True and _several(fields),
+        choices=_choices(fields) if fields.stream is True else 1,
         text_bytes=text_bytes,
         affinity=affinity,
         prompt_bytes=prompt_bytes,
@@ -92,8 +92,14 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wa
     )
 
 
-def _several(fields: Fields) -> bool:
-    return fields.n not in (None, 1) or bytes(memoryview(fields.prompt)[:1]) == b"["
+def _choices(fields: Fields) -> int:
+    """Of each prompt `n`; a list of numbers is one prompt, any other list has one in each member."""
+    count = fields.n if isinstance(fields.n, int) and fields.n > 0 else 1
+    if bytes(memoryview(fields.prompt)[:1]) == b"[":
+        prompts = msgspec.json.decode(fields.prompt)
+        if prompts and not isinstance(prompts[0], int):
+            count *= len(prompts)
+    return count
 
 
 def _prompt(fields: MoreFields, model: str | None) -> tuple[int, tuple[int, ...]]:

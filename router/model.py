@@ -67,8 +67,8 @@ class Facts(msgspec.Struct, frozen=True):
 
     model: str | None = None
     stream: bool = False
-    several: bool = False
-    """A stream that may have several choices (`n`, or a list of prompts)."""
+    choices: int = 1
+    """How many choices its stream is to have, by `n` and the number of prompts."""
     text_bytes: int | None = None
     affinity: str | None = None
     prompt_bytes: int = 0

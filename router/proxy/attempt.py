@@ -239,7 +239,7 @@ class Attempt:
             self._exchange.request_for(self.endpoint, self._pool.host_line),
             self._exchange.body,
             to_head_request=head.method == b"HEAD",
-            raw_chunks=not head.http10 and not self._exchange.several,
+            raw_chunks=not head.http10 and not self._exchange.follows_choices,
         )
 
     def _settle(self, verdict: Verdict, outcome: Outcome) -> None:

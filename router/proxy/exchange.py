@@ -219,9 +219,9 @@ class Exchange:
         )
 
     @property
-    def several(self) -> bool:
-        """True when the answer may have several choices, each of which ends for itself."""
-        return self._facts.several
+    def follows_choices(self) -> bool:
+        """True when the answer has several choices, each of which ends for itself."""
+        return self._facts.choices > 1
 
     @property
     def queued(self) -> bool:
@@ -426,7 +426,7 @@ class Exchange:
             end_mark=operation.end_mark if operation is not None else EndMark.NONE,
             held_limit_bytes=engine.limits.held_limit_bytes,
             dialect=dialect_of(self.head.path),
-            several=self._facts.several,
+            choices=self._facts.choices,
         )
 
 

@@ -55,7 +55,7 @@ class Relay:
         end_mark: What must stand at the end of an event stream of this path.
         held_limit_bytes: JSON larger than this is streamed rather than held.
         dialect: Of the router's own error events.
-        several: There may be several choices, which end one by one; they are followed if they come without framing.
+        choices: How many there are to be: several end one by one, and are followed, which needs reads without framing.
     """
 
     # Most of these keep their defaults in most responses: class attributes cost nothing per request.
@@ -101,12 +101,12 @@ class Relay:
         end_mark: EndMark,
         held_limit_bytes: int,
         dialect: Dialect = Dialect.OPENAI,
-        several: bool = False,
+        choices: int = 1,
     ) -> None:
         self._sink = sink
         self._http10 = http10
         self._path_mark = end_mark
-        self._several = several
+        self._expected = choices
         self._limit = held_limit_bytes
         self._dialect = dialect
         self._held: list[bytes] = []
@@ -191,7 +191,8 @@ class Relay:
         marked = self._watched and head.status == OK and end_marked is not False
         self._end_mark = self._path_mark if marked else EndMark.NONE
         self._strict = end_marked is True
-        self._choices = stream_end.Choices() if self._several and self._end_mark is EndMark.DONE else None
+        several = self._expected > 1 and self._end_mark is EndMark.DONE
+        self._choices = stream_end.Choices(self._expected) if several else None
         self._tail_only = self._watched and self._choices is None and self._end_mark in _TAIL_TELLS
 
     def body(self, data: bytes, *, framed: bool) -> None:

@@ -65,9 +65,10 @@ def finished(tail: bytes) -> bool:
 
 
 class Choices:
-    """Follows a stream of several choices, each of which ends for itself."""
+    """Follows a stream of `expected` choices, each of which ends for itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
         self._line = b""
         self._open: dict[int, bool] = {}
 
@@ -84,8 +85,8 @@ class Choices:
 
     @property
     def finished(self) -> bool:
-        """True when every choice that was seen has its reason to be over."""
-        return bool(self._open) and not any(self._open.values())
+        """True when every choice has its reason to be over."""
+        return len(self._open) >= self._expected and not any(self._open.values())
 
 
 def _read(data: bytes) -> _Event | None:

@@ -73,3 +73,25 @@ def test_forwarded_address_with_agent_ties_requests_only_when_present() -> None:
     assert forwarded_affinity(b" ,x", b"curl") is None
     assert facts(b'{"prompt_cache_key":"k"}', forwarded="addr:x").affinity == "key:k"
     assert facts(b"{}", forwarded="addr:x").affinity == "addr:x"
+
+
+@pytest.mark.parametrize(
+    ("members", "choices"),
+    [
+        ("", 1),
+        (',"n":3', 3),
+        (',"n":"3"', 1),
+        (',"n":-1', 1),
+        (',"n":true', 1),
+        (',"n":null', 1),
+        (',"prompt":["a","b"]', 2),
+        (',"prompt":["a","b"],"n":2', 4),
+        (',"prompt":[1,2,3]', 1),
+        (',"prompt":[[1,2],[3],[4]]', 3),
+        (',"prompt":[]', 1),
+    ],
+)
+def test_choices_of_a_stream_are_counted_by_n_and_prompts_W44(members: str, choices: int) -> None:
+    body = f'{{"model":"m","stream":true{members}}}'.encode()
+    assert read_json(body, want_text=False, forwarded=None).choices == choices
+    assert read_json(body.replace(b"true", b"false", 1), want_text=False, forwarded=None).choices == 1

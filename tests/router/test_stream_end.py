@@ -67,11 +67,12 @@ def test_several_choices_are_finished_once_each_of_them_is_W44() -> None:
         for index, reason in ((0, None), (1, None), (0, "stop"), (1, None), (1, "length"))
     )
     for step in (1, 7, len(stream)):
-        choices = Choices()
+        choices = Choices(2)
         assert not choices.finished
         for start in range(0, len(stream), step):
             choices.feed(stream[start : start + step])
         assert choices.finished
-    choices = Choices()
-    choices.feed(data(choices=[choice(0, "stop")]) + data(choices=[choice(1)]))
-    assert not choices.finished
+    for begun in (data(choices=[choice(0, "stop")]) + data(choices=[choice(1)]), data(choices=[choice(0, "stop")])):
+        choices = Choices(2)
+        choices.feed(begun)
+        assert not choices.finished

@@ -458,6 +458,7 @@ INCOMPLETE: dict[str, tuple[bytes, tuple[bytes, ...]]] = {
     "no reason": (STREAM, (choice(),)),
     "only usage": (STREAM, (choice(), USAGE)),
     "one of two": (TWO, (choice(0), choice(1), choice(0, "stop"))),
+    "only one of two": (TWO, (choice(0), choice(0, "stop"))),
     "nothing": (STREAM, (b": ping\n\n",)),
 }
 
