@@ -15,6 +15,7 @@ from aiohttp import web
 from common.clock import Clock, SystemClock
 from common.http.access import is_loopback
 from common.http.serve import Address, explain_bind, start, until_stopped
+from common.http.tls import client_context, read_ca
 from common.names import bind_address
 from common.reload import Reloader, hangup_event
 from common.service import ConfigurationError
@@ -52,12 +53,13 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
     policy = address_policy(settings)
     guard = guard_of(settings)
     agent_token = agent_token_of(settings)
+    tls = client_context(read_ca(settings.replica_ca_file), verify=settings.replica_tls_verify)
     app = web.Application(middlewares=[api.errors], client_max_size=BODY_LIMIT_BYTES)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         resolver = GuardedResolver(policy)
         async with (
-            https_session(resolver) as session,
+            https_session(resolver, tls) as session,
             aclosing(Relay(resolver)) as relay,
             agent_session(resolver) as agents,
             TaskScope("registry") as scope,

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import socket
+import ssl
 from collections.abc import Iterable, Sequence
 
 import aiohttp
@@ -57,10 +58,13 @@ class GuardedResolver(Resolver):
         return allowed
 
 
-def https_session(resolver: AbstractResolver) -> aiohttp.ClientSession:
+def https_session(resolver: AbstractResolver, tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
     """The session for probes over https: no connection, cookie or proxy is shared between two servers."""
+    connector = aiohttp.TCPConnector(
+        limit=0, force_close=True, resolver=resolver, use_dns_cache=False, ssl=True if tls is None else tls
+    )
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=resolver, use_dns_cache=False),
+        connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
     )

@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from common.discovery.plan import plan_of
 from registry.model import Health, Instance
 
 RISE = 2
@@ -18,9 +19,8 @@ def probe_url(instance: Instance) -> str:
     """Where to ask (CONTRACT.md 1): a routable record at its babysitter, one port up; anything else at its own URL."""
     said = instance.registration
     if instance.kind == "openai-api":
-        host = f"[{said.host}]" if ":" in said.host and not said.host.startswith("[") else said.host
-        return f"http://{host}:{said.port + 1}/health"
-    return f"{said.url.rstrip('/')}/health"
+        return f"{plan_of('', said.host, said.port + 1).url}/health"
+    return f"{plan_of(said.url, said.host, said.port).url}/health"
 
 
 def verdict(current: Health, streak: int) -> Health:

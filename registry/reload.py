@@ -11,7 +11,10 @@ from registry.policy import address_policy
 from registry.prober import GuardedResolver
 from registry.settings import RegistrySettings
 
-NEED_RESTART = ("host", "port", "store", "data_dir", "drain_timeout", "cleanup_interval", "log_level", "log_json")
+NEED_RESTART = (
+    *("host", "port", "store", "data_dir", "drain_timeout", "cleanup_interval", "log_level", "log_json"),
+    *("replica_ca_file", "replica_tls_verify"),
+)
 
 
 def files_of(settings: RegistrySettings) -> Iterator[Path]:

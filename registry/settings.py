@@ -29,6 +29,12 @@ class RegistrySettings(ServiceSettings):
     agent_token_file: Path | None = option(
         None, "File with the token of the node agents, sent to whoever registers as one."
     )
+    replica_ca_file: Path | None = option(
+        None,
+        "PEM file of the CAs, or of single certificates (pinning), that services on https are checked against; unset: "
+        "the system's CAs.",
+    )
+    replica_tls_verify: bool = option(True, "Check certificates and names of services on https.")
     allowed_networks: CommaList = option(
         (), "Networks whose addresses may be registered; unset: the private ones, and loopback when listening there."
     )

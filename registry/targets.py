@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from common.discovery.plan import authority
 from registry.model import Instance
 
 JOBS = {"node-agent": "agent", "openai-api": "server"}
@@ -71,5 +72,4 @@ def _labels(instance: Instance) -> dict[str, str] | None:
 
 
 def _authority(instance: Instance) -> str:
-    host, port = instance.registration.host, instance.registration.port
-    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+    return authority(instance.registration.host.strip("[]"), instance.registration.port)

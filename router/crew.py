@@ -79,6 +79,8 @@ class Crew:
         self._members: dict[int, _Member] = {}
         self._alive: set[_Member] = set()
         self._keys: tuple[Key, ...] = ()
+        self.ca: str | None = None
+        """PEM for the workers that start from now on."""
         self._serving = [asyncio.Event() for _ in range(settings.workers)]
         self._table = Table(0)
         self._stopping = False
@@ -237,7 +239,8 @@ class Crew:
         member = _Member(process, writer, block)
         self._alive.add(member)
         settings = self._settings.model_dump(mode="json")
-        feed.write(writer, feed.Plan(index, len(self._sockets), block, self._shape.slots, settings, self._control_path))
+        plan = feed.Plan(index, len(self._sockets), block, self._shape.slots, settings, self._control_path, ca=self.ca)
+        feed.write(writer, plan)
         feed.write(writer, feed.Keys(self._keys))
         feed.write(writer, feed.Endpoints(self._table.version, self._table.endpoints))
         self._scope.spawn(f"hear-worker-{index}", self._hear(index, member, reader))

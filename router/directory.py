@@ -9,15 +9,40 @@ One `Directory` lives in the master and is written by one task only. It answers 
 - Static services never vanish.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
+from common.discovery.plan import plan_of
 from common.discovery.record import ROUTABLE_TYPE, Beat, Delete, Put, ServiceRecord, Snapshot, Update
 from router.model import Endpoint, Replica, Table
+from router.replica_keys import ReplicaKeys
 
 RISE = 2
 """Good probes in a row that bring back a replica which probes took out (FAILURES.md A4)."""
+
+
+class Static(Protocol):
+    """An entry of the static services file."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def weight(self) -> float | None:
+        """Its relative share, if it has one of its own."""
+        ...
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """As in a record."""
+        ...
+
+    def place(self) -> tuple[str, str, int]:
+        """URL, host and port."""
+        ...
 
 
 @dataclass(slots=True)
@@ -37,6 +62,8 @@ class Directory:
     default_limit: int = 0
     replicas: dict[str, Replica] = field(default_factory=dict)
     version: int = 0
+    keys: ReplicaKeys = field(default_factory=ReplicaKeys)
+    """To be changed by `set_keys`."""
     _free: list[int] = field(default_factory=list)
     _next_slot: int = 0
     refused: set[str] = field(default_factory=set)
@@ -78,27 +105,25 @@ class Directory:
             self._remove(name)
         return bool(gone)
 
-    def set_static(self, services: Iterable[Mapping[str, Any]]) -> None:
-        """Replace the static services (already validated: name, host, port, weight, metadata)."""
-        wanted = {str(service["name"]): service for service in services}
+    def set_keys(self, keys: ReplicaKeys) -> None:
+        """Take the replicas' own keys."""
+        self.keys = keys
+        for replica in self.replicas.values():
+            replica.authorization = keys.of(replica)
+
+    def set_static(self, services: Iterable[Static], *, kept: Collection[str] = ()) -> None:
+        """Replace the static services; those named in `kept` stay as they are, if there are any."""
+        wanted = {service.name: service for service in services}
         for name in [replica.name for replica in self.replicas.values() if replica.static]:
-            if name not in wanted:
+            if name not in wanted and name not in kept:
                 self._remove(name)
         for name, service in wanted.items():
-            metadata = dict(service.get("metadata") or {})
+            metadata = dict(service.metadata)
             if metadata.get("type", ROUTABLE_TYPE) != ROUTABLE_TYPE:
                 continue
-            host, port = str(service["host"]), int(service["port"])
-            authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            record = ServiceRecord(
-                name=name,
-                host=host,
-                port=port,
-                url=f"http://{authority}",
-                weight=service.get("weight"),
-                metadata=metadata,
-            )
-            self._store(Replica(record, generation=f"static@{authority}", leased=True, static=True))
+            url, host, port = service.place()
+            record = ServiceRecord(name=name, host=host, port=port, url=url, weight=service.weight, metadata=metadata)
+            self._store(Replica(record, generation=f"static@{_place(record)}", leased=True, static=True))
 
     def saved(self) -> list[ServiceRecord]:
         """The records worth keeping for the next run."""
@@ -141,18 +166,21 @@ class Directory:
         return Table.of(self.version, tuple(self._endpoint(replica) for replica in self.replicas.values()))
 
     def _endpoint(self, replica: Replica) -> Endpoint:
-        record = replica.record
+        record, plan = replica.record, replica.plan
         prefix, cache_type = record.metadata.get("api_prefix"), record.metadata.get("cache_type")
         return Endpoint(
             id=f"{replica.name}@{replica.generation}",
             name=replica.name,
-            host=record.host,
-            port=record.port,
+            host=plan.host,
+            port=plan.port,
+            tls=plan.tls,
+            base_path=plan.base_path,
+            authorization=plan.authorization,
             slot=replica.slot,
             weight=replica.weight,
             models=replica.models,
             cache_type=cache_type if isinstance(cache_type, str) else None,
-            api_prefix=prefix if prefix in ("/v1", "") else replica.learned_prefix,
+            api_prefix=prefix if prefix in ("/v1", "") else plan.api_prefix or replica.learned_prefix,
             standing=replica.standing,
             limit=replica.limit or self.default_limit,
             waiting=_waiting(record.metadata.get("replica")),
@@ -177,10 +205,11 @@ class Directory:
                 self._remove(record.name)
             return
         # A legacy registry gives no generation; the address then tells one life from the next.
-        generation = f"{record.instance_id or ''}.{record.incarnation}.{record.generation}@{record.host}:{record.port}"
+        generation = f"{record.instance_id or ''}.{record.incarnation}.{record.generation}@{_place(record)}"
         self._store(Replica(record, generation, leased=record.is_healthy or record.draining))
 
     def _store(self, replica: Replica) -> None:
+        replica.authorization = self.keys.of(replica)
         known = self.replicas.get(replica.name)
         if known is not None and known.generation == replica.generation:
             replica = replace(
@@ -201,10 +230,7 @@ class Directory:
                 return
             replica.slot = slot
             self.taken.append(slot)
-            if known is not None and (known.record.host, known.record.port) == (
-                replica.record.host,
-                replica.record.port,
-            ):
+            if known is not None and _place(known.record) == _place(replica.record):
                 # Most likely the same server once more. It is asked again, but must not be a stranger until then.
                 replica.learned_models, replica.learned_prefix = known.learned_models, known.learned_prefix
         self.refused.discard(replica.name)
@@ -219,6 +245,11 @@ class Directory:
             self._next_slot += 1
             return self._next_slot - 1
         return self._free.pop(0) if self._free else None
+
+
+def _place(record: ServiceRecord) -> str:
+    """Where it is, as part of a generation: `host:port`, with scheme and base path when they are not the usual ones."""
+    return plan_of(record.url, record.host, record.port).url.removeprefix("http://")
 
 
 def _waiting(report: Any) -> int | None:

@@ -27,6 +27,8 @@ class Plan(msgspec.Struct, frozen=True, tag="plan"):
     slots: int
     settings: dict[str, Any]
     control_path: str
+    ca: str | None = None
+    """PEM of what replicas on https are checked against; None for the system's."""
 
 
 class Endpoints(msgspec.Struct, frozen=True, tag="endpoints"):

@@ -19,6 +19,7 @@ from common.discovery.registry_client import RegistryClient, RegistryError
 from common.http.access import read_token, require_guard
 from common.http.client import make_session
 from common.http.serve import stop_signals, until_stopped
+from common.http.tls import client_context, read_ca
 from common.reload import Change, changes, hangup_event
 from common.service import ConfigurationError
 from common.settings import SettingsError
@@ -32,7 +33,9 @@ from router.crew import Crew
 from router.directory import Directory
 from router.model import Replica, Table
 from router.prober import Finding, Prober
-from router.settings import RouterSettings, read_api_keys, read_static_services
+from router.replica_keys import ReplicaKeys
+from router.settings import RouterSettings, read_api_keys, read_replica_keys
+from router.static_file import StaticServices, read_static_services
 
 log = structlog.get_logger(__name__)
 TICK_S = 1.0
@@ -62,6 +65,9 @@ class Master:
         self._changed = asyncio.Event()
         self.first_answer = asyncio.Event()
         self.prober: Prober | None = None
+        self.static_keys: dict[str, str] = {}
+        self.tls = client_context(None)
+        """What our own probes check replicas on https with."""
 
     def connections(self) -> int:
         """Client connections."""
@@ -109,15 +115,24 @@ class Master:
             log.info("replica.probe_verdict", replica=name, ok=replica.probed_ok)
 
     def load_files(self) -> None:
-        """Read the static services and the API keys, where they are set.
+        """Read the static services, the API keys, the replicas' keys and CAs, where they are set.
 
         Raises:
             SettingsError: One of them cannot be used; nothing is changed then.
+            ConfigurationError: Likewise.
         """
         settings = self.settings
-        services = read_static_services(settings.static_services) if settings.static_services else []
+        static = read_static_services(settings.static_services) if settings.static_services else StaticServices()
         keys = read_api_keys(settings.api_keys_file) if settings.api_keys_file else ()
-        self.directory.set_static(services)
+        ca, replica_keys = read_ca(settings.replica_ca_file), read_replica_keys(settings)
+        for fault in static.faults:
+            log.error("static.entry_refused", reason=fault)
+        self.static_keys = {name: self.static_keys[name] for name in static.faulty & self.static_keys.keys()}
+        self.static_keys.update(static.keys)
+        self.directory.set_keys(ReplicaKeys(self.static_keys, replica_keys))
+        self.directory.set_static(static.services, kept=static.faulty)
+        self.tls = client_context(ca, verify=settings.replica_tls_verify)
+        self.crew.ca = ca
         self.crew.set_keys(keys)
         self._changed.set()
 
@@ -144,7 +159,7 @@ class Master:
         self.directory.grace_s = settings.service_removal_grace_period
         self.directory.max_errors = settings.max_errors
         self.directory.default_limit = settings.max_in_flight
-        if changed or reason.asked:
+        if changed or reason.asked or settings.replica_ca_file in reason.files:
             await self.crew.roll(settings)
 
     async def watch_files(self, reasons: AsyncGenerator[Change], reread: Callable[[], RouterSettings]) -> None:
@@ -154,7 +169,11 @@ class Master:
 
     def files(self, config: Path | None) -> tuple[Path | None, ...]:
         """What is watched for changes."""
-        return config, self.settings.static_services, self.settings.api_keys_file
+        settings = self.settings
+        return (
+            *(config, settings.static_services, settings.api_keys_file, settings.replica_ca_file),
+            *settings.replica_keys.values(),
+        )
 
     def next_table(self) -> Table:
         """The table as it stands; the rows of endpoints new in it are cleared before anybody can count in them."""
@@ -234,6 +253,7 @@ async def serve(
                 interval_s=settings.health_interval,
                 timeout_s=settings.health_timeout,
                 rng=random.Random(),  # noqa: S311 - jitter, not secrets
+                tls=lambda: master.tls,
             )
             scope.spawn("probe", prober.run(), service=True)
             if client is not None:

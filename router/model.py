@@ -5,7 +5,8 @@ from enum import StrEnum
 
 import msgspec
 
-from common.discovery.record import ServiceRecord
+from common.discovery.plan import Plan, authority, plan_of
+from common.discovery.record import KEY_LABEL, ServiceRecord
 
 WEIGHT_LIMIT = 1000
 
@@ -47,13 +48,18 @@ class Endpoint:
     end_marked: bool | None = None
     """Whether the engine ends its streams with their path's mark (`metadata.stream_end_mark`); None when it does not say."""
     unix_path: str | None = None
+    tls: bool = False
+    base_path: str = ""
+    """What goes before every path: empty, or `/team-a`."""
+    authorization: str | None = field(default=None, repr=False)
+    """What the replica wants to see in that header instead of the client's; a secret."""
     waiting: int | None = None
     """Requests that wait inside the engine, by its latest report; None when it does not say."""
 
     @property
     def authority(self) -> str:
         """`host:port` for the Host header."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return authority(self.host, self.port)
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -111,6 +117,8 @@ class Replica:
     generation: str
     leased: bool
     static: bool = False
+    authorization: str | None = field(default=None, repr=False)
+    """What it wants to see in that header; a secret."""
     absent_since: float | None = None
     """Monotonic time since when the registry no longer lists it; the grace period counts from here."""
     probe_failures: int = 0
@@ -124,6 +132,18 @@ class Replica:
     def name(self) -> str:
         """Its name in the registry or the static file."""
         return self.record.name
+
+    @property
+    def plan(self) -> Plan:
+        """How it is reached, by probes and by requests."""
+        record = self.record
+        return plan_of(record.url, record.host, record.port, authorization=self.authorization)
+
+    @property
+    def key_label(self) -> str | None:
+        """What its record calls the key that it needs; None when it does not say that it needs one."""
+        label = self.record.metadata.get(KEY_LABEL)
+        return label if isinstance(label, str) else None
 
     @property
     def models(self) -> tuple[str, ...]:

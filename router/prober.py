@@ -7,6 +7,7 @@ life. What the record does not say (models, `/v1` or bare) is learned from `/v1/
 import asyncio
 import contextlib
 import random
+import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import aiohttp
 import structlog
 
 from common.discovery.model_list import MODELS_LIMIT_BYTES, parse_models
+from common.discovery.plan import Plan
 from common.http.client import read_bounded
 from router.model import Replica
 
@@ -47,6 +49,7 @@ class Prober:
         interval_s: Between probes of a replica that is well.
         timeout_s: Of one request.
         rng: For the jitter.
+        tls: Gives what replicas on https are checked with now.
     """
 
     def __init__(
@@ -58,8 +61,10 @@ class Prober:
         interval_s: float,
         timeout_s: float,
         rng: random.Random,
+        tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     ) -> None:
         self._session = session
+        self._tls = tls
         self._replicas = replicas
         self._found = found
         self._interval_s = interval_s
@@ -101,16 +106,18 @@ class Prober:
 
     async def ask(self, replica: Replica) -> Finding:
         """One probe of `replica`."""
-        metadata, base = replica.record.metadata, replica.record.url.rstrip("/")
-        status, _ = await self._get(f"{base}/health")
+        metadata, plan = replica.record.metadata, replica.plan
+        status, _ = await self._get(plan, "/health")
         is_new = replica.probed_ok is None  # what is known of it then was learned of its predecessor
         needs_models = not replica.models or (is_new and replica.models == replica.learned_models)
-        needs_prefix = (replica.learned_prefix is None or is_new) and metadata.get("api_prefix") is None
+        needs_prefix = (replica.learned_prefix is None or is_new) and (
+            metadata.get("api_prefix") or plan.api_prefix
+        ) is None
         models: tuple[str, ...] | None = None
         prefix: str | None = None
         if status in _NO_SUCH_PATH or (_lives(status) and (needs_models or needs_prefix)):
             for form in ("/v1", ""):
-                answered, content = await self._get(f"{base}{form}/models")
+                answered, content = await self._get(plan, f"{form}/models")
                 status = answered if status in _NO_SUCH_PATH and _lives(answered) else status
                 models = model_ids(content)
                 if models:
@@ -118,10 +125,15 @@ class Prober:
                     break
         return Finding(ok=_lives(status), models=models, prefix=prefix)
 
-    async def _get(self, url: str) -> tuple[int | None, bytes]:
+    async def _get(self, plan: Plan, path: str) -> tuple[int | None, bytes]:
         """Status and body; None when there was no answer."""
+        url = plan.url + path
+        headers = {**LEAVE, "Authorization": plan.authorization} if plan.authorization else LEAVE
+        tls = self._tls() if plan.tls else True
         try:
-            async with self._session.get(url, headers=LEAVE, timeout=self._timeout, allow_redirects=False) as answer:
+            async with self._session.get(
+                url, headers=headers, timeout=self._timeout, allow_redirects=False, ssl=tls
+            ) as answer:
                 return answer.status, await read_bounded(answer, MODELS_LIMIT_BYTES)
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a host that cannot be one
             log.debug("probe.no_answer", url=url, reason=repr(error))

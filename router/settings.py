@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from common.names import is_host, is_service_name
-from common.nulls import without_nulls
+from common.http.access import read_credential
 from common.settings import CommaList, Settings, SettingsError, option, read_file
 from common.tracing import TracedSettings
 from router.keys import Key, KeyFile, faults
@@ -19,37 +18,6 @@ from router.policy.models import POLICIES, ModelRule, ModelRules
 from router.policy.models import faults as faults_of_rules
 
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
-
-
-class StaticService(Settings):
-    """One entry of the static services file."""
-
-    name: str
-    host: str
-    port: int = Field(ge=1, le=65535)
-    weight: float | None = Field(None, ge=0, le=1000)
-    """None leaves it to `metadata.weight`."""
-    metadata: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("name")
-    @classmethod
-    def _named(cls, name: str) -> str:
-        if not is_service_name(name):
-            raise ValueError("must be letters, digits, '.', '_' or '-', at most 128, the first a letter or a digit")
-        return name
-
-    @field_validator("host")
-    @classmethod
-    def _reachable(cls, host: str) -> str:
-        if not is_host(host):
-            raise ValueError("must be a host name or an IP address")
-        return host
-
-
-class StaticFile(Settings):
-    """The static services file, in its three shapes brought to one."""
-
-    services: tuple[StaticService, ...]
 
 
 class ModelSettings(Settings):
@@ -131,6 +99,20 @@ class RouterSettings(TracedSettings):
     max_connections: int = option(4096, "Client connections per worker.", ge=1)
     max_endpoints: int = option(1024, "Replicas the router can keep count of.", ge=1, le=65536)
     forward_headers: CommaList = option((), "Further request headers that are passed on to replicas.")
+    replica_keys: dict[str, Path] = option(
+        {},
+        "Files (mode 0600) with replicas' own API keys, by the label in a replica's record, its name, or a pattern of "
+        "either; each is sent to those replicas only, instead of the client's.",
+        flags=(),
+    )
+    replica_ca_file: Path | None = option(
+        None,
+        "PEM file of the CAs, or of single certificates (pinning), that replicas on https are checked against; unset: "
+        "the system's CAs.",
+    )
+    replica_tls_verify: bool = option(
+        True, "Check certificates and names of replicas on https; off: whoever is in between can read everything."
+    )
     api_keys_file: Path | None = option(
         None, "File (mode 0600) of API keys; with it every request needs one, and clients' own are not forwarded."
     )
@@ -212,26 +194,10 @@ def read_api_keys(path: Path) -> tuple[Key, ...]:
     return keys
 
 
-def read_static_services(path: Path) -> list[dict[str, Any]]:
-    """The services of a static file: a JSON list, or that list under `services` or `static_services.services`.
+def read_replica_keys(settings: RouterSettings) -> dict[str, str]:
+    """What replicas want to see in `Authorization`, by label, name or pattern.
 
     Raises:
-        SettingsError: It cannot be read, or an entry is wrong; names the file, the entry and the field.
+        ConfigurationError: A file is missing, readable by others, or holds no key.
     """
-    content = read_file(path)
-    if isinstance(content, dict):
-        inner = content.get("static_services", content)
-        content = inner.get("services") if isinstance(inner, dict) else None
-    if not isinstance(content, list):
-        raise SettingsError(f"{path}: needs a list of services, or one under 'services'")
-    try:
-        entries = [without_nulls(StaticService, entry) if isinstance(entry, dict) else entry for entry in content]
-        checked = StaticFile.model_validate({"services": entries}).services
-    except ValidationError as error:
-        lines = [f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise SettingsError("\n".join(lines)) from error
-    names = [service.name for service in checked]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise SettingsError(f"{path}: the name {twice[0]!r} appears twice")
-    return [service.model_dump() for service in checked]
+    return {pattern: read_credential(path) for pattern, path in settings.replica_keys.items()}

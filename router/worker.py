@@ -16,6 +16,7 @@ import structlog
 
 from common import log as logs
 from common.exits import Exit
+from common.http.tls import client_context
 from common.tasks import TaskScope
 from common.tracing import open_tracing
 from router import board as cells
@@ -100,6 +101,7 @@ async def serve(feed_fd: int, board_fd: int, socket_fd: int, *, is_compiled: boo
             ),
             scope=scope,
             workers=plan.workers,
+            tls=client_context(plan.ca, verify=settings.replica_tls_verify),
         )
         tracing = open_tracing(settings, "router", **{"inference.worker": str(plan.index)})
         if tracing is not None:

@@ -9,6 +9,8 @@ import msgspec
 
 ROUTABLE_TYPE = "openai-api"
 """`metadata.type` of a record that a router may send requests to."""
+KEY_LABEL = "api_key_label"
+"""Member of `metadata`: the service needs a key, which routers know under this label. The key itself is never told."""
 
 
 class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -58,6 +58,24 @@ def read_token(path: Path) -> str:
     return text
 
 
+def read_credential(path: Path) -> str:
+    """What a service wants to see in `Authorization`, as the header's whole value: a key for `Bearer`, or `SCHEME VALUE`.
+
+    Raises:
+        ConfigurationError: The file is missing, readable by others, or holds no single line.
+    """
+    try:
+        mode = path.stat().st_mode
+        text = read_bounded(path, limit_bytes=_TOKEN_FILE_LIMIT_BYTES).decode("ascii").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"key file {path}: {error}") from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise ConfigurationError(f"key file {path}: others can read it; run: chmod 600 {path}")
+    if not text or not text.isprintable():
+        raise ConfigurationError(f"key file {path}: needs one line: the key, or the whole value of Authorization")
+    return text if " " in text else f"Bearer {text}"
+
+
 def bearer_matches(authorization: str | None, token: str) -> bool:
     """True when the `Authorization` header carries `token`; takes the same time whether it does or not."""
     scheme, _, given = (authorization or "").partition(" ")

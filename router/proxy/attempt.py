@@ -236,7 +236,7 @@ class Attempt:
         head = self._exchange.head
         connection.send(
             self,
-            self._exchange.request_for(self.endpoint, self._pool.host_line),
+            self._exchange.request_for(self.endpoint, self._pool),
             self._exchange.body,
             to_head_request=head.method == b"HEAD",
             raw_chunks=not head.http10 and not self._exchange.follows_choices,

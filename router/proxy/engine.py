@@ -5,6 +5,7 @@ precision is worth.
 """
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 
 from common.hosts import addresses_of, dial
+from common.http.tls import SHUTDOWN_S
 from common.tasks import TaskScope
 from router import board as cells
 from router.admission import Waiting
@@ -107,6 +109,8 @@ class Engine:
     """Monotonic seconds, the same clock in every process of this machine."""
     log_lines: list[dict[str, object]] = field(default_factory=list)
     traces: "Traces | None" = None
+    tls: ssl.SSLContext | None = None
+    """What replicas on https are checked with; None for Python's defaults."""
     waiting: "Waiting[Exchange]" = field(init=False)
     _heard: set[str] = field(default_factory=set)
     """Models that somebody listed since the worker began."""
@@ -146,6 +150,9 @@ class Engine:
         for gone in self._pools.keys() - alive - {self.control.id}:
             self._pools.pop(gone).end()
         for endpoint in table.endpoints:
+            pool = self._pools.get(endpoint.id)
+            if pool is not None and pool.endpoint.authorization != endpoint.authorization:
+                self._pools.pop(endpoint.id).end()
             if endpoint.standing is Standing.DRAINING and endpoint.id in self._pools:
                 self._pools.pop(endpoint.id).end()  # it waits until nobody is connected any more
 
@@ -185,7 +192,7 @@ class Engine:
         """A new connection.
 
         Raises:
-            OSError: Refused, unreachable, or its name does not resolve.
+            OSError: Refused, unreachable, its name does not resolve, or its certificate is not believed.
             TimeoutError: Not connected within the connect timeout.
         """
         loop = asyncio.get_running_loop()
@@ -197,14 +204,14 @@ class Engine:
                 )
                 return cast("Upstream", connection)
             addresses = await self._resolve(endpoint.host)
-            if len(addresses) == 1:
-                _, connection = await loop.create_connection(
-                    lambda: cast("Any", Upstream(pool)), addresses[0], endpoint.port
-                )
-            else:
+            where: dict[str, Any] = {"host": addresses[0], "port": endpoint.port}
+            if len(addresses) > 1:
                 good_first = sorted(addresses, key=lambda address: address != pool.address)
                 reached, pool.address = await dial(good_first, endpoint.port)
-                _, connection = await loop.create_connection(lambda: cast("Any", Upstream(pool)), sock=reached)
+                where = {"sock": reached}
+            if endpoint.tls:
+                where |= {"ssl": self.tls or True, "server_hostname": endpoint.host, "ssl_shutdown_timeout": SHUTDOWN_S}
+            _, connection = await loop.create_connection(lambda: cast("Any", Upstream(pool)), **where)
             return cast("Upstream", connection)
 
     async def _resolve(self, host: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from router.proxy import answers, gate
 from router.proxy.attempt import BUSY, Attempt
 from router.proxy.explain import explain
 from router.proxy.head import RequestHead, ResponseHead
+from router.proxy.headers import without_credentials
 from router.proxy.paths import PROXIED, EndMark, dialect_of, upstream_path
 from router.proxy.relay import Relay
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from router.proxy.downstream import Downstream
     from router.proxy.engine import Engine
     from router.proxy.tracing import Trace
+    from router.proxy.upstream import Pool
 
 _TRY_ELSEWHERE = BUSY | {502, 504}
 """Answers that say "not me, not now": another replica may do better, else they pass through (FAILURES.md A20)."""
@@ -201,17 +203,20 @@ class Exchange:
         else:
             self._fail(status, code, message)
 
-    def request_for(self, endpoint: Endpoint, host_line: bytes) -> bytes:
+    def request_for(self, endpoint: Endpoint, pool: "Pool") -> bytes:
         """The request's head as `endpoint` gets it."""
         head, body, traces = self.head, self.body, self._engine.traces
         forwarded = head.forwarded_for_stream if self._wants_events() else head.forwarded
         if traces is not None and endpoint is not self._engine.control:
             forwarded = traces.forwarded(self, forwarded)
-        return b"%b %b%b HTTP/1.1\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
+        if pool.has_key:
+            forwarded = without_credentials(forwarded)
+        return b"%b %b%b%b HTTP/1.1\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
             head.method,
+            pool.base_path,
             upstream_path(head.path, self._operation, endpoint.api_prefix),
             b"?" + head.query if head.query else b"",
-            host_line,
+            pool.own_lines,
             forwarded,
             self._client.peer_line,
             self.request_id,

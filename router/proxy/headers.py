@@ -72,6 +72,12 @@ def forwarded_lines(head: RequestHead, allowed: Collection[bytes]) -> bytes:
     )
 
 
+def without_credentials(lines: bytes) -> bytes:
+    """Forwarded lines for a replica that has a key of its own: the client's is not for it."""
+    fields = lines.split(b"\r\n")
+    return b"\r\n".join([field for field in fields if field.partition(b":")[0] not in CREDENTIALS])
+
+
 def response_lines(head: ResponseHead) -> bytes:
     """Status line and the fields that go back, without framing and without the blank line."""
     lines = [b"HTTP/1.1 " + head.reason_line]

@@ -281,12 +281,16 @@ class Pool:
         heads: Memory of response heads.
     """
 
-    __slots__ = ("_clock", "_idle", "_over", "address", "endpoint", "heads", "host_line")
+    __slots__ = ("_clock", "_idle", "_over", "address", "base_path", "endpoint", "has_key", "heads", "own_lines")
 
     def __init__(self, endpoint: Endpoint, clock: "Clock", heads: Heads[ResponseHead]) -> None:
         self.endpoint = endpoint
         self.heads = heads
-        self.host_line = b"host: %b\r\n" % endpoint.authority.encode()
+        self.own_lines = b"host: %b\r\n" % endpoint.authority.encode()
+        self.base_path = endpoint.base_path.encode()
+        self.has_key = endpoint.authorization is not None
+        if endpoint.authorization is not None:
+            self.own_lines += b"authorization: %b\r\n" % endpoint.authorization.encode()
         self._clock = clock
         self._idle: list[Upstream] = []
         self._over = False

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from common.http.access import bearer_matches, is_loopback, read_token, require_guard
+from common.http.access import bearer_matches, is_loopback, read_credential, read_token, require_guard
 from common.service import ConfigurationError
 
 TOKEN = "0123456789abcdef" * 2
@@ -71,3 +71,36 @@ def test_the_right_token_matches(header: str) -> None:
 )  # fmt: skip
 def test_anything_else_does_not_match(header: str | None) -> None:
     assert not bearer_matches(header, TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("sk-1\n", "Bearer sk-1"),
+        ("Basic dXNlcjpwYXNz", "Basic dXNlcjpwYXNz"),
+        ("  token-abc123  ", "Bearer token-abc123"),
+    ],
+)
+def test_key_file_is_a_key_or_a_whole_header_value_W3(tmp_path: Path, text: str, value: str) -> None:
+    path = tmp_path / "key"
+    path.write_text(text)
+    path.chmod(0o600)
+    assert read_credential(path) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "said"),
+    [
+        ("k", 0o640, "others can read it"),
+        ("", 0o600, "one line"),
+        ("a\nb", 0o600, "one line"),
+        ("k\u00e9", 0o600, "ascii"),
+    ],
+)
+def test_key_file_of_no_use_is_refused_without_its_content_W3(tmp_path: Path, text: str, mode: int, said: str) -> None:
+    path = tmp_path / "key"
+    path.write_text(text)
+    path.chmod(mode)
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        read_credential(path)
+    assert str(path) in str(caught.value)

@@ -2,12 +2,15 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+import trustme
 from aiohttp.abc import ResolveResult
 
+from common.http.tls import client_context
 from registry.addresses import LOOPBACK, AddressPolicy, networks
 from registry.asking import ask
 from registry.fleet import AgentAway, Fleet
@@ -17,7 +20,9 @@ from tests.ports import free_port
 
 
 @asynccontextmanager
-async def server(*pieces: bytes, close: bool = True, at: str = "127.0.0.1") -> AsyncIterator[tuple[int, list[bytes]]]:
+async def server(
+    *pieces: bytes, close: bool = True, at: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[int, list[bytes]]]:
     """Answers every connection with `pieces`; yields its port and the requests it got."""
     requests: list[bytes] = []
     over = asyncio.Event()
@@ -25,7 +30,7 @@ async def server(*pieces: bytes, close: bool = True, at: str = "127.0.0.1") -> A
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answering.add(asyncio.current_task())
-        with suppress(ConnectionError):  # a probe hangs up as soon as it knows
+        with suppress(ConnectionError, asyncio.IncompleteReadError):  # a probe hangs up as soon as it knows
             requests.append(await reader.readuntil(b"\r\n\r\n"))
             for piece in pieces:
                 writer.write(piece)
@@ -35,7 +40,7 @@ async def server(*pieces: bytes, close: bool = True, at: str = "127.0.0.1") -> A
                 await over.wait()
         writer.transport.abort()
 
-    async with await asyncio.start_server(answer, at, 0) as listening:
+    async with await asyncio.start_server(answer, at, 0, ssl=tls) as listening:
         yield listening.sockets[0].getsockname()[1], requests
         over.set()
         await asyncio.gather(*filter(None, answering), return_exceptions=True)
@@ -80,6 +85,18 @@ async def test_refused_connection_is_a_bad_answer() -> None:
 async def test_https_is_asked_too_and_fails_without_tls() -> None:
     async with server(b"HTTP/1.1 200 OK\r\n\r\n") as (port, _):
         assert not await probe(f"https://127.0.0.1:{port}/health")
+
+
+async def test_https_is_believed_by_the_ca_file_alone_W2() -> None:
+    ca, resolver = trustme.CA(), GuardedResolver(AddressPolicy(networks(LOOPBACK)))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    async with server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", tls=context) as (port, requests):
+        for told, good in ((ca, True), (trustme.CA(), False)):
+            async with https_session(resolver, client_context(told.cert_pem.bytes().decode())) as session:
+                url = f"https://127.0.0.1:{port}/health"
+                assert await ask(url, timeout_s=5.0, resolver=resolver, session=session) is good
+    assert len(requests) == 1
 
 
 async def test_name_is_resolved() -> None:

@@ -7,6 +7,7 @@ import pytest
 from common.discovery.record import Beat, Delete, Put, ServiceRecord, Snapshot
 from router.directory import Directory
 from router.model import Standing
+from router.static_file import StaticService
 
 
 def record(name: str = "a-server", **more: Any) -> ServiceRecord:
@@ -128,8 +129,8 @@ def test_static_services_never_vanish_and_follow_their_file() -> None:
     book = directory()
     book.set_static(
         [
-            {"name": "s", "host": "::1", "port": 1, "weight": 3, "metadata": {"models": ["x"]}},
-            {"name": "other", "host": "h", "port": 2, "metadata": {"type": "babysitter"}},
+            StaticService(name="s", host="::1", port=1, weight=3, metadata={"models": ["x"]}),
+            StaticService(name="other", host="h", port=2, metadata={"type": "babysitter"}),
         ]
     )
     book.apply(snapshot(), 0.0)

@@ -68,3 +68,44 @@ async def test_name_that_is_refused_at_every_address_is_nobody_there_W17(
     [endpoint] = plane.route(silent, host="gpu1")
     assert (await plane.post(BODY)).status == 503
     assert plane.engine.outliers.ejected(plane.engine.now()) == [endpoint.id]
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix", "asked"),
+    [
+        ("/v1/chat/completions", "/v1", "/team-a/v1/chat/completions"),
+        ("/chat/completions", "/v1", "/team-a/v1/chat/completions"),
+        ("/v1/chat/completions", None, "/team-a/v1/chat/completions"),
+        ("/v1/chat/completions", "", "/team-a/chat/completions"),
+        ("/tokenize", "/v1", "/team-a/tokenize"),
+    ],
+)
+async def test_base_path_goes_before_the_path_that_the_replica_serves_W19(
+    plane: Plane, path: str, prefix: str | None, asked: str
+) -> None:
+    replica = await plane.add(fine)
+    plane.route(replica, base_path="/team-a", api_prefix=prefix)
+    assert (await plane.post(BODY, path)).status == 200
+    assert replica.calls[0].line == f"POST {asked} HTTP/1.1".encode()
+
+
+async def test_replica_is_shown_its_own_key_and_never_the_clients_W3(plane: Plane) -> None:
+    replica, other = await plane.add(fine), await plane.add(fine)
+    client = "authorization: Bearer of-the-client\r\nX-Api-Key: of-the-client\r\nuser-agent: u\r\n"
+    plane.route(replica, authorization="Bearer of-the-replica")
+    assert (await plane.post(BODY, headers=client)).status == 200
+    [call] = replica.calls
+    assert (call.header("authorization"), call.header("user-agent")) == ("Bearer of-the-replica", "u")
+    assert call.head.lower().count(b"authorization:") == 1
+    assert b"of-the-client" not in call.head
+    plane.route(other)  # without keys of anybody, the client's goes on (the contract)
+    assert (await plane.post(BODY, headers=client)).status == 200
+    assert other.calls[0].header("authorization") == "Bearer of-the-client"
+
+
+async def test_key_that_changes_is_used_from_the_next_request_on_W3(plane: Plane) -> None:
+    replica = await plane.add(fine)
+    for key in ("Bearer old", "Bearer new", None):
+        plane.route(replica, authorization=key)
+        assert (await plane.post(BODY)).status == 200
+    assert [call.header("authorization") for call in replica.calls] == ["Bearer old", "Bearer new", None]

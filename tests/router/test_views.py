@@ -4,16 +4,14 @@ from typing import Any
 import pytest
 
 from common.discovery.record import ServiceRecord
-from common.settings import SettingsError
 from router import last_table
 from router.board import IN_FLIGHT, REQUESTS, Board, Shape
 from router.control import views
-from router.directory import Directory
 from router.model import Replica
 from router.prober import model_ids
 from router.proxy import answers
 from router.proxy.paths import PROXIED, is_control, upstream_path
-from router.settings import RouterSettings, read_static_services
+from router.settings import RouterSettings
 
 
 def replica(name: str, models: list[str], **metadata: object) -> Replica:
@@ -128,52 +126,6 @@ def test_last_table_comes_back_and_a_broken_file_is_none(tmp_path: Path) -> None
     last_table.save(Path("/proc/nowhere/table.json"), records)
 
 
-ENTRY = '{"name":"a","host":"127.0.0.1","port":9000,"weight":2,"metadata":{"models":["m"]}}'
-
-
-@pytest.mark.parametrize(
-    "text", [f"[{ENTRY}]", f'{{"services":[{ENTRY}]}}', f'{{"static_services":{{"services":[{ENTRY}]}}}}']
-)
-def test_static_file_in_its_three_shapes(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "static.json"
-    path.write_text(text)
-    [service] = read_static_services(path)
-    assert (service["name"], service["port"], service["weight"]) == ("a", 9000, 2.0)
-
-
-@pytest.mark.parametrize(
-    ("said", "weight"),
-    [('"weight":2,"metadata":{"weight":3}', 2.0), ('"metadata":{"weight":3}', 3.0), ('"metadata":{}', 1.0)],
-)
-def test_static_weight_is_the_entrys_or_that_of_its_metadata(tmp_path: Path, said: str, weight: float) -> None:
-    path = tmp_path / "static.json"
-    path.write_text(f'[\n\t{{"name":"a","host":"127.0.0.1","port":9000,{said}}}\n]')
-    directory = Directory(grace_s=60.0, max_errors=3, slots=8)
-    directory.set_static(read_static_services(path))
-    assert directory.replicas["a"].weight == weight
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{}", "needs a list of services"),
-        ("[", "not valid"),
-        ('[{"name":"a","host":"h"}]', "services.0.port"),
-        ('[{"name":"../x","host":"h","port":1}]', "services.0.name"),
-        ('[{"name":"a","host":"h/..","port":1}]', "services.0.host"),
-        ('[{"name":"a","host":"h","port":0}]', "services.0.port"),
-        ('[{"name":"a","host":"h","port":1,"wieght":1}]', "services.0.wieght"),
-        (f"[{ENTRY},{ENTRY}]", "appears twice"),
-    ],
-)
-def test_static_file_faults_name_file_and_field(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "static.json"
-    path.write_text(text)
-    with pytest.raises(SettingsError, match=message) as caught:
-        read_static_services(path)
-    assert str(path) in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("given", "urls"),
     [
@@ -185,9 +137,3 @@ def test_static_file_faults_name_file_and_field(tmp_path: Path, text: str, messa
 )
 def test_registry_that_is_followed_W42(given: dict[str, Any], urls: tuple[str, ...]) -> None:
     assert RouterSettings.model_validate(given).registry_url == urls
-
-
-def test_null_in_the_static_file_is_absent_W21(tmp_path: Path) -> None:
-    path = tmp_path / "static.json"
-    path.write_text('[{"name":"a","host":"h","port":1,"weight":null,"metadata":null}]')
-    assert read_static_services(path) == [{"name": "a", "host": "h", "port": 1, "weight": None, "metadata": {}}]
