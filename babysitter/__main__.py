@@ -19,8 +19,9 @@ from babysitter.api import Source, make_app
 from babysitter.assemble import make_engine, make_prober, make_spec, other_hosts, settle_host
 from babysitter.home import Home
 from babysitter.memory import from_json
+from babysitter.reload import NEED_RESTART, Apply
 from babysitter.reporter import Reporter
-from babysitter.settings import BACKEND_LABELS, BabysitterSettings, parse
+from babysitter.settings import BACKEND_LABELS, BabysitterSettings, config_file, parse
 from babysitter.start_trace import start_spans
 from babysitter.supervisor import Supervisor, new_memory
 from common import own_python
@@ -28,8 +29,9 @@ from common.clock import SystemClock, iso
 from common.discovery.registry_client import RegistryClient
 from common.http.access import is_loopback, read_token
 from common.http.client import make_session
-from common.http.serve import Address, start, until_stopped
+from common.http.serve import Address, start, stop_signals, until_stopped
 from common.names import bind_address
+from common.reload import Reloader, hangup_event
 from common.service import ConfigurationError, complain, run_loaded
 from common.settings import SettingsError
 from common.tasks import TaskScope
@@ -56,6 +58,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
         TaskFailed: A defect of ours.
     """
     structlog.contextvars.bind_contextvars(replica=settings.name)
+    hangup, stop = hangup_event(), stop_signals()
     require_tracing(settings)
     settings = settle_host(settings)
     clock = SystemClock()
@@ -84,13 +87,23 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
         )
         try:
             reporter = make_reporter(settings, session, supervisor)
+            reloader = Reloader(
+                settings,
+                partial(parse, sys.argv[1:], environ),
+                Apply(supervisor, reporter, session, environ, clock),
+                files=lambda _: (config_file(sys.argv[1:], environ),),
+                hangup=hangup,
+                need_restart=NEED_RESTART,
+            )
+            supervisor.held_back = lambda: (reloader.waiting, reloader.refused)
             await supervisor.start(scope)
+            scope.spawn("reload", reloader.run(), service=True)
             if reporter is not None:
                 supervisor.changed = reporter.changed
                 reporter.start(scope)
-            await until_told(scope, supervisor)
-            if settings.on_exit == "stop" or supervisor.finished.is_set():
-                await stop_server(supervisor, settings)
+            await until_told(scope, supervisor, stop)
+            if reloader.settings.on_exit == "stop" or supervisor.is_stopping or supervisor.finished.is_set():
+                await stop_server(supervisor, reloader.settings)
                 if reporter is not None:
                     await reporter.leave()
         finally:
@@ -117,14 +130,14 @@ def trace_starts(tracing: Tracing, settings: BabysitterSettings, supervisor: Sup
         tracing.send(span)
 
 
-async def until_told(scope: TaskScope, supervisor: Supervisor) -> None:
+async def until_told(scope: TaskScope, supervisor: Supervisor, stop: asyncio.Event) -> None:
     """Wait for a signal, or for the replica's stop by a call.
 
     Raises:
         TaskFailed: A defect of ours.
     """
     finished = asyncio.ensure_future(supervisor.finished.wait())
-    stopped = asyncio.ensure_future(until_stopped(scope))
+    stopped = asyncio.ensure_future(until_stopped(scope, stop))
     try:
         await asyncio.wait({finished, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if stopped.done():
@@ -137,8 +150,12 @@ async def until_told(scope: TaskScope, supervisor: Supervisor) -> None:
 
 
 async def stop_server(supervisor: Supervisor, settings: BabysitterSettings) -> None:
-    """End the server; a second signal is not needed: drain, grace and kill are all bounded."""
-    supervisor.tell(ev.StopRequested("the babysitter was told to stop"))
+    """End the server; a second signal is not needed: drain, grace and kill are all bounded.
+
+    A stop that was asked for before goes on as it began, with its drain (W53).
+    """
+    if not supervisor.is_stopping:
+        supervisor.tell(ev.StopRequested("the babysitter was told to stop"))
     limit_s = settings.babysitter.drain_s + settings.babysitter.stop_grace_s + STOP_MARGIN_S
     try:
         await asyncio.wait_for(supervisor.finished.wait(), limit_s)

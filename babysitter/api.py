@@ -5,6 +5,7 @@ one (docs/adr/0002).
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ async def stop(request: web.Request) -> web.Response:
     if not isinstance(force, bool) or set(body) - {"force"}:
         raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "force: must be true or false, and is the only member")
     supervisor = request.app[SOURCE].supervisor
-    supervisor.tell(ev.StopRequested("stopped by a call", force=force))
+    await supervisor.stop_for_good("stopped by a call", force=force)
     return json_answer({"status": "stopping", "name": supervisor.spec.name}, status=HTTPStatus.ACCEPTED)
 
 
@@ -159,6 +160,8 @@ async def logs(request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     await response.write(first)
     while request.transport is not None and not request.transport.is_closing():
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(files.look)
         offset = await _send_new(path, offset, response)
     return response
 

@@ -1,5 +1,7 @@
 """From settings to the parts of a babysitter: policy, addresses, the replica's spec, the prober, the deployer."""
 
+import hashlib
+import json
 import math
 import socket
 import threading
@@ -107,12 +109,21 @@ def make_addresses(settings: BabysitterSettings, port_file: Path | None) -> Addr
     )
 
 
-def make_spec(settings: BabysitterSettings, *, environ: Mapping[str, str], clock: Clock, mark: str) -> Spec:
-    """The replica that the settings describe.
+def make_spec(
+    settings: BabysitterSettings,
+    *,
+    environ: Mapping[str, str],
+    clock: Clock,
+    mark: str,
+    addresses: Addresses | None = None,
+) -> Spec:
+    """The replica that the settings describe; `addresses`, when they are known already.
 
     Raises:
         ConfigurationError: The command, its directory or the request does not exist or is of no use.
     """
+    if (settings.server == "external") is not bool(settings.stop_command):
+        raise ConfigurationError(f'{settings.name}: server = "external" and stop_command need each other')
     restarts, probes, jobs, logs = settings.babysitter, settings.probes, settings.jobs, settings.logs
     wanted = requests.load(settings.backend.request) if isinstance(settings.backend, CbclientBackend) else None
     asked = wanted.timeouts if wanted else None
@@ -142,7 +153,7 @@ def make_spec(settings: BabysitterSettings, *, environ: Mapping[str, str], clock
     return Spec(
         name=settings.name,
         label=BACKEND_LABELS[settings.backend.type],
-        addresses=make_addresses(settings, workdir / "api_server.json" if wanted else None),
+        addresses=addresses or make_addresses(settings, workdir / "api_server.json" if wanted else None),
         policy=make_policy(settings, wanted),
         logs=LogRules(stdout, stderr, logs.max_bytes, logs.keep, logs.check_s),
         jobs=JobRules(
@@ -163,6 +174,8 @@ def make_spec(settings: BabysitterSettings, *, environ: Mapping[str, str], clock
         slots=Slots(restarts.start_slots_dir, restarts.start_slots),
         command=command,
         deployer=deployer,
+        stop_command=settings.stop_command,
+        server_settings=server_settings(settings),
         deploy_mark=mark if deployer else None,
         venv_path=str(workdir / "cbclient") if deployer else None,
         metadata={**hint, **settings.metadata},
@@ -172,6 +185,16 @@ def make_spec(settings: BabysitterSettings, *, environ: Mapping[str, str], clock
         memory_soft_bytes=_bytes(settings.limits.memory_soft_mb),
         memory_hard_bytes=_bytes(settings.limits.memory_hard_mb),
     )
+
+
+def server_settings(settings: BabysitterSettings) -> dict[str, str]:
+    """A digest of each setting that a start of the server uses: what runs may be older than the file (W31)."""
+    names = {"backend", "host", "port", "log_dir", "server"}
+    if isinstance(settings.backend, CbclientBackend):
+        names.add("cbclient")
+    told = settings.model_dump(mode="json", include=names)
+    told["babysitter.stop_grace_s"] = settings.babysitter.stop_grace_s
+    return {name: hashlib.sha256(json.dumps(told[name], sort_keys=True).encode()).hexdigest()[:16] for name in told}
 
 
 def make_prober(settings: BabysitterSettings, spec: Spec, session: aiohttp.ClientSession) -> Prober:

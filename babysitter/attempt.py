@@ -1,8 +1,8 @@
 """One attempt to run the server: its directory, its shim, how it is found again, awaited and ended.
 
 The directory holds `claim` (locked by the shim while it lives), `spec.json` (what to run; removed once read, for it
-holds the environment), `server.json` (who runs) and `exit.json` (how it ended). The babysitter talks to the shim
-through these files and signals only, so that either may die alone.
+holds the environment), `server.json` (who runs), `members.json` (who else was seen to belong to it) and `exit.json`
+(how it ended). The babysitter talks to the shim through these files and signals only, so that either may die alone.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from typing import Any
 
 import structlog
 
-from babysitter import identity
+from babysitter import family, identity
 from babysitter.events import Exited
 from babysitter.identity import Identity
 from common.atomic_file import read_bounded, write_atomic
@@ -37,6 +37,8 @@ CLAIM_TO_LOCK_S = 0.2
 """A shim makes its claim and then locks it; an unlocked claim is looked at twice."""
 SHIM_MARGIN_S = 10.0
 """How much longer than the grace a shim may take before we end the server without it."""
+KNOWN_LIMIT = 4096
+"""Members that are remembered; a server with more of them is followed by parentage alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class Attempt:
         self._shim: Identity | None = None
         self._grace_s = grace_s
         self._ender: asyncio.Task[None] | None = None
+        self._child: int | None = None
+        self._known: tuple[Identity, ...] = ()
 
     def begin(self, command: Command, labels: Mapping[str, Any]) -> int:
         """Start the shim; returns a descriptor that reads end-of-file once the server runs or has failed to.
@@ -103,7 +107,7 @@ class Attempt:
                 (os.POSIX_SPAWN_OPEN, 2, str(self.directory / "shim.log"), os.O_WRONLY | os.O_CREAT, 0o600),
             ]
             argv = [sys.executable, "-I", "-S", str(SHIM), str(self.directory), str(told)]
-            os.posix_spawn(argv[0], argv, {}, file_actions=actions, setsid=True, setsigmask=())
+            self._child = os.posix_spawn(argv[0], argv, {}, file_actions=actions, setsid=True, setsigmask=())
         except OSError:
             os.close(ready)
             raise
@@ -143,51 +147,70 @@ class Attempt:
         deadline = loop.time() + FIND_TIMEOUT_S
         while is_locked(claim) and not (self.directory / "server.json").exists() and loop.time() < deadline:  # noqa: ASYNC110 - another process writes the file
             await asyncio.sleep(POLL_S)
-        self._read_server()
-        if self.server is not None and not identity.is_alive(self.server, uuid=self.uuid):
-            self.server = None
+        self.recall()
         if self.server is None:
-            self._scan()
+            await asyncio.to_thread(self._scan)
+        elif not identity.leads_session(self.server):
+            self.server = None
         return self.server
 
+    def members(self) -> tuple[Identity, ...]:
+        """Every live process of the attempt but its shim, oldest first; they are remembered as such. Blocks."""
+        found = family.members(shim=self._shim, server=self.server, known=self._known, uuid=self.uuid)
+        if found[:KNOWN_LIMIT] != self._known:
+            self._known = found[:KNOWN_LIMIT]
+            told = [process.to_json() for process in self._known]
+            with contextlib.suppress(OSError):  # a full disk: the next babysitter has parentage and the mark
+                write_atomic(self.directory / "members.json", json.dumps({"members": told}).encode())
+        return found
+
+    async def sweep(self) -> None:
+        """End what is left of an attempt whose shim and server are gone, without it or before it could (W50)."""
+        left = await asyncio.to_thread(self.members)
+        if left:
+            log.warning("server.leftovers", attempt=self.uuid, pids=[process.pid for process in left])
+            await family.end(self.members, patience_s=family.MOMENT_S)
+
+    def kill(self) -> None:
+        """Kill whatever is left of an attempt that nobody looks after any more. Blocks, two seconds at most."""
+        self.recall()
+        family.kill(self.members)
+
     async def ended(self) -> Exited:
-        """Wait for the end of the shim, or of the server when its shim is lost; tells how it ended."""
-        while True:
-            for process in (self._shim, self.server):
-                handle = None if process is None else identity.open_handle(process)
-                if handle is None:
-                    continue
+        """Wait for the end of the shim, or of the server when its shim is lost, and of all it left; tells how it ended."""
+        for process in (self._shim, self.server):
+            handle = None if process is None else identity.open_handle(process)
+            if handle is not None:
                 try:
                     await readable(handle)
                 finally:
                     os.close(handle)
-                if process is not None:
-                    _reap(process.pid)
-                break
-            else:
-                return self.outcome()
+        for pid in {process.pid for process in (self._shim, self.server) if process is not None} | {self._child or 0}:
+            _reap(pid)
+        await self.sweep()
+        return self.outcome()
 
     @property
     def has_ended(self) -> bool:
         """True when the attempt began once, in this boot of the machine, whether or not somebody saw its end."""
-        began = self._read("server.json")
-        if began:
-            return began.get("boot_id") == identity.boot_id()
-        return (self.directory / "exit.json").exists()
+        began = self._read("server.json") or self._read("exit.json")
+        return bool(began) and began.get("boot_id", identity.boot_id()) == identity.boot_id()
 
-    def label(self, name: str) -> Any:
-        """What `begin` was given under `name` among its labels, whichever babysitter that was."""
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What `begin` was given, whichever babysitter that was."""
         labels = self._read("server.json").get("labels")
-        return labels.get(name) if isinstance(labels, dict) else None
+        return labels if isinstance(labels, dict) else {}
 
     def outcome(self) -> Exited:
         """How the attempt ended, from `exit.json`; unknown when nobody could write it."""
         told = self._read("exit.json")
-        code, number, error = told.get("code"), told.get("signal"), told.get("error")
+        code, number, error, left = (told.get(name) for name in ("code", "signal", "error", "left"))
         return Exited(
             code=code if isinstance(code, int) else None,
             signal=number if isinstance(number, int) else None,
             error=error if isinstance(error, str) else None,
+            left=left if isinstance(left, int) else 0,
         )
 
     def end(self, *, force: bool) -> None:
@@ -210,30 +233,33 @@ class Attempt:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     async def _end_alone(self, patience_s: float, *, ask: bool) -> None:
-        """End the server without the shim: TERM when it was not told yet, then KILL to all that carry the uuid."""
-        if ask and patience_s:
-            for process in identity.bearers(self.uuid):
-                identity.send(process, signal.SIGTERM, uuid=self.uuid)
-        await asyncio.sleep(patience_s)
-        while left := identity.bearers(self.uuid):
-            for process in left:
-                identity.send(process, signal.SIGKILL, uuid=self.uuid)
-            await asyncio.sleep(POLL_S)
+        """End the server without the shim: TERM when it was not told yet, then KILL to every member."""
+        if not ask:
+            await asyncio.sleep(patience_s)
+        await family.end(self.members, patience_s=patience_s if ask else 0.0)
 
     def _look(self) -> None:
-        self._read_server()
+        self.recall()
         if self.server is None and not (self.directory / "exit.json").exists():
             self._scan()
 
-    def _read_server(self) -> None:
+    def recall(self) -> None:
+        """Read what the files tell of shim, server and members."""
         self.server = identity.from_json(self._read("server.json"))
         self._shim = identity.from_json(self._read("claim"))
+        if self._shim is None and self._child is not None:
+            self._shim = identity.identify(self._child)
+        told = self._read("members.json").get("members")
+        known = [identity.from_json(member) for member in told] if isinstance(told, list) else []
+        self._known = self._known or tuple(member for member in known if member is not None)
 
     def _scan(self) -> None:
-        """Find the server by its mark alone (B3): the shim could not write, or died first."""
-        found = identity.bearers(self.uuid)
-        if found:
-            self.server = found[0]
+        """Find the server by parentage and mark (B3): the shim could not write, or died first."""
+        self.server = next((member for member in self.members() if self._may_be_server(member)), None)
+
+    def _may_be_server(self, member: Identity) -> bool:
+        """True for a session's leader that is no longer the shim's own image, forked and yet to become the server."""
+        return identity.leads_session(member) and os.fsencode(SHIM) not in identity.command(member.pid)
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -279,6 +305,6 @@ def is_locked(path: Path) -> bool:
 
 
 def _reap(pid: int) -> None:
-    """Collect our own child; a server of an earlier babysitter is nobody's zombie of ours."""
+    """Collect a process that has ended, if it is our child (as orphans are of the first process in a container)."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)

@@ -96,12 +96,14 @@ class Exited:
     """The server's process is gone, or never came to be.
 
     `code` is its exit code, `signal` what killed it; both are None when nobody was there to see, or when `error` tells
-    why it could not be started. `tail` is the end of its log. `chance` is a random number in [0, 1) for the back-off.
+    why it could not be started. `left` counts the processes that it left behind. `tail` is the end of its log.
+    `chance` is a random number in [0, 1) for the back-off.
     """
 
     code: int | None = None
     signal: int | None = None
     error: str | None = None
+    left: int = 0
     tail: str = ""
     chance: float = 0.5
 
@@ -111,6 +113,10 @@ class Exited:
             return self.error
         if self.signal is not None:
             return f"killed by signal {self.signal} ({_signal_name(self.signal)})"
+        if self.code == 0 and self.left:
+            return (
+                f"exited with code 0 and left {self.left} of its processes behind: keep the command in the foreground"
+            )
         if self.code is not None:
             return f"exited with code {self.code}"
         return "gone; its exit code is unknown"

@@ -1,4 +1,8 @@
-"""A process is never a bare pid: boot id + pid + start time, and the attempt's uuid in its environment (B6, B7)."""
+"""A process is never a bare pid: boot id + pid + start time (B6, B7).
+
+The mark in the environment is a hint only: a process may write over it (a title set by setproctitle does), or be
+started without it (`env -i`). Where nothing else is known it finds processes; it never disowns one (W25).
+"""
 
 import contextlib
 import os
@@ -8,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from common import pidfd
 
 MARK = "SUITE_INCARNATION"
-_TICKS_FIELD = 19
-"""Start time's place in /proc/PID/stat, counted after the command's closing parenthesis."""
+_PARENT, _SESSION, _TICKS = 1, 3, 19
+"""Places in /proc/PID/stat, counted after the command's closing parenthesis (proc(5))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +42,51 @@ def from_json(value: Any) -> Identity | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Kinship:
+    """What the kernel tells of a live process: its parent's pid, its session, its start time in ticks since boot."""
+
+    parent: int
+    session: int
+    ticks: int
+
+
 def boot_id() -> str:
     """This boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def start_ticks(pid: int) -> int | None:
-    """Start time of a live process; None when it is gone or a zombie, which counts as dead (A13)."""
+def kinship(pid: int) -> Kinship | None:
+    """Of a live process; None when it is gone or a zombie, which counts as dead (A13)."""
     try:
         raw = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
     fields = raw.rpartition(b")")[2].split()
-    return None if fields[0] in (b"Z", b"X") else int(fields[_TICKS_FIELD])
+    if fields[0] in (b"Z", b"X"):
+        return None
+    return Kinship(int(fields[_PARENT]), int(fields[_SESSION]), int(fields[_TICKS]))
+
+
+def processes() -> dict[int, Kinship]:
+    """Every live process, by pid."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    found = {pid: kinship(pid) for pid in pids}
+    return {pid: told for pid, told in found.items() if told is not None}
+
+
+def command(pid: int) -> list[bytes]:
+    """The words of its command line; none when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def start_ticks(pid: int) -> int | None:
+    """Start time of a live process; None when it is gone."""
+    told = kinship(pid)
+    return None if told is None else told.ticks
 
 
 def identify(pid: int) -> Identity | None:
@@ -61,11 +95,16 @@ def identify(pid: int) -> Identity | None:
     return None if ticks is None else Identity(boot_id(), pid, ticks)
 
 
-def is_alive(process: Identity, *, uuid: str | None = None) -> bool:
-    """True when this very process lives, and (when `uuid` is given) carries it in its environment."""
-    if process.boot_id != boot_id() or start_ticks(process.pid) != process.ticks:
-        return False
-    return uuid is None or carries(process.pid, uuid)
+def is_alive(process: Identity) -> bool:
+    """True when this very process lives."""
+    return process.boot_id == boot_id() and start_ticks(process.pid) == process.ticks
+
+
+def leads_session(process: Identity) -> bool:
+    """True when this very process lives and leads a session, as every server that a shim started does."""
+    told = kinship(process.pid)
+    is_it = told is not None and told.ticks == process.ticks and process.boot_id == boot_id()
+    return is_it and told is not None and told.session == process.pid
 
 
 def carries(pid: int, uuid: str) -> bool:
@@ -90,26 +129,13 @@ def end_bearers(uuid: str, *, rounds: int = 50) -> None:
         if not left:
             return
         for process in left:
-            send(process, signal.SIGKILL, uuid=uuid)
+            send(process, signal.SIGKILL)
         time.sleep(0.02)
 
 
-def send(process: Identity, number: signal.Signals, *, uuid: str | None = None) -> bool:
+def send(process: Identity, number: signal.Signals) -> bool:
     """Signal this very process and no successor of its pid; False when it is gone."""
-    return pidfd.send(process.pid, number, lambda: is_alive(process, uuid=uuid))
-
-
-def rss_bytes(process: Identity) -> int:
-    """Resident memory of the process and its descendants; 0 when it is gone."""
-    total = 0
-    try:
-        root = psutil.Process(process.pid)
-        for member in [root, *root.children(recursive=True)]:
-            with contextlib.suppress(psutil.Error):
-                total += member.memory_info().rss
-    except psutil.Error:
-        return 0
-    return total
+    return pidfd.send(process.pid, number, lambda: is_alive(process))
 
 
 def open_handle(process: Identity) -> int | None:

@@ -15,13 +15,15 @@ class Memory:
 
     `instance_id` names the replica for ever; `incarnation` rises with each babysitter; `attempt` is the uuid of the
     server's current attempt, written before it is started; `port` is where it was ready last (0: nowhere yet);
-    `desired` is `running` or `stopped`; `stages` are those of the last deployment, `deploying` the uuid of one that is under
+    `desired` is `running`, or `stopped` from the moment that somebody asked for a stop; `state` is where the replica was
+    last; `stages` are those of the last deployment, `deploying` the uuid of one that is under
     way; `jobs` are the cluster's. Times are ISO 8601.
     """
 
     instance_id: str = ""
     incarnation: int = 0
     desired: str = "running"
+    state: str = ""
     attempt: str | None = None
     attempts: int = 0
     port: int = 0

@@ -1,7 +1,7 @@
 """Asking the server how it is: are its models there, are they the right ones, and is it really ours that answers?"""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 import psutil
 
-from babysitter import identity
+from babysitter.identity import Identity
 from common.discovery.model_list import MODELS_LIMIT_BYTES, parse_models
 from common.http.client import read_bounded
 
@@ -106,8 +106,8 @@ async def fetch_json(session: aiohttp.ClientSession, url: str, *, timeout_s: flo
         return None
 
 
-def stranger_on_port(port: int, uuid: str) -> str | None:
-    """Who listens on `port` when it is not a process of attempt `uuid` (A14, A15); None when it is, or cannot be seen.
+def stranger_on_port(port: int, ours: Callable[[], Iterable[Identity]]) -> str | None:
+    """Who listens on `port` when it is none of `ours` (A14, A15); None when it is, or cannot be seen.
 
     A listener that this user may not look into (another user's, another container's) cannot be told from ours.
     """
@@ -120,7 +120,7 @@ def stranger_on_port(port: int, uuid: str) -> str | None:
     except psutil.Error:
         return None
     pids = {pid for pid in listeners if pid}
-    if not pids or any(identity.carries(pid, uuid) for pid in pids):
+    if not pids or not pids.isdisjoint(process.pid for process in ours()):
         return None
     pid = min(pids)
     try:

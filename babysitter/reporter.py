@@ -42,6 +42,14 @@ class Reporter:
         self.own.wake()
         self.server.wake()
 
+    def reload(self, interval_s: float, *, anew: bool) -> None:
+        """Another interval between heartbeats; `anew`: what the records hold has changed, so they are made again."""
+        for lease in (self.own, self.server):
+            lease.interval_s = interval_s
+            if anew:
+                lease.registered_as = None
+        self.changed()
+
     async def leave(self) -> None:
         """Take both records back."""
         await self.server.leave()

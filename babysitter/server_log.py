@@ -5,36 +5,104 @@ and cut to nothing in place (an appending writer goes on at the new end). What t
 the last byte copied and the cut is lost; that is the price of a writer that knows nothing of us.
 """
 
+import contextlib
 import os
 import shutil
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from babysitter.held_file import HeldFile
+from babysitter.last_words import last_words
+
+SEARCHED_BYTES = 256 << 10
+"""How far before the end of the output the cause of an end is looked for."""
 
 
 @dataclass(slots=True)
 class ServerLog:
-    """Standard output and error of the server; `marks` are the sizes at the start of the current attempt."""
+    """Standard output and error of the server; `marks` are the sizes at the start of the current attempt.
+
+    The files are followed when others rename, cut or remove them (`look`, which any thread may call).
+    """
 
     stdout: Path
     stderr: Path
     marks: dict[Path, int] = field(default_factory=dict)
+    _held: dict[Path, HeldFile] = field(default_factory=dict)
+    _looking: threading.Lock = field(default_factory=threading.Lock)
 
     def mark(self) -> None:
         """A new attempt begins here; its files' directory is made when it is missing."""
         self.stdout.parent.mkdir(parents=True, exist_ok=True)
-        self.marks = {path: _size(path) for path in (self.stdout, self.stderr)}
+        with self._looking:
+            self._let_go()
+            for path in self._files():
+                with contextlib.suppress(OSError):  # the shim, which cannot open it either, tells why
+                    self._held[path] = HeldFile.at(path)
+            self.marks = {path: _size(path) for path in (self.stdout, self.stderr)}
+
+    def labels(self) -> dict[str, Any]:
+        """What the next babysitter needs to follow these files."""
+        files = [self._held[path].mark if path in self._held else None for path in self._files()]
+        return {"stdout_mark": self.marks[self.stdout], "files": files}
+
+    def adopt(self, pid: int, labels: Mapping[str, Any]) -> None:
+        """Follow the files of a server that an earlier babysitter started, which told these labels."""
+        mark, known = labels.get("stdout_mark"), labels.get("files")
+        marks = known if isinstance(known, list) and len(known) == len(self._files()) else (None, None)
+        with self._looking:
+            self._let_go()
+            for number, (path, told) in enumerate(zip(self._files(), marks, strict=True), start=1):
+                held = HeldFile.of_process(path, pid, number, told)
+                if held is not None:
+                    self._held[path] = held
+            self.marks = {path: _size(path) for path in self._files()}
+            if isinstance(mark, int):
+                self.marks[self.stdout] = mark
+
+    def look(self) -> None:
+        """Follow what happened to the files: what went elsewhere is brought back, a file that was cut begins anew.
+
+        Raises:
+            OSError: The disk is full, say.
+        """
+        with self._looking:
+            for path, held in self._held.items():
+                if held.bring_back():
+                    self.marks[path] = 0
+            for path, mark in self.marks.items():
+                if _size(path) < mark:
+                    self.marks[path] = 0
+
+    def close(self) -> None:
+        """Follow nothing any more."""
+        with self._looking:
+            self._let_go()
 
     def fingerprint(self) -> tuple[tuple[int, float], ...]:
         """Changes whenever the server writes."""
-        return tuple((_size(path), _mtime(path)) for path in (self.stdout, self.stderr))
+        return tuple((_size(path), _mtime(path)) for path in self._files())
 
     def tail(self, limit_bytes: int) -> str:
-        """The end of what this attempt wrote: of standard error, else of standard output."""
-        for path in (self.stderr, self.stdout):
-            text = tail(path, limit_bytes, since=self.marks.get(path, 0))
-            if text:
-                return text
-        return ""
+        """Why this attempt ended, by what it wrote to standard error, else to standard output; and where to see more."""
+        said = {path: tail(path, SEARCHED_BYTES, since=self.marks.get(path, 0)) for path in self._files()}
+        path = self.stderr if said[self.stderr] else self.stdout
+        more = f"(more: {path})"
+        if len(said[path].encode()) <= limit_bytes and path == self.stdout:
+            return said[path]
+        told = last_words(said[path], limit_bytes - len(more.encode()) - 1, elsewhere=said[self.stdout])
+        return told if told == said[path] else f"{told}\n{more}"
+
+    def _files(self) -> tuple[Path, Path]:
+        return self.stdout, self.stderr
+
+    def _let_go(self) -> None:
+        for held in self._held.values():
+            held.close()
+        self._held = {}
 
 
 def rotate(path: Path, *, limit_bytes: int, keep: int) -> bool:

@@ -260,6 +260,13 @@ class BabysitterSettings(TracedSettings):
     on_exit: Literal["stop", "detach"] = option(
         "stop", "What SIGTERM does to the server: stop it, or leave it running."
     )
+    server: Literal["child", "external"] = option(
+        "child",
+        "Whether the server is a process of its command's, or of another program's, as in a container: then its health "
+        "alone tells how it is, and `stop_command` ends it.",
+        flags=(),
+    )
+    stop_command: tuple[str, ...] = option((), "Ends an external server, like docker stop NAME.", flags=())
     token_file: Path | None = option(None, "Bearer token for the registry, in a 0600 file.")
     api_token_file: Path | None = option(
         None, "Bearer token, in a 0600 file, for what others than this machine may only do with one."
@@ -302,6 +309,13 @@ class BabysitterSettings(TracedSettings):
         return value
 
 
+def config_file(argv: Sequence[str], env: Mapping[str, str]) -> Path | None:
+    """The file that `parse` would read, so that it can be watched."""
+    parsed, _ = _parser().parse_known_args(argv)
+    given = parsed.config or env.get(f"{ENV_PREFIX}CONFIG")
+    return Path(given) if given else None
+
+
 def parse(argv: Sequence[str], env: Mapping[str, str]) -> BabysitterSettings:
     """Settings from file, environment and flags; later ones win.
 
@@ -309,16 +323,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> BabysitterSettings:
         SettingsError: They cannot be used.
         SystemExit: argparse's.
     """
-    parser = argparse.ArgumentParser(
-        prog="svc-babysitter",
-        description=(BabysitterSettings.__doc__ or "").split("\n\n", maxsplit=1)[0],
-        epilog="Flags win over the environment, which wins over the file.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config-file", "--config", metavar="FILE", dest="config", help="TOML file of settings")
-    add_flags(parser, BabysitterSettings, ENV_PREFIX)
-    add_backend_flags(parser)
-    parsed = parser.parse_args(argv)
+    parsed = _parser().parse_args(argv)
     config = parsed.config or env.get(f"{ENV_PREFIX}CONFIG")
     of_file = file_layer(Path(config)) if config else None
     in_file = of_file.data.get("backend") if of_file else None
@@ -330,6 +335,19 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> BabysitterSettings:
     layers.append(flag_layer(BabysitterSettings, ENV_PREFIX, parsed))
     layers.append(of_flags)
     return build(BabysitterSettings, layers)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="svc-babysitter",
+        description=(BabysitterSettings.__doc__ or "").split("\n\n", maxsplit=1)[0],
+        epilog="Flags win over the environment, which wins over the file.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config-file", "--config", metavar="FILE", dest="config", help="TOML file of settings")
+    add_flags(parser, BabysitterSettings, ENV_PREFIX)
+    add_backend_flags(parser)
+    return parser
 
 
 def _is_another(of_flags: Mapping[str, Any], in_file: Any) -> bool:

@@ -1,9 +1,10 @@
 """The server's parent: a small process that outlives the babysitter (FAILURES.md, supervision recipe).
 
 `python -I -S shim.py ATTEMPT_DIR READY_FD` reads `spec.json` there, starts the server in a session of its own, writes
-`server.json`, closes READY_FD, waits, ends whatever the server left behind, writes `exit.json` and exits. SIGTERM: TERM to the server's
-group, the grace, KILL. SIGUSR1: KILL at once. It holds a lock on `claim` while it lives, so that a babysitter can tell
-whether an attempt ever began and whether its shim is still there. Standard library only; it changes rarely.
+`server.json`, closes READY_FD, waits, ends whatever the server left behind, writes `exit.json` and exits. SIGTERM: TERM
+to the server's group, the grace, KILL. SIGUSR1: KILL at once. It is a subreaper: every process that the server or its
+children start is its descendant for good, and none other is. It holds a lock on `claim` while it lives, so that a
+babysitter can tell whether an attempt ever began and whether its shim is still there. Standard library only; it changes rarely.
 """
 
 import contextlib
@@ -17,6 +18,8 @@ import time
 
 MARK = "SUITE_INCARNATION"
 WATCHED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
+MOMENT_S, JANITOR_S, LAST_S = 3.0, 0.5, 5.0
+"""For leftovers: between TERM and KILL, for a resource tracker to clean up once the others are gone, for KILL to work."""
 
 
 def main() -> int:
@@ -35,7 +38,7 @@ def main() -> int:
     ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     spec = json.loads(read(f"{directory}/spec.json"))
     os.unlink(f"{directory}/spec.json")  # it holds the environment, and so perhaps secrets
-    known = {"uuid": spec["uuid"], "started_at": time.time()}
+    known = {"uuid": spec["uuid"], "started_at": time.time(), "boot_id": boot_id()}
     try:
         pid = spawn(spec)
     except OSError as error:
@@ -43,7 +46,7 @@ def main() -> int:
     else:
         write(directory, "server.json", {**known, **identity(pid), "labels": spec["labels"]})
         os.close(ready)
-        ended = watch(pid, float(spec["grace_s"]), spec["uuid"])
+        ended = watch(pid, float(spec["grace_s"]))
     write(directory, "exit.json", {**known, **ended, "ended_at": time.time()})
     return 0
 
@@ -60,18 +63,19 @@ def spawn(spec: dict) -> int:  # type: ignore[type-arg] # as it came from JSON
     return os.posix_spawnp(argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=reset)
 
 
-def watch(server: int, grace_s: float, uuid: str) -> dict:  # type: ignore[type-arg] # goes into exit.json
+def watch(server: int, grace_s: float) -> dict:  # type: ignore[type-arg] # goes into exit.json
     """Wait for the server's end, ending it when told; returns how it ended."""
-    kill_at = None
+    kill_at, moment_s = None, MOMENT_S
     while True:
         left_s = None if kill_at is None else max(0.0, kill_at - time.monotonic())
         told = signal.sigwaitinfo(WATCHED) if left_s is None else signal.sigtimedwait(WATCHED, left_s)
         ended = reap(server)
         if ended:
-            end_leftovers(f"{MARK}={uuid}".encode())
-            return ended
+            return {**ended, "left": end_leftovers(moment_s)}
         if told is None or told.si_signo == signal.SIGUSR1:
-            group(server, signal.SIGKILL)
+            if told is not None:
+                moment_s = 0.0  # whoever wants it gone at once wants all of it gone at once
+            send([pid for pid in descendants() if not is_janitor(pid)], signal.SIGKILL)
             kill_at = time.monotonic() + 1.0
         elif told.si_signo == signal.SIGTERM and kill_at is None:
             group(server, signal.SIGTERM)
@@ -83,37 +87,78 @@ def reap(server: int) -> dict:  # type: ignore[type-arg] # goes into exit.json
     """Collect every dead child; how the server ended when it was among them, else an empty table."""
     found = {}
     with contextlib.suppress(ChildProcessError):
-        while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            if dead.si_pid == server:
-                group(server, signal.SIGKILL)  # before its pid, and so its group's, can be given to a stranger
-            _, status, usage = os.wait4(dead.si_pid, 0)
-            if dead.si_pid == server:
+        while True:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if not pid:
+                break
+            if pid == server:
                 code = os.waitstatus_to_exitcode(status)
                 found = {"code": code if code >= 0 else None, "signal": -code if code < 0 else None}
                 found["max_rss_bytes"] = usage.ru_maxrss * 1024
     return found
 
 
-def end_leftovers(mark: bytes) -> None:
-    """Kill every process that carries the attempt's mark (A12)."""
-    for _ in range(50):
-        left = [int(name) for name in os.listdir("/proc") if name.isdigit() and carries(int(name), mark)]
-        if not left:
-            return
-        for pid in left:
-            with contextlib.suppress(OSError):  # it may end meanwhile
-                handle = os.pidfd_open(pid)
-                if carries(pid, mark):
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-                os.close(handle)
-        time.sleep(0.02)
-        reap(0)
+def end_leftovers(moment_s: float) -> int:
+    """End what the server left behind, and those they start meanwhile (A12, W50); returns how many it left.
+
+    TERM first, so that those who can clean up do; KILL after a moment; last of all a resource tracker, which unlinks
+    the shared memory of the others when they are gone.
+    """
+    left = len(descendants())
+    asked: set[int] = set()
+    rounds = ((moment_s, signal.SIGTERM, False), (JANITOR_S, signal.SIGKILL, True), (LAST_S, signal.SIGKILL, False))
+    for limit_s, number, spares in rounds:
+        until = time.monotonic() + limit_s
+        while (family := descendants()) and time.monotonic() < until:
+            if number == signal.SIGTERM:
+                fresh = [pid for pid in family if pid not in asked]  # a second TERM may mean: drop everything
+                asked.update(fresh)
+                send(fresh, signal.SIGTERM)
+                send(fresh, signal.SIGCONT)
+            else:
+                send([pid for pid in family if not (spares and is_janitor(pid))], signal.SIGKILL)
+            told = signal.sigtimedwait(WATCHED, 0.02)
+            if told is not None and told.si_signo == signal.SIGUSR1:
+                break
+            reap(0)
+    return left
 
 
-def carries(pid: int, mark: bytes) -> bool:
-    """True when the environment of `pid` has `mark`."""
+def descendants() -> list[int]:
+    """Pids of all live processes that descend from us."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                state, parent = read(f"/proc/{name}/stat").rpartition(b")")[2].split()[:2]
+                if state not in (b"Z", b"X"):
+                    children.setdefault(int(parent), []).append(int(name))
+    found, queue = [], [os.getpid()]
+    while queue:
+        fresh = children.get(queue.pop(), [])
+        found += fresh
+        queue += fresh
+    return found
+
+
+def send(pids: list[int], number: int) -> None:
+    """Signal those of `pids` that still descend from us once a handle holds them: a pid may change hands, a handle does not."""
+    handles = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it may have ended meanwhile
+            handles[pid] = os.pidfd_open(pid)
+    ours = descendants()
+    for pid, handle in handles.items():
+        with contextlib.suppress(OSError):
+            if pid in ours:
+                signal.pidfd_send_signal(handle, number)
+        os.close(handle)
+
+
+def is_janitor(pid: int) -> bool:
+    """True for multiprocessing's (or loky's) resource tracker."""
     try:
-        return mark in read(f"/proc/{pid}/environ").split(b"\0")
+        return b"resource_tracker" in read(f"/proc/{pid}/cmdline")
     except OSError:
         return False
 
@@ -126,8 +171,12 @@ def group(server: int, number: int) -> None:
 
 def identity(pid: int) -> dict:  # type: ignore[type-arg] # goes into server.json
     """What tells this process from every other: boot, pid, start time in ticks since boot."""
-    boot = read("/proc/sys/kernel/random/boot_id").decode().strip()
-    return {"boot_id": boot, "pid": pid, "ticks": int(read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19])}
+    return {"boot_id": boot_id(), "pid": pid, "ticks": int(read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19])}
+
+
+def boot_id() -> str:
+    """This boot of the machine."""
+    return read("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
 def read(path: str) -> bytes:

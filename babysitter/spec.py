@@ -79,7 +79,11 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """The replica. Either `command` or `deployer` is given; `extra` goes into every report."""
+    """The replica. Either `command` or `deployer` is given; `extra` goes into every report.
+
+    `server_settings` has a digest of each setting that a start of the server uses, by name. With a `stop_command` the
+    server is no child of its command (a container, say): it is ended by that, and its health alone tells how it is.
+    """
 
     name: str
     label: str
@@ -96,6 +100,8 @@ class Spec:
     slots: Slots
     command: Command | None = None
     deployer: Deployer | None = None
+    stop_command: tuple[str, ...] = ()
+    server_settings: dict[str, str] = field(default_factory=dict)
     deploy_mark: str | None = None
     venv_path: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)

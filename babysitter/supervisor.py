@@ -11,12 +11,12 @@ import aiohttp
 import structlog
 
 from babysitter import events as ev
-from babysitter import identity, ports
+from babysitter import identity, jobs, ports
 from babysitter.attempt import Attempt, Command
 from babysitter.engine_health import EngineHealth
 from babysitter.home import Home
 from babysitter.job_keeper import JobKeeper
-from babysitter.machine import ALIVE, Replica, State, step, wire_status
+from babysitter.machine import ALIVE, PROBED, Replica, State, step, wire_status
 from babysitter.memory import Memory
 from babysitter.probe import Prober, fetch_json
 from babysitter.server_log import ServerLog, rotate
@@ -32,6 +32,8 @@ HEARD_S = 1.0
 """Routers hear of a change within this time (DESIGN.md: watchers within 50 ms, pollers of ours within a second)."""
 DRAIN_POLL_S = 0.1
 DIAGNOSTICS_TIMEOUT_S = 120.0
+STOP_COMMAND_MARGIN_S = 10.0
+"""How much longer than the grace a stop command may take."""
 
 
 class Supervisor:
@@ -46,6 +48,7 @@ class Supervisor:
         clock: Time.
         rng: Jitter.
 
+    `held_back` tells settings of the file that wait for a restart of the babysitter, and what is wrong with the file;
     `changed` is called after every change that others should know, `moved` after every move from state to state;
     `finished` is set when the replica is stopped.
     """
@@ -68,6 +71,7 @@ class Supervisor:
         self.moved: Callable[[], None] = lambda: None
         self.finished = asyncio.Event()
         self.log = ServerLog(spec.logs.stdout, spec.logs.stderr)
+        self.held_back: Callable[[], tuple[tuple[str, ...], str | None]] = lambda: ((), None)
         self._clock = clock
         self._rng = rng
         self._command = spec.command
@@ -77,6 +81,8 @@ class Supervisor:
         )
         self._attempt: Attempt | None = None
         self._adopted = False
+        self._detached = False
+        self._started_with: dict[str, str] = {}
         self._scope: TaskScope | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._deploying: asyncio.Task[Any] | None = None
@@ -92,11 +98,10 @@ class Supervisor:
             engine,
             self.log,
             state=lambda: self._replica.state,
-            attempt=lambda: self._attempt.uuid if self._attempt else None,
+            attempt=lambda: self._attempt,
             busy=self._jobs.fingerprint,
             tell=self.tell,
             models_seen=self._models_seen,
-            server=lambda: self._attempt.server if self._attempt else None,
         )
 
     @property
@@ -104,14 +109,39 @@ class Supervisor:
         """Where the replica is."""
         return self._replica.state
 
+    @property
+    def is_stopping(self) -> bool:
+        """True from the moment that somebody asked for a stop for good."""
+        return self.memory.desired == "stopped"
+
     def tell(self, event: ev.Event) -> None:
         """Something happened."""
         self._events.put_nowait(event)
+
+    async def stop_for_good(self, reason: str, *, force: bool) -> None:
+        """A stop that is finished even if this babysitter is not there to do it (W53): it is on disk first."""
+        self.memory.desired = "stopped"
+        await self.persist()
+        self.tell(ev.StopRequested(reason, force=force))
+
+    def reload(self, spec: Spec, prober: Prober, engine: EngineHealth) -> None:
+        """Look after the replica as `spec` says from now on; a new command is that of the next start.
+
+        A failed replica begins again: its file may have been mended (W56).
+        """
+        begins_anew = self.state is State.FAILED and spec != self.spec
+        self.spec = replace(spec, deployer=self.spec.deployer, deploy_mark=self.spec.deploy_mark)
+        self._command = spec.command or self._command
+        self._watcher.reload(self.spec, prober, engine)
+        if begins_anew:
+            self.tell(ev.Retry(deploy=self.spec.deployer is not None))
+        self.changed()
 
     def view(self) -> View:
         """A picture of the replica now."""
         replica, memory, addresses = self._replica, self.memory, self.spec.addresses
         server = self._attempt.server if self._attempt is not None and replica.state in ALIVE else None
+        waiting, refused = self.held_back()
         return View(
             name=self.spec.name,
             label=self.spec.label,
@@ -138,10 +168,12 @@ class Supervisor:
             next_restart_at=self._restart_at,
             stalled=replica.stalled,
             late=replica.late,
+            need_restart=tuple(sorted({*waiting, *self._older_than_file()})),
+            config_refused=refused,
             persist_failed=self.home.state.failure,
             compile_wsjob=memory.jobs.all("compile"),
             execute_wsjob=memory.jobs.all("execute"),
-            serves=server is not None,
+            serves=server is not None or (self._detached and replica.state in ALIVE),
             settling=self._adopted and replica.state is State.WAITING_FOR_READY and replica.error is None,
             extra={
                 **self.spec.extra,
@@ -154,7 +186,7 @@ class Supervisor:
         )
 
     async def adopt(self) -> bool:
-        """Look for the server of an earlier babysitter; True when it lives. Nothing is started yet."""
+        """Look for the server of an earlier babysitter; True when it lives. What one that died has left is ended."""
         remembered = [self.memory.attempt] if self.memory.attempt else []
         for identifier in dict.fromkeys([*remembered, *self.home.live_attempts()]):  # a full disk may forget one (B9)
             attempt = self.home.attempt(identifier, grace_s=self.spec.grace_s)
@@ -164,7 +196,10 @@ class Supervisor:
             if found is not None:
                 log.info("server.adopted", pid=found.pid, attempt=identifier)
                 return True
-        return False
+        if self._attempt is not None:
+            await self._attempt.sweep()
+        self._detached = self._was_detached()
+        return self._detached
 
     async def start(self, scope: TaskScope) -> None:
         """Begin to look after the replica, whatever state it was left in."""
@@ -172,20 +207,29 @@ class Supervisor:
         self.log.mark()
         await self._end_old_deployment()
         attempt = self._attempt
-        if attempt is not None and attempt.server is not None:
+        unfinished = self.is_stopping and attempt is not None and (attempt.server is not None or attempt.has_ended)
+        if not unfinished:
+            self.memory.desired = "running"
+        if attempt is not None and (attempt.server is not None or self._detached):
             self._recall_port(attempt)
             self.memory.attempt = attempt.uuid
             self._adopted = True
             if self.spec.deployer is not None:
                 self._command = await asyncio.to_thread(self.spec.deployer.existing)
-            self._jobs.follow(scope, attempt.uuid, attempt.label("run_meta"))
-            self._tell_first(ev.Adopted(attempt.server.pid))
-            scope.spawn(f"attempt.{attempt.uuid[:8]}", self._await_end(attempt))
+            self._jobs.follow(scope, attempt.uuid, attempt.labels.get("run_meta"))
+            self._tell_first(ev.Adopted(attempt.server.pid if attempt.server is not None else 0))
+            if attempt.server is not None:
+                scope.spawn(f"attempt.{attempt.uuid[:8]}", self._await_end(attempt))
         else:
             self.memory.models = []
-            ended = attempt is not None and attempt.has_ended
-            begin = ev.Begin(deploy=self.spec.deployer is not None)
-            self._tell_first(self._exited(attempt.outcome()) if attempt is not None and ended else begin)
+            exited = attempt.outcome() if attempt is not None and attempt.has_ended else None
+            if exited is not None and not self._begins_anew(attempt, exited):
+                self._tell_first(await self._exited(exited))
+            elif not unfinished:
+                self._tell_first(ev.Begin(deploy=self.spec.deployer is not None))
+        if unfinished:
+            log.info("replica.stop_resumed")
+            self.tell(ev.StopRequested("the stop that was asked of an earlier babysitter"))
         scope.spawn("events", self._serve_events(), service=True)
         scope.spawn("probes", self._watcher.run(), service=True)
         if self.spec.jobs.state_command:
@@ -198,23 +242,51 @@ class Supervisor:
             self._timer.cancel()
         if self._attempt is not None:
             await self._attempt.close()
+        self.log.close()
 
     async def persist(self) -> None:
         """Write the state file; a disk that refuses is told in reports and does not stop the supervision (B9)."""
         async with self._writing:
             memory, replica = self.memory, self._replica
             memory.restarts, memory.spent, memory.failures = replica.restarts, replica.spent, replica.failures
+            memory.state = replica.state.value
             content = {**report(self.view()), "status": wire_status(replica.state), "memory": memory.to_json()}
             await asyncio.to_thread(self.home.state.save, content)
+
+    def _begins_anew(self, attempt: Attempt | None, outcome: ev.Exited) -> bool:
+        """True when a server's end says nothing of the start that is asked for now (W56).
+
+        Its replica had failed and somebody started it again, its exit code asked for a hand to mend something, or it
+        was started by other settings.
+        """
+        told = attempt.labels.get("settings") if attempt is not None else None
+        mended = outcome.error is not None or outcome.code in self.spec.policy.no_restart_codes
+        return self.memory.state == State.FAILED or mended or (told is not None and told != self.spec.server_settings)
+
+    def _was_detached(self) -> bool:
+        """True when the server belongs to another program, which a command of ours started that has ended well since."""
+        attempt = self._attempt
+        if not self.spec.stop_command or attempt is None or not attempt.has_ended or attempt.outcome().code != 0:
+            return False
+        return self.memory.state in {state.value for state in ALIVE}
+
+    def _older_than_file(self) -> list[str]:
+        """Settings that the running server was started with other values of; an older babysitter's tell nothing."""
+        if not self._started_with or self._replica.state not in ALIVE:
+            return []
+        now = self.spec.server_settings
+        return [name for name in now if self._started_with.get(name, now[name]) != now[name]]
 
     def _recall_port(self, attempt: Attempt) -> None:
         """Where the adopted server listens: its ready line may be old by now, or have been written while nobody looked."""
         if self.memory.port and attempt.uuid == self.memory.attempt:
             self._watcher.port = self.memory.port
             self._watcher.is_proven = True
-        mark = attempt.label("stdout_mark")
-        if isinstance(mark, int):
-            self.log.marks[self.log.stdout] = mark
+        labels = attempt.labels
+        told = labels.get("settings")
+        self._started_with = dict(told) if isinstance(told, dict) else {}
+        if attempt.server is not None:
+            self.log.adopt(attempt.server.pid, labels)
 
     def _tell_first(self, found: ev.Event) -> None:
         """Tell how the replica was found, before what was asked meanwhile: a stop is then a stop of what is there (E2)."""
@@ -292,8 +364,23 @@ class Supervisor:
     def _terminate(self, *, force: bool) -> None:
         if self._draining is not None:
             self._draining.cancel()
-        if self._attempt is not None:
+        if self.spec.stop_command:
+            self._spawn_task("stop_command", self._end_external(force=force))
+        elif self._attempt is not None:
             self._attempt.end(force=force)
+
+    async def _end_external(self, *, force: bool) -> None:
+        """End a server that is another program's, then whatever of our command still runs."""
+        await self._run_stop_command()
+        if self._detached:
+            self.tell(await self._exited(ev.Exited(code=0)))
+        elif self._attempt is not None:
+            self._attempt.end(force=force)
+
+    async def _run_stop_command(self) -> None:
+        outcome = await jobs.run(self.spec.stop_command, timeout_s=self.spec.grace_s + STOP_COMMAND_MARGIN_S)
+        if outcome.code != 0:
+            log.warning("server.stop_command_failed", code=outcome.code, output=outcome.output[-200:])
 
     async def _spawn(self) -> None:
         """Start a new attempt; the intent is on disk before the process is (B3)."""
@@ -303,14 +390,14 @@ class Supervisor:
         addresses = self.spec.addresses
         taken = ports.complaint(addresses.bind, addresses.port, f"{self.spec.name} (its server)")
         if taken is not None:
-            self.tell(self._exited(ev.Exited(error=f"port_in_use: {taken}")))
+            self.tell(await self._exited(ev.Exited(error=f"port_in_use: {taken}")))
             return
         self.memory.attempt = self.home.new_attempt()
         self.memory.attempts += 1
         self.memory.port = 0
         attempt = self.home.attempt(self.memory.attempt, grace_s=self.spec.grace_s)
         self._attempt = attempt
-        self._adopted = False
+        self._adopted = self._detached = False
         await self.persist()
         self._spawn_task(f"attempt.{attempt.uuid[:8]}", self._run(attempt, self._command))
 
@@ -319,9 +406,9 @@ class Supervisor:
         self.home.forget_old_attempts(attempt.uuid)
         self._watcher.new_attempt()
         mark = self._jobs.mark()
-        stdout_mark = self.log.marks[self.log.stdout]
         names = {"name": self.spec.name, "instance_id": self.memory.instance_id}
-        labels = {**names, "run_meta": mark, "stdout_mark": stdout_mark}
+        self._started_with = self.spec.server_settings
+        labels = {**names, "run_meta": mark, "settings": self._started_with, **self.log.labels()}
         self._jobs.follow(self._open_scope(), attempt.uuid, mark)
         return attempt.begin(command, labels)
 
@@ -350,10 +437,24 @@ class Supervisor:
     async def _await_end(self, attempt: Attempt) -> None:
         outcome = await attempt.ended()
         self._jobs.look()
-        self.tell(self._exited(outcome))
+        if self.spec.stop_command:
+            if outcome.code == 0 and self._replica.state in PROBED:
+                log.info("server.detached")
+                self._detached = True
+                return
+            await self._run_stop_command()
+        self.tell(await self._exited(outcome))
 
-    def _exited(self, outcome: ev.Exited) -> ev.Exited:
-        return replace(outcome, tail=self.log.tail(ev.LOG_TAIL_LIMIT_BYTES), chance=self._rng.random())
+    async def _exited(self, outcome: ev.Exited) -> ev.Exited:
+        await asyncio.to_thread(self._follow_log)
+        tail = await asyncio.to_thread(self.log.tail, ev.LOG_TAIL_LIMIT_BYTES)
+        return replace(outcome, tail=tail, chance=self._rng.random())
+
+    def _follow_log(self) -> None:
+        try:
+            self.log.look()
+        except OSError as error:
+            log.warning("log.not_followed", reason=error.strerror)
 
     async def _begin_deployment(self) -> None:
         self.memory.stages = []
@@ -401,11 +502,12 @@ class Supervisor:
 
     async def _keep_files(self) -> None:
         """Rotate the server's output by size, whatever the disk says (A18), and write what it refused before (B9)."""
-        rules = self.spec.logs
         while True:
+            rules = self.spec.logs
             await asyncio.sleep(rules.check_s)
             if self.home.state.failure is not None:
                 await self.persist()
+            await asyncio.to_thread(self._follow_log)
             for path in (rules.stdout, rules.stderr):
                 try:
                     if await asyncio.to_thread(rotate, path, limit_bytes=rules.max_bytes, keep=rules.keep):
@@ -447,5 +549,4 @@ def new_memory(memory: Memory, *, instance_id: str, epoch_s: int, now: str) -> M
     memory.instance_id = memory.instance_id or instance_id
     memory.incarnation = max(memory.incarnation + 1, epoch_s)
     memory.created_at = memory.created_at or now
-    memory.desired = "running"
     return memory

@@ -19,7 +19,8 @@ class View:
 
     `host` stands in the records; `local_host` is where this machine reaches the server, `endpoint_host` where clients
     do; `port` is the server's, `own_port` the babysitter's; `models` are the server's own model objects; times are ISO 8601 UTC.
-    `settling` is true from an adoption to the first look: the last babysitter's record is then better left as it is.
+    `need_restart` names settings whose value in the file is not yet in force, `config_refused` tells what is wrong with the
+    file. `settling` is true from an adoption to the first look: the last babysitter's record is then better left as it is.
     """
 
     name: str
@@ -47,6 +48,8 @@ class View:
     next_restart_at: str | None = None
     stalled: bool = False
     late: bool = False
+    need_restart: tuple[str, ...] = ()
+    config_refused: str | None = None
     persist_failed: str | None = None
     compile_wsjob: tuple[str, ...] = ()
     execute_wsjob: tuple[str, ...] = ()
@@ -164,6 +167,7 @@ def report(view: View) -> dict[str, Any]:
         "stalled": view.stalled,
         "late": view.late,
         "state_persist_failed": view.persist_failed,
+        **_settings(view),
         **view.extra,
     }
 
@@ -183,6 +187,7 @@ def health(view: View, timestamp: str) -> dict[str, Any]:
         "next_restart_at": view.next_restart_at,
         "stalled": view.stalled,
         "late": view.late,
+        **_settings(view),
         "state_persist_failed": view.persist_failed,
     }
 
@@ -204,6 +209,11 @@ def info(view: View, *, uptime_s: float, router_url: str | None) -> dict[str, An
         "restart_count": view.restart_count,
         "replica": report(view),
     }
+
+
+def _settings(view: View) -> dict[str, Any]:
+    """What of the file is not in force."""
+    return {"need_restart": list(view.need_restart), "config_refused": view.config_refused}
 
 
 def model_list(view: View) -> dict[str, Any]:

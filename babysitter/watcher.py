@@ -1,12 +1,15 @@
 """Looking at the server while there is one: is it busy starting, where does it listen, does it answer as it should?"""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from babysitter import events as ev
+from babysitter.attempt import Attempt
 from babysitter.engine_health import EngineHealth
-from babysitter.identity import Identity, rss_bytes
+from babysitter.footprint import memory_bytes
 from babysitter.machine import PROBED, State
 from babysitter.port_finder import port_in_file, port_in_log
 from babysitter.probe import NotListening, NotReady, Prober, stranger_on_port
@@ -18,7 +21,9 @@ from common.atomic_file import read_bounded
 
 PORT_FILE_LIMIT_BYTES = 4096
 READY_LINE_WITHIN_BYTES = 256 << 10
-RSS_STEP_BYTES = 16 << 20
+MEMORY_STEP_BYTES = 16 << 20
+WEIGHING_SHARE = 0.02
+"""Most of the time that the kernel may spend on adding up a large server's pages."""
 
 
 class Watcher:
@@ -30,11 +35,10 @@ class Watcher:
         engine: Has the engine prove that it works.
         log: The server's output.
         state: Tells the replica's state now.
-        attempt: Tells the uuid of the attempt now.
+        attempt: Tells the attempt now.
         busy: Changes whenever something but the log shows that the server works.
         tell: Takes events.
         models_seen: Takes the model objects of every good look.
-        server: Tells the server's process.
     """
 
     def __init__(
@@ -45,11 +49,10 @@ class Watcher:
         log: ServerLog,
         *,
         state: Callable[[], State],
-        attempt: Callable[[], str | None],
+        attempt: Callable[[], Attempt | None],
         busy: Callable[[], object],
         tell: Callable[[ev.Event], None],
         models_seen: Callable[[list[dict[str, Any]]], None],
-        server: Callable[[], Identity | None],
     ) -> None:
         self.port = spec.addresses.port
         self.moved = asyncio.Event()
@@ -64,16 +67,23 @@ class Watcher:
         self._busy = busy
         self._tell = tell
         self._models_seen = models_seen
-        self._server = server
-        self._rss_bytes = 0
+        self._memory_bytes = 0
+        self._weigh_at = 0.0
         self._port_mark: Mark | None = None
 
+    def reload(self, spec: Spec, prober: Prober, engine: EngineHealth) -> None:
+        """Look as these say from now on."""
+        self._spec, self._prober, self._engine = spec, prober, engine
+
     def memory(self) -> dict[str, Any]:
-        """For reports: memory of the server and its children, in coarse steps so that few heartbeats differ."""
+        """For reports: memory of the server's processes, in coarse steps so that few heartbeats differ.
+
+        `rss_mb` is an old name: pages that processes share are counted once.
+        """
         soft = self._spec.memory_soft_bytes
         return {
-            "rss_mb": self._rss_bytes // RSS_STEP_BYTES * RSS_STEP_BYTES // (1 << 20),
-            "degraded": soft is not None and self._rss_bytes > soft,
+            "rss_mb": self._memory_bytes // MEMORY_STEP_BYTES * MEMORY_STEP_BYTES // (1 << 20),
+            "degraded": soft is not None and self._memory_bytes > soft,
         }
 
     def load(self) -> dict[str, int]:
@@ -97,6 +107,7 @@ class Watcher:
                 await self.moved.wait()
                 continue
             if state is State.WAITING_FOR_READY:
+                await asyncio.to_thread(self._follow_log)
                 now_seen = (self._log.fingerprint(), self._busy())
                 if now_seen != seen:
                     seen = now_seen
@@ -108,11 +119,12 @@ class Watcher:
             await self._pause(self._spec.interval_s if serving else self._spec.start_interval_s)
 
     async def _look(self) -> None:
-        uuid, server_url = self._attempt(), url(self._spec.addresses.local, self.port)
+        attempt, server_url = self._attempt(), url(self._spec.addresses.local, self.port)
         try:
             models = await self._prober.look(server_url)
-            if self._state() is State.WAITING_FOR_READY and uuid is not None:
-                stranger = await asyncio.to_thread(stranger_on_port, self.port, uuid)
+            is_child = not self._spec.stop_command
+            if self._state() is State.WAITING_FOR_READY and attempt is not None and is_child:
+                stranger = await asyncio.to_thread(stranger_on_port, self.port, attempt.members)
                 if stranger is not None:
                     raise NotListening(f"port {self.port} is answered by a stranger, {stranger}")
             await self._prove(server_url, str(models[0]["id"]))
@@ -133,11 +145,20 @@ class Watcher:
             await self._engine.look(server_url, model, self.port)
 
     async def _weigh(self) -> None:
-        """Measure the server's memory against its hard limit (A16)."""
-        server, hard = self._server(), self._spec.memory_hard_bytes
-        self._rss_bytes = 0 if server is None else await asyncio.to_thread(rss_bytes, server)
-        if hard is not None and self._rss_bytes > hard:
-            self._tell(ev.OverLimit(f"takes {self._rss_bytes >> 20} MiB, more than its {hard >> 20} MiB"))
+        """Note who belongs to the server, and measure their memory against its hard limit (A16)."""
+        attempt, hard = self._attempt(), self._spec.memory_hard_bytes
+        members = await asyncio.to_thread(attempt.members) if attempt is not None else ()
+        began = time.monotonic()
+        if began >= self._weigh_at:
+            self._memory_bytes = await asyncio.to_thread(memory_bytes, members)
+            took_s = time.monotonic() - began
+            self._weigh_at = began + took_s / WEIGHING_SHARE
+        if hard is not None and self._memory_bytes > hard:
+            self._tell(ev.OverLimit(f"takes {self._memory_bytes >> 20} MiB, more than its {hard >> 20} MiB"))
+
+    def _follow_log(self) -> None:
+        with contextlib.suppress(OSError):  # the keeper of the files, which looks as well, tells of it
+            self._log.look()
 
     def _find_port(self) -> None:
         """The port as before, at first as told, unless the server's own file or its ready line names another (CONTRACT.md 3 and 5)."""

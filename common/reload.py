@@ -73,6 +73,8 @@ class Reloader(Generic[Chosen]):
         files: Those that settings were read from, and those that they name; watched from now on.
         hangup: Set by SIGHUP.
         need_restart: Settings that keep their value until a restart.
+
+    `waiting` names those that have another value in the file by now; `refused` is why the last reading changed nothing.
     """
 
     def __init__(
@@ -88,6 +90,8 @@ class Reloader(Generic[Chosen]):
         self.settings = settings
         self._reread = reread
         self._apply = apply
+        self.waiting: tuple[str, ...] = ()
+        self.refused: str | None = None
         self._need_restart = frozenset(need_restart)
         self._changes = changes(lambda: files(self.settings), hangup)
 
@@ -109,8 +113,9 @@ class Reloader(Generic[Chosen]):
             self._apply(settings)
         except (SettingsError, ConfigurationError) as error:
             log.error("config.refused", reason=str(error))
+            self.refused = str(error)
             return False
-        self.settings = settings
+        self.settings, self.waiting, self.refused = settings, tuple(waiting), None
         changed = [name for name in names if name not in kept]
         log.info("config.reloaded", changed=changed, need_restart=waiting, files=[str(path) for path in files])
         return True

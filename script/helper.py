@@ -147,7 +147,8 @@ def listens(pid: int, port: int) -> bool:
 
 
 def wait(name: str, pid: int, timeout_s: float, check: str, *args: str) -> int:
-    """Repeat a check until it holds; tells every few seconds what is missing."""
+    """Repeat a check until it holds; tells every few seconds what is missing, a reason of many lines (a log's end) once."""
+    told: set[str] = set()
     began = time.monotonic()
     next_word_s = PROGRESS_S
     while True:
@@ -167,11 +168,14 @@ def wait(name: str, pid: int, timeout_s: float, check: str, *args: str) -> int:
         if not alive:
             return ENDED
         if waited_s >= timeout_s:
-            sys.stderr.write(f"{name}: not ready after {waited_s:.0f} s: {reason}\n")
+            short = reason.partition("\n")[0]
+            sys.stderr.write(f"{name}: not ready after {waited_s:.0f} s: {short if short in told else reason}\n")
             return TIME_IS_UP
         if waited_s >= next_word_s:
-            sys.stdout.write(f"  {name}: waiting, {waited_s:.0f} s: {reason}\n")
+            short = reason.partition("\n")[0]
+            sys.stdout.write(f"  {name}: waiting, {waited_s:.0f} s: {short if short in told else reason}\n")
             sys.stdout.flush()
+            told.add(short)
             next_word_s += PROGRESS_S
         time.sleep(POLL_S)
 

@@ -30,6 +30,7 @@ PURE = (
     "babysitter/engine_metrics.py",
     "babysitter/events.py",
     "babysitter/job_states.py",
+    "babysitter/last_words.py",
     "babysitter/machine.py",
     "babysitter/memory.py",
     "babysitter/mock/answers.py",

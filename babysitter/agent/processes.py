@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from babysitter import identity
-from babysitter.attempt import readable
+from babysitter.attempt import Attempt, readable
 from babysitter.identity import Identity
 from babysitter.server_log import tail
 from common.atomic_file import read_bounded
@@ -120,7 +120,7 @@ def last_complaint(directory: Path) -> str:
 
 
 def end_servers(attempts: Path) -> None:
-    """Kill whatever still carries the mark of one of a replica's attempts. Blocks, a second per attempt at most."""
+    """Kill whatever is left of a replica's attempts. Blocks, two seconds per attempt at most."""
     with contextlib.suppress(OSError):
         for entry in attempts.iterdir():
-            identity.end_bearers(entry.name)
+            Attempt(entry, grace_s=0.0).kill()

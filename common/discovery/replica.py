@@ -22,6 +22,8 @@ REPORTED: Mapping[str, Any] = {
     "next_restart_at": None,
     "stalled": False,
     "late": False,
+    "need_restart": [],
+    "config_refused": None,
     "wsjob_states": {},
 }
 """Members that only the babysitter knows, and what they are before it has said anything."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from common.names import is_localhost
 from ctl.doctor.finding import Finding, fault, ok, skipped, warn
+from ctl.views import node
 from ctl.views.words import duration, moment
 
 CLOCK_WARN_S, CLOCK_FAULT_S = 2.0, 60.0
@@ -73,6 +74,9 @@ def replicas(infos: Sequence[Answer]) -> Iterator[Finding]:
             yield warn("replica", f"{name} is late, and goes on{reason}", f"svcctl replicas timeline {name}")
         elif info.get("stalled"):
             yield warn("replica", f"{name} starts, but its log is silent", f"svcctl replicas timeline {name}")
+        older = node.older_settings(info)
+        if older:
+            yield warn("settings", f"{name} {older}", "mend the file, or start the babysitter (and its server) again")
     ready = sum(info.get("status") == "ready" for info in infos)
     yield ok("replicas", f"{ready} of {len(infos)} replicas are ready")
 

@@ -63,7 +63,15 @@ def babysitter_detail(health: Mapping[str, Any]) -> str:
     """What a babysitter says of its server."""
     told = f"restarts {health['restart_count']}" if health.get("restart_count") else ""
     error = str(health.get("error_message") or "").strip().splitlines()
-    return "; ".join(part for part in (told, error[0] if error else "") if part)
+    return "; ".join(part for part in (told, error[0] if error else "", older_settings(health)) if part)
+
+
+def older_settings(health: Mapping[str, Any]) -> str:
+    """What of a babysitter's file is not in force; nothing when all of it is."""
+    if health.get("config_refused"):
+        return f"has a file with a fault, which is not in force: {str(health['config_refused']).splitlines()[0]}"
+    names = health.get("need_restart") or []
+    return f"runs with older settings than its file: {', '.join(map(str, names))}" if names else ""
 
 
 def replicas_line(replicas: Sequence[Mapping[str, Any]]) -> str:

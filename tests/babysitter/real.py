@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from babysitter import identity
+from babysitter.attempt import Attempt
 from tests.ports import free_port
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -131,14 +132,24 @@ class Node:
         """The replica's state file, read as an operator would."""
         return dict(json.loads(self.state_path().read_bytes()))
 
+    @property
+    def attempts_path(self) -> Path:
+        """The directory of its attempts."""
+        return self.directory / "data" / "babysitter" / self.name / "attempts"
+
     def attempts(self) -> list[str]:
         """Uuids of all attempts on disk."""
-        path = self.directory / "data" / "babysitter" / self.name / "attempts"
-        return [entry.name for entry in path.iterdir()] if path.exists() else []
+        return [entry.name for entry in self.attempts_path.iterdir()] if self.attempts_path.exists() else []
 
     def processes(self) -> list[int]:
         """Pids of all live servers and their offspring, of any attempt."""
-        return [found.pid for uuid in self.attempts() for found in identity.bearers(uuid)]
+        return [found.pid for uuid in self.attempts() for found in self.members(uuid)]
+
+    def members(self, uuid: str) -> tuple[identity.Identity, ...]:
+        """The live processes of an attempt."""
+        attempt = Attempt(self.attempts_path / uuid, grace_s=0)
+        attempt.recall()
+        return attempt.members()
 
     def close(self) -> None:
         """End everything that was started."""
@@ -146,10 +157,15 @@ class Node:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        for pid in [*shims(self.place()), *self.processes()]:
+        until("everything ended", self._is_ended)
+
+    def _is_ended(self) -> bool:
+        """Kill what there is, which may have been about to start something; True when nothing is left."""
+        left = [*shims(self.place()), *self.processes()]
+        for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        until("everything ended", lambda: not shims(self.place()) and not self.processes())
+        return not left
 
     def place(self) -> Path:
         """The directory under which its shims work."""
@@ -215,10 +231,10 @@ class Replica(Node):
         """`root/state/{id}.json`."""
         return self.root / "state" / f"{self.name}.json"
 
-    def attempts(self) -> list[str]:
-        """Uuids of all attempts on disk."""
-        path = self.home / "attempts"
-        return [entry.name for entry in path.iterdir()] if path.exists() else []
+    @property
+    def attempts_path(self) -> Path:
+        """The directory of its attempts."""
+        return self.home / "attempts"
 
     def place(self) -> Path:
         """The directory under which its shims work."""

@@ -299,7 +299,7 @@ async def test_server_that_starts_later_than_is_waited_for_is_noticed(
         server = await asyncio.wait_for(late, 60)
         os.close(reader)
         assert server is not None
-        assert identity.is_alive(server, uuid=attempt.uuid)
+        assert identity.is_alive(server)
     finally:
         attempt.end(force=True)
         await asyncio.wait_for(attempt.ended(), 60)

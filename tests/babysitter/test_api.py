@@ -39,6 +39,9 @@ class StillSupervisor:
     def tell(self, event: ev.Event) -> None:
         self.told.append(event)
 
+    async def stop_for_good(self, reason: str, *, force: bool) -> None:
+        self.told.append(ev.StopRequested(reason, force=force))
+
 
 @pytest.fixture
 def supervisor() -> StillSupervisor:

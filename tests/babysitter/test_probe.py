@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from babysitter.identity import MARK
+from babysitter.identity import identify
 from babysitter.mock.knobs import Knobs
 from babysitter.mock.server import SERVER, make_app
 from babysitter.mock.server import MockServer as Mock
@@ -115,13 +115,14 @@ LISTENER = (
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_listener_is_known_by_its_mark_A15(ours: bool) -> None:  # noqa: FBT001 - a row of two
-    env = {**os.environ, MARK: "u1" if ours else "u2"}
-    with subprocess.Popen([sys.executable, "-c", LISTENER], env=env, stdout=subprocess.PIPE) as listener:
+def test_listener_is_known_as_a_member_A15(ours: bool) -> None:  # noqa: FBT001 - a row of two
+    with subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE) as listener:
         try:
             assert listener.stdout is not None
             port = int(listener.stdout.readline())
-            told = until("seen", lambda: stranger_on_port(port, "u1") or "ours")
+            found = identify(listener.pid if ours else os.getpid())
+            assert found is not None
+            told = until("seen", lambda: stranger_on_port(port, lambda: [found]) or "ours")
             assert told == "ours" if ours else f"pid {listener.pid} (" in told
         finally:
             listener.kill()
@@ -130,7 +131,7 @@ def test_listener_is_known_by_its_mark_A15(ours: bool) -> None:  # noqa: FBT001 
 def test_free_port_has_no_stranger() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        assert stranger_on_port(probe.getsockname()[1], "u") is None
+        assert stranger_on_port(probe.getsockname()[1], list) is None
 
 
 @pytest.mark.parametrize("count", [1, 338, 2000])

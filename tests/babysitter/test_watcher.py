@@ -36,7 +36,6 @@ async def test_server_that_answers_badly_listens_and_one_that_refuses_does_not(
         busy=lambda: None,
         tell=heard.append,
         models_seen=lambda _models: None,
-        server=lambda: None,
     )
     await watcher._look()
     assert heard == told

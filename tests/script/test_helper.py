@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import subprocess
@@ -181,3 +182,23 @@ def test_variables_that_nobody_reads_are_said_before_a_launch_W58() -> None:
         "warning: nobody reads SVC_AGENT_NOD; did you mean SVC_AGENT_NODE?",
         "warning: nobody reads SVC_ROUTR_PORT; did you mean SVC_ROUTER_PORT?",
     ]
+
+
+def test_a_logs_end_is_told_once_while_it_waits_W49(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.spec_from_file_location("helper_alone", ROOT / "script" / "helper.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def check(_pid: int, *_args: str) -> None:
+        raise module.NotYet("its server is starting: exited with code 1\nTHE LOG'S END")
+
+    monkeypatch.setattr(module, "PROGRESS_S", 0.1)
+    monkeypatch.setitem(module.CHECKS, "server", check)
+    assert module.wait("r1", os.getpid(), 1.0, "server") == 1
+    said = capsys.readouterr()
+    assert said.out.count("exited with code 1") > 1
+    assert (said.out + said.err).count("THE LOG'S END") == 1
