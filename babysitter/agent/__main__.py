@@ -81,6 +81,7 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
                     landlord.changed = lease.wake
                     scope.spawn("report", lease.keep(), service=True)
                 scope.spawn("reload", reloader.run(), service=True)
+                scope.spawn("renew", landlord.renew(), service=True)
                 await until_stopped(scope, stop)
                 if reloader.settings.cleanup_on_shutdown:
                     await landlord.clean_up()

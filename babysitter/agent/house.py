@@ -145,6 +145,15 @@ class House:
         """Write its babysitter's settings anew, for the next babysitter."""
         write_atomic(self.directory(replica_id) / "babysitter.json", _encode(settings))
 
+    def is_settled(self, replica_id: str, settings: Mapping[str, Any]) -> bool:
+        """True when its babysitter was started with these settings; also when that cannot be told."""
+        try:
+            return read_bounded(
+                self.directory(replica_id) / "babysitter.json", limit_bytes=FILE_LIMIT_BYTES
+            ) == _encode(settings)
+        except (OSError, ValueError):
+            return True
+
     def request(self, replica_id: str) -> dict[str, Any]:
         """The create request; `{}` when it cannot be read."""
         found = _read(self.directory(replica_id) / "request.json")

@@ -31,6 +31,9 @@ STARTED_WITHIN_S = 15.0
 POLL_S = 0.05
 DISK_RETRY_S = 5.0
 STOP_TRIES = 2
+RENEWED_WITHIN_S = 20.0
+DEPLOYING = frozenset({"pending", "creating"})
+"""A babysitter that is left until it has got so far: another one would begin the deployment anew."""
 
 
 class Keeper:
@@ -79,6 +82,7 @@ class Keeper:
         self._node = node
         self._retention_s = retention_s
         self._rng = rng
+        self._renewing = False
         self._word = asyncio.Event()
         self._saving = asyncio.Lock()
         self.ended = asyncio.Event()
@@ -134,6 +138,33 @@ class Keeper:
             return True
         return await self._tell("/retry", {})
 
+    @property
+    def is_outdated(self) -> bool:
+        """True while its babysitter runs with other settings than it would be started with now."""
+        return (
+            self._is_wanted()
+            and self.has_sitter
+            and not self._house.is_settled(self.replica_id, self.lodging.settings)
+            and self.told().get("status") not in DEPLOYING
+        )
+
+    async def renew(self) -> None:
+        """Have its babysitter started again, with the settings as they are now; the server goes on and is adopted."""
+        sitter = self._sitter
+        if sitter is None:
+            return
+        log.info("babysitter.renewed", replica=self.replica_id, old_pid=sitter.process.pid)
+        self._renewing = True
+        identity.send(sitter.process, signal.SIGTERM)
+        deadline = self._clock.monotonic() + RENEWED_WITHIN_S
+        while self._is_wanted() and (
+            self._sitter is sitter or not self._house.is_settled(self.replica_id, self.lodging.settings)
+        ):
+            if self._clock.monotonic() > deadline:
+                identity.send(sitter.process, signal.SIGKILL)
+                return
+            await asyncio.sleep(POLL_S)
+
     async def run(self) -> None:
         """Keep it until it is deleted and forgotten."""
         failures = 0
@@ -150,6 +181,9 @@ class Keeper:
             if not self._is_wanted():
                 break
             if self.told().get("status") == "stopped":
+                continue
+            if self._renewing:
+                self._renewing = False
                 continue
             if code == Exit.CONFIG and not self._adopt():
                 self.tenancy.fault = f"its babysitter cannot start: {processes.last_complaint(self.directory)}"

@@ -1,6 +1,7 @@
 """All replicas of a node: made, found again, shown and let go. Ids and ports are given here, without an await between."""
 
 import asyncio
+import contextlib
 import json
 import random
 import secrets
@@ -30,6 +31,8 @@ from common.tasks import TaskScope
 log = structlog.get_logger(__name__)
 ID_LENGTH = 12
 ALPHABET = string.ascii_lowercase + string.digits
+RENEWAL_S = 5.0
+"""Between two looks at babysitters that cannot be started again yet."""
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -69,6 +72,7 @@ class Landlord:
         self._starts = asyncio.Semaphore(settings.starts_at_once)
         self._rng = random.Random()  # noqa: S311 - jitter
         self._leaving = False
+        self._renewal = asyncio.Event()
 
     def adopt(self) -> None:
         """Find the replicas of earlier agents, and keep them. Quick: their babysitters are found by one look at /proc."""
@@ -79,10 +83,26 @@ class Landlord:
         log.info("agent.adopted", replicas=len(self._keepers), babysitters=len(sitters))
 
     def relodge(self, settings: AgentSettings, lodging: Lodging) -> None:
-        """Settings changed: new replicas, and babysitters that are started from now on, get theirs from these."""
+        """Settings changed: new replicas get theirs from these, and so do the babysitters that run, one by one."""
         self.settings, self.lodging = settings, lodging
         for keeper in self._keepers.values():
             keeper.lodging = lodging
+        self._renewal.set()
+
+    async def renew(self) -> None:
+        """Start babysitters that run with other settings than those in force again, one after the other, for ever.
+
+        Those of an earlier agent may be among them: it was started again because a token is needed from now on, say.
+        """
+        while True:
+            for keeper in self.keepers():
+                if keeper.is_outdated:
+                    await keeper.renew()
+            waiting = any(keeper.is_outdated for keeper in self._keepers.values())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RENEWAL_S if waiting else None):
+                    await self._renewal.wait()
+            self._renewal.clear()
 
     def keepers(self) -> list[Keeper]:
         """Every replica that is shown, by id."""

@@ -90,6 +90,7 @@ def _settings(settings: AgentSettings) -> dict[str, Any]:
     }
     top = {
         "host": settings.servers_host,
+        "on_exit": "detach",  # its server outlives it, and us
         "advertise_host": settings.advertise_host,
         "registry_url": list(settings.registry_url) or None,
         "router_url": settings.router_url,

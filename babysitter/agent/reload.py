@@ -1,6 +1,6 @@
 """What a running agent takes over from changed settings; the rest needs a restart.
 
-A babysitter that runs keeps what it was started with; it gets the changed settings at its next start.
+Babysitters that run get changed settings too: they are started again, one by one, and adopt their servers.
 """
 
 from collections.abc import Callable, Iterator

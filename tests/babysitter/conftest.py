@@ -26,10 +26,10 @@ class Registry:
         self.lives = 0
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *more: str) -> None:
         self.lives += 1
         data = self.directory / f"registry-{self.lives}"
-        argv = [sys.executable, "-m", "registry", "--port", str(self.port), "--data-dir", str(data)]
+        argv = [sys.executable, "-m", "registry", "--port", str(self.port), "--data-dir", str(data), *more]
         with (self.directory / "registry.log").open("ab") as out:
             self.process = subprocess.Popen(argv, cwd=PROJECT, stdout=out, stderr=out)
         until("the registry answers", lambda: ask(f"{self.url}/health"))

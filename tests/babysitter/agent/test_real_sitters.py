@@ -1,10 +1,12 @@
 """Real babysitters and mock servers under an agent: all of it killed, and deleted at any moment."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
 import time
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from babysitter import identity
 from babysitter.agent import processes
 from tests.babysitter.agent.agent_process import AgentProcess, agent
 from tests.babysitter.agent.conftest import StartAgent, create, port_range, reached
+from tests.babysitter.conftest import Registry
 from tests.babysitter.real import PROJECT, ask, shims, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -108,3 +111,35 @@ async def test_deletes_at_any_moment_leave_nothing_E2_J4(start_agent: StartAgent
     assert processes.scan(root) == {}
     words = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     assert [line for line in words if any(replica_id in line for replica_id in replica_ids)] == []
+
+
+def records(registry: Registry, token: str) -> set[str]:
+    """Names that the registry lists to who has `token`."""
+    asked = urllib.request.Request(f"{registry.url}/services", headers={"Authorization": f"Bearer {token}"})  # noqa: S310 - our own
+    with suppress(OSError), urllib.request.urlopen(asked, timeout=5) as answer:  # noqa: S310 - see above
+        return {it["name"] for it in json.load(answer)["services"]}
+    return set()
+
+
+def test_tokens_that_are_turned_on_reach_babysitters_that_run_W54(tmp_path: Path, registry: Registry) -> None:
+    """As the security guide has it: the registry, then the agent, get their token files and are started again."""
+    token, files = "a" * 40, {"admin": tmp_path / "admin", "register": tmp_path / "register"}
+    for name, file in files.items():
+        file.write_text(name[0] * 40)
+        file.chmod(0o600)
+    given = {**settings(tmp_path), "registry_url": registry.url}
+    with agent(tmp_path, settings=given, env={"PYTHONPATH": str(PROJECT)}) as node:
+        node.start()
+        replica_ids = {node.create(), node.create()}
+        served = {it: node.reached(it, "ready")["replica_pid"] for it in replica_ids}
+        names = {f"{it}-server" for it in replica_ids}
+        until("they are listed", lambda: names <= records(registry, token))
+        sitters = processes.scan(node.root)
+        registry.kill()
+        registry.start(*(word for name, file in files.items() for word in (f"--{name}-token-file", str(file))))
+        node.end()
+        given["registry_token_file"] = str(files["register"])
+        node.start()
+        until("they are listed again", lambda: names <= records(registry, token), 60)
+        assert {it: node.reached(it, "ready")["replica_pid"] for it in replica_ids} == served
+        assert all(processes.scan(node.root)[it] != sitters[it] for it in replica_ids)

@@ -1,5 +1,6 @@
 """An agent takes changed settings while it serves; its replicas do not notice."""
 
+import asyncio
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from babysitter.agent import processes
 from babysitter.agent.api import AGENT
 from babysitter.agent.lodging import make_lodging
 from babysitter.agent.reload import NEED_RESTART, Apply
@@ -15,7 +17,7 @@ from babysitter.agent.settings import AgentSettings
 from common.service import ConfigurationError
 from common.settings import SettingsError
 from tests.babysitter.agent.agent_process import agent
-from tests.babysitter.agent.conftest import Client, StartAgent, create, landlord_of, wanted
+from tests.babysitter.agent.conftest import Client, StartAgent, create, landlord_of, reached, wanted
 from tests.babysitter.real import ask, until
 
 OLD, NEW = "o" * 40, "n" * 40
@@ -46,16 +48,25 @@ async def test_the_token_and_the_limits_change(start_agent: StartAgent, tmp_path
         assert "max_replicas is 1" in await answer.text()
 
 
-async def test_babysitters_started_from_now_on_get_the_changed_file(client: Client, tmp_path: Path) -> None:
+async def test_new_babysitters_and_those_that_run_get_the_changed_file_W54(client: Client, tmp_path: Path) -> None:
     before = await create(client)
+    await reached(client, before, "ready")
     config = tmp_path / "babysitters.toml"
     config.write_text("[probes]\nstall_s = 77\n")
     apply(client, babysitter_config=config)
     after = await create(client)
     root = landlord_of(client).house.root
-    assert "77" not in (root / before / "babysitter.json").read_text()
     assert json.loads((root / after / "babysitter.json").read_text())["probes"]["stall_s"] == 77
-    assert landlord_of(client).keeper(before).lodging is landlord_of(client).lodging
+    keeper = landlord_of(client).keeper(before)
+    assert [it.is_outdated for it in (keeper, landlord_of(client).keeper(after))] == [True, False]
+    [old] = processes.scan(root)[before]
+    async with asyncio.timeout(30):
+        await keeper.renew()
+        while not keeper.has_sitter or keeper.is_outdated:
+            await asyncio.sleep(0.05)
+    [new] = processes.scan(root)[before]
+    assert new.process != old.process
+    assert json.loads((root / before / "babysitter.json").read_text())["probes"]["stall_s"] == 77
 
 
 @pytest.mark.parametrize("text", ["[probes]\nstall_s = 'long'\n", "no toml"])
