@@ -13,6 +13,8 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from common import systemd
+
 FIELD_LIMIT_BYTES = 4096
 """Longer strings are cut; a traceback still fits, a prompt that slipped in does not."""
 
@@ -31,6 +33,7 @@ def setup(service: str, *, level: str = "INFO", json: bool | None = None) -> Non
         json: None chooses JSON unless standard error is a terminal.
     """
     as_json = not sys.stderr.isatty() if json is None else json
+    in_journal = systemd.has_journal()
     threshold = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -40,9 +43,14 @@ def setup(service: str, *, level: str = "INFO", json: bool | None = None) -> Non
         structlog.processors.format_exc_info,
         redact,
     ]
-    last: structlog.typing.Processor = (
+    render: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(serializer=_to_json) if as_json else structlog.dev.ConsoleRenderer()
     )
+
+    def last(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        priority = systemd.priority(str(event.get("level", method))) if in_journal else ""
+        return f"{priority}{render(logger, method, event)!s}"
+
     structlog.configure(
         processors=[*shared, last],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import common
+from common import systemd
 
 ROOT = Path(common.__file__).resolve().parent.parent
 """The folder that holds our packages."""
@@ -35,7 +36,7 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def given(env: Mapping[str, str]) -> dict[str, str]:
-    """`env` as the caller made it, for programs that are not ours."""
+    """`env` as the caller made it, for programs that are not ours; what systemd told this process alone is left out."""
     theirs = env.get(GIVEN, env.get(PATH, ""))
-    rest = {name: value for name, value in env.items() if name not in (GIVEN, PATH)}
+    rest = {name: value for name, value in env.items() if name not in (GIVEN, PATH, *systemd.PRIVATE)}
     return {**rest, PATH: theirs} if theirs else rest

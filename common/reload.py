@@ -1,7 +1,8 @@
 """Taking changed settings while running: on SIGHUP, or when a watched file changes, read again and apply.
 
 A fault changes nothing: it is logged, and what was in force stays. What cannot change without a restart keeps its old
-value and is named at every reload until the restart.
+value and is named at every reload until the restart. So are variables (`as_started`): a process keeps those it was started
+with, so that an edited environment file, of systemd say, is read at the next start only.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from typing import Generic
 
 import structlog
 
+from common import systemd
 from common.service import Chosen, ConfigurationError
 from common.settings import SettingsError
 
@@ -59,7 +61,9 @@ async def _changes(
         if changed or hangup.is_set():
             asked = hangup.is_set()
             hangup.clear()
+            systemd.reloading()
             yield Change(asked, changed)
+            systemd.ready()
         seen = _stamps(files()) | now  # other settings may name other files; what changed meanwhile counts as a change
 
 
@@ -117,7 +121,13 @@ class Reloader(Generic[Chosen]):
             return False
         self.settings, self.waiting, self.refused = settings, tuple(waiting), None
         changed = [name for name in names if name not in kept]
-        log.info("config.reloaded", changed=changed, need_restart=waiting, files=[str(path) for path in files])
+        log.info(
+            "config.reloaded",
+            changed=changed,
+            need_restart=waiting,
+            files=[str(path) for path in files],
+            as_started=wanted.from_environment,
+        )
         return True
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import structlog
 import uvloop
 
-from common import log
+from common import log, systemd
 from common.exits import ConfigurationError as ConfigurationError  # noqa: PLC0414 - most take it from here
 from common.exits import Exit
 from common.settings import Settings, SettingsError, load, option, unknown_variables
@@ -106,6 +106,7 @@ def told(settings: Settings) -> dict[str, Any]:
 
 def complain(service: str, error: Exception) -> int:
     """Tell the operator what is wrong, one line per fault, and return exit code 78."""
+    priority = systemd.priority("error") if systemd.has_journal() else ""
     for line in str(error).splitlines():
-        sys.stderr.write(f"svc-{service}: error: {line}\n")
+        sys.stderr.write(f"{priority}svc-{service}: error: {line}\n")
     return Exit.CONFIG

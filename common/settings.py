@@ -35,6 +35,10 @@ NO_SETTINGS = frozenset(
 """Variables of the suite that are no service's settings."""
 
 
+FROM_ENV = "environment "
+"""What a label begins with whose setting a variable made."""
+
+
 class SettingsError(ValueError):
     """Settings that cannot be used; the text has one line per fault and is meant for the operator."""
 
@@ -44,6 +48,12 @@ class Settings(BaseModel):
 
     # `CUDA_VISIBLE_DEVICES = 0` is how people write a variable in TOML.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+    _from_environment: tuple[str, ...] = ()
+
+    @property
+    def from_environment(self) -> tuple[str, ...]:
+        """Variables that set something here: reading again finds them as the process was started with them."""
+        return self._from_environment
 
 
 def _split_commas(value: Any) -> Any:
@@ -203,7 +213,7 @@ def env_layer(model: type[BaseModel], env_prefix: str, env: Mapping[str, str]) -
         for variable in setting.env:
             if env.get(variable):
                 _put(data, setting.path, env[variable])
-                labels[setting.path] = f"environment {variable}"
+                labels[setting.path] = f"{FROM_ENV}{variable}"
     return Layer("environment", data, labels)
 
 
@@ -272,6 +282,10 @@ def build(model: type[Model], layers: Sequence[Layer]) -> Model:
         raise SettingsError("\n".join(dict.fromkeys(faults))) from error
     if faults:
         raise SettingsError("\n".join(faults))
+    if isinstance(built, Settings):
+        labels = {label for layer in layers for label in layer.labels.values()}
+        named = sorted(label.removeprefix(FROM_ENV) for label in labels if label.startswith(FROM_ENV))
+        built._from_environment = tuple(named)  # noqa: SLF001 - our own
     return built
 
 

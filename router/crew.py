@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from common import own_python
+from common import own_python, systemd
+from common.http.access import require_guard
 from common.http.serve import Address, explain_bind
 from common.names import bind_address
 from common.service import ConfigurationError
@@ -92,12 +93,15 @@ class Crew:
         return int(self._sockets[0].getsockname()[1])
 
     def bind(self) -> None:
-        """Take the port, once per worker.
+        """Take the port, once per worker, or what a socket unit holds open between one router and the next.
 
         Raises:
             ConfigurationError: It cannot be had.
         """
         settings = self._settings
+        if given := systemd.sockets():
+            self._take(given)
+            return
         address = Address(settings.host, settings.router_port)
         try:
             family, _, _, _, target = socket.getaddrinfo(
@@ -117,6 +121,16 @@ class Crew:
                 listening.listen(1024)
         except OSError as error:
             raise ConfigurationError(explain_bind(error, address, "router")) from error
+
+    def _take(self, given: list[socket.socket]) -> None:
+        """Listen on sockets that somebody else opened, whose addresses are judged as if they were our own."""
+        settings, guarded = self._settings, self._settings.api_keys_file is not None
+        for one in given:
+            require_guard("router", one.getsockname()[0], guarded=guarded, insecure=settings.insecure_no_auth)
+        if len(given) > settings.workers:  # nobody would accept at the others
+            raise ConfigurationError(f"router: {len(given)} sockets are handed over for {settings.workers} workers")
+        self._sockets = [given[index % len(given)].dup() for index in range(settings.workers)]
+        log.info("router.socket_taken", sockets=len(given), port=self.port)
 
     async def start(self, table: Table) -> None:
         """Spawn every worker with the first table and wait until all serve.

@@ -155,7 +155,8 @@ class Master:
             return
         changed = [name for name in RouterSettings.model_fields if getattr(settings, name) != getattr(before, name)]
         files = [str(path) for path in reason.files]
-        log.info("config.reloaded", changed=changed, need_restart=fixed, files=files)
+        started = wanted.from_environment
+        log.info("config.reloaded", changed=changed, need_restart=fixed, files=files, as_started=started)
         self.directory.grace_s = settings.service_removal_grace_period
         self.directory.max_errors = settings.max_errors
         self.directory.default_limit = settings.max_in_flight

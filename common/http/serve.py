@@ -10,6 +10,7 @@ import psutil
 import structlog
 from aiohttp import web
 
+from common import systemd
 from common.names import bind_address
 from common.service import ConfigurationError
 from common.tasks import TaskScope
@@ -79,12 +80,13 @@ def stop_signals() -> asyncio.Event:
 
 
 async def until_stopped(scope: TaskScope, stop: asyncio.Event | None = None) -> None:
-    """Wait for SIGTERM or SIGINT, or for `stop`, made by `stop_signals` earlier.
+    """Wait for SIGTERM or SIGINT, or for `stop`, made by `stop_signals` earlier. A service that waits for it serves.
 
     Raises:
         TaskFailed: A task of `scope` failed first.
     """
     stop = stop or stop_signals()
+    systemd.ready()
     failure = asyncio.ensure_future(scope.failed())
     stopped = asyncio.ensure_future(stop.wait())
     try:
@@ -92,6 +94,7 @@ async def until_stopped(scope: TaskScope, stop: asyncio.Event | None = None) -> 
         if failure.done():
             raise failure.result()
         log.info("service.stopping")
+        systemd.stopping()
     finally:
         failure.cancel()
         stopped.cancel()

@@ -56,6 +56,15 @@ def test_systemd_finds_no_fault_in_the_unit(path: Path, tmp_path: Path) -> None:
 
 
 @needs_systemd
+def test_systemd_finds_no_fault_in_the_routers_socket_W59(tmp_path: Path) -> None:
+    [router] = [path for path in UNITS if short(path) == "router"]
+    installed(router, tmp_path)
+    socket = shutil.copy(router.with_suffix(".socket"), tmp_path)
+    done = analyze("verify", "--man=no", str(socket))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@needs_systemd
 def test_systemd_would_find_a_fault(tmp_path: Path) -> None:
     broken = installed(UNITS[0], tmp_path)
     broken.write_text(broken.read_text().replace("KillMode=process", "KillMode=sometimes").replace("User=", "Usr="))
@@ -84,9 +93,12 @@ def test_servers_outlive_the_units_that_look_after_them_B10(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", UNITS, ids=short)
-def test_a_unit_is_started_again_but_not_with_wrong_settings(path: Path) -> None:
+def test_a_unit_is_started_again_but_not_with_wrong_settings_W53_W59(path: Path) -> None:
     found = service(path)
-    assert found["Restart"] == ["always"]
+    # A server that was ended by a call stays ended (W53).
+    assert found["Restart"] == ["on-failure" if short(path) == "babysitter@" else "always"]
+    assert found["Type"] == ["notify"]
+    assert "StartLimitIntervalSec=0\n" in path.read_text().split("[Service]")[0]
     assert found["RestartPreventExitStatus"] == ["78"]
     assert found["NoNewPrivileges"] == ["true"]
     assert found["User"] == ["inference"]

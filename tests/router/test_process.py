@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -413,3 +414,62 @@ async def test_a_hung_worker_is_killed_and_replaced(node: Node, replica: FakeRep
             return victim not in alive and len(alive) == 2
 
         await node.until(replaced)
+
+
+async def test_a_restart_on_a_socket_that_systemd_holds_refuses_nobody_W59(tmp_path: Path) -> None:
+    """The test is the socket unit: it keeps the port listening while one router ends and the next one starts."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        flags = f"--no-compiled --workers 2 --router-port 1 --registry-url= --data-dir {tmp_path}"
+        start = f'export LISTEN_PID=$$ LISTEN_FDS=1; exec "{sys.executable}" -m router {flags} 3<&{held.fileno()}'
+        answers: list[int] = []
+
+        async def ask_all_the_time() -> None:
+            while True:
+                async with aiohttp.request("GET", f"http://127.0.0.1:{port}/health") as answer:
+                    answers.append(answer.status)
+
+        async def serve() -> asyncio.subprocess.Process:
+            with (tmp_path / "log").open("ab") as log:
+                return await asyncio.create_subprocess_exec(
+                    "bash", "-c", start, pass_fds=[held.fileno()], stdout=log, stderr=log
+                )
+
+        asking = asyncio.ensure_future(ask_all_the_time())
+        router = await serve()
+        try:
+            async with asyncio.timeout(90):
+                for _ in range(2):
+                    before = len(answers)
+                    while len(answers) < before + 20 and not asking.done():
+                        await asyncio.sleep(0.02)
+                    router.terminate()
+                    assert await router.wait() == 0, (tmp_path / "log").read_text()
+                    router = await serve()
+                before = len(answers)
+                while len(answers) < before + 20 and not asking.done():
+                    await asyncio.sleep(0.02)
+            assert not asking.done(), asking.exception()
+            assert set(answers) == {200}
+        finally:
+            asking.cancel()
+            router.terminate()
+            await router.wait()
+
+
+@pytest.mark.parametrize(("address", "workers"), [("0.0.0.0", 1), ("127.0.0.1", 0)])
+async def test_sockets_that_are_handed_over_are_judged_as_our_own_W59(
+    tmp_path: Path, address: str, workers: int
+) -> None:
+    """One that the network reaches needs keys; and more than there are workers would be heard by nobody."""
+    with socket.create_server((address, 0)) as held:
+        handed = f"3<&{held.fileno()} 4<&{held.fileno()}"
+        flags = f"--no-compiled --workers 1 --registry-url= --data-dir {tmp_path}"
+        count = 2 - workers
+        start = f'export LISTEN_PID=$$ LISTEN_FDS={count}; exec "{sys.executable}" -m router {flags} {handed}'
+        done = await asyncio.create_subprocess_exec(
+            "bash", "-c", start, pass_fds=[held.fileno()], stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await done.communicate()
+    assert done.returncode == 78
+    assert (b"refusing to listen on 0.0.0.0 without" if workers else b"2 sockets are handed over for 1 workers") in said
