@@ -52,6 +52,7 @@ MODULES = (
     "router.proxy.answers",
     "router.proxy.attempt",
     "router.proxy.chunked",
+    "router.proxy.cors",
     "router.proxy.downstream",
     "router.proxy.engine",
     "router.proxy.exchange",

@@ -17,6 +17,9 @@ from router.policy.cache_type import DEFAULT_THRESHOLD_BYTES
 from router.policy.models import POLICIES, ModelRule, ModelRules
 from router.policy.models import faults as faults_of_rules
 
+_ORIGIN = re.compile(
+    r"[a-z][a-z0-9+.-]*://[a-z0-9._-]+(?::[0-9]{1,5})?|[a-z][a-z0-9+.-]*://\[[0-9a-f:]+\](?::[0-9]{1,5})?"
+)
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
 
 
@@ -113,6 +116,10 @@ class RouterSettings(TracedSettings):
     replica_tls_verify: bool = option(
         True, "Check certificates and names of replicas on https; off: whoever is in between can read everything."
     )
+    cors_origins: CommaList = option(
+        (),
+        "Origins (scheme://host:port) whose pages may call the router from a browser; `*` allows any, without credentials.",
+    )
     api_keys_file: Path | None = option(
         None, "File (mode 0600) of API keys; with it every request needs one, and clients' own are not forwarded."
     )
@@ -157,6 +164,15 @@ class RouterSettings(TracedSettings):
         if not all(_PREFIX.fullmatch(prefix) for prefix in prefixes):
             raise ValueError("each must begin with '/', not end with it, and hold letters, digits, '.', '_', '-', '/'")
         return prefixes
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _is_origin(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        if origins != ("*",) and not all(_ORIGIN.fullmatch(origin) for origin in origins):
+            raise ValueError(
+                "each must be scheme://host or scheme://host:port in lower case, without a path; or only '*'"
+            )
+        return origins
 
     @field_validator("models")
     @classmethod

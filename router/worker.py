@@ -53,6 +53,7 @@ def limits_of(settings: RouterSettings) -> Limits:
         body_timeout_s=settings.body_timeout_s,
         any_path=b"*" in paths,
         extra_paths=paths,
+        cors_origins=frozenset(origin.encode() for origin in settings.cors_origins),
         strip_prefixes=tuple(prefix.encode() for prefix in settings.strip_prefixes),
         extra_headers=settings.forward_headers,
         queue_limit=settings.queue_limit,

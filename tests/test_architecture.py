@@ -78,6 +78,7 @@ PURE = (
     "router/replica_keys.py",
     "router/proxy/answers.py",
     "router/proxy/chunked.py",
+    "router/proxy/cors.py",
     "router/proxy/headers.py",
     "router/proxy/paths.py",
     "router/proxy/spelling.py",

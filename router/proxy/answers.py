@@ -61,14 +61,21 @@ def local_answer(
     keep_alive: bool,
     head_only: bool = False,
     headers: tuple[tuple[bytes, bytes], ...] = (),
+    more_lines: bytes = b"",
 ) -> bytes:
-    """A whole HTTP/1.1 answer with a JSON body."""
+    """A whole HTTP/1.1 answer with a JSON body; `more_lines` are further header lines."""
     lines = [
         b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-content-type-options: nosniff\r\n"
         % (status, HTTPStatus(status).phrase.encode(), len(body))
     ]
     lines += [b"%b: %b\r\n" % header for header in headers]
+    lines.append(more_lines)
     lines.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
     if not head_only:
         lines.append(body)
     return b"".join(lines)
+
+
+def preflight_answer(lines: bytes, *, keep_alive: bool) -> bytes:
+    """The answer to a browser's question, which has no body and so no length either (RFC 9110 8.6)."""
+    return b"HTTP/1.1 204 No Content\r\n" + lines + (b"\r\n" if keep_alive else b"connection: close\r\n\r\n")

@@ -356,7 +356,8 @@ class Downstream:
         self._release_body()
         dialect = dialect_of(self._head.path if self._head is not None else path)
         body = answers.error_body(status, code, message, dialect)
-        transport.write(answers.local_answer(status, body, keep_alive=False))
+        cors = self._head.cors if self._head is not None else b""
+        transport.write(answers.local_answer(status, body, keep_alive=False, more_lines=cors))
         self._deadline = self._engine.now() + LINGER_S
         if transport.can_write_eof():
             transport.write_eof()

@@ -60,6 +60,7 @@ class Limits:
     max_connections: int
     any_path: bool
     extra_paths: frozenset[bytes]
+    cors_origins: frozenset[bytes] = frozenset()
     strip_prefixes: tuple[bytes, ...] = ()
     extra_headers: tuple[str, ...] = ()
     queue_limit: int = 256
@@ -129,7 +130,9 @@ class Engine:
         credentials = frozenset() if keys else CREDENTIALS
         self.has_keys = bool(keys)
         allowed = FORWARDED | credentials | {name.lower().encode() for name in self.limits.extra_headers}
-        self.heads = request_heads(allowed, self.limits.strip_prefixes, self.limits.extra_paths)
+        self.heads = request_heads(
+            allowed, self.limits.strip_prefixes, self.limits.extra_paths, self.limits.cors_origins
+        )
 
     def set_table(self, table: Table) -> None:
         """Swap the table; connections and ejections of endpoints that are gone are dropped."""

@@ -92,6 +92,9 @@ class Exchange:
         engine, head = self._engine, self.head
         engine.exchanges.add(self)
         engine.body_bytes += len(self.body)
+        if head.preflight is not None:
+            self._answer_preflight(head.preflight)
+            return
         try:
             key = gate.key_of(engine, head) if engine.has_keys else None
             if gate.check_path(engine, head, self._operation):
@@ -387,8 +390,16 @@ class Exchange:
                 keep_alive=keep_alive,
                 head_only=self.head.method == b"HEAD",
                 headers=((b"x-request-id", self.request_id), *headers),
+                more_lines=self.head.cors,
             )
         )
+        self.finish(keep_alive=keep_alive)
+
+    def _answer_preflight(self, lines: bytes) -> None:
+        """A browser asks without the page's key whether the page may ask."""
+        self._status = 204
+        keep_alive = self.head.keep_alive and not self._engine.draining
+        self._client.sink().write(answers.preflight_answer(lines, keep_alive=keep_alive))
         self.finish(keep_alive=keep_alive)
 
     def _log_line(self) -> dict[str, object]:
@@ -415,7 +426,7 @@ class Exchange:
 
     def _own_lines(self) -> bytes:
         """The response fields that are the router's own."""
-        lines = b"x-request-id: %b\r\nx-content-type-options: nosniff\r\n" % self.request_id
+        lines = b"x-request-id: %b\r\nx-content-type-options: nosniff\r\n%b" % (self.request_id, self.head.cors)
         if self._attempts > 1:
             lines += b"x-attempts: %d\r\n" % self._attempts
         if self._engine.limits.served_by and self._attempt is not None:

@@ -12,7 +12,7 @@ from router.keys import Key, Refusal
 from router.model import Facts
 from router.policy.models import POLICIES
 from router.proxy.head import RequestHead
-from router.proxy.paths import PROXIED, Operation, is_control
+from router.proxy.paths import ADMIN_TREES, PROXIED, Operation, is_control
 from router.proxy.spelling import nearest
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ OPEN_PATHS = frozenset({b"/", b"/health", b"/status"})
 """Answered to anybody: a load balancer holds no key."""
 _JSON_OBJECT = re.compile(rb"[ \t\r\n]*\{")
 _POLICY = b"x-routing-policy"
-_ADMIN_TREES = (b"/admin/", b"/api/v1/")
 _REFUSALS = {
     Refusal.UNKNOWN: (401, "a valid API key is needed"),
     Refusal.MODEL: (403, "this API key may not use this model"),
@@ -64,7 +63,7 @@ def key_of(engine: "Engine", head: RequestHead) -> Key | None:
     key = engine.keys.find(head.authorization, head.api_key)
     if key is None:
         raise refuse(Refusal.UNKNOWN)
-    if head.path.startswith(_ADMIN_TREES) and not key.admin:
+    if head.path.startswith(ADMIN_TREES) and not key.admin:
         raise refuse(Refusal.ADMIN)
     return key
 

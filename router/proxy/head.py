@@ -72,6 +72,10 @@ class RequestHead(msgspec.Struct):
     """Fields that `Connection` names; the ones we act on cannot be removed that way."""
     operation: Operation | None = None
     forwarded: bytes = b""
+    cors: bytes = b""
+    """Lines for the answer, so that a page may read it."""
+    preflight: bytes | None = None
+    """The lines that answer it, where it is a browser's question before a request."""
     forwarded_for_stream: bytes = b""
     """The same for a request whose answer the router may write into: no coding is asked for."""
     takes_events: bool = True

@@ -23,6 +23,12 @@ FORWARDED_PREFIXES = (b"openai-", b"anthropic-")
 CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _DROPPED = frozenset(
     {
+        b"access-control-allow-credentials",
+        b"access-control-allow-headers",
+        b"access-control-allow-methods",
+        b"access-control-allow-origin",
+        b"access-control-expose-headers",
+        b"access-control-max-age",
         b"alt-svc",
         b"connection",
         b"content-length",

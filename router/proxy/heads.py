@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from typing import Final, Generic, TypeVar
 
+from router.proxy import cors
 from router.proxy.head import BODILESS, RequestHead, ResponseHead, parse_request, parse_response
 from router.proxy.headers import forwarded_lines, response_lines, takes_events, without_coding
 
@@ -91,7 +92,10 @@ def _number_line(text: bytes, start: int) -> tuple[int, int]:
 
 
 def request_heads(
-    allowed: Collection[bytes], prefixes: Sequence[bytes] = (), extra_paths: Collection[bytes] = ()
+    allowed: Collection[bytes],
+    prefixes: Sequence[bytes] = (),
+    extra_paths: Collection[bytes] = (),
+    origins: Collection[bytes] = (),
 ) -> Heads[RequestHead]:
     """Memory of requests.
 
@@ -99,10 +103,13 @@ def request_heads(
         allowed: Fields that go on to replicas.
         prefixes: Taken off paths.
         extra_paths: Proxied beside those of `paths.py`.
+        origins: Whose pages may read the answers.
     """
 
     def parse(raw: bytes) -> RequestHead:
         head = parse_request(raw, prefixes, extra_paths)
+        head.cors = cors.answer_lines(origins, head.path, head.fields)
+        head.preflight = cors.preflight_lines(origins, head.method, head.path, head.fields)
         head.forwarded = forwarded_lines(head, allowed)
         head.forwarded_for_stream = without_coding(head, allowed)
         head.takes_events = takes_events(head)

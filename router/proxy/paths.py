@@ -66,7 +66,9 @@ CONTROL = frozenset(
     {b"/", b"/health", b"/status", b"/services", b"/models", b"/v1/models", b"/stats", b"/metrics", b"/traffic"}
 )
 MODEL_TREES = (b"/v1/models/", b"/models/")
-_CONTROL_TREES = (*MODEL_TREES, b"/admin/", b"/api/v1/")
+ADMIN_TREES = (b"/admin/", b"/api/v1/")
+"""What changes the fleet, or tells of it what only its owners should know."""
+_CONTROL_TREES = (*MODEL_TREES, *ADMIN_TREES)
 
 
 def _table() -> dict[bytes, Operation]:
