@@ -111,8 +111,8 @@ class Outliers:
             return False
         if verdict is Verdict.SERVER_ERROR or verdict is Verdict.BROKEN:
             record.clients.add(client)
-            if len(record.clients) < 2 and not was_trial:  # noqa: PLR2004 - the least that is "several"
-                return False
+            if len(record.clients) < 2:  # noqa: PLR2004 - the least that is "several"
+                return False  # in a trial too: the next request is the next trial
         record.faults += 1
         if verdict is not Verdict.REFUSED and record.faults < FAULTS_TO_EJECT and not was_trial:
             return False

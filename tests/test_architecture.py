@@ -81,6 +81,7 @@ PURE = (
     "router/proxy/cors.py",
     "router/proxy/headers.py",
     "router/proxy/paths.py",
+    "router/proxy/quoted.py",
     "router/proxy/spelling.py",
     "router/proxy/stream_end.py",
     "router/retry.py",

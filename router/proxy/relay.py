@@ -9,14 +9,15 @@ of a told length, passes untouched and is judged by its framing alone.
 """
 
 import re
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from router.proxy import answers, stream_end
-from router.proxy.chunked import LAST_CHUNK, Chunked, frame
+from router.proxy.chunked import LAST_CHUNK, frame
 from router.proxy.head import BODILESS, ResponseHead
 from router.proxy.paths import Dialect, EndMark
+from router.proxy.quoted import Quoted
 
 OK = 200
 CUT_OFF = 0
@@ -31,7 +32,7 @@ _TAIL_BYTES = 64
 """Reads shorter than this are joined with what came before: the mark may be cut anywhere."""
 _TAIL_LIMIT_BYTES = 4096
 _CHUNK_BORDER = re.compile(rb"\r\n[0-9A-Fa-f]{1,15}\r\n")
-_TAIL_TELLS = (EndMark.DONE, EndMark.NONE)
+_TAIL_TELLS: Final = (EndMark.DONE, EndMark.NONE)
 _BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
 _MARK_BYTES = 32
 """No end mark is longer."""
@@ -85,11 +86,7 @@ class Relay:
     _before = b""
     _tail = b""
     _choices: stream_end.Choices | None = None
-    _quoted: list[bytes] | None = None
-    """An answer that is to become one event of the stream that was begun."""
-    _unquotable = False
-    _event_line = b""
-    _unquote: Chunked | None = None
+    _quoted: Quoted | None = None
     _unproven: list[bytes] | None = None
 
     def __init__(
@@ -150,11 +147,9 @@ class Relay:
         self._watch(head, end_marked)
         if self._early:
             # The client already has its 200: what is no stream becomes one error event.
-            self._quoted = None if head.is_event_stream and not head.coded else []
-            self._unquotable = head.coded or not (head.is_json or head.is_event_stream)
-            self._event_line = answers.event_line(self._dialect) if head.status != OK else b""
+            stream = head.is_event_stream and not head.coded
+            self._quoted = None if stream else Quoted(head, self._dialect, self._limit)
             self._plain = False
-            self._unquote = Chunked() if head.chunked else None
             return
         self.is_stream = head.is_event_stream
         self._holding = head.is_json and not head.is_event_stream
@@ -213,7 +208,7 @@ class Relay:
     def whole(self, body: bytes) -> None:
         """The whole body at once: it has a length, and is no stream."""
         if self._quoted is not None:
-            self._quoted.append(body)
+            self._quoted.add(body, framed=False)
             self.end()
             return
         data = self._held[0] + body
@@ -225,7 +220,7 @@ class Relay:
     def _unusual_body(self, data: bytes, *, framed: bool) -> None:
         """The first bytes, what is held whole, and what became an event."""
         if self._quoted is not None:
-            self._quote(self._unquote.payload(data) if framed and self._unquote is not None else [data])
+            self._quoted.add(data, framed=framed)
             return
         self._framed = framed
         if self._watched:
@@ -239,15 +234,6 @@ class Relay:
         if not self._holding or self._held_bytes > self._limit:
             self._flush()
             self._plain = self._unproven is None
-
-    def _quote(self, pieces: list[bytes]) -> None:
-        assert self._quoted is not None  # noqa: S101 - asked before
-        self._held_bytes += sum(map(len, pieces))
-        if self._unquotable or self._held_bytes > self._limit:
-            self._unquotable = True
-            self._quoted.clear()
-        else:
-            self._quoted += pieces
 
     def judged(self, status: int) -> int:
         """The status that a body which is over amounts to: the head's, that of the engine's own error, or `CUT_OFF`.
@@ -297,11 +283,7 @@ class Relay:
     def end(self) -> None:
         """End cleanly: send what is held, and the closing chunk if the client is given chunks."""
         if self._quoted is not None:
-            event = self._event_line + b"data: " + b" ".join(b"".join(self._quoted).split()) + b"\n\n"
-            if self._unquotable:
-                event = answers.error_event(
-                    "upstream_no_stream", "the replica's answer was no event stream", self._dialect
-                ).lstrip()
+            event = self._quoted.event()
             self.keep_alive = False
             self._sink.write(frame(event) if self._chunks else event)
             return

@@ -2,6 +2,8 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+import pytest
+
 from router.candidates import choose_from
 from router.model import Endpoint, Facts, Standing
 from router.outlier import Outliers, Verdict
@@ -165,6 +167,19 @@ def test_broken_answers_of_one_client_do_not_eject_and_of_several_do_W8() -> Non
     assert not any(note(outliers, one, Verdict.BROKEN, 0.0, client="poison") for _ in range(50))
     ejected = [note(outliers, one, Verdict.BROKEN, 0.0, client=f"c{number}") for number in range(6)]
     assert ejected.index(True) == 4
+
+
+@pytest.mark.parametrize("verdict", [Verdict.BROKEN, Verdict.SERVER_ERROR])
+def test_a_trial_that_one_client_spoils_is_followed_by_the_next_W8(verdict: Verdict) -> None:
+    outliers, one = Outliers(), endpoint("a")
+    note(outliers, one, Verdict.REFUSED, 0.0)
+    for _ in range(3):
+        assert outliers.admits(one, 5.0)
+        outliers.begin(one)
+        assert not outliers.admits(one, 5.0)
+        assert not note(outliers, one, verdict, 5.0, client="poison")
+    outliers.begin(one)
+    assert note(outliers, one, verdict, 5.0, client="another")
 
 
 def test_what_another_endpoint_answered_was_not_the_requests_fault_W8() -> None:
