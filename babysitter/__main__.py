@@ -89,7 +89,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
             reporter = make_reporter(settings, session, supervisor)
             reloader = Reloader(
                 settings,
-                partial(parse, sys.argv[1:], environ),
+                lambda: settle_host(parse(sys.argv[1:], environ)),
                 Apply(supervisor, reporter, session, environ, clock),
                 files=lambda _: (config_file(sys.argv[1:], environ),),
                 hangup=hangup,

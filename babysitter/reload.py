@@ -24,6 +24,7 @@ RELOADED = frozenset(
         "models",
         "on_exit",
         "probes",
+        "server",
         "stop_command",
         "weight",
     }

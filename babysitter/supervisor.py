@@ -119,21 +119,20 @@ class Supervisor:
         self._events.put_nowait(event)
 
     async def stop_for_good(self, reason: str, *, force: bool) -> None:
-        """A stop that is finished even if this babysitter is not there to do it (W53): it is on disk first."""
+        """A stop that is finished even if this babysitter is not there to do it (W53): it is on disk when this returns."""
         self.memory.desired = "stopped"
-        await self.persist()
         self.tell(ev.StopRequested(reason, force=force))
+        await self.persist()
 
     def reload(self, spec: Spec, prober: Prober, engine: EngineHealth) -> None:
         """Look after the replica as `spec` says from now on; a new command is that of the next start.
 
         A failed replica begins again: its file may have been mended (W56).
         """
-        begins_anew = self.state is State.FAILED and spec != self.spec
         self.spec = replace(spec, deployer=self.spec.deployer, deploy_mark=self.spec.deploy_mark)
         self._command = spec.command or self._command
         self._watcher.reload(self.spec, prober, engine)
-        if begins_anew:
+        if self.state is State.FAILED:
             self.tell(ev.Retry(deploy=self.spec.deployer is not None))
         self.changed()
 

@@ -230,8 +230,10 @@ def status(*rows: str) -> int:
 def describe(name: str, url: str) -> tuple[str, str]:
     """Health and models of a process that runs."""
     try:
-        health = str(get(f"{url}/health").get("status", "?"))
-        return health, "" if name in {"registry", "agent"} else ", ".join(sorted(models_at(url)))
+        told = get(f"{url}/health")
+        health, older = str(told.get("status", "?")), told.get("need_restart") or []
+        models = "" if name in {"registry", "agent"} else ", ".join(sorted(models_at(url)))
+        return health, f"{models} (settings older than its file: {', '.join(older)})".lstrip() if older else models
     except Guarded:
         return health, "(asks for a key)"
     except NotYet as error:

@@ -204,6 +204,16 @@ def test_changed_file_is_taken_over_as_far_as_the_server_allows_W31(
         assert node.health()["need_restart"] == ["log_dir"]
 
 
+def test_host_of_another_machine_is_no_change_at_every_reload_W31(tmp_path: Path) -> None:
+    with light(tmp_path, top={"host": "192.0.2.7"}) as node:
+        node.start()
+        node.ready()
+        node.top = {**node.top, "metadata": {"rack": "b7"}}
+        assert node.config
+        until("reloaded", lambda: "config.reloaded" in node.log())
+        assert node.health()["need_restart"] == []
+
+
 def test_file_with_a_fault_changes_nothing_and_is_told_W31(tmp_path: Path) -> None:
     with light(tmp_path) as node:
         node.start()

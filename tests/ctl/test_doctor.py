@@ -105,6 +105,15 @@ def test_a_router_without_registry_is_told_once() -> None:
     assert [one.verdict for one in found] == [Verdict.FAULT]
 
 
+def test_replica_whose_settings_are_older_than_its_file_is_a_warning_W31() -> None:
+    old: dict[str, Any] = {"replica_id": "a", "status": "ready", "need_restart": ["backend"]}
+    found = list(judge.replicas([old, {"replica_id": "b", "status": "ready"}]))
+    assert [(one.verdict, one.seen) for one in found] == [
+        (Verdict.WARN, "a runs with older settings than its file: backend"),
+        (Verdict.OK, "2 of 2 replicas are ready"),
+    ]
+
+
 def test_a_stalled_or_silent_replica_is_a_warning() -> None:
     infos: list[dict[str, Any]] = [
         {"replica_id": "a", "status": "starting", "stalled": True},

@@ -4,6 +4,7 @@ import pytest
 
 from ctl.sse import Event, Events
 from ctl.table import Table, as_text, visible
+from ctl.views import node
 from ctl.views.words import age, duration, moment, size
 
 SPOKEN = {
@@ -45,3 +46,11 @@ def test_events_are_the_same_however_the_network_cuts_them() -> None:
         events = Events()
         found = [event for at in range(0, len(raw), step) for event in events.feed(raw[at : at + step])]
         assert found == expected
+
+
+def test_babysitter_whose_settings_are_older_than_its_file_is_shown_so_W31() -> None:
+    told = node.babysitter_detail({"restart_count": 2, "need_restart": ["backend", "port"]})
+    assert told == "restarts 2; runs with older settings than its file: backend, port"
+    refused = {"need_restart": [], "config_refused": "babysitter.toml: no TOML\nmore"}
+    assert node.older_settings(refused) == "has a file with a fault, which is not in force: babysitter.toml: no TOML"
+    assert node.older_settings({"need_restart": [], "config_refused": None}) == node.older_settings({}) == ""

@@ -140,6 +140,9 @@ def test_status_prints_a_table_and_tells_by_its_code_whether_all_is_well(serve: 
         f"registry      11   {port}  healthy",
         f"babysitter_x  12   {port - 1}  healthy  m",
     ]
+    older = serve({"/health": (200, {"status": "healthy", "need_restart": ["backend"]}), "/models": models("m")})
+    done = helper("status", f"babysitter_x,12,{port},{older}")
+    assert "m (settings older than its file: backend)" in done.stdout
     done = helper("status", f"registry,11,{port},{url}", "router,,-,")
     assert done.returncode == 1
     assert "not running" in done.stdout
