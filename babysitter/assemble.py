@@ -39,6 +39,10 @@ from common.http.access import is_loopback
 from common.service import ConfigurationError
 
 log = structlog.get_logger(__name__)
+NO_IMAGE = (
+    "the server is told no image (--cbcore): set cbclient.image_registry, the REGISTRY of REGISTRY/cbcore:TAG, in the file "
+    "that the agent's babysitter_config names"
+)
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 FQDN_WAIT_S = 2.0
 
@@ -146,6 +150,7 @@ def make_spec(
             "request_id": wanted.request_id,
             "metadata": wanted.metadata,
             "host": None,
+            "warnings": warnings_of(wanted, settings),
         }
     hint: dict[str, Any] = {} if probes.slow_start_s is None else {"slow_start_s": probes.slow_start_s}
     if isinstance(settings.backend, VllmBackend):
@@ -195,6 +200,15 @@ def server_settings(settings: BabysitterSettings) -> dict[str, str]:
     told = settings.model_dump(mode="json", include=names)
     told["babysitter.stop_grace_s"] = settings.babysitter.stop_grace_s
     return {name: hashlib.sha256(json.dumps(told[name], sort_keys=True).encode()).hexdigest()[:16] for name in told}
+
+
+def warnings_of(wanted: CreateRequest, settings: BabysitterSettings) -> list[str]:
+    """What the operator should know of a request that is carried out all the same."""
+    runconfig = wanted.full_config.get("runconfig")
+    named = isinstance(runconfig, Mapping) and runconfig.get("cbcore_image")
+    if not MODES[wanted.server_mode].image or not wanted.app_tag or named or settings.cbclient.image_registry:
+        return []
+    return [NO_IMAGE]
 
 
 def make_prober(settings: BabysitterSettings, spec: Spec, session: aiohttp.ClientSession) -> Prober:

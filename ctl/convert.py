@@ -13,7 +13,11 @@ MODES = (
     "api_gateway_mock",
     "platform_workload",
     "platform_workload_mock",
+    "catalog",
 )
+"""Those of requests; the last is the old converter's, for services that know it."""
+JOB = {"job_priority": "p2", "job_timeout_s": 86_400, "job_labels": None}
+"""What a configuration says that says nothing of its job, as the old converter wrote it."""
 TIMEOUT_KEYS = ("job_timeout_s", "job_time_sec", "job_timeout")
 """How configurations call the longest time of a job; the first that is there counts."""
 
@@ -35,14 +39,17 @@ class Choices:
     priority: str | None = None
     timeout_s: int | None = None
     labels: Sequence[str] = field(default_factory=tuple)
-    use_uv: bool = False
+    use_uv: bool | None = None
+    wait_for_ready: bool | None = None
+    run_diagnostics: bool | None = None
     request_id: str | None = None
 
 
 def from_model_config(config: Mapping[str, Any], chosen: Choices) -> dict[str, Any]:
     """The create request of a model configuration, which it carries whole as `full_config`.
 
-    The job's priority, timeout and labels are taken from `runconfig`.
+    The job's priority, timeout and labels are taken from `runconfig`. It has the members that the release server's own
+    converter gave it, with the same values where nothing is said.
 
     Raises:
         Unusable: It is of another shape.
@@ -56,17 +63,20 @@ def from_model_config(config: Mapping[str, Any], chosen: Choices) -> dict[str, A
         "server_mode": chosen.server_mode or "replica",
         "model_name": name,
         "full_config": plain(config),
-        "placement": {},
+        "placement": {"namespace": "inf-integ"},
+        "job": {**JOB, **dict(_job(runconfig))},
+        "wait_for_ready": True,
+        "run_diagnostics": False,
     }
-    job = dict(_job(runconfig))
-    if job:
-        request["job"] = job
+    if chosen.app_tag:
+        request["cbclient_config"] = {"app_tag": chosen.app_tag, "use_uv": True}
     return laid_over(request, chosen)
 
 
 def laid_over(request: Mapping[str, Any], chosen: Choices) -> dict[str, Any]:
     """`request` with the flags over it."""
-    top = {"server_mode": chosen.server_mode, "model_name": chosen.model_name, "request_id": chosen.request_id}
+    names = ("server_mode", "model_name", "wait_for_ready", "run_diagnostics", "request_id")
+    top = {name: getattr(chosen, name) for name in names}
     made = {**request, **{key: value for key, value in top.items() if value is not None}}
     placement = {
         "multibox": chosen.multibox,
@@ -78,12 +88,12 @@ def laid_over(request: Mapping[str, Any], chosen: Choices) -> dict[str, Any]:
     job = {"job_priority": chosen.priority, "job_timeout_s": chosen.timeout_s}
     _fill(made, "job", {key: value for key, value in job.items() if value is not None})
     if chosen.labels:
-        _fill(made, "job", {"job_labels": [*_table(made, "job").get("job_labels", ()), *chosen.labels]})
-    if chosen.use_uv:
+        _fill(made, "job", {"job_labels": [*(_table(made, "job").get("job_labels") or ()), *chosen.labels]})
+    if chosen.use_uv is not None:
         tag = chosen.app_tag or _table(made, "placement").get("app_tag")
         if not tag and "cbclient_config" not in made:
             raise Unusable("--use-uv needs a build: give --app-tag")
-        _fill(made, "cbclient_config", {"use_uv": True, **({"app_tag": tag} if tag else {})})
+        _fill(made, "cbclient_config", {"use_uv": chosen.use_uv, **({"app_tag": tag} if tag else {})})
     return made
 
 

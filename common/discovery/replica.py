@@ -25,6 +25,7 @@ REPORTED: Mapping[str, Any] = {
     "need_restart": [],
     "config_refused": None,
     "wsjob_states": {},
+    "warnings": [],
 }
 """Members that only the babysitter knows, and what they are before it has said anything."""
 

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,14 @@ def add_choices(parser: ArgumentParser) -> None:
     group.add_argument("--priority", metavar="P", help="of the cluster's jobs, p0 to p3")
     group.add_argument("--job-timeout", type=int, metavar="S", help="of the cluster's jobs, in seconds")
     group.add_argument("--label", action="append", default=[], metavar="K=V", help="of the cluster's jobs; repeatable")
-    group.add_argument("--use-uv", action="store_true", help="make the client's environment with uv")
+    group.add_argument("--use-uv", action=BooleanOptionalAction, help="make the client's environment with uv")
+    group.add_argument(
+        "--wait-for-ready", action=BooleanOptionalAction, help="as the request says it; see --wait as well"
+    )
+    group.add_argument(
+        "--no-wait", dest="wait_for_ready", action="store_false", default=None, help="the old converter's word"
+    )
+    group.add_argument("--run-diagnostics", action=BooleanOptionalAction, help="ask the server for its diagnostics")
     group.add_argument("--request-id", metavar="ID", help="a second create with the same id makes nothing new")
 
 
@@ -57,6 +64,8 @@ def choices(args: Namespace) -> Choices:
         timeout_s=args.job_timeout,
         labels=tuple(args.label),
         use_uv=args.use_uv,
+        wait_for_ready=args.wait_for_ready,
+        run_diagnostics=args.run_diagnostics,
         request_id=args.request_id,
     )
 

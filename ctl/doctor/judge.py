@@ -77,8 +77,22 @@ def replicas(infos: Sequence[Answer]) -> Iterator[Finding]:
         older = node.older_settings(info)
         if older:
             yield warn("settings", f"{name} {older}", "mend the file, or start the babysitter (and its server) again")
+    yield from cautions(infos)
     ready = sum(info.get("status") == "ready" for info in infos)
     yield ok("replicas", f"{ready} of {len(infos)} replicas are ready")
+
+
+def cautions(infos: Sequence[Answer]) -> Iterator[Finding]:
+    """What replicas warn of, each thing once, whatever number of them says it."""
+    warned: dict[str, list[str]] = {}
+    for info in infos:
+        for text in info.get("warnings") or ():
+            if info.get("status") not in ("stopped", "failed"):
+                warned.setdefault(str(text), []).append(str(info.get("replica_id", "?")))
+    for text, names in warned.items():
+        yield warn(
+            "replica", f"{', '.join(names)}: {text.partition(': ')[0]}", text.partition(": ")[2] or "see its request"
+        )
 
 
 def addresses(records: Sequence[Answer]) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from babysitter.assemble import make_addresses, make_prober, make_rules, make_spec
+from babysitter.assemble import NO_IMAGE, make_addresses, make_prober, make_rules, make_spec, warnings_of
 from babysitter.cbclient import wheels
 from babysitter.cbclient.environments import Environments
 from babysitter.cbclient.modes import MODES
@@ -19,7 +19,7 @@ from babysitter.cbclient.request import CreateRequest, load
 from babysitter.cbclient.server import make_command
 from babysitter.cbclient.versions import TagError, has_client_package, image, image_tag, version_of, wheel_names
 from babysitter.cbclient.wheels import Roots, WheelError
-from babysitter.settings import parse
+from babysitter.settings import BabysitterSettings, parse
 from babysitter.spec import DeployError
 from common.clock import SystemClock
 from common.service import ConfigurationError
@@ -359,6 +359,24 @@ def test_the_server_is_told_params_yaml_and_the_requests_own_priority_W22(
     )
     assert made.env["FULL_CONFIG_PATH"] == str(tmp_path / "params.yaml")
     assert made.env["JOB_PRIORITY"] == priority
+
+
+@pytest.mark.parametrize(
+    ("change", "client", "told"),
+    [
+        ({}, {}, [NO_IMAGE]),
+        ({}, {"image_registry": "r"}, []),
+        ({"placement": {}}, {}, []),
+        ({"server_mode": "api_gateway"}, {}, []),
+        ({"full_config": {"runconfig": {"cbcore_image": "r/cbcore:t"}}}, {}, []),
+    ],
+)
+def test_a_request_with_a_tag_and_no_image_registry_is_warned_of_W41(
+    change: dict[str, Any], client: dict[str, Any], told: list[str]
+) -> None:
+    given = {"port": 8001, "backend": {"type": "mock", "models": ["m"]}, "cbclient": client}
+    settings = BabysitterSettings.model_validate(given)
+    assert warnings_of(CreateRequest.model_validate({**MINIMAL, **change}), settings) == told
 
 
 def test_defaults_of_a_request_are_the_contracts() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from babysitter.cbclient.request import CreateRequest
 from ctl.codes import Code
 from ctl.convert import Choices, Unusable, from_model_config, laid_over
 from tests.ctl.conftest import Suite
@@ -52,8 +53,36 @@ def test_flags_stand_over_the_file_and_labels_add_to_it() -> None:
     assert (made["model_name"], made["server_mode"], made["placement"]["node"]) == ("other", "replica_mock", "n")
 
 
-def test_a_configuration_without_runconfig_has_no_job() -> None:
-    assert "job" not in from_model_config({"model": {"name": "m"}}, Choices())
+def test_a_request_has_the_old_converters_members_where_nothing_is_said_W41() -> None:
+    made = from_model_config({"model": {"name": "m"}}, Choices())
+    assert made == {
+        "server_mode": "replica",
+        "model_name": "m",
+        "placement": {"namespace": "inf-integ"},
+        "full_config": {"model": {"name": "m"}},
+        "job": {"job_priority": "p2", "job_timeout_s": 86400, "job_labels": None},
+        "wait_for_ready": True,
+        "run_diagnostics": False,
+    }
+    assert from_model_config({"model": {"name": "m"}}, Choices(labels=("a=b",)))["job"]["job_labels"] == ["a=b"]
+    tagged = from_model_config({"model": {"name": "m"}}, Choices(app_tag="build-1"))
+    assert tagged["cbclient_config"] == {"app_tag": "build-1", "use_uv": True}
+    assert tagged["placement"]["app_tag"] == "build-1"
+    CreateRequest.model_validate({**tagged, "job": None})
+
+
+async def test_from_yaml_takes_the_old_converters_flags_W41(suite: Suite, tmp_path: Path) -> None:
+    file = tmp_path / "model_config.yaml"
+    file.write_text(CONFIG)
+    flags = "--server-mode catalog --multibox dh2 --namespace other --app-tag build-1 --no-wait --run-diagnostics --no-use-uv"
+    done = await suite.ctl("request", "from-yaml", str(file), *flags.split())
+    assert done.code == 0
+    made = done.json
+    assert (made["server_mode"], made["wait_for_ready"], made["run_diagnostics"]) == ("catalog", False, True)
+    assert made["placement"] == {"namespace": "other", "multibox": "dh2", "app_tag": "build-1"}
+    assert made["cbclient_config"] == {"app_tag": "build-1", "use_uv": False}
+    for flag, said in (("--no-wait-for-ready", False), ("--wait-for-ready", True)):
+        assert (await suite.ctl("request", "from-yaml", str(file), flag)).json["wait_for_ready"] is said
 
 
 @pytest.mark.parametrize(

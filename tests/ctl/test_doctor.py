@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from babysitter.assemble import NO_IMAGE
 from common import __version__
 from ctl.codes import Code
 from ctl.doctor import judge, machine
@@ -121,6 +122,14 @@ def test_a_stalled_or_silent_replica_is_a_warning() -> None:
         {"replica_id": "c", "status": "unhealthy"},
     ]
     assert [one.verdict for one in judge.replicas(infos)] == [Verdict.WARN, Verdict.WARN, Verdict.FAULT, Verdict.OK]
+
+
+def test_a_missing_image_registry_is_asked_for_once_W41() -> None:
+    info = {"status": "ready", "warnings": [NO_IMAGE]}
+    found = list(judge.replicas([{**info, "replica_id": name} for name in ("a", "b")]))
+    assert [one.verdict for one in found] == [Verdict.WARN, Verdict.OK]
+    assert found[0].seen == "a, b: the server is told no image (--cbcore)"
+    assert found[0].remedy.startswith("set cbclient.image_registry")
 
 
 def test_a_late_replica_is_a_warning_with_its_last_reason_W43() -> None:
