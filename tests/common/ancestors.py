@@ -6,6 +6,7 @@ Their registry wants every member of a registration, and calls a record unhealth
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -80,6 +81,28 @@ class OldRegistry:
             record["status"] = body["status"]
         return 200, {"message": "Heartbeat received"}
 
+    def get(self, path: str) -> tuple[int, Any]:
+        """`GET /health`, `/services` and `/services/NAME`."""
+        if path == "/health":
+            return 200, {"status": "healthy", "registry": "running", "registered_services": len(self.records)}
+        shown = {
+            name: {
+                "weight": 1,
+                "metadata": {},
+                **record,
+                "last_heartbeat": time.time(),
+                "health_status": "unknown",
+                "is_healthy": record["status"] == "running",
+            }
+            for name, record in self.records.items()
+        }
+        if path.startswith("/services/"):
+            found = shown.get(path.split("/")[2])
+            return (200, found) if found else (404, {"error": "Service not found"})
+        if path == "/services":
+            return 200, {"services": list(shown.values()), "total": len(shown), "timestamp": time.time()}
+        return 404, {"error": "Not found"}
+
     def unhealthy(self) -> list[str]:
         """Names of records that it would show as unhealthy."""
         return [name for name, record in self.records.items() if record["status"] != "running"]
@@ -94,6 +117,9 @@ def old_registry() -> Iterator[tuple[OldRegistry, str]]:
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self._say(*registry.post(self.path, json.loads(raw) if raw else {}))
+
+        def do_GET(self) -> None:
+            self._say(*registry.get(self.path.partition("?")[0]))
 
         def do_DELETE(self) -> None:
             gone = registry.records.pop(self.path.partition("?")[0].split("/")[2], None)

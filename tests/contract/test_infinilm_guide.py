@@ -193,8 +193,9 @@ def copied_template(node: Node) -> None:
         "HPCC_VISIBLE_DEVICES": '"0"',
     }
     for name, value in block.items():
-        text, count = re.subn(rf"^{name}=.*$", lambda _found, n=name, v=value: f"{n}={v}", text, flags=re.MULTILINE)
-        assert count == 1, name
+        before = re.findall(rf"^{name}=.*$", text, flags=re.MULTILINE)
+        assert len(before) == 1, name
+        text = text.replace(before[0], f"{name}={value}")
     copy.write_text(text)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = node.run(copy.name, PATH=path, PYTHONPATH=str(ROOT))
