@@ -1,5 +1,6 @@
 """`host` is what others are told (BABYSITTER_HOST, `--host`): it is listened on where this machine has it."""
 
+import signal
 import socket
 import threading
 from pathlib import Path
@@ -90,6 +91,17 @@ def test_a_babysitter_behind_nat_is_ready_and_tells_its_announced_address_W38(tm
         assert info["replica"]["endpoint"] == f"http://{ELSEWHERE}:{node.port}"
         assert ask(f"http://127.0.0.1:{node.port + 1}/timeline")["error"].startswith("a bearer token")
         until("said", lambda: "host.not_of_this_machine" in node.log())
+
+
+def test_a_reload_does_not_take_the_announced_host_for_a_change_W38(tmp_path: Path) -> None:
+    with running(tmp_path, top={"host": ELSEWHERE}, restarts={"heartbeat_interval": 1}) as node:
+        babysitter = node.start()
+        node.ready()
+        node.restarts["heartbeat_interval"] = 2
+        assert node.config.exists()
+        babysitter.send_signal(signal.SIGHUP)
+        until("reloaded", lambda: "config.reloaded" in node.log())
+        assert node.health()["need_restart"] == []
 
 
 def test_the_wait_for_a_silent_resolver_is_bounded_W38(monkeypatch: pytest.MonkeyPatch) -> None:
