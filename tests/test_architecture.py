@@ -221,6 +221,18 @@ def test_only_main_modules_read_argv_and_environment() -> None:
     assert faults == []
 
 
+def test_bodies_of_requests_are_read_by_the_one_reader_that_refuses_a_member_twice_W1() -> None:
+    shortcuts = {"json", "post", "multipart"}
+    found = [
+        f"{module}:{node.lineno}"
+        for module in modules()
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Attribute) and node.attr in shortcuts
+        if isinstance(node.value, ast.Name) and node.value.id == "request"
+    ]
+    assert found == []  # common/http/errors.py has read_json_object
+
+
 def test_every_exception_to_the_rules_is_needed() -> None:
     for module in READS_THE_PROCESS:
         text = (ROOT / module).read_text()
