@@ -1,7 +1,7 @@
 """Counters shared by all processes of a router: one memory map, a row per endpoint, a block per process in each row.
 
 A worker has two blocks, for itself and its successor: while one drains, the other serves. So every cell has one writer,
-the process that owns its block (the ejection cell of a row is the exception: any worker may write it, and the last one
+the process that owns its block (the ejection cells of a row are the exception: any worker may write them, and the last one
 wins). There are no locks, the counters survive a worker's death, and whoever reads sees the whole router. Reading a cell while it is written is safe: an aligned 8-byte store is one instruction.
 """
 
@@ -11,8 +11,10 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from enum import IntEnum
 
-IN_FLIGHT, REQUESTS, ERRORS, RETRIES, EJECTIONS, BYTES_IN, BYTES_OUT, WORK_BYTES, READING_BYTES, READ_AT_US = range(10)
-GAUGES = (IN_FLIGHT, WORK_BYTES, READING_BYTES)
+IN_FLIGHT, REQUESTS, ERRORS, RETRIES, EJECTIONS, BYTES_IN, BYTES_OUT = range(7)
+WORK_BYTES, READING_BYTES, READ_AT_US, STUCK, HEARD_AT_US = range(7, 12)
+"""`STUCK`: requests that wait at a replica which stands still (`silence.py`); `HEARD_AT_US`: when its latest byte came."""
+GAUGES = (IN_FLIGHT, WORK_BYTES, READING_BYTES, STUCK)
 """What goes up and down: it stays when a row gets a new endpoint, and goes when its worker does."""
 
 
@@ -32,7 +34,7 @@ class Outcome(IntEnum):
     TIMED_OUT = 9
 
 
-OUTCOMES = 10
+OUTCOMES = 12
 """First cell of the outcome counters."""
 _HISTOGRAMS = OUTCOMES + len(Outcome)
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -46,7 +48,7 @@ RING_CELLS = 1 << 17
 """Of each worker's ring of placements (`sharing.py`): 1 MiB."""
 BLOCKS_EACH = 2
 """Of one worker: its own, and its successor's."""
-_EJECTED_UNTIL_MS = 0
+_EJECTED_UNTIL_MS, _EJECTED_WHY = range(2)
 _ROW_HEAD = 2
 """Cells at the front of a row that belong to no worker."""
 
@@ -219,13 +221,18 @@ class Board:
             for gauge in GAUGES:
                 self._cells[slot * self._row + _ROW_HEAD + FIELDS * block + gauge] = 0
 
-    def eject(self, slot: int, until_s: float) -> None:
-        """Tell all workers that a slot is set aside until a moment of the system's monotonic clock."""
+    def eject(self, slot: int, until_s: float, why: int) -> None:
+        """Tell all workers that a slot is set aside until a moment of the system's monotonic clock, and why."""
+        self._cells[slot * self._row + _EJECTED_WHY] = why
         self._cells[slot * self._row + _EJECTED_UNTIL_MS] = int(until_s * 1000)
 
     def ejected_until_s(self, slot: int) -> float:
         """Until when a slot is set aside; 0 when it never was."""
         return self._cells[slot * self._row + _EJECTED_UNTIL_MS] / 1000
+
+    def ejected_why(self, slot: int) -> int:
+        """Why a slot is, or was, set aside."""
+        return self._cells[slot * self._row + _EJECTED_WHY]
 
     def reset(self, slot: int) -> None:
         """Clear a row that gets a new endpoint, all but what is still in flight from the old one."""

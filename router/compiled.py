@@ -64,8 +64,10 @@ MODULES = (
     "router.proxy.relay",
     "router.proxy.spelling",
     "router.proxy.upstream",
+    "router.proxy.watch",
     "router.retry",
     "router.sharing",
+    "router.silence",
 )
 """What runs for every request. Nothing in them may need what mypyc leaves out: slots in a dataclass, a non-native base."""
 KEPT = 3

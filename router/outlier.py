@@ -1,6 +1,7 @@
 """PURE. Which endpoints a worker sets aside because of what its own requests saw.
 
-A connection that cannot be had ejects at once; five faults in a row eject too. An ejection lasts 5 s times its number in a row, up to
+A connection that cannot be had ejects at once; five faults in a row eject too, and a silence that its pace does not explain
+(`silence.py`), which ends with the first byte that comes. An ejection lasts 5 s times its number in a row, up to
 60 s, and ends with one trial request: good, it is over; bad, the next one begins. Not more than half of a model's
 endpoints are ejected at once, so at least one is always left; when all are out, the caller uses them all the same (the
 panic rule). A 4xx or 429 never counts. What one client's prompts can do alone (answers of 5xx, answers cut off) counts only
@@ -10,13 +11,32 @@ client's poisonous prompt could take a fleet down (FAILURES.md A5, A19, D6).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum
 
 from router.model import Endpoint
 
 FAULTS_TO_EJECT = 5
 EJECT_BASE_S = 5.0
 EJECT_LIMIT_S = 60.0
+_ROUNDING_S = 0.01
+"""Moments pass between workers in whole milliseconds."""
+
+
+class Reason(IntEnum):
+    """Why an endpoint is set aside; `TOLD` says it in words."""
+
+    UNREACHABLE = 1
+    FAULTS = 2
+    SERVER_ERRORS = 3
+    SILENT = 4
+
+
+TOLD = {
+    Reason.UNREACHABLE: "no connection could be had",
+    Reason.FAULTS: "several answers in a row failed",
+    Reason.SERVER_ERRORS: "several answers in a row were 5xx",
+    Reason.SILENT: "requests wait there, and nothing has come from it for longer than its own pace explains",
+}
 
 
 _ELSEWHERE = ""
@@ -39,12 +59,16 @@ class Verdict(Enum):
     """Nobody listens, or nobody can be reached: no connection within its time, no way there, no such name."""
 
 
+_WHY = {Verdict.REFUSED: Reason.UNREACHABLE, Verdict.SERVER_ERROR: Reason.SERVER_ERRORS}
+
+
 @dataclass
 class _Record:
     faults: int = 0
     ejections: int = 0
     until: float = 0.0
     trial: bool = False
+    why: Reason = Reason.FAULTS
     clients: set[str] = field(default_factory=set)
     """Who met answers of 5xx or broken ones; `_ELSEWHERE` among them once that was not the request's fault."""
 
@@ -53,10 +77,10 @@ class Outliers:
     """The ejections of one worker, by endpoint id.
 
     Args:
-        changed: Called with (endpoint, until) when an ejection begins, so that other workers learn of it.
+        changed: Called with (endpoint, until, why) when an ejection begins, or ends early, so that other workers learn of it.
     """
 
-    def __init__(self, changed: Callable[[Endpoint, float], None] | None = None) -> None:
+    def __init__(self, changed: Callable[[Endpoint, float, Reason], None] | None = None) -> None:
         self._records: dict[str, _Record] = {}
         self._changed = changed
 
@@ -74,12 +98,35 @@ class Outliers:
         record = self._records.get(endpoint.id)
         return record is None or not record.ejections or (now >= record.until and not record.trial)
 
-    def adopt(self, endpoint: Endpoint, until: float) -> None:
+    def adopt(self, endpoint: Endpoint, until: float, why: Reason) -> None:
         """Another worker ejected `endpoint`."""
         record = self._records.setdefault(endpoint.id, _Record())
         if until > record.until:
             record.ejections = max(1, record.ejections)
             record.until = until
+            record.why = why
+
+    def set_aside(self, endpoint: Endpoint, peers: Sequence[Endpoint], now: float) -> bool:
+        """`endpoint` stands still; returns True when that ejects it. One that is ejected already is only if its trial waits too."""
+        record = self._records.setdefault(endpoint.id, _Record())
+        if record.ejections and (now < record.until or not record.trial):
+            return False
+        record.trial = False
+        return self._eject(endpoint, record, peers, now, Reason.SILENT)
+
+    def take_back(self, endpoint: Endpoint, now: float) -> None:
+        """Bytes came from `endpoint`: if it was ejected for its silence, that is over."""
+        record = self._records.get(endpoint.id)
+        if record is not None and record.ejections and record.why is Reason.SILENT:
+            del self._records[endpoint.id]
+            if self._changed is not None:
+                self._changed(endpoint, now, Reason.SILENT)
+
+    def taken_back(self, endpoint: Endpoint, until: float) -> None:
+        """Another worker ended the ejection of `endpoint` at `until`, if there was one for longer."""
+        record = self._records.get(endpoint.id)
+        if record is not None and record.why is Reason.SILENT and record.until > until + _ROUNDING_S:
+            del self._records[endpoint.id]
 
     def begin(self, endpoint: Endpoint) -> None:
         """A request goes to `endpoint`."""
@@ -116,7 +163,7 @@ class Outliers:
         record.faults += 1
         if verdict is not Verdict.REFUSED and record.faults < FAULTS_TO_EJECT and not was_trial:
             return False
-        return self._eject(endpoint, record, peers, now)
+        return self._eject(endpoint, record, peers, now, _WHY.get(verdict, Reason.FAULTS))
 
     def answered_elsewhere(self, failed: Sequence[Endpoint]) -> None:
         """A request that `failed` could not answer was then answered well: it was not the request's fault."""
@@ -129,14 +176,15 @@ class Outliers:
         """Ids set aside at `now`."""
         return [name for name, record in self._records.items() if record.ejections and now < record.until]
 
-    def _eject(self, endpoint: Endpoint, record: _Record, peers: Sequence[Endpoint], now: float) -> bool:
+    def _eject(self, endpoint: Endpoint, record: _Record, peers: Sequence[Endpoint], now: float, why: Reason) -> bool:
         out = sum(1 for peer in peers if peer.id != endpoint.id and not self.admits(peer, now))
         if (out + 1) * 2 > len(peers) and len(peers) > 1 and out > 0:
             return False
         record.ejections += 1
         record.until = now + min(EJECT_BASE_S * record.ejections, EJECT_LIMIT_S)
+        record.why = why
         record.faults = 0
         record.clients.clear()
         if self._changed is not None:
-            self._changed(endpoint, record.until)
+            self._changed(endpoint, record.until, why)
         return True

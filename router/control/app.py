@@ -16,6 +16,7 @@ from router.control import metrics, views
 from router.control.replica_api import BODY_LIMIT_BYTES, ReplicaApi
 from router.control.traffic import SAMPLE_S, Sample, Traffic
 from router.model import Replica
+from router.outlier import TOLD
 from router.proxy import answers
 from router.settings import RouterSettings
 
@@ -93,6 +94,7 @@ class Overview:
         }
 
     def _counts(self, replica: Replica) -> views.Counts:
+        why = metrics.why_set_aside(self._board, replica.slot)
         requests = self._board.total(replica.slot, cells.REQUESTS)
         _, seconds = self._board.histogram(replica.slot, cells.DURATION)
         return views.Counts(
@@ -100,6 +102,7 @@ class Overview:
             errors=self._board.total(replica.slot, cells.ERRORS),
             in_flight=self._board.total(replica.slot, cells.IN_FLIGHT),
             response_time_s=seconds / requests if requests else 0.0,
+            set_aside=TOLD[why] if why is not None else None,
         )
 
 

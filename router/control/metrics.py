@@ -4,6 +4,7 @@ A replica with several models is labelled `several`: its counters are kept per r
 would let clients grow the page.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Protocol
@@ -15,6 +16,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from router import board as cells
 from router.board import BOUNDS_S, Board, Outcome
 from router.model import Replica, Standing
+from router.outlier import Reason
 
 LABELS = ("model", "replica")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -83,6 +85,14 @@ class RouterCollector(Collector):
                 requests.add_metric([*labels, outcome.name.lower()], count)
         yield requests
         yield in_flight
+        set_aside = GaugeMetricFamily(
+            "svc_router_set_aside", "1 while a replica is set aside, by why.", labels=[*LABELS, "reason"]
+        )
+        for replica in replicas:
+            why = why_set_aside(self._board, replica.slot)
+            if why is not None:
+                set_aside.add_metric([*_labels(replica), why.name.lower()], 1.0)
+        yield set_aside
         for name, text, cell in _COUNTERS:
             counter = CounterMetricFamily(name, text, labels=LABELS)
             for replica in replicas:
@@ -111,6 +121,13 @@ class RouterCollector(Collector):
         counts, total_s = self._board.histogram(slot, cell)
         bounds = [*(str(bound) for bound in BOUNDS_S), "+Inf"]
         family.add_metric(labels, list(zip(bounds, accumulate(counts), strict=True)), total_s)
+
+
+def why_set_aside(board: Board, slot: int) -> Reason | None:
+    """Why a replica gets no requests now, though it may be healthy by its probes; None when it does."""
+    if board.total(slot, cells.STUCK):
+        return Reason.SILENT
+    return Reason(board.ejected_why(slot)) if board.ejected_until_s(slot) > time.monotonic() else None
 
 
 def _labels(replica: Replica) -> list[str]:

@@ -16,6 +16,8 @@ class Counts:
     errors: int
     in_flight: int
     response_time_s: float
+    set_aside: str | None = None
+    """Why it gets no requests for a while, though it may be healthy by its probes; None when it does."""
 
 
 def is_healthy(replica: Replica) -> bool:
@@ -42,6 +44,7 @@ def service(replica: Replica, counts: Counts) -> dict[str, Any]:
         "standing": replica.standing.value,
         "in_flight": counts.in_flight,
         "static": replica.static,
+        **({"set_aside": counts.set_aside} if counts.set_aside is not None else {}),
     }
 
 

@@ -54,6 +54,8 @@ class Chooser:
         self._several = False
         self._tracking = False
         self._weightless = False
+        self.passed_over: frozenset[str] = frozenset()
+        """Ids of endpoints that get nothing while there are others (`proxy/watch.py`)."""
 
     def set_table(self, table: Table, now: float) -> None:
         """Forget what concerns endpoints that are gone."""
@@ -142,6 +144,8 @@ class Chooser:
         return owner if affinity.has_room(self._in_flight(owner), mean) else None
 
     def _narrowed(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Sequence[Endpoint]:
+        if self.passed_over:
+            candidates = [endpoint for endpoint in candidates if endpoint.id not in self.passed_over] or candidates
         if facts.text_bytes is not None:
             candidates = cache_type.prefer(candidates, facts.text_bytes, self._threshold_bytes)
         if self._weightless:

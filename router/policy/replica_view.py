@@ -122,8 +122,6 @@ class ReplicaView:
         """For answers in one piece."""
         self._heard_at = 0.0
         self.requests = 0
-        self._others = 0
-        """Requests of the other workers, a moment ago."""
         self.reports = False
         self.paced_at = 0.0
         self._previous = 0.0
@@ -140,13 +138,11 @@ class ReplicaView:
             self.pace.bytes /= 2
             self.pace.count /= 2
         self.s_per_byte = pooled(self.pace, self._shared.pace)
-        if self._elsewhere is not None:
-            self._others = max(0, self._elsewhere.requests(self._slot))
 
     @property
     def in_flight(self) -> int:
-        """Requests under way; those of the other workers as they were a moment ago."""
-        return self.requests + self._others
+        """Requests under way, of all workers."""
+        return self.requests if self._elsewhere is None else self.requests + self._elsewhere.requests(self._slot)
 
     @property
     def outstanding(self) -> int:

@@ -20,6 +20,7 @@ from router.policy.usage import cached_share, written_tokens
 from router.proxy.head import ResponseHead
 from router.proxy.relay import CUT_OFF, Relay
 from router.proxy.upstream import Broken, Upstream
+from router.proxy.watch import Watch
 
 if TYPE_CHECKING:
     from router.proxy.engine import Engine
@@ -43,6 +44,9 @@ class Phase(Enum):
     OVER = "over"
 
 
+_ASKED = (Phase.WAITING, Phase.RELAYING)
+
+
 class Attempt:
     """One try.
 
@@ -60,7 +64,7 @@ class Attempt:
     _relay: Relay | None = None
     _stale_retried = False
     _status = 0
-    _deadline = math.inf
+    _sent_at = math.inf
     last_byte_at = 0.0
     """When the answer's latest byte came, or its head; 0 while nothing has."""
     _gaps: Gaps | None = None
@@ -73,6 +77,7 @@ class Attempt:
         self._pool = engine.pool(endpoint)
         self.endpoint = endpoint
         self._placement = placement
+        self._kind = exchange.kind if endpoint is not engine.control else None
         self.phase = Phase.CONNECTING
 
     def begin(self) -> None:
@@ -111,11 +116,21 @@ class Attempt:
 
     def late(self, now: float) -> tuple[str, str] | None:
         """Code and message of the deadline that has passed, if one has."""
-        if self.phase is Phase.WAITING and now > self._deadline:
+        if self.phase is Phase.WAITING and now > self._sent_at + self._engine.limits.first_byte_timeout_s:
             return "first_byte_timeout", "the replica sent no answer in time"
         if self.phase is Phase.RELAYING and now > self.last_byte_at + self._engine.limits.idle_timeout_s:
             return "idle_timeout", "the replica stopped sending"
         return None
+
+    def tell(self, watch: Watch) -> None:
+        """Say whether the replica keeps this request waiting. A head alone is none of the engine's doing."""
+        kind = self._kind
+        if kind is None or self.phase not in _ASKED:
+            return
+        if self.first_byte_at:
+            watch.silence.heard(self.endpoint.id, self.last_byte_at)
+        else:
+            watch.waits(self.endpoint, kind, self._sent_at, len(self._exchange.body))
 
     # -- from the replica's connection -------------------------------------------------------------------------------
 
@@ -143,6 +158,7 @@ class Attempt:
                 if relay.is_stream:
                     self._placement.cached_share = cached_share(data)  # messages: in the first event, and only there
             engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, now - self._exchange.started)
+            self._is_answered(now)
         elif relay.is_stream:
             if self._gaps is None:
                 self._gaps = engine.board.gaps(self.endpoint.slot)
@@ -184,7 +200,9 @@ class Attempt:
         self._relay = relay
         relay.whole(body)  # first: the client need not wait for our bookkeeping
         engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, self.first_byte_at - exchange.started)
+        self._is_answered(self.first_byte_at)
         if self._placement is not None:
+            self._placement.answered = True
             self._take_usage(self._placement, body)
         verdict, outcome = _judge(head.status)
         self._settle(verdict, outcome)
@@ -205,6 +223,11 @@ class Attempt:
             self._exchange.broken("upstream_died", "the replica closed the connection before its answer was complete")
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _is_answered(self, now: float) -> None:
+        """The first bytes of an answer came: the engine lives, unless others of its server refused for it."""
+        if self._kind is not None and self._status < _CLIENT_ERROR:
+            self._engine.watch.answered(self.endpoint, self._kind, now - self._sent_at, now)
 
     def _take_usage(self, placement: Placement, tail: bytes) -> None:
         share = cached_share(tail)
@@ -231,7 +254,7 @@ class Attempt:
 
     def _send(self, connection: Upstream) -> None:
         self.phase = Phase.WAITING
-        self._deadline = self._engine.now() + self._engine.limits.first_byte_timeout_s
+        self._sent_at = self._engine.now()
         self._upstream = connection
         head = self._exchange.head
         connection.send(

@@ -23,12 +23,13 @@ from router.candidates import choose_from
 from router.facts import Wanted
 from router.keys import Key, KeyRing
 from router.model import Endpoint, Standing, Table
-from router.outlier import Outliers
+from router.outlier import TOLD, Outliers, Reason
 from router.policy.choose import Chooser
 from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.headers import CREDENTIALS, FORWARDED
 from router.proxy.heads import Heads, request_heads, response_heads
 from router.proxy.upstream import Pool, Upstream
+from router.proxy.watch import Watch
 from router.retry import RetryBudget
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class Engine:
     control: Endpoint
     scope: TaskScope
     table: Table = field(default_factory=lambda: Table(0))
-    outliers: Outliers = field(default_factory=Outliers)
+    outliers: Outliers = field(init=False)
+    watch: Watch = field(init=False)
     exchanges: "set[Exchange]" = field(default_factory=set)
     clients: "set[Downstream]" = field(default_factory=set)
     body_bytes: int = 0
@@ -120,7 +122,8 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.waiting = Waiting(self.limits.queue_limit)
-        self.outliers = Outliers(lambda endpoint, until: self.board.eject(endpoint.slot, until))
+        self.outliers = Outliers(self._set_aside)
+        self.watch = Watch(self.board, self.chooser, self.outliers, self.workers)
         self.wanted = Wanted(self.chooser.reads_prompt, None, None, sessions=False)
         self.set_keys(())
 
@@ -150,6 +153,7 @@ class Engine:
         self.wants_more = sessions or chooser.reads_any_prompt()
         alive = {endpoint.id for endpoint in table.endpoints}
         self.outliers.forget_all_but(alive)
+        self.watch.set_table(table)
         for gone in self._pools.keys() - alive - {self.control.id}:
             self._pools.pop(gone).end()
         for endpoint in table.endpoints:
@@ -234,8 +238,10 @@ class Engine:
         while True:
             await asyncio.sleep(SWEEP_S)
             now = self.now()
+            self.watch.silence.begin()
             for exchange in list(self.exchanges):
                 exchange.check(now)
+            self.watch.judge(now)
             for client in list(self.clients):
                 client.check(now)
             for pool in self._pools.values():
@@ -243,13 +249,24 @@ class Engine:
             for endpoint in self.table.endpoints:
                 until = self.board.ejected_until_s(endpoint.slot)
                 if until > now:
-                    self.outliers.adopt(endpoint, until)
+                    self.outliers.adopt(endpoint, until, Reason(self.board.ejected_why(endpoint.slot)))
+                elif not self.outliers.quiet:
+                    self.outliers.taken_back(endpoint, until)
             self.chooser.fleet.settle(now)
             self.board.flush()
             self.serve_waiting()  # room may have come from another worker
             lines, self.log_lines = self.log_lines, []
             for line in lines:
                 log.info("request", **line)
+
+    def _set_aside(self, endpoint: Endpoint, until: float, why: Reason) -> None:
+        """An ejection begins, or ends early."""
+        self.board.eject(endpoint.slot, until, why)
+        for_s = round(until - self.now(), 1)
+        if for_s > 0:
+            log.warning("replica.set_aside", replica=endpoint.name, reason=TOLD[why], for_s=for_s)
+        else:
+            log.info("replica.taken_back", replica=endpoint.name)
 
     def serve_waiting(self) -> None:
         """Let those go who wait for room that is there now."""

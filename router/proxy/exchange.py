@@ -26,6 +26,7 @@ from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.headers import without_credentials
 from router.proxy.paths import PROXIED, EndMark, dialect_of, upstream_path
 from router.proxy.relay import Relay
+from router.silence import Kind
 
 if TYPE_CHECKING:
     from router.proxy.downstream import Downstream
@@ -142,6 +143,8 @@ class Exchange:
             return
         limits = self._engine.limits
         attempt = self._attempt
+        if attempt is not None:
+            attempt.tell(self._engine.watch)
         late = attempt.late(now) if attempt is not None and not self._client.paused else None
         if now - self.started > limits.total_timeout_s:
             late = "request_timeout", f"not answered within {limits.total_timeout_s:g} s"
@@ -230,6 +233,12 @@ class Exchange:
     def follows_choices(self) -> bool:
         """True when the answer has several choices, each of which ends for itself."""
         return self._facts.choices > 1
+
+    @property
+    def kind(self) -> Kind | None:
+        """What kind of answer the engine is to write; None where another part of the server may answer for it."""
+        operation = self._operation
+        return (operation.name, self._facts.stream) if operation is not None and operation.by_engine else None
 
     @property
     def queued(self) -> bool:

@@ -52,6 +52,8 @@ def _why_not(engine: "Engine", endpoint: Endpoint, chosen: set[str], scores: Sco
     """Why `endpoint` has no score; None when it has one."""
     if endpoint.id in scores:
         return None
+    if endpoint.id in chosen and endpoint.id in engine.chooser.passed_over:
+        return "silent"
     if endpoint.id in chosen:
         return "cache_type" if engine.has_room(endpoint) else "full"
     if endpoint.standing in (Standing.DOWN, Standing.DRAINING):

@@ -28,11 +28,16 @@ class Dialect(Enum):
 
 @dataclass(frozen=True)
 class Operation:
-    """One proxied path. `prefixed`: OpenAI's own, which a replica may serve under `/v1`, bare, or both."""
+    """One proxied path.
+
+    `prefixed`: OpenAI's own, which a replica may serve under `/v1`, bare, or both. `by_engine`: false where a server's front
+    answers without its engine, so that such an answer says nothing of that.
+    """
 
     name: bytes
     prefixed: bool
     end_mark: EndMark = EndMark.NONE
+    by_engine: bool = True
 
 
 _ANTHROPIC = (b"/v1/messages", b"/messages")
@@ -62,6 +67,7 @@ _OTHERS = (
     b"/tokenize",
     b"/detokenize",
 )
+_BY_THE_FRONT = frozenset({b"/messages/count_tokens", b"/tokenize", b"/detokenize"})
 CONTROL = frozenset(
     {b"/", b"/health", b"/status", b"/services", b"/models", b"/v1/models", b"/stats", b"/metrics", b"/traffic"}
 )
@@ -74,10 +80,13 @@ _CONTROL_TREES = (*MODEL_TREES, *ADMIN_TREES)
 def _table() -> dict[bytes, Operation]:
     table: dict[bytes, Operation] = {}
     for name, end_mark in _OPENAI.items():
-        table[name] = table[b"/v1" + name] = Operation(name, prefixed=True, end_mark=end_mark)
+        table[name] = table[b"/v1" + name] = Operation(
+            name, prefixed=True, end_mark=end_mark, by_engine=name not in _BY_THE_FRONT
+        )
     for name in _OTHERS:
-        table[name] = Operation(name, prefixed=False)
-        table[b"/v1" + name] = Operation(b"/v1" + name, prefixed=False)
+        by_engine = name not in _BY_THE_FRONT
+        table[name] = Operation(name, prefixed=False, by_engine=by_engine)
+        table[b"/v1" + name] = Operation(b"/v1" + name, prefixed=False, by_engine=by_engine)
     table[b"/v2/rerank"] = Operation(b"/v2/rerank", prefixed=False)
     return table
 

@@ -186,9 +186,9 @@ async def test_a_slow_replica_does_not_hold_up_the_others_D7(plane: Plane) -> No
     plane.route(slow, await plane.add(answer_ok), await plane.add(answer_ok))
     posts = [asyncio.ensure_future(plane.post(CHAT)) for _ in range(150)]
     async with asyncio.timeout(10):
-        while sum(post.done() for post in posts) < 100:
+        while sum(post.done() for post in posts) < 140:
             await asyncio.sleep(0.01)
-    assert len(slow.calls) == 50
+    assert 0 < len(slow.calls) <= 10  # W45: ties go to the fewest under way; rotation gave it its fifty
     go.set()
     assert {(await post).status for post in posts} == {200}
 

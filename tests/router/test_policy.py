@@ -6,7 +6,7 @@ import pytest
 
 from router.candidates import choose_from
 from router.model import Endpoint, Facts, Standing
-from router.outlier import Outliers, Verdict
+from router.outlier import Outliers, Reason, Verdict
 from router.policy import affinity, cache_type
 from router.policy.choose import Chooser
 from router.policy.round_robin import CREDIT_LIMIT, RoundRobin
@@ -196,6 +196,42 @@ def test_not_more_than_half_are_ejected() -> None:
     assert ejected == [True, True, False, False, False]
     single = Outliers()
     assert single.note(pool[0], Verdict.REFUSED, "c", pool[:1], 0.0)
+
+
+def test_a_silent_endpoint_is_set_aside_until_it_speaks_W45() -> None:
+    told: list[tuple[float, Reason]] = []
+    outliers = Outliers(lambda _endpoint, until, why: told.append((until, why)))
+    pool = [endpoint(name) for name in "ab"]
+    one = pool[0]
+    assert outliers.set_aside(one, pool, 0.0)
+    assert not outliers.admits(one, 4.9)
+    assert not outliers.set_aside(one, pool, 4.9)  # it is
+    assert outliers.admits(one, 5.0)
+    assert not outliers.set_aside(one, pool, 5.0)  # somebody has to try
+    outliers.begin(one)
+    assert outliers.set_aside(one, pool, 5.0)  # who tried waits too
+    assert not outliers.admits(one, 14.9)
+    outliers.take_back(one, 6.0)
+    assert outliers.admits(one, 6.0)
+    assert told == [(5.0, Reason.SILENT), (15.0, Reason.SILENT), (6.0, Reason.SILENT)]
+
+
+def test_a_byte_does_not_end_an_ejection_for_another_reason_W45() -> None:
+    outliers, one = Outliers(), endpoint("a")
+    note(outliers, one, Verdict.REFUSED, 0.0)
+    outliers.take_back(one, 1.0)
+    outliers.taken_back(one, 1.0)
+    assert not outliers.admits(one, 4.9)
+
+
+def test_one_worker_takes_back_what_another_had_set_aside_W45() -> None:
+    outliers, one = Outliers(), endpoint("a")
+    outliers.adopt(one, 60.0, Reason.SILENT)
+    assert not outliers.admits(one, 10.0)
+    outliers.taken_back(one, 59.9995)  # the same moment, rounded
+    assert not outliers.admits(one, 10.0)
+    outliers.taken_back(one, 9.0)
+    assert outliers.admits(one, 10.0)
 
 
 def test_memory_of_gone_endpoints_is_dropped() -> None:

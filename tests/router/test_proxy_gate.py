@@ -8,6 +8,7 @@ from typing import Any
 from router import board as cells
 from router.keys import Key
 from router.model import Standing
+from router.outlier import Reason
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, Plane, event, plain, request
 
@@ -225,7 +226,7 @@ async def test_outcomes_and_times_are_counted(plane: Plane) -> None:
 async def test_an_ejection_is_seen_by_the_other_workers(plane: Plane) -> None:
     endpoint, _ = plane.route(await plane.add(answer_ok), await plane.add(answer_ok))
     engine = plane.engine
-    engine.board.eject(endpoint.slot, engine.now() + 30)
+    engine.board.eject(endpoint.slot, engine.now() + 30, Reason.FAULTS)
     await until(lambda: engine.outliers.ejected(engine.now()) == [endpoint.id])
     assert [(await plane.post(CHAT)).status for _ in range(3)] == [200] * 3
     assert not plane.replicas[0].calls

@@ -8,6 +8,7 @@ from router import last_table
 from router.board import IN_FLIGHT, REQUESTS, Board, Shape
 from router.control import views
 from router.model import Replica
+from router.outlier import Reason
 from router.prober import model_ids
 from router.proxy import answers
 from router.proxy.paths import PROXIED, is_control, upstream_path
@@ -67,8 +68,8 @@ def test_board_sums_over_workers_and_clears_the_dead() -> None:
     assert (boards[0].total(1, IN_FLIGHT), boards[1].total(1, REQUESTS), boards[0].total(0, REQUESTS)) == (2, 10, 0)
     boards[0].clear_in_flight(1)
     assert boards[1].total(1, IN_FLIGHT) == 1
-    boards[1].eject(1, 12.5)
-    assert boards[0].ejected_until_s(1) == 12.5
+    boards[1].eject(1, 12.5, Reason.SILENT)
+    assert (boards[0].ejected_until_s(1), boards[0].ejected_why(1)) == (12.5, Reason.SILENT)
     boards[0].reset(1)
     assert (boards[1].total(1, REQUESTS), boards[1].ejected_until_s(1)) == (0, 0.0)
     for board in boards:

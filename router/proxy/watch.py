@@ -1,0 +1,100 @@
+"""What a worker does about replicas that stand still: it passes over them, sets them aside, and takes them back.
+
+One that is late (`silence.py`) gets nothing from this worker while another is not, except that somebody tries again after
+five seconds. When several requests wait there, over all workers, it is set aside for everybody, as any outlier is.
+"""
+
+from typing import TYPE_CHECKING
+
+from router import board as cells
+from router.board import Board
+from router.model import Endpoint, Table
+from router.outlier import Outliers
+from router.policy.choose import Chooser
+from router.silence import Kind, Silence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SEVERAL = 3
+"""Requests that wait at once."""
+TRY_AGAIN_S = 5.0
+
+
+class Watch:
+    """One worker's.
+
+    Args:
+        board: Tells the other workers how many wait, and when bytes came.
+        chooser: Passes over those that are late.
+        outliers: Sets aside.
+        workers: Of this router.
+    """
+
+    def __init__(self, board: Board, chooser: Chooser, outliers: Outliers, workers: int) -> None:
+        self.silence = Silence()
+        self._board = board
+        self._chooser = chooser
+        self._outliers = outliers
+        self._alone = workers == 1
+        self._table = Table(0)
+        self._by_id: dict[str, Endpoint] = {}
+        self._stuck: dict[str, tuple[Endpoint, float]] = {}
+        """Who stood still at the last look, and since when that is known."""
+
+    def set_table(self, table: Table) -> None:
+        """Forget what concerns endpoints that are gone."""
+        self._table = table
+        self._by_id = {endpoint.id: endpoint for endpoint in table.endpoints}
+        self.silence.forget_all_but(set(self._by_id))
+
+    def answered(self, endpoint: Endpoint, kind: Kind, wait_s: float, now: float) -> None:
+        """The first byte of an answer came."""
+        if self.silence.answered(endpoint.id, kind, wait_s, now):
+            self._chooser.passed_over = self._chooser.passed_over - {endpoint.id}
+            self._outliers.take_back(endpoint, now)
+
+    def waits(self, endpoint: Endpoint, kind: Kind, since: float, prompt_bytes: int) -> None:
+        """A request waits for its first byte since a moment."""
+        work_s = prompt_bytes * self._chooser.fleet.view(endpoint).s_per_byte
+        self.silence.waits(endpoint.id, kind, since, work_s)
+
+    def judge(self, now: float) -> None:
+        """See who stands still; to be called after all that wait have said so."""
+        silence, board = self.silence, self._board
+        if not self._alone:
+            self._share_what_was_heard()
+        before, self._stuck = self._stuck, {}
+        passed_over = []
+        for name in silence.judge(now):
+            endpoint, silent = self._by_id.get(name), silence.replicas[name]
+            if endpoint is None:
+                continue
+            self._stuck[name] = before.get(name, (endpoint, now))
+            board.put(endpoint.slot, cells.STUCK, silent.waiting)
+            several = board.total(endpoint.slot, cells.STUCK) >= SEVERAL
+            if several and self._outliers.set_aside(endpoint, self._peers(endpoint), now):
+                board.add(endpoint.slot, cells.EJECTIONS)
+            elif now - silent.newest < TRY_AGAIN_S and self._outliers.admits(endpoint, now):
+                passed_over.append(name)
+        self._chooser.passed_over = frozenset(passed_over)
+        for name, (endpoint, since) in before.items():
+            if name not in self._stuck:
+                board.put(endpoint.slot, cells.STUCK, 0)
+                if name in self._by_id and silence.replicas[name].heard_at >= since:
+                    self._outliers.take_back(endpoint, now)
+
+    def _peers(self, endpoint: Endpoint) -> "Sequence[Endpoint]":
+        """Those that could stand in for `endpoint`."""
+        return self._table.by_model[endpoint.models[0]] if endpoint.models else self._table.endpoints
+
+    def _share_what_was_heard(self) -> None:
+        board = self._board
+        for name, silent in self.silence.replicas.items():
+            endpoint = self._by_id.get(name)
+            if endpoint is None:
+                continue
+            if silent.heard_at:
+                board.put(endpoint.slot, cells.HEARD_AT_US, int(silent.heard_at * 1e6))
+            if silent.waiting:
+                self.silence.heard(name, board.latest_elsewhere(endpoint.slot, cells.HEARD_AT_US) / 1e6)
