@@ -172,6 +172,11 @@ class Outliers:
             if record is not None:
                 record.clients.add(_ELSEWHERE)
 
+    def suspects(self, endpoint: Endpoint, client: str) -> bool:
+        """True when an error that `client` got from `endpoint` is hardly its own: others got one too, or it was set aside."""
+        record = self._records.get(endpoint.id)
+        return record is not None and (record.ejections > 0 or any(one != client for one in record.clients))
+
     def ejected(self, now: float) -> list[str]:
         """Ids set aside at `now`."""
         return [name for name, record in self._records.items() if record.ejections and now < record.until]

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _TRY_ELSEWHERE = BUSY | {502, 504}
 """Answers that say "not me, not now": another replica may do better, else they pass through (FAILURES.md A20)."""
+_INTERNAL_ERROR = 500
+"""May be the request's own: passed on, unless it is an engine that dies."""
 _REQUEST_ID_LIMIT = 128
 NO_FACTS = Facts()
 
@@ -67,6 +69,7 @@ class Exchange:
     _tried: tuple[str, ...] = ()
     _relay: Relay | None = None
     _comment_at = math.inf
+    _moved = False
     _queued_at = 0.0
     _priority = Priority.NORMAL
     dequeued_at = 0.0
@@ -183,6 +186,9 @@ class Exchange:
         self._status = head.status
         if head.status in _TRY_ELSEWHERE and self._can_retry(charged=True):
             return None
+        if head.status == _INTERNAL_ERROR and self._is_the_replicas_fault() and self._can_retry(charged=True):
+            self._moved = True
+            return None
         engine, attempt = self._engine, self._attempt
         assert attempt is not None  # noqa: S101 - its answer is taken
         relay = self._relay = self._relay or self._new_relay()
@@ -190,6 +196,14 @@ class Exchange:
         if head.is_event_stream and self._operation is not None and engine.limits.sse_keepalive_s:
             self._comment_at = min(self._comment_at, engine.now() + engine.limits.sse_keepalive_s)
         return relay
+
+    def _is_the_replicas_fault(self) -> bool:
+        """True for a 500 that another replica may better: once, where asking twice does no harm, and if others met it too."""
+        operation, attempt = self._operation, self._attempt
+        if operation is None or not operation.repeatable or self._moved or attempt is None:
+            return False
+        engine, endpoint = self._engine, attempt.endpoint
+        return engine.outliers.suspects(endpoint, self.caller) or engine.watch.has_changed(endpoint)
 
     def try_elsewhere(self) -> None:
         """The attempt was dropped for an answer that another replica may better."""

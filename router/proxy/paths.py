@@ -31,13 +31,15 @@ class Operation:
     """One proxied path.
 
     `prefixed`: OpenAI's own, which a replica may serve under `/v1`, bare, or both. `by_engine`: false where a server's front
-    answers without its engine, so that such an answer says nothing of that.
+    answers without its engine, so that such an answer says nothing of that. `repeatable`: asking a second server does no harm;
+    false where the first may have kept something.
     """
 
     name: bytes
     prefixed: bool
     end_mark: EndMark = EndMark.NONE
     by_engine: bool = True
+    repeatable: bool = True
 
 
 _ANTHROPIC = (b"/v1/messages", b"/messages")
@@ -81,7 +83,11 @@ def _table() -> dict[bytes, Operation]:
     table: dict[bytes, Operation] = {}
     for name, end_mark in _OPENAI.items():
         table[name] = table[b"/v1" + name] = Operation(
-            name, prefixed=True, end_mark=end_mark, by_engine=name not in _BY_THE_FRONT
+            name,
+            prefixed=True,
+            end_mark=end_mark,
+            by_engine=name not in _BY_THE_FRONT,
+            repeatable=name != b"/responses",
         )
     for name in _OTHERS:
         by_engine = name not in _BY_THE_FRONT

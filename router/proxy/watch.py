@@ -48,6 +48,11 @@ class Watch:
         self._by_id = {endpoint.id: endpoint for endpoint in table.endpoints}
         self.silence.forget_all_but(set(self._by_id))
 
+    def has_changed(self, endpoint: Endpoint) -> bool:
+        """True when the master says something else of `endpoint` than when it was chosen, or nothing any more."""
+        found = self._by_id.get(endpoint.id)
+        return found is None or found.standing is not endpoint.standing
+
     def answered(self, endpoint: Endpoint, kind: Kind, wait_s: float, now: float) -> None:
         """The first byte of an answer came."""
         if self.silence.answered(endpoint.id, kind, wait_s, now):

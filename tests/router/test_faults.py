@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from packaging.version import Version
 
 from router.keys import Key
+from router.model import Standing, Table
 from tests.ports import free_port
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, Plane, event, plain, read_reply, request
@@ -131,12 +133,61 @@ async def test_a_replica_that_is_sick_for_two_clients_is_ejected_but_never_the_f
     sick, _ = plane.route(await plane.add(errors), await plane.add(answer_ok))
     assert 500 in await twenty("one")
     assert plane.engine.outliers.ejected(plane.engine.now()) == []
-    assert 500 in await twenty("two")
+    assert await twenty("two") == [200] * 20  # W48: it is no longer one client's affair, so another replica is asked
     assert plane.engine.outliers.ejected(plane.engine.now()) == [sick.id]
     assert await twenty("one") == [200] * 20
     plane.route(await plane.add(errors), await plane.add(errors))
     assert await twenty("one") + await twenty("two") == [500] * 40
     assert len(plane.engine.outliers.ejected(plane.engine.now())) == 1
+
+
+async def test_a_500_is_tried_once_elsewhere_when_several_clients_got_one_W48(plane: Plane) -> None:
+    names = "one", "two"
+    plane.engine.set_keys(tuple(Key(name=one, sha256=hashlib.sha256(one.encode()).hexdigest()) for one in names))
+    sick = await plane.add(errors)
+    plane.route(sick, await plane.add(answer_ok))
+
+    async def until_sick(name: str, path: str) -> int:
+        """The status that a client gets when the sick replica was asked."""
+        before = len(sick.calls)
+        while len(sick.calls) == before:
+            status = (await plane.post(CHAT, path, headers=f"authorization: Bearer {name}\r\n")).status
+        return status
+
+    assert await until_sick("one", "/v1/chat/completions") == 500  # so far it may be the prompt's fault
+    assert await until_sick("two", "/v1/responses") == 500  # what was kept there would be kept twice
+    assert await until_sick("two", "/v1/chat/completions") == 200
+    assert await until_sick("one", "/v1/chat/completions") == 200
+
+
+async def test_a_500_is_tried_elsewhere_when_the_replicas_health_changed_meanwhile_W48(plane: Plane) -> None:
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    async def dies(call: Call) -> None:
+        arrived.set()
+        await go.wait()
+        await errors(call)
+
+    dying, well = await plane.add(dies), await plane.add(answer_ok)
+    [endpoint] = plane.route(dying)
+    asked = asyncio.ensure_future(plane.post(CHAT))
+    await arrived.wait()
+    other = replace(endpoint, id="w", name="w", port=well.port, slot=1)
+    plane.engine.set_table(Table.of(99, (replace(endpoint, standing=Standing.DOWN), other)))
+    go.set()
+    assert (await asked).status == 200
+    assert len(well.calls) == 1
+
+
+async def test_a_500_of_every_replica_is_told_after_one_more_try_W48(plane: Plane) -> None:
+    names = "one", "two"
+    plane.engine.set_keys(tuple(Key(name=one, sha256=hashlib.sha256(one.encode()).hexdigest()) for one in names))
+    replicas = [await plane.add(errors) for _ in range(4)]
+    plane.route(*replicas)
+    for name in names * 4:
+        before = sum(len(replica.calls) for replica in replicas)
+        assert (await plane.post(CHAT, headers=f"authorization: Bearer {name}\r\n")).status == 500
+        assert sum(len(replica.calls) for replica in replicas) - before <= 2
 
 
 async def test_a_replica_that_only_passes_probes_is_set_aside_A5(planes: MakePlane) -> None:
