@@ -85,6 +85,7 @@ PURE = (
     "router/proxy/spelling.py",
     "router/proxy/stream_end.py",
     "router/retry.py",
+    "router/silence.py",
     "router/urlencoded.py",
 )
 """Modules that decide and touch nothing. A module whose docstring says PURE belongs here, and the other way round."""
