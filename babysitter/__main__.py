@@ -100,6 +100,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
             scope.spawn("reload", reloader.run(), service=True)
             if reporter is not None:
                 supervisor.changed = reporter.changed
+                supervisor.refusal = lambda: reporter.refusal
                 reporter.start(scope)
             await until_told(scope, supervisor, stop)
             if reloader.settings.on_exit == "stop" or supervisor.is_stopping or supervisor.finished.is_set():

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -15,6 +15,8 @@ from common.discovery.model_list import MODELS_LIMIT_BYTES, parse_models
 from common.http.client import read_bounded
 
 MODELS_PATHS = ("/v1/models", "/models")
+JSON_LIMIT_BYTES = 1 << 20
+"""Of what goes into the state file."""
 ABSENT = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
 """Statuses by which a server says that it has no such call."""
 
@@ -46,6 +48,8 @@ class Prober:
     configured: Sequence[str] = ()
     health_path: str = ""
     must_have_health: bool = False
+    _answers: dict[str, tuple[bytes, tuple[dict[str, Any], ...]]] = field(default_factory=dict)
+    """The last answer at each path with its models: a long list is read again only when it changed."""
 
     async def look(self, base_url: str) -> tuple[dict[str, Any], ...]:
         """The model objects that the server at `base_url` serves.
@@ -77,7 +81,7 @@ class Prober:
         for path in MODELS_PATHS:
             status, raw = await self._get(base_url + path)
             try:
-                models = parse_models(raw) if status == HTTPStatus.OK else ()
+                models = self._read(path, raw) if status == HTTPStatus.OK else ()
             except ValueError as error:
                 said.append(f"{path}: {error}")
                 continue
@@ -91,6 +95,12 @@ class Prober:
             said.append(f"/health: status {status}")
         raise NotReady("; ".join(said))
 
+    def _read(self, path: str, raw: bytes) -> tuple[dict[str, Any], ...]:
+        known = self._answers.get(path)
+        if known is None or known[0] != raw:
+            known = self._answers[path] = (raw, parse_models(raw))
+        return known[1]
+
     async def _get(self, url: str) -> tuple[int, bytes]:
         async with self.session.get(url, allow_redirects=False) as answer:
             return answer.status, await read_bounded(answer, MODELS_LIMIT_BYTES)
@@ -100,7 +110,7 @@ async def fetch_json(session: aiohttp.ClientSession, url: str, *, timeout_s: flo
     """The JSON that `url` answers, or None when it does not."""
     try:
         async with session.get(url, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=timeout_s)) as answer:
-            raw = await read_bounded(answer, MODELS_LIMIT_BYTES)
+            raw = await read_bounded(answer, JSON_LIMIT_BYTES)
             return msgspec.json.decode(raw) if answer.status == HTTPStatus.OK else None
     except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError):
         return None

@@ -24,13 +24,20 @@ class Reporter:
             registration=lambda: pictures.own_registration(picture()),
             report=lambda: pictures.own_heartbeat(picture()),
             interval_s=interval_s,
+            refused=self.changed,
         )
         self.server = Lease(
             client=client,
             registration=lambda: pictures.server_registration(picture()),
             report=lambda: pictures.server_heartbeat(picture()),
             interval_s=interval_s,
+            refused=self.changed,
         )
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the registry will not have a record of ours; None while it has all that it was told."""
+        return self.server.refusal or self.own.refusal
 
     def start(self, scope: TaskScope) -> None:
         """Begin to report."""

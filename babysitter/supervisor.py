@@ -14,6 +14,7 @@ from babysitter import events as ev
 from babysitter import identity, jobs, ports
 from babysitter.attempt import Attempt, Command
 from babysitter.engine_health import EngineHealth
+from babysitter.fitting import kept_models
 from babysitter.home import Home
 from babysitter.job_keeper import JobKeeper
 from babysitter.machine import ALIVE, PROBED, Replica, State, step, wire_status
@@ -49,6 +50,7 @@ class Supervisor:
         rng: Jitter.
 
     `held_back` tells settings of the file that wait for a restart of the babysitter, and what is wrong with the file;
+    `refusal` tells why a registry will not have a record of the replica.
     `changed` is called after every change that others should know, `moved` after every move from state to state;
     `finished` is set when the replica is stopped.
     """
@@ -69,6 +71,7 @@ class Supervisor:
         self.memory = memory
         self.changed: Callable[[], None] = lambda: None
         self.moved: Callable[[], None] = lambda: None
+        self.refusal: Callable[[], str | None] = lambda: None
         self.finished = asyncio.Event()
         self.log = ServerLog(spec.logs.stdout, spec.logs.stderr)
         self.held_back: Callable[[], tuple[tuple[str, ...], str | None]] = lambda: ((), None)
@@ -170,6 +173,7 @@ class Supervisor:
             need_restart=tuple(sorted({*waiting, *self._older_than_file()})),
             config_refused=refused,
             persist_failed=self.home.state.failure,
+            registration_error=self.refusal(),
             compile_wsjob=memory.jobs.all("compile"),
             execute_wsjob=memory.jobs.all("execute"),
             serves=server is not None or (self._detached and replica.state in ALIVE),
@@ -525,9 +529,11 @@ class Supervisor:
     def _models_seen(self, models: list[dict[str, Any]]) -> None:
         if self.state is State.WAITING_FOR_READY:
             self._jobs.look()  # who sees it ready is to see all of its jobs
-        if models != self.memory.models:
-            self.memory.models = models
-            self.changed()
+        kept = kept_models(models, self.memory.models)
+        if kept != self.memory.models:
+            self.memory.models = kept
+            if self.state is not State.WAITING_FOR_READY:  # it is about to be ready, which will be told with this
+                self.changed()
 
     def _jobs_seen(self) -> None:
         self.tell(ev.Progress())

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from babysitter import fitting
 from babysitter.machine import State, display_status, wire_status
 from common.discovery.record import plain_weight
 
@@ -19,6 +20,7 @@ class View:
 
     `host` stands in the records; `local_host` is where this machine reaches the server, `endpoint_host` where clients
     do; `port` is the server's, `own_port` the babysitter's; `models` are the server's own model objects; times are ISO 8601 UTC.
+    `registration_error` is why a registry refuses a record.
     `need_restart` names settings whose value in the file is not yet in force, `config_refused` tells what is wrong with the
     file. `settling` is true from an adoption to the first look: the last babysitter's record is then better left as it is.
     """
@@ -51,6 +53,7 @@ class View:
     need_restart: tuple[str, ...] = ()
     config_refused: str | None = None
     persist_failed: str | None = None
+    registration_error: str | None = None
     compile_wsjob: tuple[str, ...] = ()
     execute_wsjob: tuple[str, ...] = ()
     serves: bool = False
@@ -76,7 +79,14 @@ class View:
     @property
     def model_ids(self) -> list[str]:
         """Ids of the models served."""
-        return [str(model["id"]) for model in self.models if "id" in model]
+        return fitting.names(self.models)
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong: with the server, else with its registration."""
+        if self.error_message is not None or self.registration_error is None:
+            return self.error_message
+        return f"not registered: {self.registration_error}"
 
     @property
     def status(self) -> str:
@@ -100,14 +110,13 @@ def server_registration(view: View) -> dict[str, Any] | None:
     """The server's record, `NAME-server`, once its models are known and while it is wanted; else None."""
     if view.settling or not view.models or view.state in (State.STOPPED, State.FAILED, State.PENDING):
         return None
-    metadata = {
+    rest = {
         **view.metadata,
         "type": "openai-api",
-        "models": view.model_ids,
-        "models_list": [dict(model) for model in view.models],
         "parent_service": view.name,
         "babysitter_url": view.own_url,
     }
+    metadata = {**rest, **fitting.in_record(view.models, rest)}
     weight = {} if view.weight is None else {"weight": plain_weight(view.weight)}
     return {
         **_identity(view),
@@ -127,18 +136,20 @@ def server_status(view: View) -> str:
 
 def own_heartbeat(view: View) -> dict[str, Any]:
     """Heartbeat body of the babysitter's own record, which runs for as long as it beats."""
-    return _heartbeat(view, "running")
+    return _heartbeat(view, "running", {})
 
 
 def server_heartbeat(view: View) -> dict[str, Any]:
-    """Heartbeat body of the server's record."""
-    return _heartbeat(view, server_status(view))
+    """Heartbeat body of the server's record; it has the model objects that were too many for the record."""
+    record = server_registration(view)
+    told = record is not None and "models_list" not in record["metadata"]
+    return _heartbeat(view, server_status(view), {"models_list": fitting.in_report(view.models)} if told else {})
 
 
-def _heartbeat(view: View, status: str) -> dict[str, Any]:
+def _heartbeat(view: View, status: str, more: Mapping[str, Any]) -> dict[str, Any]:
     """The replica's report, in which `status` is the record's: an ancestor's registry calls any but `running` unhealthy."""
     said = report(view)
-    return {**said, "status": status, "replica_status": said["status"]}
+    return fitting.fitting({**said, **more, "status": status, "replica_status": said["status"]})
 
 
 def report(view: View) -> dict[str, Any]:
@@ -162,7 +173,8 @@ def report(view: View) -> dict[str, Any]:
         "created_at": view.created_at,
         "ready_at": view.ready_at,
         "updated_at": view.updated_at,
-        "error_message": view.error_message,
+        "error_message": view.trouble,
+        "registration_error": view.registration_error,
         "next_restart_at": view.next_restart_at,
         "stalled": view.stalled,
         "late": view.late,
@@ -173,9 +185,10 @@ def report(view: View) -> dict[str, Any]:
 
 
 def health(view: View, timestamp: str) -> dict[str, Any]:
-    """Answer of `GET /health`."""
+    """Answer of `GET /health`. A server that serves and that no registry takes is `unregistered`: no router finds it."""
+    well = "healthy" if view.registration_error is None else "unregistered"
     return {
-        "status": "healthy" if view.state is State.READY else view.status,
+        "status": well if view.state is State.READY else view.status,
         "service": view.name,
         "babysitter": "running",
         "infinilm_server_running": view.serves,
@@ -183,7 +196,8 @@ def health(view: View, timestamp: str) -> dict[str, Any]:
         "timestamp": timestamp,
         "display_status": display_status(view.state),
         "restart_count": view.restart_count,
-        "error_message": view.error_message,
+        "error_message": view.trouble,
+        "registration_error": view.registration_error,
         "next_restart_at": view.next_restart_at,
         "stalled": view.stalled,
         "late": view.late,

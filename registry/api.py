@@ -28,7 +28,6 @@ from registry.store import StoreError, StoreFull
 from registry.watch import TooManyWatchers, WatchHub
 from registry.writer import Writer
 
-BODY_LIMIT_BYTES = 64 << 10
 JSON_HEADERS = {"Content-Type": "application/json"}
 
 

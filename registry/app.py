@@ -13,6 +13,7 @@ import structlog
 from aiohttp import web
 
 from common.clock import Clock, SystemClock
+from common.discovery.limits import BODY_LIMIT_BYTES
 from common.http.access import is_loopback
 from common.http.serve import Address, explain_bind, start, until_stopped
 from common.http.tls import client_context, read_ca
@@ -21,7 +22,7 @@ from common.reload import Reloader, hangup_event
 from common.service import ConfigurationError
 from common.tasks import TaskScope
 from registry import api
-from registry.api import BODY_LIMIT_BYTES, REGISTRY, Crowd, Registry
+from registry.api import REGISTRY, Crowd, Registry
 from registry.catalogue import Catalogue
 from registry.fleet import Fleet
 from registry.metrics import Metrics

@@ -15,11 +15,12 @@ from pydantic import (
     ValidationError,
 )
 
+from common.discovery.limits import METADATA_LIMIT_BYTES, MODELS_LIMIT_BYTES
 from common.http.errors import ApiError
 from common.names import is_host, is_service_name
 from common.nulls import without_nulls
 
-METADATA_LIMIT_BYTES = 8192
+MODELS = ("models", "models_list")
 NESTING_LIMIT = 64
 LARGEST_INT = 2**63
 
@@ -61,8 +62,11 @@ def _url(text: str) -> str:
 def _metadata(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    if len(msgspec.json.encode(value)) > METADATA_LIMIT_BYTES:
-        raise ValueError(f"must be at most {METADATA_LIMIT_BYTES} bytes of JSON")
+    models = {name: value[name] for name in MODELS if name in value}
+    if len(msgspec.json.encode({name: value[name] for name in value.keys() - models.keys()})) > METADATA_LIMIT_BYTES:
+        raise ValueError(f"must be at most {METADATA_LIMIT_BYTES} bytes of JSON, without its models")
+    if len(msgspec.json.encode(models)) > MODELS_LIMIT_BYTES:
+        raise ValueError(f"must have at most {MODELS_LIMIT_BYTES} bytes of models")
     return {name: member for name, member in value.items() if member is not None}
 
 

@@ -158,6 +158,11 @@ class Crew:
         self._keys = keys
         self._tell_all(feed.Keys(keys))
 
+    def forgive(self, slot: int, endpoint: str) -> None:
+        """Tell every worker that what it holds against an endpoint holds no more."""
+        self.board.eject(slot, 0.0)
+        self._tell_all(feed.Forgive(endpoint))
+
     async def roll(self, settings: RouterSettings | None = None) -> None:
         """Replace every worker, one after the other: the new one serves before the old one drains.
 

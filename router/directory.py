@@ -66,8 +66,8 @@ class Directory:
     """To be changed by `set_keys`."""
     _free: list[int] = field(default_factory=list)
     _next_slot: int = 0
-    refused: set[str] = field(default_factory=set)
-    """Names of replicas for which there was no slot."""
+    left_out: dict[str, Replica] = field(default_factory=dict)
+    """Replicas for which there is no slot, by name; the first of them gets the next that is free."""
     taken: list[int] = field(default_factory=list)
     """Slots given to a new endpoint since the owner last cleared their rows."""
 
@@ -78,12 +78,15 @@ class Directory:
                 listed = {record.name for record in services if record.type == ROUTABLE_TYPE}
                 for record in services:
                     self._put(record)
+                for name in self.left_out.keys() - listed:
+                    self._forget_left_out(name)
                 for name in self.replicas.keys() - listed:
                     self._vanish(name, now)
                 self.expire(now)
             case Put(service=record):
                 self._put(record)
             case Delete(name=name, reason=reason):
+                self._forget_left_out(name)
                 known = self.replicas.get(name)
                 if known is None or known.static:
                     return False
@@ -92,6 +95,7 @@ class Directory:
                 self._remove(name)
             case Beat():
                 return False
+        self._admit()
         return True
 
     def expire(self, now: float) -> bool:
@@ -103,6 +107,7 @@ class Directory:
         ]
         for name in gone:
             self._remove(name)
+        self._admit()
         return bool(gone)
 
     def set_keys(self, keys: ReplicaKeys) -> None:
@@ -117,6 +122,8 @@ class Directory:
         for name in [replica.name for replica in self.replicas.values() if replica.static]:
             if name not in wanted and name not in kept:
                 self._remove(name)
+        stay = wanted.keys() | set(kept)
+        self.left_out = {name: one for name, one in self.left_out.items() if not one.static or name in stay}
         for name, service in wanted.items():
             metadata = dict(service.metadata)
             if metadata.get("type", ROUTABLE_TYPE) != ROUTABLE_TYPE:
@@ -124,10 +131,12 @@ class Directory:
             url, host, port = service.place()
             record = ServiceRecord(name=name, host=host, port=port, url=url, weight=service.weight, metadata=metadata)
             self._store(Replica(record, generation=f"static@{_place(record)}", leased=True, static=True))
+        self._admit()
 
     def saved(self) -> list[ServiceRecord]:
         """The records worth keeping for the next run."""
-        return [replica.record for replica in self.replicas.values() if not replica.static]
+        everyone = (*self.replicas.values(), *self.left_out.values())
+        return [replica.record for replica in everyone if not replica.static]
 
     def restore(self, records: Iterable[ServiceRecord]) -> None:
         """Take the table of an earlier run: routable once our own probe passes, until the registry speaks."""
@@ -149,7 +158,10 @@ class Directory:
             replica.probe_successes += 1
             if replica.probed_ok is not False or replica.probe_successes >= RISE:
                 replica.probed_ok = True
+            if replica.probe_successes >= RISE:
+                replica.doubted = False
         else:
+            replica.doubted = True
             replica.probe_successes = 0
             replica.probe_failures += 1
             if replica.probe_failures >= self.max_errors:
@@ -169,7 +181,7 @@ class Directory:
         record, plan = replica.record, replica.plan
         prefix, cache_type = record.metadata.get("api_prefix"), record.metadata.get("cache_type")
         return Endpoint(
-            id=f"{replica.name}@{replica.generation}",
+            id=replica.id,
             name=replica.name,
             host=plan.host,
             port=plan.port,
@@ -201,6 +213,7 @@ class Directory:
         if known is not None and known.static:
             return
         if record.type != ROUTABLE_TYPE:
+            self._forget_left_out(record.name)
             if known is not None:
                 self._remove(record.name)
             return
@@ -217,6 +230,7 @@ class Directory:
                 probe_failures=known.probe_failures,
                 probe_successes=known.probe_successes,
                 probed_ok=known.probed_ok,
+                doubted=known.doubted,
                 learned_models=known.learned_models,
                 learned_prefix=known.learned_prefix,
                 slot=known.slot,
@@ -226,15 +240,25 @@ class Directory:
                 self._remove(replica.name)
             slot = self._take_slot()
             if slot is None:
-                self.refused.add(replica.name)
+                self.left_out[replica.name] = replica
                 return
             replica.slot = slot
             self.taken.append(slot)
             if known is not None and _place(known.record) == _place(replica.record):
                 # Most likely the same server once more. It is asked again, but must not be a stranger until then.
                 replica.learned_models, replica.learned_prefix = known.learned_models, known.learned_prefix
-        self.refused.discard(replica.name)
+        self.left_out.pop(replica.name, None)
         self.replicas[replica.name] = replica
+
+    def _admit(self) -> None:
+        """Slots may have come free: those that had none get them, the longest left out first."""
+        while self.left_out and (self._free or self._next_slot < self.slots):
+            self._store(self.left_out.pop(next(iter(self.left_out))))
+
+    def _forget_left_out(self, name: str) -> None:
+        replica = self.left_out.get(name)
+        if replica is not None and not replica.static:
+            del self.left_out[name]
 
     def _remove(self, name: str) -> None:
         self._free.append(self.replicas.pop(name).slot)

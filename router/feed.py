@@ -44,6 +44,12 @@ class Keys(msgspec.Struct, frozen=True, tag="keys"):
     keys: tuple[Key, ...]
 
 
+class Forgive(msgspec.Struct, frozen=True, tag="forgive"):
+    """An endpoint that was out of reach is back: what is held against it holds no more."""
+
+    endpoint: str
+
+
 class Retire(msgspec.Struct, frozen=True, tag="retire"):
     """Stop accepting, finish what is under way, end."""
 
@@ -57,7 +63,7 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     compiled: bool
 
 
-Message = Plan | Endpoints | Keys | Retire | Beat
+Message = Plan | Endpoints | Keys | Forgive | Retire | Beat
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 

@@ -68,6 +68,7 @@ class Master:
         self.static_keys: dict[str, str] = {}
         self.tls = client_context(None)
         """What our own probes check replicas on https with."""
+        self._left_out = 0
 
     def connections(self) -> int:
         """Client connections."""
@@ -108,11 +109,13 @@ class Master:
         replica = self.directory.replicas.get(name)
         if replica is None or replica.generation != generation:
             return
-        was = replica.probed_ok
+        was, was_doubted = replica.probed_ok, replica.doubted
         if self.directory.note_probe(name, ok=finding.ok, models=finding.models, prefix=finding.prefix):
             self._changed.set()
         if replica.probed_ok != was:
             log.info("replica.probe_verdict", replica=name, ok=replica.probed_ok)
+        if was_doubted and not replica.doubted:
+            self.crew.forgive(replica.slot, replica.id)
 
     def load_files(self) -> None:
         """Read the static services, the API keys, the replicas' keys and CAs, where they are set.
@@ -176,10 +179,20 @@ class Master:
             *settings.replica_keys.values(),
         )
 
+    def left_out(self) -> int:
+        """How many replicas are known and have no place in the table."""
+        return len(self.directory.left_out)
+
+    def is_ejected(self, replica: Replica) -> bool:
+        """True while workers set it aside because of what their requests saw."""
+        return self.crew.board.ejected_until_s(replica.slot) > time.monotonic()
+
     def next_table(self) -> Table:
         """The table as it stands; the rows of endpoints new in it are cleared before anybody can count in them."""
-        if self.directory.refused:
-            log.error("replica.no_slot", replicas=sorted(self.directory.refused), remedy="raise max_endpoints")
+        if self.left_out() != self._left_out:
+            self._left_out = self.left_out()
+            few = sorted(self.directory.left_out)[:10]
+            log.error("replica.no_slot", left_out=self._left_out, replicas=few, remedy="raise max_endpoints")
         taken, self.directory.taken = self.directory.taken, []
         for slot in taken:
             self.crew.board.reset(slot)
@@ -255,6 +268,7 @@ async def serve(
                 timeout_s=settings.health_timeout,
                 rng=random.Random(),  # noqa: S311 - jitter, not secrets
                 tls=lambda: master.tls,
+                is_doubted=master.is_ejected,
             )
             scope.spawn("probe", prober.run(), service=True)
             if client is not None:

@@ -124,6 +124,8 @@ class Replica:
     probe_failures: int = 0
     probe_successes: int = 0
     probed_ok: bool | None = None
+    doubted: bool = False
+    """Our probe failed, and has not passed twice since."""
     learned_models: tuple[str, ...] = ()
     learned_prefix: str | None = None
     slot: int = -1
@@ -146,14 +148,34 @@ class Replica:
         return label if isinstance(label, str) else None
 
     @property
+    def id(self) -> str:
+        """Of this life of it, as an endpoint."""
+        return f"{self.name}@{self.generation}"
+
+    @property
     def models(self) -> tuple[str, ...]:
-        """Model ids by the record, else as our probe learned them."""
+        """Model ids by the record, else as our probe learned them; of a copied list, what was learned later wins."""
+        declared = self.declared_models
+        return self.learned_models if not declared or (self.is_copied and self.learned_models) else declared
+
+    @property
+    def declared_models(self) -> tuple[str, ...]:
+        """Model ids by the record."""
         declared = self.record.metadata.get("models")
-        if isinstance(declared, list | tuple):
-            names = tuple(name for name in declared if isinstance(name, str))
-            if names:
-                return names
-        return self.learned_models
+        return tuple(name for name in declared if isinstance(name, str)) if isinstance(declared, list | tuple) else ()
+
+    @property
+    def is_watched(self) -> bool:
+        """True when a babysitter of ours asks the server for its models all the time, and its record follows."""
+        return self.record.instance_id is not None and bool(self.declared_models)
+
+    @property
+    def is_copied(self) -> bool:
+        """True when the record's models are what somebody read off the server once: babysitters of the old kind do so.
+
+        They write the model objects as well, which nobody does who declares names by hand.
+        """
+        return not self.static and self.record.instance_id is None and "models_list" in self.record.metadata
 
     @property
     def weight(self) -> float:

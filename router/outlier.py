@@ -93,6 +93,10 @@ class Outliers:
         """True while there is nothing to hold against anybody."""
         return not self._records
 
+    def forgive(self, name: str) -> None:
+        """The endpoint of this id was out of reach and is back, by the master's own probes."""
+        self._records.pop(name, None)
+
     def admits(self, endpoint: Endpoint, now: float) -> bool:
         """True when `endpoint` may get a request; the first one after an ejection is its only trial."""
         record = self._records.get(endpoint.id)

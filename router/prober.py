@@ -1,7 +1,8 @@
 """Asks replicas themselves: are you there, which models do you serve, under which form of the paths?
 
 `GET /health` decides; a server without that path is asked for its models instead. Any answer below 500 is a sign of
-life. What the record does not say (models, `/v1` or bare) is learned from `/v1/models` and `/models`.
+life. What the record does not say (models, `/v1` or bare) is learned from `/v1/models` and `/models`, at every probe anew:
+an adapter may be loaded, or another server stand at the address. Only a babysitter of ours is believed to do so itself.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import random
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import aiohttp
 import structlog
@@ -26,6 +28,9 @@ SUSPECT_INTERVAL_S = 5.0
 TICK_S = 0.5
 LEAVE = {"Connection": "close"}
 """A server that is to end waits for its connections: a probe leaves none behind."""
+RECHECK_S = 1.0
+"""After the first good probe of a replica in doubt: the second one brings it back."""
+_OK = 200
 _NO_SUCH_PATH = (404, 405, 501)
 _SERVER_ERROR = 500
 
@@ -50,6 +55,7 @@ class Prober:
         timeout_s: Of one request.
         rng: For the jitter.
         tls: Gives what replicas on https are checked with now.
+        is_doubted: Tells of a replica that is well by its probes whether requests to it say otherwise.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Prober:
         timeout_s: float,
         rng: random.Random,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        is_doubted: Callable[[Replica], bool] = lambda _replica: False,
     ) -> None:
         self._session = session
         self._tls = tls
@@ -70,7 +77,12 @@ class Prober:
         self._interval_s = interval_s
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._rng = rng
-        self._due: dict[tuple[str, str], float] = {}
+        self._is_doubted = is_doubted
+        self._asked: dict[tuple[str, str], tuple[float, float]] = {}
+        """When each was asked last, and the jitter of the pause after that."""
+        self._asking: set[tuple[str, str]] = set()
+        self._lists: dict[tuple[str, str], dict[str, tuple[bytes, tuple[str, ...] | None]]] = {}
+        """The last model list of each replica by the form of its path: a digest of its bytes, and what they say."""
         self._slots = asyncio.Semaphore(CONCURRENCY)
         self._soon = asyncio.Event()
 
@@ -85,23 +97,31 @@ class Prober:
             while True:
                 now = loop.time()
                 alive = {(replica.name, replica.generation): replica for replica in self._replicas()}
-                self._due = {key: due for key, due in self._due.items() if key in alive}
+                self._asked = {key: last for key, last in self._asked.items() if key in alive}
+                self._lists = {key: lists for key, lists in self._lists.items() if key in alive}
                 for key, replica in alive.items():
-                    if now >= self._due.get(key, 0.0):
-                        self._due[key] = now + self._pause_s(replica)
-                        probes.create_task(self._probe(replica), name=f"probe {replica.name}")
+                    last = self._asked.get(key)
+                    if key not in self._asking and (last is None or now - last[0] >= last[1] * self._pause_s(replica)):
+                        self._asked[key] = (now, self._rng.uniform(0.9, 1.1))
+                        self._asking.add(key)
+                        probes.create_task(self._probe(key, replica), name=f"probe {replica.name}")
                 self._soon.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._soon.wait(), TICK_S)
 
     def _pause_s(self, replica: Replica) -> float:
-        well = replica.probed_ok is True and replica.leased and not replica.probe_failures
-        base_s = self._interval_s if well else min(self._interval_s, SUSPECT_INTERVAL_S)
-        return base_s * self._rng.uniform(0.9, 1.1)
+        """The time between two probes; looked at every tick, so that a replica falls into doubt at once."""
+        if replica.doubted and replica.probe_successes:
+            return min(self._interval_s, RECHECK_S)
+        well = replica.probed_ok is True and replica.leased and not replica.doubted and not self._is_doubted(replica)
+        return self._interval_s if well else min(self._interval_s, SUSPECT_INTERVAL_S)
 
-    async def _probe(self, replica: Replica) -> None:
-        async with self._slots:
-            finding = await self.ask(replica)
+    async def _probe(self, key: tuple[str, str], replica: Replica) -> None:
+        try:
+            async with self._slots:
+                finding = await self.ask(replica)
+        finally:
+            self._asking.discard(key)
         self._found(replica.name, replica.generation, finding)
 
     async def ask(self, replica: Replica) -> Finding:
@@ -109,7 +129,7 @@ class Prober:
         metadata, plan = replica.record.metadata, replica.plan
         status, _ = await self._get(plan, "/health")
         is_new = replica.probed_ok is None  # what is known of it then was learned of its predecessor
-        needs_models = not replica.models or (is_new and replica.models == replica.learned_models)
+        needs_models = not replica.is_watched  # else its babysitter asks, and the record follows
         needs_prefix = (replica.learned_prefix is None or is_new) and (
             metadata.get("api_prefix") or plan.api_prefix
         ) is None
@@ -119,11 +139,21 @@ class Prober:
             for form in ("/v1", ""):
                 answered, content = await self._get(plan, f"{form}/models")
                 status = answered if status in _NO_SUCH_PATH and _lives(answered) else status
-                models = model_ids(content)
-                if models:
+                found = self._read(replica, form, content) if answered == _OK else None
+                models = models if found is None else found
+                if found:
                     prefix = form
                     break
         return Finding(ok=_lives(status), models=models, prefix=prefix)
+
+    def _read(self, replica: Replica, form: str, content: bytes) -> tuple[str, ...] | None:
+        """The ids in a model list; one that is as it was is not read again."""
+        lists = self._lists.setdefault((replica.name, replica.generation), {})
+        digest = blake2b(content, digest_size=16).digest()
+        known = lists.get(form)
+        if known is None or known[0] != digest:
+            known = lists[form] = (digest, model_ids(content))
+        return known[1]
 
     async def _get(self, plan: Plan, path: str) -> tuple[int | None, bytes]:
         """Status and body; None when there was no answer."""

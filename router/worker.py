@@ -145,6 +145,8 @@ async def _listen(
                 scope.spawn("beat", _beat(writer, engine, is_compiled=is_compiled), service=True)
         elif isinstance(message, feed.Keys):
             engine.set_keys(message.keys)
+        elif isinstance(message, feed.Forgive):
+            engine.outliers.forgive(message.endpoint)
         elif message is None or isinstance(message, feed.Retire):
             if message is None:
                 log.error("worker.master_gone")

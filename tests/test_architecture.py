@@ -29,6 +29,7 @@ PURE = (
     "babysitter/cbclient/versions.py",
     "babysitter/engine_metrics.py",
     "babysitter/events.py",
+    "babysitter/fitting.py",
     "babysitter/job_states.py",
     "babysitter/last_words.py",
     "babysitter/machine.py",

@@ -16,7 +16,7 @@ from common.names import bind_address
 KIND = "node-agent"
 """`metadata.type` of an agent's record."""
 MOST_SHOWN = 48
-"""Replicas without a babysitter that a heartbeat carries at most; a registry takes 64 KiB."""
+"""Replicas without a babysitter that a heartbeat carries at most; of 5 KiB at most, half of what a registry takes."""
 SHOWN = (
     "replica_id", "server_mode", "model_name", "status", "display_status", "endpoint", "port", "multibox", "namespace",
     "workdir", "created_at", "updated_at", "error_message", "request_id", "metadata",

@@ -128,6 +128,7 @@ def make_app(server: MockServer) -> web.Application:
     app.router.add_get("/health", health)
     app.router.add_get("/mock/state", mock_state)
     app.router.add_post("/mock/knobs", mock_knobs)
+    app.router.add_post("/mock/models", mock_models)
     app.router.add_post("/mock/release", mock_release)
     app.router.add_post("/{path:.+}", echo)
     return app
@@ -240,6 +241,15 @@ async def mock_knobs(request: web.Request) -> web.Response:
     except ValidationError as error:
         raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
     return json_answer(server.knobs.model_dump())
+
+
+async def mock_models(request: web.Request) -> web.Response:
+    """`POST /mock/models {"models": [ids]}`: serve these from now on, as an engine that loads an adapter or is swapped."""
+    given = (await read_json_object(request)).get("models")
+    if not isinstance(given, list) or not given or not all(isinstance(name, str) for name in given):
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "models: must be a list of names")
+    request.app[SERVER].models = given
+    return json_answer({"models": given})
 
 
 async def mock_release(request: web.Request) -> web.Response:

@@ -35,14 +35,21 @@ class Lease:
         registration: Makes the body of `POST /services`; `None` means: not to be registered now.
         report: Makes the body of a heartbeat.
         interval_s: Between heartbeats, ± 10 %.
+        heard: Takes the registry's answers to heartbeats.
+        refused: Called when the registry refuses the record for another reason than before.
     """
 
     client: RegistryClient
     registration: Callable[[], Mapping[str, Any] | None]
     report: Callable[[], Mapping[str, Any]]
     interval_s: float
+    heard: Callable[[Mapping[str, Any]], None] = lambda _answer: None
+    refused: Callable[[], None] = lambda: None
     registered_as: str | None = None
     last_error: str | None = None
+    refusal: str | None = None
+    """Why the registry will not have the record; None while it has not said so."""
+    _registered: Mapping[str, Any] = field(default_factory=dict)
     _instance_id: str | None = None
     _has_left: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -62,11 +69,13 @@ class Lease:
                 pause_s = self.interval_s * self._rng.uniform(0.9, 1.1)
                 retry_s = RETRY_FIRST_S
                 self.last_error = None
+                self._note_refusal(None)
             except UnknownService:
                 self.registered_as = None
                 continue
             except (StaleIncarnation, RegistrationRefused) as error:
                 self._complain("lease.refused", error)
+                self._note_refusal(str(error))
                 self.registered_as = None
                 pause_s = RETRY_LAST_S
             except RegistryUnavailable as error:
@@ -95,17 +104,28 @@ class Lease:
         if registration is None:
             await self._deregister()
         elif self.registered_as is None:
-            await self.client.register(registration)
-            self.registered_as = str(registration["name"])
-            self._instance_id = registration.get("instance_id")
+            await self._register(registration)
             log.info("lease.registered", name=self.registered_as, registry=self.client.url)
         else:
-            await self.client.renew(self.registered_as, self.report())
+            if _lasting(registration) != self._registered:  # such as a model more: the record must say so
+                await self._register(registration)
+            self.heard(await self.client.renew(self.registered_as, self.report()))
+
+    async def _register(self, registration: Mapping[str, Any]) -> None:
+        await self.client.register(registration)
+        self.registered_as = str(registration["name"])
+        self._instance_id = registration.get("instance_id")
+        self._registered = _lasting(registration)
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):  # before Python 3.12, wait_for loses a cancel that meets the wake
                 await self._wake.wait()
+
+    def _note_refusal(self, reason: str | None) -> None:
+        if reason != self.refusal:
+            self.refusal = reason
+            self.refused()
 
     def _complain(self, event: str, error: Exception) -> None:
         """Log a fault once, not at every try."""
@@ -113,3 +133,8 @@ class Lease:
         if text != self.last_error:
             log.warning(event, name=self.registered_as, reason=text)
         self.last_error = text
+
+
+def _lasting(registration: Mapping[str, Any]) -> dict[str, Any]:
+    """What only a registration tells: a status comes with every heartbeat, and a time is none to register for."""
+    return {name: value for name, value in registration.items() if name not in ("status", "timestamp")}

@@ -102,8 +102,8 @@ class RegistryClient:
         except UnknownService as error:
             raise RegistryUnavailable(f"{self.url} is no registry: {error}") from error
 
-    async def renew(self, name: str, report: Mapping[str, Any]) -> None:
-        """Send a heartbeat with `report` as its body.
+    async def renew(self, name: str, report: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a heartbeat with `report` as its body; returns the registry's answer.
 
         Raises:
             UnknownService: Register again.
@@ -111,7 +111,7 @@ class RegistryClient:
             RegistrationRefused: The report is not acceptable.
             RegistryUnavailable: No registry answered.
         """
-        await self._call("POST", f"/services/{quote(name, safe='')}/heartbeat", report)
+        return await self._call("POST", f"/services/{quote(name, safe='')}/heartbeat", report)
 
     async def deregister(self, name: str, *, instance_id: str | None = None) -> None:
         """Remove a record; one that is already gone is fine.

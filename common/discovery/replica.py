@@ -14,6 +14,7 @@ REPORTED: Mapping[str, Any] = {
     "updated_at": None,
     "ready_at": None,
     "error_message": None,
+    "registration_error": None,
     "diagnostics": None,
     "replica_pid": None,
     "restart_count": 0,

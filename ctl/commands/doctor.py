@@ -15,6 +15,8 @@ from ctl.codes import Code
 from ctl.doctor import judge, machine
 from ctl.doctor.finding import Finding, Verdict, fault, ok, summary, table
 from ctl.doctor.nodes import nodes
+from ctl.launcher.plan import BABYSITTER
+from ctl.launcher.store import Started, Store
 from ctl.problem import Problem
 
 DOCTOR_TIMEOUT_S = 5.0
@@ -27,6 +29,7 @@ async def doctor(call: Call) -> int:
     if all(one.verdict is not Verdict.FAULT for one in findings if one.check in ("token", "key")):
         async with api.connect() as calls:
             findings += await services(calls, call)
+            findings += await started_here(calls, call)
     if call.out.as_json:
         call.out.document({"findings": [asdict(one) for one in findings], "summary": summary(findings)})
     else:
@@ -62,6 +65,20 @@ async def services(calls: Api, call: Call) -> list[Finding]:
     if health is not None or call.args.api_url:
         findings += await replica_api(calls, call)
     return findings
+
+
+async def started_here(calls: Api, call: Call) -> list[Finding]:
+    """What the babysitters say that `up` started: one whose own record is refused too is in no list."""
+    started = [one for one in Store(call.state_dir).all() if one.kind == BABYSITTER]
+    told = await asyncio.gather(*(_health(calls, one) for one in started))
+    return [found for one, health in zip(started, told, strict=True) for found in judge.babysitter(one.name, health)]
+
+
+async def _health(calls: Api, started: Started) -> Answer:
+    try:
+        return await calls.call(Place(started.name, (started.url,), ""), "GET", "/health", timeout_s=DOCTOR_TIMEOUT_S)
+    except Problem:
+        return {}  # 'svcctl status' shows who does not answer
 
 
 async def replica_api(calls: Api, call: Call) -> list[Finding]:

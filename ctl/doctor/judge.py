@@ -42,6 +42,10 @@ def router(health: Answer, known: Sequence[Answer], records: Sequence[Answer] | 
             "start the registry, or start the router with --registry-url and --registry-token-file",
         )
         return
+    if health.get("left_out"):
+        said = f"{health['left_out']} servers are left out of the router's table and get nothing"
+        yield fault("router and registry", said, "start the router with a larger --max-endpoints")
+        return
     names = {service.get("name") for service in known}
     wanted = {record.get("name") for record in routable(records or ())}
     missing = sorted(str(name) for name in wanted - names)
@@ -67,6 +71,8 @@ def replicas(infos: Sequence[Answer]) -> Iterator[Finding]:
             yield fault("replica", f"{name} has failed{reason}", f"svcctl replicas logs {name}, then stop or retry it")
         elif status == "unhealthy":
             yield fault("replica", f"{name} is unhealthy", f"svcctl replicas logs {name}")
+        elif info.get("registration_error"):
+            yield unregistered(name, str(info["registration_error"]))
         elif stale:
             yield warn("replica", f"{name}: its babysitter is silent", "look at its node; start the babysitter again")
         elif info.get("late") and status != "ready":
@@ -93,6 +99,18 @@ def cautions(infos: Sequence[Answer]) -> Iterator[Finding]:
         yield warn(
             "replica", f"{', '.join(names)}: {text.partition(': ')[0]}", text.partition(": ")[2] or "see its request"
         )
+
+
+def babysitter(name: str, health: Answer) -> Iterator[Finding]:
+    """One that `up` started here: what the registry does not have, no list of its shows."""
+    if health.get("registration_error"):
+        yield unregistered(name, str(health["registration_error"]))
+
+
+def unregistered(name: str, reason: str) -> Finding:
+    """A server that serves, and that no router can find."""
+    said = f"the registry refuses the record of {name}: {reason}"
+    return fault("registration", said, "see 'A server is unregistered' in docs/troubleshooting.md")
 
 
 def addresses(records: Sequence[Answer]) -> Iterator[Finding]:

@@ -57,4 +57,5 @@ def server(health: Mapping[str, object]) -> Look:
         return Look(State.READY)
     if status in OVER:
         return Look(State.FAILED, f"its server has {status}" + (f": {reason.splitlines()[0]}" if reason else ""))
-    return Look(State.LOADING, status.replace("_", " "))
+    said = status.replace("_", " ")
+    return Look(State.LOADING, f"{said}: {reason.splitlines()[0]}" if status == "unregistered" and reason else said)

@@ -51,6 +51,8 @@ def registry_detail(health: Mapping[str, Any]) -> str:
 def router_detail(health: Mapping[str, Any]) -> str:
     """What the router says of itself."""
     told = f"{health.get('healthy_services', '?')} replicas can be asked"
+    if health.get("left_out"):
+        told += f"; {health['left_out']} are left out: raise --max-endpoints"
     return f"{told}; registry: {health['registry_error']}" if health.get("registry_error") else told
 
 

@@ -47,7 +47,13 @@ class Overview:
 
     def health(self) -> dict[str, Any]:
         """`/health` and `/status`."""
-        return views.health(self._fleet.replicas(), self.registry_url, self._fleet.registry_error, now_iso())
+        return views.health(
+            self._fleet.replicas(),
+            self.registry_url,
+            self._fleet.registry_error,
+            now_iso(),
+            left_out=self._fleet.left_out(),
+        )
 
     def services(self) -> list[dict[str, Any]]:
         """Every replica with its counters."""
@@ -65,7 +71,7 @@ class Overview:
     async def watch_traffic(self) -> None:
         """Sample the counters for ever, so that whoever looks at the traffic sees where it comes from."""
         while True:
-            rows = {_key(replica): self._board.row(replica.slot) for replica in self._fleet.replicas()}
+            rows = {replica.id: self._board.row(replica.slot) for replica in self._fleet.replicas()}
             queue = self._board.row(self._board.shape.slots)
             self._traffic.add(Sample(time.time(), time.monotonic(), rows, queue))
             await asyncio.sleep(SAMPLE_S)
@@ -87,7 +93,7 @@ class Overview:
                     "in_flight": self._board.total(replica.slot, cells.IN_FLIGHT),
                     "ejections": self._board.total(replica.slot, cells.EJECTIONS),
                     "ejected": self._board.ejected_until_s(replica.slot) > now,
-                    **self._traffic.replicas.get(_key(replica), {"requests_s": 0.0, "errors_s": 0.0}),
+                    **self._traffic.replicas.get(replica.id, {"requests_s": 0.0, "errors_s": 0.0}),
                 }
                 for replica in self._fleet.replicas()
             ],
@@ -104,11 +110,6 @@ class Overview:
             response_time_s=seconds / requests if requests else 0.0,
             set_aside=TOLD[why] if why is not None else None,
         )
-
-
-def _key(replica: Replica) -> str:
-    """One life of a replica."""
-    return f"{replica.name}@{replica.generation}"
 
 
 OVERVIEW: web.AppKey[Overview] = web.AppKey("overview", Overview)

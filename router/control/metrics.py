@@ -50,6 +50,10 @@ class Source(Protocol):
         """Workers that serve."""
         ...
 
+    def left_out(self) -> int:
+        """Replicas known that have no place in the table."""
+        ...
+
 
 class RouterCollector(Collector):
     """Reads everything at each scrape.
@@ -112,6 +116,11 @@ class RouterCollector(Collector):
         for standing in Standing:
             standings.add_metric([standing.value], sum(replica.standing is standing for replica in replicas))
         yield standings
+        yield GaugeMetricFamily(
+            "svc_router_replicas_left_out",
+            "Replicas beyond max_endpoints, which get nothing.",
+            value=self._source.left_out(),
+        )
         up = self._source.registry_error is None
         yield GaugeMetricFamily("svc_router_registry_up", "1 while the registry is followed.", value=float(up))
         yield GaugeMetricFamily("svc_router_workers", "Workers that serve.", value=self._source.workers_alive())

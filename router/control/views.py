@@ -59,7 +59,7 @@ def model_list(replicas: Sequence[Replica], aliases: Mapping[str, Collection[str
         if not is_healthy(replica):
             continue
         metadata = replica.record.metadata
-        listed = metadata.get("models_list")
+        listed = metadata.get("models_list", _reported(metadata, "models_list"))
         objects = {
             item["id"]: item
             for item in (listed if isinstance(listed, list | tuple) else ())
@@ -76,16 +76,26 @@ def model_list(replicas: Sequence[Replica], aliases: Mapping[str, Collection[str
 
 
 def health(
-    replicas: Sequence[Replica], registry_url: str, registry_error: str | None, timestamp: str
+    replicas: Sequence[Replica], registry_url: str, registry_error: str | None, timestamp: str, *, left_out: int = 0
 ) -> dict[str, Any]:
-    """`/health`: 200 always; what it says is in the body."""
+    """`/health`: 200 always; what it says is in the body. `left_out`: replicas that have no place in the table."""
     healthy = sum(map(is_healthy, replicas))
+    message = "Router is running" if healthy else "Router is running, but no healthy services are available"
+    if left_out:
+        message += f"; {left_out} services are left out: raise max_endpoints"
     return {
         "status": "healthy" if healthy else "running",
         "router": "running",
-        "healthy_services": f"{healthy}/{len(replicas)}",
+        "healthy_services": f"{healthy}/{len(replicas) + left_out}",
+        "left_out": left_out,
         "registry_url": registry_url,
         "registry_error": registry_error,
-        "message": "Router is running" if healthy else "Router is running, but no healthy services are available",
+        "message": message,
         "timestamp": timestamp,
     }
+
+
+def _reported(metadata: Mapping[str, Any], name: str) -> Any:
+    """A member of the replica report in a record, for what was too long for the record itself."""
+    report = metadata.get("replica")
+    return report.get(name) if isinstance(report, dict) else None

@@ -3,12 +3,14 @@
 import os
 import signal
 import socket
+import sys
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.babysitter.conftest import Registry
-from tests.babysitter.real import ask, running, until
+from tests.babysitter.real import PROJECT, ask, running, until
 from tests.common.ancestors import old_registry, read_services
 
 
@@ -56,7 +58,7 @@ def test_killed_babysitters_records_are_taken_over_B1(tmp_path: Path, registry: 
     with running(tmp_path, top={"registry_url": registry.url}) as node:
         first = node.start()
         pid = node.ready()
-        before = until("record", lambda: record(registry, "r1-server"))
+        before = until("record", lambda: (r := record(registry, "r1-server")).get("status") == "running" and r)
         first.kill()
         first.wait()
         assert record(registry, "r1-server")["status"] == "running"
@@ -88,8 +90,8 @@ def test_babysitter_under_the_ancestors_registry_is_healthy_there_W42(tmp_path: 
         with running(tmp_path, top={"registry_url": url}, restarts={"heartbeat_interval": 0.1}) as node:
             node.start()
             node.ready()
-            until("both records beat", lambda: len(old.records) == 2 and old.beats > 10)
-            assert old.unhealthy() == []
+            until("both are healthy", lambda: len(old.records) == 2 and old.beats > 10 and not old.unhealthy())
+            assert old.said["r1"] == {"running"}
         assert old.refused == []
 
 
@@ -125,3 +127,63 @@ class HeldRequest:
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
+
+
+def test_model_loaded_later_and_model_swapped_behind_the_address_reach_the_record_W15(
+    tmp_path: Path, registry: Registry
+) -> None:
+    top, restarts = {"registry_url": registry.url}, {"heartbeat_interval": 60}
+    with running(tmp_path, top=top, restarts=restarts) as node:
+        mock = ["-m", "babysitter.mock", "--port", str(node.port), "--model", "m"]
+        node.backend = {"type": "command", "command": sys.executable, "args": mock, "work_dir": str(PROJECT)}
+        node.start()
+        node.ready()
+        until("the record", lambda: record(registry, "r1-server"))
+        for models in (["m", "lora"], ["other"]):
+            node.server("/mock/models", {"models": models})
+            found = until(str(models), partial(serving, registry, models))
+            assert [model["id"] for model in found["models_list"]] == models
+            until("the report", partial(reporting, registry, models))
+
+
+def metadata(registry: Registry) -> dict[str, Any]:
+    return dict(record(registry, "r1-server").get("metadata", {}))
+
+
+def serving(registry: Registry, models: list[str]) -> dict[str, Any] | None:
+    found = metadata(registry)
+    return found if found.get("models") == models else None
+
+
+def reporting(registry: Registry, models: list[str]) -> bool:
+    return bool(metadata(registry).get("replica", {}).get("models") == models)
+
+
+def test_server_with_sixteen_adapters_is_registered_W16(tmp_path: Path, registry: Registry) -> None:
+    names = [f"a-lora-adapter-with-a-long-name-{number}-{'x' * 400}" for number in range(32)]
+    backend = {"type": "mock", "models": names}
+    with running(tmp_path, backend=backend, top={"registry_url": registry.url}) as node:
+        node.start()
+        node.ready()
+        found = until("the record", lambda: metadata(registry))
+        assert (found["models"], "models_list" in found) == (names, False)
+        objects = until("objects in the report", lambda: metadata(registry).get("replica", {}).get("models_list"))
+        assert [model["id"] for model in objects] == names
+
+
+def test_refused_registration_is_a_state_with_its_reason_W16(tmp_path: Path, registry: Registry) -> None:
+    top = {"registry_url": registry.url, "metadata": {"note": "n" * 8130}}
+    with running(tmp_path, top=top, restarts={"heartbeat_interval": 0.2}) as node:
+        node.start()
+        node.ready()
+        health = until("refused", lambda: (h := node.health()).get("status") == "unregistered" and h)
+        assert "8192 bytes" in health["registration_error"]
+        assert record(registry, "r1-server") == {}
+        # The babysitter's own record is short enough, and carries the reason to the page, status and doctor.
+        shown = until("told", lambda: (ask(f"{registry.url}/api/v1/replicas") or {}).get("replicas"))
+        until("the reason", lambda: "8192" in str(replicas(registry)[0]["registration_error"]))
+        assert len(shown) == 1
+
+
+def replicas(registry: Registry) -> list[dict[str, Any]]:
+    return list((ask(f"{registry.url}/api/v1/replicas") or {}).get("replicas") or [])

@@ -60,6 +60,8 @@ class OldRegistry:
         self.records: dict[str, dict[str, Any]] = {}
         self.refused: list[str] = []
         self.beats = 0
+        self.said: dict[str, set[str]] = {}
+        """Every status that a heartbeat of each record ever said."""
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         """`POST /services` or a heartbeat."""
@@ -79,6 +81,7 @@ class OldRegistry:
         self.beats += 1
         if "status" in body:
             record["status"] = body["status"]
+            self.said.setdefault(record["name"], set()).add(body["status"])
         return 200, {"message": "Heartbeat received"}
 
     def get(self, path: str) -> tuple[int, Any]:

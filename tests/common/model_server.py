@@ -12,26 +12,29 @@ from aiohttp.test_utils import TestServer
 class ModelServer:
     """Serves `models`, which a test may change, as full model objects.
 
-    `calls` counts models calls; `padding` is text that every model object carries.
+    `calls` counts models calls; `padding` is text that every model object carries; `is_restless`: every answer differs.
     """
 
     def __init__(self, models: list[str]) -> None:
         self.models = models
         self.calls = 0
         self.padding = "x" * 2000
+        self.is_restless = True
+        self.status = 200
         self.url = ""
 
     def content(self) -> bytes:
         """The list, with a `created` of its own at every call, as vLLM has it."""
         objects = [
-            {"id": name, "object": "model", "created": self.calls, "description": self.padding} for name in self.models
+            {"id": name, "object": "model", "created": self.calls * self.is_restless, "description": self.padding}
+            for name in self.models
         ]
         return msgspec.json.encode({"object": "list", "data": objects})
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/models`."""
         self.calls += 1
-        raw, response = self.content(), web.StreamResponse()
+        raw, response = self.content(), web.StreamResponse(status=self.status)
         await response.prepare(request)
         for piece in (raw[: len(raw) // 2], raw[len(raw) // 2 :]):
             await response.write(piece)

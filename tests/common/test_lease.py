@@ -235,3 +235,49 @@ async def test_leaving_what_was_never_registered_asks_nobody(
 async def test_the_next_registry_takes_over(registry: FakeRegistry, session: aiohttp.ClientSession) -> None:
     async with kept(make(session, "http://127.0.0.1:1", registry.url)):
         assert await calls(registry, 1) == [REGISTER]
+
+
+async def test_record_that_changed_is_registered_again_W15(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    record: dict[str, Any] = {**RECORD, "metadata": {"models": ["a"]}, "status": "running", "timestamp": 1}
+    lease = make(session, registry.url, record=lambda: record)
+    async with kept(lease):
+        await registered(registry, lease)
+        record = {**record, "status": "unhealthy", "timestamp": 2}
+        lease.wake()
+        assert await calls(registry, 1) == [RENEW]
+        record = {**record, "metadata": {"models": ["a", "lora"]}}
+        lease.wake()
+        asked = await next_asked(registry)
+        assert (asked.method, asked.path, asked.body["metadata"]) == (*REGISTER, {"models": ["a", "lora"]})
+        assert await calls(registry, 1) == [RENEW]
+        lease.wake()
+        assert await calls(registry, 1) == [RENEW]
+
+
+async def test_refusal_is_a_state_with_its_reason_until_the_record_is_taken_W16(
+    registry: FakeRegistry, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "RETRY_LAST_S", 0.01)
+    registry.script.extend([(400, {"error": "metadata too long"})] * 3)
+    lease, told = make(session, registry.url), []
+    lease.refused = lambda: told.append(lease.refusal)
+    async with kept(lease):
+        await calls(registry, 4)
+        async with asyncio.timeout(5):
+            while lease.registered_as is None or lease.refusal is not None:
+                await asyncio.sleep(0.01)
+    assert told == [f"{registry.url} answered 400: metadata too long", None]
+
+
+async def test_what_the_registry_answers_to_a_heartbeat_is_heard_W26(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    heard: list[Any] = []
+    lease = make(session, registry.url, interval_s=0.01)
+    lease.heard = heard.append
+    registry.script.extend([201, (200, {"message": "x", "suspicion": "y"})])
+    async with kept(lease):
+        await calls(registry, 3)
+    assert heard[0] == {"message": "x", "suspicion": "y"}

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from common.discovery.limits import BODY_LIMIT_BYTES
 from registry.model import Change, Sweep
 from registry.store import StoreFull, StoreUnavailable
 from registry.store.memory import MemoryStore
@@ -122,8 +123,8 @@ async def test_register_of_a_foreign_address_is_400_and_stores_nothing_C16(
     assert len(parts(client).catalogue) == 0
 
 
-async def test_body_beyond_64_kib_is_413(client: Client) -> None:
-    async with client.post("/services", data=b"x" * 65_537) as answer:
+async def test_body_beyond_the_limit_is_413(client: Client) -> None:
+    async with client.post("/services", data=b"x" * (BODY_LIMIT_BYTES + 1)) as answer:
         assert answer.status == 413
         assert "error" in await answer.json()
 

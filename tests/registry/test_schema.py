@@ -144,3 +144,12 @@ def test_null_for_an_optional_member_is_absent_W21() -> None:
 def test_metadata_member_that_is_null_is_absent_W21() -> None:
     read = parse(RegisterBody, body(metadata={"cache_type": None, "models": ["m"], "inner": {"x": None}}))
     assert read.metadata == {"models": ["m"], "inner": {"x": None}}
+
+
+def test_models_of_a_babysitter_of_the_old_kind_do_not_count_as_metadata_W16() -> None:
+    adapters = [{"id": f"a{number}", "permission": "p" * 2000} for number in range(16)]
+    metadata = {"models": [adapter["id"] for adapter in adapters], "models_list": adapters, "rest": "x" * 8000}
+    assert parse(RegisterBody, body(metadata=metadata)).metadata == metadata
+    for name in ("models", "models_list"):
+        with pytest.raises(ApiError, match="bytes of models"):
+            parse(RegisterBody, body(metadata={name: ["m" * 1000] * 400}))

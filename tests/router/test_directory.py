@@ -195,13 +195,53 @@ def test_limit_and_end_mark_come_from_the_metadata_W44() -> None:
     assert [one.limit for one in book.table().endpoints] == [4, 9, 9, 9]
 
 
-def test_more_replicas_than_slots_are_refused_and_named() -> None:
+def test_replicas_beyond_the_slots_are_left_out_until_one_is_free_W16() -> None:
+    book = directory(slots=1)
+    book.apply(snapshot(record(), record("b-server"), record("c-server")), 0.0)
+    assert (list(book.replicas), list(book.left_out)) == (["a-server"], ["b-server", "c-server"])
+    assert [one.name for one in book.saved()] == ["a-server", "b-server", "c-server"]
+    book.apply(delete("a-server", "deregistered"), 0.0)
+    assert (list(book.replicas), list(book.left_out)) == (["b-server"], ["c-server"])
+    book.apply(delete("c-server", "expired"), 0.0)
+    assert not book.left_out
+
+
+@pytest.mark.parametrize("goodbye", [delete("b-server", "deregistered"), snapshot(record())])
+def test_replica_that_was_left_out_and_is_gone_is_not_counted_any_more_W16(goodbye: Any) -> None:
     book = directory(slots=1)
     book.apply(snapshot(record(), record("b-server")), 0.0)
-    assert (list(book.replicas), book.refused) == (["a-server"], {"b-server"})
-    book.apply(delete("a-server", "deregistered"), 0.0)
-    book.apply(snapshot(record("b-server")), 0.0)
-    assert (list(book.replicas), book.refused) == (["b-server"], set())
+    book.apply(goodbye, 0.0)
+    assert not book.left_out
+
+
+COPIED = {"type": "openai-api", "models": ["m"], "models_list": [{"id": "m"}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "models"),
+    [
+        ({"instance_id": None, "metadata": COPIED}, ("m", "lora")),
+        ({"instance_id": None}, ("m",)),
+        ({"metadata": COPIED}, ("m",)),
+        ({"metadata": {"type": "openai-api"}}, ("m", "lora")),
+    ],
+    ids=["copied by an old babysitter", "declared by hand", "watched by ours", "nobody said"],
+)
+def test_models_are_those_of_who_asks_the_server_all_the_time_W15(changes: Any, models: tuple[str, ...]) -> None:
+    book = directory()
+    book.apply(snapshot(record(**changes)), 0.0)
+    book.note_probe("a-server", ok=True, models=("m", "lora"))
+    assert book.replicas["a-server"].models == models
+
+
+def test_replica_whose_probe_failed_is_in_doubt_until_two_have_passed_W24() -> None:
+    book = directory()
+    book.apply(snapshot(record()), 0.0)
+    doubts = []
+    for ok in (True, False, True, False, True, True):
+        book.note_probe("a-server", ok=ok)
+        doubts.append(book.replicas["a-server"].doubted)
+    assert doubts == [False, True, True, True, True, False]
 
 
 def test_a_beat_changes_nothing() -> None:

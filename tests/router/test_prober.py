@@ -2,12 +2,14 @@ import asyncio
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from common.discovery.record import ServiceRecord
 from common.http.client import make_session
+from router import prober as probers
 from router.model import Replica
 from router.prober import Finding, Prober, model_ids
 from tests.common.model_server import model_server
@@ -81,3 +83,87 @@ async def test_a_probe_leaves_no_connection_behind_W55() -> None:
         prober = Prober(session, list, lambda *_: None, **made)
         assert (await prober.ask(replica(str(server.make_url("")).rstrip("/")))).ok
     assert set(asked) == {"close"}
+
+
+def prober_of(session: Any, **more: Any) -> Prober:
+    made: dict[str, Any] = {"interval_s": 30.0, "timeout_s": 5.0, "rng": random.Random(1), **more}
+    return Prober(session, lambda: (), lambda *_: None, **made)
+
+
+async def test_models_are_asked_at_every_probe_and_read_when_they_changed_W15(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads: list[bytes] = []
+
+    def read(content: bytes) -> tuple[str, ...] | None:
+        reads.append(content)
+        return model_ids(content)
+
+    monkeypatch.setattr(probers, "model_ids", read)
+    async with model_server("m") as server, make_session(timeout_s=5) as session:
+        prober, one = prober_of(session), replica(server.url)
+        one.probed_ok, one.learned_models, one.learned_prefix = True, ("m",), "/v1"
+        server.is_restless = False
+        for models in (["m"], ["m"], ["m", "lora"], ["other"]):
+            server.models = models
+            assert (await prober.ask(one)).models == tuple(models)
+    assert (server.calls, len(reads)) == (4, 3)
+
+
+async def test_models_that_a_babysitter_of_ours_watches_are_not_asked_again_W15() -> None:
+    async with model_server("m") as server, make_session(timeout_s=5) as session:
+        one = replica(server.url)
+        metadata = {"models": ["m"], "models_list": [{"id": "m"}]}
+        one.record = msgspec.structs.replace(one.record, instance_id="i", metadata=metadata)
+        one.probed_ok, one.learned_prefix = True, "/v1"
+        assert await prober_of(session).ask(one) == Finding(ok=True)
+        assert server.calls == 0
+        one.record = msgspec.structs.replace(one.record, instance_id=None)
+        assert (await prober_of(session).ask(one)).models == ("m",)
+
+
+@pytest.mark.parametrize("status", [401, 404, 500])
+async def test_answer_other_than_success_teaches_no_models_W15(status: int) -> None:
+    async with model_server("m") as server, make_session(timeout_s=5) as session:
+        server.status = status
+        assert (await prober_of(session).ask(replica(server.url))).models is None
+
+
+def test_replica_in_doubt_is_asked_sooner_and_at_once_after_a_good_probe_W24() -> None:
+    doubted: set[str] = set()
+    prober = prober_of(None, is_doubted=lambda one: one.name in doubted)
+    one = replica("http://h:1")
+    one.probed_ok = True
+    assert prober._pause_s(one) == 30.0
+    doubted.add(one.name)
+    assert prober._pause_s(one) == probers.SUSPECT_INTERVAL_S
+    one.doubted = True
+    assert prober._pause_s(one) == probers.SUSPECT_INTERVAL_S
+    one.probe_successes = 1
+    assert prober._pause_s(one) == probers.RECHECK_S
+
+
+async def test_replica_that_has_not_answered_yet_is_not_asked_beside_that_W24() -> None:
+    asked, go = [], asyncio.Event()
+
+    async def hold(_request: web.Request) -> web.Response:
+        asked.append(1)
+        await go.wait()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", hold)
+    async with TestServer(app) as server, make_session(timeout_s=5) as session:
+        one = replica(str(server.make_url("")).rstrip("/"))
+        found = asyncio.Event()
+        made: dict[str, Any] = {"interval_s": 0.01, "timeout_s": 5.0, "rng": random.Random(1)}
+        prober = Prober(session, lambda: [one], lambda *_: found.set(), **made)
+        running = asyncio.ensure_future(prober.run())
+        for _ in range(20):
+            prober.look()
+            await asyncio.sleep(0.02)
+        assert len(asked) == 1
+        go.set()
+        await asyncio.wait_for(found.wait(), 5)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

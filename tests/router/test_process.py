@@ -197,6 +197,47 @@ async def test_router_with_an_empty_registry_url_follows_none_and_serves_its_sta
             assert b', "' not in raw
 
 
+async def test_adapter_loaded_later_and_a_model_swapped_behind_the_address_are_routed_W15(node: Node) -> None:
+    models = ["m"]
+
+    async def answer(call: Call) -> None:
+        if call.line.startswith(b"GET"):
+            await call.send(plain(json.dumps([{"id": name} for name in models]).encode()))
+        else:
+            await answer_ok(call)
+
+    fake = await FakeReplica(answer).start()
+    static = node.folder / "static.json"
+    static.write_text(json.dumps([{"name": "s", "host": "127.0.0.1", "port": fake.port}]))
+
+    async def listed() -> bool:
+        return {model["id"] for model in (await node.get("/v1/models"))["data"]} == set(models)
+
+    async def chatted(model: str) -> int:
+        async with node.http.post(f"{node.url}/v1/chat/completions", json={**CHAT, "model": model}) as answered:
+            return answered.status
+
+    async with node.router("--static-services", str(static)):
+        await node.until(node.chats)
+        for changed in (["m", "lora"], ["other"], [f"model-{number}" for number in range(2000)]):
+            models[:] = changed
+            await node.until(listed)
+            assert await chatted(changed[-1]) == 200
+        assert await chatted("m") == 503
+    await fake.stop()
+
+
+async def test_replicas_beyond_max_endpoints_are_told_W16(node: Node, replica: FakeReplica) -> None:
+    static = node.folder / "static.json"
+    static.write_text(json.dumps([{"name": f"s{n}", "host": "127.0.0.1", "port": replica.port} for n in range(5)]))
+    async with node.router("--static-services", str(static), "--max-endpoints", "3"):
+        await node.until(node.chats)
+        health = await node.get("/health")
+        assert (health["healthy_services"].split("/")[1], health["left_out"]) == ("5", 2)
+        async with node.http.get(f"{node.url}/metrics") as answer:
+            assert b"svc_router_replicas_left_out 2.0" in await answer.read()
+
+
 async def test_a_killed_worker_is_replaced_and_no_connection_refused(node: Node, replica: FakeReplica) -> None:
     static = node.folder / "static.json"
     static.write_text(json.dumps([{"name": "s", "host": "127.0.0.1", "port": replica.port}]))

@@ -80,9 +80,10 @@ def test_board_sums_over_workers_and_clears_the_dead() -> None:
     ("content", "expected"),
     [
         (b'{"object":"list","data":[{"id":"a"},{"id":"b"}]}', ("a", "b")),
-        (b'[{"id":"a"},{"x":1},"odd"]', ("a",)),
+        (b'[{"id":"a"},{"x":1},"odd"]', ("a", "odd")),
         (b'{"data":[]}', ()),
-        (b'{"models":[]}', None),
+        (b'{"models":[]}', ()),
+        (b'{"error":[]}', None),
         (b"nothing", None),
     ],
 )
@@ -138,3 +139,15 @@ def test_last_table_comes_back_and_a_broken_file_is_none(tmp_path: Path) -> None
 )
 def test_registry_that_is_followed_W42(given: dict[str, Any], urls: tuple[str, ...]) -> None:
     assert RouterSettings.model_validate(given).registry_url == urls
+
+
+def test_health_counts_and_names_what_is_left_out_W16() -> None:
+    said = views.health([replica("a", ["m"])], "", None, "now", left_out=976)
+    assert (said["healthy_services"], said["left_out"]) == ("1/977", 976)
+    assert "976 services are left out: raise max_endpoints" in said["message"]
+
+
+def test_model_objects_that_were_too_long_for_the_record_come_from_the_report_W16() -> None:
+    reported = {"models_list": [{"id": "m", "object": "model", "max_model_len": 9}]}
+    [model] = views.model_list([replica("a", ["m"], replica=reported)])["data"]
+    assert model["max_model_len"] == 9
