@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,15 @@ def until(what: str, check: Callable[[], Any], wait_s: float = WAIT_S) -> Any:
             return found
         time.sleep(POLL_S)
     raise AssertionError(f"{what}: not within {wait_s:g} s")
+
+
+def debian(name: str) -> str:
+    """The path of a program, installed from its Debian package of the same name when it is missing."""
+    if shutil.which(name) is None:
+        subprocess.run(["apt-get", "install", "-y", "-q", name], check=True, stdout=subprocess.DEVNULL)
+    found = shutil.which(name)
+    assert found is not None
+    return found
 
 
 def ask(url: str, body: Any = None, timeout_s: float = 5.0) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from babysitter.held_file import HeldFile
 from babysitter.server_log import ServerLog
-from tests.babysitter.real import PROJECT, ask, running, until
+from tests.babysitter.real import PROJECT, ask, debian, running, until
 from tests.ports import free_port
 
 
@@ -208,7 +208,7 @@ def test_real_logrotate_does_what_its_configuration_says_W27(tmp_path: Path, way
         rules.chmod(0o644)
         for directory in (tmp_path / "logs", tmp_path):
             directory.chmod(0o755)
-        command = ["logrotate", "-f", "-s", str(tmp_path / "status"), str(rules)]
+        command = [debian("logrotate"), "-f", "-s", str(tmp_path / "status"), str(rules)]
         subprocess.run(command, check=True, stderr=subprocess.PIPE)
         assert path.with_name(f"{path.name}.1.gz").exists()
         count = len(path.read_text().splitlines())

@@ -122,8 +122,7 @@ def test_failed_replica_begins_anew_when_its_babysitter_is_started_by_hand_W56(t
         good, node.backend = node.backend, FAILING
         first = node.start()
         assert "exited with code 78" in node.status("failed")["error_message"]
-        first.terminate()
-        first.wait(60)
+        kill(first)
         node.backend = good
         node.start()
         node.ready()

@@ -1,7 +1,6 @@
 """Servers nobody here wrote, which rewrite what others see of them: ready, adopted, and ended whole (`-m world`)."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from babysitter import identity
-from tests.babysitter.real import Node, ask, running, until
+from tests.babysitter.real import Node, ask, debian, running, until
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.world, pytest.mark.timeout(300)]
@@ -36,15 +35,6 @@ http {{
     server {{ listen 127.0.0.1:{port}; location / {{ default_type application/json; return 200 '{models}'; }} }}
 }}
 """
-
-
-def debian(name: str) -> str:
-    """The path of a program, installed from its Debian package of the same name when it is missing."""
-    if shutil.which(name) is None:
-        subprocess.run(["apt-get", "install", "-y", "-q", name], check=True, stdout=subprocess.DEVNULL)
-    found = shutil.which(name)
-    assert found is not None
-    return found
 
 
 def gunicorn(folder: Path, port: int) -> dict[str, Any]:
