@@ -5,6 +5,7 @@ import hashlib
 import time
 from typing import Any
 
+import aiohttp
 import anthropic
 import openai
 import pytest
@@ -159,3 +160,25 @@ async def test_a_router_that_has_heard_of_no_model_yet_calls_none_mistyped_W47(p
         with pytest.raises(openai.InternalServerError) as caught:
             await client.chat.completions.create(model="m", messages=HELLO)
     assert caught.value.response.headers["retry-after"] == "5"
+
+
+@pytest.mark.parametrize("name", ["a.wav", "ü; b.wav", 'say "hi".wav'])
+async def test_uploads_of_real_clients_are_read_whatever_the_file_is_called_W1(plane: Plane, name: str) -> None:
+    async def echo(call: Call) -> None:
+        await call.send(plain(b'{"text":"heard"}'))
+
+    replica = await plane.add(echo)
+    plane.route(replica)
+    sound = b"RIFF\r\n--\r\n\x00\xff" * 1000
+    url = f"http://127.0.0.1:{plane.port}/v1/audio/transcriptions"
+    async with gpt(plane, max_retries=0) as client:
+        heard = await client.audio.transcriptions.create(model="m", file=(name, sound), prompt="ü", temperature=0.2)
+        assert heard.text == "heard"
+    async with aiohttp.ClientSession() as session:
+        form = aiohttp.FormData()
+        form.add_field("file", sound, filename=name, content_type="audio/wav")
+        form.add_field("model", "m")
+        async with session.post(url, data=form) as answer:
+            assert answer.status == 200
+    assert all(sound in call.body for call in replica.calls)
+    assert len(replica.calls) == 2
