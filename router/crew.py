@@ -160,7 +160,7 @@ class Crew:
 
     def forgive(self, slot: int, endpoint: str) -> None:
         """Tell every worker that what it holds against an endpoint holds no more."""
-        self.board.eject(slot, 0.0)
+        self.board.eject(slot, 0.0, 0)
         self._tell_all(feed.Forgive(endpoint))
 
     async def roll(self, settings: RouterSettings | None = None) -> None:

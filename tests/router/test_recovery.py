@@ -28,7 +28,7 @@ class CrewOfOne:
         return self.plane.engine.board
 
     def forgive(self, slot: int, endpoint: str) -> None:
-        self.board.eject(slot, 0.0)
+        self.board.eject(slot, 0.0, 0)
         self.plane.engine.outliers.forgive(endpoint)
 
 
