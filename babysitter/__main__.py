@@ -27,7 +27,7 @@ from babysitter.supervisor import Supervisor, new_memory
 from common import own_python
 from common.clock import SystemClock, iso
 from common.discovery.registry_client import RegistryClient
-from common.http.access import is_loopback, read_token
+from common.http.access import is_loopback, read_credential, read_token
 from common.http.client import make_session
 from common.http.serve import Address, start, stop_signals, until_stopped
 from common.names import bind_address
@@ -69,9 +69,14 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
     home.acquire()
     remembered = from_json(home.state.load(stamp=clock.utcnow().strftime("%Y%m%dT%H%M%SZ")).get("memory"))
     memory = new_memory(remembered, instance_id=str(uuid.uuid4()), epoch_s=int(time.time()), now=iso(clock.utcnow()))
-    async with make_session(timeout_s=10.0) as session, TaskScope("babysitter") as scope:
-        prober = make_prober(settings, spec, session)
-        engine = make_engine(settings, spec, session, clock)
+    key = read_credential(settings.api_key_file) if settings.api_key_file else None
+    async with (
+        make_session(timeout_s=10.0) as session,
+        make_session(timeout_s=10.0, authorization=key) as asking,
+        TaskScope("babysitter") as scope,
+    ):
+        prober = make_prober(settings, spec, asking)
+        engine = make_engine(settings, spec, asking, clock)
         supervisor = Supervisor(spec, home, memory, prober, engine, clock=clock, rng=random.Random())  # noqa: S311 - jitter
         if not await supervisor.adopt():
             refuse_taken_port(settings)

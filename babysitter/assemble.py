@@ -35,6 +35,7 @@ from babysitter.slots import Slots
 from babysitter.spec import Addresses, JobRules, LogRules, Spec
 from babysitter.token_probe import AUTO, TokenProbe
 from common.clock import Clock
+from common.discovery.record import KEY_LABEL
 from common.http.access import is_loopback
 from common.service import ConfigurationError
 
@@ -155,6 +156,8 @@ def make_spec(
     hint: dict[str, Any] = {} if probes.slow_start_s is None else {"slow_start_s": probes.slow_start_s}
     if isinstance(settings.backend, VllmBackend):
         hint["metrics_path"] = "/metrics"
+    if settings.api_key_file is not None:
+        hint[KEY_LABEL] = settings.api_key_label or settings.name
     return Spec(
         name=settings.name,
         label=BACKEND_LABELS[settings.backend.type],

@@ -20,6 +20,7 @@ from babysitter.settings import (
     VllmBackend,
 )
 from common import own_python
+from common.http.access import read_credential
 from common.service import ConfigurationError
 
 OWN_PREFIX = "SVC_"
@@ -76,7 +77,7 @@ def make_command(settings: BabysitterSettings, plan: Plan, environ: Mapping[str,
     """What the shim runs.
 
     Raises:
-        ConfigurationError: The program or the working directory does not exist; names it.
+        ConfigurationError: The program, the working directory or the key file is of no use; names it.
     """
     work_dir = Path(plan.work_dir).expanduser().absolute() if plan.work_dir else Path.cwd()
     if not work_dir.is_dir():
@@ -89,6 +90,8 @@ def make_command(settings: BabysitterSettings, plan: Plan, environ: Mapping[str,
         env = infinilm_places.with_cargo(env)
         argv, checkout = infinilm_places.rust_command(argv, settings.backend, env)
         work_dir = checkout or work_dir
+    if isinstance(settings.backend, VllmBackend) and settings.api_key_file is not None:
+        env.setdefault("VLLM_API_KEY", read_credential(settings.api_key_file).removeprefix("Bearer "))
     program = argv[0]
     looked_at = str(work_dir / program) if "/" in program else program
     found = shutil.which(looked_at, path=env.get("PATH", os.defpath))

@@ -271,6 +271,12 @@ class BabysitterSettings(TracedSettings):
     api_token_file: Path | None = option(
         None, "Bearer token, in a 0600 file, for what others than this machine may only do with one."
     )
+    api_key_file: Path | None = option(
+        None, "The server's own API key, in a 0600 file: shown by our probes, given to vLLM, told to nobody."
+    )
+    api_key_label: str | None = option(
+        None, "Label in the record, under which routers know that key (`replica_keys`); unset: the name."
+    )
     models: CommaList = option((), "Ids of a server whose models call tells none.", flags=())
     expected_models: CommaList = option((), "Ids that must be served before the server is ready.", flags=())
     metadata: dict[str, Any] = option(dict, "Merged into the service record.", flags=())

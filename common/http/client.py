@@ -9,13 +9,16 @@ KEEPALIVE_S = 4.0
 """Idle sockets are dropped before the common 5 s limit of servers, so that none is reused as it closes (0.3)."""
 
 
-def make_session(*, timeout_s: float, connect_timeout_s: float = 2.0, limit: int = 100) -> aiohttp.ClientSession:
+def make_session(
+    *, timeout_s: float, connect_timeout_s: float = 2.0, limit: int = 100, authorization: str | None = None
+) -> aiohttp.ClientSession:
     """A session without cookies, proxies or limits that wait silently.
 
     Args:
         timeout_s: Whole-request timeout unless a call overrides it.
         connect_timeout_s: Timeout of one TCP connect.
         limit: Connections at once; a probe of thousands of records wants its own semaphore below this.
+        authorization: Sent with every call, for a session that asks one server only.
 
     Redirects are the caller's to refuse (`allow_redirects=False`); `get_json` below does.
     """
@@ -26,7 +29,8 @@ def make_session(*, timeout_s: float, connect_timeout_s: float = 2.0, limit: int
         timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=connect_timeout_s),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
-        headers={"User-Agent": f"inference-svc/{__version__}"},
+        headers={"User-Agent": f"inference-svc/{__version__}"}
+        | ({"Authorization": authorization} if authorization else {}),
     )
 
 

@@ -104,3 +104,16 @@ def test_output_goes_to_files_named_after_the_service() -> None:
     made = make_command(chosen, make_plan(chosen), {"PATH": "/bin:/usr/bin"})
     assert made.stdout.name == "server_s1_stdout.log"
     assert made.stderr == Path.cwd() / "logs" / "server_s1_stderr.log"
+
+
+def test_vllm_gets_its_key_by_the_environment_and_never_by_argv_W3(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("sk-secret\n")
+    key.chmod(0o600)
+    backend = {"type": "vllm", "model": "m"}
+    chosen = BabysitterSettings.model_validate(
+        {"name": "s", "port": 9000, "backend": backend, "api_key_file": str(key)}
+    )
+    made = make_command(chosen, make_plan(chosen), {"PATH": "/bin:/usr/bin"})
+    assert made.env["VLLM_API_KEY"] == "sk-secret"
+    assert "sk-secret" not in " ".join(made.argv)

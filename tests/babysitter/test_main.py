@@ -401,3 +401,44 @@ def server_record(registry: Registry, name: str) -> dict[str, Any] | None:
     """The record of `name`, once it is there."""
     found = ask(f"{registry.url}/services/{name}")
     return found if found and "url" in found else None
+
+
+KEYED = """
+import json, os, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Answer(BaseHTTPRequestHandler):
+    def answer(self):
+        allowed = self.headers.get("Authorization") == "Bearer " + open(sys.argv[2]).read().strip()
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        models = {"data": [{"id": "m", "object": "model"}]}
+        said = models if self.path.endswith("/models") else {"choices": [{"message": {"content": "x"}, "text": "x"}]}
+        raw = json.dumps(said if allowed else {"error": "Unauthorized"}).encode()
+        self.send_response(200 if allowed else 401)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+    do_GET = do_POST = answer
+
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+"""
+
+
+def test_server_that_wants_a_key_is_asked_with_it_and_only_its_label_is_told_W3(
+    tmp_path: Path, registry: Registry
+) -> None:
+    key, port = tmp_path / "key", free_port()
+    key.write_text("sk-secret\n")
+    key.chmod(0o600)
+    backend = {"type": "command", "command": sys.executable, "args": ["-I", "-S", "-c", KEYED, str(port), str(key)]}
+    top = {"registry_url": registry.url, "api_key_file": str(key), "api_key_label": "team-a"}
+    with running(tmp_path, port=port, backend=backend, top=top) as node:
+        node.start()
+        node.ready()
+        record = until("the server's record", lambda: server_record(registry, "r1-server"))
+        assert record["metadata"]["api_key_label"] == "team-a"
+        told = [ask(f"http://127.0.0.1:{port + 1}{path}") for path in ("/info", "/health", "/timeline")]
+        argv = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (node.babysitters[0].pid, *shims(node.place()))]
+        written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != key)
+        assert "sk-secret" not in json.dumps([record, told, ask(f"{registry.url}/services")])
+        assert b"sk-secret" not in b"".join([written, *argv])
