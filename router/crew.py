@@ -191,6 +191,14 @@ class Crew:
         """Client connections, by the latest beats."""
         return sum(member.beat.connections for member in self._members.values() if member.beat)
 
+    def unreached(self) -> dict[str, tuple[int, str]]:
+        """By endpoint id: requests in a row that could not reach it, over all workers, and a reason."""
+        found: dict[str, tuple[int, str]] = {}
+        for member in self._members.values():
+            for key, (failures, reason) in (member.beat.unreached if member.beat else {}).items():
+                found[key] = (found.get(key, (0, ""))[0] + failures, reason)
+        return found
+
     def alive(self) -> int:
         """Workers that serve."""
         return sum(member.beat is not None for member in self._members.values())

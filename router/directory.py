@@ -233,6 +233,7 @@ class Directory:
                 doubted=known.doubted,
                 learned_models=known.learned_models,
                 learned_prefix=known.learned_prefix,
+                problem=known.problem,
                 slot=known.slot,
             )
         else:

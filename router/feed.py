@@ -61,6 +61,8 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     connections: int
     exchanges: int
     compiled: bool
+    unreached: dict[str, tuple[int, str]] = {}
+    """By endpoint id: requests in a row that could not reach it, and why the last could not."""
 
 
 Message = Plan | Endpoints | Keys | Forgive | Retire | Beat

@@ -39,6 +39,8 @@ from router.static_file import StaticServices, read_static_services
 
 log = structlog.get_logger(__name__)
 TICK_S = 1.0
+UNREACHED_AFTER = 3
+"""Requests in a row that say more than a probe does."""
 NEED_RESTART = (
     *("host", "router_port", "workers", "max_endpoints", "data_dir"),
     *("registry_url", "registry_token_file", "advertise", "advertise_url"),
@@ -78,6 +80,25 @@ class Master:
         """Workers that serve."""
         return self.crew.alive()
 
+    def unreachable(self) -> dict[str, tuple[int, str]]:
+        """By name: replicas that several requests in a row could not reach, how many, and why."""
+        unreached = self.crew.unreached()
+        found = {replica.name: unreached.get(replica.id, (0, "")) for replica in self.replicas()}
+        return {name: run for name, run in found.items() if run[0] >= UNREACHED_AFTER}
+
+    async def watch_reach(self) -> None:
+        """Log what becomes unreachable for requests, and what no longer is, for ever."""
+        known: set[str] = set()
+        while True:
+            await asyncio.sleep(TICK_S)
+            unreachable = self.unreachable()
+            for name in unreachable.keys() - known:
+                failures, reason = unreachable[name]
+                log.warning("replica.unreachable", replica=name, failures=failures, reason=reason)
+            for name in known - unreachable.keys():
+                log.info("replica.reached", replica=name)
+            known = set(unreachable)
+
     @property
     def table_path(self) -> Path:
         """Where the last known table is kept, one file per port."""
@@ -110,6 +131,7 @@ class Master:
         if replica is None or replica.generation != generation:
             return
         was, was_doubted = replica.probed_ok, replica.doubted
+        replica.problem = finding.problem
         if self.directory.note_probe(name, ok=finding.ok, models=finding.models, prefix=finding.prefix):
             self._changed.set()
         if replica.probed_ok != was:
@@ -271,6 +293,7 @@ async def serve(
                 is_doubted=master.is_ejected,
             )
             scope.spawn("probe", prober.run(), service=True)
+            scope.spawn("reach", master.watch_reach(), service=True)
             if client is not None:
                 scope.spawn("follow", master.follow(client), service=True)
                 await _wait_for_first_answer(master)

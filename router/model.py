@@ -128,6 +128,8 @@ class Replica:
     """Our probe failed, and has not passed twice since."""
     learned_models: tuple[str, ...] = ()
     learned_prefix: str | None = None
+    problem: str | None = None
+    """What our latest probe found wrong, in plain words."""
     slot: int = -1
 
     @property

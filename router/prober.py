@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
+from http import HTTPStatus
 
 import aiohttp
 import structlog
@@ -20,6 +21,7 @@ from common.discovery.model_list import MODELS_LIMIT_BYTES, parse_models
 from common.discovery.plan import Plan
 from common.http.client import read_bounded
 from router.model import Replica
+from router.proxy.reach import SPEAKS_TLS
 
 log = structlog.get_logger(__name__)
 CONCURRENCY = 64
@@ -30,7 +32,9 @@ LEAVE = {"Connection": "close"}
 """A server that is to end waits for its connections: a probe leaves none behind."""
 RECHECK_S = 1.0
 """After the first good probe of a replica in doubt: the second one brings it back."""
-_OK = 200
+ASKS_FOR_TLS = (b"plain HTTP request was sent to HTTPS", b"HTTP request to an HTTPS server", b"plain HTTP to an SSL")
+"""What nginx, Go's servers and Apache answer, with 400, to plain HTTP at a port for TLS."""
+_NEEDS_KEY = (401, 403)
 _NO_SUCH_PATH = (404, 405, 501)
 _SERVER_ERROR = 500
 
@@ -42,6 +46,8 @@ class Finding:
     ok: bool
     models: tuple[str, ...] | None = None
     prefix: str | None = None
+    problem: str | None = None
+    """What is wrong, in plain words, where the probe can tell."""
 
 
 class Prober:
@@ -127,7 +133,10 @@ class Prober:
     async def ask(self, replica: Replica) -> Finding:
         """One probe of `replica`."""
         metadata, plan = replica.record.metadata, replica.plan
-        status, _ = await self._get(plan, "/health")
+        status, said = await self._get(plan, "/health")
+        if status == HTTPStatus.BAD_REQUEST and any(words in said for words in ASKS_FOR_TLS):
+            return Finding(ok=False, problem=SPEAKS_TLS)
+        problem = replica.problem if _lives(status) else None
         is_new = replica.probed_ok is None  # what is known of it then was learned of its predecessor
         needs_models = not replica.is_watched  # else its babysitter asks, and the record follows
         needs_prefix = (replica.learned_prefix is None or is_new) and (
@@ -136,15 +145,18 @@ class Prober:
         models: tuple[str, ...] | None = None
         prefix: str | None = None
         if status in _NO_SUCH_PATH or (_lives(status) and (needs_models or needs_prefix)):
+            problem = None
             for form in ("/v1", ""):
                 answered, content = await self._get(plan, f"{form}/models")
+                if answered in _NEEDS_KEY:
+                    problem = problem or f"it wants a key: {form}/models answers {answered} (replica_keys)"
                 status = answered if status in _NO_SUCH_PATH and _lives(answered) else status
-                found = self._read(replica, form, content) if answered == _OK else None
+                found = self._read(replica, form, content) if answered == HTTPStatus.OK else None
                 models = models if found is None else found
                 if found:
-                    prefix = form
+                    prefix, problem = form, None
                     break
-        return Finding(ok=_lives(status), models=models, prefix=prefix)
+        return Finding(ok=_lives(status), models=models, prefix=prefix, problem=problem)
 
     def _read(self, replica: Replica, form: str, content: bytes) -> tuple[str, ...] | None:
         """The ids in a model list; one that is as it was is not read again."""

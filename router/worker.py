@@ -158,7 +158,9 @@ async def _listen(
 async def _beat(writer: asyncio.StreamWriter, engine: Engine, *, is_compiled: bool) -> None:
     """Tell the master, every second, that this worker turns its loop."""
     while True:
-        feed.write(writer, feed.Beat(engine.table.version, len(engine.clients), len(engine.exchanges), is_compiled))
+        unreached = {key: (run.failures, run.reason) for key, run in engine.unreached.items()}
+        beat = feed.Beat(engine.table.version, len(engine.clients), len(engine.exchanges), is_compiled, unreached)
+        feed.write(writer, beat)
         with contextlib.suppress(ConnectionError):
             await writer.drain()
         await asyncio.sleep(BEAT_S)

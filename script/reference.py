@@ -242,7 +242,10 @@ def metric_families() -> dict[str, list[Metric]]:
     crowd = cast("Any", _Nothing())
     shape = Shape(1, 1)
     source = cast(
-        "Any", SimpleNamespace(registry_error=None, replicas=list, connections=int, workers_alive=int, left_out=int)
+        "Any",
+        SimpleNamespace(
+            registry_error=None, replicas=list, connections=int, workers_alive=int, left_out=int, unreachable=dict
+        ),
     )
     router = RouterCollector(source, Board(Board.create(shape), shape))
     nobody = View("r", "mock", "h", 1, 2, State.PENDING, "i", 1, 5.0, "", "")

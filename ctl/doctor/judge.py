@@ -35,6 +35,13 @@ def registry(health: Answer) -> Iterator[Finding]:
 
 def router(health: Answer, known: Sequence[Answer], records: Sequence[Answer] | None) -> Iterator[Finding]:
     """Whether it follows the registry, and knows the servers that the registry knows."""
+    for service in known:
+        if service.get("problem"):
+            yield fault(
+                "reach",
+                f"the router's requests to {service.get('name')} fail: {service['problem']}",
+                f"from the router's machine: curl -v {service.get('url')}/health",
+            )
     if health.get("registry_error"):
         yield fault(
             "router and registry",

@@ -57,7 +57,11 @@ class Overview:
 
     def services(self) -> list[dict[str, Any]]:
         """Every replica with its counters."""
-        return [views.service(replica, self._counts(replica)) for replica in self._fleet.replicas()]
+        unreachable = self._fleet.unreachable()
+        return [
+            views.service(replica, self._counts(replica), unreachable.get(replica.name))
+            for replica in self._fleet.replicas()
+        ]
 
     def models(self) -> dict[str, Any]:
         """The OpenAI list."""

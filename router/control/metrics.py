@@ -5,7 +5,7 @@ would let clients grow the page.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Protocol
 
@@ -44,6 +44,10 @@ class Source(Protocol):
 
     def connections(self) -> int:
         """Client connections."""
+        ...
+
+    def unreachable(self) -> Mapping[str, tuple[int, str]]:
+        """By name: replicas that several requests in a row could not reach, how many, and why."""
         ...
 
     def workers_alive(self) -> int:
@@ -97,6 +101,15 @@ class RouterCollector(Collector):
             if why is not None:
                 set_aside.add_metric([*_labels(replica), why.name.lower()], 1.0)
         yield set_aside
+        unreachable = self._source.unreachable()
+        unreached = GaugeMetricFamily(
+            "svc_router_unreached_requests",
+            "Latest requests in a row that could not reach the replica, whatever its probes say; 0 below three.",
+            labels=LABELS,
+        )
+        for replica in replicas:
+            unreached.add_metric(_labels(replica), unreachable.get(replica.name, (0, ""))[0])
+        yield unreached
         for name, text, cell in _COUNTERS:
             counter = CounterMetricFamily(name, text, labels=LABELS)
             for replica in replicas:

@@ -25,8 +25,12 @@ def is_healthy(replica: Replica) -> bool:
     return replica.standing in (Standing.FRESH, Standing.SUSPECT)
 
 
-def service(replica: Replica, counts: Counts) -> dict[str, Any]:
-    """One entry of `/services`; `babysitter_url` is the service's port + 1, as its ancestors had it."""
+def service(replica: Replica, counts: Counts, unreached: tuple[int, str] | None = None) -> dict[str, Any]:
+    """One entry of `/services`; `babysitter_url` is the service's port + 1, as its ancestors had it.
+
+    `problem` is there when requests cannot reach the replica, whatever its probes say, or a probe says why it fails.
+    """
+    problem = replica.problem if unreached is None else f"{unreached[1]} ({unreached[0]} requests in a row)"
     record = replica.record
     return {
         "name": record.name,
@@ -45,6 +49,7 @@ def service(replica: Replica, counts: Counts) -> dict[str, Any]:
         "in_flight": counts.in_flight,
         "static": replica.static,
         **({"set_aside": counts.set_aside} if counts.set_aside is not None else {}),
+        **({} if problem is None else {"problem": problem}),
     }
 
 

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import math
 import socket
+import ssl
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from router.outlier import Verdict
 from router.policy.replica_view import Placement
 from router.policy.usage import cached_share, written_tokens
 from router.proxy.head import ResponseHead
+from router.proxy.reach import CLOSES, SPEAKS_TLS, reason_of
 from router.proxy.relay import CUT_OFF, Relay
 from router.proxy.upstream import Broken, Upstream
 from router.proxy.watch import Watch
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 BUSY = frozenset({429, 503})
 _CLIENT_ERROR, _SERVER_ERROR = 400, 500
-_NOBODY_THERE = (ConnectionRefusedError, TimeoutError, socket.gaierror, UnicodeError)
+_NOBODY_THERE = (ConnectionRefusedError, TimeoutError, socket.gaierror, UnicodeError, ssl.SSLError)
 _NO_WAY_THERE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
 """Unlike a want of descriptors, say, which is our own fault (FAILURES.md D19 to D21)."""
 _INNOCENT = (Verdict.GOOD, Verdict.NEUTRAL)
@@ -137,6 +139,8 @@ class Attempt:
     def on_head(self, head: ResponseHead) -> None:
         """The replica's answer begins."""
         self._status = head.status
+        if self._engine.unreached:
+            self._engine.note_reached(self.endpoint)
         self._relay = self._exchange.accept(head)
         if self._relay is None:
             busy = head.status in BUSY
@@ -188,6 +192,8 @@ class Attempt:
         self._upstream = None
         self._status = head.status
         exchange, engine = self._exchange, self._engine
+        if engine.unreached:
+            engine.note_reached(self.endpoint)
         self.first_byte_at = engine.now()
         relay = exchange.accept(head)
         if relay is None:
@@ -219,6 +225,8 @@ class Attempt:
             self._settle(Verdict.BROKEN, Outcome.MALFORMED)
             self._exchange.broken("upstream_malformed", "the replica's answer is no valid HTTP", charged=True)
         else:
+            if how is not Broken.TRUNCATED:
+                self._engine.note_unreached(self.endpoint, SPEAKS_TLS if how is Broken.TLS else CLOSES)
             self._settle(Verdict.BROKEN, Outcome.DIED)
             self._exchange.broken("upstream_died", "the replica closed the connection before its answer was complete")
 
@@ -245,6 +253,7 @@ class Attempt:
             connection = await self._engine.connect(self.endpoint)
         except (OSError, TimeoutError, UnicodeError) as error:  # UnicodeError: a host that cannot be one
             self._connecting = None
+            self._engine.note_unreached(self.endpoint, reason_of(error, self._engine.where(self.endpoint)))
             nobody = isinstance(error, _NOBODY_THERE) or (isinstance(error, OSError) and error.errno in _NO_WAY_THERE)
             self._settle(Verdict.REFUSED if nobody else Verdict.FAULT, Outcome.CONNECT_FAILED)
             self._exchange.broken("connect_failed", "no replica could be reached", status=503)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
+from common.discovery.plan import authority
 from common.hosts import addresses_of, dial
-from common.http.tls import SHUTDOWN_S
+from common.http.tls import SHUTDOWN_S, client_context
 from common.tasks import TaskScope
 from router import board as cells
 from router.admission import Waiting
@@ -28,6 +29,7 @@ from router.policy.choose import Chooser
 from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.headers import CREDENTIALS, FORWARDED
 from router.proxy.heads import Heads, request_heads, response_heads
+from router.proxy.reach import CLOSES, MEMORY_S, SPEAKS_TLS, Run
 from router.proxy.upstream import Pool, Upstream
 from router.proxy.watch import Watch
 from router.retry import RetryBudget
@@ -117,6 +119,8 @@ class Engine:
     waiting: "Waiting[Exchange]" = field(init=False)
     _heard: set[str] = field(default_factory=set)
     """Models that somebody listed since the worker began."""
+    unreached: dict[str, Run] = field(default_factory=dict)
+    """By endpoint id; empty when all is well."""
     _pools: dict[str, Pool] = field(default_factory=dict)
     _resolved: dict[str, tuple[float, tuple[str, ...]]] = field(default_factory=dict)
 
@@ -154,6 +158,7 @@ class Engine:
         alive = {endpoint.id for endpoint in table.endpoints}
         self.outliers.forget_all_but(alive)
         self.watch.set_table(table)
+        self.unreached = {key: run for key, run in self.unreached.items() if key in alive}
         for gone in self._pools.keys() - alive - {self.control.id}:
             self._pools.pop(gone).end()
         for endpoint in table.endpoints:
@@ -233,6 +238,44 @@ class Engine:
         self._resolved[host] = (now, addresses)
         return addresses
 
+    def where(self, endpoint: Endpoint) -> str:
+        """The addresses of `endpoint` that are known, for messages."""
+        known = self._resolved.get(endpoint.host)
+        addresses = known[1] if known is not None else (endpoint.host,)
+        return ", ".join(authority(address, endpoint.port) for address in addresses)
+
+    def note_unreached(self, endpoint: Endpoint, reason: str) -> None:
+        """A request did not reach `endpoint`: once more in a row."""
+        if endpoint is self.control:
+            return
+        run = self.unreached.get(endpoint.id)
+        if run is None:
+            self.unreached[endpoint.id] = Run(1, reason, self.now())
+            if reason is CLOSES and not endpoint.tls:
+                self.scope.spawn("ask-for-tls", self._ask_for_tls(endpoint))
+        else:
+            known = run.reason == SPEAKS_TLS and reason is CLOSES
+            self.unreached[endpoint.id] = Run(run.failures + 1, SPEAKS_TLS if known else reason, self.now())
+
+    async def _ask_for_tls(self, endpoint: Endpoint) -> None:
+        """Find out whether `endpoint` hung up because its port speaks TLS; some servers do it without a word."""
+        try:
+            async with asyncio.timeout(self.limits.connect_timeout_s):
+                addresses = await self._resolve(endpoint.host)
+                transport, _ = await asyncio.get_running_loop().create_connection(
+                    asyncio.Protocol, addresses[0], endpoint.port, ssl=client_context(None, verify=False)
+                )
+        except (OSError, TimeoutError, UnicodeError):
+            return
+        transport.abort()
+        run = self.unreached.get(endpoint.id)
+        if run is not None:
+            self.unreached[endpoint.id] = run._replace(reason=SPEAKS_TLS)
+
+    def note_reached(self, endpoint: Endpoint) -> None:
+        """`endpoint` has answered."""
+        self.unreached.pop(endpoint.id, None)
+
     async def sweep(self) -> None:
         """Enforce every deadline, for ever."""
         while True:
@@ -246,6 +289,8 @@ class Engine:
                 client.check(now)
             for pool in self._pools.values():
                 pool.prune()
+            if self.unreached:
+                self.unreached = {key: run for key, run in self.unreached.items() if now - run.at < MEMORY_S}
             for endpoint in self.table.endpoints:
                 until = self.board.ejected_until_s(endpoint.slot)
                 if until > now:

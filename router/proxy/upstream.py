@@ -14,6 +14,7 @@ from router.proxy.chunked import LAST_CHUNK, BadChunk, Chunked
 from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, ResponseHead, parse_response
 from router.proxy.headers import response_lines
 from router.proxy.heads import Heads
+from router.proxy.reach import TLS_ALERT
 
 if TYPE_CHECKING:
     from router.proxy.attempt import Attempt
@@ -35,6 +36,8 @@ class Broken(Enum):
     """Closed before a byte came, on a fresh connection."""
     TRUNCATED = "truncated"
     """Closed in the middle of a response."""
+    TLS = "tls"
+    """A TLS alert came: the port speaks TLS, and was asked without."""
     MALFORMED = "malformed"
     """What came is no HTTP we accept."""
 
@@ -168,6 +171,8 @@ class Upstream:
             attempt.on_end()
         elif self._phase is _Phase.HEAD and not self._buffer:
             self._break(Broken.STALE if self.reused else Broken.CLOSED)
+        elif self._phase is _Phase.HEAD and self._buffer.startswith(TLS_ALERT):
+            self._break(Broken.TLS)
         else:
             self._break(Broken.TRUNCATED)
 

@@ -173,3 +173,14 @@ async def test_each_node_is_asked_for_its_clock_and_each_agent_for_its_version(s
     assert len([text for text in seen if text.startswith("h1's is ")]) == 1
     assert any("from here, far does not answer" in text for text in seen)
     assert f"svcctl is {__version__}, agent-h1 is 0.0.1" in seen
+
+
+def test_a_replica_that_requests_do_not_reach_is_told_with_the_reason_W18() -> None:
+    known = [
+        {"name": "a", "healthy": True, "url": "http://a:1", "problem": "the port speaks TLS (4 requests in a row)"},
+        {"name": "b", "healthy": True, "url": "http://b:1"},
+    ]
+    for health in ({}, {"registry_error": "refused", "registry_url": "http://r"}):
+        found = next(one for one in judge.router(health, known, None) if one.check == "reach")
+        assert (found.verdict, "a fail: the port speaks TLS (4 requests" in found.seen) == (Verdict.FAULT, True)
+        assert sum(one.check == "reach" for one in judge.router(health, known, None)) == 1
