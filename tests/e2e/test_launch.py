@@ -287,12 +287,12 @@ def test_the_templates_have_the_ancestors_whole_block_W34() -> None:
 
 
 def test_an_announced_address_of_another_machine_is_registered_and_the_node_comes_up_W38(node: Node) -> None:
-    done = node.run("launch_all.sh", BABYSITTER_HOST="192.0.2.7", LAUNCH_ROUTER="false")
+    done = node.run("launch_all.sh", BABYSITTER_HOST="10.254.253.7", LAUNCH_ROUTER="false")
     assert done.returncode == 0, done.stderr
     told = until(
         "registered", lambda: (found := ask(f"{node.registry}/services/replica-server"))[0] == 200 and found[1]
     )
-    assert (told["host"], told["url"]) == ("192.0.2.7", f"http://192.0.2.7:{server_port(node)}")
+    assert (told["host"], told["url"]) == ("10.254.253.7", f"http://10.254.253.7:{server_port(node)}")
     assert ask(f"http://localhost:{server_port(node) + 1}/health")[1]["status"] == "healthy"
     assert node.run("status.sh").returncode == 0
 
