@@ -18,7 +18,7 @@ from babysitter import events as ev
 from babysitter import metrics as scrapes
 from babysitter import view as pictures
 from babysitter.machine import State
-from babysitter.server_log import tail
+from babysitter.server_log import last_lines
 from babysitter.supervisor import Supervisor
 from common.clock import now_iso
 from common.http.access import bearer_matches
@@ -151,8 +151,7 @@ async def logs(request: web.Request) -> web.StreamResponse:
     path, count = streams[name], int(wanted)
     limit = LAST_BYTES if count <= LAST_BYTES // 80 else MOST_BYTES
     offset = _size(path)
-    text = await asyncio.to_thread(tail, path, limit)
-    lines = text.split("\n")[-count:] if count and text else []
+    lines = await asyncio.to_thread(last_lines, path, count, limit)
     first = "".join(f"{line}\n" for line in lines).encode()
     if request.query.get("follow", "0").lower() not in ("1", "true", "yes"):
         return web.Response(body=first, content_type="text/plain", charset="utf-8")

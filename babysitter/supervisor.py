@@ -158,6 +158,7 @@ class Supervisor:
             heartbeat_s=self.spec.heartbeat_s,
             created_at=memory.created_at or self._updated_at,
             updated_at=self._updated_at,
+            status_since=str(memory.timeline[-1]["at"]) if memory.timeline else self._updated_at,
             ready_at=memory.ready_at,
             models=tuple(memory.models),
             metadata=self.spec.metadata,

@@ -36,6 +36,7 @@ class View:
     heartbeat_s: float
     created_at: str
     updated_at: str
+    status_since: str
     local_host: str | None = None
     endpoint_host: str | None = None
     ready_at: str | None = None
@@ -173,6 +174,7 @@ def report(view: View) -> dict[str, Any]:
         "created_at": view.created_at,
         "ready_at": view.ready_at,
         "updated_at": view.updated_at,
+        "status_since": view.status_since,
         "error_message": view.trouble,
         "registration_error": view.registration_error,
         "next_restart_at": view.next_restart_at,

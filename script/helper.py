@@ -233,7 +233,9 @@ def describe(name: str, url: str) -> tuple[str, str]:
         told = get(f"{url}/health")
         health, older = str(told.get("status", "?")), told.get("need_restart") or []
         models = "" if name in {"registry", "agent"} else ", ".join(sorted(models_at(url)))
-        return health, f"{models} (settings older than its file: {', '.join(older)})".lstrip() if older else models
+        reason = str(told.get("error_message") or "").partition("\n")[0] if health != "healthy" else ""
+        notes = [f"settings older than its file: {', '.join(older)}"] * bool(older) + [reason] * bool(reason)
+        return health, f"{models} ({'; '.join(notes)})".lstrip() if notes else models
     except Guarded:
         return health, "(asks for a key)"
     except NotYet as error:

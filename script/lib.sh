@@ -453,7 +453,8 @@ await_babysitter() {
   try "$name" "$port" "$BABYSITTER_WAIT_TIMEOUT" server "$url" || status=$?
   case $status in
     0) say "$name: ready" ;;
-    1) warn "$name: its server is still starting, which a large model may do for long; look again with ./script/status.sh" ;;
+    1) warn "$name: its server is still starting: a large model may take long, but a reason that stays the same does not \
+go away by itself; look again with ./script/status.sh" ;;
   esac
   return "$status"
 }

@@ -248,7 +248,7 @@ def metric_families() -> dict[str, list[Metric]]:
         ),
     )
     router = RouterCollector(source, Board(Board.create(shape), shape))
-    nobody = View("r", "mock", "h", 1, 2, State.PENDING, "i", 1, 5.0, "", "")
+    nobody = View("r", "mock", "h", 1, 2, State.PENDING, "i", 1, 5.0, "", "", "")
     return {
         "registry": list(Metrics(crowd, crowd, crowd, crowd).collect()),
         "router": list(router.collect()),

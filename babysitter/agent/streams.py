@@ -13,6 +13,7 @@ from babysitter.agent.changes import Event, changes, reason_to_end
 from babysitter.agent.keeper import Keeper
 from babysitter.agent.requests import wrong
 from babysitter.cbclient.modes import MODES
+from babysitter.server_log import last_lines
 
 LOOK_S = 0.2
 BEAT_S = 10.0
@@ -37,14 +38,18 @@ def log_path(keeper: Keeper, stream: str) -> Path:
 
 @dataclass(slots=True)
 class LogFile:
-    """A growing file, read from `offset` on; one that was cut is read from its new beginning."""
+    """A growing file, read from `offset` on, after what is `older`; one that was cut is read from its new beginning."""
 
     path: Path
     offset: int
     rest: bytes = b""
+    older: bytes = b""
 
     def read(self) -> bytes:
         """The next bytes, at most a chunk; empty when there are none yet."""
+        if self.older:
+            raw, self.older = self.older, b""
+            return raw
         try:
             with self.path.open("rb") as file:
                 size = file.seek(0, 2)
@@ -74,11 +79,14 @@ def open_log(path: Path, tail: int) -> LogFile:
             file.seek(first)
             raw = file.read(size - first)
     except OSError:
-        return LogFile(path, 0)
+        size, raw = 0, b""
     ended = raw.endswith(b"\n")
-    lines = raw.split(b"\n")[: -1 if ended else None]
+    lines = raw.split(b"\n")[: -1 if ended else None] if raw else []
     kept = b"\n".join(lines[-tail:] if tail else [])
-    return LogFile(path, size - (len(kept) + ended if tail else 0))
+    offset = size - (len(kept) + ended if tail else 0)
+    missing = tail - len(lines) if offset == 0 else 0
+    older = last_lines(path.with_name(f"{path.name}.1"), missing, LAST_BYTES) if missing > 0 else []
+    return LogFile(path, offset, older="".join(f"{line}\n" for line in older).encode())
 
 
 async def logs(request: web.Request, keeper: Keeper) -> web.StreamResponse:

@@ -12,6 +12,7 @@ REPORTED: Mapping[str, Any] = {
     "compile_wsjob": [],
     "execute_wsjob": [],
     "updated_at": None,
+    "status_since": None,
     "ready_at": None,
     "error_message": None,
     "registration_error": None,

@@ -90,7 +90,7 @@ async def replica_api(calls: Api, call: Call) -> list[Finding]:
         return [fault("replica API", problem.message, problem.hint or "'svcctl status' shows who answers")]
     findings.append(judge.versions(__version__, told, "the replica API"))
     infos = await listed(calls, call.api, "/api/v1/replicas", "replicas", findings)
-    return [*findings, *judge.replicas(infos or ())]
+    return [*findings, *judge.replicas(infos or (), time.time())]
 
 
 async def reach(calls: Api, place: Place, check: str) -> tuple[list[Finding], Answer | None]:

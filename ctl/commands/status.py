@@ -43,6 +43,9 @@ async def status(call: Call) -> int:
         call.out.table(node.table(seen))
         if replicas is not None:
             call.out.line(node.replicas_line(replicas), "dim" if not replicas else "")
+            for info in replicas:
+                if waits := node.long_wait(info, time.time()):
+                    call.out.line(f"{info.get('replica_id', '?')} {waits}", "yellow")
         if not known:
             call.out.note(f"nothing was started from {call.state_dir}; 'svcctl up' starts a node")
     return Code.OK if all(one.well for one in seen) else Code.FAILED

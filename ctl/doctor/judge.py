@@ -66,8 +66,8 @@ def router(health: Answer, known: Sequence[Answer], records: Sequence[Answer] | 
         yield ok("router and registry", f"the router knows every server ({len(wanted)})")
 
 
-def replicas(infos: Sequence[Answer]) -> Iterator[Finding]:
-    """Those that do not do well, each with what to do."""
+def replicas(infos: Sequence[Answer], now: float) -> Iterator[Finding]:
+    """Those that do not do well at `now` (seconds of wall time), each with what to do."""
     for info in infos:
         name, status = str(info.get("replica_id", "?")), info.get("status")
         metadata = info.get("metadata")
@@ -87,6 +87,8 @@ def replicas(infos: Sequence[Answer]) -> Iterator[Finding]:
             yield warn("replica", f"{name} is late, and goes on{reason}", f"svcctl replicas timeline {name}")
         elif info.get("stalled"):
             yield warn("replica", f"{name} starts, but its log is silent", f"svcctl replicas timeline {name}")
+        elif waits := node.long_wait(info, now):
+            yield warn("replica", f"{name} {waits}", f"svcctl replicas logs {name}, svcctl replicas timeline {name}")
         older = node.older_settings(info)
         if older:
             yield warn("settings", f"{name} {older}", "mend the file, or start the babysitter (and its server) again")

@@ -55,7 +55,7 @@ def server(health: Mapping[str, object]) -> Look:
     reason = str(health.get("error_message") or "").strip()
     if status == "healthy":
         return Look(State.READY)
+    why = f": {reason.splitlines()[0]}" if reason else ""
     if status in OVER:
-        return Look(State.FAILED, f"its server has {status}" + (f": {reason.splitlines()[0]}" if reason else ""))
-    said = status.replace("_", " ")
-    return Look(State.LOADING, f"{said}: {reason.splitlines()[0]}" if status == "unregistered" and reason else said)
+        return Look(State.FAILED, f"its server has {status}{why}")
+    return Look(State.LOADING, status.replace("_", " ") + why)

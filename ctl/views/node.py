@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ctl.table import Table
-from ctl.views.words import duration
+from ctl.views.words import duration, moment
+
+SETTLED = frozenset({"ready", "stopping", "stopped", "failed"})
+LONG_WAIT_S = 60.0
+"""A start that takes longer is shown with its last reason: a large model may take it, one that answers 401 never ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,19 @@ def older_settings(health: Mapping[str, Any]) -> str:
         return f"has a file with a fault, which is not in force: {str(health['config_refused']).splitlines()[0]}"
     names = health.get("need_restart") or []
     return f"runs with older settings than its file: {', '.join(map(str, names))}" if names else ""
+
+
+def long_wait(info: Mapping[str, Any], now: float) -> str:
+    """What a replica has been waiting for longer than usual, with its last reason (W33); nothing when it has not."""
+    status, reason = str(info.get("status", "?")), str(info.get("error_message") or "").strip()
+    since, restarts = moment(info.get("status_since")), info.get("restart_count") or 0
+    if status in SETTLED or not reason:
+        return ""
+    lasted_s = 0.0 if since is None else max(0.0, now - since)
+    if lasted_s < LONG_WAIT_S and not restarts:
+        return ""
+    again = f", restarted {restarts} times" if restarts else ""
+    return f"has been {status} for {duration(lasted_s)}{again}: {reason.splitlines()[0]}"
 
 
 def replicas_line(replicas: Sequence[Mapping[str, Any]]) -> str:

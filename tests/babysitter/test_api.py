@@ -106,6 +106,15 @@ async def test_logs_show_the_last_lines(client: Client, log_file: Path) -> None:
     assert await (await client.get("/logs", params={"stream": "stderr"})).text() == ""
 
 
+async def test_logs_right_after_a_rotation_give_the_lines_before_it_W32(client: Client, log_file: Path) -> None:
+    log_file.rename(log_file.with_name(f"{log_file.name}.1"))
+    log_file.write_text("new\n")
+    told = (await (await client.get("/logs", params={"tail": 2})).text()).splitlines()
+    assert (len(told), told[1]) == (2, "new")
+    log_file.write_text("")
+    assert len((await (await client.get("/logs")).text()).splitlines()) == 100
+
+
 async def test_logs_are_followed_through_a_rotation(client: Client, log_file: Path) -> None:
     answer = await client.get("/logs", params={"tail": 1, "follow": 1})
     assert await answer.content.readline() == b"line 299\n"

@@ -22,6 +22,7 @@ READY = View(
     heartbeat_s=5.0,
     created_at="2026-01-01T00:00:00.000Z",
     updated_at="2026-01-01T00:00:01.000Z",
+    status_since="2026-01-01T00:00:01.000Z",
     models=({"id": "m", "object": "model", "max_model_len": 9},),
     metadata={"cache_type": "paged", "type": "ignored"},
     weight=2.0,

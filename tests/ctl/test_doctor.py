@@ -11,6 +11,7 @@ from common import __version__
 from ctl.codes import Code
 from ctl.doctor import judge, machine
 from ctl.doctor.finding import Verdict, fault, ok, summary, warn
+from ctl.views.words import moment
 from tests.ctl.conftest import Suite, record
 
 WELL = {
@@ -108,7 +109,7 @@ def test_a_router_without_registry_is_told_once() -> None:
 
 def test_replica_whose_settings_are_older_than_its_file_is_a_warning_W31() -> None:
     old: dict[str, Any] = {"replica_id": "a", "status": "ready", "need_restart": ["backend"]}
-    found = list(judge.replicas([old, {"replica_id": "b", "status": "ready"}]))
+    found = list(judge.replicas([old, {"replica_id": "b", "status": "ready"}], 0))
     assert [(one.verdict, one.seen) for one in found] == [
         (Verdict.WARN, "a runs with older settings than its file: backend"),
         (Verdict.OK, "2 of 2 replicas are ready"),
@@ -121,12 +122,12 @@ def test_a_stalled_or_silent_replica_is_a_warning() -> None:
         {"replica_id": "b", "status": "ready", "metadata": {"stale": True}},
         {"replica_id": "c", "status": "unhealthy"},
     ]
-    assert [one.verdict for one in judge.replicas(infos)] == [Verdict.WARN, Verdict.WARN, Verdict.FAULT, Verdict.OK]
+    assert [one.verdict for one in judge.replicas(infos, 0)] == [Verdict.WARN, Verdict.WARN, Verdict.FAULT, Verdict.OK]
 
 
 def test_a_missing_image_registry_is_asked_for_once_W41() -> None:
     info = {"status": "ready", "warnings": [NO_IMAGE]}
-    found = list(judge.replicas([{**info, "replica_id": name} for name in ("a", "b")]))
+    found = list(judge.replicas([{**info, "replica_id": name} for name in ("a", "b")], 0))
     assert [one.verdict for one in found] == [Verdict.WARN, Verdict.OK]
     assert found[0].seen == "a, b: the server is told no image (--cbcore)"
     assert found[0].remedy.startswith("set cbclient.image_registry")
@@ -134,7 +135,7 @@ def test_a_missing_image_registry_is_asked_for_once_W41() -> None:
 
 def test_a_late_replica_is_a_warning_with_its_last_reason_W43() -> None:
     late = {"replica_id": "a", "status": "waiting_for_ready", "late": True, "error_message": "refused\nmore"}
-    found = list(judge.replicas([late, {**late, "replica_id": "b", "status": "ready"}]))
+    found = list(judge.replicas([late, {**late, "replica_id": "b", "status": "ready"}], 0))
     assert [(one.verdict, one.seen) for one in found] == [
         (Verdict.WARN, "a is late, and goes on: refused"),
         (Verdict.OK, "1 of 2 replicas are ready"),
@@ -184,3 +185,25 @@ def test_a_replica_that_requests_do_not_reach_is_told_with_the_reason_W18() -> N
         found = next(one for one in judge.router(health, known, None) if one.check == "reach")
         assert (found.verdict, "a fail: the port speaks TLS (4 requests" in found.seen) == (Verdict.FAULT, True)
         assert sum(one.check == "reach" for one in judge.router(health, known, None)) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "now_s", "told"),
+    [
+        ({}, 59, None),
+        ({}, 61, "has been waiting_for_ready for 1m01s: /v1/models: status 401"),
+        ({"restart_count": 2}, 5, "has been waiting_for_ready for 5.0s, restarted 2 times: /v1/models: status 401"),
+        ({"status": "ready"}, 600, None),
+        ({"error_message": None}, 600, None),
+    ],
+)
+def test_state_that_lasts_is_shown_with_its_last_reason_W33(
+    more: dict[str, Any], now_s: float, told: str | None
+) -> None:
+    since = "2026-01-01T00:00:00.000Z"
+    reason = "/v1/models: status 401\nfurther lines"
+    info = {"replica_id": "a", "status": "waiting_for_ready", "status_since": since, "error_message": reason, **more}
+    begun = moment(since)
+    assert begun is not None
+    found = [one.seen for one in judge.replicas([info], begun + now_s) if one.verdict is not Verdict.OK]
+    assert found == ([f"a {told}"] if told else [])

@@ -354,6 +354,19 @@ async def test_logs_give_the_end_of_a_file_and_what_comes_after(client: Client, 
         assert await answer.content.readexactly(len("a\n")) == b"a\n"
 
 
+async def test_logs_right_after_a_rotation_give_the_lines_before_it_W32(client: Client, tmp_path: Path) -> None:
+    replica_id = await create(client)
+    await reached(client, replica_id, "ready")
+    log = tmp_path / "root" / replica_id / "replica_stdout.log"
+    log.with_name(f"{log.name}.1").write_text("older\nold\n")
+    path = f"{REPLICAS}/{replica_id}/logs"
+    for query, text in (("?tail=2", "two\nthree\n"), ("?tail=4", "old\none\ntwo\nthree\n")):
+        assert await (await client.get(path + query)).text() == text
+    log.write_text("")
+    assert await (await client.get(f"{path}?tail=1")).text() == "old\n"
+    assert await (await client.get(f"{path}?tail=0")).text() == ""
+
+
 async def test_timeline_tells_every_move(client: Client) -> None:
     replica_id = await create(client)
     await reached(client, replica_id, "ready")
