@@ -197,7 +197,9 @@ def make_reporter(
         return None
     token = read_token(settings.token_file) if settings.token_file else None
     client = RegistryClient(settings.registry_url, session, token=token)
-    return Reporter(client, supervisor.view, interval_s=settings.babysitter.heartbeat_interval)
+    return Reporter(
+        client, supervisor.view, interval_s=settings.babysitter.heartbeat_interval, doubted=supervisor.doubt
+    )
 
 
 def refuse_taken_port(settings: BabysitterSettings) -> None:

@@ -1,6 +1,7 @@
 """Two records in the registry, kept by two leases: the babysitter's own at once, the server's when it serves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from babysitter import view as pictures
 from babysitter.view import View
@@ -16,9 +17,18 @@ class Reporter:
         client: The registry.
         picture: Takes a picture of the replica.
         interval_s: Between heartbeats.
+        doubted: Called with what routers say of a server from which they get nothing.
     """
 
-    def __init__(self, client: RegistryClient, picture: Callable[[], View], *, interval_s: float) -> None:
+    def __init__(
+        self,
+        client: RegistryClient,
+        picture: Callable[[], View],
+        *,
+        interval_s: float,
+        doubted: Callable[[str], None] = lambda _reason: None,
+    ) -> None:
+        self._doubted = doubted
         self.own = Lease(
             client=client,
             registration=lambda: pictures.own_registration(picture()),
@@ -30,6 +40,7 @@ class Reporter:
             client=client,
             registration=lambda: pictures.server_registration(picture()),
             report=lambda: pictures.server_heartbeat(picture()),
+            heard=self._hear,
             interval_s=interval_s,
             refused=self.changed,
         )
@@ -38,6 +49,11 @@ class Reporter:
     def refusal(self) -> str | None:
         """Why the registry will not have a record of ours; None while it has all that it was told."""
         return self.server.refusal or self.own.refusal
+
+    def _hear(self, answer: Mapping[str, Any]) -> None:
+        doubt = answer.get("doubt")
+        if isinstance(doubt, dict):
+            self._doubted(f"{doubt.get('router')}: {doubt.get('reason')}")
 
     def start(self, scope: TaskScope) -> None:
         """Begin to report."""

@@ -139,6 +139,11 @@ class Supervisor:
             self.tell(ev.Retry(deploy=self.spec.deployer is not None))
         self.changed()
 
+    def doubt(self, reason: str) -> None:
+        """Somebody got nothing from the server: have it prove itself now, whatever it says of itself."""
+        log.warning("server.doubted", reason=reason)
+        self._watcher.doubt()
+
     def view(self) -> View:
         """A picture of the replica now."""
         replica, memory, addresses = self._replica, self.memory, self.spec.addresses

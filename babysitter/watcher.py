@@ -97,6 +97,11 @@ class Watcher:
         self.is_proven = False
         self._port_mark = self._mark()
 
+    def doubt(self) -> None:
+        """Look now, and have the engine show that it works."""
+        self._engine.doubt()
+        self.moved.set()
+
     async def run(self) -> None:
         """Look until cancelled; between looks, wait for the interval or a change of state (`moved`)."""
         seen: object = None

@@ -11,6 +11,7 @@ from common import __version__
 from common.http.errors import ApiError, Handler, read_json_object, render_errors, tell
 from registry.addresses import AddressPolicy, AddressRefused
 from registry.catalogue import Catalogue, Decision, Entry
+from registry.failing import Failing
 from registry.fleet import Fleet
 from registry.guard import EVERYTHING, Grant, Guard, Level
 from registry.heartbeat import read as read_heartbeat
@@ -23,7 +24,7 @@ from registry.relay import Relay
 from registry.render import Renderer, encode_json
 from registry.replicas import replica_infos
 from registry.routers import Routers
-from registry.schema import RegisterBody, UpdateBody, parse
+from registry.schema import FailingBody, RegisterBody, UpdateBody, parse
 from registry.store import StoreError, StoreFull
 from registry.watch import TooManyWatchers, WatchHub
 from registry.writer import Writer
@@ -63,6 +64,7 @@ class Registry:
     crowd: Crowd
     relay: Relay
     routers: Routers
+    failing: Failing
     on_loopback: bool
     fleet: Fleet
     started_at: float
@@ -260,9 +262,21 @@ async def deregister(request: web.Request) -> web.Response:
 async def heartbeat(request: web.Request) -> web.Response:
     """`POST /services/{name}/heartbeat`: an empty body, a status, or a replica report."""
     registry = request.app[REGISTRY]
-    await registry.writer.submit(await read_heartbeat(request, request.match_info["name"]))
+    name = request.match_info["name"]
+    await registry.writer.submit(await read_heartbeat(request, name))
+    doubt = registry.failing.doubt(name)
+    if doubt is not None:
+        said = {"message": "Heartbeat received", "timestamp": registry.renderer.timestamp(), "doubt": doubt}
+        return answer(said)
     body = b'{"message":"Heartbeat received","timestamp":"%b"}' % registry.renderer.timestamp().encode()
     return web.Response(body=body, headers=JSON_HEADERS)
+
+
+async def failing(request: web.Request) -> web.Response:
+    """`POST /v1/routers/{name}/failing`: what a router gets nothing from; their babysitters hear it."""
+    body = parse(FailingBody, await read_json_object(request))
+    request.app[REGISTRY].failing.note(request.match_info["name"], body.failing)
+    return answer({"message": f"{len(body.failing)} servers are in doubt"})
 
 
 async def drain(request: web.Request) -> web.Response:

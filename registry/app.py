@@ -24,6 +24,7 @@ from common.tasks import TaskScope
 from registry import api
 from registry.api import REGISTRY, Crowd, Registry
 from registry.catalogue import Catalogue
+from registry.failing import Failing
 from registry.fleet import Fleet
 from registry.metrics import Metrics
 from registry.model import Sweep
@@ -82,7 +83,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     concurrency=settings.probe_concurrency,
                 )
                 prober.begin(loaded.instances)
-                routers = Routers(policy, clock)
+                routers, failing = Routers(policy, clock), Failing(clock)
                 metrics = Metrics(catalogue, writer, hub, routers)
                 writer.listeners += [hub.publish, prober.notice, metrics.notice]
                 app[REGISTRY] = Registry(
@@ -97,6 +98,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     crowd=Crowd(settings.max_connections),
                     relay=relay,
                     routers=routers,
+                    failing=failing,
                     on_loopback=is_loopback(settings.host),
                     fleet=Fleet(agents, agent_token, clock.monotonic),
                     started_at=clock.monotonic(),

@@ -8,7 +8,7 @@ from registry import api, fleet_api, listing, page, replicas_api
 from registry.api import REGISTRY
 from registry.openapi import Parameter, Route, describe
 from registry.render import encode_json
-from registry.schema import CreateReplicaBody, HeartbeatBody, RegisterBody, StopReplicaBody, UpdateBody
+from registry.schema import CreateReplicaBody, FailingBody, HeartbeatBody, RegisterBody, StopReplicaBody, UpdateBody
 from registry.targets import targets
 
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
@@ -125,6 +125,14 @@ ROUTES: tuple[Route, ...] = (
             Parameter("router_url", _TEXT, "Where it is reached."),
         ),
         content_type="application/x-ndjson",
+    ),
+    Route(
+        "POST",
+        "/v1/routers/{name}/failing",
+        api.failing,
+        "What a router says of servers that it gets nothing from; their babysitters hear it.",
+        {200: "message", **_BODY},
+        body=FailingBody,
     ),
     Route(
         "GET",

@@ -82,6 +82,7 @@ Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 Hostname = Annotated[StrictStr, Field(max_length=253), AfterValidator(_printable)]
 Url = Annotated[StrictStr, Field(max_length=512), AfterValidator(_url)]
 Status = Annotated[StrictStr, Field(min_length=1, max_length=64), AfterValidator(_printable)]
+Reason = Annotated[StrictStr, Field(max_length=300), AfterValidator(_printable)]
 Metadata = Annotated[dict[str, Any], BeforeValidator(_metadata)]
 Weight = Annotated[float, BeforeValidator(_not_bool), Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 InstanceId = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -129,6 +130,12 @@ class RouterPresence(Body):
 
     router: Name
     router_url: Url
+
+
+class FailingBody(Body):
+    """`POST /v1/routers/{name}/failing`: servers that call themselves healthy, and why a router sends them nothing."""
+
+    failing: Annotated[dict[Name, Reason], Field(max_length=4096)]
 
 
 class HeartbeatBody(Body):

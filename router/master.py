@@ -25,7 +25,7 @@ from common.service import ConfigurationError
 from common.settings import SettingsError
 from common.tasks import TaskScope
 from common.tracing import require_tracing
-from router import advertise, last_table
+from router import advertise, complaints, last_table
 from router.compiling import have_compiled
 from router.control.app import Overview, make_app
 from router.control.replica_api import ReplicaApi
@@ -301,12 +301,18 @@ async def serve(
             scope.spawn("publish", master.publish(), service=True)
             scope.spawn("compile", have_compiled(crew, settings))
             scope.spawn("watch-files", master.watch_files(reasons, reread), service=True)
-            sampling = scope.spawn("traffic", overview.watch_traffic(), service=True)
+            readers = [scope.spawn("traffic", overview.watch_traffic(), service=True)]
+            if client is not None and said:
+                telling = complaints.tell(
+                    client, said["router"], lambda: complaints.failing(master.replicas(), crew.board)
+                )
+                readers.append(scope.spawn("complaints", telling, service=True))
             log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
             try:
                 await until_stopped(scope, stop)
             finally:
-                sampling.cancel()  # it reads the crew's board
+                for reader in readers:
+                    reader.cancel()  # it reads the crew's board
                 await crew.stop()
                 await runner.cleanup()
 

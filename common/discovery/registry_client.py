@@ -126,6 +126,17 @@ class RegistryClient:
         except (UnknownService, StaleIncarnation):
             log.debug("registry.already_gone", name=name)
 
+    async def complain(self, router: str, failing: Mapping[str, str]) -> None:
+        """Tell every registry which servers nothing comes from, with reasons; one that does not take it is left alone.
+
+        Several registries over one store share records, but not this: any of them may get the babysitter's heartbeat.
+        """
+        for url in self._urls:
+            try:
+                await self._call_one(url, "POST", f"/v1/routers/{quote(router, safe='')}/failing", {"failing": failing})
+            except (aiohttp.ClientError, TimeoutError, UnicodeError, RegistryError) as error:
+                log.debug("registry.complaint_not_taken", url=url, reason=str(error) or type(error).__name__)
+
     async def list(self) -> list[ServiceRecord]:
         """Every record.
 

@@ -187,3 +187,15 @@ def test_refused_registration_is_a_state_with_its_reason_W16(tmp_path: Path, reg
 
 def replicas(registry: Registry) -> list[dict[str, Any]]:
     return list((ask(f"{registry.url}/api/v1/replicas") or {}).get("replicas") or [])
+
+
+def test_what_a_router_gets_nothing_from_must_prove_itself_at_once_W26(tmp_path: Path, registry: Registry) -> None:
+    beats, probes = {"heartbeat_interval": 0.2}, {"interval_s": 60}
+    with running(tmp_path, top={"registry_url": registry.url}, restarts=beats, probes=probes) as node:
+        node.start()
+        node.ready()
+        until("the record", lambda: record(registry, "r1-server").get("status") == "running")
+        before = node.server("/mock/state")["requests"]
+        ask(f"{registry.url}/v1/routers/router-1/failing", {"failing": {"r1-server": "nothing comes"}})
+        until("a token was asked for", lambda: node.server("/mock/state")["requests"] > before)
+        assert "router-1: nothing comes" in node.log()

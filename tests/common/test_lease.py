@@ -277,7 +277,7 @@ async def test_what_the_registry_answers_to_a_heartbeat_is_heard_W26(
     heard: list[Any] = []
     lease = make(session, registry.url, interval_s=0.01)
     lease.heard = heard.append
-    registry.script.extend([201, (200, {"message": "x", "suspicion": "y"})])
+    registry.script.extend([201, (200, {"message": "x", "doubt": "y"})])
     async with kept(lease):
         await calls(registry, 3)
-    assert heard[0] == {"message": "x", "suspicion": "y"}
+    assert heard[0] == {"message": "x", "doubt": "y"}

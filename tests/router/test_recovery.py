@@ -1,10 +1,15 @@
 """A replica that was out of reach is back when two probes say so, whatever its requests had met before."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any, cast
 
+import pytest
+
 from common.discovery.record import ServiceRecord, Snapshot
+from router import complaints
 from router.board import Board
+from router.complaints import failing
 from router.master import Master
 from router.outlier import EJECT_LIMIT_S, Verdict
 from router.policy.models import ModelRules
@@ -35,7 +40,7 @@ class CrewOfOne:
 def master_of(plane: Plane, *names: str) -> Master:
     master = Master(RouterSettings(), cast("Any", CrewOfOne(plane)))
     services = [
-        ServiceRecord(name=name, host="h", port=port, url=f"http://h:{port}", metadata=METADATA)
+        ServiceRecord(name=name, host="h", port=port, url=f"http://h:{port}", metadata=METADATA, instance_id="i")
         for port, name in enumerate(names, start=1)
     ]
     master.directory.apply(Snapshot(epoch="e", revision=1, services=services), 0.0)
@@ -68,3 +73,36 @@ async def test_good_probes_forgive_nothing_that_they_never_saw_W24(planes: MakeP
     for _ in range(3):
         master.note_probe("a", master.directory.replicas["a"].generation, GOOD)
     assert engine.candidates((sick, other), "m", ()) == [other]
+
+
+async def test_replica_that_is_well_by_its_probes_and_gives_nothing_is_complained_of_W26(planes: MakePlane) -> None:
+    plane = await planes(rules=ModelRules("round_robin", {}))
+    master, engine = master_of(plane, "a", "b"), plane.engine
+    sick, other = engine.table.endpoints
+    assert failing(master.replicas(), engine.board) == {}
+    engine.outliers.note(sick, Verdict.REFUSED, "client", (sick, other), engine.now())
+    assert failing(master.replicas(), engine.board) == {"a": "no connection could be had"}
+    for _ in range(3):
+        master.note_probe("a", master.directory.replicas["a"].generation, BAD)
+    assert failing(master.replicas(), engine.board) == {}  # its own probes say so, to everybody
+
+
+async def test_registry_is_told_while_it_lasts_and_once_more_when_it_is_over_W26(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(complaints, "TELL_S", 0.01)
+    seen: list[dict[str, str]] = [{}, {"a": "x"}, {"a": "x"}, {}, {}]
+    told: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+
+    class Client:
+        async def complain(self, router: str, said: dict[str, str]) -> None:
+            assert router == "router-1"
+            told.put_nowait(said)
+
+    telling = asyncio.ensure_future(
+        complaints.tell(cast("Any", Client()), "router-1", lambda: seen.pop(0) if seen else {"end": "x"})
+    )
+    heard = [await asyncio.wait_for(told.get(), 5) for _ in range(4)]
+    telling.cancel()
+    await asyncio.gather(telling, return_exceptions=True)
+    assert heard == [{"a": "x"}, {"a": "x"}, {}, {"end": "x"}]

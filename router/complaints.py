@@ -1,0 +1,43 @@
+"""Telling the registry of replicas that call themselves healthy and from which no request gets anything (W26).
+
+Their babysitters hear it with their next heartbeat's answer and have the server prove itself. It is said again while it
+lasts; a registry that does not take it changes nothing for requests.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+import structlog
+
+from common.discovery.registry_client import RegistryClient
+from router.board import Board
+from router.control.metrics import why_set_aside
+from router.control.views import is_healthy
+from router.model import Replica
+from router.outlier import TOLD
+
+log = structlog.get_logger(__name__)
+TELL_S = 5.0
+
+
+def failing(replicas: Iterable[Replica], board: Board) -> dict[str, str]:
+    """By name: why nothing is sent to replicas whose record, lease and probes say that they are well."""
+    found = {}
+    for replica in replicas:
+        if is_healthy(replica) and not replica.static and replica.record.instance_id is not None:
+            why = why_set_aside(board, replica.slot)
+            if why is not None:
+                found[replica.name] = TOLD[why]
+    return found
+
+
+async def tell(client: RegistryClient, router: str, look: Callable[[], Mapping[str, str]]) -> None:
+    """Say what there is to complain of, for ever; and once more when it is over."""
+    said: Mapping[str, str] = {}
+    while True:
+        await asyncio.sleep(TELL_S)
+        before, said = said, look()
+        if said or before:
+            await client.complain(router, said)
+        if said and said.keys() != before.keys():
+            log.warning("replica.complained_of", replicas=dict(list(said.items())[:10]), count=len(said))
