@@ -233,6 +233,7 @@ class Directory:
                 doubted=known.doubted,
                 learned_models=known.learned_models,
                 learned_prefix=known.learned_prefix,
+                learned_objects=known.learned_objects,
                 problem=known.problem,
                 slot=known.slot,
             )

@@ -132,6 +132,8 @@ class Master:
             return
         was, was_doubted = replica.probed_ok, replica.doubted
         replica.problem = finding.problem
+        if finding.objects is not None:
+            replica.learned_objects = finding.objects
         if self.directory.note_probe(name, ok=finding.ok, models=finding.models, prefix=finding.prefix):
             self._changed.set()
         if replica.probed_ok != was:

@@ -1,7 +1,9 @@
 """The router's nouns, shared by its rooms. Data only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -128,6 +130,8 @@ class Replica:
     """Our probe failed, and has not passed twice since."""
     learned_models: tuple[str, ...] = ()
     learned_prefix: str | None = None
+    learned_objects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the server itself says of its models, by id."""
     problem: str | None = None
     """What our latest probe found wrong, in plain words."""
     slot: int = -1

@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import random
 import ssl
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from http import HTTPStatus
+from typing import Any
 
 import aiohttp
 import structlog
@@ -35,6 +36,10 @@ RECHECK_S = 1.0
 ASKS_FOR_TLS = (b"plain HTTP request was sent to HTTPS", b"HTTP request to an HTTPS server", b"plain HTTP to an SSL")
 """What nginx, Go's servers and Apache answer, with 400, to plain HTTP at a port for TLS."""
 _NEEDS_KEY = (401, 403)
+OBJECTS_LIMIT_BYTES = 256 << 10
+"""Of a list whose objects are kept for `/v1/models`; of a longer one only the ids are."""
+Objects = Mapping[str, Mapping[str, Any]]
+Listed = tuple[tuple[str, ...], Objects]
 _NO_SUCH_PATH = (404, 405, 501)
 _SERVER_ERROR = 500
 
@@ -45,6 +50,8 @@ class Finding:
 
     ok: bool
     models: tuple[str, ...] | None = None
+    objects: Objects | None = field(default=None, compare=False)
+    """The same, with all that the server says of each, by id."""
     prefix: str | None = None
     problem: str | None = None
     """What is wrong, in plain words, where the probe can tell."""
@@ -87,7 +94,7 @@ class Prober:
         self._asked: dict[tuple[str, str], tuple[float, float]] = {}
         """When each was asked last, and the jitter of the pause after that."""
         self._asking: set[tuple[str, str]] = set()
-        self._lists: dict[tuple[str, str], dict[str, tuple[bytes, tuple[str, ...] | None]]] = {}
+        self._lists: dict[tuple[str, str], dict[str, tuple[bytes, Listed | None]]] = {}
         """The last model list of each replica by the form of its path: a digest of its bytes, and what they say."""
         self._slots = asyncio.Semaphore(CONCURRENCY)
         self._soon = asyncio.Event()
@@ -143,6 +150,7 @@ class Prober:
             metadata.get("api_prefix") or plan.api_prefix
         ) is None
         models: tuple[str, ...] | None = None
+        objects: Objects | None = None
         prefix: str | None = None
         if status in _NO_SUCH_PATH or (_lives(status) and (needs_models or needs_prefix)):
             problem = None
@@ -152,19 +160,21 @@ class Prober:
                     problem = problem or f"it wants a key: {form}/models answers {answered} (replica_keys)"
                 status = answered if status in _NO_SUCH_PATH and _lives(answered) else status
                 found = self._read(replica, form, content) if answered == HTTPStatus.OK else None
-                models = models if found is None else found
-                if found:
+                if found is not None:
+                    models, objects = found
+                if models:
                     prefix, problem = form, None
                     break
-        return Finding(ok=_lives(status), models=models, prefix=prefix, problem=problem)
+        return Finding(ok=_lives(status), models=models, objects=objects, prefix=prefix, problem=problem)
 
-    def _read(self, replica: Replica, form: str, content: bytes) -> tuple[str, ...] | None:
-        """The ids in a model list; one that is as it was is not read again."""
+    def _read(self, replica: Replica, form: str, content: bytes) -> "Listed | None":
+        """Ids and objects of a model list; one that is as it was is not read again."""
         lists = self._lists.setdefault((replica.name, replica.generation), {})
         digest = blake2b(content, digest_size=16).digest()
         known = lists.get(form)
         if known is None or known[0] != digest:
-            known = lists[form] = (digest, model_ids(content))
+            ids = model_ids(content)
+            known = lists[form] = (digest, None if ids is None else (ids, model_objects(content)))
         return known[1]
 
     async def _get(self, plan: Plan, path: str) -> tuple[int | None, bytes]:
@@ -188,6 +198,13 @@ def model_ids(content: bytes) -> tuple[str, ...] | None:
         return tuple(model["id"] for model in parse_models(content))
     except ValueError:
         return None
+
+
+def model_objects(content: bytes) -> Objects:
+    """The model objects of a list that `model_ids` can read, by id; none of a list that is long."""
+    if len(content) > OBJECTS_LIMIT_BYTES:
+        return {}
+    return {model["id"]: model for model in parse_models(content)}
 
 
 def _lives(status: int | None) -> bool:

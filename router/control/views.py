@@ -56,8 +56,8 @@ def service(replica: Replica, counts: Counts, unreached: tuple[int, str] | None 
 def model_list(replicas: Sequence[Replica], aliases: Mapping[str, Collection[str]] | None = None) -> dict[str, Any]:
     """OpenAI's list: the union over healthy replicas, one entry per id, sorted; and `aliases` of what is in it.
 
-    A replica's own model object (`metadata.models_list`) is shown when it has one; `created` is 0 and `owned_by` its
-    parent service otherwise.
+    A replica's own model object (`metadata.models_list`, else as its server told our probe) is shown when it has one;
+    `created` is 0 and `owned_by` its parent service otherwise.
     """
     found: dict[str, dict[str, Any]] = {}
     for replica in replicas:
@@ -65,7 +65,7 @@ def model_list(replicas: Sequence[Replica], aliases: Mapping[str, Collection[str
             continue
         metadata = replica.record.metadata
         listed = metadata.get("models_list", _reported(metadata, "models_list"))
-        objects = {
+        objects = dict(replica.learned_objects) | {
             item["id"]: item
             for item in (listed if isinstance(listed, list | tuple) else ())
             if isinstance(item, dict) and isinstance(item.get("id"), str)

@@ -10,8 +10,9 @@ from aiohttp.test_utils import TestServer
 from common.discovery.record import ServiceRecord
 from common.http.client import make_session
 from router import prober as probers
+from router.control import views
 from router.model import Replica
-from router.prober import Finding, Prober, model_ids
+from router.prober import Finding, Prober, model_ids, model_objects
 from tests.common.model_server import model_server
 
 
@@ -167,3 +168,22 @@ async def test_replica_that_has_not_answered_yet_is_not_asked_beside_that_W24() 
         await asyncio.wait_for(found.wait(), 5)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_model_objects_of_a_server_keep_all_their_members_W19() -> None:
+    told = {"id": "m", "object": "model", "created": 7, "owned_by": "vllm", "max_model_len": 32768, "root": "org/m"}
+
+    async def models(_request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [told]})
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    async with TestServer(app) as server, make_session(timeout_s=5) as session:
+        asked = replica(str(server.make_url("")).rstrip("/"))
+        prober = Prober(session, list, lambda *_: None, interval_s=5, timeout_s=5, rng=random.Random(1))
+        for _ in range(2):
+            finding = await prober.ask(asked)
+            assert finding.objects == {"m": told}  # also of a list that is as it was
+    asked.probed_ok, asked.learned_models, asked.learned_objects = True, ("m",), finding.objects or {}
+    assert views.model_list([asked])["data"] == [told]
+    assert model_objects(b'[{"id":"m","x":"' + b"y" * (256 << 10) + b'"}]') == {}
