@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
-import uvloop
 
-from common import log, systemd
+from common import ending, log, systemd
 from common.exits import ConfigurationError as ConfigurationError  # noqa: PLC0414 - most take it from here
 from common.exits import Exit
 from common.settings import Settings, SettingsError, load, option, unknown_variables
@@ -77,19 +76,20 @@ def run_loaded(service: str, settings: Chosen, serve: Callable[[Chosen], Awaitab
     for name, meant in unknown_variables(type(settings), env_prefix(service), os.environ).items():
         logger.warning("settings.unknown_variable", variable=name, did_you_mean=meant)
 
-    async def body() -> None:
-        await serve(settings)
+    async def body() -> int:
+        try:
+            await serve(settings)
+        except ConfigurationError as error:
+            return complain(service, error)
+        except TaskFailed as error:
+            logger.error("service.failed", reason=str(error))
+            return Exit.SOFTWARE
+        return Exit.OK
 
     try:
-        uvloop.run(body())
-    except ConfigurationError as error:
-        return complain(service, error)
-    except TaskFailed as error:
-        logger.error("service.failed", reason=str(error))
-        return Exit.SOFTWARE
+        return ending.run(body)
     except KeyboardInterrupt:
         return Exit.OK
-    return Exit.OK
 
 
 def told(settings: Settings) -> dict[str, Any]:

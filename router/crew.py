@@ -77,6 +77,8 @@ class Crew:
         self._board_fd = Board.create(self._shape)
         self.board = Board(self._board_fd, self._shape)
         self._sockets: list[socket.socket] = []
+        self.port = 0
+        """The port in use, once it is bound; known to the end."""
         self._members: dict[int, _Member] = {}
         self._alive: set[_Member] = set()
         self._keys: tuple[Key, ...] = ()
@@ -87,21 +89,20 @@ class Crew:
         self._stopping = False
         self._rolling = asyncio.Lock()
 
-    @property
-    def port(self) -> int:
-        """The port in use."""
-        return int(self._sockets[0].getsockname()[1])
-
     def bind(self) -> None:
         """Take the port, once per worker, or what a socket unit holds open between one router and the next.
 
         Raises:
             ConfigurationError: It cannot be had.
         """
-        settings = self._settings
         if given := systemd.sockets():
             self._take(given)
-            return
+        else:
+            self._bind()
+        self.port = int(self._sockets[0].getsockname()[1])
+
+    def _bind(self) -> None:
+        settings = self._settings
         address = Address(settings.host, settings.router_port)
         try:
             family, _, _, _, target = socket.getaddrinfo(
@@ -130,7 +131,7 @@ class Crew:
         if len(given) > settings.workers:  # nobody would accept at the others
             raise ConfigurationError(f"router: {len(given)} sockets are handed over for {settings.workers} workers")
         self._sockets = [given[index % len(given)].dup() for index in range(settings.workers)]
-        log.info("router.socket_taken", sockets=len(given), port=self.port)
+        log.info("router.socket_taken", sockets=len(given), address=given[0].getsockname()[:2])
 
     async def start(self, table: Table) -> None:
         """Spawn every worker with the first table and wait until all serve.

@@ -152,7 +152,7 @@ class Directory:
         replica = self.replicas.get(name)
         if replica is None:
             return False
-        before = (replica.probed_ok, replica.learned_models, replica.learned_prefix)
+        before = (replica.probed_ok, replica.standing, replica.learned_models, replica.learned_prefix)
         if ok:
             replica.probe_failures = 0
             replica.probe_successes += 1
@@ -170,7 +170,7 @@ class Directory:
             replica.learned_models = models
         if prefix is not None:
             replica.learned_prefix = prefix
-        return before != (replica.probed_ok, replica.learned_models, replica.learned_prefix)
+        return before != (replica.probed_ok, replica.standing, replica.learned_models, replica.learned_prefix)
 
     def table(self) -> Table:
         """The endpoints as they stand now, under a new version."""

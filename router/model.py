@@ -202,7 +202,9 @@ class Replica:
         """What the registry's verdict and ours add up to."""
         if self.record.draining:
             return Standing.DRAINING
-        if self.record.status != "running" or self.probed_ok is False:
+        # What a registry remembers of before a reboot may never have come back: the benefit of doubt ends with the first look.
+        never_well = self.probed_ok is None and self.probe_failures > 0
+        if self.record.status != "running" or self.probed_ok is False or never_well:
             return Standing.DOWN
         if self.leased:
             return Standing.FRESH

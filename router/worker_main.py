@@ -4,8 +4,7 @@ import importlib
 import signal
 import sys
 
-import uvloop
-
+from common import ending
 from router import compiled
 
 
@@ -16,8 +15,7 @@ def main() -> int:
     feed_fd, board_fd, socket_fd = (int(text) for text in sys.argv[1:4])
     is_compiled = sys.argv[4] == "compiled" and compiled.activate()
     worker = importlib.import_module("router.worker")  # only now: what it imports may come compiled
-    code: int = uvloop.run(worker.serve(feed_fd, board_fd, socket_fd, is_compiled=is_compiled))
-    return code
+    return ending.run(lambda: worker.serve(feed_fd, board_fd, socket_fd, is_compiled=is_compiled))
 
 
 if __name__ == "__main__":

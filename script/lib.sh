@@ -258,7 +258,10 @@ STARTED=() # what this run started, in order
 prepare() {
   "$SVC_ROOT/script/setup.sh" run
   if compgen -e SVC_ | grep -qvxE 'SVC_(VENV|SETUP|PYTHON_FOR_VENV)'; then helper variables; fi
-  mkdir -p -- "$SVC_LOGS"
+  mkdir -p -- "$SVC_LOGS" || true
+  [[ -d $SVC_LOGS && -w $SVC_LOGS && -x $SVC_LOGS ]] || fail "$SVC_LOGS cannot be written by user $(id -u): \
+it belongs to user $(stat -c %u -- "$SVC_LOGS" 2>/dev/null || echo "of nobody: it cannot be made").
+  Have it belong to that user; in a container, run as the folder's owner: --user \"\$(id -u):\$(id -g)\"" 78
   exec 9<"$SVC_LOGS"
   if command -v flock >/dev/null; then
     flock -w 600 9 || fail "another launch in $SVC_ROOT has not ended for ten minutes"

@@ -7,6 +7,8 @@
 #   BABYSITTER_CONFIGS    files by blanks; without it, every babysitter's file in /app/config
 # and every variable of script/launch_all.sh (README.md).
 
+# A read-only container without a tmpfs: what is to be written goes where a volume is.
+if [[ ! -w ${TMPDIR:-/tmp} ]]; then export TMPDIR=/app/data; fi
 if (($#)); then exec "$@"; fi
 
 # shellcheck source=script/lib.sh

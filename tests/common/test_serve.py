@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from aiohttp import ClientSession, web
@@ -156,3 +157,14 @@ def test_run_refuses_an_unknown_log_level() -> None:
     done = run_service("pass", "--log-level", "loud")
     assert done.returncode == 78
     assert "--log-level" in done.stderr
+
+
+def test_a_lookup_that_does_not_come_back_does_not_hold_the_end_W60() -> None:
+    """As a resolver does whose DNS server is gone: the loop's own threads are stuck in it."""
+    body = """
+    import time
+    asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)
+    raise TaskFailed('over')"""
+    began = time.monotonic()
+    assert run_service(body).returncode == 70
+    assert time.monotonic() - began < 60

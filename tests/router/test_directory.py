@@ -5,6 +5,7 @@ import msgspec
 import pytest
 
 from common.discovery.record import Beat, Delete, Put, ServiceRecord, Snapshot
+from router.control.views import model_list
 from router.directory import Directory
 from router.model import Standing
 from router.static_file import StaticService
@@ -277,3 +278,17 @@ def test_a_server_that_comes_back_to_its_address_is_no_stranger() -> None:
     book.apply(Put(epoch="e", revision=3, service=moved), 2.0)
     [other] = book.table().endpoints
     assert (other.models, other.api_prefix) == ((), None)
+
+
+def test_a_replica_that_was_never_seen_well_has_the_benefit_of_doubt_until_the_first_look_W60() -> None:
+    """After a reboot the registry remembers what ran before it: requests to it fail, so it is no model of ours."""
+    book = directory()
+    book.apply(snapshot(record()), 0.0)
+    assert standing(book) is Standing.FRESH
+    assert book.note_probe("a-server", ok=False)
+    assert standing(book) is Standing.DOWN
+    assert model_list([*book.replicas.values()])["data"] == []
+    assert book.note_probe("a-server", ok=True)
+    assert standing(book) is Standing.FRESH
+    book.note_probe("a-server", ok=False)  # once seen well, one failed look is no verdict
+    assert standing(book) is Standing.FRESH

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -514,3 +516,29 @@ async def test_sockets_that_are_handed_over_are_judged_as_our_own_W59(
         _, said = await done.communicate()
     assert done.returncode == 78
     assert (b"refusing to listen on 0.0.0.0 without" if workers else b"2 sockets are handed over for 1 workers") in said
+
+
+async def test_a_router_needs_no_temporary_folder_and_is_quiet_at_its_end_W60(tmp_path: Path) -> None:
+    """A read-only container without a tmpfs: only the folder of its data can be written."""
+    data = Path(tempfile.mkdtemp(dir="/tmp"))
+    code = (
+        "import sys, tempfile; tempfile._candidate_tempdir_list = lambda: []\n"
+        "from router.__main__ import main; sys.exit(main())"
+    )
+    flags = f"--no-compiled --workers 1 --router-port {free_port()} --registry-url= --data-dir {data}"
+    with (tmp_path / "log").open("wb") as log:
+        router = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, *flags.split(), stdout=log, stderr=log
+        )
+    try:
+        async with asyncio.timeout(60):
+            while "service.listening" not in (tmp_path / "log").read_text():
+                assert router.returncode is None, (tmp_path / "log").read_text()
+                await asyncio.sleep(0.05)
+    finally:
+        router.terminate()
+        assert await router.wait() == 0
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line for line in lines if line["level"] == "error"] == []
+    assert not [path for path in data.iterdir() if path.is_dir()]
+    shutil.rmtree(data)

@@ -229,3 +229,24 @@ def test_what_is_started_imports_the_projects_modules_whatever_pythonpath_says_W
     root, given, words = done.stdout.splitlines()
     assert (root, given) == (str(tmp_path / "a project"), str(namesake.parent))
     assert " -P -m registry" in words
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/usr/bin/setpriv").exists(), reason="root may write everywhere")
+def test_a_logs_folder_of_somebody_elses_is_told_with_the_remedy_W60(project: Path) -> None:
+    (project / "logs").chmod(0o555)
+    snippet = f'. "{project}/script/lib.sh"; prepare'
+    as_nobody = ["setpriv", "--reuid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    for folder in (project, *project.parents):  # pytest's own are private
+        if os.access(folder, os.W_OK) and folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    done = subprocess.run(
+        [*as_nobody, "bash", "-c", snippet],
+        env={"PATH": os.environ["PATH"], "SVC_SETUP": "skip", "SVC_VENV": sys.prefix},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 78, done.stderr
+    assert f"it belongs to user {os.geteuid()}" in done.stderr
+    assert '--user "$(id -u):$(id -g)"' in done.stderr
