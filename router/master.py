@@ -5,9 +5,7 @@ changed. Requests never pass here, so nothing that happens here can break one.
 """
 
 import asyncio
-import os
 import random
-import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
@@ -30,6 +28,7 @@ from router import advertise, complaints, last_table
 from router.compiling import have_compiled
 from router.control.app import Overview, make_app
 from router.control.replica_api import ReplicaApi
+from router.control_socket import control_socket
 from router.crew import Crew
 from router.directory import Directory
 from router.model import Replica, Table
@@ -42,8 +41,6 @@ log = structlog.get_logger(__name__)
 TICK_S = 1.0
 UNREACHED_AFTER = 3
 """Requests in a row that say more than a probe does."""
-SOCKET_PATH_LIMIT_BYTES = 107
-"""unix(7)."""
 NEED_RESTART = (
     *("host", "router_port", "workers", "max_endpoints", "data_dir"),
     *("registry_url", "registry_token_file", "advertise", "advertise_url"),
@@ -261,12 +258,7 @@ async def serve(
     require_guard("router", settings.host, guarded=guarded, insecure=settings.insecure_no_auth)
     require_tracing(settings)
     token = read_token(settings.registry_token_file) if settings.registry_token_file else None
-    with _private_folder(settings.data_dir) as folder:
-        control_path = str(Path(folder) / "control.sock")
-        if len(os.fsencode(control_path)) > SOCKET_PATH_LIMIT_BYTES:
-            raise ConfigurationError(
-                f"router: {control_path} is too long for a socket; name a shorter folder with TMPDIR"
-            )
+    with control_socket(settings.data_dir) as control_path:
         async with (
             TaskScope("router") as scope,
             make_session(timeout_s=settings.health_timeout, limit=256) as session,
@@ -324,24 +316,6 @@ async def serve(
                     reader.cancel()  # it reads the crew's board
                 await crew.stop()
                 await runner.cleanup()
-
-
-def _private_folder(data_dir: Path) -> "tempfile.TemporaryDirectory[str]":
-    """For the control socket; below `data_dir` where nothing else can be written (a read-only container).
-
-    Raises:
-        ConfigurationError: Nothing can be written at all.
-    """
-    try:
-        return tempfile.TemporaryDirectory(prefix="svc-router-")
-    except OSError:
-        try:
-            data_dir.mkdir(parents=True, exist_ok=True)
-            return tempfile.TemporaryDirectory(prefix="svc-router-", dir=data_dir.absolute())
-        except OSError as error:
-            raise ConfigurationError(
-                f"router: neither a temporary folder (TMPDIR) nor data_dir {data_dir} can be written: {error.strerror}"
-            ) from error
 
 
 def make_replica_api(
