@@ -207,3 +207,20 @@ def test_state_that_lasts_is_shown_with_its_last_reason_W33(
     assert begun is not None
     found = [one.seen for one in judge.replicas([info], begun + now_s) if one.verdict is not Verdict.OK]
     assert found == ([f"a {told}"] if told else [])
+
+
+def test_servers_left_out_of_the_routers_table_are_a_fault_W16() -> None:
+    (found,) = judge.router({"left_out": 976}, [], [record("a")])
+    assert (found.verdict, "976 servers" in found.seen, "--max-endpoints" in found.remedy) == (
+        Verdict.FAULT,
+        True,
+        True,
+    )
+
+
+def test_a_refused_registration_is_a_fault_with_its_reason_W16() -> None:
+    refused = {"replica_id": "a", "status": "ready", "registration_error": "400: too long"}
+    assert [one.verdict for one in judge.replicas([refused], 0)] == [Verdict.FAULT, Verdict.OK]
+    (found,) = judge.babysitter("a", {"registration_error": "400: too long"})
+    assert (found.verdict, found.seen) == (Verdict.FAULT, "the registry refuses the record of a: 400: too long")
+    assert list(judge.babysitter("a", {})) == []
