@@ -66,6 +66,7 @@ MODULES = (
     "router.proxy.upstream",
     "router.proxy.watch",
     "router.retry",
+    "router.serves",
     "router.sharing",
     "router.silence",
 )

@@ -17,6 +17,7 @@ from common.discovery.plan import plan_of
 from common.discovery.record import ROUTABLE_TYPE, Beat, Delete, Put, ServiceRecord, Snapshot, Update
 from router.model import Endpoint, Replica, Table
 from router.replica_keys import ReplicaKeys
+from router.serves import declared
 
 RISE = 2
 """Good probes in a row that bring back a replica which probes took out (FAILURES.md A4)."""
@@ -146,13 +147,19 @@ class Directory:
                 self.replicas[record.name].leased = False
 
     def note_probe(
-        self, name: str, *, ok: bool, models: tuple[str, ...] | None = None, prefix: str | None = None
+        self,
+        name: str,
+        *,
+        ok: bool,
+        models: tuple[str, ...] | None = None,
+        prefix: str | None = None,
+        calls: tuple[str, ...] | None = None,
     ) -> bool:
         """Take the result of one probe of ours; returns whether the table changed."""
         replica = self.replicas.get(name)
         if replica is None:
             return False
-        before = (replica.probed_ok, replica.standing, replica.learned_models, replica.learned_prefix)
+        before = _known(replica)
         if ok:
             replica.probe_failures = 0
             replica.probe_successes += 1
@@ -170,7 +177,9 @@ class Directory:
             replica.learned_models = models
         if prefix is not None:
             replica.learned_prefix = prefix
-        return before != (replica.probed_ok, replica.standing, replica.learned_models, replica.learned_prefix)
+        if calls is not None:
+            replica.learned_calls = calls
+        return before != _known(replica)
 
     def table(self) -> Table:
         """The endpoints as they stand now, under a new version."""
@@ -195,6 +204,7 @@ class Directory:
             api_prefix=prefix if prefix in ("/v1", "") else plan.api_prefix or replica.learned_prefix,
             standing=replica.standing,
             limit=replica.limit or self.default_limit,
+            serves=declared(record.metadata) or replica.learned_calls or None,
             waiting=_waiting(record.metadata.get("replica")),
             end_marked=_switch(record.metadata.get("stream_end_mark")),
         )
@@ -235,6 +245,7 @@ class Directory:
                 learned_prefix=known.learned_prefix,
                 learned_objects=known.learned_objects,
                 problem=known.problem,
+                learned_calls=known.learned_calls,
                 slot=known.slot,
             )
         else:
@@ -286,3 +297,9 @@ def _waiting(report: Any) -> int | None:
 
 def _switch(declared: Any) -> bool | None:
     return declared if isinstance(declared, bool) else None
+
+
+def _known(replica: Replica) -> tuple[object, ...]:
+    """What probes say of a replica, as far as the table shows it."""
+    learned = replica.learned_models, replica.learned_prefix, replica.learned_calls
+    return replica.probed_ok, replica.standing, *learned

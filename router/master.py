@@ -34,6 +34,7 @@ from router.directory import Directory
 from router.model import Replica, Table
 from router.prober import Finding, Prober
 from router.replica_keys import ReplicaKeys
+from router.serves import calls_that_matter
 from router.settings import RouterSettings, read_api_keys, read_replica_keys
 from router.static_file import StaticServices, read_static_services
 
@@ -134,7 +135,9 @@ class Master:
         replica.problem = finding.problem
         if finding.objects is not None:
             replica.learned_objects = finding.objects
-        if self.directory.note_probe(name, ok=finding.ok, models=finding.models, prefix=finding.prefix):
+        if self.directory.note_probe(
+            name, ok=finding.ok, models=finding.models, prefix=finding.prefix, calls=finding.calls
+        ):
             self._changed.set()
         if replica.probed_ok != was:
             log.info("replica.probe_verdict", replica=name, ok=replica.probed_ok)
@@ -292,6 +295,7 @@ async def serve(
                 rng=random.Random(),  # noqa: S311 - jitter, not secrets
                 tls=lambda: master.tls,
                 is_doubted=master.is_ejected,
+                calls=calls_that_matter(settings.proxy_paths),
             )
             scope.spawn("probe", prober.run(), service=True)
             scope.spawn("reach", master.watch_reach(), service=True)

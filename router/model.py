@@ -55,6 +55,8 @@ class Endpoint:
     """What goes before every path: empty, or `/team-a`."""
     authorization: str | None = field(default=None, repr=False)
     """What the replica wants to see in that header instead of the client's; a secret."""
+    serves: tuple[str, ...] | None = None
+    """The calls that it answers (`serves.py`); None where nothing is known of that."""
     waiting: int | None = None
     """Requests that wait inside the engine, by its latest report; None when it does not say."""
 
@@ -134,6 +136,8 @@ class Replica:
     """What the server itself says of its models, by id."""
     problem: str | None = None
     """What our latest probe found wrong, in plain words."""
+    learned_calls: tuple[str, ...] | None = None
+    """What it tells of its calls: none when it says nothing, None until it was asked."""
     slot: int = -1
 
     @property

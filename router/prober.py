@@ -3,19 +3,21 @@
 `GET /health` decides; a server without that path is asked for its models instead. Any answer below 500 is a sign of
 life. What the record does not say (models, `/v1` or bare) is learned from `/v1/models` and `/models`, at every probe anew:
 an adapter may be loaded, or another server stand at the address. Only a babysitter of ours is believed to do so itself.
+What it does not say of its calls (`serves.py`) is learned from `/openapi.json`.
 """
 
 import asyncio
 import contextlib
 import random
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from http import HTTPStatus
 from typing import Any
 
 import aiohttp
+import msgspec
 import structlog
 
 from common.discovery.model_list import MODELS_LIMIT_BYTES, parse_models
@@ -23,6 +25,7 @@ from common.discovery.plan import Plan
 from common.http.client import read_bounded
 from router.model import Replica
 from router.proxy.reach import SPEAKS_TLS
+from router.serves import told
 
 log = structlog.get_logger(__name__)
 CONCURRENCY = 64
@@ -46,7 +49,7 @@ _SERVER_ERROR = 500
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one probe found; models and prefix are None when it did not ask or got no answer."""
+    """What one probe found; what it did not ask for, or got no answer to, is None."""
 
     ok: bool
     models: tuple[str, ...] | None = None
@@ -55,6 +58,7 @@ class Finding:
     prefix: str | None = None
     problem: str | None = None
     """What is wrong, in plain words, where the probe can tell."""
+    calls: tuple[str, ...] | None = None
 
 
 class Prober:
@@ -82,9 +86,11 @@ class Prober:
         rng: random.Random,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
         is_doubted: Callable[[Replica], bool] = lambda _replica: False,
+        calls: Collection[str] | None = None,
     ) -> None:
         self._session = session
         self._tls = tls
+        self._calls = calls
         self._replicas = replicas
         self._found = found
         self._interval_s = interval_s
@@ -152,6 +158,7 @@ class Prober:
         models: tuple[str, ...] | None = None
         objects: Objects | None = None
         prefix: str | None = None
+        content = msgspec.json.encode({"data": metadata.get("models_list")}) if replica.is_watched else b""
         if status in _NO_SUCH_PATH or (_lives(status) and (needs_models or needs_prefix)):
             problem = None
             for form in ("/v1", ""):
@@ -165,7 +172,19 @@ class Prober:
                 if models:
                     prefix, problem = form, None
                     break
-        return Finding(ok=_lives(status), models=models, objects=objects, prefix=prefix, problem=problem)
+        is_other = is_new or replica.learned_calls is None or (models is not None and models != replica.learned_models)
+        needs_calls = is_other and "serves" not in metadata
+        calls = await self._ask_for_calls(plan, content) if needs_calls and _lives(status) else None
+        return Finding(ok=_lives(status), models=models, objects=objects, prefix=prefix, problem=problem, calls=calls)
+
+    async def _ask_for_calls(self, plan: Plan, models: bytes) -> tuple[str, ...] | None:
+        """Which calls a replica tells of; asked when it is new, or serves other models than before (`models`: that answer)."""
+        status, page = await self._get(plan, "/openapi.json")
+        if status is None:
+            return None
+        if status != HTTPStatus.OK and not models:
+            _, models = await self._get(plan, "/v1/models")
+        return told(page, models, self._calls)
 
     def _read(self, replica: Replica, form: str, content: bytes) -> "Listed | None":
         """Ids and objects of a model list; one that is as it was is not read again."""

@@ -86,6 +86,7 @@ PURE = (
     "router/proxy/spelling.py",
     "router/proxy/stream_end.py",
     "router/retry.py",
+    "router/serves.py",
     "router/silence.py",
     "router/urlencoded.py",
 )

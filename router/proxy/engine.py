@@ -33,6 +33,7 @@ from router.proxy.reach import CLOSES, MEMORY_S, SPEAKS_TLS, Run
 from router.proxy.upstream import Pool, Upstream
 from router.proxy.watch import Watch
 from router.retry import RetryBudget
+from router.serves import call_of
 
 if TYPE_CHECKING:
     from router.proxy.downstream import Downstream
@@ -102,6 +103,8 @@ class Engine:
     """Of this router; each has its part of a key's rate."""
     has_cache_types: bool = False
     has_limits: bool = False
+    knows_calls: bool = False
+    """Whether it is known of any replica which calls it answers."""
     wants_more: bool = False
     """Whether any policy needs more of a request than its model."""
     reads_headers: bool = False
@@ -148,6 +151,7 @@ class Engine:
             self._heard.clear()
         self._heard.update(table.by_model)
         self.has_cache_types = any(endpoint.cache_type for endpoint in table.endpoints)
+        self.knows_calls = any(endpoint.serves is not None for endpoint in table.endpoints)
         self.has_limits = any(endpoint.limit for endpoint in table.endpoints)
         chooser, limits = self.chooser, self.limits
         chooser.set_table(table, self.now())
@@ -172,6 +176,13 @@ class Engine:
         """Everybody who lists `model`; everybody, for a request that names none."""
         return self.table.endpoints if model is None else self.table.by_model.get(model, ())
 
+    def peers_for(self, model: str | None, path: bytes) -> Sequence[Endpoint]:
+        """`peers`; for a request that names no model without those that are known to answer other calls only."""
+        if model is not None or not self.knows_calls:
+            return self.peers(model)
+        call = call_of(path.decode("latin-1"))
+        return [one for one in self.table.endpoints if one.serves is None or call in one.serves]
+
     def may_come(self, model: str) -> bool:
         """True when `model` was there, is named in the settings, or when the router has heard of no model at all yet."""
         return not self._heard or model in self._heard or self.chooser.rules.names(model)
@@ -183,11 +194,14 @@ class Engine:
 
     def candidates(self, peers: Sequence[Endpoint], model: str | None, tried: Collection[str]) -> Sequence[Endpoint]:
         """Who may be asked now; the common case is looked up, not computed."""
-        if not tried and self.outliers.quiet:
+        if not tried and self.outliers.quiet and (model is not None or not self.knows_calls):
             fresh = self.table.fresh.get(model)
             if fresh:
                 return fresh
-        return choose_from(peers, tried, self.outliers, self.now()).endpoints
+        found = choose_from(peers, tried, self.outliers, self.now()).endpoints
+        if model is None and self.knows_calls:
+            return [one for one in found if one.serves is not None] or found
+        return found
 
     def has_room(self, endpoint: Endpoint) -> bool:
         """True when `endpoint` may get one more request, over all workers."""

@@ -264,7 +264,9 @@ class Exchange:
     def choose(self) -> None:
         """Pick a replica and ask it, or wait for one with room. Also called when the queue lets this one go."""
         engine = self._engine
-        self.peers = engine.peers(self._facts.model)  # as they are now: it may have waited, or been tried elsewhere
+        self.peers = engine.peers_for(
+            self._facts.model, self.head.path
+        )  # as they are now: it may have waited, or been tried elsewhere
         candidates = engine.candidates(self.peers, self._facts.model, self._tried)
         if not candidates:
             self._fail(*self._nobody())
@@ -334,7 +336,7 @@ class Exchange:
         if charged and not engine.retries.allows(engine.now()):
             return False
         model = self._facts.model
-        return bool(engine.candidates(engine.peers(model), model, self._tried))
+        return bool(engine.candidates(engine.peers_for(model, self.head.path), model, self._tried))
 
     def _join_queue(self) -> None:
         engine = self._engine

@@ -12,11 +12,14 @@ from router.policy.rule import Scores
 if TYPE_CHECKING:
     from router.proxy.engine import Engine
 
+EXPLAINED = b"/chat/completions"
+"""The path that a body to be explained is taken to be for."""
+
 
 def explain(engine: "Engine", facts: Facts) -> bytes:
     """The decision that this worker would make now, as JSON; changes nothing."""
     now = engine.now()
-    peers = engine.peers(facts.model)
+    peers = engine.peers_for(facts.model, EXPLAINED)
     choice = choose_from(peers, (), engine.outliers, now)
     roomy = [endpoint for endpoint in choice.endpoints if engine.has_room(endpoint)]
     rule, scores, picked = engine.chooser.explain(roomy, facts, now) if roomy else ("none", {}, None)

@@ -48,7 +48,10 @@ _RESPONSES = (b"/v1/responses", b"/responses")
 
 _OPENAI = {
     b"/chat/completions": EndMark.DONE,
+    b"/chat/completions/batch": EndMark.NONE,
+    b"/chat/completions/render": EndMark.NONE,
     b"/completions": EndMark.DONE,
+    b"/completions/render": EndMark.NONE,
     b"/responses": EndMark.RESPONSES,
     b"/messages": EndMark.MESSAGES,
     b"/messages/count_tokens": EndMark.NONE,
@@ -69,7 +72,17 @@ _OTHERS = (
     b"/tokenize",
     b"/detokenize",
 )
-_BY_THE_FRONT = frozenset({b"/messages/count_tokens", b"/tokenize", b"/detokenize"})
+_LLAMA_CPP = (b"/completion", b"/infill")
+"""Its own calls. `/props` and `/slots` show other clients' prompts, so they are for `proxy_paths`."""
+_BY_THE_FRONT = frozenset(
+    {
+        b"/chat/completions/render",
+        b"/completions/render",
+        b"/messages/count_tokens",
+        b"/tokenize",
+        b"/detokenize",
+    }
+)
 CONTROL = frozenset(
     {b"/", b"/health", b"/status", b"/services", b"/models", b"/v1/models", b"/stats", b"/metrics", b"/traffic"}
 )
@@ -93,6 +106,8 @@ def _table() -> dict[bytes, Operation]:
         by_engine = name not in _BY_THE_FRONT
         table[name] = Operation(name, prefixed=False, by_engine=by_engine)
         table[b"/v1" + name] = Operation(b"/v1" + name, prefixed=False, by_engine=by_engine)
+    for name in _LLAMA_CPP:
+        table[name] = Operation(name, prefixed=False)
     table[b"/v2/rerank"] = Operation(b"/v2/rerank", prefixed=False)
     return table
 

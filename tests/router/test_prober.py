@@ -67,7 +67,7 @@ async def test_model_list_that_comes_in_two_packets_is_learned_W14(count: int) -
     async with model_server(*names) as server, make_session(timeout_s=5) as session:
         made: dict[str, Any] = {"interval_s": 5.0, "timeout_s": 5.0, "rng": random.Random(1)}
         finding = await Prober(session, lambda: (), lambda *_: None, **made).ask(replica(server.url))
-    assert finding == Finding(ok=True, models=names, prefix="/v1")
+    assert finding == Finding(ok=True, models=names, prefix="/v1", calls=())
 
 
 async def test_a_probe_leaves_no_connection_behind_W55() -> None:
@@ -103,7 +103,7 @@ async def test_models_are_asked_at_every_probe_and_read_when_they_changed_W15(
     monkeypatch.setattr(probers, "model_ids", read)
     async with model_server("m") as server, make_session(timeout_s=5) as session:
         prober, one = prober_of(session), replica(server.url)
-        one.probed_ok, one.learned_models, one.learned_prefix = True, ("m",), "/v1"
+        one.probed_ok, one.learned_models, one.learned_prefix, one.learned_calls = True, ("m",), "/v1", ()
         server.is_restless = False
         for models in (["m"], ["m"], ["m", "lora"], ["other"]):
             server.models = models
@@ -116,7 +116,7 @@ async def test_models_that_a_babysitter_of_ours_watches_are_not_asked_again_W15(
         one = replica(server.url)
         metadata = {"models": ["m"], "models_list": [{"id": "m"}]}
         one.record = msgspec.structs.replace(one.record, instance_id="i", metadata=metadata)
-        one.probed_ok, one.learned_prefix = True, "/v1"
+        one.probed_ok, one.learned_prefix, one.learned_calls = True, "/v1", ()
         assert await prober_of(session).ask(one) == Finding(ok=True)
         assert server.calls == 0
         one.record = msgspec.structs.replace(one.record, instance_id=None)
