@@ -95,7 +95,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
             reloader = Reloader(
                 settings,
                 lambda: settle_host(parse(sys.argv[1:], environ)),
-                Apply(supervisor, reporter, session, environ, clock),
+                Apply(supervisor, reporter, asking, environ, clock),
                 files=lambda _: (config_file(sys.argv[1:], environ),),
                 hangup=hangup,
                 need_restart=NEED_RESTART,

@@ -52,6 +52,7 @@ class Command:
         stdout: File that standard output is appended to.
         stderr: File that standard error is appended to.
         grace_s: Seconds between TERM and KILL.
+        detaches: A command that ends with 0 leaves a server behind, which is not ours to end.
     """
 
     argv: tuple[str, ...]
@@ -60,6 +61,7 @@ class Command:
     stdout: Path
     stderr: Path
     grace_s: float
+    detaches: bool = False
 
 
 class Attempt:
@@ -95,6 +97,7 @@ class Attempt:
             "stdout": str(command.stdout),
             "stderr": str(command.stderr),
             "grace_s": command.grace_s,
+            "detaches": command.detaches,
             "labels": dict(labels),
         }
         write_atomic(self.directory / "spec.json", json.dumps(spec).encode())
@@ -166,6 +169,8 @@ class Attempt:
 
     async def sweep(self) -> None:
         """End what is left of an attempt whose shim and server are gone, without it or before it could (W50)."""
+        if self._read("exit.json").get("detached"):
+            return
         left = await asyncio.to_thread(self.members)
         if left:
             log.warning("server.leftovers", attempt=self.uuid, pids=[process.pid for process in left])
@@ -217,6 +222,8 @@ class Attempt:
         """Have the server ended by the shim, and by ourselves should the shim be gone or fail to."""
         number = signal.SIGUSR1 if force else signal.SIGTERM
         reached = self._shim is not None and identity.send(self._shim, number)
+        if self._shim is not None:
+            identity.send(self._shim, signal.SIGCONT)  # a stopped shim heeds nothing, and its end is waited for
         if self._ender is not None:
             self._ender.cancel()
         patience_s = (0.0 if force else self._grace_s) + (SHIM_MARGIN_S if reached else 0.0)

@@ -6,6 +6,7 @@ last as long as they like. One whose last bytes were the server's, some seconds 
 Layouts and numbers: linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h, linux/tcp.h.
 """
 
+import errno
 import socket
 import struct
 from collections.abc import Iterator
@@ -87,6 +88,8 @@ def _read(message: bytes) -> Connection:
         if kind == _INFO:
             info = message[at + _ATTRIBUTE.size : at + length]
         at += (max(length, _ATTRIBUTE.size) + 3) & ~3
+    if len(info) < _BYTES_RECEIVED + 8:
+        raise OSError(errno.ENOTSUP, "sock_diag tells no tcp_info")
     sent_ms, received_ms = (struct.unpack_from("=I", info, offset)[0] for offset in (_LAST_SENT, _LAST_RECEIVED))
     [asked] = struct.unpack_from("=Q", info, _BYTES_RECEIVED)
     return Connection(remote, unread, unsent, asked, sent_ms / 1000, received_ms / 1000)

@@ -134,8 +134,11 @@ def end_bearers(uuid: str, *, rounds: int = 50) -> None:
 
 
 def send(process: Identity, number: signal.Signals) -> bool:
-    """Signal this very process and no successor of its pid; False when it is gone."""
-    return pidfd.send(process.pid, number, lambda: is_alive(process))
+    """Signal this very process and no successor of its pid; False when it is gone or another user's, as by sudo."""
+    try:
+        return pidfd.send(process.pid, number, lambda: is_alive(process))
+    except PermissionError:
+        return False
 
 
 def open_handle(process: Identity) -> int | None:

@@ -106,4 +106,5 @@ def make_command(settings: BabysitterSettings, plan: Plan, environ: Mapping[str,
         stdout=log_dir / f"server_{settings.name}_stdout.log",
         stderr=log_dir / f"server_{settings.name}_stderr.log",
         grace_s=settings.babysitter.stop_grace_s,
+        detaches=settings.server == "external",
     )

@@ -38,7 +38,7 @@ class Apply:
     Args:
         supervisor: Looks after the replica.
         reporter: Its records' keeper; None: no registry.
-        session: The process's session.
+        session: Asks the server, with its key.
         environ: The environment that the server gets.
         clock: Time.
     """

@@ -46,7 +46,7 @@ def main() -> int:
     else:
         write(directory, "server.json", {**known, **identity(pid), "labels": spec["labels"]})
         os.close(ready)
-        ended = watch(pid, float(spec["grace_s"]))
+        ended = watch(pid, float(spec["grace_s"]), detaches=spec["detaches"])
     write(directory, "exit.json", {**known, **ended, "ended_at": time.time()})
     return 0
 
@@ -63,19 +63,24 @@ def spawn(spec: dict) -> int:  # type: ignore[type-arg] # as it came from JSON
     return os.posix_spawnp(argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=reset)
 
 
-def watch(server: int, grace_s: float) -> dict:  # type: ignore[type-arg] # goes into exit.json
-    """Wait for the server's end, ending it when told; returns how it ended."""
+def watch(server: int, grace_s: float, *, detaches: bool) -> dict:  # type: ignore[type-arg] # goes into exit.json
+    """Wait for the server's end, ending it when told; returns how it ended.
+
+    A command that `detaches` and has ended well leaves the server that it stands for: podman's is its descendant.
+    """
     kill_at, moment_s = None, MOMENT_S
     while True:
         left_s = None if kill_at is None else max(0.0, kill_at - time.monotonic())
         told = signal.sigwaitinfo(WATCHED) if left_s is None else signal.sigtimedwait(WATCHED, left_s)
         ended = reap(server)
+        if ended and detaches and ended["code"] == 0:
+            return {**ended, "detached": True}
         if ended:
             return {**ended, "left": end_leftovers(moment_s)}
         if told is None or told.si_signo == signal.SIGUSR1:
             if told is not None:
                 moment_s = 0.0  # whoever wants it gone at once wants all of it gone at once
-            send([pid for pid in descendants() if not is_janitor(pid)], signal.SIGKILL)
+            send([pid for pid in descendants() if pid == server or not is_janitor(pid)], signal.SIGKILL)
             kill_at = time.monotonic() + 1.0
         elif told.si_signo == signal.SIGTERM and kill_at is None:
             group(server, signal.SIGTERM)

@@ -199,7 +199,7 @@ def load(path: Path) -> CreateRequest:
         told = [f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise ConfigurationError("\n".join(told)) from error
     except ValueError as error:
-        raise ConfigurationError(str(error)) from error
+        raise ConfigurationError(f"{path}: {error}") from error
 
 
 def _check_tag(value: str | None) -> str | None:

@@ -65,6 +65,11 @@ def test_what_counts_as_idle_W55(
     assert Connection(1, unread, unsent, asked, sent_s, received_s).is_idle is idle
 
 
+def test_kernel_that_tells_a_connection_without_its_times_is_one_that_does_not_tell_W55() -> None:
+    with pytest.raises(OSError, match="tcp_info"):
+        connections._read(bytes(connections._MESSAGE.size))
+
+
 def test_without_the_kernels_word_every_connection_of_others_counts(
     pair: tuple[socket.socket, socket.socket, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,6 +187,28 @@ async def test_shim_that_died_before_it_was_awaited_leaves_no_zombie_W50(tmp_pat
         os.waitpid(shim, os.WNOHANG)  # noqa: ASYNC222 - does not wait
 
 
+async def test_stopped_shim_and_a_server_named_like_a_resource_tracker_end_when_told_W50(tmp_path: Path) -> None:
+    attempt = Attempt(tmp_path / uuid.uuid4().hex, grace_s=600)
+    out, words = tmp_path / "out", "trap '' TERM; : resource_tracker; while :; do sleep 0.1; done"
+    ready = attempt.begin(Command(("sh", "-c", words), dict(os.environ), tmp_path, out, out, 600), {})
+    assert await attempt.started(ready) is not None
+    (shim,) = shims(tmp_path)
+    os.kill(shim, signal.SIGSTOP)
+    attempt.end(force=False)
+    attempt.end(force=True)
+    assert (await asyncio.wait_for(attempt.ended(), 60)).signal == signal.SIGKILL  # as only the shim can tell
+
+
+def test_process_of_another_user_is_not_signalled_and_no_defect_W25(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_handle: int, _number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", refuse)
+    ours = identity.identify(os.getpid())
+    assert ours is not None
+    assert not identity.send(ours, signal.SIGTERM)
+
+
 def test_memory_that_workers_share_is_counted_once_W51() -> None:
     with subprocess.Popen([sys.executable, "-c", SHARED], stdout=subprocess.PIPE, start_new_session=True) as parent:
         try:

@@ -442,3 +442,16 @@ def test_server_that_wants_a_key_is_asked_with_it_and_only_its_label_is_told_W3(
         written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path != key)
         assert "sk-secret" not in json.dumps([record, told, ask(f"{registry.url}/services")])
         assert b"sk-secret" not in b"".join([written, *argv])
+
+
+def test_server_that_wants_a_key_is_still_asked_with_it_after_a_reload_W31(tmp_path: Path) -> None:
+    key, port = tmp_path / "key", free_port()
+    key.write_text("sk-secret\n")
+    key.chmod(0o600)
+    backend = {"type": "command", "command": sys.executable, "args": ["-I", "-S", "-c", KEYED, str(port), str(key)]}
+    with running(tmp_path, port=port, backend=backend, top={"api_key_file": str(key)}) as node:
+        node.start()
+        node.ready()
+        node.top = {**node.top, "expected_models": ["other"]}
+        assert node.config
+        assert "other" in node.status("unhealthy")["error_message"]  # it was let in, and listed its models

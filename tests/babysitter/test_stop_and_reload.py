@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from babysitter import identity
 from babysitter.reload import NEED_RESTART, RELOADED
 from babysitter.settings import BabysitterSettings
 from tests.babysitter.conftest import Registry
@@ -307,6 +308,24 @@ def test_external_server_is_judged_by_its_health_and_ended_by_its_command_W25(tm
             assert node.server("/health") is None
     finally:
         engine.close()
+
+
+def test_external_server_that_its_command_leaves_behind_is_not_ended_with_it_W25(tmp_path: Path) -> None:
+    port, pid_file = free_port(), tmp_path / "external.pid"
+    words = f"setsid {sys.executable} {light_backend(port)['args'][2]} {port} & echo $! >{pid_file}"  # as podman run -d
+    backend = {"type": "command", "command": "sh", "args": ["-c", words]}
+    top = {"server": "external", "stop_command": ["sh", "-c", f"kill $(cat {pid_file})"]}
+    with running(tmp_path, port=port, backend=backend, top=top) as node:
+        first = node.start()
+        node.status("ready")
+        server = int(pid_file.read_text())
+        kill(first)
+        second = node.start()
+        node.status("ready")
+        assert int(pid_file.read_text()) == server
+        own(node, "/stop", {})
+        assert second.wait(60) == 0
+        until("ended", lambda: identity.start_ticks(server) is None)
 
 
 def test_external_server_without_a_stop_command_is_refused_W25(tmp_path: Path) -> None:
