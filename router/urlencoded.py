@@ -25,8 +25,11 @@ def models_in(text: bytes) -> frozenset[str]:
 
 
 def with_model(text: bytes, model: str) -> bytes:
-    """The same fields with another model, written anew."""
-    fields = parse_qsl(text.decode("utf-8", "replace"), keep_blank_values=True)
+    """The same fields with another model, written anew with `&` between them, so that all read the same from then on."""
+    plain = text.decode("utf-8", "replace")
+    fields = parse_qsl(plain, keep_blank_values=True)
+    if not any(_is_model(name) for name, _ in fields):
+        fields = parse_qsl(plain.replace(";", "&"), keep_blank_values=True)
     return urlencode([(name, model if _is_model(name) else value) for name, value in fields]).encode()
 
 

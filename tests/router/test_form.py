@@ -150,6 +150,7 @@ def test_form_type_that_somebody_could_read_otherwise_is_refused_W1(content_type
         b"--b\r\n" + b"A: b\r\n" * 200_000,
         form(part(b"\r\n--" * 300_000, b"form-data; name=x")),
         b"--b\r\nContent-Disposition: form-data; " + b"a=b; " * 800 + b'="\r\n\r\n\r\n--b--',
+        b"--b\r\nContent-Disposition: form-data" + b";a= " * 800 + b"\\\r\n\r\n\r\n--b--",
     ],
 )
 def test_form_made_to_be_slow_is_read_in_one_go_W1(body: bytes) -> None:
@@ -195,6 +196,12 @@ async def test_form_with_another_model_keeps_every_other_byte_W20(more: tuple[by
 
 def test_urlencoded_with_another_model_keeps_the_other_fields_W20() -> None:
     assert with_model(b"a=1&model=alias&b=x+y", "big one") == b"a=1&model=big+one&b=x+y"
+
+
+@pytest.mark.parametrize("text", [b"a=1;model=alias", b"model=alias&b=1;c", b"a=1&b=2;model=alias"])
+def test_urlencoded_with_another_model_names_it_in_every_reading_W20(text: bytes) -> None:
+    assert models_in(text) == {"alias"}
+    assert models_in(with_model(text, "big")) == {"big"}
 
 
 def test_form_without_a_model_cannot_get_another_W20() -> None:
