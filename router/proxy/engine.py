@@ -305,18 +305,24 @@ class Engine:
                 pool.prune()
             if self.unreached:
                 self.unreached = {key: run for key, run in self.unreached.items() if now - run.at < MEMORY_S}
-            for endpoint in self.table.endpoints:
-                until = self.board.ejected_until_s(endpoint.slot)
-                if until > now:
-                    self.outliers.adopt(endpoint, until, Reason(self.board.ejected_why(endpoint.slot)))
-                elif not self.outliers.quiet:
-                    self.outliers.taken_back(endpoint, until)
+            self.adopt_ejections(now)
             self.chooser.fleet.settle(now)
             self.board.flush()
             self.serve_waiting()  # room may have come from another worker
             lines, self.log_lines = self.log_lines, []
             for line in lines:
                 log.info("request", **line)
+
+    def adopt_ejections(self, now: float) -> None:
+        """Learn from the board whom other workers set aside, and whom they took back."""
+        for endpoint in self.table.endpoints:
+            until = self.board.ejected_until_s(endpoint.slot)
+            if until > now:
+                why = self.board.ejected_why(endpoint.slot)
+                if why:  # none when the master forgave, or cleared the row, since the line before
+                    self.outliers.adopt(endpoint, until, Reason(why))
+            elif not self.outliers.quiet:
+                self.outliers.taken_back(endpoint, until)
 
     def _set_aside(self, endpoint: Endpoint, until: float, why: Reason) -> None:
         """An ejection begins, or ends early."""

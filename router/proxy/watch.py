@@ -86,7 +86,8 @@ class Watch:
         for name, (endpoint, since) in before.items():
             if name not in self._stuck:
                 board.put(endpoint.slot, cells.STUCK, 0)
-                if name in self._by_id and silence.replicas[name].heard_at >= since:
+                known = silence.replicas.get(name)  # none for one that left, came back since, and was not asked yet
+                if known is not None and known.heard_at >= since:
                     self._outliers.take_back(endpoint, now)
 
     def _peers(self, endpoint: Endpoint) -> "Sequence[Endpoint]":

@@ -11,7 +11,7 @@ from router import complaints
 from router.board import Board
 from router.complaints import failing
 from router.master import Master
-from router.outlier import EJECT_LIMIT_S, Verdict
+from router.outlier import EJECT_LIMIT_S, Reason, Verdict
 from router.policy.models import ModelRules
 from router.prober import Finding
 from router.settings import RouterSettings
@@ -63,6 +63,21 @@ async def test_ejected_replica_is_back_within_two_good_probes_W24(planes: MakePl
     engine.set_table(master.next_table())
     assert set(engine.candidates(engine.table.endpoints, "m", ())) == set(engine.table.endpoints)
     assert not master.is_ejected(master.directory.replicas["a"])
+
+
+async def test_ejection_that_is_forgiven_as_a_worker_reads_it_ends_nothing_W24(planes: MakePlane) -> None:
+    plane = await planes(rules=ModelRules("round_robin", {}))
+    engine = plane.engine
+    master_of(plane, "a", "b")
+    lost, other = engine.table.endpoints
+    engine.board.eject(
+        lost.slot, engine.now() + 5.0, 0
+    )  # the moment read before the master forgave, the reason after it
+    engine.adopt_ejections(engine.now())
+    assert engine.outliers.quiet
+    engine.board.eject(lost.slot, engine.now() + 5.0, Reason.SILENT)
+    engine.adopt_ejections(engine.now())
+    assert engine.candidates((lost, other), "m", ()) == [other]
 
 
 async def test_good_probes_forgive_nothing_that_they_never_saw_W24(planes: MakePlane) -> None:

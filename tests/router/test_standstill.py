@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from router.model import Table
 from router.outlier import TOLD, Reason
 from router.policy.models import ModelRules
 from tests.ports import free_port
@@ -60,6 +61,30 @@ async def test_a_replica_that_stands_still_is_set_aside_and_comes_back_by_a_byte
     assert all(reply.body.endswith(b"0\r\n\r\n") for reply in await asyncio.gather(*waiting))
     assert {(await plane.post(CHAT)).status for _ in range(10)} == {200}
     assert len(hung.calls) - before > sent
+
+
+async def test_replica_that_left_and_came_back_between_two_looks_ends_nothing_W45(planes: MakePlane) -> None:
+    plane = await planes(rules=ModelRules("round_robin"))
+    one, other = plane.route(1, 2)
+    engine, watch, kind = plane.engine, plane.engine.watch, (b"/chat/completions", True)
+    began = engine.now()
+    for _ in range(20):
+        watch.answered(one, kind, 0.1, began)
+
+    def look(now: float) -> None:
+        watch.silence.begin()
+        watch.waits(one, kind, began, 0)
+        watch.judge(now)
+
+    for turn in range(20):
+        look(began + turn * 0.25)
+    assert engine.chooser.passed_over == {one.id}
+    table = engine.table
+    engine.set_table(Table.of(table.version + 1, (other,)))
+    engine.set_table(Table.of(table.version + 2, table.endpoints))
+    watch.silence.begin()
+    watch.judge(began + 5.0)
+    assert not engine.chooser.passed_over
 
 
 STREAM_REQUEST = (
