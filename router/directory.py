@@ -119,7 +119,11 @@ class Directory:
 
     def set_static(self, services: Iterable[Static], *, kept: Collection[str] = ()) -> None:
         """Replace the static services; those named in `kept` stay as they are, if there are any."""
-        wanted = {service.name: service for service in services}
+        wanted = {
+            service.name: service
+            for service in services
+            if service.metadata.get("type", ROUTABLE_TYPE) == ROUTABLE_TYPE
+        }
         for name in [replica.name for replica in self.replicas.values() if replica.static]:
             if name not in wanted and name not in kept:
                 self._remove(name)
@@ -127,8 +131,6 @@ class Directory:
         self.left_out = {name: one for name, one in self.left_out.items() if not one.static or name in stay}
         for name, service in wanted.items():
             metadata = dict(service.metadata)
-            if metadata.get("type", ROUTABLE_TYPE) != ROUTABLE_TYPE:
-                continue
             url, host, port = service.place()
             record = ServiceRecord(name=name, host=host, port=port, url=url, weight=service.weight, metadata=metadata)
             self._store(Replica(record, generation=f"static@{_place(record)}", leased=True, static=True))

@@ -233,7 +233,8 @@ class Relay:
         self._held_bytes += len(data)
         if not self._holding or self._held_bytes > self._limit:
             self._flush()
-            self._plain = self._unproven is None
+            self._plain = True
+            self._unproven = None  # it is on its way: proven or not, only its framing can tell its end any more
 
     def judged(self, status: int) -> int:
         """The status that a body which is over amounts to: the head's, that of the engine's own error, or `CUT_OFF`.
@@ -241,7 +242,7 @@ class Relay:
         A stream is whole with its path's end mark; without it, where the engine is not known to send one, if its framing
         ended it after every choice was finished. JSON without framing must parse (FAILURES.md 0.4).
         """
-        if self._unproven is not None and not self.answered:
+        if self._unproven is not None:
             try:
                 msgspec.json.decode(b"".join(self._unproven))
             except msgspec.DecodeError:

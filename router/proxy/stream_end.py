@@ -80,7 +80,7 @@ class Choices:
         for line in lines:
             event = _read(line[len(b"data:") :]) if line.startswith(b"data:") else None
             for choice in event.choices or () if event is not None else ():
-                if isinstance(choice.index, int):
+                if isinstance(choice.index, int) and 0 <= choice.index < self._expected:
                     self._open[choice.index] = choice.finish_reason is None
 
     @property

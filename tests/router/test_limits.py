@@ -1,7 +1,11 @@
 """A worker's limits on memory and patience: what is beyond one ends, and nothing else does."""
 
 import asyncio
+from types import SimpleNamespace
 
+from router.proxy.head import parse_response
+from router.proxy.paths import EndMark
+from router.proxy.relay import Relay
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, event, plain, read_reply, request
 
@@ -79,3 +83,15 @@ async def test_json_beyond_what_may_be_held_is_streamed(planes: MakePlane) -> No
     rest = await read_reply(reader, until_close=True)
     assert (begun + rest.raw).endswith(whole.partition(b"\r\n\r\n")[2])
     writer.close()
+
+
+def test_json_without_framing_beyond_what_may_be_held_is_kept_nowhere() -> None:
+    sent: list[bytes] = []
+    sink = SimpleNamespace(write=sent.append)
+    relay = Relay(sink, http10=False, keep_alive=True, end_mark=EndMark.NONE, held_limit_bytes=1000)
+    relay.start(parse_response(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"), b"", end_marked=None)
+    for _ in range(100):
+        relay.body(b"x" * 500, framed=False)
+    assert sum(map(len, sent)) > 50_000
+    assert relay._unproven is None
+    assert relay.judged(200) == 200

@@ -189,6 +189,17 @@ def test_what_another_endpoint_answered_was_not_the_requests_fault_W8() -> None:
     assert [note(outliers, one, Verdict.BROKEN, 0.0) for _ in range(5)] == [False] * 4 + [True]
 
 
+def test_clients_that_met_errors_are_not_remembered_without_end_W8() -> None:
+    outliers, one, other = Outliers(), endpoint("a"), endpoint("b")
+    assert outliers.note(other, Verdict.REFUSED, "c", (one, other), 0.0)
+    for number in range(100):  # never ejected, since half are out: nothing else would clear them
+        assert not outliers.note(one, Verdict.SERVER_ERROR, f"c{number}", (one, other), 0.0)
+        outliers.answered_elsewhere((one,))
+    assert len(outliers._records[one.id].clients) == 2
+    assert outliers.suspects(one, "c0")
+    assert outliers.suspects(one, "c99")
+
+
 def test_not_more_than_half_are_ejected() -> None:
     outliers = Outliers()
     pool = [endpoint(name) for name in "abcde"]

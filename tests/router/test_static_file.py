@@ -9,6 +9,7 @@ from router.directory import Directory
 from router.replica_keys import ReplicaKeys
 from router.static_file import StaticService, read_static_services
 
+OTHER_TYPE = '{"name":"a","host":"127.0.0.1","port":9000,"metadata":{"type":"node-agent"}}'
 ENTRY = '{"name":"a","host":"127.0.0.1","port":9000,"weight":2,"metadata":{"models":["m"]}}'
 
 
@@ -121,3 +122,10 @@ def test_key_of_a_static_service_is_read_from_its_file_and_shown_nowhere_W3(tmp_
 def test_null_in_the_static_file_is_absent_W21(tmp_path: Path) -> None:
     path = written(tmp_path, '[{"name":"a","host":"h","port":1,"weight":null,"metadata":null,"url":null}]')
     assert read_static_services(path).services == (StaticService(name="a", host="h", port=1),)
+
+
+def test_static_service_that_becomes_another_type_is_no_replica_any_more(tmp_path: Path) -> None:
+    book = directory()
+    for text, names in ((ENTRY, ["a"]), (OTHER_TYPE, [])):
+        book.set_static(read_static_services(written(tmp_path, f"[{text}]")).services)
+        assert list(book.replicas) == names

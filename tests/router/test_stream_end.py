@@ -76,3 +76,11 @@ def test_several_choices_are_finished_once_each_of_them_is_W44() -> None:
         choices = Choices(2)
         choices.feed(begun)
         assert not choices.finished
+
+
+def test_choices_that_nobody_asked_for_are_not_followed_W44() -> None:
+    choices = Choices(2)
+    choices.feed(b"".join(data(choices=[choice(index, "stop")]) for index in (*range(2, 1000), -1)))
+    assert not choices.finished
+    choices.feed(data(choices=[choice(0, "stop"), choice(1, "stop"), choice(7)]))
+    assert choices.finished
