@@ -45,6 +45,8 @@ NO_IMAGE = (
     "that the agent's babysitter_config names"
 )
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
+METRICS_PATH = "/metrics"
+"""Where vLLM, SGLang and llama.cpp tell of their work."""
 FQDN_WAIT_S = 2.0
 
 
@@ -155,7 +157,7 @@ def make_spec(
         }
     hint: dict[str, Any] = {} if probes.slow_start_s is None else {"slow_start_s": probes.slow_start_s}
     if isinstance(settings.backend, VllmBackend):
-        hint["metrics_path"] = "/metrics"
+        hint["metrics_path"] = METRICS_PATH
     if settings.api_key_file is not None:
         hint[KEY_LABEL] = settings.api_key_label or settings.name
     return Spec(
@@ -234,7 +236,7 @@ def make_engine(settings: BabysitterSettings, spec: Spec, session: aiohttp.Clien
     probes = settings.probes
     is_client = isinstance(settings.backend, CbclientBackend)
     path = "" if is_client and probes.generate_path == AUTO else probes.generate_path
-    metrics_path = spec.metadata.get("metrics_path")
+    metrics_path = spec.metadata.get("metrics_path", None if is_client else METRICS_PATH)
     return EngineHealth(
         TokenProbe(session, path),
         session,

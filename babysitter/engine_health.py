@@ -6,11 +6,13 @@ that nothing comes back, must show that it can (W26, W45).
 """
 
 import asyncio
+from http import HTTPStatus
 
 import aiohttp
 
 from babysitter import ports
 from babysitter.engine_metrics import Work, parse_work
+from babysitter.probe import ABSENT
 from babysitter.token_probe import TokenProbe
 from common.clock import Clock
 from common.http.client import read_bounded
@@ -26,7 +28,7 @@ class EngineHealth:
         token: Asks it for a token.
         session: The process's session.
         clock: Time.
-        metrics_path: Where it tells of its work; None: nowhere.
+        metrics_path: Where it may tell of its work, which is learned from its answer; None: nowhere.
         start_timeout_s: How long its first token may take, and each of an engine that does not tell of its work.
         idle_timeout_s: How long a token may take that was asked of an engine with nothing to do.
         interval_s: Time without a sign of work after which it is asked; None: never.
@@ -48,6 +50,8 @@ class EngineHealth:
         self._session = session
         self._clock = clock
         self._metrics_path = metrics_path
+        self._is_silent = False
+        """It answered there, and told nothing."""
         self._start_timeout_s = start_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._interval_s = interval_s
@@ -64,7 +68,7 @@ class EngineHealth:
         Raises:
             NotReady: It makes no token.
         """
-        self.work = None
+        self.work, self._is_silent = None, False
         await self._ask(base_url, model, self._start_timeout_s)
 
     async def look(self, base_url: str, model: str, port: int) -> None:
@@ -100,7 +104,7 @@ class EngineHealth:
 
     async def _read_work(self, base_url: str) -> None:
         before, self.work = self.work, None
-        if self._metrics_path is None:
+        if self._metrics_path is None or self._is_silent:
             return
         timeout = aiohttp.ClientTimeout(total=METRICS_TIMEOUT_S)
         try:
@@ -109,5 +113,6 @@ class EngineHealth:
         except (aiohttp.ClientError, OSError, TimeoutError):
             return  # the engine tells nothing, which `None` says
         self.work = parse_work(text)
+        self._is_silent = self.work is None and answer.status in (HTTPStatus.OK, *ABSENT)
         if self.work and before and self.work.steps is not None and self.work.steps > (before.steps or 0.0):
             self._saw_it_move()

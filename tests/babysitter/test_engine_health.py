@@ -1,5 +1,6 @@
 """When an engine is asked for a token: at its start, when idle, when in doubt, when it has work and does not move."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -12,9 +13,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from babysitter import ports
+from babysitter.assemble import make_engine, make_spec
 from babysitter.engine_health import EngineHealth
 from babysitter.engine_metrics import Work
 from babysitter.probe import NotReady
+from babysitter.settings import BabysitterSettings
+from common.clock import SystemClock
 from tests.babysitter.real import ask, running, until
 from tests.ports import free_port
 
@@ -44,6 +48,7 @@ class Rig:
 
     def __init__(self, session: aiohttp.ClientSession, metrics_path: str | None) -> None:
         self.token, self.time, self.text, self.url, self.port = Token(), Time(), "", "", free_port()
+        self.status, self.served = 200, 0
         self.health = EngineHealth(
             cast("Any", self.token),
             session,
@@ -62,7 +67,8 @@ class Rig:
         return self.token.asked - before
 
     async def serve(self, _request: web.Request) -> web.Response:
-        return web.Response(text=self.text)
+        self.served += 1
+        return web.Response(text=self.text, status=self.status)
 
 
 @pytest.fixture(params=["/metrics", None])
@@ -127,6 +133,47 @@ async def test_engine_that_tells_nothing_is_not_asked_while_a_client_is_connecte
         other.wait(10)
         until("gone", lambda: not ports.clients(rig.port))
         assert await rig.look(1) == 1
+
+
+@pytest.mark.parametrize("rig", ["/metrics"], indirect=True)
+@pytest.mark.parametrize(("status", "asked"), [(200, 1), (404, 1), (501, 1), (503, 4)])
+async def test_server_that_tells_no_work_is_asked_for_it_once_in_its_life_W45(
+    rig: Rig, status: int, asked: int
+) -> None:
+    rig.status = status
+    for _ in range(4):
+        await rig.look(1, "process_open_fds 3\n")
+    assert (rig.served, rig.health.work) == (asked, None)
+    rig.status = 200
+    await rig.health.start(rig.url, "m")
+    await rig.look(1, vllm(2, 5))
+    assert rig.health.work == Work(running=2, waiting=0, steps=5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        ({"backend": {"type": "command", "command": "sh vllm serve m"}}, ["/metrics"]),
+        ({"backend": {"type": "command", "command": "sh"}, "metadata": {"metrics_path": "/m"}}, ["/m"]),
+        ({"backend": {"type": "command", "command": "sh"}, "metadata": {"metrics_path": None}}, []),
+    ],
+)
+async def test_engine_of_any_command_is_asked_for_its_work_W45(settings: Any, asked: list[str]) -> None:
+    made = BabysitterSettings.model_validate({"port": 8100, **settings})
+    spec = make_spec(made, environ=dict(os.environ), clock=SystemClock(), mark="m")
+    paths = []
+
+    async def serve(request: web.Request) -> web.Response:
+        paths.append(request.path)
+        return web.Response(text=vllm(1, 2))
+
+    app = web.Application()
+    app.router.add_get("/{any}", serve)
+    async with aiohttp.ClientSession() as session, TestServer(app) as server:
+        engine = make_engine(made, spec, session, SystemClock())
+        await engine.look(str(server.make_url("")).rstrip("/"), "m", 1)
+    assert paths == asked
+    assert engine.work == (Work(1, 0, 2.0) if asked else None)
 
 
 def hung(tmp_path: Path, **probes: Any) -> Any:

@@ -1,6 +1,5 @@
 """A real llama.cpp server behind a babysitter: ready exactly when a request succeeds, restarted when it hangs."""
 
-import json
 import os
 import signal
 import time
@@ -16,10 +15,7 @@ PROBES = {"start_interval_s": 0.2, "interval_s": 0.5, "timeout_s": 2, "generate_
 
 
 def serve(node: Node, **params: object) -> None:
-    settings = {"model": str(llama_cpp.model()), "alias": "tiny", "port": node.port, "n_ctx": 4096, **params}
-    argv = [str(llama_cpp.HERE / "llama_cpp_server.py"), json.dumps(settings)]
-    node.backend = {"type": "command", "command": str(llama_cpp.python()), "args": argv}
-    node.top["metadata"] = {"metrics_path": "/metrics"}
+    node.backend = llama_cpp.backend(node.port, **params)
     node.probes = {**PROBES, "liveness_s": 4}
     node.start()
 

@@ -16,9 +16,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.ports import free_port
 
@@ -70,6 +71,11 @@ def model() -> Path:
     return path
 
 
+def backend(port: int, alias: str = "tiny", **params: object) -> dict[str, Any]:
+    """A babysitter's `[backend]` for a server on loopback; `params` as of `serving`."""
+    return {"type": "command", "command": str(python()), "args": _args(port, alias, params)}
+
+
 @contextlib.contextmanager
 def serving(alias: str = "tiny", port: int | None = None, **params: object) -> Iterator[LlamaCpp]:
     """A server that is ready, on a free port of loopback; it is gone afterwards.
@@ -80,10 +86,9 @@ def serving(alias: str = "tiny", port: int | None = None, **params: object) -> I
         params: Further members of xllamacpp's `CommonParams`, such as `api_keys=["k"]` or `n_parallel=1`.
     """
     port = port or free_port()
-    settings = {"model": str(model()), "alias": alias, "port": port, "n_ctx": 4096, "n_parallel": 2, **params}
     with tempfile.TemporaryDirectory(prefix="llama-cpp-") as folder:
         log = Path(folder) / "log"
-        argv = [str(python()), str(HERE / "llama_cpp_server.py"), json.dumps(settings)]
+        argv = [str(python()), *_args(port, alias, params)]
         with log.open("wb") as out, subprocess.Popen(argv, stdout=out, stderr=out, cwd=folder) as process:
             engine = LlamaCpp(f"http://127.0.0.1:{port}", port, alias, process.pid, log)
             try:
@@ -95,6 +100,11 @@ def serving(alias: str = "tiny", port: int | None = None, **params: object) -> I
                     process.wait(END_S)
                 except subprocess.TimeoutExpired:
                     process.kill()
+
+
+def _args(port: int, alias: str, params: Mapping[str, object]) -> list[str]:
+    settings = {"model": str(model()), "alias": alias, "port": port, "n_ctx": 4096, "n_parallel": 2, **params}
+    return [str(HERE / "llama_cpp_server.py"), json.dumps(settings)]
 
 
 def _await_ready(engine: LlamaCpp, process: "subprocess.Popen[bytes]") -> None:
