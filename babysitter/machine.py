@@ -291,7 +291,8 @@ def _not_yet(replica: Replica, event: ev.Event, _policy: Policy, _now: float) ->
 def _exited(replica: Replica, event: ev.Event, policy: Policy, now: float) -> Result:
     """The server is gone while it was wanted: fail for good, or back off and start again (A6, A7, A8)."""
     gone = event if isinstance(event, ev.Exited) else ev.Exited()
-    what = gone.describe()
+    ours = replica.error if replica.state is State.ENDING else None
+    what = ours or gone.describe()  # how it took our TERM explains nothing
     was_ready = replica.ready_at is not None
     exits = () if was_ready else (*backoff.recent(replica.exits, now=now, window_s=policy.crash_loop_window_s), now)
     steady = was_ready and now - (replica.ready_at or now) >= policy.steady_s

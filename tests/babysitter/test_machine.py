@@ -216,6 +216,15 @@ def test_unhealthy_replica_is_restarted_only_after_the_liveness_limit_A4() -> No
     assert replica.state is State.BACKING_OFF
 
 
+def test_server_that_was_ended_for_its_silence_tells_that_and_not_how_it_took_it_W45() -> None:
+    """vLLM's API server heeds TERM and exits with 0, and leaves the engine that hangs."""
+    bad = [(n, ev.ProbeBad("no token within 20 s")) for n in (2, 3, 4, 64)]
+    replica, _ = play([*UP, *bad, (65, ev.Exited(code=0, left=1, tail="Shutting down"))])
+    assert replica.state is State.BACKING_OFF
+    cause = "no good answer for 60 s: no token within 20 s"
+    assert (replica.story[-1].cause, replica.error) == (cause, f"{cause}\nShutting down")
+
+
 def test_start_is_never_cut_while_it_moves_A9() -> None:
     replica, _ = play(START)
     for hour in range(1, 13):

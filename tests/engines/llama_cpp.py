@@ -71,9 +71,9 @@ def model() -> Path:
     return path
 
 
-def backend(port: int, alias: str = "tiny", **params: object) -> dict[str, Any]:
-    """A babysitter's `[backend]` for a server on loopback; `params` as of `serving`."""
-    return {"type": "command", "command": str(python()), "args": _args(port, alias, params)}
+def backend(port: int, **params: object) -> dict[str, Any]:
+    """A babysitter's `[backend]` for a server of the model `tiny` on loopback; `params` as of `serving`."""
+    return {"type": "command", "command": str(python()), "args": _args(port, "tiny", params)}
 
 
 @contextlib.contextmanager
