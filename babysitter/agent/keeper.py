@@ -83,6 +83,7 @@ class Keeper:
         self._retention_s = retention_s
         self._rng = rng
         self._renewing = False
+        self._has_started = False
         self._word = asyncio.Event()
         self._saving = asyncio.Lock()
         self.ended = asyncio.Event()
@@ -148,22 +149,24 @@ class Keeper:
             and self.told().get("status") not in DEPLOYING
         )
 
-    async def renew(self) -> None:
-        """Have its babysitter started again, with the settings as they are now; the server goes on and is adopted."""
+    async def renew(self) -> bool:
+        """Have its babysitter started again, with the settings as they are now; the server goes on and is adopted.
+
+        False when the new one does not start: its settings are then not for others either.
+        """
         sitter = self._sitter
         if sitter is None:
-            return
+            return True
         log.info("babysitter.renewed", replica=self.replica_id, old_pid=sitter.process.pid)
         self._renewing = True
         identity.send(sitter.process, signal.SIGTERM)
         deadline = self._clock.monotonic() + RENEWED_WITHIN_S
-        while self._is_wanted() and (
-            self._sitter is sitter or not self._house.is_settled(self.replica_id, self.lodging.settings)
-        ):
-            if self._clock.monotonic() > deadline:
+        while self._is_wanted() and (self._sitter is sitter or not self._has_started):
+            if self.tenancy.fault is not None or self._clock.monotonic() > deadline:
                 identity.send(sitter.process, signal.SIGKILL)
-                return
+                return False
             await asyncio.sleep(POLL_S)
+        return True
 
     async def run(self) -> None:
         """Keep it until it is deleted and forgotten."""
@@ -229,6 +232,7 @@ class Keeper:
         async with self._starts:
             if self._word.is_set():
                 return None
+            self._has_started = False
             before = self._house.signature(self.replica_id)
             await asyncio.to_thread(self._house.settle, self.replica_id, self.lodging.settings)
             lodging = self.lodging
@@ -242,6 +246,7 @@ class Keeper:
                 and not self._word.is_set()
             ):
                 await asyncio.sleep(POLL_S)
+            self._has_started = self._sitter.is_alive
         return self._sitter
 
     async def _finish(self) -> None:

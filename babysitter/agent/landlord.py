@@ -93,16 +93,20 @@ class Landlord:
         """Start babysitters that run with other settings than those in force again, one after the other, for ever.
 
         Those of an earlier agent may be among them: it was started again because a token is needed from now on, say.
+        Where one cannot start with the new settings, the others keep theirs until the settings change again.
         """
         while True:
+            self._renewal.clear()
+            is_stuck = False
             for keeper in self.keepers():
-                if keeper.is_outdated:
-                    await keeper.renew()
-            waiting = any(keeper.is_outdated for keeper in self._keepers.values())
+                if keeper.is_outdated and not await keeper.renew():
+                    log.error("babysitter.not_renewed", replica=keeper.replica_id)
+                    is_stuck = True
+                    break
+            waiting = not is_stuck and any(keeper.is_outdated for keeper in self._keepers.values())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RENEWAL_S if waiting else None):
                     await self._renewal.wait()
-            self._renewal.clear()
 
     def keepers(self) -> list[Keeper]:
         """Every replica that is shown, by id."""

@@ -69,6 +69,25 @@ async def test_new_babysitters_and_those_that_run_get_the_changed_file_W54(clien
     assert json.loads((root / before / "babysitter.json").read_text())["probes"]["stall_s"] == 77
 
 
+async def test_settings_with_which_one_babysitter_cannot_start_reach_no_other_W54(
+    client: Client, tmp_path: Path
+) -> None:
+    ids = [await create(client) for _ in range(3)]
+    for each in ids:
+        await reached(client, each, "ready")
+    inside, config = landlord_of(client), tmp_path / "babysitters.toml"
+    keepers = [inside.keeper(each) for each in ids]
+    config.write_text("[probes]\nstall_s = 77\n")
+    apply(client, babysitter_config=config, babysitter_command=("sh", "-c", "exit 78"))
+    renewal = asyncio.create_task(inside.renew())
+    async with asyncio.timeout(60):
+        while sum(keeper.tenancy.fault is not None for keeper in keepers) < 1:
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(1)
+    assert sum(keeper.tenancy.fault is None and keeper.has_sitter for keeper in keepers) == len(ids) - 1
+    renewal.cancel()
+
+
 @pytest.mark.parametrize("text", ["[probes]\nstall_s = 'long'\n", "no toml"])
 async def test_a_fault_in_the_babysitters_file_changes_nothing(client: Client, tmp_path: Path, text: str) -> None:
     config = tmp_path / "babysitters.toml"
