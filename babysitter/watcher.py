@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from babysitter import events as ev
 from babysitter.attempt import Attempt
 from babysitter.engine_health import EngineHealth
 from babysitter.footprint import memory_bytes
+from babysitter.identity import Identity
 from babysitter.machine import PROBED, State
 from babysitter.port_finder import port_in_file, port_in_log
 from babysitter.probe import NotListening, NotReady, Prober, stranger_on_port
@@ -22,8 +23,10 @@ from common.atomic_file import read_bounded
 PORT_FILE_LIMIT_BYTES = 4096
 READY_LINE_WITHIN_BYTES = 256 << 10
 MEMORY_STEP_BYTES = 16 << 20
-WEIGHING_SHARE = 0.02
-"""Most of the time that the kernel may spend on adding up a large server's pages."""
+LOOKING_SHARE = 0.02
+"""Most of the time that may be spent on looking through all processes of the machine, and on adding up a server's pages."""
+Found = TypeVar("Found")
+Words = ParamSpec("Words")
 
 
 class Watcher:
@@ -67,8 +70,10 @@ class Watcher:
         self._busy = busy
         self._tell = tell
         self._models_seen = models_seen
+        self._members: tuple[Identity, ...] = ()
+        self._members_at = 0.0
         self._memory_bytes = 0
-        self._weigh_at = 0.0
+        self._memory_at = 0.0
         self._port_mark: Mark | None = None
 
     def reload(self, spec: Spec, prober: Prober, engine: EngineHealth) -> None:
@@ -96,6 +101,7 @@ class Watcher:
         self.port = self._spec.addresses.port
         self.is_proven = False
         self._port_mark = self._mark()
+        self._members, self._members_at, self._memory_bytes, self._memory_at = (), 0.0, 0, 0.0
 
     def doubt(self) -> None:
         """Look now, and have the engine show that it works."""
@@ -152,12 +158,10 @@ class Watcher:
     async def _weigh(self) -> None:
         """Note who belongs to the server, and measure their memory against its hard limit (A16)."""
         attempt, hard = self._attempt(), self._spec.memory_hard_bytes
-        members = await asyncio.to_thread(attempt.members) if attempt is not None else ()
-        began = time.monotonic()
-        if began >= self._weigh_at:
-            self._memory_bytes = await asyncio.to_thread(memory_bytes, members)
-            took_s = time.monotonic() - began
-            self._weigh_at = began + took_s / WEIGHING_SHARE
+        if attempt is not None and time.monotonic() >= self._members_at:
+            self._members, self._members_at = await _sparingly(attempt.members)
+        if time.monotonic() >= self._memory_at:
+            self._memory_bytes, self._memory_at = await _sparingly(memory_bytes, self._members)
         if hard is not None and self._memory_bytes > hard:
             self._tell(ev.OverLimit(f"takes {self._memory_bytes >> 20} MiB, more than its {hard >> 20} MiB"))
 
@@ -191,6 +195,14 @@ class Watcher:
             await asyncio.wait_for(self.moved.wait(), seconds)
         except TimeoutError:
             return
+
+
+async def _sparingly(work: Callable[Words, Found], *words: Words.args, **named: Words.kwargs) -> tuple[Found, float]:
+    """What `work` gives, and when (monotonic) it may be done again to take its share of the time and no more."""
+    began = time.monotonic()
+    found = await asyncio.to_thread(work, *words, **named)
+    ended = time.monotonic()
+    return found, ended + (ended - began) / LOOKING_SHARE
 
 
 def _plain(model: Mapping[str, Any]) -> dict[str, Any]:

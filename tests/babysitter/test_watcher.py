@@ -6,6 +6,7 @@ from typing import Any, cast
 import pytest
 
 from babysitter import events as ev
+from babysitter import watcher as module
 from babysitter.machine import State
 from babysitter.probe import NotListening, NotReady
 from babysitter.watcher import Watcher
@@ -39,3 +40,27 @@ async def test_server_that_answers_badly_listens_and_one_that_refuses_does_not(
     )
     await watcher._look()
     assert heard == told
+
+
+async def test_new_server_is_not_judged_by_the_memory_of_the_last_A16(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = iter([2 << 30, 1 << 20])
+    monkeypatch.setattr(module, "memory_bytes", lambda _members: next(sizes))
+    monkeypatch.setattr(module, "LOOKING_SHARE", 1e-9)  # a server so large that it is weighed once in an age
+    heard: list[ev.Event] = []
+    addresses = SimpleNamespace(port=1, local="127.0.0.1", port_file=None)
+    watcher = Watcher(
+        cast("Any", SimpleNamespace(addresses=addresses, memory_hard_bytes=1 << 30)),
+        cast("Any", None),
+        cast("Any", None),
+        cast("Any", None),
+        state=lambda: State.READY,
+        attempt=lambda: cast("Any", SimpleNamespace(members=tuple)),
+        busy=lambda: None,
+        tell=heard.append,
+        models_seen=lambda _models: None,
+    )
+    await watcher._weigh()
+    assert [type(event) for event in heard] == [ev.OverLimit]
+    watcher.new_attempt()
+    await watcher._weigh()
+    assert [type(event) for event in heard] == [ev.OverLimit]
