@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, assert_never
@@ -11,16 +11,17 @@ import aiohttp
 import structlog
 
 from babysitter import events as ev
-from babysitter import identity, jobs, ports
+from babysitter import identity, log_keeper, ports, started_with
 from babysitter.attempt import Attempt, Command
 from babysitter.engine_health import EngineHealth
+from babysitter.external import External
 from babysitter.fitting import kept_models
 from babysitter.home import Home
 from babysitter.job_keeper import JobKeeper
-from babysitter.machine import ALIVE, PROBED, Replica, State, step, wire_status
+from babysitter.machine import ALIVE, Replica, State, step, wire_status
 from babysitter.memory import Memory
 from babysitter.probe import Prober, fetch_json
-from babysitter.server_log import ServerLog, rotate
+from babysitter.server_log import ServerLog
 from babysitter.spec import DeployError, Spec
 from babysitter.stages import Stage, put
 from babysitter.view import View, report
@@ -33,8 +34,6 @@ HEARD_S = 1.0
 """Routers hear of a change within this time (DESIGN.md: watchers within 50 ms, pollers of ours within a second)."""
 DRAIN_POLL_S = 0.1
 DIAGNOSTICS_TIMEOUT_S = 120.0
-STOP_COMMAND_MARGIN_S = 10.0
-"""How much longer than the grace a stop command may take."""
 
 
 class Supervisor:
@@ -84,7 +83,7 @@ class Supervisor:
         )
         self._attempt: Attempt | None = None
         self._adopted = False
-        self._detached = False
+        self._external = External(spec)
         self._started_with: dict[str, str] = {}
         self._scope: TaskScope | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -134,6 +133,7 @@ class Supervisor:
         """
         self.spec = replace(spec, deployer=self.spec.deployer, deploy_mark=self.spec.deploy_mark)
         self._command = spec.command or self._command
+        self._external.reload(self.spec)
         self._watcher.reload(self.spec, prober, engine)
         if self.state is State.FAILED:
             self.tell(ev.Retry(deploy=self.spec.deployer is not None))
@@ -176,13 +176,13 @@ class Supervisor:
             next_restart_at=self._restart_at,
             stalled=replica.stalled,
             late=replica.late,
-            need_restart=tuple(sorted({*waiting, *self._older_than_file()})),
+            need_restart=tuple(sorted({*waiting, *self._outdated()})),
             config_refused=refused,
             persist_failed=self.home.state.failure,
             registration_error=self.refusal(),
             compile_wsjob=memory.jobs.all("compile"),
             execute_wsjob=memory.jobs.all("execute"),
-            serves=server is not None or (self._detached and replica.state in ALIVE),
+            serves=server is not None or (self._external.is_detached and replica.state in ALIVE),
             settling=self._adopted and replica.state is State.WAITING_FOR_READY and replica.error is None,
             extra={
                 **self.spec.extra,
@@ -207,8 +207,7 @@ class Supervisor:
                 return True
         if self._attempt is not None:
             await self._attempt.sweep()
-        self._detached = self._was_detached()
-        return self._detached
+        return self._external.recall(self._attempt, self.memory.state)
 
     async def start(self, scope: TaskScope) -> None:
         """Begin to look after the replica, whatever state it was left in."""
@@ -219,7 +218,7 @@ class Supervisor:
         unfinished = self.is_stopping and attempt is not None and (attempt.server is not None or attempt.has_ended)
         if not unfinished:
             self.memory.desired = "running"
-        if attempt is not None and (attempt.server is not None or self._detached):
+        if attempt is not None and (attempt.server is not None or self._external.is_detached):
             self._recall_port(attempt)
             self.memory.attempt = attempt.uuid
             self._adopted = True
@@ -232,7 +231,8 @@ class Supervisor:
         else:
             self.memory.models = []
             exited = attempt.outcome() if attempt is not None and attempt.has_ended else None
-            if exited is not None and not self._begins_anew(attempt, exited):
+            labels = attempt.labels if attempt is not None else {}
+            if exited is not None and not started_with.begins_anew(self.spec, exited, labels, self.memory.state):
                 self._tell_first(await self._exited(exited))
             elif not unfinished:
                 self._tell_first(ev.Begin(deploy=self.spec.deployer is not None))
@@ -262,29 +262,10 @@ class Supervisor:
             content = {**report(self.view()), "status": wire_status(replica.state), "memory": memory.to_json()}
             await asyncio.to_thread(self.home.state.save, content)
 
-    def _begins_anew(self, attempt: Attempt | None, outcome: ev.Exited) -> bool:
-        """True when a server's end says nothing of the start that is asked for now (W56).
-
-        Its replica had failed and somebody started it again, its exit code asked for a hand to mend something, or it
-        was started by other settings.
-        """
-        told = attempt.labels.get("settings") if attempt is not None else None
-        mended = outcome.error is not None or outcome.code in self.spec.policy.no_restart_codes
-        return self.memory.state == State.FAILED or mended or (told is not None and told != self.spec.server_settings)
-
-    def _was_detached(self) -> bool:
-        """True when the server belongs to another program, which a command of ours started that has ended well since."""
-        attempt = self._attempt
-        if not self.spec.stop_command or attempt is None or not attempt.has_ended or attempt.outcome().code != 0:
-            return False
-        return self.memory.state in {state.value for state in ALIVE}
-
-    def _older_than_file(self) -> list[str]:
-        """Settings that the running server was started with other values of; an older babysitter's tell nothing."""
-        if not self._started_with or self._replica.state not in ALIVE:
-            return []
-        now = self.spec.server_settings
-        return [name for name in now if self._started_with.get(name, now[name]) != now[name]]
+    def _outdated(self) -> Sequence[str]:
+        """Settings that the running server was started with other values of."""
+        alive = self._replica.state in ALIVE
+        return started_with.outdated(self._started_with, self.spec.server_settings) if alive else ()
 
     def _recall_port(self, attempt: Attempt) -> None:
         """Where the adopted server listens: its ready line may be old by now, or have been written while nobody looked."""
@@ -292,8 +273,7 @@ class Supervisor:
             self._watcher.port = self.memory.port
             self._watcher.is_proven = True
         labels = attempt.labels
-        told = labels.get("settings")
-        self._started_with = dict(told) if isinstance(told, dict) else {}
+        self._started_with = started_with.recalled(labels)
         if attempt.server is not None:
             self.log.adopt(attempt.server.pid, labels)
 
@@ -373,23 +353,18 @@ class Supervisor:
     def _terminate(self, *, force: bool) -> None:
         if self._draining is not None:
             self._draining.cancel()
-        if self.spec.stop_command:
+        if self._external:
             self._spawn_task("stop_command", self._end_external(force=force))
         elif self._attempt is not None:
             self._attempt.end(force=force)
 
     async def _end_external(self, *, force: bool) -> None:
         """End a server that is another program's, then whatever of our command still runs."""
-        await self._run_stop_command()
-        if self._detached:
+        await self._external.stop()
+        if self._external.is_detached:
             self.tell(await self._exited(ev.Exited(code=0)))
         elif self._attempt is not None:
             self._attempt.end(force=force)
-
-    async def _run_stop_command(self) -> None:
-        outcome = await jobs.run(self.spec.stop_command, timeout_s=self.spec.grace_s + STOP_COMMAND_MARGIN_S)
-        if outcome.code != 0:
-            log.warning("server.stop_command_failed", code=outcome.code, output=outcome.output[-200:])
 
     async def _spawn(self) -> None:
         """Start a new attempt; the intent is on disk before the process is (B3)."""
@@ -406,7 +381,7 @@ class Supervisor:
         self.memory.port = 0
         attempt = self.home.attempt(self.memory.attempt, grace_s=self.spec.grace_s)
         self._attempt = attempt
-        self._adopted = self._detached = False
+        self._adopted = self._external.is_detached = False
         await self.persist()
         self._spawn_task(f"attempt.{attempt.uuid[:8]}", self._run(attempt, self._command))
 
@@ -446,24 +421,16 @@ class Supervisor:
     async def _await_end(self, attempt: Attempt) -> None:
         outcome = await attempt.ended()
         self._jobs.look()
-        if self.spec.stop_command:
-            if outcome.code == 0 and self._replica.state in PROBED:
-                log.info("server.detached")
-                self._detached = True
+        if self._external:
+            if self._external.goes_on(outcome, self._replica.state):
                 return
-            await self._run_stop_command()
+            await self._external.stop()
         self.tell(await self._exited(outcome))
 
     async def _exited(self, outcome: ev.Exited) -> ev.Exited:
-        await asyncio.to_thread(self._follow_log)
+        await asyncio.to_thread(log_keeper.follow, self.log)
         tail = await asyncio.to_thread(self.log.tail, ev.LOG_TAIL_LIMIT_BYTES)
         return replace(outcome, tail=tail, chance=self._rng.random())
-
-    def _follow_log(self) -> None:
-        try:
-            self.log.look()
-        except OSError as error:
-            log.warning("log.not_followed", reason=error.strerror)
 
     async def _begin_deployment(self) -> None:
         self.memory.stages = []
@@ -510,19 +477,12 @@ class Supervisor:
         self.finished.set()
 
     async def _keep_files(self) -> None:
-        """Rotate the server's output by size, whatever the disk says (A18), and write what it refused before (B9)."""
+        """Keep the server's output in bounds (A18), and write what the disk refused before (B9)."""
         while True:
-            rules = self.spec.logs
-            await asyncio.sleep(rules.check_s)
+            await asyncio.sleep(self.spec.logs.check_s)
             if self.home.state.failure is not None:
                 await self.persist()
-            await asyncio.to_thread(self._follow_log)
-            for path in (rules.stdout, rules.stderr):
-                try:
-                    if await asyncio.to_thread(rotate, path, limit_bytes=rules.max_bytes, keep=rules.keep):
-                        self.log.marks[path] = 0
-                except OSError as error:
-                    log.warning("log.rotation_failed", file=str(path), reason=error.strerror)
+            await asyncio.to_thread(log_keeper.keep, self.log, self.spec.logs)
 
     async def _fetch_diagnostics(self) -> None:
         url = f"{self.view().base_url}/diagnostics"

@@ -38,6 +38,7 @@ PURE = (
     "babysitter/port_finder.py",
     "babysitter/run_meta.py",
     "babysitter/stages.py",
+    "babysitter/started_with.py",
     "babysitter/start_trace.py",
     "babysitter/template.py",
     "babysitter/view.py",

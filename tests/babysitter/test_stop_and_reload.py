@@ -323,6 +323,9 @@ def test_external_server_that_its_command_leaves_behind_is_not_ended_with_it_W25
         second = node.start()
         node.status("ready")
         assert int(pid_file.read_text()) == server
+        node.top = {}  # it is still ended by the command that can
+        assert node.config
+        until("told", lambda: node.health().get("need_restart") == ["server"])
         own(node, "/stop", {})
         assert second.wait(60) == 0
         until("ended", lambda: identity.start_ticks(server) is None)
