@@ -1,16 +1,21 @@
 #!/usr/bin/env bash
-# Check and test everything: script/test.sh [--all] [PYTEST-ARGUMENTS…]. Makes the same environment as launch_all.sh first.
+# Check and test everything: script/test.sh [--all] [PYTEST-ARGUMENTS…]. Makes the same environment as launch_all.sh first, and
+# installs the Debian packages that tests need where it may; else its last lines say what was skipped, and why.
 #
-#   --all   also what takes minutes: real clients, engines, containers and a booted systemd (the marker "world")
+#   --all   also what takes minutes: real clients, engines, containers and a booted systemd (the marker "world"; as root)
 
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source=script/test_packages.sh
+. "$SVC_ROOT/script/test_packages.sh"
 
 ALL=""
 if [[ ${1:-} == --all ]]; then
   ALL=yes
   shift
 fi
+install_programs
+trap tell_missing EXIT
 "$SVC_ROOT/script/setup.sh" dev
 cd "$SVC_ROOT"
 export PATH="$SVC_VENV/bin:$PATH"

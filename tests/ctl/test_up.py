@@ -19,6 +19,7 @@ from ctl.codes import Code
 from ctl.launcher import plan
 from ctl.launcher.launch import answers
 from ctl.launcher.plan import Clash, Replica, Service, Wanted
+from tests.ctl.conftest import Done
 from tests.ctl.node import ROOT, Node
 from tests.ports import free_port
 
@@ -26,12 +27,25 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """The node that the tests of this module share, in the order they stand; the last one ends it."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """The node that the tests of this module share, in any order."""
     node = Node(tmp_path_factory.mktemp("node") / "state dir")
     yield node
     node.ctl("down", "--replicas", "--timeout", "20")
     node.sweep()
+
+
+def up(node: Node, demo_port: int) -> Done:
+    return node.ctl("up", "--demo", "--demo-port", str(demo_port), *node.ports, "--no-agent")
+
+
+@pytest.fixture
+def node(shared: Node, demo_port: int) -> Node:
+    """It runs: it is launched for the first test, and after one that ended something of it."""
+    if not shared.started() or shared.ctl("status").code != 0:
+        done = up(shared, demo_port)
+        assert done.code == 0, done.stderr
+    return shared
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +85,9 @@ async def test_each_service_is_known_by_its_health(kind: str) -> None:
     assert taken == [kind]
 
 
-def test_up_starts_a_node_and_says_what_serves_where(node: Node, demo_port: int) -> None:
-    done = node.ctl("up", "--demo", "--demo-port", str(demo_port), *node.ports, "--no-agent")
+def test_up_starts_a_node_and_says_what_serves_where(shared: Node, demo_port: int) -> None:
+    shared.ctl("down", "--timeout", "60")
+    done = up(shared, demo_port)
     assert done.code == 0, done.stdout + done.stderr
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines()[1:]}
     assert rows["registry"][1:3] == ["ready", "now"]
@@ -178,6 +193,9 @@ def test_status_tells_what_has_died(node: Node) -> None:
 
 
 def test_down_ends_all_of_it_and_nothing_is_left(node: Node) -> None:
+    victim = psutil.Process(node.started()["registry"])
+    victim.kill()
+    psutil.wait_procs([victim], timeout=10)
     done = node.ctl("down", "--timeout", "60")
     assert done.code == 0, done.stderr
     assert "registry: was not running" in done.stderr

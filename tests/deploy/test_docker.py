@@ -65,13 +65,35 @@ def test_the_image_asks_for_health_at_the_routers_port(variables: dict[str, str]
     told = subprocess.run(
         ["sh", "-c", f"echo {command}"], env=variables, capture_output=True, text=True, check=True, timeout=10
     )
-    assert told.stdout.split() == ["python", "/app/deploy/docker/healthy.py", port]
+    assert told.stdout.split() == ["/opt/venv/bin/python", "/app/deploy/docker/healthy.py", port]
 
 
 def test_packages_are_installed_from_the_hashed_locks_only() -> None:
-    installs = [rest for word, rest in instructions() if word == "RUN" and "pip install" in rest]
+    installs = [rest for word, rest in instructions() if word == "RUN" and "$PIP install" in rest]
     assert len(installs) == 2
     assert all("--require-hashes" in rest or "--no-deps --no-build-isolation" in rest for rest in installs)
+
+
+def test_nothing_that_a_checkout_may_hold_gets_into_the_image_W57() -> None:
+    ignored = set((ROOT / ".dockerignore").read_text().split())
+    assert {"dist", "build", "router/_compiled", "data", "logs", ".venv", ".git"} <= ignored
+
+
+def test_the_environments_programs_are_on_path_and_its_python_is_not_W57() -> None:
+    """On a server's own base `python3` is what its server runs with."""
+    told = [rest for word, rest in last_stage() if word == "ENV"]
+    assert not any(re.search(r"(^|\s)PATH=", rest) for rest in told)
+    [linked] = [rest for word, rest in last_stage() if word == "RUN" and rest.startswith("ln -s")]
+    assert linked.split()[2:] == ["/opt/venv/bin/svc-*", "/opt/venv/bin/svcctl", "/usr/local/bin/"]
+
+
+def test_what_only_builds_is_told_from_what_the_suite_needs_W57() -> None:
+    said = subprocess.run([sys.executable, DOCKER / "build_tools.py"], capture_output=True, text=True, check=True)
+    listed = set(said.stdout.split())
+    assert {"hatchling", "mypy", "setuptools"} <= listed
+    assert listed.isdisjoint(
+        {"inference-svc", "aiohttp", "yarl", "pydantic-core", "uvloop", "packaging", "typing-extensions"}
+    )
 
 
 def test_what_the_image_copies_exists_and_is_not_ignored() -> None:

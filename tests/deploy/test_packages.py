@@ -1,6 +1,7 @@
 """What `pip install` gives: the wheel and the sdist run from an empty directory, without the repository."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -247,3 +248,29 @@ def test_a_whole_node_runs_among_folders_that_are_called_as_ours_W30(programs: P
         assert told.read_text().strip() == str(tmp_path)  # it is the servers' all the same
     finally:
         svcctl("down")
+
+
+def metadata_of(wheel: Path) -> str:
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return archive.read(name).decode()
+
+
+def test_the_page_of_an_index_has_no_link_that_leads_nowhere_W61(
+    built: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said = metadata_of(built[0])
+    into_the_tree = re.compile(r"\]\((?!https?:|#)")
+    assert into_the_tree.search((ROOT / "README.md").read_text())
+    assert not into_the_tree.search(said)
+    assert "docs/tutorial.md" in said
+    for version in ("3.11", "3.12", "3.13"):
+        assert f"Classifier: Programming Language :: Python :: {version}\n" in said
+    assert "\nProject-URL:" not in said  # nobody knows it but who publishes
+    base = "https://git.example/inference-svc/blob/v1"
+    monkeypatch.setenv("SVC_PROJECT_URL", base)
+    [wheel] = build(ROOT, tmp_path, "wheel")
+    said = metadata_of(wheel)
+    assert not into_the_tree.search(said)
+    assert f"({base}/docs/tutorial.md)" in said
+    assert f"Project-URL: Documentation, {base}/docs/README.md\n" in said
