@@ -15,7 +15,8 @@ pytestmark = [pytest.mark.world, pytest.mark.timeout(1800)]
 UNITS = ("registry", "router", "agent", "babysitter@babysitter1")
 INSTALL = """
 set -e
-useradd --system --home-dir /var/lib/inference-svc --shell /usr/sbin/nologin inference
+rm -rf /opt/inference-svc
+id inference || useradd --system --home-dir /var/lib/inference-svc --shell /usr/sbin/nologin inference
 mkdir /opt/inference-svc && tar -C /src --exclude=.git --exclude=.venv --exclude=data --exclude=logs -c . | tar -C /opt/inference-svc -x
 /opt/inference-svc/script/setup.sh run
 cd /opt/inference-svc && .venv/bin/python -m router.compiled
@@ -35,7 +36,8 @@ systemctl enable inference-svc-registry inference-svc-router inference-svc-agent
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     assert os.geteuid() == 0, "needs root: docker, namespaces"
-    made = Machines(tmp_path_factory.mktemp("machines"))
+    kept = os.environ.get("SVC_MACHINES")  # a folder that is used again: the second run needs no Debian and no build
+    made = Machines(Path(kept) if kept else tmp_path_factory.mktemp("machines"))
     with made.stack:
         made.make()
         yield made
@@ -88,7 +90,7 @@ def test_a_read_only_container_without_capabilities_or_tmpfs_answers_and_doctor_
     start(node, "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
     answers(node)
     said = node.docker("exec", "node", "svcctl", "doctor")
-    assert "0 fault" in said or "All well" in said, said
+    assert "all well" in said, said
 
 
 def test_a_base_without_python_has_the_interpreter_that_comes_along_W57(node: Machines) -> None:
