@@ -41,7 +41,9 @@ class Home:
         except OSError as error:
             raise ConfigurationError(f"{self.name}: cannot use {self.directory}: {error.strerror}") from error
         except lock_file.Held as held:
-            raise ConfigurationError(f"{self.name}: another babysitter{held.by} looks after {self.directory}") from None
+            raise ConfigurationError(
+                f"{self.name}: another babysitter{held.by} looks after {self.directory}; stop it, or give this one another name"
+            ) from None
         with contextlib.suppress(OSError):  # for operators only; the lock is what counts
             self.state.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomic(self.pid_file, f"{os.getpid()}\n".encode())

@@ -64,5 +64,7 @@ def rust_command(
     checkout = next((place for place in places if (place / "Cargo.toml").is_file()), None)
     if checkout is None or shutil.which("cargo", path=path) is None:
         missing = "there is no cargo" if checkout else f"no checkout of InfiniLM-Rust at {', '.join(map(str, places))}"
-        raise ConfigurationError(f"command {argv[0]!r} does not exist on PATH or in ~/.cargo/bin, and {missing}")
+        raise ConfigurationError(
+            f"command {argv[0]!r} does not exist on PATH or in ~/.cargo/bin, and {missing}; install one of them"
+        )
     return ("cargo", *argv), checkout

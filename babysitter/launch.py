@@ -97,7 +97,10 @@ def make_command(settings: BabysitterSettings, plan: Plan, environ: Mapping[str,
     found = shutil.which(looked_at, path=env.get("PATH", os.defpath))
     if found is None:
         where = f"in {work_dir}" if "/" in program and not program.startswith("/") else "on PATH"
-        raise ConfigurationError(f"{settings.name}: command {program!r} does not exist {where} or cannot be run")
+        raise ConfigurationError(
+            f"{settings.name}: command {program!r} does not exist {where} or cannot be run; install it, "
+            "or give its whole path (a virtual environment's is FOLDER/bin/PROGRAM)"
+        )
     log_dir = settings.log_dir.absolute()
     return Command(
         argv=(found, *argv[1:]),

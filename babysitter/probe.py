@@ -12,7 +12,7 @@ import psutil
 
 from babysitter.identity import Identity
 from common.discovery.model_list import MODELS_LIMIT_BYTES, parse_models
-from common.http.client import read_bounded
+from common.http.client import no_connection, read_bounded
 
 MODELS_PATHS = ("/v1/models", "/models")
 JSON_LIMIT_BYTES = 1 << 20
@@ -63,7 +63,7 @@ class Prober:
         except TimeoutError:
             raise NotReady(f"no answer within {self.timeout_s:g} s") from None
         except aiohttp.ClientConnectorError as error:
-            raise NotListening(f"{type(error).__name__}: {error}") from error
+            raise NotListening(f"{no_connection(error)} at {error.host}:{error.port}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise NotReady(f"{type(error).__name__}: {error}") from error
         served = {model["id"] for model in models}

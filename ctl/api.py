@@ -1,6 +1,5 @@
 """Calls to the suite's services: one session, every fault a `Problem` that says what to do next."""
 
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from common.http.client import make_session, read_bounded
+from common.http.client import make_session, no_connection, read_bounded
 from ctl.codes import Code
 from ctl.problem import Problem
 from ctl.refusal import refusal
@@ -170,6 +169,5 @@ def _short(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
-        number = error.os_error.errno
-        return os.strerror(number).lower() if number else str(error.os_error)
+        return no_connection(error)
     return str(error) or type(error).__name__

@@ -20,6 +20,9 @@ def refusal(name: str, secret: str, status: int, content: Any) -> Problem:
         return Problem(f"{name}: {said}", code=Code.NOT_FOUND)
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return Problem(f"{name} refused ({status}): {said}", code=Code.REFUSED)
+    if code_in(content) == "model_not_found":
+        hint = "'svcctl models' lists those that can be asked"
+        return Problem(f"{name} failed ({status}): {said}", hint=hint, code=Code.NOT_FOUND)
     return Problem(f"{name} failed ({status}): {said}", hint="'svcctl doctor' looks for the cause")
 
 
@@ -35,6 +38,12 @@ def said_in(content: Any) -> str:
     if isinstance(told, list):
         told = "; ".join(_field_fault(item) for item in told)
     return str(told)[:SAID_LIMIT]
+
+
+def code_in(content: Any) -> str | None:
+    """The `code` of an answer in OpenAI's form."""
+    told = content.get("error") if isinstance(content, dict) else None
+    return told.get("code") if isinstance(told, dict) else None
 
 
 def _field_fault(item: Any) -> str:

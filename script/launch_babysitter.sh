@@ -43,10 +43,10 @@ babysitter_settings
 kind="${SERVICE_TYPE,,}"
 served="$MODEL_PATH"
 case "$kind" in
-  infinilm) [[ -e $MODEL_PATH ]] || fail "MODEL_PATH: there is no '$MODEL_PATH'" 78 ;;
+  infinilm) [[ -e $MODEL_PATH ]] || fail "MODEL_PATH: there is no '$MODEL_PATH'; set it to the model's folder" 78 ;;
   infinilm-rust)
     served="${CONFIG_FILE:-$MODEL_PATH}"
-    [[ -f $served ]] || fail "CONFIG_FILE: there is no file '$served'" 78
+    [[ -f $served ]] || fail "CONFIG_FILE: there is no file '$served'; set it to the server's TOML file" 78
     ;;
 esac
 # The babysitter works in the project's folder; what is named is named from where the caller is.

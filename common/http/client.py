@@ -1,5 +1,7 @@
 """The one client session of a process, with the manners of FAILURES.md 3.1 and 3.2."""
 
+import os
+
 import aiohttp
 
 from common import __version__
@@ -32,6 +34,14 @@ def make_session(
         headers={"User-Agent": f"inference-svc/{__version__}"}
         | ({"Authorization": authorization} if authorization else {}),
     )
+
+
+def no_connection(error: aiohttp.ClientConnectorError) -> str:
+    """Why there is no connection, in the system's words: `connection refused`."""
+    number = error.os_error.errno
+    if number is not None and number > 0:
+        return os.strerror(number).lower()
+    return error.os_error.strerror or str(error.os_error)  # a resolver's numbers are below 0, and none of the system's
 
 
 class AnswerTooLarge(aiohttp.ClientPayloadError):

@@ -77,7 +77,7 @@ def decision_line(decision: Record) -> str:
     picked = names_by_id.get(decision.get("picked"))
     model = decision.get("model") or "any model"
     if not names_by_id:
-        return f"{model}: no replica serves it; a request gets 503 now"
+        return f"{model}: no replica serves it; a request gets 503 now ('svcctl models' lists those that can be asked)"
     if picked is None:
         return f"{model}: no replica can take a request now"
     panic = "; none is fresh, so whoever is registered is asked" if decision.get("panic") else ""

@@ -126,5 +126,5 @@ def test_without_xtask_cargo_runs_it_in_the_checkout_W34(here: Path, place: str)
 def test_neither_xtask_nor_checkout_is_an_error_that_names_the_places_W34(here: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         command(settings({"type": "infinilm-rust", "config_file": "/c.toml"}), HOME="/nowhere")
-    for words in ("'xtask' does not exist on PATH or in ~/.cargo/bin", f"{here}/InfiniLM-Rust"):
+    for words in ("'xtask' does not exist on PATH or in ~/.cargo/bin", f"{here}/InfiniLM-Rust", "install one"):
         assert words in str(caught.value)

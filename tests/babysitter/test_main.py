@@ -83,7 +83,10 @@ def test_start_after_a_stop_is_no_restart(tmp_path: Path) -> None:
 def test_command_that_does_not_exist_is_one_line_and_78(tmp_path: Path) -> None:
     code, said = run_to_its_end("-n", "x", "-p", "20999", "--command", "no-such-program", cwd=tmp_path)
     assert code == 78
-    assert said == "svc-babysitter: error: x: command 'no-such-program' does not exist on PATH or cannot be run\n"
+    assert said == (
+        "svc-babysitter: error: x: command 'no-such-program' does not exist on PATH or cannot be run; install it, "
+        "or give its whole path (a virtual environment's is FOLDER/bin/PROGRAM)\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,6 +126,7 @@ def test_second_babysitter_of_a_replica_ends_at_once_B2(tmp_path: Path) -> None:
         second = node.start()
         assert second.wait(60) == 78
         assert f"another babysitter (pid {first.pid}) looks after" in node.log()
+        assert "stop it, or give this one another name" in node.log()
         assert node.ready() == pid
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.abc import ResolveResult
 from aiohttp.test_utils import TestServer
 
 from babysitter.identity import identify
@@ -73,8 +74,22 @@ async def test_server_of_another_model_is_not_ready_A15(mock: TestServer) -> Non
 
 async def test_closed_port_is_not_ready() -> None:
     async with aiohttp.ClientSession() as session:
-        with pytest.raises(NotListening, match="ClientConnectorError"):
+        with pytest.raises(NotListening, match=r"^connection refused at 127\.0\.0\.1:1$"):
             await Prober(session=session, timeout_s=2).look("http://127.0.0.1:1")
+
+
+async def test_a_port_closed_on_both_families_is_told_in_one_reason_W33(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As a server at `localhost` is asked: the reason lasts for minutes while a model loads, in every place that shows it.
+    async def both(*_: object, **__: object) -> list[ResolveResult]:
+        return [
+            ResolveResult(hostname="localhost", host=host, port=1, family=family, proto=0, flags=0)
+            for host, family in (("::1", socket.AF_INET6), ("127.0.0.1", socket.AF_INET))
+        ]
+
+    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", both)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())) as session:
+        with pytest.raises(NotListening, match=r"^connection refused at localhost:1$"):
+            await Prober(session=session, timeout_s=2).look("http://localhost:1")
 
 
 async def test_silent_server_is_not_ready() -> None:

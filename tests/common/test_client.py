@@ -1,13 +1,16 @@
 import ast
 import asyncio
+import socket
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpServer
 
 from common import __version__
-from common.http.client import AnswerTooLarge, make_session, read_bounded
+from common.hosts import Resolver
+from common.http.client import AnswerTooLarge, make_session, no_connection, read_bounded
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -70,3 +73,14 @@ def test_no_service_takes_one_read_for_a_whole_body_W14(service: str) -> None:
         and node.value.attr == "content"
     ]
     assert readers == []
+
+
+async def test_a_host_without_an_address_is_told_in_the_resolvers_words_W33(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nobody(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(Resolver, "resolve", nobody)
+    async with make_session(timeout_s=5) as session:
+        with pytest.raises(aiohttp.ClientConnectorError) as told:
+            await session.get("http://nobody.invalid:1")
+    assert no_connection(told.value) == "Name or service not known"

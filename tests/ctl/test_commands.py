@@ -186,6 +186,7 @@ async def test_explain_fails_when_nobody_would_get_the_request(suite: Suite) -> 
     done = await suite.ctl("explain", "m")
     assert done.code == Code.FAILED
     assert "503" in done.stdout
+    assert "'svcctl models' lists" in done.stdout
 
 
 async def test_explain_takes_a_whole_request_from_a_file(suite: Suite, tmp_path: Path) -> None:
@@ -279,11 +280,11 @@ async def test_a_stream_that_breaks_keeps_its_text_and_fails_A1(suite: Suite) ->
     assert "ended early" in done.stderr
 
 
-async def test_chat_with_an_unknown_model_says_what_the_router_says(suite: Suite) -> None:
+async def test_chat_with_an_unknown_model_says_where_the_known_ones_are_W33(suite: Suite) -> None:
     suite.answers[CHAT] = (503, {"error": {"message": "no replica serves 'x'", "code": "model_not_found"}})
     done = await suite.ctl("chat", "x", "Hi")
-    assert done.code == Code.FAILED
-    assert "no replica serves 'x'" in done.stderr
+    assert done.code == Code.NOT_FOUND
+    assert "no replica serves 'x'; 'svcctl models' lists those that can be asked" in done.stderr
 
 
 async def test_an_error_under_json_is_a_document_on_standard_error(suite: Suite) -> None:
