@@ -171,7 +171,7 @@ def _parse(text: str, suffix: str) -> Any:
             other = _json_or_yaml(text)
         except yaml.YAMLError:
             other = None
-        if not isinstance(other, dict):
+        if not isinstance(other, dict | list):
             raise  # TOML with a mistake in it is text to YAML
         return other
 

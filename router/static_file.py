@@ -44,7 +44,7 @@ class StaticService(Settings):
     @field_validator("url")
     @classmethod
     def _is_url(cls, url: str | None) -> str | None:
-        if url is not None and not plan_of(url, "", DEFAULT_PORTS.get(url.partition(":")[0], 0)).host:
+        if url is not None and not plan_of(url, "", 0).host:
             raise ValueError("must be http(s)://host[:port][/path], without user, query or odd characters")
         return url
 
@@ -59,7 +59,7 @@ class StaticService(Settings):
         if self.url is None:
             plan = plan_of("", self.host, self.port)
         else:
-            default = DEFAULT_PORTS[self.url.partition(":")[0]]
+            default = DEFAULT_PORTS[self.url.partition(":")[0].lower()]
             plan = plan_of(self.url, self.host, self.port or default)
         return self.url or plan.url, plan.host, plan.port
 

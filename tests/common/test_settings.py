@@ -215,6 +215,11 @@ def test_read_file_takes_what_people_have_W32(tmp_path: Path, name: str, raw: by
     assert read_file(tmp_path / name) == {"name": "a"}
 
 
+def test_read_file_of_another_name_may_hold_a_list_W32(tmp_path: Path) -> None:
+    (tmp_path / "static.conf").write_text('[{"name":"a"}]')  # as the router's static services are one
+    assert read_file(tmp_path / "static.conf") == [{"name": "a"}]
+
+
 def test_read_file_of_another_name_with_a_mistake_is_told_as_toml_W32(tmp_path: Path) -> None:
     (tmp_path / "x.conf").write_text("name = 'a\nport = 1\n")
     with pytest.raises(SettingsError, match=r"x\.conf: not valid TOML: Expected"):

@@ -91,6 +91,7 @@ def test_entry_that_has_become_bad_leaves_its_replica_as_it_was_W19(tmp_path: Pa
         ("http://gw/team-a/v1", ("gw", 80, False, "/team-a", "/v1")),
         ("https://gw.example.org/team-a/", ("gw.example.org", 443, True, "/team-a", None)),
         ("https://[::1]:8443", ("::1", 8443, True, "", None)),
+        ("HTTPS://gw", ("gw", 443, True, "", None)),
         ("http://my_app_vllm_1:8000/v1", ("my_app_vllm_1", 8000, False, "", "/v1")),
     ],
 )
