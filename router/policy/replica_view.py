@@ -191,7 +191,7 @@ class ReplicaView:
                     left += max(0.0, waited - expected - self._firsts.limit_s)
                 return left
             self._owed[head] = None
-            self._leave(head)
+            self._leave(head, 0)
             self._previous = began + expected
         return 0.0
 
@@ -294,25 +294,24 @@ class ReplicaView:
     def _is_read(self, placement: Placement) -> None:
         """Its prompt was read, or nobody needs it any more."""
         if placement.reading:
-            self._leave(placement)
+            self._leave(placement, placement.prompt_bytes)
         elif placement in self._owed:
             del self._owed[placement]
-        else:
-            return
-        self._outstanding -= placement.prompt_bytes
-        if self._elsewhere is not None:
-            self._elsewhere.add(self._slot, 0, -placement.prompt_bytes)
+            self._outstanding -= placement.prompt_bytes
+            if self._elsewhere is not None:
+                self._elsewhere.add(self._slot, 0, -placement.prompt_bytes)
 
-    def _leave(self, placement: Placement) -> None:
-        """Its prompt is no longer waited for."""
+    def _leave(self, placement: Placement, read_bytes: int) -> None:
+        """Its prompt is no longer waited for; `read_bytes` of it are known to be read, or are nobody's any more."""
         placement.reading = False
         if self.reading[0] is placement:
             self.reading.popleft()
         else:
             self.reading.remove(placement)
         self.work_bytes -= placement.work_bytes
+        self._outstanding -= read_bytes
         if self._elsewhere is not None:
-            self._elsewhere.add(self._slot, -placement.work_bytes, 0)
+            self._elsewhere.add(self._slot, -placement.work_bytes, -read_bytes)
 
     def _learn_from_time(self, placement: Placement) -> None:
         """How long it took says how much of it was cached, once the pace is known; and the other way round."""

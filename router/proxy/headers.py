@@ -53,7 +53,7 @@ _DROPPED = frozenset(
 
 _EVENTS = (b"text/event-stream", b"text/*", b"*/*", b"application/json")
 """The last one too: OpenAI's and Anthropic's own clients send it and nothing else when they ask for a stream."""
-_NO_CODING = b"accept-encoding: identity\r\n"
+_CODING = frozenset({b"accept-encoding"})
 
 
 def takes_events(head: RequestHead) -> bool:
@@ -62,9 +62,9 @@ def takes_events(head: RequestHead) -> bool:
     return not accepted or any(kind in value for value in accepted for kind in _EVENTS)
 
 
-def without_coding(head: RequestHead, allowed: Collection[bytes]) -> bytes:
-    """`forwarded_lines` of a request whose answer must come as it is, not compressed."""
-    return forwarded_lines(head, set(allowed) - {b"accept-encoding"}) + _NO_CODING
+def without_coding(lines: bytes) -> bytes:
+    """Forwarded lines of a request whose answer must come as it is, not compressed."""
+    return _without(lines, _CODING) + b"accept-encoding: identity\r\n"
 
 
 def forwarded_lines(head: RequestHead, allowed: Collection[bytes]) -> bytes:
@@ -80,8 +80,12 @@ def forwarded_lines(head: RequestHead, allowed: Collection[bytes]) -> bytes:
 
 def without_credentials(lines: bytes) -> bytes:
     """Forwarded lines for a replica that has a key of its own: the client's is not for it."""
+    return _without(lines, CREDENTIALS)
+
+
+def _without(lines: bytes, names: Collection[bytes]) -> bytes:
     fields = lines.split(b"\r\n")
-    return b"\r\n".join([field for field in fields if field.partition(b":")[0] not in CREDENTIALS])
+    return b"\r\n".join([field for field in fields if field.partition(b":")[0] not in names])
 
 
 def response_lines(head: ResponseHead) -> bytes:

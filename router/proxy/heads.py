@@ -111,7 +111,7 @@ def request_heads(
         head.cors = cors.answer_lines(origins, head.path, head.fields)
         head.preflight = cors.preflight_lines(origins, head.method, head.path, head.fields)
         head.forwarded = forwarded_lines(head, allowed)
-        head.forwarded_for_stream = without_coding(head, allowed)
+        head.forwarded_for_stream = without_coding(head.forwarded)
         head.takes_events = takes_events(head)
         return head
 
