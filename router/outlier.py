@@ -16,7 +16,7 @@ from enum import Enum, IntEnum
 from router.model import Endpoint
 
 FAULTS_TO_EJECT = 5
-SEVERAL = 2
+CLIENTS_TO_BLAME = 2
 """Clients."""
 EJECT_BASE_S = 5.0
 EJECT_LIMIT_S = 60.0
@@ -163,9 +163,11 @@ class Outliers:
         if verdict is Verdict.NEUTRAL:
             return False
         if verdict is Verdict.SERVER_ERROR or verdict is Verdict.BROKEN:
-            if len(record.clients) < SEVERAL:  # more tell nothing more, and where half are out they are never cleared
+            if (
+                len(record.clients) < CLIENTS_TO_BLAME
+            ):  # more tell nothing more, and where half are out they are never cleared
                 record.clients.add(client)
-            if len(record.clients) < SEVERAL:
+            if len(record.clients) < CLIENTS_TO_BLAME:
                 return False  # in a trial too: the next request is the next trial
         record.faults += 1
         if verdict is not Verdict.REFUSED and record.faults < FAULTS_TO_EJECT and not was_trial:
@@ -176,7 +178,7 @@ class Outliers:
         """A request that `failed` could not answer was then answered well: it was not the request's fault."""
         for endpoint in failed:
             record = self._records.get(endpoint.id)
-            if record is not None and len(record.clients) < SEVERAL:
+            if record is not None and len(record.clients) < CLIENTS_TO_BLAME:
                 record.clients.add(_ELSEWHERE)
 
     def suspects(self, endpoint: Endpoint, client: str) -> bool:

@@ -149,7 +149,8 @@ def why_set_aside(board: Board, slot: int) -> Reason | None:
     """Why a replica gets no requests now, though it may be healthy by its probes; None when it does."""
     if board.total(slot, cells.STUCK):
         return Reason.SILENT
-    return Reason(board.ejected_why(slot)) if board.ejected_until_s(slot) > time.monotonic() else None
+    why = board.ejected_why(slot)  # none when the master forgave while a worker wrote
+    return Reason(why) if why and board.ejected_until_s(slot) > time.monotonic() else None
 
 
 def _labels(replica: Replica) -> list[str]:

@@ -10,6 +10,7 @@ from common.discovery.record import ServiceRecord, Snapshot
 from router import complaints
 from router.board import Board
 from router.complaints import failing
+from router.control.metrics import why_set_aside
 from router.master import Master
 from router.outlier import EJECT_LIMIT_S, Reason, Verdict
 from router.policy.models import ModelRules
@@ -75,6 +76,7 @@ async def test_ejection_that_is_forgiven_as_a_worker_reads_it_ends_nothing_W24(p
     )  # the moment read before the master forgave, the reason after it
     engine.adopt_ejections(engine.now())
     assert engine.outliers.quiet
+    assert why_set_aside(engine.board, lost.slot) is None
     engine.board.eject(lost.slot, engine.now() + 5.0, Reason.SILENT)
     engine.adopt_ejections(engine.now())
     assert engine.candidates((lost, other), "m", ()) == [other]
