@@ -214,6 +214,10 @@ class Master:
         """True while workers set it aside because of what their requests saw."""
         return self.crew.board.ejected_until_s(replica.slot) > time.monotonic()
 
+    def failing(self) -> dict[str, str]:
+        """By name: what the registry is to be told of, see `complaints.py`."""
+        return complaints.failing(self.replicas(), self.crew.board)
+
     def next_table(self) -> Table:
         """The table as it stands; the rows of endpoints new in it are cleared before anybody can count in them."""
         if self.left_out() != self._left_out:
@@ -286,17 +290,7 @@ async def serve(
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             await web.UnixSite(runner, control_path).start()
-            prober = master.prober = Prober(
-                session,
-                master.replicas,
-                master.note_probe,
-                interval_s=settings.health_interval,
-                timeout_s=settings.health_timeout,
-                rng=random.Random(),  # noqa: S311 - jitter, not secrets
-                tls=lambda: master.tls,
-                is_doubted=master.is_ejected,
-                calls=calls_that_matter(settings.proxy_paths),
-            )
+            prober = master.prober = make_prober(master, session)
             scope.spawn("probe", prober.run(), service=True)
             scope.spawn("reach", master.watch_reach(), service=True)
             if client is not None:
@@ -308,9 +302,7 @@ async def serve(
             scope.spawn("watch-files", master.watch_files(reasons, reread), service=True)
             readers = [scope.spawn("traffic", overview.watch_traffic(), service=True)]
             if client is not None and said:
-                telling = complaints.tell(
-                    client, said["router"], lambda: complaints.failing(master.replicas(), crew.board)
-                )
+                telling = complaints.tell(client, said["router"], master.failing)
                 readers.append(scope.spawn("complaints", telling, service=True))
             log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
             try:
@@ -320,6 +312,22 @@ async def serve(
                     reader.cancel()  # it reads the crew's board
                 await crew.stop()
                 await runner.cleanup()
+
+
+def make_prober(master: Master, session: aiohttp.ClientSession) -> Prober:
+    """What asks the replicas that `master` knows."""
+    settings = master.settings
+    return Prober(
+        session,
+        master.replicas,
+        master.note_probe,
+        interval_s=settings.health_interval,
+        timeout_s=settings.health_timeout,
+        rng=random.Random(),  # noqa: S311 - jitter, not secrets
+        tls=lambda: master.tls,
+        is_doubted=master.is_ejected,
+        calls=calls_that_matter(settings.proxy_paths),
+    )
 
 
 def make_replica_api(

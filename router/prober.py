@@ -158,7 +158,7 @@ class Prober:
         models: tuple[str, ...] | None = None
         objects: Objects | None = None
         prefix: str | None = None
-        content = msgspec.json.encode({"data": metadata.get("models_list")}) if replica.is_watched else b""
+        content = b""
         if status in _NO_SUCH_PATH or (_lives(status) and (needs_models or needs_prefix)):
             problem = None
             for form in ("/v1", ""):
@@ -174,16 +174,18 @@ class Prober:
                     break
         is_other = is_new or replica.learned_calls is None or (models is not None and models != replica.learned_models)
         needs_calls = is_other and "serves" not in metadata
-        calls = await self._ask_for_calls(plan, content) if needs_calls and _lives(status) else None
+        calls = await self._ask_for_calls(replica, content) if needs_calls and _lives(status) else None
         return Finding(ok=_lives(status), models=models, objects=objects, prefix=prefix, problem=problem, calls=calls)
 
-    async def _ask_for_calls(self, plan: Plan, models: bytes) -> tuple[str, ...] | None:
+    async def _ask_for_calls(self, replica: Replica, models: bytes) -> tuple[str, ...] | None:
         """Which calls a replica tells of; asked when it is new, or serves other models than before (`models`: that answer)."""
-        status, page = await self._get(plan, "/openapi.json")
+        status, page = await self._get(replica.plan, "/openapi.json")
         if status is None:
             return None
-        if status != HTTPStatus.OK and not models:
-            _, models = await self._get(plan, "/v1/models")
+        if replica.is_watched:  # its record has that answer
+            models = msgspec.json.encode({"data": replica.record.metadata.get("models_list")})
+        elif status != HTTPStatus.OK and not models:
+            _, models = await self._get(replica.plan, "/v1/models")
         return told(page, models, self._calls)
 
     def _read(self, replica: Replica, form: str, content: bytes) -> "Listed | None":

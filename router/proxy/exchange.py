@@ -264,9 +264,8 @@ class Exchange:
     def choose(self) -> None:
         """Pick a replica and ask it, or wait for one with room. Also called when the queue lets this one go."""
         engine = self._engine
-        self.peers = engine.peers_for(
-            self._facts.model, self.head.path
-        )  # as they are now: it may have waited, or been tried elsewhere
+        # As they are now: it may have waited, or been tried elsewhere.
+        self.peers = engine.peers_for(self._facts.model, self.head.path)
         candidates = engine.candidates(self.peers, self._facts.model, self._tried)
         if not candidates:
             self._fail(*self._nobody())
