@@ -145,21 +145,7 @@ def make_spec(
         prefix = MODES[wanted.server_mode].logs
         stdout, stderr = workdir / f"{prefix}_stdout.log", workdir / f"{prefix}_stderr.log"
         run_meta = jobs.run_meta or deployer.model_dir / "cerebras_logs" / "run_meta.json"
-        extra = {
-            "server_mode": wanted.server_mode,
-            "model_name": wanted.model_name,
-            "multibox": wanted.placement.multibox,
-            "namespace": wanted.placement.namespace,
-            "request_id": wanted.request_id,
-            "metadata": wanted.metadata,
-            "host": None,
-            "warnings": warnings_of(wanted, settings),
-        }
-    hint: dict[str, Any] = {} if probes.slow_start_s is None else {"slow_start_s": probes.slow_start_s}
-    if isinstance(settings.backend, VllmBackend):
-        hint["metrics_path"] = METRICS_PATH
-    if settings.api_key_file is not None:
-        hint[KEY_LABEL] = settings.api_key_label or settings.name
+        extra = shown_of(wanted, settings)
     return Spec(
         name=settings.name,
         label=BACKEND_LABELS[settings.backend.type],
@@ -188,7 +174,7 @@ def make_spec(
         server_settings=server_settings(settings),
         deploy_mark=mark if deployer else None,
         venv_path=str(workdir / "cbclient") if deployer else None,
-        metadata={**hint, **settings.metadata},
+        metadata={**hints(settings), **settings.metadata},
         extra=extra,
         weight=settings.weight,
         diagnostics=wanted.run_diagnostics if wanted else False,
@@ -205,6 +191,31 @@ def server_settings(settings: BabysitterSettings) -> dict[str, str]:
     told = settings.model_dump(mode="json", include=names)
     told["babysitter.stop_grace_s"] = settings.babysitter.stop_grace_s
     return {name: hashlib.sha256(json.dumps(told[name], sort_keys=True).encode()).hexdigest()[:16] for name in told}
+
+
+def hints(settings: BabysitterSettings) -> dict[str, Any]:
+    """What the record says besides what the operator put there."""
+    slow_start_s = settings.probes.slow_start_s
+    told: dict[str, Any] = {} if slow_start_s is None else {"slow_start_s": slow_start_s}
+    if isinstance(settings.backend, VllmBackend):
+        told["metrics_path"] = METRICS_PATH
+    if settings.api_key_file is not None:
+        told[KEY_LABEL] = settings.api_key_label or settings.name
+    return told
+
+
+def shown_of(wanted: CreateRequest, settings: BabysitterSettings) -> dict[str, Any]:
+    """What every report says of the request."""
+    return {
+        "server_mode": wanted.server_mode,
+        "model_name": wanted.model_name,
+        "multibox": wanted.placement.multibox,
+        "namespace": wanted.placement.namespace,
+        "request_id": wanted.request_id,
+        "metadata": wanted.metadata,
+        "host": None,
+        "warnings": warnings_of(wanted, settings),
+    }
 
 
 def warnings_of(wanted: CreateRequest, settings: BabysitterSettings) -> list[str]:
