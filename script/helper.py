@@ -234,7 +234,9 @@ def describe(name: str, url: str) -> tuple[str, str]:
         health, older = str(told.get("status", "?")), told.get("need_restart") or []
         models = "" if name in {"registry", "agent"} else ", ".join(sorted(models_at(url)))
         reason = str(told.get("error_message") or "").partition("\n")[0] if health != "healthy" else ""
+        refused = told.get("config_refused")
         notes = [f"settings older than its file: {', '.join(older)}"] * bool(older) + [reason] * bool(reason)
+        notes += [f"its file has a fault and is not in force: {refused}"] * bool(refused)
         return health, f"{models} ({'; '.join(notes)})".lstrip() if notes else models
     except Guarded:
         return health, "(asks for a key)"

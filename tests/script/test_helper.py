@@ -125,6 +125,13 @@ def test_wait_until_the_router_lists_every_model(serve: Callable[[Answers], str]
     assert "the router does not list c yet" in done.stderr
 
 
+def test_status_shows_a_file_that_was_refused_with_its_fault_W33(serve: Callable[[Answers], str]) -> None:
+    refused = {"status": "healthy", "config_refused": "a.toml: unknown key 'weigth'"}
+    url = serve({"/health": (200, refused), "/models": models("m")})
+    shown = helper("status", f"babysitter_x,12,{url.rpartition(':')[2]},{url}").stdout
+    assert "m (its file has a fault and is not in force: a.toml: unknown key 'weigth')" in shown
+
+
 def test_models_are_printed_one_a_line(serve: Callable[[Answers], str]) -> None:
     assert helper("models", serve({"/models": models("b", "a")})).stdout == "a\nb\n"
     assert helper("models", "http://127.0.0.1:1").returncode == 1
