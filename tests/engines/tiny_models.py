@@ -1,0 +1,66 @@
+"""A Llama and a BERT of random weights as Hugging Face folders, 1 MB each: real models to vLLM, nonsense to read.
+
+    tiny_models.py llama|bert OUT
+
+Run by an interpreter that has `torch` and `transformers` (tests/engines/vllm.py makes one). Their tokens are bytes, so a
+prompt has as many tokens as letters, and any text can be counted.
+"""
+
+import sys
+from pathlib import Path
+
+import torch  # type: ignore[import-not-found]  # of the engine's environment, not ours
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # type: ignore[import-not-found]  # see above
+from transformers import (  # type: ignore[import-not-found]  # see above
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+CONTEXT, BERT_CONTEXT = 4096, 512
+SPECIALS = ["<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>"]
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def tokenizer(context: int) -> "PreTrainedTokenizerFast":
+    """One token per byte, and the specials."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate(SPECIALS + letters)}, merges=[]))
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    named = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>", "unk_token": "</s>"}
+    made = PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=context, **named)
+    made.chat_template = TEMPLATE
+    return made
+
+
+def llama(words: "PreTrainedTokenizerFast") -> "LlamaForCausalLM":
+    """Two layers; vLLM's kernels for the CPU want heads of 32."""
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "head_dim": 32}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": CONTEXT}
+    config = LlamaConfig(vocab_size=len(words), bos_token_id=0, eos_token_id=1, pad_token_id=1, **sizes, **heads)
+    return LlamaForCausalLM(config).to(torch.bfloat16)
+
+
+def bert(words: "PreTrainedTokenizerFast") -> "BertModel":
+    """Two layers."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=BERT_CONTEXT, pad_token_id=1, **sizes)
+    return BertModel(config)
+
+
+def main(kind: str, out: Path) -> None:
+    torch.manual_seed(0)
+    make, context = {"llama": (llama, CONTEXT), "bert": (bert, BERT_CONTEXT)}[kind]
+    words = tokenizer(context)
+    words.save_pretrained(out)
+    make(words).save_pretrained(out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
