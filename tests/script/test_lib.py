@@ -235,13 +235,16 @@ def test_what_is_started_imports_the_projects_modules_whatever_pythonpath_says_W
 def test_a_logs_folder_of_somebody_elses_is_told_with_the_remedy_W60(project: Path) -> None:
     (project / "logs").chmod(0o555)
     snippet = f'. "{project}/script/lib.sh"; prepare'
+    python = project / "venv" / "bin" / "python"  # never run: a real one may lie in a home that nobody else enters
+    python.parent.mkdir(parents=True)
+    python.symlink_to("/bin/true")
     as_nobody = ["setpriv", "--reuid=65534", "--clear-groups"] if os.geteuid() == 0 else []
     for folder in (project, *project.parents):  # pytest's own are private
         if os.access(folder, os.W_OK) and folder.stat().st_uid == os.geteuid() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
     done = subprocess.run(
         [*as_nobody, "bash", "-c", snippet],
-        env={"PATH": os.environ["PATH"], "SVC_SETUP": "skip", "SVC_VENV": sys.prefix},
+        env={"PATH": os.environ["PATH"], "SVC_SETUP": "skip", "SVC_VENV": str(project / "venv")},
         capture_output=True,
         text=True,
         check=False,
