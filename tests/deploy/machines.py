@@ -78,8 +78,10 @@ class Machines:
         mirror = run("sh", "-c", "awk '/^URIs:/{print $2; exit}' /etc/apt/sources.list.d/*.sources").strip()
         mirror = mirror or "http://deb.debian.org/debian"
         include = f"--include={','.join(INSIDE)}"
-        if not (self.debian / "etc/hostname").exists():  # written last, below
+        made = self.folder / "made"
+        if not made.exists():
             run("debootstrap", "--variant=minbase", include, "bookworm", self.debian, mirror)
+            made.touch()
         bundle = Path("/etc/ssl/certs/ca-certificates.crt")
         (self.debian / "etc/ssl/certs/ca-certificates.crt").write_bytes(bundle.read_bytes())
         (self.debian / "etc/resolv.conf").write_bytes(Path("/etc/resolv.conf").read_bytes())
