@@ -71,9 +71,10 @@ if is_true LAUNCH_BABYSITTER true; then read_own_configs; fi
 # A signal may come while a call below is redirected, and the trap would inherit that.
 exec 7>&1
 finish() {
+  local stopped=0
   trap - TERM INT
-  "$SVC_ROOT/script/stop_all.sh" >&7
-  exit "$1"
+  "$SVC_ROOT/script/stop_all.sh" >&7 || stopped=$?
+  exit "$(($1 != 0 ? $1 : stopped))" # why it ends matters more than how the rest of it ended
 }
 trap 'finish 0' TERM INT
 
@@ -88,7 +89,7 @@ launch() {
 }
 
 # Pid files of an earlier container, in a logs/ that outlived it, mean nothing here.
-rm -f -- "$SVC_LOGS"/*.pid
+rm -f -- "$SVC_LOGS"/*.pid || true # a folder that cannot be entered is told by the launch
 status=0
 launch || status=$?
 ((status == 0 || status == SVC_EXIT_PARTLY)) || finish "$status" # a server that cannot start ends nothing
