@@ -128,6 +128,7 @@ class Machines:
             finally:
                 daemon.terminate()
                 daemon.wait(60)
+                run("umount", self.folder / "docker-run/netns/default", check=False)  # it leaves this mounted
 
     def build_images(self) -> None:
         """`inference-svc` on Debian's Python, and `on-a-bare-base` on a base that has none."""
