@@ -29,7 +29,7 @@ from router.policy.choose import Chooser
 from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.headers import CREDENTIALS, FORWARDED
 from router.proxy.heads import Heads, request_heads, response_heads
-from router.proxy.reach import CLOSES, MEMORY_S, SPEAKS_TLS, Run
+from router.proxy.reach import ASKED_AT, CLOSES, MEMORY_S, SPEAKS_TLS, Run
 from router.proxy.upstream import Pool, Upstream
 from router.proxy.watch import Watch
 from router.retry import RetryBudget
@@ -263,13 +263,11 @@ class Engine:
         if endpoint is self.control:
             return
         run = self.unreached.get(endpoint.id)
-        if run is None:
-            self.unreached[endpoint.id] = Run(1, reason, self.now())
-            if reason is CLOSES and not endpoint.tls:
-                self.scope.spawn("ask-for-tls", self._ask_for_tls(endpoint))
-        else:
-            known = run.reason == SPEAKS_TLS and reason is CLOSES
-            self.unreached[endpoint.id] = Run(run.failures + 1, SPEAKS_TLS if known else reason, self.now())
+        failures = 1 if run is None else run.failures + 1
+        known = run is not None and run.reason == SPEAKS_TLS and reason is CLOSES
+        self.unreached[endpoint.id] = Run(failures, SPEAKS_TLS if known else reason, self.now())
+        if failures == ASKED_AT and reason is CLOSES and not endpoint.tls:
+            self.scope.spawn("ask-for-tls", self._ask_for_tls(endpoint))
 
     async def _ask_for_tls(self, endpoint: Endpoint) -> None:
         """Find out whether `endpoint` hung up because its port speaks TLS; some servers do it without a word."""

@@ -11,6 +11,8 @@ TLS_ALERT = b"\x15\x03"
 """How a TLS server answers what is no TLS (RFC 8446, 5.1 and 6)."""
 SPEAKS_TLS = "the port speaks TLS, the record says http"
 CLOSES = "it closes connections without an answer"
+ASKED_AT = 2
+"""So many in a row, and the port is asked whether it speaks TLS: one that hangs up once is more often just ending."""
 
 
 class Run(NamedTuple):

@@ -145,6 +145,9 @@ async def test_services_and_metrics_say_that_requests_fail_where_probes_pass_W18
         [shown] = (await node.get("/services"))["services"]
         return shown["healthy"] and CLOSES in shown.get("problem", "")
 
+    async def logged() -> bool:
+        return "replica.unreachable" in (tmp_path / "router.log").read_text()
+
     try:
         async with node.router("--static-services", str(static)):
             await node.until(told)
@@ -152,6 +155,6 @@ async def test_services_and_metrics_say_that_requests_fail_where_probes_pass_W18
                 lines = (await answer.text()).splitlines()
             [value] = [line.rpartition(" ")[2] for line in lines if line.startswith("svc_router_unreached_requests{")]
             assert float(value) >= 3
+            await node.until(logged)
     finally:
         await replica.stop()
-    assert "replica.unreachable" in (tmp_path / "router.log").read_text()
