@@ -98,7 +98,7 @@ def crash_loop_exits(restarts: RestartSettings) -> int:
 
 
 def make_addresses(settings: BabysitterSettings, port_file: Path | None) -> Addresses:
-    """Where the server listens, and what others are told of it (CONTRACT.md 5: endpoints have full names)."""
+    """Where the server listens, and what others are told of it (docs/contract.md 5: endpoints have full names)."""
     host = settings.host
     local = WILDCARDS.get(host, host)
     if isinstance(settings.backend, CbclientBackend):
@@ -228,7 +228,7 @@ def warnings_of(wanted: CreateRequest, settings: BabysitterSettings) -> list[str
 
 
 def make_prober(settings: BabysitterSettings, spec: Spec, session: aiohttp.ClientSession) -> Prober:
-    """What asks the server. A release server's replica is ready when its `/health` is 200 (CONTRACT.md 5)."""
+    """What asks the server. A release server's replica is ready when its `/health` is 200 (docs/contract.md 5)."""
     is_client = isinstance(settings.backend, CbclientBackend)
     expected = () if is_client else make_plan(settings).expected_models
     own = (str(spec.extra["model_name"]),) if is_client else ()

@@ -1,4 +1,4 @@
-"""Where a replica lives on disk: its directory, its lock, its state file, its attempts (CONTRACT.md 5, B2).
+"""Where a replica lives on disk: its directory, its lock, its state file, its attempts (docs/contract.md 5, B2).
 
 `{root}/state/{name}.json` is the state, `{root}/{name}/` the directory. The lock is held for the babysitter's life, on
 a file that is never replaced, so that two babysitters can never look after one replica.
@@ -50,7 +50,7 @@ class Home:
 
     @property
     def pid_file(self) -> Path:
-        """`state/{name}.pid`, the babysitter's pid (CONTRACT.md 5)."""
+        """`state/{name}.pid`, the babysitter's pid (docs/contract.md 5)."""
         return self.state.path.with_name(f"{self.name}.pid")
 
     def release(self) -> None:

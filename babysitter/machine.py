@@ -17,7 +17,7 @@ STORY_LIMIT = 20
 
 
 class State(StrEnum):
-    """Where a replica is. The last four words are ours; the others are also the wire's (CONTRACT.md 5)."""
+    """Where a replica is. The last four words are ours; the others are also the wire's (docs/contract.md 5)."""
 
     PENDING = "pending"
     CREATING = "creating"

@@ -1,4 +1,4 @@
-"""What a babysitter can be told: a TOML file, the environment, and the flags of both ancestors (CONTRACT.md 3)."""
+"""What a babysitter can be told: a TOML file, the environment, and the flags of both ancestors (docs/contract.md 3)."""
 
 import argparse
 import sys

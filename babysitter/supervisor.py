@@ -31,7 +31,7 @@ from common.tasks import TaskScope
 
 log = structlog.get_logger(__name__)
 HEARD_S = 1.0
-"""Routers hear of a change within this time (DESIGN.md: watchers within 50 ms, pollers of ours within a second)."""
+"""Routers hear of a change within this time (docs/architecture.md: watchers within 50 ms, pollers of ours within a second)."""
 DRAIN_POLL_S = 0.1
 DIAGNOSTICS_TIMEOUT_S = 120.0
 

@@ -1,4 +1,4 @@
-"""PURE: one picture of the replica, and the records, reports and answers that are made from it (CONTRACT.md 3 to 5)."""
+"""PURE: one picture of the replica, and the records, reports and answers that are made from it (docs/contract.md 3 to 5)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -154,7 +154,7 @@ def _heartbeat(view: View, status: str, more: Mapping[str, Any]) -> dict[str, An
 
 
 def report(view: View) -> dict[str, Any]:
-    """The replica report (CONTRACT.md 4)."""
+    """The replica report (docs/contract.md 4)."""
     return {
         "replica_id": view.name,
         "instance_id": view.instance_id,

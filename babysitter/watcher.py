@@ -170,7 +170,7 @@ class Watcher:
             self._log.look()
 
     def _find_port(self) -> None:
-        """The port as before, at first as told, unless the server's own file or its ready line names another (CONTRACT.md 3 and 5)."""
+        """The port as before, at first as told, unless the server's own file or its ready line names another (docs/contract.md 3 and 5)."""
         found = self._written_port()
         if found is None and self._spec.addresses.port_in_log:
             since = self._log.marks.get(self._log.stdout, 0)

@@ -19,7 +19,7 @@ class Exit(IntEnum):
     SOFTWARE = 70
     """A defect of ours: a task ended that must not end."""
     CONFIG = 78
-    """Settings, a file or an address are wrong; restarting cannot help (FAILURES.md A7)."""
+    """Settings, a file or an address are wrong; restarting cannot help (docs/faults.md A7)."""
 
 
 class ConfigurationError(RuntimeError):

@@ -1,4 +1,4 @@
-"""`null` for a member that may be absent means that it is absent (CONTRACT.md 7).
+"""`null` for a member that may be absent means that it is absent (docs/contract.md 7).
 
 Clients of both ancestors send it: their models were pydantic's lax `Optional`. It is taken out before the validation and
 not by a validator, since one that runs before the fields would turn strict JSON into strict Python.

@@ -1,4 +1,4 @@
-"""The registry's HTTP API (CONTRACT.md 1): parse, one call, render."""
+"""The registry's HTTP API (docs/contract.md 1): parse, one call, render."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ JSON_HEADERS = {"Content-Type": "application/json"}
 
 @dataclass(slots=True)
 class Crowd:
-    """How many connections there are, counted now and then, and how many there may be (FAILURES.md C14)."""
+    """How many connections there are, counted now and then, and how many there may be (docs/faults.md C14)."""
 
     limit: int
     connections: int = 0

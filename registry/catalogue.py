@@ -113,7 +113,7 @@ class Catalogue:
     # Writing.
 
     def load(self, instances: Iterable[Instance], now: float, *, generation_floor: int = 0) -> None:
-        """Fill an empty catalogue from a store; every lease starts anew with its full length (FAILURES.md C2)."""
+        """Fill an empty catalogue from a store; every lease starts anew with its full length (docs/faults.md C2)."""
         for instance in instances:
             self.revision += 1
             fresh = replace(instance, stale=False, suspect=False, health=Health.UNKNOWN)

@@ -1,4 +1,4 @@
-"""How leases end, and when the registry doubts itself instead of its clients (FAILURES.md C2, C4). PURE.
+"""How leases end, and when the registry doubts itself instead of its clients (docs/faults.md C2, C4). PURE.
 
 A lease of length T goes through three ages: below T it holds; from T on the record is `stale` (shown as not healthy,
 free to be claimed by another instance); at 2.5 T it is removed. The old kind's 120 s and 300 s are the same rule with
@@ -16,7 +16,7 @@ LEGACY_TTL_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class ExpiryRules:
-    """The numbers; the defaults are the contract's and FAILURES.md's."""
+    """The numbers; the defaults are the contract's and docs/faults.md's."""
 
     removal_factor: float = 2.5
     preserve_share: float = 0.15

@@ -1,4 +1,4 @@
-"""The release server's replica API for the whole fleet (CONTRACT.md 5): reads from heartbeats, writes to the node's agent."""
+"""The release server's replica API for the whole fleet (docs/contract.md 5): reads from heartbeats, writes to the node's agent."""
 
 import asyncio
 import json

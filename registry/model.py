@@ -51,7 +51,7 @@ class Report:
 class Instance:
     """One record. It never changes; a change makes a new one.
 
-    `generation` counts the owners a name has had and never falls. `report` is the last replica report (CONTRACT.md 4).
+    `generation` counts the owners a name has had and never falls. `report` is the last replica report (docs/contract.md 4).
     `stale` means that the lease ended, `suspect` that the record is kept past its time because too many ended at once.
     """
 
@@ -80,7 +80,7 @@ class Instance:
 
     @property
     def is_healthy(self) -> bool:
-        """Running, with a lease that holds (CONTRACT.md 1)."""
+        """Running, with a lease that holds (docs/contract.md 1)."""
         return self.status == "running" and not self.stale
 
     @property

@@ -1,4 +1,4 @@
-"""Who may have a name (FAILURES.md C5, C6): the one place where two claims are compared. PURE."""
+"""Who may have a name (docs/faults.md C5, C6): the one place where two claims are compared. PURE."""
 
 from dataclasses import dataclass
 from enum import Enum, auto

@@ -16,7 +16,7 @@ FIRST_WITHIN_S = 1.0
 
 
 def probe_url(instance: Instance) -> str:
-    """Where to ask (CONTRACT.md 1): a routable record at its babysitter, one port up; anything else at its own URL."""
+    """Where to ask (docs/contract.md 1): a routable record at its babysitter, one port up; anything else at its own URL."""
     said = instance.registration
     if instance.kind == "openai-api":
         return f"{plan_of('', said.host, said.port + 1).url}/health"

@@ -1,4 +1,4 @@
-"""How records look on the wire (CONTRACT.md 1): as JSON bytes, each encoded once per change.
+"""How records look on the wire (docs/contract.md 1): as JSON bytes, each encoded once per change.
 
 Only `last_heartbeat` moves between changes, so it stands last and is written into the cached bytes at the end.
 """
@@ -20,7 +20,7 @@ STAMP_LASTS_S = 0.01
 
 
 def service_fields(instance: Instance) -> dict[str, Any]:
-    """Every member of a service but `last_heartbeat`; none that an ancestor's client reads is null (CONTRACT.md 7)."""
+    """Every member of a service but `last_heartbeat`; none that an ancestor's client reads is null (docs/contract.md 7)."""
     said = instance.registration
     metadata: Mapping[str, Any] = said.metadata
     if instance.report is not None:

@@ -1,4 +1,4 @@
-"""Replicas as the release server shows them (CONTRACT.md 5), read from the reports that came with heartbeats. PURE."""
+"""Replicas as the release server shows them (docs/contract.md 5), read from the reports that came with heartbeats. PURE."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Replica reports (CONTRACT.md 4): kept as text, and what they say of a record's status. PURE.
+"""Replica reports (docs/contract.md 4): kept as text, and what they say of a record's status. PURE.
 
 Ten thousand reports as Python objects are a quarter of a million objects; every heartbeat would walk through cold
 memory to compare and to free some. As text a report is one object, and is compared by its bytes.
@@ -21,7 +21,7 @@ def make_report(body: Mapping[str, Any]) -> Report:
     """The report in a heartbeat's body.
 
     There `status` is the record's; the replica's own is `replica_status`, and `status` of babysitters that know no such
-    member. `draining` is a record's word, and none of the replica API (CONTRACT.md 7).
+    member. `draining` is a record's word, and none of the replica API (docs/contract.md 7).
     """
     lasting = dict(body)
     own = lasting.pop("replica_status", None)

@@ -1,4 +1,4 @@
-"""The registry's settings (CONTRACT.md 1, and what was added beside it)."""
+"""The registry's settings (docs/contract.md 1, and what was added beside it)."""
 
 from pathlib import Path
 

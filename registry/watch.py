@@ -1,7 +1,7 @@
 """The watch: every change to everybody who watches, with bounded memory each, and no brake on the writer.
 
 A watcher's queue holds the latest line per name. When more names are pending than the queue may hold, the queue is
-emptied and the watcher gets a snapshot instead (FAILURES.md C9). The history lets one that comes back catch up.
+emptied and the watcher gets a snapshot instead (docs/faults.md C9). The history lets one that comes back catch up.
 """
 
 import asyncio

@@ -19,7 +19,7 @@ def choose_from(pool: Sequence[Endpoint], tried: Collection[str], outliers: Outl
     """Narrow `pool` (all endpoints of a model, or all of them) to candidates.
 
     Tiers: fresh and not ejected; suspect and not ejected; then, only for a first try, whoever is registered and not
-    draining, even if ejected or down (the panic rule, FAILURES.md D6).
+    draining, even if ejected or down (the panic rule, docs/faults.md D6).
     """
     fresh: list[Endpoint] = []
     suspect: list[Endpoint] = []

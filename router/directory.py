@@ -3,7 +3,7 @@
 One `Directory` lives in the master and is written by one task only. It answers with immutable `Table`s. Rules:
 
 - A record that vanished (from a snapshot, or by expiry) is kept for the grace period while our own probe passes; a
-  deliberate deregistration takes it out at once (CONTRACT.md 2, FAILURES.md D28).
+  deliberate deregistration takes it out at once (docs/contract.md 2, docs/faults.md D28).
 - The registry's opinion and ours are separate verdicts: a stale lease makes an endpoint suspect, only our own failed
   probes or a status other than running take it down (D4).
 - Static services never vanish.
@@ -20,7 +20,7 @@ from router.replica_keys import ReplicaKeys
 from router.serves import declared
 
 RISE = 2
-"""Good probes in a row that bring back a replica which probes took out (FAILURES.md A4)."""
+"""Good probes in a row that bring back a replica which probes took out (docs/faults.md A4)."""
 
 
 class Static(Protocol):

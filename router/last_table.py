@@ -1,4 +1,4 @@
-"""The last known table on disk, so that a router can start while every registry is down (DESIGN.md, Router)."""
+"""The last known table on disk, so that a router can start while every registry is down (docs/architecture.md, Router)."""
 
 from pathlib import Path
 

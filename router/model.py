@@ -70,7 +70,7 @@ class Facts(msgspec.Struct, frozen=True):
     """What routing may know of a request.
 
     `text_bytes` is the size of the request's text, or None when nobody needed it. `affinity` is what ties requests
-    together (CONTRACT.md 2): `prompt_cache_key`, else forwarded address and agent; None for neither. `prompt_bytes` is
+    together (docs/contract.md 2): `prompt_cache_key`, else forwarded address and agent; None for neither. `prompt_bytes` is
     the size of the prompt as it stands in the body and `blocks` its hashed beginning (`policy/blocks.py`), for policies
     that read prompts; for others it is the body's size, which is nearly that.
     """

@@ -6,7 +6,7 @@ A connection that cannot be had ejects at once; five faults in a row eject too, 
 endpoints are ejected at once, so at least one is always left; when all are out, the caller uses them all the same (the
 panic rule). A 4xx or 429 never counts. What one client's prompts can do alone (answers of 5xx, answers cut off) counts only
 when at least two clients met it, or when a request that failed so was then answered well by another endpoint: else one
-client's poisonous prompt could take a fleet down (FAILURES.md A5, A19, D6).
+client's poisonous prompt could take a fleet down (docs/faults.md A5, A19, D6).
 """
 
 from collections.abc import Callable, Sequence

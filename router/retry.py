@@ -1,4 +1,4 @@
-"""PURE. How many retries a worker may make: a share of the last ten seconds' requests, and a small rate (FAILURES.md D8).
+"""PURE. How many retries a worker may make: a share of the last ten seconds' requests, and a small rate (docs/faults.md D8).
 
 Counted over time, not at an instant: where every replica refuses at once, requests are over before they are many, and a
 budget of those in flight is empty and full again with each (so do Finagle and Linkerd; their window is ten seconds too).

@@ -1,4 +1,4 @@
-"""The agent's HTTP API (CONTRACT.md 5, docs/agent.md): parse, one call, render."""
+"""The agent's HTTP API (docs/contract.md 5, docs/agent.md): parse, one call, render."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

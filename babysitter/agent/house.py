@@ -1,4 +1,4 @@
-"""The root directory: what lies where, how a replica moves in and out in one step, and what is read back (CONTRACT.md 5).
+"""The root directory: what lies where, how a replica moves in and out in one step, and what is read back (docs/contract.md 5).
 
 `{root}/{id}/` holds `request.json`, `babysitter.json` (its settings) and `agent.json` (what the agent remembers).
 `{root}/state/{id}.json` is the babysitter's, but for the time before it first writes and after it has ended. What is

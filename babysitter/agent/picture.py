@@ -1,4 +1,4 @@
-"""PURE: a replica as the release server shows it (CONTRACT.md 5), from its request, its state file, and what is wanted."""
+"""PURE: a replica as the release server shows it (docs/contract.md 5), from its request, its state file, and what is wanted."""
 
 from collections.abc import Mapping
 from typing import Any

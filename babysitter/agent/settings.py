@@ -1,4 +1,4 @@
-"""What an agent can be told: a file, the environment (the release server's names as well), and flags (CONTRACT.md 5)."""
+"""What an agent can be told: a file, the environment (the release server's names as well), and flags (docs/contract.md 5)."""
 
 import socket
 from collections.abc import Mapping, Sequence

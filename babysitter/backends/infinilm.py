@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from babysitter.backends.plan import Plan, Service, option_value
 
 ALWAYS = (("--dev", "nvidia"), ("--ndev", "1"), ("--max-batch", "3"), ("--request-timeout", "300"))
-"""What the ancestor's babysitter always told the launch script, with its own defaults (CONTRACT.md 7)."""
+"""What the ancestor's babysitter always told the launch script, with its own defaults (docs/contract.md 7)."""
 
 
 def plan_python(
@@ -18,5 +18,5 @@ def plan_python(
 
 
 def plan_rust(service: Service, *, config_file: str, env: Mapping[str, str], work_dir: str | None) -> Plan:
-    """`xtask service CONFIG -p P` (CONTRACT.md 3)."""
+    """`xtask service CONFIG -p P` (docs/contract.md 3)."""
     return Plan(argv=("xtask", "service", config_file, "-p", str(service.port)), env=env, work_dir=work_dir)

@@ -6,7 +6,7 @@ from babysitter.backends.plan import Plan, Service, option_value
 
 
 def plan(service: Service, *, model: str, args: Sequence[str], env: Mapping[str, str], work_dir: str | None) -> Plan:
-    """`python3 -m vllm.entrypoints.openai.api_server --model M --port P --host H args…` (CONTRACT.md 3)."""
+    """`python3 -m vllm.entrypoints.openai.api_server --model M --port P --host H args…` (docs/contract.md 3)."""
     fixed = ("--model", model, "--port", str(service.port), "--host", service.host)
     served = option_value(args, "--served-model-name") or model
     argv = ("python3", "-m", "vllm.entrypoints.openai.api_server", *fixed, *args)

@@ -1,4 +1,4 @@
-"""PURE: the server modes, and what each adds to the command and the file names (CONTRACT.md 5)."""
+"""PURE: the server modes, and what each adds to the command and the file names (docs/contract.md 5)."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""PURE: what pip is asked to install, in which order, and what its failures mean (CONTRACT.md 5; E5, B15)."""
+"""PURE: what pip is asked to install, in which order, and what its failures mean (docs/contract.md 5; E5, B15)."""
 
 import hashlib
 import json

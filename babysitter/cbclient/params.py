@@ -1,4 +1,4 @@
-"""PURE: the effective full_config, and the environment and command of the server made from it (CONTRACT.md 5)."""
+"""PURE: the effective full_config, and the environment and command of the server made from it (docs/contract.md 5)."""
 
 from collections.abc import Mapping
 from copy import deepcopy

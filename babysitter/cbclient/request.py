@@ -1,4 +1,4 @@
-"""The create request of the release server, as it stands in request.json (CONTRACT.md 5)."""
+"""The create request of the release server, as it stands in request.json (docs/contract.md 5)."""
 
 import json
 from collections.abc import Mapping

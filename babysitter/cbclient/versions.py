@@ -1,4 +1,4 @@
-"""PURE: from an app tag to a package version, a wheel's file name and an image tag (CONTRACT.md 5)."""
+"""PURE: from an app tag to a package version, a wheel's file name and an image tag (docs/contract.md 5)."""
 
 import re
 

@@ -123,7 +123,7 @@ async def exit_later(knobs: Knobs) -> None:
 
 
 def start_grandchild() -> None:
-    """A process in its own session that only a search by environment can find (FAILURES.md A12)."""
+    """A process in its own session that only a search by environment can find (docs/faults.md A12)."""
     sleeper = [sys.executable, "-c", "import time; time.sleep(3600)"]
     subprocess.Popen(sleeper, start_new_session=True, stdin=subprocess.DEVNULL)  # noqa: S603 - our own interpreter
 

@@ -1,7 +1,7 @@
 """Keeping a record alive in the registry: register, renew, register again when it was forgotten, deregister.
 
 One loop per record. It survives every `RegistryError` and nothing else, reports a change at once when woken, and backs
-off with jitter while the registry is away so that its return is no stampede (FAILURES.md C3).
+off with jitter while the registry is away so that its return is no stampede (docs/faults.md C3).
 """
 
 import asyncio

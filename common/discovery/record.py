@@ -1,4 +1,4 @@
-"""The service record as it travels between registry, babysitters and routers (CONTRACT.md 1), and the watch's changes.
+"""The service record as it travels between registry, babysitters and routers (docs/contract.md 1), and the watch's changes.
 
 Unknown members are ignored on reading, so that old and new processes can meet.
 """

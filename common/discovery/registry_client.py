@@ -261,7 +261,7 @@ class RegistryClient:
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Newline-terminated lines of any length up to the limit (`readline` stops at 512 KiB; FAILURES.md D15)."""
+    """Newline-terminated lines of any length up to the limit (`readline` stops at 512 KiB; docs/faults.md D15)."""
     pending: list[bytes] = []
     size = 0
     async for chunk in stream.iter_any():

@@ -1,4 +1,4 @@
-"""PURE. A replica as the release server shows it (CONTRACT.md 5): what the agent and the fleet's registry have in common."""
+"""PURE. A replica as the release server shows it (docs/contract.md 5): what the agent and the fleet's registry have in common."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

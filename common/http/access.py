@@ -1,4 +1,4 @@
-"""Who may ask: loopback by default, tokens from 0600 files, compared in constant time (FAILURES.md 3.1)."""
+"""Who may ask: loopback by default, tokens from 0600 files, compared in constant time (docs/faults.md 3.1)."""
 
 import hmac
 import ipaddress

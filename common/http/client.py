@@ -1,4 +1,4 @@
-"""The one client session of a process, with the manners of FAILURES.md 3.1 and 3.2."""
+"""The one client session of a process, with the manners of docs/faults.md 3.1 and 3.2."""
 
 import os
 

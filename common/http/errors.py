@@ -1,4 +1,4 @@
-"""Errors of the control planes: always JSON, always `{"error": …}`, never a stack (CONTRACT.md 1)."""
+"""Errors of the control planes: always JSON, always `{"error": …}`, never a stack (docs/contract.md 1)."""
 
 import functools
 import json
@@ -100,7 +100,7 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 async def read_json_object(request: web.Request, *, empty: bool = False) -> dict[str, Any]:
-    """The request's body as a JSON object, whatever its Content-Type says (CONTRACT.md 1: `curl -d` works).
+    """The request's body as a JSON object, whatever its Content-Type says (docs/contract.md 1: `curl -d` works).
 
     Args:
         request: The request.

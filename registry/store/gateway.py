@@ -17,7 +17,7 @@ from common.http.client import read_bounded
 from registry.store import StoreFull, StoreUnavailable
 
 CALL_TIMEOUT_S = 2.0
-"""Of one call, all members together; less than our clients wait for us (FAILURES.md C10)."""
+"""Of one call, all members together; less than our clients wait for us (docs/faults.md C10)."""
 SHORTEST_TRY_S = 0.05
 _LINE_LIMIT_BYTES = 64 << 20
 

@@ -1,4 +1,4 @@
-"""The store that forgets: `memory://`. After a restart, clients are told to register again (FAILURES.md C1)."""
+"""The store that forgets: `memory://`. After a restart, clients are told to register again (docs/faults.md C1)."""
 
 from collections.abc import Sequence
 

@@ -46,7 +46,7 @@ class SqliteStore(LocalStore):
         self._lock: int | None = None
 
     async def open(self) -> Loaded:
-        """Lock the file, read every record; a damaged file is renamed and a new one begun (FAILURES.md C12)."""
+        """Lock the file, read every record; a damaged file is renamed and a new one begun (docs/faults.md C12)."""
         return await self._in_thread(self._open)
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Change]:

@@ -1,4 +1,4 @@
-"""PURE. The bodies of the control plane's answers (CONTRACT.md 2), from plain data."""
+"""PURE. The bodies of the control plane's answers (docs/contract.md 2), from plain data."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""PURE. Long prompts to replicas with a static cache, short ones to paged caches (CONTRACT.md 2)."""
+"""PURE. Long prompts to replicas with a static cache, short ones to paged caches (docs/contract.md 2)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""PURE. Who gets a request: cache type narrows, a key decides, and the model's policy does the rest (CONTRACT.md 2)."""
+"""PURE. Who gets a request: cache type narrows, a key decides, and the model's policy does the rest (docs/contract.md 2)."""
 
 from collections.abc import Callable, Sequence
 

@@ -32,7 +32,7 @@ BUSY = frozenset({429, 503})
 _CLIENT_ERROR, _SERVER_ERROR = 400, 500
 _NOBODY_THERE = (ConnectionRefusedError, TimeoutError, socket.gaierror, UnicodeError, ssl.SSLError)
 _NO_WAY_THERE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
-"""Unlike a want of descriptors, say, which is our own fault (FAILURES.md D19 to D21)."""
+"""Unlike a want of descriptors, say, which is our own fault (docs/faults.md D19 to D21)."""
 _INNOCENT = (Verdict.GOOD, Verdict.NEUTRAL)
 
 

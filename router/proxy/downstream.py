@@ -305,7 +305,7 @@ class Downstream:
 
     def _feed_chunks(self, data: bytes) -> None:
         pieces = self._chunked.payload(data)
-        # Framing counts too: an endless chunk extension is no way around the limit (FAILURES.md R32).
+        # Framing counts too: an endless chunk extension is no way around the limit (docs/faults.md R32).
         size = len(data)
         self._body_left -= size
         if self._body_left < 0:

@@ -44,10 +44,10 @@ log = structlog.get_logger(__name__)
 SWEEP_S = 0.25
 RESOLVE_TTL_S = 10.0
 WRITE_STALL_S = 60.0
-"""A client that takes no byte for so long is dropped (FAILURES.md D3)."""
+"""A client that takes no byte for so long is dropped (docs/faults.md D3)."""
 HEARD_LIMIT = 65536
 HELD_LIMIT_BYTES = 64 << 20
-"""A JSON answer up to this size is held whole before its first byte goes out (FAILURES.md 3.1)."""
+"""A JSON answer up to this size is held whole before its first byte goes out (docs/faults.md 3.1)."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Engine:
         self.set_keys(())
 
     def set_keys(self, keys: tuple[Key, ...]) -> None:
-        """Take the API keys. Clients' own credentials go on to replicas only while there are none (CONTRACT.md 2)."""
+        """Take the API keys. Clients' own credentials go on to replicas only while there are none (docs/contract.md 2)."""
         self.keys = KeyRing.of(keys, self.workers)
         credentials = frozenset() if keys else CREDENTIALS
         self.has_keys = bool(keys)
@@ -241,7 +241,7 @@ class Engine:
             return cast("Upstream", connection)
 
     async def _resolve(self, host: str) -> tuple[str, ...]:
-        """The addresses of `host`; a name is asked for at most every ten seconds (FAILURES.md D20)."""
+        """The addresses of `host`; a name is asked for at most every ten seconds (docs/faults.md D20)."""
         known = self._resolved.get(host)
         now = self.now()
         if known is not None and now - known[0] < RESOLVE_TTL_S:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from router.proxy.upstream import Pool
 
 _TRY_ELSEWHERE = BUSY | {502, 504}
-"""Answers that say "not me, not now": another replica may do better, else they pass through (FAILURES.md A20)."""
+"""Answers that say "not me, not now": another replica may do better, else they pass through (docs/faults.md A20)."""
 _INTERNAL_ERROR = 500
 """May be the request's own: passed on, unless it is an engine that dies."""
 _REQUEST_ID_LIMIT = 128
@@ -353,7 +353,7 @@ class Exchange:
         return b"retry-after", b"%d" % self._engine.waiting.retry_after_s(self._facts.model or "")
 
     def _nobody(self) -> tuple[int, str, str, tuple[bytes, bytes]]:
-        """503, and why: the model was never seen, or nobody serves it now (FAILURES.md D6).
+        """503, and why: the model was never seen, or nobody serves it now (docs/faults.md D6).
 
         Official clients ask again twice, and wait as told: for a name that only a typing error has, they are told not to.
         """

@@ -1,4 +1,4 @@
-"""PURE. Which header fields cross the router, both ways (FAILURES.md 3.1).
+"""PURE. Which header fields cross the router, both ways (docs/faults.md 3.1).
 
 Requests: an allow-list. Responses: everything but hop-by-hop fields, cookies, and what describes another server.
 """

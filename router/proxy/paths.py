@@ -1,7 +1,7 @@
-"""PURE. Which paths are proxied, and which form of them a replica gets (CONTRACT.md 2, DESIGN.md).
+"""PURE. Which paths are proxied, and which form of them a replica gets (docs/contract.md 2, docs/architecture.md).
 
 An exact match against a fixed table: nothing of the client's path is ever joined, decoded or normalised, so dot
-segments, `%2e`, `//host` and absolute targets cannot lead anywhere (FAILURES.md R58 to R66).
+segments, `%2e`, `//host` and absolute targets cannot lead anywhere (docs/faults.md R58 to R66).
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from enum import Enum
 
 
 class EndMark(Enum):
-    """What ends a complete event stream of a path (FAILURES.md D10)."""
+    """What ends a complete event stream of a path (docs/faults.md D10)."""
 
     DONE = "done"
     RESPONSES = "responses"

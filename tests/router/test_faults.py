@@ -1,4 +1,4 @@
-"""Faults of whole replicas and of the router's own means, caused for real (FAILURES.md A1, A4, A19, D7, D19, D20, D30)."""
+"""Faults of whole replicas and of the router's own means, caused for real (docs/faults.md A1, A4, A19, D7, D19, D20, D30)."""
 
 import asyncio
 import hashlib
