@@ -19,7 +19,7 @@ from babysitter.api import Source, make_app
 from babysitter.assemble import make_engine, make_prober, make_spec, other_hosts, settle_host
 from babysitter.home import Home
 from babysitter.memory import from_json
-from babysitter.reload import NEED_RESTART, Apply
+from babysitter.reload import Apply
 from babysitter.reporter import Reporter
 from babysitter.settings import BACKEND_LABELS, BabysitterSettings, config_file, parse
 from babysitter.start_trace import start_spans
@@ -98,7 +98,6 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
                 Apply(supervisor, reporter, asking, environ, clock),
                 files=lambda _: (config_file(sys.argv[1:], environ),),
                 hangup=hangup,
-                need_restart=NEED_RESTART,
             )
             supervisor.held_back = lambda: (reloader.waiting, reloader.refused)
             await supervisor.start(scope)

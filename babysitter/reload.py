@@ -13,24 +13,6 @@ from babysitter.settings import BabysitterSettings
 from babysitter.supervisor import Supervisor
 from common.clock import Clock
 
-RELOADED = frozenset(
-    {
-        "babysitter",
-        "backend",
-        "expected_models",
-        "limits",
-        "logs",
-        "metadata",
-        "models",
-        "on_exit",
-        "probes",
-        "server",
-        "stop_command",
-        "weight",
-    }
-)
-NEED_RESTART = tuple(sorted(set(BabysitterSettings.model_fields) - RELOADED))
-
 
 class Apply:
     """Puts settings in force in a babysitter that runs.

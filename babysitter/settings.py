@@ -248,15 +248,21 @@ class BabysitterSettings(TracedSettings):
     The server listens on `port`, the babysitter on `port + 1`.
     """
 
-    name: str = option("", "Name in the registry; unset: infinilm-TYPE-PORT.", flags=["-n", "--name"])
-    host: str = option("localhost", "Address of the server and of the babysitter.", flags=["--host"])
-    port: int = option(..., "The server's port.", flags=["-p", "--port"], ge=1, le=LAST_PORT)
-    registry_url: CommaList = option((), "Registries to report to.", flags=["--registry-url", "--registry"])
-    router_url: str | None = option(None, "The router, shown in /info.", flags=["--router-url", "--router"])
-    advertise_host: str | None = option(None, "Host that others reach the server at, when not `host`.")
-    data_dir: Path = option(Path("data"), "Where the babysitter remembers.")
-    replica_dir: Path | None = option(None, "Directory ROOT/ID of an agent's replica, with its request.json.")
-    log_dir: Path = option(Path("logs"), "Where the server's output goes.")
+    name: str = option("", "Name in the registry; unset: infinilm-TYPE-PORT.", flags=["-n", "--name"], restart=True)
+    host: str = option("localhost", "Address of the server and of the babysitter.", flags=["--host"], restart=True)
+    port: int = option(..., "The server's port.", flags=["-p", "--port"], ge=1, le=LAST_PORT, restart=True)
+    registry_url: CommaList = option(
+        (), "Registries to report to.", flags=["--registry-url", "--registry"], restart=True
+    )
+    router_url: str | None = option(
+        None, "The router, shown in /info.", flags=["--router-url", "--router"], restart=True
+    )
+    advertise_host: str | None = option(None, "Host that others reach the server at, when not `host`.", restart=True)
+    data_dir: Path = option(Path("data"), "Where the babysitter remembers.", restart=True)
+    replica_dir: Path | None = option(
+        None, "Directory ROOT/ID of an agent's replica, with its request.json.", restart=True
+    )
+    log_dir: Path = option(Path("logs"), "Where the server's output goes.", restart=True)
     on_exit: Literal["stop", "detach"] = option(
         "stop", "What SIGTERM does to the server: stop it, or leave it running."
     )
@@ -267,15 +273,17 @@ class BabysitterSettings(TracedSettings):
         flags=(),
     )
     stop_command: tuple[str, ...] = option((), "Ends an external server, like docker stop NAME.", flags=())
-    token_file: Path | None = option(None, "Bearer token for the registry, in a 0600 file.")
+    token_file: Path | None = option(None, "Bearer token for the registry, in a 0600 file.", restart=True)
     api_token_file: Path | None = option(
-        None, "Bearer token, in a 0600 file, for what others than this machine may only do with one."
+        None, "Bearer token, in a 0600 file, for what others than this machine may only do with one.", restart=True
     )
     api_key_file: Path | None = option(
-        None, "The server's own API key, in a 0600 file: shown by our probes, given to vLLM, told to nobody."
+        None,
+        "The server's own API key, in a 0600 file: shown by our probes, given to vLLM, told to nobody.",
+        restart=True,
     )
     api_key_label: str | None = option(
-        None, "Label in the record, under which routers know that key (`replica_keys`); unset: the name."
+        None, "Label in the record, under which routers know that key (`replica_keys`); unset: the name.", restart=True
     )
     models: CommaList = option((), "Ids of a server whose models call tells none.", flags=())
     expected_models: CommaList = option((), "Ids that must be served before the server is ready.", flags=())
@@ -284,9 +292,9 @@ class BabysitterSettings(TracedSettings):
     babysitter: RestartSettings = Field(default_factory=RestartSettings)
     probes: ProbeSettings = Field(default_factory=ProbeSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
-    jobs: JobSettings = Field(default_factory=JobSettings)
+    jobs: JobSettings = option(JobSettings, "The cluster jobs that a server starts.", restart=True)
     limits: LimitSettings = Field(default_factory=LimitSettings)
-    cbclient: CbclientSettings = Field(default_factory=CbclientSettings)
+    cbclient: CbclientSettings = option(CbclientSettings, "How clients are deployed.", restart=True)
     backend: Annotated[Backend, Field(discriminator="type"), BeforeValidator(_lower_type)] = option(
         ..., "The server.", flags=()
     )

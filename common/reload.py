@@ -8,7 +8,7 @@ with, so that an edited environment file, of systemd say, is read at the next st
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
@@ -17,7 +17,7 @@ import structlog
 
 from common import systemd
 from common.service import Chosen, ConfigurationError
-from common.settings import SettingsError
+from common.settings import SettingsError, needing_restart
 
 log = structlog.get_logger(__name__)
 TICK_S = 1.0
@@ -76,7 +76,8 @@ class Reloader(Generic[Chosen]):
         apply: Puts settings in force; raises SettingsError or ConfigurationError, and has then changed nothing.
         files: Those that settings were read from, and those that they name; watched from now on.
         hangup: Set by SIGHUP.
-        need_restart: Settings that keep their value until a restart.
+        spared: Settings declared with `restart=True` that this service can change all the same.
+        then: Called once settings are in force, with the names of those that changed, for what takes a while.
 
     `waiting` names those that have another value in the file by now; `refused` is why the last reading changed nothing.
     """
@@ -89,31 +90,31 @@ class Reloader(Generic[Chosen]):
         *,
         files: Callable[[Chosen], Iterable[Path | None]],
         hangup: asyncio.Event,
-        need_restart: Iterable[str],
+        spared: Collection[str] = (),
+        then: Callable[[Sequence[str], Change], Awaitable[None]] | None = None,
     ) -> None:
         self.settings = settings
         self._reread = reread
         self._apply = apply
         self.waiting: tuple[str, ...] = ()
         self.refused: str | None = None
-        self._need_restart = frozenset(need_restart)
+        self._need_restart = needing_restart(type(settings)).difference(spared)
+        self._then = then
         self._changes = changes(lambda: files(self.settings), hangup)
 
     async def run(self) -> None:
         """Reload whenever there is a reason, for ever."""
         async for change in self._changes:
-            await self.reload(change.files)
+            await self.reload(change)
 
-    async def reload(self, files: Iterable[Path] = ()) -> bool:
+    async def reload(self, reason: Change) -> bool:
         """Take the settings as they are now; False when they have a fault and nothing changed."""
         try:
-            wanted = await asyncio.to_thread(self._reread)
-            names = [
-                name for name in type(wanted).model_fields if getattr(wanted, name) != getattr(self.settings, name)
-            ]
+            read = await asyncio.to_thread(self._reread)
+            names = [name for name in type(read).model_fields if getattr(read, name) != getattr(self.settings, name)]
             waiting = sorted(self._need_restart.intersection(names))
             kept = {name: getattr(self.settings, name) for name in waiting}
-            settings = wanted.model_copy(update=kept)
+            settings = read.model_copy(update=kept)
             self._apply(settings)
         except (SettingsError, ConfigurationError) as error:
             log.error("config.refused", reason=str(error))
@@ -125,9 +126,11 @@ class Reloader(Generic[Chosen]):
             "config.reloaded",
             changed=changed,
             need_restart=waiting,
-            files=[str(path) for path in files],
-            as_started=wanted.from_environment,
+            files=[str(path) for path in reason.files],
+            as_started=read.from_environment,
         )
+        if self._then is not None:
+            await self._then(changed, reason)
         return True
 
 

@@ -25,9 +25,12 @@ class ServiceSettings(Settings):
     """What every service takes."""
 
     log_level: str = option(
-        "INFO", "Least level of the lines logged: debug, info, warning, error or critical.", pattern=LOG_LEVELS
+        "INFO",
+        "Least level of the lines logged: debug, info, warning, error or critical.",
+        pattern=LOG_LEVELS,
+        restart=True,
     )
-    log_json: bool | None = option(None, "Log JSON lines; unset means: unless at a terminal.")
+    log_json: bool | None = option(None, "Log JSON lines; unset means: unless at a terminal.", restart=True)
 
 
 Chosen = TypeVar("Chosen", bound=ServiceSettings)

@@ -67,7 +67,13 @@ CommaPaths = Annotated[tuple[Path, ...], BeforeValidator(_split_commas)]
 
 
 def option(
-    default: Any, help_text: str, *, flags: Sequence[str] | None = None, env: Sequence[str] = (), **limits: Any
+    default: Any,
+    help_text: str,
+    *,
+    flags: Sequence[str] | None = None,
+    env: Sequence[str] = (),
+    restart: bool = False,
+    **limits: Any,
 ) -> Any:
     """Declare one setting.
 
@@ -77,11 +83,21 @@ def option(
         flags: Flags that set it; None derives `--the-name` for a top-level setting, `()` means none.
         env: Variables besides `PREFIX_THE_NAME`, which every top-level setting and every flag has, but for tables and
             lists that text cannot give.
+        restart: True when a running service keeps the value that it was started with (`needing_restart`).
         limits: Passed to `pydantic.Field` (`ge`, `le`, `pattern` …).
     """
     made = {"default_factory": default} if callable(default) else {"default": default}
-    extra: dict[str, Any] = {"flags": None if flags is None else list(flags), "env": list(env)}
+    extra: dict[str, Any] = {"flags": None if flags is None else list(flags), "env": list(env), "restart": restart}
     return Field(description=help_text, json_schema_extra=extra, **made, **limits)
+
+
+def needing_restart(model: type[BaseModel]) -> frozenset[str]:
+    """The top-level settings of `model` that a running service cannot change."""
+    return frozenset(
+        name
+        for name, info in model.model_fields.items()
+        if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("restart")
+    )
 
 
 @dataclass(frozen=True, slots=True)

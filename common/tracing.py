@@ -27,9 +27,10 @@ class TracedSettings(ServiceSettings):
         None,
         "OpenTelemetry collector (OTLP over HTTP) that gets spans, like http://localhost:4318; unset: no tracing.",
         pattern=r"^https?://\S+$",
+        restart=True,
     )
     trace_sample: float = option(
-        1.0, "Share of the traces begun here that are kept; a caller decides its own.", ge=0, le=1
+        1.0, "Share of the traces begun here that are kept; a caller decides its own.", ge=0, le=1, restart=True
     )
 
 

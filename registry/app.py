@@ -31,7 +31,7 @@ from registry.model import Sweep
 from registry.policy import address_policy
 from registry.prober import GuardedResolver, Prober, agent_session, https_session
 from registry.relay import Relay
-from registry.reload import NEED_RESTART, Apply, agent_token_of, files_of, guard_of
+from registry.reload import Apply, agent_token_of, files_of, guard_of
 from registry.render import Renderer
 from registry.routers import Routers
 from registry.routes import add_routes
@@ -194,7 +194,6 @@ async def serve(settings: RegistrySettings, *, config: Path | None, reread: Call
         lambda changed: app[APPLY](changed),  # noqa: PLW0108 - it is there once the application has started
         files=lambda now: (config, *files_of(now)),
         hangup=hangup_event(),
-        need_restart=NEED_RESTART,
     )
     try:
         runner = await start(

@@ -11,11 +11,6 @@ from registry.policy import address_policy
 from registry.prober import GuardedResolver
 from registry.settings import RegistrySettings
 
-NEED_RESTART = (
-    *("host", "port", "store", "data_dir", "drain_timeout", "cleanup_interval", "log_level", "log_json"),
-    *("replica_ca_file", "replica_tls_verify"),
-)
-
 
 def files_of(settings: RegistrySettings) -> Iterator[Path]:
     """The token files, the agents' among them."""

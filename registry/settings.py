@@ -9,16 +9,22 @@ from common.settings import CommaList, option
 class RegistrySettings(ServiceSettings):
     """Service registry: keeps the list of inference servers and babysitters, by lease."""
 
-    host: str = option("127.0.0.1", "Address to listen on.")
-    port: int = option(18000, "Port to listen on; 0 lets the kernel choose.", ge=0, le=65535)
+    host: str = option("127.0.0.1", "Address to listen on.", restart=True)
+    port: int = option(18000, "Port to listen on; 0 lets the kernel choose.", ge=0, le=65535, restart=True)
     health_interval: float = option(30.0, "Seconds between two probes of one service.", gt=0, le=3600)
     health_timeout: float = option(5.0, "Seconds that one probe may take.", gt=0, le=300)
     cleanup_interval: float = option(
-        60.0, "Longest time in seconds between two looks for ended leases; at least one look a second.", gt=0, le=3600
+        60.0,
+        "Longest time in seconds between two looks for ended leases; at least one look a second.",
+        gt=0,
+        le=3600,
+        restart=True,
     )
-    data_dir: Path = option(Path("data"), "Directory of the embedded store.")
+    data_dir: Path = option(Path("data"), "Directory of the embedded store.", restart=True)
     store: str | None = option(
-        None, "Where records are kept: sqlite:///PATH, memory:// or etcd://HOST:PORT,…; unset: in the data directory."
+        None,
+        "Where records are kept: sqlite:///PATH, memory:// or etcd://HOST:PORT,…; unset: in the data directory.",
+        restart=True,
     )
     insecure_no_auth: bool = option(False, "Listen on other than loopback addresses without tokens.")
     read_token_file: CommaList = option((), "Files with tokens that may read.")
@@ -33,14 +39,15 @@ class RegistrySettings(ServiceSettings):
         None,
         "PEM file of the CAs, or of single certificates (pinning), that services on https are checked against; unset: "
         "the system's CAs.",
+        restart=True,
     )
-    replica_tls_verify: bool = option(True, "Check certificates and names of services on https.")
+    replica_tls_verify: bool = option(True, "Check certificates and names of services on https.", restart=True)
     allowed_networks: CommaList = option(
         (), "Networks whose addresses may be registered; unset: the private ones, and loopback when listening there."
     )
     allowed_hosts: CommaList = option(("*",), "Host names that may be registered; * is every name.")
     lowest_port: int = option(1024, "Lowest port that may be registered, besides 80 and 443.", ge=1, le=65535)
-    drain_timeout: float = option(5.0, "Seconds that open requests may take after SIGTERM.", gt=0, le=600)
+    drain_timeout: float = option(5.0, "Seconds that open requests may take after SIGTERM.", gt=0, le=600, restart=True)
     max_services: int = option(20_000, "Most records at once; a replica has two.", ge=1, le=1_000_000)
     max_watchers: int = option(1000, "Most watches and long polls at once.", ge=1, le=100_000)
     max_connections: int = option(4096, "Most connections at once; requests beyond are answered 503.", ge=1)

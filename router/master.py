@@ -7,7 +7,7 @@ changed. Requests never pass here, so nothing that happens here can break one.
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -19,7 +19,7 @@ from common.http.access import read_token, require_guard
 from common.http.client import make_session
 from common.http.serve import stop_signals, until_stopped
 from common.http.tls import client_context, read_ca
-from common.reload import Change, changes, hangup_event
+from common.reload import Change, Reloader, hangup_event
 from common.service import ConfigurationError
 from common.settings import SettingsError
 from common.tasks import TaskScope
@@ -42,12 +42,8 @@ log = structlog.get_logger(__name__)
 TICK_S = 1.0
 UNREACHED_AFTER = 3
 """Requests in a row that say more than a probe does."""
-NEED_RESTART = (
-    *("host", "router_port", "workers", "max_endpoints", "data_dir"),
-    *("registry_url", "registry_token_file", "advertise", "advertise_url"),
-    *("expose_replica_api", "replica_api_token_file"),
-)
-"""Settings that a reload cannot change."""
+TAKEN_BY_WORKERS = ("log_level", "log_json", "trace_endpoint", "trace_sample")
+"""What other services are started again for: here the workers are, one after the other, and read it anew."""
 FIRST_ANSWER_WAIT_S = 2.0
 """How long the start waits for the registry before it serves from the last known table."""
 
@@ -166,45 +162,28 @@ class Master:
         self.crew.set_keys(keys)
         self._changed.set()
 
-    async def reload(self, reread: Callable[[], RouterSettings], reason: Change) -> None:
-        """Take the configuration as it is now: files at once, settings by replacing the workers.
+    def take(self, settings: RouterSettings) -> None:
+        """Put settings in force here, with the files that they name; `renew_workers` does so in the workers.
 
-        A fault changes nothing. A signal replaces the workers even if no setting changed. What needs a restart keeps its
-        value, and is named until there was one.
+        Raises:
+            SettingsError: They cannot be used; nothing is changed then.
+            ConfigurationError: Likewise.
         """
-        before = self.settings
+        require_tracing(settings)
+        before, self.settings = self.settings, settings
         try:
-            wanted = await asyncio.to_thread(reread)
-            require_tracing(wanted)
-            fixed = sorted(name for name in NEED_RESTART if getattr(wanted, name) != getattr(before, name))
-            self.settings = settings = wanted.model_copy(update={name: getattr(before, name) for name in fixed})
             self.load_files()
-        except (SettingsError, ConfigurationError) as error:
+        except (SettingsError, ConfigurationError):
             self.settings = before
-            log.error("config.refused", reason=str(error))
-            return
-        changed = [name for name in RouterSettings.model_fields if getattr(settings, name) != getattr(before, name)]
-        files = [str(path) for path in reason.files]
-        started = wanted.from_environment
-        log.info("config.reloaded", changed=changed, need_restart=fixed, files=files, as_started=started)
+            raise
         self.directory.grace_s = settings.service_removal_grace_period
         self.directory.max_errors = settings.max_errors
         self.directory.default_limit = settings.max_in_flight
-        if changed or reason.asked or settings.replica_ca_file in reason.files:
-            await self.crew.roll(settings)
 
-    async def watch_files(self, reasons: AsyncGenerator[Change], reread: Callable[[], RouterSettings]) -> None:
-        """Reload for every one of `reasons`."""
-        async for reason in reasons:
-            await self.reload(reread, reason)
-
-    def files(self, config: Path | None) -> tuple[Path | None, ...]:
-        """What is watched for changes."""
-        settings = self.settings
-        return (
-            *(config, settings.static_services, settings.api_keys_file, settings.replica_ca_file),
-            *settings.replica_keys.values(),
-        )
+    async def renew_workers(self, changed: Sequence[str], reason: Change) -> None:
+        """Replace the workers after a reload: when a setting of theirs may have changed, or a signal asks for it."""
+        if changed or reason.asked or self.settings.replica_ca_file in reason.files:
+            await self.crew.roll(self.settings)
 
     def left_out(self) -> int:
         """How many replicas are known and have no place in the table."""
@@ -242,6 +221,14 @@ class Master:
             await asyncio.to_thread(last_table.save, self.table_path, self.directory.saved())
 
 
+def files_of(settings: RouterSettings) -> tuple[Path | None, ...]:
+    """Files that the settings name and that are read again when they change."""
+    return (
+        *(settings.static_services, settings.api_keys_file, settings.replica_ca_file),
+        *settings.replica_keys.values(),
+    )
+
+
 async def serve(
     settings: RouterSettings,
     *,
@@ -274,7 +261,15 @@ async def serve(
             hangup = hangup_event()
             crew = Crew(settings, control_path, scope, environment)
             master = Master(settings, crew)
-            reasons = changes(lambda: master.files(config), hangup)  # before they are read: what changes then is seen
+            reloader = Reloader(  # made before the files are read: what changes meanwhile is seen
+                settings,
+                reread,
+                master.take,
+                files=lambda now: (config, *files_of(now)),
+                hangup=hangup,
+                spared=TAKEN_BY_WORKERS,
+                then=master.renew_workers,
+            )
             try:
                 master.load_files()
             except SettingsError as error:
@@ -299,7 +294,7 @@ async def serve(
             await crew.start(master.next_table())
             scope.spawn("publish", master.publish(), service=True)
             scope.spawn("compile", have_compiled(crew, settings))
-            scope.spawn("watch-files", master.watch_files(reasons, reread), service=True)
+            scope.spawn("reload", reloader.run(), service=True)
             readers = [scope.spawn("traffic", overview.watch_traffic(), service=True)]
             if client is not None and said:
                 telling = complaints.tell(client, said["router"], master.failing)

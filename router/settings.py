@@ -34,19 +34,25 @@ class ModelSettings(Settings):
 class RouterSettings(TracedSettings):
     """One HTTP port in front of every ready inference server: model-aware, balancing, OpenAI-style."""
 
-    router_port: int = option(8000, "Port to listen on.", flags=("--router-port", "--port"), ge=0, le=65535)
-    host: str = option("127.0.0.1", "Address to listen on.")
+    router_port: int = option(
+        8000, "Port to listen on.", flags=("--router-port", "--port"), ge=0, le=65535, restart=True
+    )
+    host: str = option("127.0.0.1", "Address to listen on.", restart=True)
     registry_url: CommaList = option(
         ("http://localhost:18000",),
         "Registry URLs, separated by commas; the first that answers is used. An empty value, or none beside static "
         "services, means that no registry is followed.",
+        restart=True,
     )
-    registry_token_file: Path | None = option(None, "File (mode 0600) with the registry's read token.")
-    advertise: bool = option(True, "Tell the registry where the router is, for its page and for Prometheus.")
+    registry_token_file: Path | None = option(None, "File (mode 0600) with the registry's read token.", restart=True)
+    advertise: bool = option(
+        True, "Tell the registry where the router is, for its page and for Prometheus.", restart=True
+    )
     advertise_url: str | None = option(
         None,
         "URL that others reach the router at; unset: made of the address it listens on.",
         pattern=r"^https?://",
+        restart=True,
     )
     static_services: Path | None = option(None, "JSON file of services that are always in the table.")
     health_interval: float = option(30.0, "Seconds between probes of a replica.", gt=0)
@@ -56,8 +62,8 @@ class RouterSettings(TracedSettings):
     service_removal_grace_period: float = option(
         60.0, "Seconds a replica that vanished from the registry is kept while our own probe passes.", ge=0
     )
-    workers: int = option(lambda: min(os.cpu_count() or 1, 16), "Worker processes.", ge=1, le=64)
-    data_dir: Path = option(Path("data"), "Folder for the last known table.")
+    workers: int = option(lambda: min(os.cpu_count() or 1, 16), "Worker processes.", ge=1, le=64, restart=True)
+    data_dir: Path = option(Path("data"), "Folder for the last known table.", restart=True)
     proxy_paths: CommaList = option((), "Further paths to proxy; `*` proxies every path the router does not own.")
     strip_prefixes: CommaList = option(
         (), "Prefixes that are taken off paths when a known path is left, such as /openai or /api."
@@ -100,7 +106,7 @@ class RouterSettings(TracedSettings):
     body_idle_timeout_s: float = option(30.0, "Seconds between two pieces of a request's body.", gt=0)
     body_timeout_s: float = option(600.0, "Seconds a request's body may take in all.", gt=0)
     max_connections: int = option(4096, "Client connections per worker.", ge=1)
-    max_endpoints: int = option(1024, "Replicas the router can keep count of.", ge=1, le=65536)
+    max_endpoints: int = option(1024, "Replicas the router can keep count of.", ge=1, le=65536, restart=True)
     forward_headers: CommaList = option((), "Further request headers that are passed on to replicas.")
     replica_keys: dict[str, Path] = option(
         {},
@@ -137,9 +143,13 @@ class RouterSettings(TracedSettings):
     served_by: bool = option(False, "Tell clients which replica answered (X-Served-By).")
     compiled: bool = option(True, "Run the data plane compiled; built once per version, in the background.")
     drain_timeout: float = option(30.0, "Seconds that requests under way may take after SIGTERM.", ge=0)
-    expose_replica_api: bool = option(False, "Pass /api/v1/* on to the registry; with API keys, for admin keys only.")
+    expose_replica_api: bool = option(
+        False, "Pass /api/v1/* on to the registry; with API keys, for admin keys only.", restart=True
+    )
     replica_api_token_file: Path | None = option(
-        None, "File (mode 0600) with the registry's admin token, for calls of /api/v1/* that an API key let in."
+        None,
+        "File (mode 0600) with the registry's admin token, for calls of /api/v1/* that an API key let in.",
+        restart=True,
     )
     insecure_no_auth: bool = option(False, "Listen beyond loopback without API keys.")
 

@@ -12,7 +12,7 @@ from babysitter.agent.house import House
 from babysitter.agent.landlord import Landlord
 from babysitter.agent.lodging import make_lodging
 from babysitter.agent.record import Record
-from babysitter.agent.reload import NEED_RESTART, Apply, files_of, token_of
+from babysitter.agent.reload import Apply, files_of, token_of
 from babysitter.agent.settings import AgentSettings, config_file, parse
 from common.clock import SystemClock
 from common.discovery.registry_client import RegistryClient
@@ -62,7 +62,6 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
                 Apply(agent, lambda changed: make_lodging(changed, environ, house.root)),
                 files=lambda now: (config_file(sys.argv[1:], environ), *files_of(now)),
                 hangup=hangup_event(),
-                need_restart=NEED_RESTART,
             )
             runner = await start(
                 make_app(agent),

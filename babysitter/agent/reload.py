@@ -11,22 +11,6 @@ from babysitter.agent.lodging import Lodging
 from babysitter.agent.settings import AgentSettings
 from common.http.access import read_token, require_guard
 
-NEED_RESTART = (
-    "advertise_host",
-    "drain_timeout",
-    "heartbeat_interval",
-    "host",
-    "local_workdir_root",
-    "log_json",
-    "log_level",
-    "node",
-    "port",
-    "registry_token_file",
-    "registry_url",
-    "replica_host",
-    "starts_at_once",
-)
-
 
 def files_of(settings: AgentSettings) -> Iterator[Path | None]:
     """Files that the settings name and that are read again."""

@@ -29,23 +29,34 @@ LAST_PORT = 65_535
 class AgentSettings(ServiceSettings):
     """Make, show and stop the replicas of this node."""
 
-    host: str = option("127.0.0.1", "Address to listen on.", env=["HOST", "SERVICE_HOST"])
+    host: str = option("127.0.0.1", "Address to listen on.", env=["HOST", "SERVICE_HOST"], restart=True)
     port: int = option(
-        18100, "Port to listen on; 0 lets the kernel choose.", env=["PORT", "SERVICE_PORT"], ge=0, le=LAST_PORT
+        18100,
+        "Port to listen on; 0 lets the kernel choose.",
+        env=["PORT", "SERVICE_PORT"],
+        ge=0,
+        le=LAST_PORT,
+        restart=True,
     )
-    log_level: str = option("INFO", "Least level of the lines logged.", env=["LOG_LEVEL"], pattern=LOG_LEVELS)
+    log_level: str = option(
+        "INFO", "Least level of the lines logged.", env=["LOG_LEVEL"], pattern=LOG_LEVELS, restart=True
+    )
     local_workdir_root: Path = option(
-        Path("data/replicas"), "Directory of all replicas, one agent's own.", env=["LOCAL_WORKDIR_ROOT"]
+        Path("data/replicas"), "Directory of all replicas, one agent's own.", env=["LOCAL_WORKDIR_ROOT"], restart=True
     )
     cleanup_on_shutdown: bool = option(False, "Stop every replica when the agent ends.", env=["CLEANUP_ON_SHUTDOWN"])
-    node: str = option(socket.gethostname, "This node's name, as placement.node gives it; unset: the host's name.")
-    registry_url: CommaList = option((), "Registries that the agent and its replicas report to.")
+    node: str = option(
+        socket.gethostname, "This node's name, as placement.node gives it; unset: the host's name.", restart=True
+    )
+    registry_url: CommaList = option((), "Registries that the agent and its replicas report to.", restart=True)
     router_url: str | None = option(None, "The router, shown by babysitters.")
-    registry_token_file: Path | None = option(None, "Register token for the registry, in a 0600 file.")
+    registry_token_file: Path | None = option(None, "Register token for the registry, in a 0600 file.", restart=True)
     api_token_file: Path | None = option(None, "Token that every call but health and metrics needs, in a 0600 file.")
     insecure_no_auth: bool = option(False, "Listen on other than loopback addresses without a token.")
-    advertise_host: str | None = option(None, "Host that others reach this node at, when not `host`.")
-    replica_host: str | None = option(None, "Address that servers and babysitters listen on; unset: that of the agent.")
+    advertise_host: str | None = option(None, "Host that others reach this node at, when not `host`.", restart=True)
+    replica_host: str | None = option(
+        None, "Address that servers and babysitters listen on; unset: that of the agent.", restart=True
+    )
     babysitter_config: Path | None = option(None, "TOML or YAML file of settings that every babysitter gets.")
     babysitter_command: tuple[str, ...] = option(
         tuple(own_python.command("babysitter")), "Starts a babysitter; its flags are added.", flags=()
@@ -53,11 +64,15 @@ class AgentSettings(ServiceSettings):
     first_port: int = option(20_000, "First of the ports that replicas get.", ge=LEAST_PORT, le=LAST_PORT)
     last_port: int = option(31_999, "Last of them; a replica takes two.", ge=LEAST_PORT, le=LAST_PORT)
     max_replicas: int = option(1000, "Most replicas at once.", ge=1)
-    starts_at_once: int = option(4, "Babysitters that are started at the same time.", ge=1, le=1000)
+    starts_at_once: int = option(4, "Babysitters that are started at the same time.", ge=1, le=1000, restart=True)
     stopped_retention_s: float = option(300.0, "How long a deleted replica is still shown, in seconds.", ge=0)
     model_dirs: CommaPaths = option((), "Directories that an absolute runconfig.model_dir may lie in.", flags=())
-    heartbeat_interval: float = option(5.0, "Between two heartbeats to the registry, in seconds.", gt=0, le=3600)
-    drain_timeout: float = option(5.0, "Time that open calls may take after SIGTERM, in seconds.", gt=0, le=600)
+    heartbeat_interval: float = option(
+        5.0, "Between two heartbeats to the registry, in seconds.", gt=0, le=3600, restart=True
+    )
+    drain_timeout: float = option(
+        5.0, "Time that open calls may take after SIGTERM, in seconds.", gt=0, le=600, restart=True
+    )
     default_health_timeout_s: float = option(
         5.0, "Of one look at a server, for a health call, in seconds.", env=["DEFAULT_HEALTH_TIMEOUT_S"], gt=0, le=600
     )

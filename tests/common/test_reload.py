@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from common.reload import Change, Reloader, changes, hangup_event
 from common.service import ConfigurationError, ServiceSettings
 from common.settings import SettingsError, option
 
+ASKED = Change(asked=True, files=())
+
 
 class Pace(ServiceSettings):
     """Settings of a service."""
 
-    port: int = option(1, "Port.")
+    port: int = option(1, "Port.", restart=True)
     pace: int = option(1, "Pace.")
 
 
@@ -92,9 +94,8 @@ async def test_what_changed_is_in_force_and_told(told: list[Any]) -> None:
         applied.append,
         files=no_files,
         hangup=asyncio.Event(),
-        need_restart=["port"],
     )
-    assert await reloader.reload([Path("f")])
+    assert await reloader.reload(Change(asked=False, files=(Path("f"),)))
     assert reloader.settings == Pace(port=1, pace=5) == applied[0]
     [line] = told
     assert line["event"] == "config.reloaded"
@@ -102,12 +103,24 @@ async def test_what_changed_is_in_force_and_told(told: list[Any]) -> None:
 
 
 async def test_what_needs_a_restart_is_told_until_there_was_one(told: list[Any]) -> None:
-    reloader = Reloader(
-        Pace(), lambda: Pace(port=2), lambda _: None, files=no_files, hangup=asyncio.Event(), need_restart=["port"]
-    )
-    await reloader.reload()
-    await reloader.reload()
+    reloader = Reloader(Pace(), lambda: Pace(port=2), lambda _: None, files=no_files, hangup=asyncio.Event())
+    await reloader.reload(ASKED)
+    await reloader.reload(ASKED)
     assert [line["need_restart"] for line in told] == [["port"], ["port"]]
+
+
+async def test_what_a_service_can_change_all_the_same_is_in_force_before_it_goes_on() -> None:
+    steps: list[Any] = []
+
+    async def then(changed: Sequence[str], reason: Change) -> None:
+        steps.append((list(changed), reason))
+
+    reloader = Reloader(
+        Pace(), lambda: Pace(port=2), steps.append, files=no_files, hangup=asyncio.Event(), spared=["port"], then=then
+    )
+    assert await reloader.reload(ASKED)
+    assert steps == [Pace(port=2), (["port"], ASKED)]
+    assert reloader.waiting == ()
 
 
 @pytest.mark.parametrize("error", [SettingsError("a: 'pace': must be a number"), ConfigurationError("token file x")])
@@ -120,8 +133,8 @@ async def test_a_fault_is_told_and_changes_nothing(where: str, error: Exception,
         fail(settings)
 
     reread = fail if where == "reading" else lambda: Pace(pace=7)
-    reloader = Reloader(Pace(), reread, apply, files=no_files, hangup=asyncio.Event(), need_restart=[])
-    assert not await reloader.reload()
+    reloader = Reloader(Pace(), reread, apply, files=no_files, hangup=asyncio.Event())
+    assert not await reloader.reload(ASKED)
     assert reloader.settings == Pace()
     assert told == [{"event": "config.refused", "reason": str(error), "log_level": "error"}]
 
@@ -138,7 +151,7 @@ async def test_it_goes_on_after_a_fault(tmp_path: Path) -> None:
         return found
 
     hangup = asyncio.Event()
-    reloader = Reloader(Pace(), reread, lambda _: seen.set(), files=lambda _: (path,), hangup=hangup, need_restart=[])
+    reloader = Reloader(Pace(), reread, lambda _: seen.set(), files=lambda _: (path,), hangup=hangup)
     running = asyncio.ensure_future(reloader.run())
     hangup.set()
     while hangup.is_set():

@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
+from common.settings import needing_restart
 from registry.expiry import LEGACY_TTL_S, ExpiryRules
 from registry.probing import FALL, RISE
-from registry.reload import NEED_RESTART
+from registry.settings import RegistrySettings
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "registry.md").read_text()
 
@@ -21,4 +22,4 @@ def test_the_numbers_of_the_page_are_those_of_the_rules() -> None:
 
 def test_what_needs_a_restart_is_named() -> None:
     named = set(re.findall(r"`([a-z_]+)`", PAGE.split("waits for a restart:")[1].split(". ")[0]))
-    assert named == {name for name in NEED_RESTART if not name.startswith("log_")}
+    assert named == {name for name in needing_restart(RegistrySettings) if not name.startswith("log_")}
