@@ -7,8 +7,6 @@ holds the environment), `server.json` (who runs), `members.json` (who else was s
 
 import asyncio
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import shutil
@@ -24,6 +22,7 @@ import structlog
 from babysitter import family, identity
 from babysitter.events import Exited
 from babysitter.identity import Identity
+from common import lock_file
 from common.atomic_file import read_bounded, write_atomic
 
 log = structlog.get_logger(__name__)
@@ -130,7 +129,7 @@ class Attempt:
 
     async def started_late(self) -> Identity | None:
         """Like `started`, of a shim that took longer: waits while it lives and has told of neither a start nor a failure."""
-        while self.server is None and is_locked(self.directory / "claim"):
+        while self.server is None and lock_file.is_held(self.directory / "claim"):
             await asyncio.sleep(LATE_POLL_S)
             self._look()
         return self.server
@@ -144,11 +143,11 @@ class Attempt:
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             return None
-        if not is_locked(claim):
+        if not lock_file.is_held(claim):
             await asyncio.sleep(CLAIM_TO_LOCK_S)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + FIND_TIMEOUT_S
-        while is_locked(claim) and not (self.directory / "server.json").exists() and loop.time() < deadline:  # noqa: ASYNC110 - another process writes the file
+        while lock_file.is_held(claim) and not (self.directory / "server.json").exists() and loop.time() < deadline:  # noqa: ASYNC110 - another process writes the file
             await asyncio.sleep(POLL_S)
         self.recall()
         if self.server is None:
@@ -294,21 +293,6 @@ async def readable(descriptor: int) -> None:
         await done
     finally:
         loop.remove_reader(descriptor)
-
-
-def is_locked(path: Path) -> bool:
-    """True when another process holds the lock on `path`."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EAGAIN, errno.EACCES)
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _reap(pid: int) -> None:

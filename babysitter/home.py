@@ -9,7 +9,7 @@ import os
 import uuid
 from pathlib import Path
 
-from babysitter.attempt import Attempt, is_locked
+from babysitter.attempt import Attempt
 from babysitter.state_file import StateFile
 from common import lock_file
 from common.atomic_file import write_atomic
@@ -70,11 +70,13 @@ class Home:
 
     def live_attempts(self) -> list[str]:
         """Uuids of attempts whose shim lives: how a server is found when the state file is lost (B8)."""
-        return [path.name for path in self.attempts.iterdir() if is_locked(path / "claim")]
+        return [path.name for path in self.attempts.iterdir() if lock_file.is_held(path / "claim")]
 
     def forget_old_attempts(self, current: str | None) -> None:
         """Remove the directories of attempts that are over, but for the last few."""
-        over = [path for path in self.attempts.iterdir() if path.name != current and not is_locked(path / "claim")]
+        over = [
+            path for path in self.attempts.iterdir() if path.name != current and not lock_file.is_held(path / "claim")
+        ]
         over.sort(key=lambda path: path.stat().st_mtime)
         for path in over[:-KEPT_ATTEMPTS]:
             Attempt(path, grace_s=0).remove()

@@ -6,7 +6,6 @@ cannot use the directory, or waits for too long behind one that hangs, starts it
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import stat
 import tempfile
@@ -14,6 +13,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import structlog
+
+from common import lock_file
 
 log = structlog.get_logger(__name__)
 POLL_S = 0.05
@@ -70,15 +71,6 @@ class Slots:
     def _take(self) -> int | None:
         """The descriptor of a slot that is free now; its lock ends with it."""
         for number in range(self._count):
-            path = self._directory / str(number)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-            except OSError:
-                os.close(descriptor)
-                raise
-            else:
-                return descriptor
+            with contextlib.suppress(lock_file.Held):
+                return lock_file.take(self._directory / str(number))
         return None

@@ -7,7 +7,6 @@ that no counter can be wrong.
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -16,9 +15,9 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from common import lock_file
 from common.atomic_file import read_bounded, write_atomic
 
-LOCK_POLL_S = 0.1
 MARKER = ".complete"
 LOCK = "lock.txt"
 LIMIT_BYTES = 4 << 20
@@ -51,10 +50,9 @@ class Environments:
         Gives the directory to build in, which is gone afterwards unless `finish` took it.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.directory / f".lock-{key}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fresh = self.directory / f".new-{key}-{uuid.uuid4().hex}"
+        descriptor = await lock_file.wait(self.directory / f".lock-{key}")
         try:
-            await _lock(descriptor)
             for leftover in self.directory.glob(f".new-{key}-*"):
                 await asyncio.to_thread(shutil.rmtree, leftover, ignore_errors=True)
             fresh.mkdir(mode=0o700)
@@ -85,16 +83,10 @@ class Environments:
         """Remove environments that nobody uses and nobody builds; returns their keys."""
         removed = []
         for path in self.directory.glob("[0-9a-f]*"):
-            descriptor = os.open(self.directory / f".lock-{path.name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(lock_file.Held), lock_file.held(self.directory / f".lock-{path.name}"):
                 if not self.users(path.name):
                     shutil.rmtree(path, ignore_errors=True)
                     removed.append(path.name)
-            except BlockingIOError:
-                continue
-            finally:
-                os.close(descriptor)
         return removed
 
 
@@ -121,14 +113,3 @@ def relocate(built: Path, target: Path) -> None:
             mode = path.stat().st_mode
             path.write_bytes(raw.replace(before, after))
             path.chmod(mode)
-
-
-async def _lock(descriptor: int) -> None:
-    """Wait for the lock without blocking the loop (a thread that blocks in flock could not be cancelled)."""
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            await asyncio.sleep(LOCK_POLL_S)
-        else:
-            return

@@ -5,7 +5,6 @@ heartbeats bring back. Heartbeats are never written, so a busy registry leaves t
 """
 
 import asyncio
-import fcntl
 import os
 import sqlite3
 import time
@@ -17,6 +16,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
+from common import lock_file
 from common.service import ConfigurationError
 from registry.model import Change, Instance, Put
 from registry.store import Loaded, LocalStore, StoreFull, StoreUnavailable
@@ -88,13 +88,12 @@ class SqliteStore(LocalStore):
 
     def _take_lock(self) -> None:
         lock = self._path.with_name(self._path.name + ".lock")
-        self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            self._lock = lock_file.take(lock)
+        except lock_file.Held as held:
             raise ConfigurationError(
-                f"store {self._path}: another registry uses it; give this one its own --data-dir"
-            ) from error
+                f"store {self._path}: another registry uses it{held.by}; give this one its own --data-dir"
+            ) from held
 
     def _load(self) -> Loaded:
         self._database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)

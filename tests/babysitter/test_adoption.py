@@ -18,11 +18,12 @@ from babysitter import events as ev
 from babysitter import identity
 from babysitter.__main__ import make_home
 from babysitter.assemble import make_engine, make_prober, make_spec
-from babysitter.attempt import Attempt, Command, is_locked
+from babysitter.attempt import Attempt, Command
 from babysitter.machine import State
 from babysitter.memory import from_json
 from babysitter.settings import parse
 from babysitter.supervisor import Supervisor, new_memory
+from common import lock_file
 from common.clock import SystemClock
 from common.http.client import make_session
 from common.tasks import TaskScope
@@ -291,7 +292,7 @@ async def test_server_that_starts_later_than_is_waited_for_is_noticed(
     attempt = Attempt(tmp_path / uuid.uuid4().hex, grace_s=1)
     ready = attempt.begin(Command(("sleep", "60"), dict(os.environ), tmp_path, pipe, tmp_path / "stderr", 1), {})
     try:
-        await asyncio.to_thread(until, "the shim's claim", lambda: is_locked(attempt.directory / "claim"))
+        await asyncio.to_thread(until, "the shim's claim", lambda: lock_file.is_held(attempt.directory / "claim"))
         assert await attempt.started(ready) is None
         late = asyncio.create_task(attempt.started_late())
         assert not (await asyncio.wait([late], timeout=0.2))[0]
