@@ -35,9 +35,9 @@ from babysitter.slots import Slots
 from babysitter.spec import Addresses, JobRules, LogRules, Spec
 from babysitter.token_probe import AUTO, TokenProbe
 from common.clock import Clock
-from common.discovery.record import KEY_LABEL
 from common.http.access import is_loopback
 from common.service import ConfigurationError
+from common.wire.record import KEY_LABEL
 
 log = structlog.get_logger(__name__)
 NO_IMAGE = (

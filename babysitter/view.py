@@ -6,7 +6,7 @@ from typing import Any
 
 from babysitter import fitting
 from babysitter.machine import State, display_status, wire_status
-from common.discovery.record import plain_weight
+from common.wire.record import plain_weight
 
 LEASES = 3.0
 """Heartbeats that a lease survives without."""

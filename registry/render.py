@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from common.clock import Clock, iso
-from common.discovery.record import plain_weight
+from common.wire.record import plain_weight
 from registry.catalogue import Catalogue, Entry
 from registry.expiry import ttl_s
 from registry.model import Instance, Report

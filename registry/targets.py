@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from common.discovery.plan import authority
+from common.wire.address import authority
 from registry.model import Instance
 
 JOBS = {"node-agent": "agent", "openai-api": "server"}

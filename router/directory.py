@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from common.discovery.plan import plan_of
-from common.discovery.record import ROUTABLE_TYPE, Beat, Delete, Put, ServiceRecord, Snapshot, Update
+from common.wire.record import Beat, Delete, Put, ServiceRecord, Snapshot, Update
+from common.wire.words import RecordKind
 from router.model import Endpoint, Replica, Table
 from router.replica_keys import ReplicaKeys
 from router.serves import declared
@@ -76,7 +77,7 @@ class Directory:
         """Take one line of the watch; returns whether the table may have changed."""
         match update:
             case Snapshot(services=services):
-                listed = {record.name for record in services if record.type == ROUTABLE_TYPE}
+                listed = {record.name for record in services if record.type == RecordKind.SERVER}
                 for record in services:
                     self._put(record)
                 for name in self.left_out.keys() - listed:
@@ -122,7 +123,7 @@ class Directory:
         wanted = {
             service.name: service
             for service in services
-            if service.metadata.get("type", ROUTABLE_TYPE) == ROUTABLE_TYPE
+            if service.metadata.get("type", RecordKind.SERVER) == RecordKind.SERVER
         }
         for name in [replica.name for replica in self.replicas.values() if replica.static]:
             if name not in wanted and name not in kept:
@@ -224,7 +225,7 @@ class Directory:
         known = self.replicas.get(record.name)
         if known is not None and known.static:
             return
-        if record.type != ROUTABLE_TYPE:
+        if record.type != RecordKind.SERVER:
             self._forget_left_out(record.name)
             if known is not None:
                 self._remove(record.name)

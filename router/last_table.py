@@ -6,7 +6,7 @@ import msgspec
 import structlog
 
 from common.atomic_file import read_bounded, write_atomic
-from common.discovery.record import ServiceRecord
+from common.wire.record import ServiceRecord
 
 log = structlog.get_logger(__name__)
 FILE_LIMIT_BYTES = 64 << 20

@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from common.discovery.plan import Plan, authority, plan_of
-from common.discovery.record import KEY_LABEL, ServiceRecord
+from common.discovery.plan import Plan, plan_of
+from common.wire.address import authority
+from common.wire.record import KEY_LABEL, ServiceRecord
 
 WEIGHT_LIMIT = 1000
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from common.names import is_host
+from common.wire.address import authority, bare
 
 BASE_PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 """No escape, no empty part, none that begins with a dot: it becomes part of a request line."""
@@ -46,17 +47,17 @@ def plan_of(url: str, host: str, port: int, *, authorization: str | None = None)
         port: The record's, for a URL without one.
         authorization: What the service wants to see.
     """
-    bare = Plan(host.removeprefix("[").removesuffix("]"), port, authorization=authorization)
+    by_record = Plan(bare(host), port, authorization=authorization)
     try:
         parts = urlsplit(url)
         named, told_port = parts.hostname, parts.port
     except ValueError:  # brackets that do not match, a port that is no number
-        return bare
+        return by_record
     path = parts.path.rstrip("/")
     if parts.scheme not in ("http", "https") or not named or not is_host(named) or told_port == 0:
-        return bare
+        return by_record
     if "@" in parts.netloc or parts.query or parts.fragment or (path and not BASE_PATH.fullmatch(path)):
-        return bare
+        return by_record
     prefixed = path.endswith(PREFIX)
     return Plan(
         host=named,
@@ -66,8 +67,3 @@ def plan_of(url: str, host: str, port: int, *, authorization: str | None = None)
         api_prefix=PREFIX if prefixed else None,
         authorization=authorization,
     )
-
-
-def authority(host: str, port: int) -> str:
-    """`host:port`, with an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -16,8 +16,8 @@ import aiohttp
 import msgspec
 import structlog
 
-from common.discovery.record import ServiceRecord, Snapshot, Update, decode_update, record_from_wire
 from common.http.client import read_bounded
+from common.wire.record import ServiceRecord, Snapshot, Update, decode_update, record_from_wire
 
 log = structlog.get_logger(__name__)
 

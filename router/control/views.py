@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.discovery.record import plain_weight
+from common.wire.record import plain_weight
 from router.model import Replica, Standing
 
 

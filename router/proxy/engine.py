@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
-from common.discovery.plan import authority
 from common.hosts import addresses_of, dial
 from common.http.tls import SHUTDOWN_S, client_context
 from common.tasks import TaskScope
+from common.wire.address import authority
 from router import board as cells
 from router.admission import Waiting
 from router.board import Board

@@ -8,7 +8,7 @@ import pytest
 from babysitter import view as pictures
 from babysitter.machine import State
 from babysitter.view import View
-from common.discovery.record import record_from_wire
+from common.wire.record import record_from_wire
 
 READY = View(
     name="r1",

@@ -7,7 +7,6 @@ import msgspec
 import pytest
 
 from common.discovery import registry_client
-from common.discovery.record import Beat, Snapshot, record_from_wire
 from common.discovery.registry_client import (
     RegistrationRefused,
     RegistryClient,
@@ -17,6 +16,7 @@ from common.discovery.registry_client import (
     UnknownService,
     WatchUnsupported,
 )
+from common.wire.record import Beat, Snapshot, record_from_wire
 from tests.common.fake_registry import HANG, FakeRegistry
 
 Make = Callable[[], Awaitable[FakeRegistry]]

@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from common.discovery.record import Delete, Put, Snapshot
 from common.discovery.registry_client import RegistryClient, RegistryError, RegistryUnavailable
 from common.http.client import make_session
+from common.wire.record import Delete, Put, Snapshot
 from tests.registry.conftest import ours
 from tests.registry.etcd import Etcd
 from tests.registry.processes import running

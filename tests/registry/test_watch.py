@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from aiohttp import ClientResponse
 
-from common.discovery.record import Beat, Delete, Put, Snapshot, Update, decode_update
 from common.discovery.registry_client import RegistryClient
+from common.wire.record import Beat, Delete, Put, Snapshot, Update, decode_update
 from registry import listing, watch
 from registry.catalogue import Catalogue
 from registry.model import Deregister, Register, Registration

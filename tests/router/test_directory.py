@@ -4,7 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from common.discovery.record import Beat, Delete, Put, ServiceRecord, Snapshot
+from common.wire.record import Beat, Delete, Put, ServiceRecord, Snapshot
 from router.control.views import model_list
 from router.directory import Directory
 from router.model import Standing

@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from common.discovery.record import ServiceRecord
 from common.http.client import make_session
+from common.wire.record import ServiceRecord
 from router import prober as probers
 from router.control import views
 from router.model import Replica

@@ -13,9 +13,9 @@ import trustme
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from common.discovery.record import ServiceRecord
 from common.http.client import make_session
 from common.http.tls import client_context
+from common.wire.record import ServiceRecord
 from router.model import Replica
 from router.prober import Finding, Prober
 from router.proxy.reach import CLOSES, SPEAKS_TLS, reason_of

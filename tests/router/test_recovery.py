@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from common.discovery.record import ServiceRecord, Snapshot
+from common.wire.record import ServiceRecord, Snapshot
 from router import complaints
 from router.board import Board
 from router.complaints import failing

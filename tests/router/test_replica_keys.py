@@ -1,6 +1,6 @@
 import pytest
 
-from common.discovery.record import ServiceRecord
+from common.wire.record import ServiceRecord
 from router.directory import Directory
 from router.model import Replica
 from router.replica_keys import ReplicaKeys

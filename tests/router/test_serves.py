@@ -11,8 +11,8 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from common.discovery.record import Put, ServiceRecord
 from common.http.client import make_session
+from common.wire.record import Put, ServiceRecord
 from router.directory import Directory
 from router.model import Replica, Table
 from router.prober import Prober

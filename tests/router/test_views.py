@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from common.discovery.record import ServiceRecord
+from common.wire.record import ServiceRecord
 from router import last_table
 from router.board import IN_FLIGHT, REQUESTS, Board, Shape
 from router.control import views

@@ -1,24 +1,49 @@
-"""The service record as it travels between registry, babysitters and routers (docs/contract.md 1), and the watch's changes.
-
-Unknown members are ignored on reading, so that old and new processes can meet.
-"""
+"""PURE. The service record as it travels between registry, babysitters and routers (docs/contract.md 1), and the watch."""
 
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-ROUTABLE_TYPE = "openai-api"
-"""`metadata.type` of a record that a router may send requests to."""
+from common.wire.base import JsonObject, Message
+from common.wire.words import HealthStatus, RecordStatus
+
 KEY_LABEL = "api_key_label"
 """Member of `metadata`: the service needs a key, which routers know under this label. The key itself is never told."""
 
 
-class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
+class Registration(Message, frozen=True, kw_only=True):
+    """Body of `POST /services`.
+
+    Args:
+        timestamp: Whatever the registering side calls now (legacy: a float or ISO text).
+        weight: Relative share of requests.
+        instance_id: Names what is registered for ever; none of the ancestors has one.
+        incarnation: Rises with each process that speaks for it; the highest wins.
+        ttl_s: How long the record lasts without a heartbeat.
+    """
+
+    name: str
+    host: str
+    port: int
+    hostname: str
+    url: str
+    status: str
+    timestamp: Any = None
+    metadata: JsonObject = {}
+    weight: float | UnsetType = UNSET
+    instance_id: str | UnsetType = UNSET
+    incarnation: int = 0
+    ttl_s: float | UnsetType = UNSET
+
+
+class ServiceRecord(Message, frozen=True, kw_only=True):
     """One registered service, as the registry shows it.
 
     `weight` is relative (1.0 by default); `timestamp` is whatever the registering side sent (legacy: a float or ISO
     text); `last_heartbeat` is epoch seconds. `instance_id`, `incarnation` and `generation` are ours: a legacy record
-    has None, 0 and a generation given by the registry.
+    has None, 0 and a generation given by the registry. `stale`: its lease has ended; `suspect`: a heartbeat is late;
+    `ttl_s`: how long it lasts without one.
     """
 
     name: str
@@ -26,23 +51,26 @@ class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     url: str
     hostname: str = ""
-    status: str = "running"
+    status: str = RecordStatus.RUNNING
     timestamp: Any = None
     last_heartbeat: float = 0.0
-    health_status: str = "unknown"
+    health_status: str = HealthStatus.UNKNOWN
     is_healthy: bool = True
     weight: float | None = None
-    metadata: dict[str, Any] = {}
+    metadata: JsonObject = {}
     instance_id: str | None = None
     incarnation: int = 0
     generation: int = 0
     draining: bool = False
+    stale: bool = False
+    suspect: bool = False
+    ttl_s: float | None = None
 
     @property
     def type(self) -> str | None:
         """`metadata.type`, or None."""
-        found = self.metadata.get("type")
-        return found if isinstance(found, str) else None
+        kind = self.metadata.get("type")
+        return kind if isinstance(kind, str) else None
 
 
 def plain_weight(weight: float) -> float:
@@ -59,6 +87,27 @@ def record_from_wire(value: Any) -> ServiceRecord:
     if isinstance(value, dict):
         value = {name: member for name, member in value.items() if member is not None}
     return msgspec.convert(value, ServiceRecord, strict=False)
+
+
+class Doubt(Message, frozen=True, kw_only=True):
+    """What a router gets from a server that calls itself healthy, as the registry passes it on."""
+
+    router: str
+    reason: str
+
+
+class HeartbeatAnswer(Message, frozen=True, kw_only=True):
+    """Answer to a heartbeat."""
+
+    message: str = ""
+    timestamp: str = ""
+    doubt: Doubt | UnsetType = UNSET
+
+
+class FailingServers(Message, frozen=True, kw_only=True):
+    """Body of `POST /v1/routers/{name}/failing`: servers that call themselves healthy, and why requests fail there."""
+
+    failing: dict[str, str]
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", tag_field="type"):

@@ -4,7 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from common.discovery.record import (
+from common.wire.record import (
     Beat,
     Delete,
     Put,

@@ -1,0 +1,226 @@
+"""PURE. A replica: its babysitter's report, and the info that the release server's clients read (docs/contract.md 4, 5).
+
+Times are ISO 8601 in UTC, durations seconds.
+"""
+
+from typing import Any, Final
+
+from msgspec import UNSET, UnsetType, field
+
+from common.wire.base import JsonObject, Message
+from common.wire.words import NOT_SERVING, DisplayStatus, ReplicaStatus, StageState
+
+
+class Stage(Message, frozen=True, kw_only=True):
+    """One stage of a deployment. `took_s` grows while it runs; `detail` is what goes on, or why it failed."""
+
+    name: str
+    state: StageState
+    began_at: str
+    took_s: float = 0.0
+    attempt: int = 1
+    detail: str = ""
+
+
+class Transition(Message, frozen=True, kw_only=True, rename={"before": "from", "after": "to"}):
+    """One move of a replica from one status to the next; `lasted_s` is how long the one before lasted."""
+
+    at: str
+    before: str
+    after: str
+    cause: str
+    lasted_s: float = 0.0
+
+
+class Replica(Message, frozen=True, kw_only=True):
+    """What a report and an info have in common.
+
+    Args:
+        server_mode: `ServerMode`; None where no create request made it.
+        endpoint: Where clients reach it, else `NA`.
+        base_url: Where this node reaches it.
+        port: The server's.
+        compile_wsjob: Ids of the cluster's compile jobs, in the order first seen; never lost.
+        execute_wsjob: The same of its execute jobs.
+        wsjob_states: What the cluster says of each job, by id.
+        error_message: What is wrong, in plain words.
+        registration_error: Why a registry refuses its record.
+        stalled: Nothing moved for longer than it should take.
+        late: It takes longer than its client said it would wait.
+        need_restart: Settings whose new value is not yet in force.
+        config_refused: What is wrong with the settings file as it is now.
+        warnings: What the operator should know of a request that is carried out all the same.
+    """
+
+    replica_id: str
+    status: ReplicaStatus = ReplicaStatus.UNKNOWN
+    display_status: DisplayStatus = DisplayStatus.PENDING
+    endpoint: str = NOT_SERVING
+    server_mode: str | None = None
+    model_name: str | None = None
+    base_url: str | None = None
+    host: str | None = None
+    port: int | None = None
+    multibox: str | None = None
+    namespace: str | None = None
+    workdir: str | None = None
+    venv_path: str | None = None
+    replica_pid: int | None = None
+    restart_count: int = 0
+    models: list[str] = []
+    compile_wsjob: list[str] = []
+    execute_wsjob: list[str] = []
+    wsjob_states: dict[str, str] = {}
+    stages: list[Stage] = []
+    created_at: str | None = None
+    updated_at: str | None = None
+    status_since: str | None = None
+    ready_at: str | None = None
+    next_restart_at: str | None = None
+    error_message: str | None = None
+    registration_error: str | None = None
+    stalled: bool = False
+    late: bool = False
+    need_restart: list[str] = []
+    config_refused: str | None = None
+    warnings: list[str] = []
+    request_id: str | None = None
+    diagnostics: Any = None
+    metadata: JsonObject = {}
+
+
+class ReplicaInfo(Replica, frozen=True, kw_only=True):
+    """A replica as `/api/v1/replicas` shows it; `metadata` is the request's, and what `InfoMarks` says."""
+
+
+class ReplicaReport(Replica, frozen=True, kw_only=True):
+    """A replica as its babysitter reports it.
+
+    Args:
+        instance_id: Names the replica for ever.
+        incarnation: Rises with each start of its babysitter.
+        state_persist_failed: Why the disk refused its state, or None.
+        running: Requests in the engine, where it tells.
+        waiting: Requests in the engine's own queue, where it tells.
+        models_list: Model objects that were too many for the record.
+        left_out: Members that were cut, since a registry bounds a report.
+    """
+
+    instance_id: str = ""
+    incarnation: int = 0
+    state_persist_failed: str | None = None
+    models_list: list[JsonObject] | UnsetType = UNSET
+    left_out: list[str] | UnsetType = UNSET
+    running: int | UnsetType = UNSET
+    waiting: int | UnsetType = UNSET
+
+
+PASSING: Final = frozenset({"running", "waiting", "updated_at"})
+"""Members of a report that change with every heartbeat: shown and streamed, never written to a store. All others last."""
+
+
+class ReplicaHeartbeat(ReplicaReport, frozen=True, kw_only=True):
+    """A report as a heartbeat's body. Here `status` is the record's, and the replica's own is `replica_status`.
+
+    An ancestor's registry takes `status` for the record's and calls any word but `running` unhealthy.
+    """
+
+    status: str  # type: ignore[assignment] # the record's, which knows other words
+    replica_status: ReplicaStatus | UnsetType = UNSET
+
+
+class InfoMarks(Message, frozen=True, kw_only=True):
+    """What registry and agent add to an info's `metadata`."""
+
+    node: str | UnsetType = UNSET
+    service: str | UnsetType = UNSET
+    hostname: str | UnsetType = UNSET
+    stale: bool | UnsetType = UNSET
+    draining: bool | UnsetType = UNSET
+    deleted: bool | UnsetType = UNSET
+
+
+class ReplicaList(Message, frozen=True, kw_only=True):
+    """`GET /api/v1/replicas`."""
+
+    total: int
+    replicas: list[ReplicaInfo]
+
+
+class OneReplica(Message, frozen=True, kw_only=True):
+    """`GET /api/v1/replicas/{id}`."""
+
+    replica_id: str
+    status: ReplicaStatus
+    info: ReplicaInfo
+
+
+class Warned(Message, frozen=True, kw_only=True):
+    """A member of a request that is accepted and not carried out as it stands; `note` says what happens instead."""
+
+    field: str
+    note: str
+
+
+class Created(Message, frozen=True, kw_only=True):
+    """`POST /api/v1/replicas`: 201, or 200 for the same `request_id` again. `base_url` is null until it serves."""
+
+    replica_id: str
+    status: ReplicaStatus
+    message: str
+    request_id: str | None = None
+    base_url: str | None = None
+    warnings: list[Warned] | UnsetType = UNSET
+
+
+class ReplicaMessage(Message, frozen=True, kw_only=True):
+    """The answer to a stop, a delete or a retry."""
+
+    replica_id: str
+    status: ReplicaStatus
+    message: str
+
+
+class ReplicaHealth(Message, frozen=True, kw_only=True):
+    """`POST /api/v1/replicas/{id}/health`: the server was asked now."""
+
+    replica_id: str
+    healthy: bool
+    message: str
+    base_url: str | None = None
+
+
+class JobLedger(Message, frozen=True, kw_only=True):
+    """Every cluster job of every attempt, and what came of cancelling it.
+
+    Args:
+        attempts: An attempt's uuid to the ids of its jobs, `{"compile": […], "execute": […]}`, in the order first seen.
+        cancelled: A job's id to the result of the cancel command, `{"code": …, "output": …}`.
+    """
+
+    attempts: dict[str, dict[str, list[str]]] = {}
+    cancelled: dict[str, JsonObject] = {}
+
+
+class Timeline(Message, frozen=True, kw_only=True):
+    """`GET /api/v1/replicas/{id}/timeline`: what a replica went through."""
+
+    replica_id: str
+    status: ReplicaStatus
+    transitions: list[Transition] = []
+    stages: list[Stage] = []
+    jobs: JobLedger = field(default_factory=JobLedger)
+
+
+class AgentReport(Message, frozen=True, kw_only=True):
+    """A node agent's heartbeat: how full the node is, and the replicas that have no babysitter to speak for them."""
+
+    instance_id: str
+    incarnation: int
+    node: str
+    replicas_total: int = 0
+    replicas_ready: int = 0
+    replicas_live: int = 0
+    """Those that hold a place."""
+    capacity: int = 0
+    replicas: list[ReplicaInfo] = []
