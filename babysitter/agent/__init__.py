@@ -1,1 +1,1 @@
-"""The node agent: the babysitters' landlord, who makes replicas when asked and outlives none of them."""
+"""The node agent: creates, shows, stops and removes the replicas of its node. They run on while it is down."""

@@ -8,12 +8,12 @@ from functools import partial
 import structlog
 
 from babysitter.agent.api import Agent, make_app
-from babysitter.agent.house import House
-from babysitter.agent.landlord import Landlord
-from babysitter.agent.lodging import make_lodging
-from babysitter.agent.record import Record
+from babysitter.agent.launch_spec import make_launch_spec
+from babysitter.agent.manager import ReplicaManager
+from babysitter.agent.registration import AgentRegistration
 from babysitter.agent.reload import Apply, files_of, token_of
 from babysitter.agent.settings import AgentSettings, config_file, parse
+from babysitter.agent.store import ReplicaStore
 from common.clock import SystemClock
 from common.discovery.registry_client import RegistryClient
 from common.http.access import read_token
@@ -47,19 +47,19 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
     """
     stop = stop_signals()
     token = token_of(settings)
-    house = House(settings.local_workdir_root)
-    house.acquire()
+    store = ReplicaStore(settings.local_workdir_root)
+    store.acquire()
     try:
-        lodging = make_lodging(settings, environ, house.root)
+        launch_spec = make_launch_spec(settings, environ, store.root)
         clock = SystemClock()
         async with make_session(timeout_s=CALL_TIMEOUT_S, limit=0) as session, TaskScope("agent") as scope:
-            landlord = Landlord(settings, house, lodging, session=session, scope=scope, clock=clock)
-            landlord.adopt()
-            agent = Agent(landlord, settings.node, token)
+            manager = ReplicaManager(settings, store, launch_spec, session=session, scope=scope, clock=clock)
+            manager.adopt()
+            agent = Agent(manager, settings.node, token)
             reloader = Reloader(
                 settings,
                 partial(parse, sys.argv[1:], environ),
-                Apply(agent, lambda changed: make_lodging(changed, environ, house.root)),
+                Apply(agent, lambda changed: make_launch_spec(changed, environ, store.root)),
                 files=lambda now: (config_file(sys.argv[1:], environ), *files_of(now)),
                 hangup=hangup_event(),
             )
@@ -74,22 +74,22 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
                 if settings.registry_url:
                     registry_token = read_token(settings.registry_token_file) if settings.registry_token_file else None
                     client = RegistryClient(settings.registry_url, session, token=registry_token)
-                    port, own_id = bound_port(runner), house.own_id()
-                    record = Record(settings, landlord, clock=clock, port=port, instance_id=own_id)
-                    lease = record.lease(client)
-                    landlord.changed = lease.wake
+                    port, own_id = bound_port(runner), store.own_id()
+                    registration = AgentRegistration(settings, manager, clock=clock, port=port, instance_id=own_id)
+                    lease = registration.lease(client)
+                    manager.changed = lease.wake
                     scope.spawn("report", lease.keep(), service=True)
                 scope.spawn("reload", reloader.run(), service=True)
-                scope.spawn("renew", landlord.renew(), service=True)
+                scope.spawn("renew", manager.renew(), service=True)
                 await until_stopped(scope, stop)
                 if reloader.settings.cleanup_on_shutdown:
-                    await landlord.clean_up()
+                    await manager.clean_up()
             finally:
                 if lease is not None:
                     await lease.leave()
                 await runner.cleanup()
     finally:
-        house.release()
+        store.release()
 
 
 if __name__ == "__main__":

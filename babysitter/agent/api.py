@@ -11,8 +11,8 @@ from aiohttp import web
 
 from babysitter import metrics as scrapes
 from babysitter.agent import streams
-from babysitter.agent.keeper import Keeper
-from babysitter.agent.landlord import Landlord
+from babysitter.agent.controller import ReplicaController
+from babysitter.agent.manager import ReplicaManager
 from babysitter.agent.metrics import families
 from babysitter.agent.model import Desired
 from babysitter.agent.openapi import describe
@@ -33,7 +33,7 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 class Agent:
     """What the handlers work with. `token`: every call but the health needs it; None: none is needed; a reload changes it."""
 
-    landlord: Landlord
+    manager: ReplicaManager
     node: str
     token: str | None = None
 
@@ -88,7 +88,7 @@ async def health(request: web.Request) -> web.Response:
             "version": __version__,
             "node": agent.node,
             "timestamp": now_iso(),
-            **agent.landlord.counts(),
+            **agent.manager.counts(),
         }
     )
 
@@ -96,10 +96,10 @@ async def health(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """`GET /metrics`: for Prometheus; numbers only, so it needs no token."""
     agent = request.app[AGENT]
-    keepers = agent.landlord.keepers()
-    silent = sum(not keeper.has_sitter and not keeper.tenancy.over for keeper in keepers)
-    statuses = [str(keeper.info()["status"]) for keeper in keepers]
-    body = scrapes.page(families(agent.node, statuses, agent.landlord.counts(), silent))
+    controllers = agent.manager.controllers()
+    silent = sum(not controller.has_babysitter and not controller.record.over for controller in controllers)
+    statuses = [str(controller.info()["status"]) for controller in controllers]
+    body = scrapes.page(families(agent.node, statuses, agent.manager.counts(), silent))
     return web.Response(body=body, headers={"Content-Type": scrapes.CONTENT_TYPE})
 
 
@@ -119,15 +119,15 @@ async def create(request: web.Request) -> web.Response:
         raise ApiError(408, "the body did not come in time", headers={"Connection": "close"}) from error
     # Shielded: a client that goes away in the middle leaves a whole replica, which it finds by its request_id.
     body = parse_body(raw)
-    keeper, repeated = await asyncio.shield(request.app[AGENT].landlord.create(body))
+    controller, repeated = await asyncio.shield(request.app[AGENT].manager.create(body))
     told = warnings(body)
     return json_answer(
         {
-            "replica_id": keeper.replica_id,
-            "status": keeper.info()["status"] if repeated else "pending",
-            "message": f"Replica {keeper.replica_id} created {'before, by this request_id' if repeated else 'successfully'}",
+            "replica_id": controller.replica_id,
+            "status": controller.info()["status"] if repeated else "pending",
+            "message": f"Replica {controller.replica_id} created {'before, by this request_id' if repeated else 'successfully'}",
             "base_url": None,
-            "request_id": keeper.tenancy.request_id,
+            "request_id": controller.record.request_id,
             **({"warnings": told} if told else {}),
         },
         status=HTTPStatus.OK if repeated else HTTPStatus.CREATED,
@@ -137,26 +137,26 @@ async def create(request: web.Request) -> web.Response:
 async def list_replicas(request: web.Request) -> web.Response:
     """`GET /api/v1/replicas[?server_mode=…][&status=…][&model_name=…]`."""
     wanted = {key: request.query[key] for key in FILTERS if key in request.query}
-    found = select((keeper.info() for keeper in request.app[AGENT].landlord.keepers()), wanted)
+    found = select((controller.info() for controller in request.app[AGENT].manager.controllers()), wanted)
     return json_answer({"total": len(found), "replicas": found})
 
 
 async def get_replica(request: web.Request) -> web.Response:
     """`GET /api/v1/replicas/{id}`."""
-    info = _keeper(request).info()
+    info = _controller(request).info()
     return json_answer({"replica_id": info["replica_id"], "status": info["status"], "info": info})
 
 
 async def delete(request: web.Request) -> web.Response:
     """`DELETE /api/v1/replicas/{id}`."""
-    keeper = _keeper(request)
-    await asyncio.shield(keeper.want(Desired.DELETED))
-    return _stopped(keeper)
+    controller = _controller(request)
+    await asyncio.shield(controller.want(Desired.DELETED))
+    return _stopped(controller)
 
 
 async def stop(request: web.Request) -> web.Response:
     """`POST /api/v1/replicas/{id}/stop[{"force": true}]`."""
-    keeper = _keeper(request)
+    controller = _controller(request)
     check_content_type(request)
     raw = await request.read()
     body = parse_body(raw) if raw else {}
@@ -167,51 +167,51 @@ async def stop(request: web.Request) -> web.Response:
     force = body.get("force", False)
     if not isinstance(force, bool):
         raise wrong("force", "must be true or false")
-    await asyncio.shield(keeper.want(Desired.STOPPED, force=force))
-    return _stopped(keeper)
+    await asyncio.shield(controller.want(Desired.STOPPED, force=force))
+    return _stopped(controller)
 
 
 async def retry(request: web.Request) -> web.Response:
     """`POST /api/v1/replicas/{id}/retry`."""
-    keeper = _keeper(request)
-    if keeper.info()["status"] != "failed" or not await keeper.retry():
-        status = keeper.info()["status"]
-        raise ApiError(HTTPStatus.CONFLICT, f"only a failed replica is retried; {keeper.replica_id} is {status}")
+    controller = _controller(request)
+    if controller.info()["status"] != "failed" or not await controller.retry():
+        status = controller.info()["status"]
+        raise ApiError(HTTPStatus.CONFLICT, f"only a failed replica is retried; {controller.replica_id} is {status}")
     content = {
-        "replica_id": keeper.replica_id,
+        "replica_id": controller.replica_id,
         "status": "starting",
-        "message": f"Replica {keeper.replica_id} is retried",
+        "message": f"Replica {controller.replica_id} is retried",
     }
     return json_answer(content, status=HTTPStatus.ACCEPTED)
 
 
 async def replica_health(request: web.Request) -> web.Response:
     """`POST /api/v1/replicas/{id}/health`: asks the server now."""
-    keeper, landlord = _keeper(request), request.app[AGENT].landlord
-    info = keeper.info()
+    controller, manager = _controller(request), request.app[AGENT].manager
+    info = controller.info()
     base_url, status = info["base_url"], info["status"]
-    healthy, message = False, f"Replica {keeper.replica_id} is {status}"
+    healthy, message = False, f"Replica {controller.replica_id} is {status}"
     if isinstance(base_url, str) and info["replica_pid"] is not None:
-        timeout = aiohttp.ClientTimeout(total=landlord.settings.default_health_timeout_s)
+        timeout = aiohttp.ClientTimeout(total=manager.settings.default_health_timeout_s)
         try:
-            async with landlord.session.get(f"{base_url}/health", timeout=timeout, allow_redirects=False) as answer:
+            async with manager.session.get(f"{base_url}/health", timeout=timeout, allow_redirects=False) as answer:
                 healthy = answer.status == HTTPStatus.OK
                 message = f"{base_url}/health answers {answer.status}; the replica is {status}"
         except (aiohttp.ClientError, TimeoutError) as error:
             message = f"{base_url}/health: {str(error) or type(error).__name__}; the replica is {status}"
-    content = {"replica_id": keeper.replica_id, "healthy": healthy, "base_url": base_url, "message": message}
+    content = {"replica_id": controller.replica_id, "healthy": healthy, "base_url": base_url, "message": message}
     return json_answer(content)
 
 
 async def timeline(request: web.Request) -> web.Response:
     """`GET /api/v1/replicas/{id}/timeline`."""
-    keeper = _keeper(request)
-    told = keeper.told().get("memory")
+    controller = _controller(request)
+    told = controller.state().get("memory")
     memory: dict[str, Any] = told if isinstance(told, dict) else {}
     return json_answer(
         {
-            "replica_id": keeper.replica_id,
-            "status": keeper.info()["status"],
+            "replica_id": controller.replica_id,
+            "status": controller.info()["status"],
             "transitions": memory.get("timeline", []),
             "stages": memory.get("stages", []),
             "jobs": memory.get("jobs", {}),
@@ -221,21 +221,27 @@ async def timeline(request: web.Request) -> web.Response:
 
 async def events(request: web.Request) -> web.StreamResponse:
     """`GET /api/v1/replicas/{id}/events`."""
-    return await streams.events(request, _keeper(request))
+    return await streams.events(request, _controller(request))
 
 
 async def logs(request: web.Request) -> web.StreamResponse:
     """`GET /api/v1/replicas/{id}/logs`."""
-    return await streams.logs(request, _keeper(request))
+    return await streams.logs(request, _controller(request))
 
 
-def _keeper(request: web.Request) -> Keeper:
-    return request.app[AGENT].landlord.keeper(request.match_info["id"])
+def _controller(request: web.Request) -> ReplicaController:
+    return request.app[AGENT].manager.controller(request.match_info["id"])
 
 
-def _stopped(keeper: Keeper) -> web.Response:
+def _stopped(controller: ReplicaController) -> web.Response:
     said = (
-        "stopped successfully" if keeper.tenancy.over else "is being stopped; it is over when its status says stopped"
+        "stopped successfully"
+        if controller.record.over
+        else "is being stopped; it is over when its status says stopped"
     )
-    content = {"replica_id": keeper.replica_id, "status": "stopped", "message": f"Replica {keeper.replica_id} {said}"}
+    content = {
+        "replica_id": controller.replica_id,
+        "status": "stopped",
+        "message": f"Replica {controller.replica_id} {said}",
+    }
     return json_answer(content)

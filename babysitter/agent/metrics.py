@@ -24,7 +24,7 @@ def families(node: str, statuses: Iterable[str], counts: Mapping[str, int], sile
     Args:
         node: This node's name.
         statuses: Of every replica.
-        counts: The landlord's.
+        counts: The manager's.
         silent: Replicas whose babysitter does not run.
     """
     info = GaugeMetricFamily("svc_agent_info", "1; the label says which node it is.", labels=["node"])

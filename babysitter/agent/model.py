@@ -19,7 +19,7 @@ class Desired(StrEnum):
 
 
 @dataclass(slots=True)
-class Tenancy:
+class ReplicaRecord:
     """One replica of this node.
 
     `port` is the server's; the babysitter has the next one, and both are reserved until the replica is `over`: stopped
@@ -42,12 +42,12 @@ class Tenancy:
         return {**asdict(self), "desired": self.desired.value}
 
 
-def tenancy_from_json(value: Any) -> Tenancy | None:
+def record_from_json(value: Any) -> ReplicaRecord | None:
     """Read what `to_json` gave; None for anything else."""
     if not isinstance(value, Mapping):
         return None
     kinds: dict[str, type] = {"port": int, "force": bool, "over": bool}
-    given = {member.name: value.get(member.name) for member in fields(Tenancy)}
+    given = {member.name: value.get(member.name) for member in fields(ReplicaRecord)}
     for name, found in given.items():
         if name == "fault":
             if not isinstance(found, str | None):
@@ -55,7 +55,7 @@ def tenancy_from_json(value: Any) -> Tenancy | None:
         elif type(found) is not kinds.get(name, str):
             return None
     try:
-        made = Tenancy(**{**given, "desired": Desired(given["desired"])})  # type: ignore[arg-type] # judged above
+        made = ReplicaRecord(**{**given, "desired": Desired(given["desired"])})  # type: ignore[arg-type] # judged above
     except ValueError:
         return None
     return made if is_replica_id(made.replica_id) and 0 < made.port <= LAST_PORT else None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from babysitter.agent.model import Desired, Tenancy
+from babysitter.agent.model import Desired, ReplicaRecord
 from common.discovery.replica import REPORTED
 
 ENDED = frozenset({"stopped", "failed"})
@@ -11,13 +11,13 @@ SERVED = frozenset({"ready", "unhealthy", "waiting_for_ready"})
 DISPLAY = {"ready": "Active", "failed": "Failed", "stopped": "Failed", "unhealthy": "Failed", "stopping": "Failed"}
 
 
-def status_of(tenancy: Tenancy, told: Mapping[str, Any]) -> str:
+def status_of(record: ReplicaRecord, told: Mapping[str, Any]) -> str:
     """The replica's status: what is wanted and known to be over wins over what its babysitter wrote last."""
-    if tenancy.over:
+    if record.over:
         return "stopped"
-    if tenancy.desired is not Desired.RUNNING:
+    if record.desired is not Desired.RUNNING:
         return "stopping"
-    if tenancy.fault is not None:
+    if record.fault is not None:
         return "failed"
     status = told.get("status")
     return status if isinstance(status, str) else "pending"
@@ -36,41 +36,41 @@ def between_servers(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def info(
-    tenancy: Tenancy, told: Mapping[str, Any], request: Mapping[str, Any], *, workdir: str, node: str
+    record: ReplicaRecord, told: Mapping[str, Any], request: Mapping[str, Any], *, workdir: str, node: str
 ) -> dict[str, Any]:
     """The whole info.
 
     Args:
-        tenancy: What the agent knows.
+        record: What the agent knows.
         told: The state file's content, `{}` while there is none.
         request: The create request.
         workdir: The replica's directory.
         node: This node's name.
     """
-    status = status_of(tenancy, told)
+    status = status_of(record, told)
     given = request.get("placement")
     placement: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
-    marks = {"node": node, **({"deleted": True} if tenancy.desired is Desired.DELETED else {})}
+    marks = {"node": node, **({"deleted": True} if record.desired is Desired.DELETED else {})}
     shown = {name: told.get(name, default) for name, default in REPORTED.items()}
     found = {
-        "replica_id": tenancy.replica_id,
+        "replica_id": record.replica_id,
         "server_mode": request.get("server_mode"),
         "model_name": request.get("model_name"),
         "status": status,
         "display_status": DISPLAY.get(status, "Pending"),
         "endpoint": told.get("endpoint", "NA"),
         **shown,
-        "port": told.get("port") or tenancy.port,
+        "port": told.get("port") or record.port,
         "multibox": placement.get("multibox"),
         "namespace": placement.get("namespace") or "inf-integ",
         "workdir": workdir,
-        "created_at": tenancy.created_at,
-        "updated_at": shown["updated_at"] or tenancy.created_at,
-        "request_id": tenancy.request_id,
+        "created_at": record.created_at,
+        "updated_at": shown["updated_at"] or record.created_at,
+        "request_id": record.request_id,
         "metadata": {**(request.get("metadata") or {}), **marks},
     }
-    if tenancy.desired is Desired.RUNNING and tenancy.fault is not None:
-        found["error_message"] = tenancy.fault
+    if record.desired is Desired.RUNNING and record.fault is not None:
+        found["error_message"] = record.fault
     if status == "stopping" and told.get("display_status") == "Active":
         found["display_status"] = "Active"
     if status in ENDED:

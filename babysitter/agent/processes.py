@@ -22,7 +22,7 @@ FLAG = b"--replica-dir"
 
 
 @dataclass(frozen=True, slots=True)
-class Sitter:
+class BabysitterProcess:
     """One babysitter's process; `code` of its end is only ours to know when it is our child."""
 
     process: Identity
@@ -47,7 +47,7 @@ class Sitter:
         return identity.is_alive(self.process)
 
 
-def start(command: Sequence[str], directory: Path, port: int, env: Mapping[str, str]) -> Sitter:
+def start(command: Sequence[str], directory: Path, port: int, env: Mapping[str, str]) -> BabysitterProcess:
     """Start a babysitter for `directory` in a session of its own, its output appended to worker_*.log there.
 
     It has our working directory and our paths, and so finds what we found.
@@ -76,12 +76,12 @@ def start(command: Sequence[str], directory: Path, port: int, env: Mapping[str, 
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
         raise OSError(f"{argv[0]} ended at once")
-    return Sitter(found)
+    return BabysitterProcess(found)
 
 
-def scan(root: Path) -> dict[str, list[Sitter]]:
+def scan(root: Path) -> dict[str, list[BabysitterProcess]]:
     """Every babysitter of a replica under `root`, by replica id, oldest first: also one that has yet to take its lock."""
-    found: dict[str, list[Sitter]] = {}
+    found: dict[str, list[BabysitterProcess]] = {}
     prefix = os.fsencode(root) + b"/"
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -95,9 +95,9 @@ def scan(root: Path) -> dict[str, list[Sitter]]:
             continue
         process = identity.identify(int(entry.name))
         if process is not None:
-            found.setdefault(os.fsdecode(directory.removeprefix(prefix)), []).append(Sitter(process))
-    for sitters in found.values():
-        sitters.sort(key=lambda sitter: sitter.process.ticks)
+            found.setdefault(os.fsdecode(directory.removeprefix(prefix)), []).append(BabysitterProcess(process))
+    for babysitters in found.values():
+        babysitters.sort(key=lambda babysitter: babysitter.process.ticks)
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from babysitter.agent.api import Agent
-from babysitter.agent.lodging import Lodging
+from babysitter.agent.launch_spec import LaunchSpec
 from babysitter.agent.settings import AgentSettings
 from common.http.access import read_token, require_guard
 
@@ -34,10 +34,10 @@ class Apply:
 
     Args:
         agent: The agent.
-        make: Makes the lodging that settings want; raises SettingsError or ConfigurationError.
+        make: Makes the launch spec of those settings; raises SettingsError or ConfigurationError.
     """
 
-    def __init__(self, agent: Agent, make: Callable[[AgentSettings], Lodging]) -> None:
+    def __init__(self, agent: Agent, make: Callable[[AgentSettings], LaunchSpec]) -> None:
         self._agent = agent
         self._make = make
 
@@ -48,6 +48,6 @@ class Apply:
             SettingsError: The babysitters' file cannot be read.
             ConfigurationError: A token file is of no use, or a babysitter would refuse its settings.
         """
-        token, lodging = token_of(settings), self._make(settings)
+        token, launch_spec = token_of(settings), self._make(settings)
         self._agent.token = token
-        self._agent.landlord.relodge(settings, lodging)
+        self._agent.manager.reload(settings, launch_spec)

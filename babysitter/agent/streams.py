@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import ClientConnectionResetError, web
 
 from babysitter.agent.changes import Event, changes, reason_to_end
-from babysitter.agent.keeper import Keeper
+from babysitter.agent.controller import ReplicaController
 from babysitter.agent.requests import wrong
 from babysitter.cbclient.modes import MODES
 from babysitter.server_log import last_lines
@@ -26,14 +26,14 @@ STREAMS = ("stdout", "stderr", "worker", "deploy")
 TRUE = frozenset({"1", "true", "yes"})
 
 
-def log_path(keeper: Keeper, stream: str) -> Path:
+def log_path(controller: ReplicaController, stream: str) -> Path:
     """The file of one of `STREAMS`."""
     if stream == "worker":
-        return keeper.directory / "worker_stderr.log"
+        return controller.directory / "worker_stderr.log"
     if stream == "deploy":
-        return keeper.directory / "deploy.log"
-    mode = MODES.get(str(keeper.request.get("server_mode")))
-    return keeper.directory / f"{mode.logs if mode else 'replica'}_{stream}.log"
+        return controller.directory / "deploy.log"
+    mode = MODES.get(str(controller.request.get("server_mode")))
+    return controller.directory / f"{mode.logs if mode else 'replica'}_{stream}.log"
 
 
 @dataclass(slots=True)
@@ -89,12 +89,12 @@ def open_log(path: Path, tail: int) -> LogFile:
     return LogFile(path, offset, older="".join(f"{line}\n" for line in older).encode())
 
 
-async def logs(request: web.Request, keeper: Keeper) -> web.StreamResponse:
+async def logs(request: web.Request, controller: ReplicaController) -> web.StreamResponse:
     """The end of a log, and what comes after when `follow` is given."""
     stream = request.query.get("stream", "stdout")
     if stream not in STREAMS:
         raise wrong("stream", f"must be one of {', '.join(STREAMS)}")
-    file = await asyncio.to_thread(open_log, log_path(keeper, stream), number(request, "tail", 100))
+    file = await asyncio.to_thread(open_log, log_path(controller, stream), number(request, "tail", 100))
     response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"})
     follow = request.query.get("follow", "0").lower() in TRUE
     try:
@@ -112,7 +112,7 @@ async def logs(request: web.Request, keeper: Keeper) -> web.StreamResponse:
     return response
 
 
-async def events(request: web.Request, keeper: Keeper) -> web.StreamResponse:
+async def events(request: web.Request, controller: ReplicaController) -> web.StreamResponse:
     """The event stream, from a snapshot on."""
     until = request.query.get("until")
     if until not in (None, "ready"):
@@ -122,14 +122,14 @@ async def events(request: web.Request, keeper: Keeper) -> web.StreamResponse:
     if unknown:
         raise wrong("logs", f"{unknown[0]!r} is none of {', '.join(STREAMS)}")
     tail = number(request, "tail", 0)
-    files = {name: await asyncio.to_thread(open_log, log_path(keeper, name), tail) for name in names}
+    files = {name: await asyncio.to_thread(open_log, log_path(controller, name), tail) for name in names}
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )
     try:
         await response.prepare(request)
         count = 0
-        async for event in happenings(keeper, until, files):
+        async for event in happenings(controller, until, files):
             if not _is_open(request):
                 break
             if event is None:
@@ -142,14 +142,17 @@ async def events(request: web.Request, keeper: Keeper) -> web.StreamResponse:
     return response
 
 
-async def happenings(keeper: Keeper, until: str | None, files: Mapping[str, LogFile]) -> AsyncIterator[Event | None]:
+async def happenings(
+    controller: ReplicaController, until: str | None, files: Mapping[str, LogFile]
+) -> AsyncIterator[Event | None]:
     """Events as they come, a None now and then when there are none, the last one `end`."""
     loop = asyncio.get_running_loop()
-    before, moves = keeper.info(), _moves(keeper)
+    before, moves = controller.info(), _moves(controller)
     yield Event("snapshot", before)
     said_at = loop.time()
     while True:
-        after, moves_after = keeper.info(), _moves(keeper)  # before the logs: what was written until then is among them
+        # Before the logs: what was written until then is among them.
+        after, moves_after = controller.info(), _moves(controller)
         for name, file in files.items():
             for line in await asyncio.to_thread(file.lines):
                 said_at = loop.time()
@@ -160,7 +163,7 @@ async def happenings(keeper: Keeper, until: str | None, files: Mapping[str, LogF
         before, moves = after, moves_after
         reason = reason_to_end(after, until)
         if reason is not None:
-            yield Event("end", {"replica_id": keeper.replica_id, "status": after["status"], "reason": reason})
+            yield Event("end", {"replica_id": controller.replica_id, "status": after["status"], "reason": reason})
             return
         if loop.time() - said_at >= BEAT_S:
             said_at = loop.time()
@@ -186,8 +189,8 @@ def number(request: web.Request, name: str, default: int) -> int:
     return int(given)
 
 
-def _moves(keeper: Keeper) -> list[dict[str, Any]]:
-    memory = keeper.told().get("memory")
+def _moves(controller: ReplicaController) -> list[dict[str, Any]]:
+    memory = controller.state().get("memory")
     found = memory.get("timeline") if isinstance(memory, dict) else None
     return found if isinstance(found, list) else []
 

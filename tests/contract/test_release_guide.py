@@ -85,12 +85,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     python.parent.mkdir()
     python.write_text(f'#!/bin/sh\nPYTHONPATH="{entry.parents[3]}" exec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    sitters = {
+    babysitters = {
         "cbclient": {"own_python": True, "python": str(python)},
         "babysitter": {"drain_s": 1, "stop_grace_s": 3},
         "probes": {"start_interval_s": 0.1},
     }
-    (folder / "babysitter.yaml").write_text(yaml.safe_dump(sitters))
+    (folder / "babysitter.yaml").write_text(yaml.safe_dump(babysitters))
     made = Service(folder)
     config = {
         "host": "127.0.0.1",
@@ -178,8 +178,8 @@ def state_file(service: Service) -> None:
     told = json.loads((service.root / "state" / f"{service.replica}.json").read_text())
     assert {*INFO, "replica_pid", "updated_at"} - {"replica_id", "host"} <= told.keys()
     assert told["status"] == "ready"
-    sitter = int((service.root / "state" / f"{service.replica}.pid").read_text())
-    os.kill(sitter, 0)
+    babysitter = int((service.root / "state" / f"{service.replica}.pid").read_text())
+    os.kill(babysitter, 0)
 
 
 def run_meta(service: Service) -> None:

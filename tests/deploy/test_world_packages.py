@@ -26,7 +26,7 @@ cp /opt/inference-svc/config/babysitter1.toml /etc/inference-svc/babysitters/
 cp /opt/inference-svc/deploy/systemd/* /etc/systemd/system/
 cat >/etc/inference-svc/agent.toml <<'X'
 registry_url = "http://localhost:18000"
-babysitter_command = ["/opt/inference-svc/.venv/bin/python", "-P", "-m", "tests.babysitter.agent.mock_sitter"]
+babysitter_command = ["/opt/inference-svc/.venv/bin/python", "-P", "-m", "tests.babysitter.agent.mock_babysitter"]
 X
 echo CONFIG_FILE=/etc/inference-svc/agent.toml >/etc/inference-svc/agent.env
 chmod -R a+rX /etc/inference-svc

@@ -113,7 +113,7 @@ class Nodes:
             "registry_url": f"http://{NET}.77.1:18000",
             "local_workdir_root": str(self.root(node)),
             "heartbeat_interval": 1,
-            "babysitter_command": [sys.executable, "-m", "tests.babysitter.agent.mock_sitter"],
+            "babysitter_command": [sys.executable, "-m", "tests.babysitter.agent.mock_babysitter"],
             "babysitter_config": str(self.folder / "babysitters.json"),
         }
         path = self.folder / f"agent-{node}.json"
@@ -143,9 +143,9 @@ class Nodes:
 
     def end(self) -> None:
         for node in ("a", "b"):
-            for sitters in processes.scan(self.root(node)).values():
-                for sitter in sitters:
-                    psutil.Process(sitter.process.pid).kill()
+            for babysitters in processes.scan(self.root(node)).values():
+                for babysitter in babysitters:
+                    psutil.Process(babysitter.process.pid).kill()
             for attempts in self.root(node).glob("*/attempts"):
                 processes.end_servers(attempts)
         for process in reversed(self.started):

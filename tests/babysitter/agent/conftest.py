@@ -16,10 +16,10 @@ from aiohttp.web import Application, Request
 from babysitter import identity
 from babysitter.agent import processes
 from babysitter.agent.api import AGENT, Agent, make_app
-from babysitter.agent.house import House
-from babysitter.agent.landlord import Landlord
-from babysitter.agent.lodging import make_lodging
+from babysitter.agent.launch_spec import make_launch_spec
+from babysitter.agent.manager import ReplicaManager
 from babysitter.agent.settings import AgentSettings
+from babysitter.agent.store import ReplicaStore
 from common.clock import SystemClock
 from common.http.client import make_session
 from common.tasks import TaskScope
@@ -42,11 +42,11 @@ def port_range(count: int = 1000) -> dict[str, int]:
 def end_all(root: Path) -> bool:
     """Kill every babysitter under `root`, and what carries the marks of its replicas; whether there was any."""
     found = processes.scan(root)
-    for sitters in found.values():
-        for sitter in sitters:
-            identity.send(sitter.process, signal.SIGKILL)
+    for babysitters in found.values():
+        for babysitter in babysitters:
+            identity.send(babysitter.process, signal.SIGKILL)
             with suppress(ChildProcessError):
-                os.waitpid(sitter.process.pid, 0)
+                os.waitpid(babysitter.process.pid, 0)
     for attempts in root.glob("*/attempts"):
         processes.end_servers(attempts)
     return bool(found)
@@ -55,16 +55,16 @@ def end_all(root: Path) -> bool:
 @asynccontextmanager
 async def agent_app(settings: AgentSettings, token: str | None = None) -> AsyncIterator[Application]:
     """An agent that has adopted what is there."""
-    house = House(settings.local_workdir_root)
-    house.acquire()
+    store = ReplicaStore(settings.local_workdir_root)
+    store.acquire()
     try:
-        lodging = make_lodging(settings, dict(os.environ), house.root)
+        launch_spec = make_launch_spec(settings, dict(os.environ), store.root)
         async with make_session(timeout_s=10, limit=0) as session, TaskScope("agent") as scope:
-            landlord = Landlord(settings, house, lodging, session=session, scope=scope, clock=SystemClock())
-            landlord.adopt()
-            yield make_app(Agent(landlord, settings.node, token))
+            manager = ReplicaManager(settings, store, launch_spec, session=session, scope=scope, clock=SystemClock())
+            manager.adopt()
+            yield make_app(Agent(manager, settings.node, token))
     finally:
-        house.release()
+        store.release()
 
 
 @pytest.fixture
@@ -95,9 +95,9 @@ async def client(start_agent: StartAgent) -> Client:
     return await start_agent()
 
 
-def landlord_of(client: Client) -> Landlord:
+def manager_of(client: Client) -> ReplicaManager:
     """The inside of an agent."""
-    return client.app[AGENT].landlord
+    return client.app[AGENT].manager
 
 
 def wanted(**changes: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tests.babysitter.agent.conftest import (
     StartAgent,
     create,
     info,
-    landlord_of,
+    manager_of,
     reached,
     wanted,
 )
@@ -143,7 +143,7 @@ async def test_delete_stops_removes_and_is_shown_for_a_while_A11(start_agent: St
     assert sorted(path.name for path in root.iterdir()) == ["agent.lock", "state"]
     assert list((root / "state").iterdir()) == []
     assert processes.scan(root) == {}
-    assert port not in {keeper.tenancy.port for keeper in landlord_of(client).keepers()}
+    assert port not in {controller.record.port for controller in manager_of(client).controllers()}
 
 
 async def test_stop_keeps_the_directory_until_a_delete(client: Client, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ async def test_200_creates_at_once_share_no_port_and_lose_no_replica_E8(start_ag
 
 async def test_a_node_without_ports_or_room_says_so(start_agent: StartAgent) -> None:
     client = await start_agent(max_replicas=2)
-    settings = landlord_of(client).settings
+    settings = manager_of(client).settings
     await create(client)
     await create(client)
     status, content = await answer_of(client, "POST", REPLICAS, json=wanted())

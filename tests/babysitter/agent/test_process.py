@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from babysitter.agent import processes
-from babysitter.agent.house import House
-from babysitter.agent.model import Tenancy
+from babysitter.agent.model import ReplicaRecord
+from babysitter.agent.store import ReplicaStore
 from tests.babysitter.agent.agent_process import agent
 from tests.babysitter.agent.conftest import wanted
 from tests.babysitter.real import PROJECT, ask, until
@@ -21,7 +21,7 @@ from tests.ports import free_port
 pytestmark = pytest.mark.e2e
 
 
-def sitters(root: Path) -> dict[str, list[int]]:
+def babysitters(root: Path) -> dict[str, list[int]]:
     return {name: [it.process.pid for it in found] for name, found in processes.scan(root).items()}
 
 
@@ -32,15 +32,15 @@ def test_replicas_outlive_their_agent_and_are_adopted(tmp_path: Path, number: si
         replica_ids = [node.create() for _ in range(3)]
         for replica_id in replica_ids:
             node.reached(replica_id, "ready")
-        before, infos = sitters(node.root), node.infos()
+        before, infos = babysitters(node.root), node.infos()
         node.end(number)
-        assert sitters(node.root) == before
+        assert babysitters(node.root) == before
         node.start()
         assert node.infos() == infos
-        assert sitters(node.root) == before, "adopted, not started again"
+        assert babysitters(node.root) == before, "adopted, not started again"
         ask(f"{node.url}/api/v1/replicas/{replica_ids[0]}/stop", {})
         node.reached(replica_ids[0], "stopped")
-        assert set(sitters(node.root)) == set(replica_ids[1:])
+        assert set(babysitters(node.root)) == set(replica_ids[1:])
 
 
 def test_an_acknowledged_create_survives_kill_9_E3(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_an_acknowledged_create_survives_kill_9_E3(tmp_path: Path) -> None:
         assert set(made) <= set(node.infos())
         for replica_id in node.infos():
             node.reached(replica_id, "ready")
-        assert all(len(pids) == 1 for pids in sitters(node.root).values())
+        assert all(len(pids) == 1 for pids in babysitters(node.root).values())
         assert list(node.root.glob(".new-*")) == []
 
 
@@ -77,10 +77,10 @@ def test_a_replica_that_was_stopped_while_no_agent_ran_stays_stopped(tmp_path: P
         port = node.reached(replica_id, "ready")["port"]
         node.end(signal.SIGKILL)
         ask(f"http://127.0.0.1:{port + 1}/stop", {})
-        until("it has stopped", lambda: not sitters(node.root))
+        until("it has stopped", lambda: not babysitters(node.root))
         node.start()
         node.reached(replica_id, "stopped")
-        assert sitters(node.root) == {}
+        assert babysitters(node.root) == {}
 
 
 def test_a_second_agent_on_the_same_root_refuses_E9(tmp_path: Path) -> None:
@@ -108,12 +108,12 @@ def test_every_phase_ends_legally_after_all_were_killed_E6(tmp_path: Path) -> No
         node.reached(deaf, "stopping")
         pending = node.create()
         node.end(signal.SIGKILL)
-        killed = [pid for pids in sitters(node.root).values() for pid in pids]
+        killed = [pid for pids in babysitters(node.root).values() for pid in pids]
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
-        until("all are dead", lambda: not sitters(node.root))
+        until("all are dead", lambda: not babysitters(node.root))
         node.start()
-        until("one babysitter each", lambda: {ready, failed, waiting, pending} <= set(sitters(node.root)))
+        until("one babysitter each", lambda: {ready, failed, waiting, pending} <= set(babysitters(node.root)))
         node.reached(ready, "ready")
         node.reached(pending, "ready")
         node.reached(failed, "failed")
@@ -121,7 +121,7 @@ def test_every_phase_ends_legally_after_all_were_killed_E6(tmp_path: Path) -> No
         assert node.info(deaf)["status"] in {"stopping", "stopped"}
         ask(f"{node.url}/api/v1/replicas/{deaf}/stop", {"force": True})
         node.reached(deaf, "stopped")
-        assert all(len(pids) == 1 for pids in sitters(node.root).values())
+        assert all(len(pids) == 1 for pids in babysitters(node.root).values())
 
 
 def test_cleanup_on_shutdown_leaves_nothing_running(tmp_path: Path) -> None:
@@ -130,19 +130,19 @@ def test_cleanup_on_shutdown_leaves_nothing_running(tmp_path: Path) -> None:
         for replica_id in [node.create() for _ in range(3)]:
             node.reached(replica_id, "ready")
         assert node.end() == 0
-        assert sitters(node.root) == {}
+        assert babysitters(node.root) == {}
         node.start()
         assert {it["status"] for it in node.infos().values()} == {"stopped"}
 
 
 def test_a_restarted_agent_shows_100_replicas_within_two_seconds(tmp_path: Path) -> None:
-    house = House(tmp_path / "root")
-    house.acquire()
+    store = ReplicaStore(tmp_path / "root")
+    store.acquire()
     for number in range(100):
         replica_id = f"replica-{number:04}"
-        tenancy = Tenancy(replica_id, 20_000 + 2 * number, replica_id, "d", "t", fault="none shall start")
-        house.move_in(tenancy, b'{"server_mode": "replica", "model_name": "m"}', {}, {"status": "ready"})
-    house.release()
+        record = ReplicaRecord(replica_id, 20_000 + 2 * number, replica_id, "d", "t", fault="none shall start")
+        store.create(record, b'{"server_mode": "replica", "model_name": "m"}', {}, {"status": "ready"})
+    store.release()
     with agent(tmp_path) as node:
         began = time.monotonic()
         node.start()

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from babysitter.agent.changes import changes, fresh, reason_to_end
-from babysitter.agent.model import Desired, Tenancy, tenancy_from_json
+from babysitter.agent.model import Desired, ReplicaRecord, record_from_json
 from babysitter.agent.picture import between_servers, claimed_attempt, info, status_of
 from babysitter.agent.port_plan import candidates, ephemeral
 from common.discovery.replica import select
 
-TENANCY = Tenancy("abc123def456", 20_000, "r1", "d", "2026-01-01T00:00:00.000Z")
+RECORD = ReplicaRecord("abc123def456", 20_000, "r1", "d", "2026-01-01T00:00:00.000Z")
 CONTRACT = (
     "replica_id server_mode model_name status display_status endpoint base_url host port multibox namespace workdir"
     " venv_path compile_wsjob execute_wsjob created_at updated_at ready_at error_message request_id diagnostics metadata"
@@ -21,7 +21,7 @@ NOWHERE = range(0)
 
 def picture(told: dict[str, Any] | None = None, **changed: Any) -> dict[str, Any]:
     request = {"server_mode": "replica", "model_name": "m", "placement": {"multibox": "dh1"}, "metadata": {"a": 1}}
-    return info(replace(TENANCY, **changed), told or {}, request, workdir="/r/x", node="n1")
+    return info(replace(RECORD, **changed), told or {}, request, workdir="/r/x", node="n1")
 
 
 def test_pairs_are_given_in_turn_and_never_twice_E8() -> None:
@@ -64,7 +64,7 @@ def test_the_kernels_own_ports_are_avoided_E8() -> None:
 def test_status_is_what_is_wanted_and_known_to_be_over_before_what_was_written(
     changed: dict[str, Any], told: dict[str, Any], status: str
 ) -> None:
-    assert status_of(replace(TENANCY, **changed), told) == status
+    assert status_of(replace(RECORD, **changed), told) == status
 
 
 def test_info_has_every_member_of_the_contract_before_a_babysitter_said_anything() -> None:
@@ -73,7 +73,7 @@ def test_info_has_every_member_of_the_contract_before_a_babysitter_said_anything
     assert (found["status"], found["display_status"], found["endpoint"]) == ("pending", "Pending", "NA")
     assert (found["multibox"], found["namespace"]) == ("dh1", "inf-integ")
     assert found["metadata"] == {"a": 1, "node": "n1"}
-    assert found["updated_at"] == found["created_at"] == TENANCY.created_at
+    assert found["updated_at"] == found["created_at"] == RECORD.created_at
 
 
 def test_info_of_a_stopped_replica_has_no_endpoint() -> None:
@@ -126,21 +126,21 @@ def test_select_by_filter(wanted: dict[str, str], count: int) -> None:
         None,
         [],
         {},
-        {**TENANCY.to_json(), "port": "20000"},
-        {**TENANCY.to_json(), "port": True},
-        {**TENANCY.to_json(), "port": 65_535},
-        {**TENANCY.to_json(), "desired": "gone"},
-        {**TENANCY.to_json(), "replica_id": "../../../etc"},
-        {**TENANCY.to_json(), "fault": 1},
+        {**RECORD.to_json(), "port": "20000"},
+        {**RECORD.to_json(), "port": True},
+        {**RECORD.to_json(), "port": 65_535},
+        {**RECORD.to_json(), "desired": "gone"},
+        {**RECORD.to_json(), "replica_id": "../../../etc"},
+        {**RECORD.to_json(), "fault": 1},
     ],
 )
 def test_a_tenancy_that_cannot_be_believed_is_none(broken: Any) -> None:
-    assert tenancy_from_json(broken) is None
+    assert record_from_json(broken) is None
 
 
 def test_a_tenancy_is_read_back_as_it_was() -> None:
-    known = replace(TENANCY, desired=Desired.STOPPED, over=True, fault="x")
-    assert tenancy_from_json({**known.to_json(), "of_a_later_version": 1}) == known
+    known = replace(RECORD, desired=Desired.STOPPED, over=True, fault="x")
+    assert record_from_json({**known.to_json(), "of_a_later_version": 1}) == known
 
 
 def test_changes_tell_moves_stages_jobs_and_status_in_this_order() -> None:

@@ -11,13 +11,13 @@ import pytest
 
 from babysitter.agent import processes
 from babysitter.agent.api import AGENT
-from babysitter.agent.lodging import make_lodging
+from babysitter.agent.launch_spec import make_launch_spec
 from babysitter.agent.reload import Apply
 from babysitter.agent.settings import AgentSettings
 from common.service import ConfigurationError
 from common.settings import SettingsError, needing_restart
 from tests.babysitter.agent.agent_process import agent
-from tests.babysitter.agent.conftest import Client, StartAgent, create, landlord_of, reached, wanted
+from tests.babysitter.agent.conftest import Client, StartAgent, create, manager_of, reached, wanted
 from tests.babysitter.real import ask, until
 
 OLD, NEW = "o" * 40, "n" * 40
@@ -30,9 +30,9 @@ def token(path: Path, text: str) -> Path:
 
 
 def apply(client: Client, **changes: Any) -> None:
-    inside = landlord_of(client)
+    inside = manager_of(client)
     changed = AgentSettings(**{**inside.settings.model_dump(), **changes})
-    Apply(client.app[AGENT], lambda now: make_lodging(now, dict(os.environ), inside.house.root))(changed)
+    Apply(client.app[AGENT], lambda now: make_launch_spec(now, dict(os.environ), inside.store.root))(changed)
 
 
 async def test_the_token_and_the_limits_change(start_agent: StartAgent, tmp_path: Path) -> None:
@@ -55,14 +55,14 @@ async def test_new_babysitters_and_those_that_run_get_the_changed_file_W54(clien
     config.write_text("[probes]\nstall_s = 77\n")
     apply(client, babysitter_config=config)
     after = await create(client)
-    root = landlord_of(client).house.root
+    root = manager_of(client).store.root
     assert json.loads((root / after / "babysitter.json").read_text())["probes"]["stall_s"] == 77
-    keeper = landlord_of(client).keeper(before)
-    assert [it.is_outdated for it in (keeper, landlord_of(client).keeper(after))] == [True, False]
+    controller = manager_of(client).controller(before)
+    assert [it.is_outdated for it in (controller, manager_of(client).controller(after))] == [True, False]
     [old] = processes.scan(root)[before]
     async with asyncio.timeout(30):
-        await keeper.renew()
-        while not keeper.has_sitter or keeper.is_outdated:
+        await controller.renew()
+        while not controller.has_babysitter or controller.is_outdated:
             await asyncio.sleep(0.05)
     [new] = processes.scan(root)[before]
     assert new.process != old.process
@@ -75,16 +75,18 @@ async def test_settings_with_which_one_babysitter_cannot_start_reach_no_other_W5
     ids = [await create(client) for _ in range(3)]
     for each in ids:
         await reached(client, each, "ready")
-    inside, config = landlord_of(client), tmp_path / "babysitters.toml"
-    keepers = [inside.keeper(each) for each in ids]
+    inside, config = manager_of(client), tmp_path / "babysitters.toml"
+    controllers = [inside.controller(each) for each in ids]
     config.write_text("[probes]\nstall_s = 77\n")
     apply(client, babysitter_config=config, babysitter_command=("sh", "-c", "exit 78"))
     renewal = asyncio.create_task(inside.renew())
     async with asyncio.timeout(60):
-        while sum(keeper.tenancy.fault is not None for keeper in keepers) < 1:
+        while sum(controller.record.fault is not None for controller in controllers) < 1:
             await asyncio.sleep(0.05)
     await asyncio.sleep(1)
-    assert sum(keeper.tenancy.fault is None and keeper.has_sitter for keeper in keepers) == len(ids) - 1
+    assert (
+        sum(controller.record.fault is None and controller.has_babysitter for controller in controllers) == len(ids) - 1
+    )
     renewal.cancel()
 
 
@@ -100,7 +102,9 @@ async def test_a_fault_in_the_babysitters_file_changes_nothing(client: Client, t
 
 def test_every_setting_is_applied_or_needs_a_restart() -> None:
     folder = Path(__file__).resolve().parents[3] / "babysitter" / "agent"
-    used = "".join((folder / f"{name}.py").read_text() for name in ("landlord", "lodging", "reload", "api", "__main__"))
+    used = "".join(
+        (folder / f"{name}.py").read_text() for name in ("manager", "launch_spec", "reload", "api", "__main__")
+    )
     settings = AgentSettings.model_fields.keys() - needing_restart(AgentSettings)
     assert [name for name in sorted(settings) if f"settings.{name}" not in used] == []
 

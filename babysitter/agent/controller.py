@@ -1,4 +1,7 @@
-"""One replica's keeper: the one writer of its tenancy. It sees that a babysitter lives, and that nothing is left after it."""
+"""The control loop of one replica, and the one writer of its record.
+
+It keeps a babysitter running while the replica is wanted, and ends everything that is left once it is not.
+"""
 
 import asyncio
 import contextlib
@@ -13,10 +16,10 @@ import structlog
 
 from babysitter import backoff, identity
 from babysitter.agent import picture, processes
-from babysitter.agent.house import House
-from babysitter.agent.lodging import Lodging
-from babysitter.agent.model import Desired, Tenancy
-from babysitter.agent.processes import Sitter
+from babysitter.agent.launch_spec import LaunchSpec
+from babysitter.agent.model import Desired, ReplicaRecord
+from babysitter.agent.processes import BabysitterProcess
+from babysitter.agent.store import ReplicaStore
 from common.clock import Clock
 from common.exits import Exit
 
@@ -36,19 +39,19 @@ DEPLOYING = frozenset({"pending", "creating"})
 """A babysitter that is left until it has got so far: another one would begin the deployment anew."""
 
 
-class Keeper:
+class ReplicaController:
     """Keeps one replica.
 
     Args:
-        tenancy: What is known of it; changed here only.
+        record: What is known of it; changed here only.
         request: Its create request.
-        house: Where it lives.
-        lodging: How its babysitter is started; a reload replaces it.
+        store: Its files.
+        launch_spec: How its babysitter is started; a reload replaces it.
         session: For the babysitter's calls.
         clock: Time.
         starts: Bounds how many babysitters are started at the same time.
         found: A babysitter of an earlier agent's, or None.
-        changed: Called after every change of the tenancy.
+        changed: Called after every change of the record.
         node: This node's name.
         retention_s: How long a deleted replica is still shown.
         rng: Jitter.
@@ -56,35 +59,35 @@ class Keeper:
 
     def __init__(
         self,
-        tenancy: Tenancy,
+        record: ReplicaRecord,
         request: dict[str, Any],
-        house: House,
-        lodging: Lodging,
+        store: ReplicaStore,
+        launch_spec: LaunchSpec,
         *,
         session: aiohttp.ClientSession,
         clock: Clock,
         starts: asyncio.Semaphore,
-        found: Sitter | None,
+        found: BabysitterProcess | None,
         changed: Callable[[], None],
         node: str,
         retention_s: float,
         rng: random.Random,
     ) -> None:
-        self.tenancy = tenancy
+        self.record = record
         self.request = request
-        self._house = house
-        self.lodging = lodging
+        self._store = store
+        self.launch_spec = launch_spec
         self._session = session
         self._clock = clock
         self._starts = starts
-        self._sitter = found
+        self._babysitter = found
         self._changed = changed
         self._node = node
         self._retention_s = retention_s
         self._rng = rng
         self._renewing = False
         self._has_started = False
-        self._word = asyncio.Event()
+        self._wake = asyncio.Event()
         self._saving = asyncio.Lock()
         self.ended = asyncio.Event()
         """Set once the replica is over."""
@@ -92,29 +95,29 @@ class Keeper:
     @property
     def replica_id(self) -> str:
         """The replica's id."""
-        return self.tenancy.replica_id
+        return self.record.replica_id
 
     @property
     def directory(self) -> Path:
         """The replica's directory."""
-        return self._house.directory(self.replica_id)
+        return self._store.directory(self.replica_id)
 
     @property
-    def has_sitter(self) -> bool:
+    def has_babysitter(self) -> bool:
         """True while its babysitter runs, and so reports to the registry itself."""
-        return self._sitter is not None and self._sitter.is_alive
+        return self._babysitter is not None and self._babysitter.is_alive
 
-    def told(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """What its babysitter wrote last."""
-        return self._house.told(self.replica_id)
+        return self._store.state(self.replica_id)
 
     def info(self) -> dict[str, Any]:
         """The replica as it is shown: as its babysitter wrote last, unless the server it wrote of is gone."""
-        told = self.told()
+        told = self.state()
         attempt = picture.claimed_attempt(told)
         if attempt is not None and not processes.server_lives(self.directory / "attempts", attempt):
             told = picture.between_servers(told)
-        return picture.info(self.tenancy, told, self.request, workdir=str(self.directory), node=self._node)
+        return picture.info(self.record, told, self.request, workdir=str(self.directory), node=self._node)
 
     async def want(self, desired: Desired, *, force: bool = False) -> None:
         """Have it stopped, or stopped and removed. What was wanted before is never taken back.
@@ -122,20 +125,20 @@ class Keeper:
         A disk that cannot take the wish down does not stop it: it may be full of what is to be removed.
         """
         order = list(Desired)
-        before = (self.tenancy.desired, self.tenancy.force)
-        self.tenancy.desired = max(self.tenancy.desired, desired, key=order.index)
-        self.tenancy.force = self.tenancy.force or force
-        if before == (self.tenancy.desired, self.tenancy.force):
+        before = (self.record.desired, self.record.force)
+        self.record.desired = max(self.record.desired, desired, key=order.index)
+        self.record.force = self.record.force or force
+        if before == (self.record.desired, self.record.force):
             return
         await self._save()
-        self._word.set()
+        self._wake.set()
 
     async def retry(self) -> bool:
         """Begin a failed replica again; False when it has not failed."""
-        if self.tenancy.fault is not None and self.tenancy.desired is Desired.RUNNING:
-            self.tenancy.fault = None
+        if self.record.fault is not None and self.record.desired is Desired.RUNNING:
+            self.record.fault = None
             await self._save()
-            self._word.set()
+            self._wake.set()
             return True
         return await self._tell("/retry", {})
 
@@ -144,9 +147,9 @@ class Keeper:
         """True while its babysitter runs with other settings than it would be started with now."""
         return (
             self._is_wanted()
-            and self.has_sitter
-            and not self._house.is_settled(self.replica_id, self.lodging.settings)
-            and self.told().get("status") not in DEPLOYING
+            and self.has_babysitter
+            and not self._store.has_settings(self.replica_id, self.launch_spec.settings)
+            and self.state().get("status") not in DEPLOYING
         )
 
     async def renew(self) -> bool:
@@ -154,16 +157,16 @@ class Keeper:
 
         False when the new one does not start: its settings are then not for others either.
         """
-        sitter = self._sitter
-        if sitter is None:
+        babysitter = self._babysitter
+        if babysitter is None:
             return True
-        log.info("babysitter.renewed", replica=self.replica_id, old_pid=sitter.process.pid)
+        log.info("babysitter.renewed", replica=self.replica_id, old_pid=babysitter.process.pid)
         self._renewing = True
-        identity.send(sitter.process, signal.SIGTERM)
+        identity.send(babysitter.process, signal.SIGTERM)
         deadline = self._clock.monotonic() + RENEWED_WITHIN_S
-        while self._is_wanted() and (self._sitter is sitter or not self._has_started):
-            if self.tenancy.fault is not None or self._clock.monotonic() > deadline:
-                identity.send(sitter.process, signal.SIGKILL)
+        while self._is_wanted() and (self._babysitter is babysitter or not self._has_started):
+            if self.record.fault is not None or self._clock.monotonic() > deadline:
+                identity.send(babysitter.process, signal.SIGKILL)
                 return False
             await asyncio.sleep(POLL_S)
         return True
@@ -172,25 +175,25 @@ class Keeper:
         """Keep it until it is deleted and forgotten."""
         failures = 0
         while self._is_wanted():
-            self._word.clear()
-            if self.tenancy.fault is not None:
-                await self._word.wait()
+            self._wake.clear()
+            if self.record.fault is not None:
+                await self._wake.wait()
                 continue
-            if not self.has_sitter and self.told().get("status") == "stopped":
-                self.tenancy.desired = Desired.STOPPED  # by a call of its babysitter, perhaps while no agent ran
+            if not self.has_babysitter and self.state().get("status") == "stopped":
+                self.record.desired = Desired.STOPPED  # by a call of its babysitter, perhaps while no agent ran
                 break
             began = self._clock.monotonic()
-            code = await self._keep_sitter()
+            code = await self._keep_babysitter()
             if not self._is_wanted():
                 break
-            if self.told().get("status") == "stopped":
+            if self.state().get("status") == "stopped":
                 continue
             if self._renewing:
                 self._renewing = False
                 continue
             if code == Exit.CONFIG and not self._adopt():
-                self.tenancy.fault = f"its babysitter cannot start: {processes.last_complaint(self.directory)}"
-                log.error("replica.cannot_be_kept", replica=self.replica_id, reason=self.tenancy.fault)
+                self.record.fault = f"its babysitter cannot start: {processes.last_complaint(self.directory)}"
+                log.error("replica.cannot_be_kept", replica=self.replica_id, reason=self.record.fault)
                 await self._save()
                 continue
             failures = 0 if self._clock.monotonic() - began >= STEADY_S else failures + 1
@@ -200,71 +203,71 @@ class Keeper:
         await self._finish()
 
     def _is_wanted(self) -> bool:
-        return self.tenancy.desired is Desired.RUNNING
+        return self.record.desired is Desired.RUNNING
 
-    async def _keep_sitter(self) -> int | None:
+    async def _keep_babysitter(self) -> int | None:
         """See that a babysitter runs; returns its exit code once it has ended, or None once something else is wanted."""
         try:
-            sitter = self._sitter if self.has_sitter else await self._start()
+            babysitter = self._babysitter if self.has_babysitter else await self._start()
         except OSError as error:
             log.error("babysitter.not_started", replica=self.replica_id, reason=str(error))
             return None
-        if sitter is None:
+        if babysitter is None:
             return None
-        ended = asyncio.ensure_future(sitter.ended())
-        word = asyncio.ensure_future(self._word.wait())
+        ended = asyncio.ensure_future(babysitter.ended())
+        woken = asyncio.ensure_future(self._wake.wait())
         try:
-            await asyncio.wait({ended, word}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, woken}, return_when=asyncio.FIRST_COMPLETED)
             return ended.result() if ended.done() else None
         finally:
-            for task in (ended, word):
+            for task in (ended, woken):
                 task.cancel()
 
-    def _adopt(self) -> Sitter | None:
+    def _adopt(self) -> BabysitterProcess | None:
         """The babysitter that runs already, whoever started it."""
-        if not self.has_sitter:
-            found = processes.scan(self._house.root).get(self.replica_id)
-            self._sitter = found[0] if found else None
-        return self._sitter
+        if not self.has_babysitter:
+            found = processes.scan(self._store.root).get(self.replica_id)
+            self._babysitter = found[0] if found else None
+        return self._babysitter
 
-    async def _start(self) -> Sitter | None:
+    async def _start(self) -> BabysitterProcess | None:
         """Start a babysitter when it is its turn; None when none is wanted any more by then."""
         async with self._starts:
-            if self._word.is_set():
+            if self._wake.is_set():
                 return None
             self._has_started = False
-            before = self._house.signature(self.replica_id)
-            await asyncio.to_thread(self._house.settle, self.replica_id, self.lodging.settings)
-            lodging = self.lodging
-            self._sitter = processes.start(lodging.command, self.directory, self.tenancy.port, lodging.env)
-            log.info("babysitter.started", replica=self.replica_id, pid=self._sitter.process.pid)
+            before = self._store.signature(self.replica_id)
+            await asyncio.to_thread(self._store.write_settings, self.replica_id, self.launch_spec.settings)
+            launch_spec = self.launch_spec
+            self._babysitter = processes.start(launch_spec.command, self.directory, self.record.port, launch_spec.env)
+            log.info("babysitter.started", replica=self.replica_id, pid=self._babysitter.process.pid)
             deadline = self._clock.monotonic() + STARTED_WITHIN_S
             while (  # noqa: ASYNC110 - another process writes the file, past the costly part of its start
-                self._sitter.is_alive
-                and self._house.signature(self.replica_id) == before
+                self._babysitter.is_alive
+                and self._store.signature(self.replica_id) == before
                 and self._clock.monotonic() < deadline
-                and not self._word.is_set()
+                and not self._wake.is_set()
             ):
                 await asyncio.sleep(POLL_S)
-            self._has_started = self._sitter.is_alive
-        return self._sitter
+            self._has_started = self._babysitter.is_alive
+        return self._babysitter
 
     async def _finish(self) -> None:
         """End it, however far it has come; then let go of everything that is wanted no more."""
-        if not self.tenancy.over:
+        if not self.record.over:
             await self._end()
-            self.tenancy.over = True
+            self.record.over = True
             await self._write_end()
-            log.info("replica.over", replica=self.replica_id, desired=self.tenancy.desired)
+            log.info("replica.over", replica=self.replica_id, desired=self.record.desired)
         self.ended.set()
         self._changed()
-        while self.tenancy.desired is not Desired.DELETED:
-            self._word.clear()
-            await self._word.wait()
-        await self._insist(lambda: self._house.move_out(self.tenancy))
-        age_s = self._house.gone_s(self.replica_id, self._clock.utcnow().timestamp()) or 0.0
+        while self.record.desired is not Desired.DELETED:
+            self._wake.clear()
+            await self._wake.wait()
+        await self._insist(lambda: self._store.remove(self.record))
+        age_s = self._store.gone_s(self.replica_id, self._clock.utcnow().timestamp()) or 0.0
         await asyncio.sleep(max(0.0, self._retention_s - age_s))
-        await self._insist(lambda: self._house.forget(self.replica_id))
+        await self._insist(lambda: self._store.forget(self.replica_id))
 
     async def _write_end(self) -> None:
         """Write that it is over until the disk takes it, lest a later agent start it again (B9).
@@ -273,13 +276,13 @@ class Keeper:
         """
         while True:
             closed, saved = await self._close_state(), await self._save()
-            if (closed and saved) or self.tenancy.desired is Desired.DELETED:
+            if (closed and saved) or self.record.desired is Desired.DELETED:
                 return
             await asyncio.sleep(DISK_RETRY_S)
 
     async def _close_state(self) -> bool:
         try:
-            await asyncio.to_thread(self._house.close_state, self.replica_id)
+            await asyncio.to_thread(self._store.close_state, self.replica_id)
         except OSError as error:
             log.error("replica.disk_refuses", replica=self.replica_id, reason=str(error))
             return False
@@ -288,60 +291,60 @@ class Keeper:
     async def _end(self) -> None:
         """Have its babysitter end the server; without one that can, end everything that carries the replica's mark."""
         for _ in range(STOP_TRIES):
-            sitter = self._adopt()
-            if sitter is None:
-                if self.told().get("status") == "stopped" or not self._has_begun():
+            babysitter = self._adopt()
+            if babysitter is None:
+                if self.state().get("status") == "stopped" or not self._has_begun():
                     return
-                self._word.clear()
+                self._wake.clear()
                 try:
-                    sitter = await self._start()
+                    babysitter = await self._start()
                 except OSError as error:
                     log.error("babysitter.not_started", replica=self.replica_id, reason=str(error))
-            if sitter is not None:
-                await self._end_through(sitter)
-        if self.told().get("status") != "stopped":
+            if babysitter is not None:
+                await self._end_through(babysitter)
+        if self.state().get("status") != "stopped":
             log.warning("replica.ended_by_force", replica=self.replica_id)
             await asyncio.to_thread(processes.end_servers, self.directory / "attempts")
-            memory = self.told().get("memory")
+            memory = self.state().get("memory")
             mark = memory.get("deploying") if isinstance(memory, dict) else None
             if isinstance(mark, str) and mark:
                 await asyncio.to_thread(identity.end_bearers, mark)
 
     def _has_begun(self) -> bool:
         """True when a babysitter has started anything that might be left."""
-        memory = self.told().get("memory")
+        memory = self.state().get("memory")
         return isinstance(memory, dict) and bool(memory.get("attempts") or memory.get("deploying"))
 
-    async def _end_through(self, sitter: Sitter) -> None:
+    async def _end_through(self, babysitter: BabysitterProcess) -> None:
         """Tell the babysitter to stop, as often as it takes to reach it, and wait for its end; at last kill it."""
-        deadline = self._clock.monotonic() + self.lodging.stop_limit_s
-        ended = asyncio.ensure_future(sitter.ended())
+        deadline = self._clock.monotonic() + self.launch_spec.stop_limit_s
+        ended = asyncio.ensure_future(babysitter.ended())
         reached: bool | None = None
         try:
             while not ended.done():
                 left_s = deadline - self._clock.monotonic()
                 if left_s <= 0:
-                    identity.send(sitter.process, signal.SIGKILL)
+                    identity.send(babysitter.process, signal.SIGKILL)
                     await ended
                     return
-                if reached is not self.tenancy.force:
-                    force = self.tenancy.force
+                if reached is not self.record.force:
+                    force = self.record.force
                     reached = force if await self._tell("/stop", {"force": force}) else None
-                self._word.clear()
-                word = asyncio.ensure_future(self._word.wait())
-                wait_s = left_s if reached is self.tenancy.force else TELL_AGAIN_S
-                await asyncio.wait({ended, word}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-                word.cancel()
+                self._wake.clear()
+                woken = asyncio.ensure_future(self._wake.wait())
+                wait_s = left_s if reached is self.record.force else TELL_AGAIN_S
+                await asyncio.wait({ended, woken}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                woken.cancel()
         finally:
             ended.cancel()
 
     async def _tell(self, path: str, body: dict[str, Any]) -> bool:
         """One call of its babysitter; True for a success."""
-        url = f"{self.lodging.babysitter_url(self.tenancy.port)}{path}"
+        url = f"{self.launch_spec.babysitter_url(self.record.port)}{path}"
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
         try:
             async with self._session.post(
-                url, json=body, headers=self.lodging.headers, timeout=timeout, allow_redirects=False
+                url, json=body, headers=self.launch_spec.headers, timeout=timeout, allow_redirects=False
             ) as answer:
                 return answer.ok
         except (aiohttp.ClientError, TimeoutError):
@@ -359,12 +362,12 @@ class Keeper:
                 return
 
     async def _save(self) -> bool:
-        """Remember the tenancy, one writer at a time; a disk that refuses (False) is told, and stops nothing."""
+        """Remember the record, one writer at a time; a disk that refuses (False) is told, and stops nothing."""
         saved = True
         async with self._saving:
             try:
                 if self.directory.exists():
-                    await asyncio.to_thread(self._house.save, self.tenancy)
+                    await asyncio.to_thread(self._store.save, self.record)
             except OSError as error:
                 log.error("replica.wish_not_saved", replica=self.replica_id, reason=str(error))
                 saved = False
@@ -373,4 +376,4 @@ class Keeper:
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._word.wait(), seconds)
+            await asyncio.wait_for(self._wake.wait(), seconds)

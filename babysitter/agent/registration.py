@@ -1,9 +1,9 @@
-"""The agent's own record in the registry: where it is, how full it is, and the replicas that cannot speak for themselves."""
+"""The agent's own record in the registry: its address, its capacity, and the replicas whose babysitter does not run."""
 
 import time
 from typing import Any
 
-from babysitter.agent.landlord import Landlord
+from babysitter.agent.manager import ReplicaManager
 from babysitter.agent.settings import AgentSettings
 from babysitter.assemble import WILDCARDS, full_name
 from babysitter.view import LEASES, LEAST_TTL_S, url
@@ -24,22 +24,22 @@ SHOWN = (
 TEXT_LIMIT = 300
 
 
-class Record:
+class AgentRegistration:
     """Makes the record and its heartbeats.
 
     Args:
         settings: The agent's.
-        landlord: The replicas.
+        manager: The replicas.
         clock: Time.
         port: Where the agent listens.
         instance_id: Names this root for ever.
     """
 
     def __init__(
-        self, settings: AgentSettings, landlord: Landlord, *, clock: Clock, port: int, instance_id: str
+        self, settings: AgentSettings, manager: ReplicaManager, *, clock: Clock, port: int, instance_id: str
     ) -> None:
         self._settings = settings
-        self._landlord = landlord
+        self._manager = manager
         self._clock = clock
         self._port = port
         self._instance_id = instance_id
@@ -74,14 +74,14 @@ class Record:
 
     def report(self) -> dict[str, Any]:
         """Body of a heartbeat."""
-        silent = [keeper for keeper in self._landlord.keepers() if not keeper.has_sitter]
-        silent.sort(key=lambda keeper: keeper.tenancy.created_at, reverse=True)
+        silent = [controller for controller in self._manager.controllers() if not controller.has_babysitter]
+        silent.sort(key=lambda controller: controller.record.created_at, reverse=True)
         return {
             "instance_id": self._instance_id,
             "incarnation": self._incarnation,
             "node": self._settings.node,
-            **self._landlord.counts(),
-            "replicas": [_short(keeper.info()) for keeper in silent[:MOST_SHOWN]],
+            **self._manager.counts(),
+            "replicas": [_short(controller.info()) for controller in silent[:MOST_SHOWN]],
         }
 
 

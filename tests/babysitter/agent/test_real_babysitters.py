@@ -22,7 +22,7 @@ from tests.babysitter.conftest import Registry
 from tests.babysitter.real import PROJECT, ask, shims, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
-SITTER = [sys.executable, "-m", "tests.babysitter.agent.mock_sitter"]
+BABYSITTER = [sys.executable, "-m", "tests.babysitter.agent.mock_babysitter"]
 QUICK = '{"babysitter": {"restart_delay": 0.1, "drain_s": 1, "stop_grace_s": 1}, "probes": {"start_interval_s": 0.1}}'
 LEGAL = {"ready", "failed", "stopped", "waiting_for_ready", "starting"}
 
@@ -30,7 +30,7 @@ LEGAL = {"ready", "failed", "stopped", "waiting_for_ready", "starting"}
 def settings(directory: Path) -> dict[str, Any]:
     path = directory / "babysitters.json"
     path.write_text(QUICK)
-    return {"babysitter_command": SITTER, "babysitter_config": str(path)}
+    return {"babysitter_command": BABYSITTER, "babysitter_config": str(path)}
 
 
 def bearers(root: Path) -> list[int]:
@@ -40,8 +40,8 @@ def bearers(root: Path) -> list[int]:
 
 def everything(node: AgentProcess) -> list[int]:
     """Babysitters, shims and servers."""
-    sitters = [it.process.pid for found in processes.scan(node.root).values() for it in found]
-    return [*sitters, *shims(node.root), *bearers(node.root)]
+    babysitters = [it.process.pid for found in processes.scan(node.root).values() for it in found]
+    return [*babysitters, *shims(node.root), *bearers(node.root)]
 
 
 def kill(pids: list[int]) -> list[int]:
@@ -92,7 +92,7 @@ def test_a_node_that_was_killed_whole_comes_back_whole_E6(tmp_path: Path) -> Non
 async def test_deletes_at_any_moment_leave_nothing_E2_J4(start_agent: StartAgent, tmp_path: Path) -> None:
     given = settings(tmp_path)
     client = await start_agent(
-        babysitter_command=tuple(SITTER),
+        babysitter_command=tuple(BABYSITTER),
         babysitter_config=Path(given["babysitter_config"]),
         stopped_retention_s=0,
         **port_range(),
@@ -134,7 +134,7 @@ def test_tokens_that_are_turned_on_reach_babysitters_that_run_W54(tmp_path: Path
         served = {it: node.reached(it, "ready")["replica_pid"] for it in replica_ids}
         names = {f"{it}-server" for it in replica_ids}
         until("they are listed", lambda: names <= records(registry, token))
-        sitters = processes.scan(node.root)
+        babysitters = processes.scan(node.root)
         registry.kill()
         registry.start(*(word for name, file in files.items() for word in (f"--{name}-token-file", str(file))))
         node.end()
@@ -142,4 +142,4 @@ def test_tokens_that_are_turned_on_reach_babysitters_that_run_W54(tmp_path: Path
         node.start()
         until("they are listed again", lambda: names <= records(registry, token), 60)
         assert {it: node.reached(it, "ready")["replica_pid"] for it in replica_ids} == served
-        assert all(processes.scan(node.root)[it] != sitters[it] for it in replica_ids)
+        assert all(processes.scan(node.root)[it] != babysitters[it] for it in replica_ids)

@@ -12,133 +12,133 @@ from pathlib import Path
 
 import pytest
 
-from babysitter.agent.house import House
-from babysitter.agent.model import Desired, Tenancy
+from babysitter.agent.model import Desired, ReplicaRecord
+from babysitter.agent.store import ReplicaStore
 from babysitter.cbclient.environments import Environments
 from babysitter.state_file import decode
 from common.atomic_file import write_atomic
 from common.service import ConfigurationError
 from tests.babysitter.agent.conftest import WAIT_S, StartAgent, create, reached, wanted
 
-TENANCY = Tenancy("abc123def456", 20_000, "r1", "d", "t")
+RECORD = ReplicaRecord("abc123def456", 20_000, "r1", "d", "t")
 REQUEST = b'{"server_mode": "replica", "model_name": "m"}'
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path / "root")
+def store(tmp_path: Path) -> Iterator[ReplicaStore]:
+    made = ReplicaStore(tmp_path / "root")
     made.acquire()
     yield made
     made.release()
 
 
-def test_what_moved_in_is_found_again(house: House) -> None:
-    house.move_in(TENANCY, REQUEST, {"host": "h"}, {"status": "pending"})
-    assert list(house.tenancies()) == [TENANCY]
-    assert house.request(TENANCY.replica_id)["model_name"] == "m"
-    assert house.told(TENANCY.replica_id)["status"] == "pending"
+def test_what_was_created_is_found_again(store: ReplicaStore) -> None:
+    store.create(RECORD, REQUEST, {"host": "h"}, {"status": "pending"})
+    assert list(store.records()) == [RECORD]
+    assert store.request(RECORD.replica_id)["model_name"] == "m"
+    assert store.state(RECORD.replica_id)["status"] == "pending"
 
 
-def test_the_directory_of_environments_is_no_replica(house: House, capsys: pytest.CaptureFixture[str]) -> None:
-    environments = Environments(house.root).directory
+def test_the_directory_of_environments_is_no_replica(store: ReplicaStore, capsys: pytest.CaptureFixture[str]) -> None:
+    environments = Environments(store.root).directory
     environments.mkdir()
-    assert list(house.tenancies()) == []
+    assert list(store.records()) == []
     assert "replica.unreadable" not in capsys.readouterr().out
-    (house.root / "abc123def456").mkdir()
-    assert list(house.tenancies()) == []
+    (store.root / "abc123def456").mkdir()
+    assert list(store.records()) == []
     assert "replica.unreadable" in capsys.readouterr().out
 
 
-def test_what_was_cut_is_cleared_away_E3(house: House) -> None:
+def test_what_was_cut_is_cleared_away_E3(store: ReplicaStore) -> None:
     for name in (".new-abc123def457", ".gone-abc123def458-1"):
-        (house.root / name).mkdir()
-        (house.root / name / "request.json").write_bytes(REQUEST)
-    assert list(house.tenancies()) == []
-    assert sorted(path.name for path in house.root.iterdir()) == ["agent.lock", "state"]
+        (store.root / name).mkdir()
+        (store.root / name / "request.json").write_bytes(REQUEST)
+    assert list(store.records()) == []
+    assert sorted(path.name for path in store.root.iterdir()) == ["agent.lock", "state"]
 
 
-def test_a_state_without_a_directory_is_cleared_away_E3(house: House) -> None:
-    house.move_in(TENANCY, REQUEST, {}, {})
-    house.directory(TENANCY.replica_id).rename(house.root / ".new-abc123def456")
-    (house.state / "by-hand.json").write_text("{}")
-    assert list(house.tenancies()) == []
-    assert [path.name for path in house.state.iterdir()] == ["by-hand.json"]
+def test_a_state_without_a_directory_is_cleared_away_E3(store: ReplicaStore) -> None:
+    store.create(RECORD, REQUEST, {}, {})
+    store.directory(RECORD.replica_id).rename(store.root / ".new-abc123def456")
+    (store.state_dir / "by-hand.json").write_text("{}")
+    assert list(store.records()) == []
+    assert [path.name for path in store.state_dir.iterdir()] == ["by-hand.json"]
 
 
-def test_a_link_is_no_replica_E4(house: House, tmp_path: Path) -> None:
-    other = House(tmp_path / "other")
+def test_a_link_is_no_replica_E4(store: ReplicaStore, tmp_path: Path) -> None:
+    other = ReplicaStore(tmp_path / "other")
     other.acquire()
-    other.move_in(TENANCY, REQUEST, {}, {})
+    other.create(RECORD, REQUEST, {}, {})
     other.release()
-    (house.root / TENANCY.replica_id).symlink_to(other.root / TENANCY.replica_id)
-    assert list(house.tenancies()) == []
+    (store.root / RECORD.replica_id).symlink_to(other.root / RECORD.replica_id)
+    assert list(store.records()) == []
 
 
 @pytest.mark.parametrize("name", ["..", ".", "../x", "a/b", "", "ABC123DEF456", "abc123def456\n"])
-def test_a_name_that_is_no_id_is_never_a_path_E4(house: House, name: str) -> None:
+def test_a_name_that_is_no_id_is_never_a_path_E4(store: ReplicaStore, name: str) -> None:
     with pytest.raises(ValueError, match="no replica id"):
-        house.directory(name)
+        store.directory(name)
 
 
-def test_a_second_agent_is_refused_E9(house: House) -> None:
+def test_a_second_agent_is_refused_E9(store: ReplicaStore) -> None:
     with pytest.raises(ConfigurationError, match=rf"another agent \(pid {os.getpid()}\) has it"):
-        House(house.root).acquire()
+        ReplicaStore(store.root).acquire()
 
 
-def test_a_damaged_state_file_is_read_from_its_backup_or_memory_B8(house: House) -> None:
-    house.move_in(TENANCY, REQUEST, {}, {"status": "pending"})
-    path = house.state_path(TENANCY.replica_id)
-    assert house.told(TENANCY.replica_id)["status"] == "pending"
+def test_a_damaged_state_file_is_read_from_its_backup_or_memory_B8(store: ReplicaStore) -> None:
+    store.create(RECORD, REQUEST, {}, {"status": "pending"})
+    path = store.state_path(RECORD.replica_id)
+    assert store.state(RECORD.replica_id)["status"] == "pending"
     path.write_bytes(path.read_bytes()[:-7])
-    assert house.told(TENANCY.replica_id)["status"] == "pending"
+    assert store.state(RECORD.replica_id)["status"] == "pending"
     path.unlink()
-    assert house.told(TENANCY.replica_id) == {}
+    assert store.state(RECORD.replica_id) == {}
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{}", b"\x00" * 100, b"[]", b'{"port": 1}'])
-def test_a_damaged_memory_is_read_from_its_backup_B8(house: House, damaged: bytes) -> None:
-    house.move_in(TENANCY, REQUEST, {}, {})
-    (house.directory(TENANCY.replica_id) / "agent.json").write_bytes(damaged)
-    assert list(house.tenancies()) == [TENANCY]
-    house.save(replace(TENANCY, desired=Desired.STOPPED))
-    assert next(house.tenancies()).desired is Desired.STOPPED
+def test_a_damaged_memory_is_read_from_its_backup_B8(store: ReplicaStore, damaged: bytes) -> None:
+    store.create(RECORD, REQUEST, {}, {})
+    (store.directory(RECORD.replica_id) / "agent.json").write_bytes(damaged)
+    assert list(store.records()) == [RECORD]
+    store.save(replace(RECORD, desired=Desired.STOPPED))
+    assert next(store.records()).desired is Desired.STOPPED
 
 
-def test_moving_out_leaves_what_is_shown_and_forgetting_leaves_nothing(house: House) -> None:
-    gone = replace(TENANCY, desired=Desired.DELETED, over=True)
-    house.move_in(gone, REQUEST, {}, {"status": "ready", "endpoint": "http://h:1"})
-    house.close_state(gone.replica_id)
-    house.move_out(gone)
-    assert not house.directory(gone.replica_id).exists()
-    assert list(house.tenancies()) == [gone]
-    assert house.told(gone.replica_id)["status"] == "stopped"
-    assert house.request(gone.replica_id)["model_name"] == "m"
-    house.forget(gone.replica_id)
-    assert list(house.state.iterdir()) == []
+def test_removing_leaves_what_is_shown_and_forgetting_leaves_nothing(store: ReplicaStore) -> None:
+    gone = replace(RECORD, desired=Desired.DELETED, over=True)
+    store.create(gone, REQUEST, {}, {"status": "ready", "endpoint": "http://h:1"})
+    store.close_state(gone.replica_id)
+    store.remove(gone)
+    assert not store.directory(gone.replica_id).exists()
+    assert list(store.records()) == [gone]
+    assert store.state(gone.replica_id)["status"] == "stopped"
+    assert store.request(gone.replica_id)["model_name"] == "m"
+    store.forget(gone.replica_id)
+    assert list(store.state_dir.iterdir()) == []
 
 
-def test_a_root_has_one_path_however_it_is_written(house: House, tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(house.root)
-    assert House(tmp_path / "link").root == House(house.root / ".." / house.root.name).root == house.root
+def test_a_root_has_one_path_however_it_is_written(store: ReplicaStore, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(store.root)
+    assert ReplicaStore(tmp_path / "link").root == ReplicaStore(store.root / ".." / store.root.name).root == store.root
 
 
-def test_the_roots_own_id_stays(house: House) -> None:
-    assert house.own_id() == House(house.root).own_id()
+def test_the_roots_own_id_stays(store: ReplicaStore) -> None:
+    assert store.own_id() == ReplicaStore(store.root).own_id()
 
 
 async def test_a_disk_that_refuses_for_a_while_is_asked_again_B9(
     start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("babysitter.agent.keeper.DISK_RETRY_S", 0.05)
+    monkeypatch.setattr("babysitter.agent.controller.DISK_RETRY_S", 0.05)
     refusals = iter([OSError(errno.EROFS, "read-only")] * 3)
-    move_out = House.move_out
+    remove = ReplicaStore.remove
 
-    def refuse(self: House, tenancy: Tenancy) -> None:
+    def refuse(self: ReplicaStore, record: ReplicaRecord) -> None:
         for error in refusals:
             raise error
-        move_out(self, tenancy)
+        remove(self, record)
 
-    monkeypatch.setattr(House, "move_out", refuse)
+    monkeypatch.setattr(ReplicaStore, "remove", refuse)
     client = await start_agent(stopped_retention_s=0)
     replica_id = await create(client)
     async with client.delete(f"/api/v1/replicas/{replica_id}") as answer:
@@ -148,7 +148,7 @@ async def test_a_disk_that_refuses_for_a_while_is_asked_again_B9(
 
 def let_disk_refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A disk that takes no checked file from the agent, until the answer is called."""
-    monkeypatch.setattr("babysitter.agent.keeper.DISK_RETRY_S", 0.05)
+    monkeypatch.setattr("babysitter.agent.controller.DISK_RETRY_S", 0.05)
     full = [True]
 
     def write(path: Path, data: bytes) -> None:
@@ -193,14 +193,14 @@ async def test_a_full_disk_does_not_keep_a_replica_from_being_removed_B9(
     await reached(client, replica_id, "")
 
 
-def test_a_state_that_cannot_be_closed_is_told_B9(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.move_in(TENANCY, REQUEST, {}, {"status": "ready"})
+def test_a_state_that_cannot_be_closed_is_told_B9(store: ReplicaStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.create(RECORD, REQUEST, {}, {"status": "ready"})
     make_room = let_disk_refuse(monkeypatch)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        house.close_state(TENANCY.replica_id)
+        store.close_state(RECORD.replica_id)
     make_room()
-    house.close_state(TENANCY.replica_id)
-    assert house.told(TENANCY.replica_id)["status"] == "stopped"
+    store.close_state(RECORD.replica_id)
+    assert store.state(RECORD.replica_id)["status"] == "stopped"
 
 
 @pytest.fixture

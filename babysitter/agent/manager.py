@@ -1,4 +1,7 @@
-"""All replicas of a node: made, found again, shown and let go. Ids and ports are given here, without an await between."""
+"""All replicas of a node: created, adopted from earlier agents, listed.
+
+An id and ports are chosen and reserved without an `await` between, so that no two replicas get the same.
+"""
 
 import asyncio
 import contextlib
@@ -17,13 +20,13 @@ import structlog
 
 from babysitter import ports
 from babysitter.agent import port_plan, processes
-from babysitter.agent.house import FULL, House
-from babysitter.agent.keeper import Keeper
-from babysitter.agent.lodging import Lodging
-from babysitter.agent.model import Desired, Tenancy
-from babysitter.agent.processes import Sitter
+from babysitter.agent.controller import ReplicaController
+from babysitter.agent.launch_spec import LaunchSpec
+from babysitter.agent.model import Desired, ReplicaRecord
+from babysitter.agent.processes import BabysitterProcess
 from babysitter.agent.requests import digest, read_request
 from babysitter.agent.settings import AgentSettings
+from babysitter.agent.store import FULL, ReplicaStore
 from common.clock import Clock, iso
 from common.http.errors import ApiError
 from common.tasks import TaskScope
@@ -36,36 +39,36 @@ RENEWAL_S = 5.0
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
-class Landlord:
+class ReplicaManager:
     """The replicas of one root.
 
     Args:
         settings: The agent's.
-        house: Where they live; its lock is held.
-        lodging: What each of them gets.
+        store: Their files; its lock is held.
+        launch_spec: What each of them gets.
         session: For calls of babysitters and servers.
-        scope: Owns the keepers' tasks.
+        scope: Owns the controllers' tasks.
         clock: Time.
     """
 
     def __init__(
         self,
         settings: AgentSettings,
-        house: House,
-        lodging: Lodging,
+        store: ReplicaStore,
+        launch_spec: LaunchSpec,
         *,
         session: aiohttp.ClientSession,
         scope: TaskScope,
         clock: Clock,
     ) -> None:
         self.settings = settings
-        self.house = house
-        self.lodging = lodging
+        self.store = store
+        self.launch_spec = launch_spec
         self.session = session
         self.changed: Callable[[], None] = lambda: None
         self._scope = scope
         self._clock = clock
-        self._keepers: dict[str, Keeper] = {}
+        self._controllers: dict[str, ReplicaController] = {}
         self._arriving: dict[str, _Arriving] = {}
         self._by_request: dict[str, str] = {}
         self._last_port: int | None = None
@@ -76,17 +79,17 @@ class Landlord:
 
     def adopt(self) -> None:
         """Find the replicas of earlier agents, and keep them. Quick: their babysitters are found by one look at /proc."""
-        sitters = processes.scan(self.house.root)
-        for tenancy in self.house.tenancies():
-            found = sitters.get(tenancy.replica_id)
-            self._admit(tenancy, self.house.request(tenancy.replica_id), found[0] if found else None)
-        log.info("agent.adopted", replicas=len(self._keepers), babysitters=len(sitters))
+        babysitters = processes.scan(self.store.root)
+        for record in self.store.records():
+            found = babysitters.get(record.replica_id)
+            self._admit(record, self.store.request(record.replica_id), found[0] if found else None)
+        log.info("agent.adopted", replicas=len(self._controllers), babysitters=len(babysitters))
 
-    def relodge(self, settings: AgentSettings, lodging: Lodging) -> None:
+    def reload(self, settings: AgentSettings, launch_spec: LaunchSpec) -> None:
         """Settings changed: new replicas get theirs from these, and so do the babysitters that run, one by one."""
-        self.settings, self.lodging = settings, lodging
-        for keeper in self._keepers.values():
-            keeper.lodging = lodging
+        self.settings, self.launch_spec = settings, launch_spec
+        for controller in self._controllers.values():
+            controller.launch_spec = launch_spec
         self._renewal.set()
 
     async def renew(self) -> None:
@@ -98,38 +101,38 @@ class Landlord:
         while True:
             self._renewal.clear()
             is_stuck = False
-            for keeper in self.keepers():
-                if keeper.is_outdated and not await keeper.renew():
-                    log.error("babysitter.not_renewed", replica=keeper.replica_id)
+            for controller in self.controllers():
+                if controller.is_outdated and not await controller.renew():
+                    log.error("babysitter.not_renewed", replica=controller.replica_id)
                     is_stuck = True
                     break
-            waiting = not is_stuck and any(keeper.is_outdated for keeper in self._keepers.values())
+            waiting = not is_stuck and any(controller.is_outdated for controller in self._controllers.values())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RENEWAL_S if waiting else None):
                     await self._renewal.wait()
 
-    def keepers(self) -> list[Keeper]:
+    def controllers(self) -> list[ReplicaController]:
         """Every replica that is shown, by id."""
-        return [self._keepers[replica_id] for replica_id in sorted(self._keepers)]
+        return [self._controllers[replica_id] for replica_id in sorted(self._controllers)]
 
-    def keeper(self, replica_id: str) -> Keeper:
+    def controller(self, replica_id: str) -> ReplicaController:
         """The replica of that id.
 
         Raises:
             ApiError: 404.
         """
-        found = self._keepers.get(replica_id)
+        found = self._controllers.get(replica_id)
         if found is None:
             raise ApiError(404, f"replica {replica_id!r} not found")
         return found
 
-    async def create(self, body: Mapping[str, Any]) -> tuple[Keeper, bool]:
+    async def create(self, body: Mapping[str, Any]) -> tuple[ReplicaController, bool]:
         """Make a replica; True when it was made before, by the same request (E1).
 
         Raises:
             ApiError: 4xx for a request of no use, 409 for a `request_id` that meant another, 503 or 507 for no room.
         """
-        wanted = read_request(body, wheel_dirs=self.lodging.wheel_dirs, model_dirs=self.lodging.model_dirs)
+        wanted = read_request(body, wheel_dirs=self.launch_spec.wheel_dirs, model_dirs=self.launch_spec.model_dirs)
         if wanted.placement.node not in (None, self.settings.node):
             raise ApiError(422, f"field 'placement.node': this is node {self.settings.node!r}", field="placement.node")
         request_id = wanted.request_id or uuid.uuid4().hex
@@ -139,46 +142,46 @@ class Landlord:
             if known in self._arriving:
                 await self._arriving[known].over.wait()
             return self._same(known, request_id, mark), True
-        tenancy = self._reserve(request_id, mark)
+        record = self._reserve(request_id, mark)
         request = {**body, "request_id": request_id}
-        arriving = self._arriving[tenancy.replica_id] = _Arriving(tenancy)
+        arriving = self._arriving[record.replica_id] = _Arriving(record)
         try:
-            await asyncio.to_thread(self._move_in, tenancy, request)
+            await asyncio.to_thread(self._create_files, record, request)
         except OSError as error:
             del self._by_request[request_id]
-            log.error("replica.not_made", replica=tenancy.replica_id, reason=str(error))
+            log.error("replica.not_made", replica=record.replica_id, reason=str(error))
             status = 507 if error.errno in FULL else 500
             raise ApiError(status, f"no directory can be made for the replica: {error.strerror or error}") from error
         else:
             log.info(
                 "replica.created",
-                replica=tenancy.replica_id,
+                replica=record.replica_id,
                 request_id=request_id,
-                port=tenancy.port,
+                port=record.port,
                 model=wanted.model_name,
             )
-            return self._admit(tenancy, request, None), False
+            return self._admit(record, request, None), False
         finally:
-            del self._arriving[tenancy.replica_id]
+            del self._arriving[record.replica_id]
             arriving.over.set()
 
     async def clean_up(self) -> None:
         """Stop every replica, and wait until all are over (CLEANUP_ON_SHUTDOWN); bounded by what a stop may take."""
         self._leaving = True
-        keepers = [keeper for keeper in self._keepers.values() if not keeper.tenancy.over]
-        for keeper in keepers:
-            await keeper.want(Desired.STOPPED)
-        waiting = [asyncio.ensure_future(keeper.ended.wait()) for keeper in keepers]
+        controllers = [controller for controller in self._controllers.values() if not controller.record.over]
+        for controller in controllers:
+            await controller.want(Desired.STOPPED)
+        waiting = [asyncio.ensure_future(controller.ended.wait()) for controller in controllers]
         if waiting:
-            _, late = await asyncio.wait(waiting, timeout=self.lodging.stop_limit_s)
+            _, late = await asyncio.wait(waiting, timeout=self.launch_spec.stop_limit_s)
             for task in late:
                 task.cancel()
-            log.info("agent.cleaned_up", replicas=len(keepers), late=len(late))
+            log.info("agent.cleaned_up", replicas=len(controllers), late=len(late))
 
     def counts(self) -> dict[str, int]:
         """How many replicas there are, how many of them are ready, and for how many more there is room."""
-        infos = [keeper.info()["status"] for keeper in self._keepers.values()]
-        used = sum(not keeper.tenancy.over for keeper in self._keepers.values())
+        infos = [controller.info()["status"] for controller in self._controllers.values()]
+        used = sum(not controller.record.over for controller in self._controllers.values())
         return {
             "replicas_total": len(infos),
             "replicas_ready": infos.count("ready"),
@@ -186,20 +189,20 @@ class Landlord:
             "capacity": self.settings.max_replicas,
         }
 
-    def _same(self, replica_id: str, request_id: str, mark: str) -> Keeper:
-        keeper = self._keepers.get(replica_id)
-        if keeper is None:
+    def _same(self, replica_id: str, request_id: str, mark: str) -> ReplicaController:
+        controller = self._controllers.get(replica_id)
+        if controller is None:
             raise ApiError(503, f"the replica of request_id {request_id!r} could not be made; ask again")
-        if keeper.tenancy.digest != mark:
+        if controller.record.digest != mark:
             raise ApiError(
                 409,
                 f"field 'request_id': {request_id!r} was used for another request, replica {replica_id}",
                 field="request_id",
                 replica_id=replica_id,
             )
-        return keeper
+        return controller
 
-    def _reserve(self, request_id: str, mark: str) -> Tenancy:
+    def _reserve(self, request_id: str, mark: str) -> ReplicaRecord:
         """An id and two ports that nobody else has.
 
         Raises:
@@ -207,16 +210,16 @@ class Landlord:
         """
         if self._leaving:
             raise ApiError(503, "the agent is ending", headers={"Retry-After": "5"})
-        live = [keeper.tenancy for keeper in self._keepers.values() if not keeper.tenancy.over]
-        live += [arriving.tenancy for arriving in self._arriving.values()]
+        live = [controller.record for controller in self._controllers.values() if not controller.record.over]
+        live += [arriving.record for arriving in self._arriving.values()]
         if len(live) >= self.settings.max_replicas:
             raise ApiError(503, f"the node is full: max_replicas is {self.settings.max_replicas}")
         replica_id = _new_id()
-        while replica_id in self._keepers or replica_id in self._arriving:
+        while replica_id in self._controllers or replica_id in self._arriving:
             replica_id = _new_id()
-        port = self._free_port({port for tenancy in live for port in (tenancy.port, tenancy.port + 1)})
+        port = self._free_port({port for record in live for port in (record.port, record.port + 1)})
         self._by_request[request_id] = replica_id
-        return Tenancy(replica_id, port, request_id, mark, iso(self._clock.utcnow()))
+        return ReplicaRecord(replica_id, port, request_id, mark, iso(self._clock.utcnow()))
 
     def _free_port(self, taken: set[int]) -> int:
         """The first of two ports that are neither reserved nor in use (E8).
@@ -235,28 +238,30 @@ class Landlord:
                 return port
         raise ApiError(507, f"no two ports between {first} and {last} are free (settings first_port, last_port)")
 
-    def _move_in(self, tenancy: Tenancy, request: Mapping[str, Any]) -> None:
+    def _create_files(self, record: ReplicaRecord, request: Mapping[str, Any]) -> None:
         first = {
-            "replica_id": tenancy.replica_id,
+            "replica_id": record.replica_id,
             "server_mode": request["server_mode"],
             "model_name": request["model_name"],
             "status": "pending",
             "display_status": "Pending",
             "endpoint": "NA",
-            "port": tenancy.port,
-            "workdir": str(self.house.directory(tenancy.replica_id)),
-            "created_at": tenancy.created_at,
-            "updated_at": tenancy.created_at,
-            "memory": {"created_at": tenancy.created_at},
+            "port": record.port,
+            "workdir": str(self.store.directory(record.replica_id)),
+            "created_at": record.created_at,
+            "updated_at": record.created_at,
+            "memory": {"created_at": record.created_at},
         }
-        self.house.move_in(tenancy, json.dumps(request).encode(), self.lodging.settings, first)
+        self.store.create(record, json.dumps(request).encode(), self.launch_spec.settings, first)
 
-    def _admit(self, tenancy: Tenancy, request: dict[str, Any], found: Sitter | None) -> Keeper:
-        keeper = Keeper(
-            tenancy,
+    def _admit(
+        self, record: ReplicaRecord, request: dict[str, Any], found: BabysitterProcess | None
+    ) -> ReplicaController:
+        controller = ReplicaController(
+            record,
             request,
-            self.house,
-            self.lodging,
+            self.store,
+            self.launch_spec,
             session=self.session,
             clock=self._clock,
             starts=self._starts,
@@ -266,17 +271,17 @@ class Landlord:
             retention_s=self.settings.stopped_retention_s,
             rng=self._rng,
         )
-        self._keepers[tenancy.replica_id] = keeper
-        self._by_request[tenancy.request_id] = tenancy.replica_id
-        self._scope.spawn(f"keeper.{tenancy.replica_id}", self._keep(keeper))
+        self._controllers[record.replica_id] = controller
+        self._by_request[record.request_id] = record.replica_id
+        self._scope.spawn(f"controller.{record.replica_id}", self._keep(controller))
         self._tell_change()
-        return keeper
+        return controller
 
-    async def _keep(self, keeper: Keeper) -> None:
-        await keeper.run()
-        del self._keepers[keeper.replica_id]
-        if self._by_request.get(keeper.tenancy.request_id) == keeper.replica_id:
-            del self._by_request[keeper.tenancy.request_id]
+    async def _keep(self, controller: ReplicaController) -> None:
+        await controller.run()
+        del self._controllers[controller.replica_id]
+        if self._by_request.get(controller.record.request_id) == controller.replica_id:
+            del self._by_request[controller.record.request_id]
         self._tell_change()
 
     def _tell_change(self) -> None:
@@ -287,7 +292,7 @@ class Landlord:
 class _Arriving:
     """A replica whose directory is being made."""
 
-    tenancy: Tenancy
+    record: ReplicaRecord
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 

@@ -22,7 +22,7 @@ NOT_INHERITED = (ENV_PREFIX, "SVC_LAUNCHED")
 
 
 @dataclass(frozen=True, slots=True)
-class Lodging:
+class LaunchSpec:
     """What a replica is started with.
 
     `settings` go into each `babysitter.json`; `stop_limit_s` is how long a babysitter may take to end its server.
@@ -44,7 +44,7 @@ class Lodging:
         return url(self.local_host, port + 1)
 
 
-def make_lodging(settings: AgentSettings, env: Mapping[str, str], root: Path) -> Lodging:
+def make_launch_spec(settings: AgentSettings, env: Mapping[str, str], root: Path) -> LaunchSpec:
     """Everything from the settings, judged.
 
     Raises:
@@ -65,7 +65,7 @@ def make_lodging(settings: AgentSettings, env: Mapping[str, str], root: Path) ->
     address = bind_address(settings.servers_host)
     client, restarts = judged.cbclient, judged.babysitter
     roots = (client.workspace, client.artifact_cache, client.release_stage)
-    return Lodging(
+    return LaunchSpec(
         root=root,
         command=settings.babysitter_command,
         env=own_python.environment(

@@ -1,4 +1,4 @@
-"""The root directory: what lies where, how a replica moves in and out in one step, and what is read back (docs/contract.md 5).
+"""The replicas' files under one root: each replica is created and removed in one step (docs/contract.md 5).
 
 `{root}/{id}/` holds `request.json`, `babysitter.json` (its settings) and `agent.json` (what the agent remembers).
 `{root}/state/{id}.json` is the babysitter's, but for the time before it first writes and after it has ended. What is
@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from babysitter.agent.model import Tenancy, tenancy_from_json
+from babysitter.agent.model import ReplicaRecord, record_from_json
 from babysitter.state_file import LIMIT_BYTES, StateFile, decode
 from common import lock_file
 from common.atomic_file import read_bounded, write_atomic
@@ -33,8 +33,8 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 Signature = tuple[int, int, int]
 
 
-class House:
-    """The replicas' directory.
+class ReplicaStore:
+    """The files of all replicas.
 
     Args:
         root: Where everything is.
@@ -42,7 +42,7 @@ class House:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()  # babysitters are found again by this path, whatever the next agent is told
-        self.state = self.root / "state"
+        self.state_dir = self.root / "state"
         self._lock: int | None = None
         self._seen: dict[str, tuple[Signature, dict[str, Any]]] = {}
 
@@ -54,7 +54,7 @@ class House:
         """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.state.mkdir(mode=0o700, exist_ok=True)
+            self.state_dir.mkdir(mode=0o700, exist_ok=True)
             self._lock = lock_file.take(self.root / "agent.lock")
         except OSError as error:
             raise ConfigurationError(f"local_workdir_root {self.root}: cannot be used: {error.strerror}") from error
@@ -90,28 +90,30 @@ class House:
                 write_atomic(path, f"{made}\n".encode())
             return made
 
-    def tenancies(self) -> Iterator[Tenancy]:
-        """Every replica that moved in and has not gone; clears away what was cut."""
+    def records(self) -> Iterator[ReplicaRecord]:
+        """Every replica that is whole or still shown; removes what was half made or half removed."""
         for entry in sorted(self.root.iterdir()):
             if entry.name.startswith((NEW, GONE)):
                 shutil.rmtree(entry, ignore_errors=True)
             elif entry.name == ENVIRONMENTS:
                 continue
             elif is_replica_id(entry.name) and entry.is_dir() and not entry.is_symlink() and _is_ours(entry):
-                found = self._tenancy(entry / "agent.json")
+                found = self._record(entry / "agent.json")
                 if found is not None and found.replica_id == entry.name:
                     yield found
         self._clear_states()
-        for path in sorted(self.state.glob("*.gone.json")):
-            found = self._tenancy(path)
+        for path in sorted(self.state_dir.glob("*.gone.json")):
+            found = self._record(path)
             if found is not None and not (self.root / found.replica_id).exists():
                 yield found
 
-    def move_in(self, tenancy: Tenancy, request: bytes, settings: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+    def create(
+        self, record: ReplicaRecord, request: bytes, settings: Mapping[str, Any], first: Mapping[str, Any]
+    ) -> None:
         """Make a replica's directory: it is whole or not there (E3).
 
         Args:
-            tenancy: The replica.
+            record: The replica.
             request: What `request.json` holds.
             settings: What its babysitter is told.
             first: The state file's content until the babysitter writes it.
@@ -119,33 +121,33 @@ class House:
         Raises:
             OSError: The disk refuses; nothing is left.
         """
-        fresh = self.root / f"{NEW}{tenancy.replica_id}"
+        fresh = self.root / f"{NEW}{record.replica_id}"
         try:
             fresh.mkdir(mode=0o700)
             write_atomic(fresh / "request.json", request)
             write_atomic(fresh / "babysitter.json", _encode(settings))
             for _ in range(2):  # the second makes the first its backup
-                _save(StateFile(fresh / "agent.json"), tenancy.to_json())
-            _save(StateFile(self.state_path(tenancy.replica_id)), first)
-            fresh.rename(self.directory(tenancy.replica_id))
+                _save(StateFile(fresh / "agent.json"), record.to_json())
+            _save(StateFile(self.state_path(record.replica_id)), first)
+            fresh.rename(self.directory(record.replica_id))
         except OSError:
             shutil.rmtree(fresh, ignore_errors=True)
-            StateFile(self.state_path(tenancy.replica_id)).remove()
+            StateFile(self.state_path(record.replica_id)).remove()
             raise
 
-    def save(self, tenancy: Tenancy) -> None:
-        """Remember a change of a replica's tenancy.
+    def save(self, record: ReplicaRecord) -> None:
+        """Remember a change of a replica's record.
 
         Raises:
             OSError: The disk refuses; the old content is whole.
         """
-        _save(StateFile(self.directory(tenancy.replica_id) / "agent.json"), tenancy.to_json())
+        _save(StateFile(self.directory(record.replica_id) / "agent.json"), record.to_json())
 
-    def settle(self, replica_id: str, settings: Mapping[str, Any]) -> None:
+    def write_settings(self, replica_id: str, settings: Mapping[str, Any]) -> None:
         """Write its babysitter's settings anew, for the next babysitter."""
         write_atomic(self.directory(replica_id) / "babysitter.json", _encode(settings))
 
-    def is_settled(self, replica_id: str, settings: Mapping[str, Any]) -> bool:
+    def has_settings(self, replica_id: str, settings: Mapping[str, Any]) -> bool:
         """True when its babysitter was started with these settings; also when that cannot be told."""
         try:
             return read_bounded(
@@ -161,9 +163,9 @@ class House:
 
     def state_path(self, replica_id: str) -> Path:
         """`{root}/state/{id}.json`."""
-        return self.state / f"{replica_id}.json"
+        return self.state_dir / f"{replica_id}.json"
 
-    def told(self, replica_id: str) -> dict[str, Any]:
+    def state(self, replica_id: str) -> dict[str, Any]:
         """What the babysitter wrote last; `{}` when nothing can be believed. Read again only when it changed."""
         path = self.state_path(replica_id)
         signature = self.signature(replica_id)
@@ -191,22 +193,22 @@ class House:
             OSError: The disk refuses; the old content is whole.
         """
         self.state_path(replica_id).with_suffix(".pid").unlink(missing_ok=True)
-        told = self.told(replica_id)
+        told = self.state(replica_id)
         if told.get("status") != "stopped":
             changes = {"status": "stopped", "display_status": "Failed", "endpoint": "NA", "replica_pid": None}
             _save(StateFile(self.state_path(replica_id), seq=int(told.get("seq", 0))), {**told, **changes})
 
-    def move_out(self, tenancy: Tenancy) -> None:
-        """Remove the directory; the state file, the request and the tenancy stay to be shown for a while."""
-        directory = self.directory(tenancy.replica_id)
+    def remove(self, record: ReplicaRecord) -> None:
+        """Remove the directory; the state file, the request and the record stay to be shown for a while."""
+        directory = self.directory(record.replica_id)
         if not directory.exists():
             return
-        content = {**tenancy.to_json(), "request": self.request(tenancy.replica_id)}
+        content = {**record.to_json(), "request": self.request(record.replica_id)}
         try:
-            _save(StateFile(self._gone(tenancy.replica_id)), content)
+            _save(StateFile(self._gone(record.replica_id)), content)
         except OSError as error:  # a full disk: the directory goes all the more
-            log.warning("replica.not_shown_any_more", replica=tenancy.replica_id, reason=str(error))
-        gone = self.root / f"{GONE}{tenancy.replica_id}-{uuid.uuid4().hex[:8]}"
+            log.warning("replica.not_shown_any_more", replica=record.replica_id, reason=str(error))
+        gone = self.root / f"{GONE}{record.replica_id}-{uuid.uuid4().hex[:8]}"
         directory.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
@@ -218,7 +220,7 @@ class House:
         self._seen.pop(replica_id, None)
 
     def gone_s(self, replica_id: str, now_s: float) -> float | None:
-        """How long ago it moved out, in seconds of wall time; None when it did not."""
+        """How long ago it was removed, in seconds of wall time; None when it was not."""
         try:
             return max(0.0, now_s - self._gone(replica_id).stat().st_mtime)
         except OSError:
@@ -226,17 +228,17 @@ class House:
 
     def _clear_states(self) -> None:
         """Remove the states of replicas that were never whole, or are gone whole."""
-        for path in self.state.glob("????????????.json"):
+        for path in self.state_dir.glob("????????????.json"):
             if not is_replica_id(path.stem):
                 continue
             if not self.directory(path.stem).exists() and not self._gone(path.stem).exists():
                 self.forget(path.stem)
 
     def _gone(self, replica_id: str) -> Path:
-        return self.state / f"{replica_id}.gone.json"
+        return self.state_dir / f"{replica_id}.gone.json"
 
-    def _tenancy(self, path: Path) -> Tenancy | None:
-        found = tenancy_from_json(_state(path) or _state(StateFile(path).backup))
+    def _record(self, path: Path) -> ReplicaRecord | None:
+        found = record_from_json(_state(path) or _state(StateFile(path).backup))
         if found is None:
             log.error("replica.unreadable", file=str(path))
         return found
