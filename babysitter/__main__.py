@@ -15,11 +15,11 @@ import structlog
 
 from babysitter import events as ev
 from babysitter import ports
-from babysitter.api import Source, make_app
-from babysitter.assemble import make_engine, make_prober, make_spec, other_hosts, settle_host
+from babysitter.api import ApiContext, make_app
+from babysitter.assemble import make_engine, make_probe, make_spec, other_hosts, settle_host
 from babysitter.home import Home
 from babysitter.memory import from_json
-from babysitter.reload import Apply
+from babysitter.reload import apply
 from babysitter.reporter import Reporter
 from babysitter.settings import BACKEND_LABELS, BabysitterSettings, config_file, parse
 from babysitter.start_trace import start_spans
@@ -75,9 +75,9 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
         make_session(timeout_s=10.0, authorization=key) as asking,
         TaskScope("babysitter") as scope,
     ):
-        prober = make_prober(settings, spec, asking)
+        probe = make_probe(settings, spec, asking)
         engine = make_engine(settings, spec, asking, clock)
-        supervisor = Supervisor(spec, home, memory, prober, engine, clock=clock, rng=random.Random())  # noqa: S311 - jitter
+        supervisor = Supervisor(spec, home, memory, probe, engine, clock=clock, rng=random.Random())  # noqa: S311 - jitter
         if not await supervisor.adopt():
             refuse_taken_port(settings)
         tracing = open_tracing(settings, "babysitter")
@@ -95,7 +95,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
             reloader = Reloader(
                 settings,
                 lambda: settle_host(parse(sys.argv[1:], environ)),
-                Apply(supervisor, reporter, asking, environ, clock),
+                lambda changed: apply(changed, supervisor, reporter, asking, environ=environ, clock=clock),
                 files=lambda _: (config_file(sys.argv[1:], environ),),
                 hangup=hangup,
             )
@@ -176,9 +176,9 @@ def make_home(settings: BabysitterSettings) -> Home:
     return Home(settings.data_dir / "babysitter", settings.name)
 
 
-def make_source(settings: BabysitterSettings, supervisor: Supervisor) -> Source:
+def make_source(settings: BabysitterSettings, supervisor: Supervisor) -> ApiContext:
     """What the babysitter's own calls answer from."""
-    return Source(
+    return ApiContext(
         supervisor=supervisor,
         router_url=settings.router_url,
         started=time.monotonic(),

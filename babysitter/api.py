@@ -17,7 +17,7 @@ from aiohttp import web
 from babysitter import events as ev
 from babysitter import metrics as scrapes
 from babysitter import view as pictures
-from babysitter.machine import State
+from babysitter.machine import ReplicaState
 from babysitter.server_log import last_lines
 from babysitter.supervisor import Supervisor
 from common.clock import now_iso
@@ -32,7 +32,7 @@ FOLLOW_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ApiContext:
     """Where the answers come from. `guarded`: calls outside `OPEN` need `token` (None: there is no way in)."""
 
     supervisor: Supervisor
@@ -42,13 +42,13 @@ class Source:
     token: str | None = None
 
 
-SOURCE: web.AppKey[Source] = web.AppKey("source", Source)
+CONTEXT: web.AppKey[ApiContext] = web.AppKey("source", ApiContext)
 
 
-def make_app(source: Source) -> web.Application:
+def make_app(source: ApiContext) -> web.Application:
     """The babysitter's application."""
     app = web.Application(client_max_size=1 << 16, middlewares=[json_errors, _guard])
-    app[SOURCE] = source
+    app[CONTEXT] = source
     app.router.add_get("/health", health)
     app.router.add_get("/models", models)
     app.router.add_get("/v1/models", models)
@@ -65,7 +65,7 @@ def make_app(source: Source) -> web.Application:
 async def _guard(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    source = request.app[SOURCE]
+    source = request.app[CONTEXT]
     if source.guarded and request.path not in OPEN:
         given = request.headers.get("Authorization")
         if source.token is None or not bearer_matches(given, source.token):
@@ -77,27 +77,27 @@ async def _guard(
 
 async def health(request: web.Request) -> web.Response:
     """`GET /health`: 200 while the babysitter runs; the body tells how the server is."""
-    return json_answer(pictures.health(request.app[SOURCE].supervisor.view(), now_iso()))
+    return json_answer(pictures.health(request.app[CONTEXT].supervisor.view(), now_iso()))
 
 
 async def models(request: web.Request) -> web.Response:
     """`GET /models`: the server's models, 503 until it is ready."""
-    view = request.app[SOURCE].supervisor.view()
-    if view.state is not State.READY:
+    view = request.app[CONTEXT].supervisor.view()
+    if view.state is not ReplicaState.READY:
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"the server is not ready: {view.status}")
     return json_answer(pictures.model_list(view))
 
 
 async def info(request: web.Request) -> web.Response:
     """`GET /info`: who this is, and the replica's whole report."""
-    source = request.app[SOURCE]
+    source = request.app[CONTEXT]
     uptime_s = round(time.monotonic() - source.started, 3)
     return json_answer(pictures.info(source.supervisor.view(), uptime_s=uptime_s, router_url=source.router_url))
 
 
 async def metrics(request: web.Request) -> web.Response:
     """`GET /metrics`: for Prometheus; numbers only, so it is open like the contract's calls."""
-    source = request.app[SOURCE]
+    source = request.app[CONTEXT]
     shown = scrapes.families(source.supervisor.view(), round(time.monotonic() - source.started, 3))
     body = scrapes.page(shown)
     return web.Response(body=body, headers={"Content-Type": scrapes.CONTENT_TYPE})
@@ -105,7 +105,7 @@ async def metrics(request: web.Request) -> web.Response:
 
 async def timeline(request: web.Request) -> web.Response:
     """`GET /timeline`: every transition with time, cause and how long the old state lasted, and the last deployment."""
-    supervisor = request.app[SOURCE].supervisor
+    supervisor = request.app[CONTEXT].supervisor
     memory = supervisor.memory
     return json_answer(
         {
@@ -124,15 +124,15 @@ async def stop(request: web.Request) -> web.Response:
     force = False if body.get("force") is None else body["force"]
     if not isinstance(force, bool) or set(body) - {"force"}:
         raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "force: must be true or false, and is the only member")
-    supervisor = request.app[SOURCE].supervisor
+    supervisor = request.app[CONTEXT].supervisor
     await supervisor.stop_for_good("stopped by a call", force=force)
     return json_answer({"status": "stopping", "name": supervisor.spec.name}, status=HTTPStatus.ACCEPTED)
 
 
 async def retry(request: web.Request) -> web.Response:
     """`POST /retry`: start a failed replica again, with a clean count; 409 in any other state."""
-    supervisor = request.app[SOURCE].supervisor
-    if supervisor.state is not State.FAILED:
+    supervisor = request.app[CONTEXT].supervisor
+    if supervisor.state is not ReplicaState.FAILED:
         raise ApiError(HTTPStatus.CONFLICT, f"only a failed replica is retried; this one is {supervisor.state.value}")
     supervisor.tell(ev.Retry(deploy=supervisor.spec.deployer is not None))
     return json_answer({"status": "starting", "name": supervisor.spec.name}, status=HTTPStatus.ACCEPTED)
@@ -140,7 +140,7 @@ async def retry(request: web.Request) -> web.Response:
 
 async def logs(request: web.Request) -> web.StreamResponse:
     """`GET /logs?stream=stdout&tail=100&follow=1`: the last lines of the server's output, and what comes after."""
-    files = request.app[SOURCE].supervisor.log
+    files = request.app[CONTEXT].supervisor.log
     streams = {"stdout": files.stdout, "stderr": files.stderr}
     name = request.query.get("stream", "stdout")
     if name not in streams:

@@ -21,8 +21,8 @@ from babysitter.cbclient.rules import Rules
 from babysitter.cbclient.wheels import Roots
 from babysitter.engine_health import EngineHealth
 from babysitter.launch import make_command, make_plan
-from babysitter.machine import Policy
-from babysitter.probe import Prober
+from babysitter.machine import RestartPolicy
+from babysitter.probe import ServerProbe
 from babysitter.settings import (
     BACKEND_LABELS,
     BabysitterSettings,
@@ -65,11 +65,11 @@ def other_hosts(host: str) -> tuple[str, ...]:
     return () if host in WILDCARDS or is_loopback(host) else ("127.0.0.1",)
 
 
-def make_policy(settings: BabysitterSettings, wanted: CreateRequest | None) -> Policy:
+def make_policy(settings: BabysitterSettings, wanted: CreateRequest | None) -> RestartPolicy:
     """When to restart, give up, and distrust; a request's own deadlines are honoured (A10)."""
     restarts, probes = settings.babysitter, settings.probes
     asked = wanted.timeouts if wanted else None
-    return Policy(
+    return RestartPolicy(
         restart_first_s=restarts.restart_delay,
         restart_last_s=restarts.restart_delay_max_s,
         steady_s=restarts.restart_reset_s,
@@ -227,12 +227,12 @@ def warnings_of(wanted: CreateRequest, settings: BabysitterSettings) -> list[str
     return [NO_IMAGE]
 
 
-def make_prober(settings: BabysitterSettings, spec: Spec, session: aiohttp.ClientSession) -> Prober:
+def make_probe(settings: BabysitterSettings, spec: Spec, session: aiohttp.ClientSession) -> ServerProbe:
     """What asks the server. A release server's replica is ready when its `/health` is 200 (docs/contract.md 5)."""
     is_client = isinstance(settings.backend, CbclientBackend)
     expected = () if is_client else make_plan(settings).expected_models
     own = (str(spec.extra["model_name"]),) if is_client else ()
-    return Prober(
+    return ServerProbe(
         session=session,
         timeout_s=spec.look_timeout_s,
         expected=settings.expected_models or expected,

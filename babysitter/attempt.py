@@ -41,7 +41,7 @@ KNOWN_LIMIT = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ServerCommand:
     """What the shim runs.
 
     Args:
@@ -63,7 +63,7 @@ class Command:
     detaches: bool = False
 
 
-class Attempt:
+class ServerAttempt:
     """One server process with its shim.
 
     Args:
@@ -81,7 +81,7 @@ class Attempt:
         self._child: int | None = None
         self._known: tuple[Identity, ...] = ()
 
-    def begin(self, command: Command, labels: Mapping[str, Any]) -> int:
+    def begin(self, command: ServerCommand, labels: Mapping[str, Any]) -> int:
         """Start the shim; returns a descriptor that reads end-of-file once the server runs or has failed to.
 
         Raises:

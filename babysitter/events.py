@@ -80,7 +80,7 @@ class PortFound:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class StartProgress:
     """The server's log or run_meta.json moved: it is busy starting."""
 
 
@@ -152,7 +152,7 @@ Event = (
     | ProbeGood
     | ProbeBad
     | PortFound
-    | Progress
+    | StartProgress
     | OverLimit
     | Exited
     | StopRequested
@@ -184,7 +184,7 @@ class Terminate:
 
 
 @dataclass(frozen=True, slots=True)
-class Drain:
+class DrainRequests:
     """Take the server out of rotation, wait for its requests, then tell `Drained`."""
 
 
@@ -198,7 +198,7 @@ class Finish:
     """The replica is stopped for good."""
 
 
-Effect = Deploy | AbortDeploy | Spawn | Terminate | Drain | CancelJobs | Finish
+Effect = Deploy | AbortDeploy | Spawn | Terminate | DrainRequests | CancelJobs | Finish
 
 
 def _signal_name(number: int) -> str:

@@ -3,9 +3,9 @@
 import structlog
 
 from babysitter import jobs
-from babysitter.attempt import Attempt
+from babysitter.attempt import ServerAttempt
 from babysitter.events import Exited
-from babysitter.machine import ALIVE, PROBED, State
+from babysitter.machine import ALIVE, PROBED, ReplicaState
 from babysitter.spec import Spec
 
 log = structlog.get_logger(__name__)
@@ -34,14 +34,14 @@ class External:
         if spec.stop_command or not self.is_detached:
             self._stop_command = spec.stop_command
 
-    def recall(self, attempt: Attempt | None, state: str) -> bool:
+    def recall(self, attempt: ServerAttempt | None, state: str) -> bool:
         """Whether an earlier babysitter's server is there without a process of ours: its command ended well while it lived."""
         self.is_detached = (
             bool(self) and attempt is not None and attempt.has_ended and attempt.outcome().code == 0
         ) and state in {alive.value for alive in ALIVE}
         return self.is_detached
 
-    def goes_on(self, outcome: Exited, state: State) -> bool:
+    def goes_on(self, outcome: Exited, state: ReplicaState) -> bool:
         """Whether the server goes on though our command has ended so."""
         if outcome.code == 0 and state in PROBED:
             log.info("server.detached")

@@ -9,7 +9,7 @@ import os
 import uuid
 from pathlib import Path
 
-from babysitter.attempt import Attempt
+from babysitter.attempt import ServerAttempt
 from babysitter.state_file import StateFile
 from common import lock_file
 from common.atomic_file import write_atomic
@@ -60,9 +60,9 @@ class Home:
             os.close(self._lock)
             self._lock = None
 
-    def attempt(self, identifier: str, *, grace_s: float) -> Attempt:
+    def attempt(self, identifier: str, *, grace_s: float) -> ServerAttempt:
         """The attempt of that uuid, begun or not."""
-        return Attempt(self.attempts / identifier, grace_s=grace_s)
+        return ServerAttempt(self.attempts / identifier, grace_s=grace_s)
 
     def new_attempt(self) -> str:
         """A uuid for the next attempt."""
@@ -79,4 +79,4 @@ class Home:
         ]
         over.sort(key=lambda path: path.stat().st_mtime)
         for path in over[:-KEPT_ATTEMPTS]:
-            Attempt(path, grace_s=0).remove()
+            ServerAttempt(path, grace_s=0).remove()

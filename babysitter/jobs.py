@@ -12,7 +12,7 @@ OUTPUT_LIMIT_BYTES = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CommandResult:
     """How a command ended: its exit code (None: it could not run or took too long) and the end of what it said."""
 
     code: int | None
@@ -23,7 +23,7 @@ class Outcome:
         return {"code": self.code, "output": self.output}
 
 
-async def run(argv: Sequence[str], *, timeout_s: float, limit_bytes: int = OUTPUT_LIMIT_BYTES) -> Outcome:
+async def run(argv: Sequence[str], *, timeout_s: float, limit_bytes: int = OUTPUT_LIMIT_BYTES) -> CommandResult:
     """Run a helper command, time-boxed; its whole group is ended when its time is over.
 
     The last `limit_bytes` of its output are kept.
@@ -37,14 +37,14 @@ async def run(argv: Sequence[str], *, timeout_s: float, limit_bytes: int = OUTPU
             start_new_session=True,
         )
     except OSError as error:
-        return Outcome(None, f"cannot run {argv[0]}: {error.strerror}")
+        return CommandResult(None, f"cannot run {argv[0]}: {error.strerror}")
     try:
         raw, _ = await asyncio.wait_for(process.communicate(), timeout_s)
     except TimeoutError:
-        return Outcome(None, f"took longer than {timeout_s:g} s")
+        return CommandResult(None, f"took longer than {timeout_s:g} s")
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
-    return Outcome(process.returncode, raw[-limit_bytes:].decode("utf-8", "replace").strip())
+    return CommandResult(process.returncode, raw[-limit_bytes:].decode("utf-8", "replace").strip())

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from babysitter import infinilm_places
-from babysitter.attempt import Command
+from babysitter.attempt import ServerCommand
 from babysitter.backends import command, infinilm, mock, vllm
-from babysitter.backends.plan import Plan, Service
+from babysitter.backends.plan import LaunchContext, LaunchPlan
 from babysitter.settings import (
     BabysitterSettings,
     CbclientBackend,
@@ -27,13 +27,13 @@ OWN_PREFIX = "SVC_"
 """Variables of the suite's own settings; tokens may be among them, and no server needs them (B18)."""
 
 
-def make_plan(settings: BabysitterSettings) -> Plan:
+def make_plan(settings: BabysitterSettings) -> LaunchPlan:
     """The command of the configured backend.
 
     Raises:
         ConfigurationError: The backend has no command, or its script is nowhere.
     """
-    service = Service(
+    service = LaunchContext(
         name=settings.name,
         host=settings.host,
         port=settings.port,
@@ -73,7 +73,7 @@ def make_plan(settings: BabysitterSettings) -> Plan:
             raise ConfigurationError(f"{settings.name}: a cbclient server has no command before it is deployed")
 
 
-def make_command(settings: BabysitterSettings, plan: Plan, environ: Mapping[str, str]) -> Command:
+def make_command(settings: BabysitterSettings, plan: LaunchPlan, environ: Mapping[str, str]) -> ServerCommand:
     """What the shim runs.
 
     Raises:
@@ -102,7 +102,7 @@ def make_command(settings: BabysitterSettings, plan: Plan, environ: Mapping[str,
             "or give its whole path (a virtual environment's is FOLDER/bin/PROGRAM)"
         )
     log_dir = settings.log_dir.absolute()
-    return Command(
+    return ServerCommand(
         argv=(found, *argv[1:]),
         env=env,
         cwd=work_dir,

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from babysitter.machine import State
+from babysitter.machine import ReplicaState
 from babysitter.view import View
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,11 +44,11 @@ def families(view: View, uptime_s: float) -> Iterator[Metric]:
     info.add_metric([view.name, view.label], 1)
     yield info
     states = GaugeMetricFamily("svc_babysitter_state", "1 for the state the replica is in.", labels=["state"])
-    for state in State:
+    for state in ReplicaState:
         states.add_metric([state.value], float(state is view.state))
     yield states
     gauges = {
-        "svc_babysitter_server_ready": ("1 while requests are welcome.", view.state is State.READY),
+        "svc_babysitter_server_ready": ("1 while requests are welcome.", view.state is ReplicaState.READY),
         "svc_babysitter_server_running": ("1 while the server's process lives.", view.serves),
         "svc_babysitter_stalled": ("1 while a start shows no progress.", view.stalled),
         "svc_babysitter_state_write_failed": (

@@ -30,7 +30,7 @@ class NotListening(NotReady):
 
 
 @dataclass(frozen=True, slots=True)
-class Prober:
+class ServerProbe:
     """Looks at one server.
 
     Args:

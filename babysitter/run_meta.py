@@ -17,7 +17,7 @@ KINDS = {"compile": "compile_jobs", "execute": "execute_jobs"}
 
 
 @dataclass(frozen=True, slots=True)
-class Unusable:
+class UnusableRunMeta:
     """The file tells nothing now; `reason` is for one warning, not one per look."""
 
     reason: str
@@ -31,16 +31,16 @@ class Jobs:
     execute: tuple[str, ...] = ()
 
 
-def parse(raw: bytes) -> Jobs | Unusable:
+def parse(raw: bytes) -> Jobs | UnusableRunMeta:
     """The jobs that the file's content tells."""
     if len(raw) > LIMIT_BYTES:
-        return Unusable(f"larger than {LIMIT_BYTES} bytes")
+        return UnusableRunMeta(f"larger than {LIMIT_BYTES} bytes")
     try:
         body = json.loads(raw.decode())
     except (UnicodeDecodeError, ValueError, RecursionError):
-        return Unusable("no whole JSON (yet)")
+        return UnusableRunMeta("no whole JSON (yet)")
     if not isinstance(body, Mapping):
-        return Unusable(f"holds a {type(body).__name__}, not an object")
+        return UnusableRunMeta(f"holds a {type(body).__name__}, not an object")
     return Jobs(**{kind: _ids(body.get(member)) for kind, member in KINDS.items()})
 
 

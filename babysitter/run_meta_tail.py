@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from babysitter.run_meta import LIMIT_BYTES, Jobs, Unusable, parse
+from babysitter.run_meta import LIMIT_BYTES, Jobs, UnusableRunMeta, parse
 from common.atomic_file import read_bounded
 
 log = structlog.get_logger(__name__)
@@ -52,7 +52,7 @@ class RunMetaTail:
             self.look()
             await asyncio.sleep(INTERVAL_S)
 
-    def look(self) -> Jobs | Unusable | None:
+    def look(self) -> Jobs | UnusableRunMeta | None:
         """Look once; None when nothing is new."""
         mark = mark_of(self.path)
         if mark is None or mark in (self.stale, self._seen):
@@ -62,8 +62,10 @@ class RunMetaTail:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            found = Unusable(os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error))
-        if isinstance(found, Unusable):
+            found = UnusableRunMeta(
+                os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+            )
+        if isinstance(found, UnusableRunMeta):
             if found.reason != self._complained:
                 log.warning("run_meta.unusable", file=str(self.path), reason=found.reason)
             self._complained = found.reason

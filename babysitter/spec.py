@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from babysitter.attempt import Command
-from babysitter.machine import Policy
+from babysitter.attempt import ServerCommand
+from babysitter.machine import RestartPolicy
 from babysitter.slots import Slots
 from babysitter.stages import Stage
 
 
-class Deployer(Protocol):
+class ServerDeployer(Protocol):
     """Makes the environment that a server needs, and its command."""
 
-    async def deploy(self, tell: Callable[[Stage], None]) -> Command:
+    async def deploy(self, tell: Callable[[Stage], None]) -> ServerCommand:
         """Make everything, telling each stage.
 
         Raises:
@@ -22,7 +22,7 @@ class Deployer(Protocol):
         """
         ...
 
-    def existing(self) -> Command | None:
+    def existing(self) -> ServerCommand | None:
         """The command when all is there already, else None. Quick."""
         ...
 
@@ -88,7 +88,7 @@ class Spec:
     name: str
     label: str
     addresses: Addresses
-    policy: Policy
+    policy: RestartPolicy
     logs: LogRules
     jobs: JobRules
     workdir: Path
@@ -98,8 +98,8 @@ class Spec:
     look_timeout_s: float
     grace_s: float
     slots: Slots
-    command: Command | None = None
-    deployer: Deployer | None = None
+    command: ServerCommand | None = None
+    deployer: ServerDeployer | None = None
     stop_command: tuple[str, ...] = ()
     server_settings: dict[str, str] = field(default_factory=dict)
     deploy_mark: str | None = None

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from babysitter.machine import State
+from babysitter.machine import ReplicaState
 from common.span import Span
 
-STARTING = frozenset({State.CREATING, State.STARTING, State.WAITING_FOR_READY})
+STARTING = frozenset({ReplicaState.CREATING, ReplicaState.STARTING, ReplicaState.WAITING_FOR_READY})
 
 
 def start_spans(
@@ -36,14 +36,14 @@ def start_spans(
     trace_id, root = new_id(128), new_id(64)
     last = timeline[-1]
     began_at, ended_at = _began_at(states[0]), _seconds(last["at"])
-    ready = last["to"] == State.READY
+    ready = last["to"] == ReplicaState.READY
     told = {**attributes, "inference.replica": replica, "inference.state": str(last["to"])}
     error = None if ready else str(last["cause"])
     spans = [Span(f"start {replica}", trace_id, root, None, began_at, ended_at, "internal", told, error)]
     for entry in states:
         own = new_id(64)
         spans.append(Span(str(entry["from"]), trace_id, own, root, _began_at(entry), _seconds(entry["at"])))
-        if entry["from"] == State.CREATING:
+        if entry["from"] == ReplicaState.CREATING:
             spans += [_stage(stage, trace_id, new_id(64), own) for stage in stages if _belongs(stage, entry)]
     return spans
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from babysitter.events import Exited
-from babysitter.machine import State
+from babysitter.machine import ReplicaState
 from babysitter.spec import Spec
 
 
@@ -27,4 +27,4 @@ def begins_anew(spec: Spec, outcome: Exited, labels: Mapping[str, Any], state: s
     """
     mended = outcome.error is not None or outcome.code in spec.policy.no_restart_codes
     others = recalled(labels)
-    return state == State.FAILED or mended or (bool(others) and others != spec.server_settings)
+    return state == ReplicaState.FAILED or mended or (bool(others) and others != spec.server_settings)

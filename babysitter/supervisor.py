@@ -12,20 +12,20 @@ import structlog
 
 from babysitter import events as ev
 from babysitter import identity, log_keeper, ports, started_with
-from babysitter.attempt import Attempt, Command
+from babysitter.attempt import ServerAttempt, ServerCommand
 from babysitter.engine_health import EngineHealth
 from babysitter.external import External
 from babysitter.fitting import kept_models
 from babysitter.home import Home
 from babysitter.job_keeper import JobKeeper
-from babysitter.machine import ALIVE, Replica, State, step, wire_status
+from babysitter.machine import ALIVE, Lifecycle, ReplicaState, step, wire_status
 from babysitter.memory import Memory
-from babysitter.probe import Prober, fetch_json
+from babysitter.probe import ServerProbe, fetch_json
 from babysitter.server_log import ServerLog
 from babysitter.spec import DeployError, Spec
 from babysitter.stages import Stage, put
 from babysitter.view import View, report
-from babysitter.watcher import Watcher
+from babysitter.watcher import ServerWatcher
 from common.clock import Clock, iso
 from common.tasks import TaskScope
 
@@ -43,7 +43,7 @@ class Supervisor:
         spec: What it is.
         home: Where it lives; its lock is held.
         memory: What the last babysitter knew.
-        prober: Looks at the server.
+        probe: Looks at the server.
         engine: Proves that it works.
         clock: Time.
         rng: Jitter.
@@ -59,7 +59,7 @@ class Supervisor:
         spec: Spec,
         home: Home,
         memory: Memory,
-        prober: Prober,
+        probe: ServerProbe,
         engine: EngineHealth,
         *,
         clock: Clock,
@@ -78,10 +78,10 @@ class Supervisor:
         self._rng = rng
         self._command = spec.command
         self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
-        self._replica = Replica(
+        self._replica = Lifecycle(
             since=clock.monotonic(), restarts=memory.restarts, spent=memory.spent, failures=memory.failures
         )
-        self._attempt: Attempt | None = None
+        self._attempt: ServerAttempt | None = None
         self._adopted = False
         self._external = External(spec)
         self._started_with: dict[str, str] = {}
@@ -93,10 +93,10 @@ class Supervisor:
         self._restart_at: str | None = None
         self._writing = asyncio.Lock()
         self._jobs = JobKeeper(spec.jobs, memory.jobs, clock=clock, seen=self._jobs_seen, persist=self.persist)
-        self._session: aiohttp.ClientSession = prober.session
-        self._watcher = Watcher(
+        self._session: aiohttp.ClientSession = probe.session
+        self._watcher = ServerWatcher(
             spec,
-            prober,
+            probe,
             engine,
             self.log,
             state=lambda: self._replica.state,
@@ -107,7 +107,7 @@ class Supervisor:
         )
 
     @property
-    def state(self) -> State:
+    def state(self) -> ReplicaState:
         """Where the replica is."""
         return self._replica.state
 
@@ -126,7 +126,7 @@ class Supervisor:
         self.tell(ev.StopRequested(reason, force=force))
         await self.persist()
 
-    def reload(self, spec: Spec, prober: Prober, engine: EngineHealth) -> None:
+    def reload(self, spec: Spec, probe: ServerProbe, engine: EngineHealth) -> None:
         """Look after the replica as `spec` says from now on; a new command is that of the next start.
 
         A failed replica begins again: its file may have been mended (W56).
@@ -134,8 +134,8 @@ class Supervisor:
         self.spec = replace(spec, deployer=self.spec.deployer, deploy_mark=self.spec.deploy_mark)
         self._command = spec.command or self._command
         self._external.reload(self.spec)
-        self._watcher.reload(self.spec, prober, engine)
-        if self.state is State.FAILED:
+        self._watcher.reload(self.spec, probe, engine)
+        if self.state is ReplicaState.FAILED:
             self.tell(ev.Retry(deploy=self.spec.deployer is not None))
         self.changed()
 
@@ -183,7 +183,7 @@ class Supervisor:
             compile_wsjob=memory.jobs.all("compile"),
             execute_wsjob=memory.jobs.all("execute"),
             serves=server is not None or (self._external.is_detached and replica.state in ALIVE),
-            settling=self._adopted and replica.state is State.WAITING_FOR_READY and replica.error is None,
+            settling=self._adopted and replica.state is ReplicaState.WAITING_FOR_READY and replica.error is None,
             extra={
                 **self.spec.extra,
                 **self._watcher.memory(),
@@ -267,7 +267,7 @@ class Supervisor:
         alive = self._replica.state in ALIVE
         return started_with.outdated(self._started_with, self.spec.server_settings) if alive else ()
 
-    def _recall_port(self, attempt: Attempt) -> None:
+    def _recall_port(self, attempt: ServerAttempt) -> None:
         """Where the adopted server listens: its ready line may be old by now, or have been written while nobody looked."""
         if self.memory.port and attempt.uuid == self.memory.attempt:
             self._watcher.port = self.memory.port
@@ -302,18 +302,18 @@ class Supervisor:
         for effect in effects:
             await self._carry_out(effect)
 
-    def _tell_story(self, before: Replica) -> None:
+    def _tell_story(self, before: Lifecycle) -> None:
         """Log the move and add it to the timeline."""
         now, move, state = self._clock.utcnow(), self._replica.story[-1], self._replica.state
         self._restart_at = None
-        if state is State.BACKING_OFF and self._replica.wake_at is not None:
+        if state is ReplicaState.BACKING_OFF and self._replica.wake_at is not None:
             self._restart_at = iso(now + timedelta(seconds=self._replica.wake_at - self._replica.since))
-        if state is State.READY:
+        if state is ReplicaState.READY:
             self.memory.ready_at = iso(now)
             self.memory.port = self._watcher.port
             if self.spec.diagnostics and self.memory.diagnostics is None:
                 self._spawn_task("diagnostics", self._fetch_diagnostics())
-        if state is State.STOPPED:
+        if state is ReplicaState.STOPPED:
             self.memory.attempt = None
         self._watcher.moved.set()
         entry = {"at": iso(now), "from": before.state.value, "to": state.value, "cause": move.cause}
@@ -335,7 +335,7 @@ class Supervisor:
                 await self._spawn()
             case ev.Terminate(force=force):
                 self._terminate(force=force)
-            case ev.Drain():
+            case ev.DrainRequests():
                 self._draining = self._spawn_task("drain", self._drain())
             case ev.Deploy():
                 await self._begin_deployment()
@@ -385,7 +385,7 @@ class Supervisor:
         await self.persist()
         self._spawn_task(f"attempt.{attempt.uuid[:8]}", self._run(attempt, self._command))
 
-    def _begin(self, attempt: Attempt, command: Command) -> int:
+    def _begin(self, attempt: ServerAttempt, command: ServerCommand) -> int:
         self.log.mark()
         self.home.forget_old_attempts(attempt.uuid)
         self._watcher.new_attempt()
@@ -396,11 +396,11 @@ class Supervisor:
         self._jobs.follow(self._open_scope(), attempt.uuid, mark)
         return attempt.begin(command, labels)
 
-    async def _run(self, attempt: Attempt, command: Command) -> None:
+    async def _run(self, attempt: ServerAttempt, command: ServerCommand) -> None:
         """Start an attempt when the node has a slot for it, then wait for its end."""
 
         def wanted() -> bool:
-            return self._replica.state is State.STARTING
+            return self._replica.state is ReplicaState.STARTING
 
         async with self.spec.slots.held(wanted):
             if not wanted():
@@ -418,7 +418,7 @@ class Supervisor:
             self.tell(ev.Spawned(server.pid))
         await self._await_end(attempt)
 
-    async def _await_end(self, attempt: Attempt) -> None:
+    async def _await_end(self, attempt: ServerAttempt) -> None:
         outcome = await attempt.ended()
         self._jobs.look()
         if self._external:
@@ -493,16 +493,18 @@ class Supervisor:
         return {"diagnostics": self.memory.diagnostics} if self.spec.diagnostics else {}
 
     def _models_seen(self, models: list[dict[str, Any]]) -> None:
-        if self.state is State.WAITING_FOR_READY:
+        if self.state is ReplicaState.WAITING_FOR_READY:
             self._jobs.look()  # who sees it ready is to see all of its jobs
         kept = kept_models(models, self.memory.models)
         if kept != self.memory.models:
             self.memory.models = kept
-            if self.state is not State.WAITING_FOR_READY:  # it is about to be ready, which will be told with this
+            if (
+                self.state is not ReplicaState.WAITING_FOR_READY
+            ):  # it is about to be ready, which will be told with this
                 self.changed()
 
     def _jobs_seen(self) -> None:
-        self.tell(ev.Progress())
+        self.tell(ev.StartProgress())
         self._spawn_task("persist", self.persist())
         self.changed()
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from babysitter import fitting
-from babysitter.machine import State, display_status, wire_status
+from babysitter.machine import ReplicaState, display_status, wire_status
 from common.wire.record import plain_weight
 
 LEASES = 3.0
 """Heartbeats that a lease survives without."""
 LEAST_TTL_S = 15.0
-SERVER_STATUS = {State.READY: "running", State.DRAINING: "draining"}
+SERVER_STATUS = {ReplicaState.READY: "running", ReplicaState.DRAINING: "draining"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class View:
     host: str
     port: int
     own_port: int
-    state: State
+    state: ReplicaState
     instance_id: str
     incarnation: int
     heartbeat_s: float
@@ -74,7 +74,7 @@ class View:
     @property
     def endpoint(self) -> str:
         """Where clients reach the server; `NA` until it is ready."""
-        ready = self.state in (State.READY, State.DRAINING)
+        ready = self.state in (ReplicaState.READY, ReplicaState.DRAINING)
         return url(self.endpoint_host or self.host, self.port) if ready else "NA"
 
     @property
@@ -109,7 +109,11 @@ def own_registration(view: View) -> dict[str, Any]:
 
 def server_registration(view: View) -> dict[str, Any] | None:
     """The server's record, `NAME-server`, once its models are known and while it is wanted; else None."""
-    if view.settling or not view.models or view.state in (State.STOPPED, State.FAILED, State.PENDING):
+    if (
+        view.settling
+        or not view.models
+        or view.state in (ReplicaState.STOPPED, ReplicaState.FAILED, ReplicaState.PENDING)
+    ):
         return None
     rest = {
         **view.metadata,
@@ -190,7 +194,7 @@ def health(view: View, timestamp: str) -> dict[str, Any]:
     """Answer of `GET /health`. A server that serves and that no registry takes is `unregistered`: no router finds it."""
     well = "healthy" if view.registration_error is None else "unregistered"
     return {
-        "status": well if view.state is State.READY else view.status,
+        "status": well if view.state is ReplicaState.READY else view.status,
         "service": view.name,
         "babysitter": "running",
         "infinilm_server_running": view.serves,

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from babysitter import events as ev
-from babysitter.attempt import Attempt
+from babysitter.attempt import ServerAttempt
 from babysitter.engine_health import EngineHealth
 from babysitter.footprint import memory_bytes
 from babysitter.identity import Identity
-from babysitter.machine import PROBED, State
+from babysitter.machine import PROBED, ReplicaState
 from babysitter.port_finder import port_in_file, port_in_log
-from babysitter.probe import NotListening, NotReady, Prober, stranger_on_port
+from babysitter.probe import NotListening, NotReady, ServerProbe, stranger_on_port
 from babysitter.run_meta_tail import Mark, mark_of
 from babysitter.server_log import ServerLog, tail
 from babysitter.spec import Spec
@@ -29,12 +29,12 @@ Found = TypeVar("Found")
 Words = ParamSpec("Words")
 
 
-class Watcher:
+class ServerWatcher:
     """Looks at one server and tells what it sees.
 
     Args:
         spec: The replica.
-        prober: Asks the server.
+        probe: Asks the server.
         engine: Has the engine prove that it works.
         log: The server's output.
         state: Tells the replica's state now.
@@ -47,12 +47,12 @@ class Watcher:
     def __init__(
         self,
         spec: Spec,
-        prober: Prober,
+        probe: ServerProbe,
         engine: EngineHealth,
         log: ServerLog,
         *,
-        state: Callable[[], State],
-        attempt: Callable[[], Attempt | None],
+        state: Callable[[], ReplicaState],
+        attempt: Callable[[], ServerAttempt | None],
         busy: Callable[[], object],
         tell: Callable[[ev.Event], None],
         models_seen: Callable[[list[dict[str, Any]]], None],
@@ -62,7 +62,7 @@ class Watcher:
         self.is_proven = False
         """The server has shown that it works: an adopted one may be too busy to show it again at once."""
         self._spec = spec
-        self._prober = prober
+        self._prober = probe
         self._engine = engine
         self._log = log
         self._state = state
@@ -76,9 +76,9 @@ class Watcher:
         self._memory_at = 0.0
         self._port_mark: Mark | None = None
 
-    def reload(self, spec: Spec, prober: Prober, engine: EngineHealth) -> None:
+    def reload(self, spec: Spec, probe: ServerProbe, engine: EngineHealth) -> None:
         """Look as these say from now on."""
-        self._spec, self._prober, self._engine = spec, prober, engine
+        self._spec, self._prober, self._engine = spec, probe, engine
 
     def memory(self) -> dict[str, Any]:
         """For reports: memory of the server's processes, in coarse steps so that few heartbeats differ.
@@ -117,16 +117,16 @@ class Watcher:
             if state not in PROBED:
                 await self.moved.wait()
                 continue
-            if state is State.WAITING_FOR_READY:
+            if state is ReplicaState.WAITING_FOR_READY:
                 await asyncio.to_thread(self._follow_log)
                 now_seen = (self._log.fingerprint(), self._busy())
                 if now_seen != seen:
                     seen = now_seen
-                    self._tell(ev.Progress())
+                    self._tell(ev.StartProgress())
                 await asyncio.to_thread(self._find_port)
             await self._look()
             await self._weigh()
-            serving = self._state() in (State.READY, State.DRAINING)
+            serving = self._state() in (ReplicaState.READY, ReplicaState.DRAINING)
             await self._pause(self._spec.interval_s if serving else self._spec.start_interval_s)
 
     async def _look(self) -> None:
@@ -134,7 +134,7 @@ class Watcher:
         try:
             models = await self._prober.look(server_url)
             is_child = not self._spec.stop_command
-            if self._state() is State.WAITING_FOR_READY and attempt is not None and is_child:
+            if self._state() is ReplicaState.WAITING_FOR_READY and attempt is not None and is_child:
                 stranger = await asyncio.to_thread(stranger_on_port, self.port, attempt.members)
                 if stranger is not None:
                     raise NotListening(f"port {self.port} is answered by a stranger, {stranger}")

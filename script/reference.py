@@ -26,7 +26,7 @@ from babysitter import api as babysitter_api  # noqa: E402 - the project's root 
 from babysitter.agent.metrics import families as agent_families  # noqa: E402 - as above
 from babysitter.agent.openapi import describe as describe_agent  # noqa: E402 - as above
 from babysitter.agent.settings import AgentSettings  # noqa: E402 - as above
-from babysitter.machine import State  # noqa: E402 - as above
+from babysitter.machine import ReplicaState  # noqa: E402 - as above
 from babysitter.metrics import families as babysitter_families  # noqa: E402 - as above
 from babysitter.settings import BACKEND_LABELS, BabysitterSettings, Backend  # noqa: E402 - as above
 from babysitter.view import View  # noqa: E402 - as above
@@ -180,7 +180,7 @@ def routes_page() -> str:
         _passed_on(),
         _routes_of(
             "babysitter, its server's port + 1",
-            _handlers(babysitter_api.make_app(babysitter_api.Source(anything, None, 0.0))),
+            _handlers(babysitter_api.make_app(babysitter_api.ApiContext(anything, None, 0.0))),
         ),
         _routes_of("agent, port 18100", _described(describe_agent())),
     ]
@@ -248,7 +248,7 @@ def metric_families() -> dict[str, list[Metric]]:
         ),
     )
     router = RouterCollector(source, Board(Board.create(shape), shape))
-    nobody = View("r", "mock", "h", 1, 2, State.PENDING, "i", 1, 5.0, "", "", "")
+    nobody = View("r", "mock", "h", 1, 2, ReplicaState.PENDING, "i", 1, 5.0, "", "", "")
     return {
         "registry": list(Metrics(crowd, crowd, crowd, crowd).collect()),
         "router": list(router.collect()),

@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from babysitter import identity
-from babysitter.attempt import Attempt, readable
+from babysitter.attempt import ServerAttempt, readable
 from babysitter.identity import Identity
 from babysitter.server_log import tail
 from common.atomic_file import read_bounded
@@ -123,4 +123,4 @@ def end_servers(attempts: Path) -> None:
     """Kill whatever is left of a replica's attempts. Blocks, two seconds per attempt at most."""
     with contextlib.suppress(OSError):
         for entry in attempts.iterdir():
-            Attempt(entry, grace_s=0.0).kill()
+            ServerAttempt(entry, grace_s=0.0).kill()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class LaunchContext:
     """Where the server is to listen, and the interpreter of the suite itself."""
 
     name: str
@@ -17,7 +17,7 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LaunchPlan:
     """A server's command.
 
     `env` is added to the babysitter's own; `work_dir` is None for the babysitter's own; `expected_models` must all be

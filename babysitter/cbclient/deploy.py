@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from packaging.requirements import Requirement
 
-from babysitter.attempt import Command
+from babysitter.attempt import ServerCommand
 from babysitter.cbclient import tool, wheels
 from babysitter.cbclient.environments import Environments, link
 from babysitter.cbclient.index_check import examine
@@ -80,7 +80,7 @@ class Deployer:
         """Where the server keeps its models and logs."""
         return Path(self._config(None)["runconfig"]["model_dir"])
 
-    async def deploy(self, tell: Callable[[Stage], None]) -> Command:
+    async def deploy(self, tell: Callable[[Stage], None]) -> ServerCommand:
         """Make the environment and the files; returns the server's command.
 
         Raises:
@@ -92,7 +92,7 @@ class Deployer:
         except OSError as error:
             raise DeployError(f"deploy: {_refusal(error)}") from error
 
-    async def _deploy(self, tell: Callable[[Stage], None]) -> Command:
+    async def _deploy(self, tell: Callable[[Stage], None]) -> ServerCommand:
         resolved: Resolved = await self._stage("resolve", self._resolve)
         if resolved.prefix is not None:
             await asyncio.to_thread(link, self._workdir, resolved.prefix)
@@ -112,7 +112,7 @@ class Deployer:
         await asyncio.to_thread(self._environments.collect)
         return await self._verified(resolved)
 
-    def existing(self) -> Command | None:
+    def existing(self) -> ServerCommand | None:
         """The command when everything is deployed already, None when something is missing. Runs no tool."""
         try:
             resolved = self._resolve_now()
@@ -243,11 +243,11 @@ class Deployer:
         package, index = Requirement(step.requirements[0]).name, split_index(self._rules.index_url)
         return await asyncio.to_thread(examine, index, package, ca_file=self._rules.ca_file) or fault
 
-    async def _verified(self, resolved: Resolved) -> Command:
-        command: Command = await self._stage("verify", lambda _say: asyncio.to_thread(self._command, resolved))
+    async def _verified(self, resolved: Resolved) -> ServerCommand:
+        command: ServerCommand = await self._stage("verify", lambda _say: asyncio.to_thread(self._command, resolved))
         return command
 
-    def _command(self, resolved: Resolved) -> Command:
+    def _command(self, resolved: Resolved) -> ServerCommand:
         return make_command(
             self._request,
             self._rules,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from babysitter.attempt import Command
+from babysitter.attempt import ServerCommand
 from babysitter.cbclient.modes import MODES
 from babysitter.cbclient.packages import Wanted
 from babysitter.cbclient.params import server_environment, server_flags
@@ -28,7 +28,7 @@ def make_command(
     wanted: Wanted,
     runconfig: Mapping[str, Any],
     environ: Mapping[str, str],
-) -> Command:
+) -> ServerCommand:
     """The server's command: the module when the environment has it, else the older script.
 
     Raises:
@@ -67,7 +67,7 @@ def make_command(
         full_config=str(workdir / "params.yaml"),
     )
     kept = {name: value for name, value in environ.items() if not name.startswith(NEVER_PASSED_ON)}
-    return Command(
+    return ServerCommand(
         argv=tuple(fill(rules.command if has_module else rules.script_command, words, flags)),
         env={**kept, **told},
         cwd=workdir,

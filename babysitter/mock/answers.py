@@ -10,7 +10,7 @@ EMBEDDING_SIZE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Generation:
     """One generation: its words (a token each), and what the answer's head needs.
 
     `created` is epoch seconds; `server` is shown as `system_fingerprint`, so that a test can tell replicas apart.

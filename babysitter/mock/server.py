@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import ValidationError
 
-from babysitter.mock.answers import Answer, embedding, model_list, text_of, words_for
+from babysitter.mock.answers import Generation, embedding, model_list, text_of, words_for
 from babysitter.mock.knobs import Knobs
 from common.http.answers import SEPARATORS, json_answer
 from common.http.errors import ApiError, read_json_object
@@ -287,12 +287,12 @@ async def _misbehave(server: MockServer, request: web.Request, chunks: int) -> N
         await asyncio.Event().wait()
 
 
-def _answer(server: MockServer, body: dict[str, Any], *, chat: bool) -> Answer:
+def _answer(server: MockServer, body: dict[str, Any], *, chat: bool) -> Generation:
     model = str(body.get("model", server.models[0]))
     prompt = text_of(body)
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     count = server.knobs.tokens if limit is None else int(limit)
-    return Answer(
+    return Generation(
         identity=f"{'chatcmpl' if chat else 'cmpl'}-{server.name}-{server.counts['requests']}",
         created=int(time.time()),
         model=model,
@@ -304,7 +304,7 @@ def _answer(server: MockServer, body: dict[str, Any], *, chat: bool) -> Answer:
     )
 
 
-async def _stream(server: MockServer, request: web.Request, answer: Answer, *, usage: bool) -> web.StreamResponse:
+async def _stream(server: MockServer, request: web.Request, answer: Generation, *, usage: bool) -> web.StreamResponse:
     headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Mock-Server": server.name}
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)

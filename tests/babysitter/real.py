@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from babysitter import identity
-from babysitter.attempt import Attempt
+from babysitter.attempt import ServerAttempt
 from babysitter.family import is_janitor
 from tests.ports import free_port
 
@@ -158,7 +158,7 @@ class Node:
 
     def members(self, uuid: str) -> tuple[identity.Identity, ...]:
         """The live processes of an attempt."""
-        attempt = Attempt(self.attempts_path / uuid, grace_s=0)
+        attempt = ServerAttempt(self.attempts_path / uuid, grace_s=0)
         attempt.recall()
         return attempt.members()
 

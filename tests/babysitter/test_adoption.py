@@ -17,9 +17,9 @@ import pytest
 from babysitter import events as ev
 from babysitter import identity
 from babysitter.__main__ import make_home
-from babysitter.assemble import make_engine, make_prober, make_spec
-from babysitter.attempt import Attempt, Command
-from babysitter.machine import State
+from babysitter.assemble import make_engine, make_probe, make_spec
+from babysitter.attempt import ServerAttempt, ServerCommand
+from babysitter.machine import ReplicaState
 from babysitter.memory import from_json
 from babysitter.settings import parse
 from babysitter.supervisor import Supervisor, new_memory
@@ -236,7 +236,7 @@ def test_detached_server_keeps_running_and_is_adopted_B10(tmp_path: Path) -> Non
         assert node.processes() == []
 
 
-async def supervise_a_stop(node: Node) -> State:
+async def supervise_a_stop(node: Node) -> ReplicaState:
     """A babysitter within the test that hears of a stop before it has looked at what is there; its last state."""
     settings, clock = parse(["--config", str(node.config)], {}), SystemClock()
     spec = make_spec(settings, environ=dict(os.environ), clock=clock, mark="m")
@@ -245,12 +245,12 @@ async def supervise_a_stop(node: Node) -> State:
     try:
         memory = new_memory(from_json(home.state.load(stamp="x").get("memory")), instance_id="i", epoch_s=1, now="t")
         async with make_session(timeout_s=5.0) as session, TaskScope("test") as scope:
-            prober = make_prober(settings, spec, session)
+            probe = make_probe(settings, spec, session)
             supervisor = Supervisor(
                 spec,
                 home,
                 memory,
-                prober,
+                probe,
                 make_engine(settings, spec, session, clock),
                 clock=clock,
                 rng=random.Random(1),
@@ -272,14 +272,14 @@ async def test_stop_before_the_adoption_ends_the_server_E2(tmp_path: Path) -> No
     with light(tmp_path, restarts=LONG) as node:
         kill(start_ready(node))
         assert node.processes()
-        assert await supervise_a_stop(node) is State.STOPPED
+        assert await supervise_a_stop(node) is ReplicaState.STOPPED
         assert node.processes() == []
         assert node.state()["status"] == "stopped"
 
 
 async def test_stop_before_the_first_start_leaves_nothing_running_E2(tmp_path: Path) -> None:
     with light(tmp_path, restarts=LONG) as node:
-        assert await supervise_a_stop(node) is State.STOPPED
+        assert await supervise_a_stop(node) is ReplicaState.STOPPED
         assert node.processes() == []
 
 
@@ -289,8 +289,8 @@ async def test_server_that_starts_later_than_is_waited_for_is_noticed(
     monkeypatch.setattr("babysitter.attempt.START_TIMEOUT_S", 0.05)
     pipe = tmp_path / "stdout"
     os.mkfifo(pipe)  # the server is not started before somebody reads it
-    attempt = Attempt(tmp_path / uuid.uuid4().hex, grace_s=1)
-    ready = attempt.begin(Command(("sleep", "60"), dict(os.environ), tmp_path, pipe, tmp_path / "stderr", 1), {})
+    attempt = ServerAttempt(tmp_path / uuid.uuid4().hex, grace_s=1)
+    ready = attempt.begin(ServerCommand(("sleep", "60"), dict(os.environ), tmp_path, pipe, tmp_path / "stderr", 1), {})
     try:
         await asyncio.to_thread(until, "the shim's claim", lambda: lock_file.is_held(attempt.directory / "claim"))
         assert await attempt.started(ready) is None

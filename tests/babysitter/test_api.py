@@ -11,8 +11,8 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from babysitter import events as ev
-from babysitter.api import Source, make_app
-from babysitter.machine import State
+from babysitter.api import ApiContext, make_app
+from babysitter.machine import ReplicaState
 from babysitter.memory import Memory
 from babysitter.server_log import ServerLog
 from babysitter.supervisor import Supervisor
@@ -28,7 +28,7 @@ class StillSupervisor:
     def __init__(self) -> None:
         self.picture = READY
         self.memory = Memory()
-        self.state = State.READY
+        self.state = ReplicaState.READY
         self.spec = SimpleNamespace(name="r1", deployer=None)
         self.told: list[ev.Event] = []
         self.log = ServerLog(Path("/nowhere/out"), Path("/nowhere/err"))
@@ -50,17 +50,19 @@ def supervisor() -> StillSupervisor:
 
 @pytest.fixture
 async def client(supervisor: StillSupervisor) -> AsyncIterator[Client]:
-    source = Source(supervisor=cast("Supervisor", supervisor), router_url="http://r", started=0.0)
+    source = ApiContext(supervisor=cast("Supervisor", supervisor), router_url="http://r", started=0.0)
     async with TestClient(TestServer(make_app(source))) as made:
         yield made
 
 
 async def test_health_is_200_whatever_the_server_does(client: Client, supervisor: StillSupervisor) -> None:
-    for state in State:
+    for state in ReplicaState:
         supervisor.picture = replace(READY, state=state)
         answer = await client.get("/health")
         assert answer.status == 200
-        assert (await answer.json())["status"] == ("healthy" if state is State.READY else supervisor.picture.status)
+        assert (await answer.json())["status"] == (
+            "healthy" if state is ReplicaState.READY else supervisor.picture.status
+        )
 
 
 @pytest.mark.parametrize("path", ["/models", "/v1/models"])
@@ -70,7 +72,7 @@ async def test_models_are_the_servers(client: Client, path: str) -> None:
 
 
 async def test_models_are_503_until_ready(client: Client, supervisor: StillSupervisor) -> None:
-    supervisor.picture = replace(READY, state=State.WAITING_FOR_READY)
+    supervisor.picture = replace(READY, state=ReplicaState.WAITING_FOR_READY)
     answer = await client.get("/models")
     assert answer.status == 503
     assert await answer.json() == {"error": "the server is not ready: waiting_for_ready"}
@@ -146,7 +148,7 @@ async def test_timeline_shows_transitions_and_jobs(client: Client, supervisor: S
 async def test_beyond_the_contract_a_token_is_needed_off_the_loopback(
     supervisor: StillSupervisor, token: str | None
 ) -> None:
-    source = Source(cast("Supervisor", supervisor), None, 0.0, guarded=True, token=token)
+    source = ApiContext(cast("Supervisor", supervisor), None, 0.0, guarded=True, token=token)
     async with TestClient(TestServer(make_app(source))) as client:
         for path in ("/health", "/models", "/info", "/metrics"):
             assert (await client.get(path)).status == 200
@@ -177,7 +179,7 @@ async def test_stop_with_nonsense_changes_nothing(client: Client, supervisor: St
 
 async def test_retry_is_for_failed_replicas(client: Client, supervisor: StillSupervisor) -> None:
     assert (await client.post("/retry")).status == 409
-    supervisor.state = State.FAILED
+    supervisor.state = ReplicaState.FAILED
     assert (await client.post("/retry")).status == 202
     assert supervisor.told == [ev.Retry()]
 

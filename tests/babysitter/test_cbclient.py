@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from babysitter.assemble import NO_IMAGE, make_addresses, make_prober, make_rules, make_spec, warnings_of
+from babysitter.assemble import NO_IMAGE, make_addresses, make_probe, make_rules, make_spec, warnings_of
 from babysitter.cbclient import wheels
 from babysitter.cbclient.environments import Environments
 from babysitter.cbclient.modes import MODES
@@ -405,8 +405,8 @@ async def test_timeouts_that_a_request_names_win_over_the_settings(
     settings = parse(["--config-file", str(file), "--replica-dir", str(home), "--port", "20999"], {})
     spec = make_spec(settings, environ={}, clock=SystemClock(), mark="m")
     async with aiohttp.ClientSession() as session:
-        prober = make_prober(settings, spec, session)
-    assert (spec.policy.port_timeout_s, spec.start_interval_s, prober.timeout_s) == (port_s, poll_s, look_s)
+        probe = make_probe(settings, spec, session)
+    assert (spec.policy.port_timeout_s, spec.start_interval_s, probe.timeout_s) == (port_s, poll_s, look_s)
     assert spec.interval_s == settings.probes.interval_s
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from babysitter import infinilm_places
-from babysitter.attempt import Command
+from babysitter.attempt import ServerCommand
 from babysitter.launch import make_command, make_plan
 from babysitter.settings import BabysitterSettings, parse
 from common.service import ConfigurationError
@@ -41,7 +41,7 @@ def settings(backend: dict[str, object]) -> BabysitterSettings:
     return BabysitterSettings.model_validate({"port": 8100, "backend": backend})
 
 
-def command(chosen: BabysitterSettings, **environ: str) -> Command:
+def command(chosen: BabysitterSettings, **environ: str) -> ServerCommand:
     return make_command(chosen, make_plan(chosen), {"PATH": SYSTEM, **environ})
 
 

@@ -10,16 +10,16 @@ from babysitter import events as ev
 from babysitter.machine import (
     TABLE,
     InvalidTransition,
+    Lifecycle,
     Move,
-    Policy,
-    Replica,
-    State,
+    ReplicaState,
+    RestartPolicy,
     display_status,
     step,
     wire_status,
 )
 
-POLICY = Policy(restart_first_s=1.0, crash_loop_exits=5)
+POLICY = RestartPolicy(restart_first_s=1.0, crash_loop_exits=5)
 CRASH = ev.Exited(code=1)
 
 
@@ -28,9 +28,9 @@ def is_connected(story: tuple[Move, ...]) -> bool:
     return all(one.after == two.before for one, two in pairwise(story))
 
 
-def play(events: Sequence[tuple[float, ev.Event]], policy: Policy = POLICY) -> tuple[Replica, list[ev.Effect]]:
+def play(events: Sequence[tuple[float, ev.Event]], policy: RestartPolicy = POLICY) -> tuple[Lifecycle, list[ev.Effect]]:
     """Run `events` (time, event) from a fresh replica; returns it and all effects."""
-    replica = Replica()
+    replica = Lifecycle()
     done: list[ev.Effect] = []
     for now, event in events:
         replica, effects = step(replica, event, policy, now)
@@ -46,25 +46,25 @@ UP: list[tuple[float, ev.Event]] = [*START, (1, ev.ProbeGood())]
 @pytest.mark.parametrize(
     ("events", "state", "last_effects"),
     [
-        ([(0, ev.Begin())], State.STARTING, [ev.Spawn()]),
-        ([(0, ev.Begin(deploy=True))], State.CREATING, [ev.Deploy()]),
-        ([(0, ev.Begin()), (0, ev.Undeployed())], State.CREATING, [ev.Spawn(), ev.Deploy()]),
-        ([(0, ev.Begin(deploy=True)), (9, ev.Deployed())], State.STARTING, [ev.Deploy(), ev.Spawn()]),
-        ([(0, ev.Begin(deploy=True)), (9, ev.DeployFailed("install: 404"))], State.FAILED, [ev.Deploy()]),
-        (START, State.WAITING_FOR_READY, [ev.Spawn()]),
-        ([(0, ev.Adopted(7))], State.WAITING_FOR_READY, []),
-        (UP, State.READY, [ev.Spawn()]),
-        ([*UP, (2, ev.ProbeBad("x")), (3, ev.ProbeBad("x"))], State.READY, [ev.Spawn()]),
-        ([*UP, *[(n, ev.ProbeBad("x")) for n in (2, 3, 4)]], State.UNHEALTHY, [ev.Spawn()]),
-        ([*UP, (9, CRASH)], State.BACKING_OFF, [ev.Spawn(), ev.CancelJobs()]),
-        ([*UP, (9, ev.StopRequested("x"))], State.DRAINING, [ev.Spawn(), ev.Drain()]),
-        ([*UP, (9, ev.StopRequested("x", force=True))], State.STOPPING, [ev.Spawn(), ev.Terminate(force=True)]),
-        ([*START, (9, ev.StopRequested("x"))], State.STOPPING, [ev.Spawn(), ev.Terminate()]),
-        ([(0, ev.StopRequested("x"))], State.STOPPED, [ev.Finish()]),
+        ([(0, ev.Begin())], ReplicaState.STARTING, [ev.Spawn()]),
+        ([(0, ev.Begin(deploy=True))], ReplicaState.CREATING, [ev.Deploy()]),
+        ([(0, ev.Begin()), (0, ev.Undeployed())], ReplicaState.CREATING, [ev.Spawn(), ev.Deploy()]),
+        ([(0, ev.Begin(deploy=True)), (9, ev.Deployed())], ReplicaState.STARTING, [ev.Deploy(), ev.Spawn()]),
+        ([(0, ev.Begin(deploy=True)), (9, ev.DeployFailed("install: 404"))], ReplicaState.FAILED, [ev.Deploy()]),
+        (START, ReplicaState.WAITING_FOR_READY, [ev.Spawn()]),
+        ([(0, ev.Adopted(7))], ReplicaState.WAITING_FOR_READY, []),
+        (UP, ReplicaState.READY, [ev.Spawn()]),
+        ([*UP, (2, ev.ProbeBad("x")), (3, ev.ProbeBad("x"))], ReplicaState.READY, [ev.Spawn()]),
+        ([*UP, *[(n, ev.ProbeBad("x")) for n in (2, 3, 4)]], ReplicaState.UNHEALTHY, [ev.Spawn()]),
+        ([*UP, (9, CRASH)], ReplicaState.BACKING_OFF, [ev.Spawn(), ev.CancelJobs()]),
+        ([*UP, (9, ev.StopRequested("x"))], ReplicaState.DRAINING, [ev.Spawn(), ev.DrainRequests()]),
+        ([*UP, (9, ev.StopRequested("x", force=True))], ReplicaState.STOPPING, [ev.Spawn(), ev.Terminate(force=True)]),
+        ([*START, (9, ev.StopRequested("x"))], ReplicaState.STOPPING, [ev.Spawn(), ev.Terminate()]),
+        ([(0, ev.StopRequested("x"))], ReplicaState.STOPPED, [ev.Finish()]),
     ],
 )
 def test_step_takes_the_move_of_the_table(
-    events: list[tuple[float, ev.Event]], state: State, last_effects: list[ev.Effect]
+    events: list[tuple[float, ev.Event]], state: ReplicaState, last_effects: list[ev.Effect]
 ) -> None:
     replica, effects = play(events)
     assert replica.state is state
@@ -74,34 +74,34 @@ def test_step_takes_the_move_of_the_table(
 def test_stop_of_a_serving_replica_drains_ends_and_finishes() -> None:
     stop: list[tuple[float, ev.Event]] = [(9, ev.StopRequested("x")), (10, ev.Drained()), (11, ev.Exited(code=0))]
     replica, effects = play([*UP, *stop])
-    assert replica.state is State.STOPPED
-    assert effects == [ev.Spawn(), ev.Drain(), ev.Terminate(), ev.CancelJobs(), ev.Finish()]
+    assert replica.state is ReplicaState.STOPPED
+    assert effects == [ev.Spawn(), ev.DrainRequests(), ev.Terminate(), ev.CancelJobs(), ev.Finish()]
 
 
 def test_drain_that_never_ends_is_cut_at_its_deadline() -> None:
     replica, effects = play([*UP, (9, ev.StopRequested("x")), (39, ev.Woke())])
-    assert replica.state is State.STOPPING
+    assert replica.state is ReplicaState.STOPPING
     assert effects[-1] == ev.Terminate()
 
 
 def test_second_stop_with_force_ends_a_drain_at_once() -> None:
     replica, effects = play([*UP, (9, ev.StopRequested("x")), (10, ev.StopRequested("x", force=True))])
-    assert replica.state is State.STOPPING
+    assert replica.state is ReplicaState.STOPPING
     assert effects[-1] == ev.Terminate(force=True)
 
 
 def test_spawn_that_completes_after_a_stop_is_ended() -> None:
     replica, effects = play([(0, ev.Begin()), (0.05, ev.StopRequested("x")), (0.1, ev.Spawned(7))])
-    assert replica.state is State.STOPPING
+    assert replica.state is ReplicaState.STOPPING
     assert effects == [ev.Spawn(), ev.Terminate(), ev.Terminate()]
 
 
 def test_clean_exit_while_wanted_is_a_crash_A8() -> None:
     replica, _ = play([*UP, (9, ev.Exited(code=0))])
-    assert replica.state is State.BACKING_OFF
+    assert replica.state is ReplicaState.BACKING_OFF
 
 
-def crash_times(replica: Replica, policy: Policy, now: float, count: int) -> tuple[Replica, list[float]]:
+def crash_times(replica: Lifecycle, policy: RestartPolicy, now: float, count: int) -> tuple[Lifecycle, list[float]]:
     """Let the server crash `count` times just after each start; returns the waits in between."""
     waits = []
     for _ in range(count):
@@ -118,7 +118,7 @@ def test_crash_loop_backs_off_and_then_fails_with_the_logs_tail_A6() -> None:
     replica, _ = play([(0, ev.Begin())])
     replica, waits = crash_times(replica, POLICY, 0.0, 9)
     assert waits == [1, 2, 4, 8]
-    assert replica.state is State.FAILED
+    assert replica.state is ReplicaState.FAILED
     assert replica.error is not None
     assert replica.error.startswith("crash loop: 5 exits")
     assert replica.error.endswith("boom")
@@ -129,10 +129,10 @@ def test_failed_replica_can_be_retried_and_stopped_A6() -> None:
     replica, _ = play([(0, ev.Begin())])
     replica, _ = crash_times(replica, POLICY, 0.0, 9)
     again, effects = step(replica, ev.Retry(), POLICY, 99)
-    assert (again.state, effects) == (State.STARTING, (ev.Spawn(),))
+    assert (again.state, effects) == (ReplicaState.STARTING, (ev.Spawn(),))
     assert again.error is None
     stopped, effects = step(replica, ev.StopRequested("x"), POLICY, 99)
-    assert (stopped.state, effects) == (State.STOPPED, (ev.Finish(),))
+    assert (stopped.state, effects) == (ReplicaState.STOPPED, (ev.Finish(),))
 
 
 def test_exits_of_a_server_that_was_ready_are_no_crash_loop() -> None:
@@ -142,7 +142,7 @@ def test_exits_of_a_server_that_was_ready_are_no_crash_loop() -> None:
         replica, _ = step(replica, ev.ProbeGood(), POLICY, n * 100 + 1)
         replica, _ = step(replica, CRASH, POLICY, n * 100 + 2)
         replica, _ = step(replica, ev.Woke(), POLICY, n * 100 + 99)
-    assert replica.state is State.STARTING
+    assert replica.state is ReplicaState.STARTING
     assert replica.restarts == 20
 
 
@@ -160,12 +160,12 @@ def test_ten_good_minutes_reset_the_back_off() -> None:
 @pytest.mark.parametrize("code", [78, 125])
 def test_exit_code_that_means_do_not_restart_fails_at_once_A7(code: int) -> None:
     replica, _ = play([*START, (1, ev.Exited(code=code, tail="no such model"))])
-    assert replica.state is State.FAILED
+    assert replica.state is ReplicaState.FAILED
     assert replica.error == f"exited with code {code}, which means: do not restart\nno such model"
 
 
 def test_restarts_end_at_max_restarts() -> None:
-    policy = Policy(restart_first_s=1, max_restarts=2, crash_loop_exits=99)
+    policy = RestartPolicy(restart_first_s=1, max_restarts=2, crash_loop_exits=99)
     replica, _ = play([(0, ev.Begin())])
     replica, waits = crash_times(replica, policy, 0.0, 9)
     assert len(waits) == 2
@@ -174,53 +174,53 @@ def test_restarts_end_at_max_restarts() -> None:
 
 
 def test_retry_begins_with_a_clean_count_of_restarts() -> None:
-    policy = Policy(restart_first_s=1, max_restarts=2, crash_loop_exits=99)
+    policy = RestartPolicy(restart_first_s=1, max_restarts=2, crash_loop_exits=99)
     replica, _ = play([(0, ev.Begin())])
     replica, _ = crash_times(replica, policy, 0.0, 9)
     replica, _ = step(replica, ev.Retry(), policy, 100)
     replica, waits = crash_times(replica, policy, 100.0, 9)
     assert len(waits) == 2
-    assert (replica.state, replica.restarts) == (State.FAILED, 4)
+    assert (replica.state, replica.restarts) == (ReplicaState.FAILED, 4)
 
 
 @pytest.mark.parametrize("woke", [True, False])
 def test_ten_good_minutes_reset_the_count_of_max_restarts(woke: bool) -> None:  # noqa: FBT001 - a row
-    policy = Policy(restart_first_s=1, max_restarts=2, crash_loop_exits=99)
+    policy = RestartPolicy(restart_first_s=1, max_restarts=2, crash_loop_exits=99)
     replica, _ = play([(0, ev.Begin())])
     replica, _ = crash_times(replica, policy, 0.0, 2)
     events: list[tuple[float, ev.Event]] = [(20, ev.Spawned(7)), (21, ev.ProbeGood()), (622, CRASH), (630, ev.Woke())]
     for now, event in sorted([*events, *([(621, ev.Woke())] if woke else [])], key=lambda pair: pair[0]):
         replica, _ = step(replica, event, policy, now)
-    assert (replica.state, replica.restarts) == (State.STARTING, 3)
+    assert (replica.state, replica.restarts) == (ReplicaState.STARTING, 3)
     early, _ = step(replica, CRASH, policy, 631)
-    assert early.state is State.BACKING_OFF
+    assert early.state is ReplicaState.BACKING_OFF
 
 
 def test_unhealthy_replica_recovers_after_two_good_looks_A4() -> None:
     bad = [(n, ev.ProbeBad("hangs")) for n in (2, 3, 4)]
     replica, _ = play([*UP, *bad, (5, ev.ProbeGood())])
-    assert replica.state is State.UNHEALTHY
+    assert replica.state is ReplicaState.UNHEALTHY
     replica, effects = step(replica, ev.ProbeGood(), POLICY, 6)
-    assert (replica.state, effects) == (State.READY, ())
+    assert (replica.state, effects) == (ReplicaState.READY, ())
     assert replica.restarts == 0
 
 
 def test_unhealthy_replica_is_restarted_only_after_the_liveness_limit_A4() -> None:
     bad = [(n, ev.ProbeBad("hangs")) for n in range(2, 62)]
     replica, effects = play([*UP, *bad])
-    assert replica.state is State.UNHEALTHY
+    assert replica.state is ReplicaState.UNHEALTHY
     assert effects == [ev.Spawn()]
     replica, ended = step(replica, ev.ProbeBad("hangs"), POLICY, 62)
-    assert (replica.state, ended) == (State.ENDING, (ev.Terminate(),))
+    assert (replica.state, ended) == (ReplicaState.ENDING, (ev.Terminate(),))
     replica, _ = step(replica, ev.Exited(signal=9), POLICY, 63)
-    assert replica.state is State.BACKING_OFF
+    assert replica.state is ReplicaState.BACKING_OFF
 
 
 def test_server_that_was_ended_for_its_silence_tells_that_and_not_how_it_took_it_W45() -> None:
     """vLLM's API server heeds TERM and exits with 0, and leaves the engine that hangs."""
     bad = [(n, ev.ProbeBad("no token within 20 s")) for n in (2, 3, 4, 64)]
     replica, _ = play([*UP, *bad, (65, ev.Exited(code=0, left=1, tail="Shutting down"))])
-    assert replica.state is State.BACKING_OFF
+    assert replica.state is ReplicaState.BACKING_OFF
     cause = "no good answer for 60 s: no token within 20 s"
     assert (replica.story[-1].cause, replica.error) == (cause, f"{cause}\nShutting down")
 
@@ -230,11 +230,11 @@ def test_start_is_never_cut_while_it_moves_A9() -> None:
     for hour in range(1, 13):
         for minute in (0, 29, 58):
             now = hour * 3600.0 + minute * 60
-            replica, _ = step(replica, ev.Progress(), POLICY, now)
+            replica, _ = step(replica, ev.StartProgress(), POLICY, now)
             assert replica.wake_at == now + 1800
             replica, effects = step(replica, ev.ProbeBad("refused"), POLICY, now)
             assert effects == ()
-    assert replica.state is State.WAITING_FOR_READY
+    assert replica.state is ReplicaState.WAITING_FOR_READY
     assert not replica.stalled
 
 
@@ -243,39 +243,39 @@ def test_silent_start_is_reported_as_stalled_but_not_ended_A9() -> None:
     replica, effects = step(replica, ev.Woke(), POLICY, 1800.2)
     assert replica.stalled
     assert effects == ()
-    assert replica.state is State.WAITING_FOR_READY
-    replica, _ = step(replica, ev.Progress(), POLICY, 1900)
+    assert replica.state is ReplicaState.WAITING_FOR_READY
+    replica, _ = step(replica, ev.StartProgress(), POLICY, 1900)
     assert not replica.stalled
 
 
 def test_silent_start_is_ended_when_so_configured_A9() -> None:
-    replica, effects = play([*START, (1800.2, ev.Woke())], Policy(end_stalled=True))
-    assert replica.state is State.ENDING
+    replica, effects = play([*START, (1800.2, ev.Woke())], RestartPolicy(end_stalled=True))
+    assert replica.state is ReplicaState.ENDING
     assert effects[-1] == ev.Terminate()
 
 
 def test_startup_deadline_ends_and_fails_with_the_jobs_cancelled_A10() -> None:
-    policy = Policy(startup_timeout_s=60, end_late=True)
+    policy = RestartPolicy(startup_timeout_s=60, end_late=True)
     replica, effects = play([*START, (60.1, ev.Woke()), (61, ev.Exited(signal=15))], policy)
-    assert replica.state is State.FAILED
+    assert replica.state is ReplicaState.FAILED
     assert effects[-2:] == [ev.Terminate(), ev.CancelJobs()]
     assert replica.error is not None
     assert replica.error.startswith("startup_timeout")
 
 
-@pytest.mark.parametrize("policy", [Policy(startup_timeout_s=60), Policy(port_timeout_s=60)])
-def test_a_start_past_its_time_limit_is_late_and_goes_on_W43(policy: Policy) -> None:
+@pytest.mark.parametrize("policy", [RestartPolicy(startup_timeout_s=60), RestartPolicy(port_timeout_s=60)])
+def test_a_start_past_its_time_limit_is_late_and_goes_on_W43(policy: RestartPolicy) -> None:
     """A compile that moves outlives DEFAULT_READINESS_TIMEOUT_S and a request's `timeouts`; a stall is still told."""
     before, _ = play([*START, (59, ev.Woke())], policy)
     assert not before.late
-    replica, effects = play([*START, (60.1, ev.Woke()), (61, ev.Progress()), (62, ev.ProbeBad("refused"))], policy)
-    assert (replica.state, replica.late, replica.error) == (State.WAITING_FOR_READY, True, "refused")
+    replica, effects = play([*START, (60.1, ev.Woke()), (61, ev.StartProgress()), (62, ev.ProbeBad("refused"))], policy)
+    assert (replica.state, replica.late, replica.error) == (ReplicaState.WAITING_FOR_READY, True, "refused")
     assert effects == [ev.Spawn()]
     assert replica.wake_at == 61 + policy.stall_s
     stalled, _ = step(replica, ev.Woke(), policy, 61.1 + policy.stall_s)
-    assert (stalled.state, stalled.late, stalled.stalled) == (State.WAITING_FOR_READY, True, True)
+    assert (stalled.state, stalled.late, stalled.stalled) == (ReplicaState.WAITING_FOR_READY, True, True)
     ready, _ = step(replica, ev.ProbeGood(), policy, 7200)
-    assert (ready.state, ready.late) == (State.READY, False)
+    assert (ready.state, ready.late) == (ReplicaState.READY, False)
 
 
 def test_event_that_cannot_be_raises_with_the_story() -> None:
@@ -286,37 +286,37 @@ def test_event_that_cannot_be_raises_with_the_story() -> None:
 
 def test_server_over_its_memory_is_drained_ended_and_started_again_A16() -> None:
     replica, effects = play([*UP, (9, ev.OverLimit("9 GiB")), (10, ev.Drained()), (11, ev.Exited(signal=15))])
-    assert replica.state is State.BACKING_OFF
-    assert effects == [ev.Spawn(), ev.Drain(), ev.Terminate(), ev.CancelJobs()]
+    assert replica.state is ReplicaState.BACKING_OFF
+    assert effects == [ev.Spawn(), ev.DrainRequests(), ev.Terminate(), ev.CancelJobs()]
     late, _ = play([*UP, (9, ev.OverLimit("9 GiB")), (39, ev.Woke())])
-    assert late.state is State.ENDING
+    assert late.state is ReplicaState.ENDING
 
 
 def test_node_without_room_for_a_start_is_tried_until_it_works_B9() -> None:
-    policy = Policy(restart_first_s=1.0, restart_last_s=8.0, crash_loop_exits=2, max_restarts=1)
+    policy = RestartPolicy(restart_first_s=1.0, restart_last_s=8.0, crash_loop_exits=2, max_restarts=1)
     replica, _ = play([*UP, (9, CRASH), (10, ev.Woke())], policy)
     now, waits = 10.0, []
     for _ in range(20):
         replica, _ = step(replica, ev.NotSpawned("no room"), policy, now)
-        assert (replica.state, replica.error) == (State.BACKING_OFF, "no room")
+        assert (replica.state, replica.error) == (ReplicaState.BACKING_OFF, "no room")
         waits.append((replica.wake_at or 0) - now)
         now = replica.wake_at or 0
         replica, effects = step(replica, ev.Woke(), policy, now)
         assert effects == (ev.Spawn(),)
     assert waits[:4] == [2, 4, 8, 8]
     replica, _ = step(replica, ev.Spawned(7), policy, now)
-    assert (replica.state, replica.restarts) == (State.WAITING_FOR_READY, 1)
+    assert (replica.state, replica.restarts) == (ReplicaState.WAITING_FOR_READY, 1)
     stopping, _ = play([(0, ev.Begin()), (1, ev.StopRequested("x")), (2, ev.NotSpawned("no room"))])
-    assert stopping.state is State.STOPPED
+    assert stopping.state is ReplicaState.STOPPED
 
 
 def test_server_that_listens_nowhere_in_the_time_asked_for_is_ended_A10() -> None:
-    policy = Policy(port_timeout_s=60, startup_timeout_s=600, stall_s=30, end_late=True)
+    policy = RestartPolicy(port_timeout_s=60, startup_timeout_s=600, stall_s=30, end_late=True)
     deaf, effects = play([*START, (40, ev.Woke()), (60.1, ev.Woke())], policy)
     assert deaf.verdict == "port_timeout: listens nowhere after 60 s"
     assert effects[-1] == ev.Terminate()
     slow, _ = play([*START, (20, ev.PortFound()), (40, ev.Woke()), (60.1, ev.Woke()), (61, ev.PortFound())], policy)
-    assert (slow.state, slow.stalled) == (State.WAITING_FOR_READY, True)
+    assert (slow.state, slow.stalled) == (ReplicaState.WAITING_FOR_READY, True)
     assert (slow.wake_at or 0) > 61
     late, _ = play([*START, (20, ev.PortFound()), (600.1, ev.Woke())], policy)
     assert (late.verdict or "").startswith("startup_timeout")
@@ -324,12 +324,12 @@ def test_server_that_listens_nowhere_in_the_time_asked_for_is_ended_A10() -> Non
 
 def test_late_answers_change_nothing() -> None:
     replica, _ = play([*UP, (9, CRASH)])
-    for event in (ev.ProbeGood(), ev.ProbeBad("x"), ev.Progress(), ev.Drained(), ev.Retry(), ev.OverLimit("x")):
+    for event in (ev.ProbeGood(), ev.ProbeBad("x"), ev.StartProgress(), ev.Drained(), ev.Retry(), ev.OverLimit("x")):
         assert step(replica, event, POLICY, 9.5) == (replica, ())
 
 
 def test_every_state_can_be_stopped() -> None:
-    for state in State:
+    for state in ReplicaState:
         assert (state, ev.StopRequested) in TABLE
 
 
@@ -338,7 +338,7 @@ def test_random_lives_stay_legal_and_always_end_when_told() -> None:
     inputs: list[ev.Event] = [
         ev.ProbeGood(),
         ev.ProbeBad("x"),
-        ev.Progress(),
+        ev.StartProgress(),
         ev.PortFound(),
         ev.Woke(),
         CRASH,
@@ -346,7 +346,7 @@ def test_random_lives_stay_legal_and_always_end_when_told() -> None:
         ev.Drained(),
     ]
     for _ in range(300):
-        now, replica = 0.0, Replica()
+        now, replica = 0.0, Lifecycle()
         replica, effects = step(replica, ev.Begin(), POLICY, now)
         for _ in range(60):
             now += rng.random() * 40
@@ -357,7 +357,7 @@ def test_random_lives_stay_legal_and_always_end_when_told() -> None:
         for last in closing:
             replica, effects = step(replica, last, POLICY, now)
             done += effects
-        assert replica.state is State.STOPPED
+        assert replica.state is ReplicaState.STOPPED
         assert ev.Finish() in done
         assert is_connected(replica.story)
 
@@ -365,21 +365,21 @@ def test_random_lives_stay_legal_and_always_end_when_told() -> None:
 @pytest.mark.parametrize(
     ("state", "wire", "display"),
     [
-        (State.PENDING, "pending", "Pending"),
-        (State.CREATING, "creating", "Pending"),
-        (State.STARTING, "starting", "Pending"),
-        (State.BACKING_OFF, "starting", "Pending"),
-        (State.WAITING_FOR_READY, "waiting_for_ready", "Pending"),
-        (State.READY, "ready", "Active"),
-        (State.DRAINING, "stopping", "Active"),
-        (State.UNHEALTHY, "unhealthy", "Failed"),
-        (State.ENDING, "unhealthy", "Failed"),
-        (State.STOPPING, "stopping", "Failed"),
-        (State.STOPPED, "stopped", "Failed"),
-        (State.FAILED, "failed", "Failed"),
+        (ReplicaState.PENDING, "pending", "Pending"),
+        (ReplicaState.CREATING, "creating", "Pending"),
+        (ReplicaState.STARTING, "starting", "Pending"),
+        (ReplicaState.BACKING_OFF, "starting", "Pending"),
+        (ReplicaState.WAITING_FOR_READY, "waiting_for_ready", "Pending"),
+        (ReplicaState.READY, "ready", "Active"),
+        (ReplicaState.DRAINING, "stopping", "Active"),
+        (ReplicaState.UNHEALTHY, "unhealthy", "Failed"),
+        (ReplicaState.ENDING, "unhealthy", "Failed"),
+        (ReplicaState.STOPPING, "stopping", "Failed"),
+        (ReplicaState.STOPPED, "stopped", "Failed"),
+        (ReplicaState.FAILED, "failed", "Failed"),
     ],
 )
-def test_states_are_told_in_the_contracts_words(state: State, wire: str, display: str) -> None:
+def test_states_are_told_in_the_contracts_words(state: ReplicaState, wire: str, display: str) -> None:
     assert (wire_status(state), display_status(state)) == (wire, display)
 
 

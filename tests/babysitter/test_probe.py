@@ -16,7 +16,7 @@ from babysitter.identity import identify
 from babysitter.mock.knobs import Knobs
 from babysitter.mock.server import SERVER, make_app
 from babysitter.mock.server import MockServer as Mock
-from babysitter.probe import NotListening, NotReady, Prober, stranger_on_port
+from babysitter.probe import NotListening, NotReady, ServerProbe, stranger_on_port
 from common.discovery.model_list import parse_models
 from tests.babysitter.real import until
 from tests.common.model_server import model_server
@@ -41,8 +41,10 @@ async def look(
     app: web.Application = server.app
     app[SERVER].knobs = knobs or Knobs()
     async with aiohttp.ClientSession() as session:
-        prober = Prober(session=session, timeout_s=2, expected=expected, configured=configured, health_path=health_path)
-        return [str(model["id"]) for model in await prober.look(str(server.make_url("")).rstrip("/"))]
+        probe = ServerProbe(
+            session=session, timeout_s=2, expected=expected, configured=configured, health_path=health_path
+        )
+        return [str(model["id"]) for model in await probe.look(str(server.make_url("")).rstrip("/"))]
 
 
 @pytest.mark.parametrize("knobs", [Knobs(), Knobs(models_call="list"), Knobs(paths="bare"), Knobs(paths="v1")])
@@ -75,7 +77,7 @@ async def test_server_of_another_model_is_not_ready_A15(mock: TestServer) -> Non
 async def test_closed_port_is_not_ready() -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(NotListening, match=r"^connection refused at 127\.0\.0\.1:1$"):
-            await Prober(session=session, timeout_s=2).look("http://127.0.0.1:1")
+            await ServerProbe(session=session, timeout_s=2).look("http://127.0.0.1:1")
 
 
 async def test_a_port_closed_on_both_families_is_told_in_one_reason_W33(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +91,7 @@ async def test_a_port_closed_on_both_families_is_told_in_one_reason_W33(monkeypa
     monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", both)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())) as session:
         with pytest.raises(NotListening, match=r"^connection refused at localhost:1$"):
-            await Prober(session=session, timeout_s=2).look("http://localhost:1")
+            await ServerProbe(session=session, timeout_s=2).look("http://localhost:1")
 
 
 async def test_silent_server_is_not_ready() -> None:
@@ -99,7 +101,7 @@ async def test_silent_server_is_not_ready() -> None:
         async with aiohttp.ClientSession() as session:
             url = f"http://127.0.0.1:{silent.getsockname()[1]}"
             with pytest.raises(NotReady, match=r"no answer within 0\.2 s") as told:
-                await Prober(session=session, timeout_s=0.2).look(url)
+                await ServerProbe(session=session, timeout_s=0.2).look(url)
             assert not isinstance(told.value, NotListening)  # it listens
 
 
@@ -153,5 +155,5 @@ def test_free_port_has_no_stranger() -> None:
 async def test_model_list_that_comes_in_two_packets_is_ready_W14(count: int) -> None:
     names = [f"model-{number}" for number in range(count)]
     async with model_server(*names) as server, aiohttp.ClientSession() as session:
-        models = await Prober(session=session, timeout_s=5).look(server.url)
+        models = await ServerProbe(session=session, timeout_s=5).look(server.url)
     assert [model["id"] for model in models] == names

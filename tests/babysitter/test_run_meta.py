@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from babysitter.run_meta import LIMIT_BYTES, Jobs, Ledger, Unusable, ledger_from_json, parse
+from babysitter.run_meta import LIMIT_BYTES, Jobs, Ledger, UnusableRunMeta, ledger_from_json, parse
 from babysitter.run_meta_tail import RunMetaTail, mark_of
 
 FULL = {
@@ -34,13 +34,13 @@ def test_parse_takes_the_ids_it_can_B14(body: Any, jobs: Jobs) -> None:
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff", b"[]", b"7", b"null", b"[" * 200_000, b" " * (LIMIT_BYTES + 1)])
 def test_parse_of_anything_else_is_a_value_B14(raw: bytes) -> None:
-    assert isinstance(parse(raw), Unusable)
+    assert isinstance(parse(raw), UnusableRunMeta)
 
 
 def test_file_cut_at_any_byte_never_gives_a_wrong_id_B14() -> None:
     raw = json.dumps(FULL).encode()
     for length in range(len(raw)):
-        assert isinstance(parse(raw[:length]), Unusable)
+        assert isinstance(parse(raw[:length]), UnusableRunMeta)
 
 
 def test_ledger_keeps_first_seen_order_per_attempt() -> None:
@@ -117,9 +117,9 @@ def test_link_and_huge_file_are_not_read_B14(tmp_path: Path) -> None:
     link = tmp_path / "run_meta.json"
     link.symlink_to(secret)
     follower = Follower(link)
-    assert isinstance(follower.tail.look(), Unusable)
+    assert isinstance(follower.tail.look(), UnusableRunMeta)
     link.unlink()
     with link.open("wb") as file:
         os.truncate(file.fileno(), LIMIT_BYTES + 1)
-    assert isinstance(follower.tail.look(), Unusable)
+    assert isinstance(follower.tail.look(), UnusableRunMeta)
     assert follower.told == []

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from babysitter import view as pictures
-from babysitter.machine import State
+from babysitter.machine import ReplicaState
 from babysitter.view import View
 from common.wire.record import record_from_wire
 
@@ -16,7 +16,7 @@ READY = View(
     host="node1",
     port=8001,
     own_port=8002,
-    state=State.READY,
+    state=ReplicaState.READY,
     instance_id="11111111-1111-4111-8111-111111111111",
     incarnation=5,
     heartbeat_s=5.0,
@@ -53,25 +53,25 @@ def test_servers_record_is_routable_and_names_its_models() -> None:
 
 
 def test_server_that_never_answered_has_no_record() -> None:
-    assert pictures.server_registration(replace(READY, models=(), state=State.STARTING)) is None
+    assert pictures.server_registration(replace(READY, models=(), state=ReplicaState.STARTING)) is None
 
 
-@pytest.mark.parametrize("state", [State.STOPPED, State.FAILED])
-def test_server_that_is_over_has_no_record(state: State) -> None:
+@pytest.mark.parametrize("state", [ReplicaState.STOPPED, ReplicaState.FAILED])
+def test_server_that_is_over_has_no_record(state: ReplicaState) -> None:
     assert pictures.server_registration(replace(READY, state=state)) is None
 
 
 @pytest.mark.parametrize(
     ("state", "status"),
     [
-        (State.READY, "running"),
-        (State.UNHEALTHY, "unhealthy"),
-        (State.BACKING_OFF, "starting"),
-        (State.DRAINING, "draining"),
-        (State.STOPPING, "stopping"),
+        (ReplicaState.READY, "running"),
+        (ReplicaState.UNHEALTHY, "unhealthy"),
+        (ReplicaState.BACKING_OFF, "starting"),
+        (ReplicaState.DRAINING, "draining"),
+        (ReplicaState.STOPPING, "stopping"),
     ],
 )
-def test_servers_record_is_running_only_while_requests_are_welcome(state: State, status: str) -> None:
+def test_servers_record_is_running_only_while_requests_are_welcome(state: ReplicaState, status: str) -> None:
     view = replace(READY, state=state)
     record = pictures.server_registration(view)
     assert record is not None
@@ -79,8 +79,8 @@ def test_servers_record_is_running_only_while_requests_are_welcome(state: State,
     assert pictures.server_heartbeat(view)["status"] == status
 
 
-@pytest.mark.parametrize("state", list(State))
-def test_heartbeat_of_the_babysitters_own_record_says_running_W42(state: State) -> None:
+@pytest.mark.parametrize("state", list(ReplicaState))
+def test_heartbeat_of_the_babysitters_own_record_says_running_W42(state: ReplicaState) -> None:
     beat = pictures.own_heartbeat(replace(READY, state=state))
     assert beat["status"] == "running"
     assert beat["replica_status"] == pictures.report(replace(READY, state=state))["status"] != "draining"
@@ -92,8 +92,10 @@ def test_report_has_every_member_of_the_contract() -> None:
     assert set(wanted.split()) <= set(pictures.report(READY))
 
 
-@pytest.mark.parametrize(("state", "endpoint"), [(State.READY, "http://node1:8001"), (State.STARTING, "NA")])
-def test_endpoint_is_na_until_ready(state: State, endpoint: str) -> None:
+@pytest.mark.parametrize(
+    ("state", "endpoint"), [(ReplicaState.READY, "http://node1:8001"), (ReplicaState.STARTING, "NA")]
+)
+def test_endpoint_is_na_until_ready(state: ReplicaState, endpoint: str) -> None:
     assert pictures.report(replace(READY, state=state))["endpoint"] == endpoint
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from babysitter import events as ev
 from babysitter import watcher as module
-from babysitter.machine import State
+from babysitter.machine import ReplicaState
 from babysitter.probe import NotListening, NotReady
-from babysitter.watcher import Watcher
+from babysitter.watcher import ServerWatcher
 
 
 @pytest.mark.parametrize(
@@ -22,17 +22,17 @@ from babysitter.watcher import Watcher
 async def test_server_that_answers_badly_listens_and_one_that_refuses_does_not(
     error: NotReady, told: list[ev.Event]
 ) -> None:
-    class Prober:
+    class ServerProbe:
         async def look(self, _url: str) -> None:
             raise error
 
     heard: list[ev.Event] = []
-    watcher = Watcher(
+    watcher = ServerWatcher(
         cast("Any", SimpleNamespace(addresses=SimpleNamespace(port=1, local="127.0.0.1"))),
-        cast("Any", Prober()),
+        cast("Any", ServerProbe()),
         cast("Any", None),
         cast("Any", None),
-        state=lambda: State.WAITING_FOR_READY,
+        state=lambda: ReplicaState.WAITING_FOR_READY,
         attempt=lambda: None,
         busy=lambda: None,
         tell=heard.append,
@@ -48,12 +48,12 @@ async def test_new_server_is_not_judged_by_the_memory_of_the_last_A16(monkeypatc
     monkeypatch.setattr(module, "LOOKING_SHARE", 1e-9)  # a server so large that it is weighed once in an age
     heard: list[ev.Event] = []
     addresses = SimpleNamespace(port=1, local="127.0.0.1", port_file=None)
-    watcher = Watcher(
+    watcher = ServerWatcher(
         cast("Any", SimpleNamespace(addresses=addresses, memory_hard_bytes=1 << 30)),
         cast("Any", None),
         cast("Any", None),
         cast("Any", None),
-        state=lambda: State.READY,
+        state=lambda: ReplicaState.READY,
         attempt=lambda: cast("Any", SimpleNamespace(members=tuple)),
         busy=lambda: None,
         tell=heard.append,

@@ -19,7 +19,7 @@ import pytest
 import tomli
 import yaml
 
-from babysitter.machine import State, wire_status
+from babysitter.machine import ReplicaState, wire_status
 from tests.babysitter.agent.agent_process import PLAIN
 from tests.babysitter.agent.conftest import end_all, port_range
 from tests.babysitter.real import ask, until
@@ -163,7 +163,7 @@ def health(service: Service) -> None:
 
 
 def statuses(_service: Service) -> None:
-    assert set(STATUSES) | {"stopping"} == {wire_status(state) for state in State}
+    assert set(STATUSES) | {"stopping"} == {wire_status(state) for state in ReplicaState}
 
 
 def files(*names: str) -> Callable[[Service], None]:
