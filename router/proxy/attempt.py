@@ -20,9 +20,9 @@ from router.policy.replica_view import Placement
 from router.policy.usage import cached_share, written_tokens
 from router.proxy.head import ResponseHead
 from router.proxy.reach import CLOSES, SPEAKS_TLS, reason_of
-from router.proxy.relay import CUT_OFF, Relay
+from router.proxy.response_writer import CUT_OFF, ResponseWriter
 from router.proxy.upstream import Broken, Upstream
-from router.proxy.watch import Watch
+from router.proxy.watch import StallWatch
 
 if TYPE_CHECKING:
     from router.proxy.engine import Engine
@@ -36,7 +36,7 @@ _NO_WAY_THERE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
 _INNOCENT = (Verdict.GOOD, Verdict.NEUTRAL)
 
 
-class Phase(Enum):
+class AttemptPhase(Enum):
     """Where an attempt stands."""
 
     CONNECTING = "connecting"
@@ -46,10 +46,10 @@ class Phase(Enum):
     OVER = "over"
 
 
-_ASKED = (Phase.WAITING, Phase.RELAYING)
+_ASKED = (AttemptPhase.WAITING, AttemptPhase.RELAYING)
 
 
-class Attempt:
+class UpstreamAttempt:
     """One try.
 
     Args:
@@ -63,7 +63,7 @@ class Attempt:
     first_byte_at = 0.0
     _connecting: asyncio.Task[None] | None = None
     _upstream: Upstream | None = None
-    _relay: Relay | None = None
+    _writer: ResponseWriter | None = None
     _stale_retried = False
     _status = 0
     _sent_at = math.inf
@@ -80,7 +80,7 @@ class Attempt:
         self.endpoint = endpoint
         self._placement = placement
         self._kind = exchange.kind if endpoint is not engine.control else None
-        self.phase = Phase.CONNECTING
+        self.phase = AttemptPhase.CONNECTING
 
     def begin(self) -> None:
         """Count the request as in flight and ask, over an idle connection or a new one."""
@@ -118,13 +118,13 @@ class Attempt:
 
     def late(self, now: float) -> tuple[str, str] | None:
         """Code and message of the deadline that has passed, if one has."""
-        if self.phase is Phase.WAITING and now > self._sent_at + self._engine.limits.first_byte_timeout_s:
+        if self.phase is AttemptPhase.WAITING and now > self._sent_at + self._engine.limits.first_byte_timeout_s:
             return "first_byte_timeout", "the replica sent no answer in time"
-        if self.phase is Phase.RELAYING and now > self.last_byte_at + self._engine.limits.idle_timeout_s:
+        if self.phase is AttemptPhase.RELAYING and now > self.last_byte_at + self._engine.limits.idle_timeout_s:
             return "idle_timeout", "the replica stopped sending"
         return None
 
-    def tell(self, watch: Watch) -> None:
+    def tell(self, watch: StallWatch) -> None:
         """Say whether the replica keeps this request waiting. A head alone is none of the engine's doing."""
         kind = self._kind
         if kind is None or self.phase not in _ASKED:
@@ -141,51 +141,51 @@ class Attempt:
         self._status = head.status
         if self._engine.unreached:
             self._engine.note_reached(self.endpoint)
-        self._relay = self._exchange.accept(head)
-        if self._relay is None:
+        self._writer = self._exchange.accept(head)
+        if self._writer is None:
             busy = head.status in BUSY
             self.drop(Verdict.NEUTRAL if busy else Verdict.SERVER_ERROR, Outcome.BUSY if busy else Outcome.SERVER_ERROR)
             self._exchange.try_elsewhere()
             return
-        self.phase = Phase.RELAYING
+        self.phase = AttemptPhase.RELAYING
         self.last_byte_at = self._engine.now()
 
     def on_body(self, data: bytes, *, framed: bool) -> None:
         """Bytes of the answer."""
-        relay, engine = self._relay, self._engine
-        assert relay is not None  # noqa: S101 - a body follows a head
+        writer, engine = self._writer, self._engine
+        assert writer is not None  # noqa: S101 - a body follows a head
         now = engine.now()
         if not self.first_byte_at:
             self.first_byte_at = now
             if self._placement is not None:
                 self._placement.first_byte(now)
-                if relay.is_stream:
+                if writer.is_stream:
                     self._placement.cached_share = cached_share(data)  # messages: in the first event, and only there
             engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, now - self._exchange.started)
             self._is_answered(now)
-        elif relay.is_stream:
+        elif writer.is_stream:
             if self._gaps is None:
                 self._gaps = engine.board.gaps(self.endpoint.slot)
             self._gaps.observe(now - self.last_byte_at)
         self.last_byte_at = now
-        relay.body(data, framed=framed)
+        writer.body(data, framed=framed)
 
     def on_end(self) -> None:
         """The answer is complete, as far as its framing goes."""
-        relay = self._relay
-        assert relay is not None  # noqa: S101 - an end follows a head
+        writer = self._writer
+        assert writer is not None  # noqa: S101 - an end follows a head
         self._upstream = None
-        status = relay.judged(self._status)
+        status = writer.judged(self._status)
         if status == CUT_OFF:
             self._settle(Verdict.BROKEN, Outcome.TRUNCATED)
             self._exchange.broken("upstream_truncated", "the replica ended its answer before it was complete")
             return
         if self._placement is not None:
-            self._take_usage(self._placement, relay.last_bytes())
-        relay.end()
+            self._take_usage(self._placement, writer.last_bytes())
+        writer.end()
         verdict, outcome = _judge(status)
         self._settle(verdict, outcome)
-        self._exchange.finish(keep_alive=relay.keep_alive)
+        self._exchange.finish(keep_alive=writer.keep_alive)
 
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
         """The whole answer at once."""
@@ -195,16 +195,16 @@ class Attempt:
         if engine.unreached:
             engine.note_reached(self.endpoint)
         self.first_byte_at = engine.now()
-        relay = exchange.accept(head)
-        if relay is None:
+        writer = exchange.accept(head)
+        if writer is None:
             busy = head.status in BUSY
             self._settle(
                 Verdict.NEUTRAL if busy else Verdict.SERVER_ERROR, Outcome.BUSY if busy else Outcome.SERVER_ERROR
             )
             exchange.try_elsewhere()
             return
-        self._relay = relay
-        relay.whole(body)  # first: the client need not wait for our bookkeeping
+        self._writer = writer
+        writer.whole(body)  # first: the client need not wait for our bookkeeping
         engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, self.first_byte_at - exchange.started)
         self._is_answered(self.first_byte_at)
         if self._placement is not None:
@@ -212,7 +212,7 @@ class Attempt:
             self._take_usage(self._placement, body)
         verdict, outcome = _judge(head.status)
         self._settle(verdict, outcome)
-        exchange.finish(keep_alive=relay.keep_alive)
+        exchange.finish(keep_alive=writer.keep_alive)
 
     def on_broken(self, how: Broken) -> None:
         """The connection failed before the answer was complete."""
@@ -245,7 +245,7 @@ class Attempt:
             placement.written_tokens = written_tokens(tail)
 
     def _begin_connect(self) -> None:
-        self.phase = Phase.CONNECTING
+        self.phase = AttemptPhase.CONNECTING
         self._connecting = self._engine.scope.spawn("connect", self._connect())
 
     async def _connect(self) -> None:
@@ -262,7 +262,7 @@ class Attempt:
         self._send(connection)
 
     def _send(self, connection: Upstream) -> None:
-        self.phase = Phase.WAITING
+        self.phase = AttemptPhase.WAITING
         self._sent_at = self._engine.now()
         self._upstream = connection
         head = self._exchange.head
@@ -276,14 +276,14 @@ class Attempt:
 
     def _settle(self, verdict: Verdict, outcome: Outcome) -> None:
         """It is over: count it, once."""
-        if self.phase is Phase.OVER:
+        if self.phase is AttemptPhase.OVER:
             return
-        self.phase = Phase.OVER
+        self.phase = AttemptPhase.OVER
         engine, exchange, endpoint = self._engine, self._exchange, self.endpoint
         now = engine.now()
         if self._placement is not None:
             self._placement.over(now)
-        sent_bytes = self._relay.sent_bytes if self._relay is not None else 0
+        sent_bytes = self._writer.sent_bytes if self._writer is not None else 0
         error = verdict not in _INNOCENT
         engine.board.settle(endpoint.slot, outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error)
         if engine.traces is not None and endpoint is not engine.control:

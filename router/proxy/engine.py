@@ -31,7 +31,7 @@ from router.proxy.headers import CREDENTIALS, FORWARDED
 from router.proxy.heads import Heads, request_heads, response_heads
 from router.proxy.reach import ASKED_AT, CLOSES, MEMORY_S, SPEAKS_TLS, Run
 from router.proxy.upstream import Pool, Upstream
-from router.proxy.watch import Watch
+from router.proxy.watch import StallWatch
 from router.retry import RetryBudget
 from router.serves import call_of
 
@@ -93,7 +93,7 @@ class Engine:
     scope: TaskScope
     table: Table = field(default_factory=lambda: Table(0))
     outliers: Outliers = field(init=False)
-    watch: Watch = field(init=False)
+    watch: StallWatch = field(init=False)
     exchanges: "set[Exchange]" = field(default_factory=set)
     clients: "set[Downstream]" = field(default_factory=set)
     body_bytes: int = 0
@@ -130,7 +130,7 @@ class Engine:
     def __post_init__(self) -> None:
         self.waiting = Waiting(self.limits.queue_limit)
         self.outliers = Outliers(self._set_aside)
-        self.watch = Watch(self.board, self.chooser, self.outliers, self.workers)
+        self.watch = StallWatch(self.board, self.chooser, self.outliers, self.workers)
         self.wanted = Wanted(self.chooser.reads_prompt, None, None, sessions=False)
         self.set_keys(())
 

@@ -1,6 +1,6 @@
-"""One request's life: gate, candidates, attempts, end.
+"""One request's life: checks, candidates, attempts, end.
 
-    gate → (choose → [queue] → attempt)* → done
+    checks → (choose → [queue] → attempt)* → done
 
 Another replica is asked only while the client has got no byte of an answer, never the same one twice, within
 `max_retries` and the retry budget. Whatever happens, `finish` runs once: it settles the counters and tells the client's
@@ -19,13 +19,13 @@ from router.board import Outcome
 from router.model import Endpoint, Facts
 from router.outlier import Verdict
 from router.policy.replica_view import Placement
-from router.proxy import answers, gate
-from router.proxy.attempt import BUSY, Attempt
+from router.proxy import answers, checks
+from router.proxy.attempt import BUSY, UpstreamAttempt
 from router.proxy.explain import explain
 from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.headers import without_credentials
 from router.proxy.paths import PROXIED, EndMark, dialect_of, upstream_path
-from router.proxy.relay import Relay
+from router.proxy.response_writer import ResponseWriter
 from router.silence import Kind
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ _REQUEST_ID_LIMIT = 128
 NO_FACTS = Facts()
 
 
-class Phase(Enum):
+class RequestPhase(Enum):
     """Where an exchange stands."""
 
-    GATE = "gate"
+    CHECKS = "checks"
     QUEUED = "queued"
     ASKING = "asking"
     DONE = "done"
@@ -63,11 +63,11 @@ class Exchange:
 
     # Most of these keep their defaults in most requests: class attributes cost nothing per request.
     peers: Sequence[Endpoint] = ()
-    _attempt: Attempt | None = None
+    _attempt: UpstreamAttempt | None = None
     _attempts = 0
     _status = 0
     _tried: tuple[str, ...] = ()
-    _relay: Relay | None = None
+    _writer: ResponseWriter | None = None
     _comment_at = math.inf
     _moved = False
     _queued_at = 0.0
@@ -81,7 +81,7 @@ class Exchange:
         self._engine = engine
         self._client = client
         self._operation = head.operation
-        self.phase = Phase.GATE
+        self.phase = RequestPhase.CHECKS
         self._facts = NO_FACTS
         self.head = head
         self.body = body
@@ -100,21 +100,21 @@ class Exchange:
             self._answer_preflight(head.preflight)
             return
         try:
-            key = gate.key_of(engine, head) if engine.has_keys else None
-            if gate.check_path(engine, head, self._operation):
+            key = checks.key_of(engine, head) if engine.has_keys else None
+            if checks.check_path(engine, head, self._operation):
                 self._ask_control()
                 return
-            self._facts = gate.facts_of(engine, head, self.body, self._operation)
+            self._facts = checks.facts_of(engine, head, self.body, self._operation)
             if key is not None:
                 self.caller = key.name
                 self._priority = PRIORITIES[key.priority]
                 refusal = engine.keys.allows(key, self._facts.model, self.started)
                 if refusal is not None:
-                    raise gate.refuse(refusal)
+                    raise checks.refuse(refusal)
             if engine.chooser.rules.rules:
                 self._follow_rules()
-        except gate.Refused as refused:
-            self._fail(refused.status, refused.code, str(refused), *refused.headers)
+        except checks.Rejected as rejected:
+            self._fail(rejected.status, rejected.code, str(rejected), *rejected.headers)
             return
         if engine.limits.sse_keepalive_s and self._wants_events():
             self._comment_at = self.started + engine.limits.sse_keepalive_s
@@ -142,7 +142,7 @@ class Exchange:
 
     def check(self, now: float) -> None:
         """Called by the sweep: end what has taken too long, keep a waiting stream alive."""
-        if self.phase is Phase.DONE:
+        if self.phase is RequestPhase.DONE:
             return
         limits = self._engine.limits
         attempt = self._attempt
@@ -154,7 +154,7 @@ class Exchange:
         if late is not None:
             self._drop(Verdict.FAULT, Outcome.TIMED_OUT)
             self._fail(504, *late)
-        elif self.phase is Phase.QUEUED and now - self._queued_at > limits.queue_timeout_s:
+        elif self.phase is RequestPhase.QUEUED and now - self._queued_at > limits.queue_timeout_s:
             self._leave_queue()
             self._fail(503, "queue_timeout", "no replica had room in time", self._retry_after())
         elif now > self._comment_at:
@@ -168,10 +168,10 @@ class Exchange:
             self._comment_at = silent_since + interval
             return
         self._comment_at = now + interval
-        if self._client.paused or (self._relay is None and not self._wants_events()):
+        if self._client.paused or (self._writer is None and not self._wants_events()):
             return
-        self._relay = self._relay or self._new_relay()
-        self._relay.comment(self._own_lines())
+        self._writer = self._writer or self._new_writer()
+        self._writer.comment(self._own_lines())
 
     def _wants_events(self) -> bool:
         """True when a good answer can only be an event stream, and the client takes one: not so for sound, say (W5)."""
@@ -181,7 +181,7 @@ class Exchange:
 
     # -- from the attempt --------------------------------------------------------------------------------------------
 
-    def accept(self, head: ResponseHead) -> Relay | None:
+    def accept(self, head: ResponseHead) -> ResponseWriter | None:
         """Where the replica's answer goes; None to try elsewhere instead."""
         self._status = head.status
         if head.status in _TRY_ELSEWHERE and self._can_retry(charged=True):
@@ -191,11 +191,11 @@ class Exchange:
             return None
         engine, attempt = self._engine, self._attempt
         assert attempt is not None  # noqa: S101 - its answer is taken
-        relay = self._relay = self._relay or self._new_relay()
-        relay.start(head, self._own_lines(), end_marked=attempt.endpoint.end_marked)
+        writer = self._writer = self._writer or self._new_writer()
+        writer.start(head, self._own_lines(), end_marked=attempt.endpoint.end_marked)
         if head.is_event_stream and self._operation is not None and engine.limits.sse_keepalive_s:
             self._comment_at = min(self._comment_at, engine.now() + engine.limits.sse_keepalive_s)
-        return relay
+        return writer
 
     def _is_the_replicas_fault(self) -> bool:
         """True for a 500 that another replica may better: once, where asking twice does no harm, and if others met it too."""
@@ -217,8 +217,8 @@ class Exchange:
         requests that exceed the budget (A1, A2 against D8).
         """
         if self._can_retry(charged=charged):
-            if self._relay is not None and not self._relay.begun:
-                self._relay = None
+            if self._writer is not None and not self._writer.begun:
+                self._writer = None
             self._retry(charged=charged)
         else:
             self._fail(status, code, message)
@@ -257,7 +257,7 @@ class Exchange:
     @property
     def queued(self) -> bool:
         """True while it waits for a replica with room."""
-        return self.phase is Phase.QUEUED
+        return self.phase is RequestPhase.QUEUED
 
     # -- whom to ask -------------------------------------------------------------------------------------------------
 
@@ -297,24 +297,24 @@ class Exchange:
         target = engine.chooser.resolve(model, key, engine.is_ready)
         if target != model:
             before = len(self.body)
-            self.head, self.body = gate.renamed(self.head, self.body, target)
+            self.head, self.body = checks.renamed(self.head, self.body, target)
             engine.body_bytes += len(self.body) - before
-            self._facts = gate.facts_of(engine, self.head, self.body, self._operation)
+            self._facts = checks.facts_of(engine, self.head, self.body, self._operation)
 
     def _ask(self, endpoint: Endpoint, placement: Placement | None = None) -> None:
-        self.phase = Phase.ASKING
+        self.phase = RequestPhase.ASKING
         self._tried = (*self._tried, endpoint.id)
         self._attempts += 1
         if self._attempts > 1:
             self._engine.board.add(endpoint.slot, cells.RETRIES)
-        self._attempt = Attempt(self._engine, self, endpoint, placement)
+        self._attempt = UpstreamAttempt(self._engine, self, endpoint, placement)
         self._attempt.begin()
 
     def _ask_control(self) -> None:
         """Answer from the router itself: its control plane, or this worker's own explanation."""
         engine, head = self._engine, self.head
         if head.path == b"/admin/explain" and head.method == b"POST":
-            facts = gate.facts_of(engine, head, self.body, PROXIED[b"/chat/completions"])
+            facts = checks.facts_of(engine, head, self.body, PROXIED[b"/chat/completions"])
             self._answer(200, explain(engine, facts))
             return
         self.peers = (engine.control,)
@@ -328,7 +328,7 @@ class Exchange:
     def _can_retry(self, *, charged: bool) -> bool:
         """Another replica may be tried; `charged` to the retry budget or not."""
         engine = self._engine
-        if self._relay is not None and self._relay.answered:
+        if self._writer is not None and self._writer.answered:
             return False
         if self._attempts > engine.limits.max_retries or self.peers == (engine.control,):
             return False
@@ -340,9 +340,9 @@ class Exchange:
     def _join_queue(self) -> None:
         engine = self._engine
         self._queued_at = self._queued_at or engine.now()
-        priority = gate.priority_of(self.head, self._priority)
+        priority = checks.priority_of(self.head, self._priority)
         if engine.waiting.join(self._facts.model or "", self.caller, self, priority):
-            self.phase = Phase.QUEUED
+            self.phase = RequestPhase.QUEUED
         else:
             self._fail(429, "queue_full", "too many requests wait for this model", self._retry_after())
 
@@ -370,9 +370,9 @@ class Exchange:
 
     def finish(self, *, keep_alive: bool = False, notify: bool = True) -> None:
         """The request is over, one way or another."""
-        if self.phase is Phase.DONE:
+        if self.phase is RequestPhase.DONE:
             return
-        self.phase = Phase.DONE
+        self.phase = RequestPhase.DONE
         engine = self._engine
         engine.exchanges.discard(self)
         engine.body_bytes -= len(self.body)
@@ -381,25 +381,25 @@ class Exchange:
             engine.log_lines.append(self._log_line())
         if engine.traces is not None and self.peers != (engine.control,):
             engine.traces.exchange_over(self, self._facts.model, self._status, self._attempts)
-        self._attempt = self._relay = None  # ends the reference cycle here, not in the garbage collector
+        self._attempt = self._writer = None  # ends the reference cycle here, not in the garbage collector
         if notify:
             self._client.exchange_done(keep_alive=keep_alive)
 
     def _drop(self, verdict: Verdict, outcome: Outcome) -> None:
         """Stop waiting and asking."""
-        if self.phase is Phase.QUEUED:
+        if self.phase is RequestPhase.QUEUED:
             self._leave_queue()
         if self._attempt is not None:
             self._attempt.drop(verdict, outcome)
 
     def _fail(self, status: int, code: str, message: str, *headers: tuple[bytes, bytes]) -> None:
         """Tell the client: by an answer if none has begun, else by an error event and an unclean end."""
-        relay = self._relay
-        if relay is None or not relay.begun:
+        writer = self._writer
+        if writer is None or not writer.begun:
             self._answer(status, answers.error_body(status, code, message, dialect_of(self.head.path)), *headers)
             return
-        relay.fail(code, message)
-        if relay.unframed:
+        writer.fail(code, message)
+        if writer.unframed:
             self._client.abort()
         self.finish(keep_alive=False)
 
@@ -442,7 +442,7 @@ class Exchange:
             "first_byte_ms": round((first_byte_at - self.started) * 1e3, 3) if first_byte_at else None,
             "duration_ms": round((self._engine.now() - self.started) * 1e3, 3),
             "request_bytes": len(self.body),
-            "response_bytes": self._relay.sent_bytes if self._relay is not None else 0,
+            "response_bytes": self._writer.sent_bytes if self._writer is not None else 0,
             **(attempt.story() if attempt is not None else {}),
         }
 
@@ -457,9 +457,9 @@ class Exchange:
             lines += b"x-served-by: %b\r\n" % self._attempt.endpoint.name.encode()
         return lines
 
-    def _new_relay(self) -> Relay:
+    def _new_writer(self) -> ResponseWriter:
         engine, operation = self._engine, self._operation
-        return Relay(
+        return ResponseWriter(
             self._client.sink(),
             http10=self.head.http10,
             keep_alive=self.head.keep_alive and not engine.draining,

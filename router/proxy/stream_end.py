@@ -64,7 +64,7 @@ def finished(tail: bytes) -> bool:
     return False
 
 
-class Choices:
+class ChoiceTracker:
     """Follows a stream of `expected` choices, each of which ends for itself."""
 
     def __init__(self, expected: int) -> None:

@@ -6,8 +6,9 @@ pool only when the response ended exactly where its framing said and nothing of 
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from router.model import Endpoint
 from router.proxy.chunked import LAST_CHUNK, BadChunk, Chunked
@@ -17,7 +18,7 @@ from router.proxy.heads import Heads
 from router.proxy.reach import TLS_ALERT
 
 if TYPE_CHECKING:
-    from router.proxy.attempt import Attempt
+    from router.proxy.attempt import UpstreamAttempt
 
 IDLE_LIMIT_S = 4.0
 """Below the common 5 s keep-alive of servers (docs/faults.md 0.3)."""
@@ -42,7 +43,7 @@ class Broken(Enum):
     """What came is no HTTP we accept."""
 
 
-class _Phase(Enum):
+class _Framing(Enum):
     IDLE = 0
     HEAD = 1
     LENGTH = 2
@@ -72,8 +73,8 @@ class Upstream:
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
-        self._attempt: Attempt | None = None
-        self._phase = _Phase.IDLE
+        self._attempt: UpstreamAttempt | None = None
+        self._phase = _Framing.IDLE
         self._buffer = b""
         self._head: ResponseHead | None = None
         self._chunked = Chunked()
@@ -90,10 +91,12 @@ class Upstream:
         """asyncio: connected."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
 
-    def send(self, attempt: "Attempt", request: bytes, body: bytes, *, to_head_request: bool, raw_chunks: bool) -> None:
+    def send(
+        self, attempt: "UpstreamAttempt", request: bytes, body: bytes, *, to_head_request: bool, raw_chunks: bool
+    ) -> None:
         """Write a request and listen for `attempt`. `raw_chunks` False hands out payload only (HTTP/1.0 clients)."""
         self._attempt = attempt
-        self._phase = _Phase.HEAD
+        self._phase = _Framing.HEAD
         self._informational = 0
         self._to_head_request = to_head_request
         self._raw_chunks = raw_chunks
@@ -132,7 +135,7 @@ class Upstream:
             return
         phase = self._phase
         try:
-            if phase is _Phase.CHUNKED:
+            if phase is _Framing.CHUNKED:
                 # Most reads of a stream are whole chunks in the middle of it.
                 if self._raw_chunks and self._chunked.passes_whole(data):
                     if not self._chunked.ended:
@@ -141,9 +144,9 @@ class Upstream:
                     self._last_chunks(attempt, data)
                 else:
                     self._pieces_of_chunks(attempt, data)
-            elif phase is _Phase.LENGTH:
+            elif phase is _Framing.LENGTH:
                 self._length_data(attempt, data)
-            elif phase is _Phase.CLOSE:
+            elif phase is _Framing.CLOSE:
                 attempt.on_body(data, framed=False)
             else:
                 self._head_data(attempt, data)
@@ -166,17 +169,17 @@ class Upstream:
         self._pool.discard(self)
         if self._attempt is None:
             return
-        if self._phase is _Phase.CLOSE and error is None:
+        if self._phase is _Framing.CLOSE and error is None:
             attempt, self._attempt = self._attempt, None
             attempt.on_end()
-        elif self._phase is _Phase.HEAD and not self._buffer:
+        elif self._phase is _Framing.HEAD and not self._buffer:
             self._break(Broken.STALE if self.reused else Broken.CLOSED)
-        elif self._phase is _Phase.HEAD and self._buffer.startswith(TLS_ALERT):
+        elif self._phase is _Framing.HEAD and self._buffer.startswith(TLS_ALERT):
             self._break(Broken.TLS)
         else:
             self._break(Broken.TRUNCATED)
 
-    def _head_data(self, attempt: "Attempt", data: bytes) -> None:
+    def _head_data(self, attempt: "UpstreamAttempt", data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
         end = data.find(b"\r\n\r\n")
@@ -208,10 +211,10 @@ class Upstream:
         if self._attempt is attempt and (rest or head.length == 0):  # else it chose to try elsewhere
             self.data_received(rest)
 
-    def _whole(self, attempt: "Attempt", head: ResponseHead, body: bytes) -> None:
+    def _whole(self, attempt: "UpstreamAttempt", head: ResponseHead, body: bytes) -> None:
         """Head and body came in one read, as most short answers do."""
         self._attempt = None
-        self._phase = _Phase.IDLE
+        self._phase = _Framing.IDLE
         transport = self.transport
         if transport is not None:
             if head.keep_alive and not transport.get_write_buffer_size():
@@ -223,15 +226,15 @@ class Upstream:
     def _expect_body(self, head: ResponseHead) -> None:
         self._head = head
         if head.chunked:
-            self._phase = _Phase.CHUNKED
+            self._phase = _Framing.CHUNKED
             self._chunked = Chunked()
         elif head.length is not None:
-            self._phase = _Phase.LENGTH
+            self._phase = _Framing.LENGTH
             self._left = head.length
         else:
-            self._phase = _Phase.CLOSE
+            self._phase = _Framing.CLOSE
 
-    def _length_data(self, attempt: "Attempt", data: bytes) -> None:
+    def _length_data(self, attempt: "UpstreamAttempt", data: bytes) -> None:
         left = self._left - len(data)
         if left > 0:
             self._left = left
@@ -243,14 +246,14 @@ class Upstream:
             attempt.on_body(data, framed=False)
         self._end(clean=left == 0)
 
-    def _last_chunks(self, attempt: "Attempt", data: bytes) -> None:
+    def _last_chunks(self, attempt: "UpstreamAttempt", data: bytes) -> None:
         """The end came with whole chunks: they pass, the closing one is written by whoever ends the response."""
         data = data[: -len(LAST_CHUNK)]
         if data:
             attempt.on_body(data, framed=True)
         self._end(clean=True)
 
-    def _pieces_of_chunks(self, attempt: "Attempt", data: bytes) -> None:
+    def _pieces_of_chunks(self, attempt: "UpstreamAttempt", data: bytes) -> None:
         chunked = self._chunked
         for piece in chunked.payload(data):
             attempt.on_body(piece, framed=False)
@@ -259,7 +262,7 @@ class Upstream:
 
     def _end(self, *, clean: bool) -> None:
         attempt, self._attempt = self._attempt, None
-        self._phase = _Phase.IDLE
+        self._phase = _Framing.IDLE
         transport, head = self.transport, self._head
         if transport is not None:
             if clean and head is not None and head.keep_alive and not transport.get_write_buffer_size():
@@ -288,7 +291,7 @@ class Pool:
 
     __slots__ = ("_clock", "_idle", "_over", "address", "base_path", "endpoint", "has_key", "heads", "own_lines")
 
-    def __init__(self, endpoint: Endpoint, clock: "Clock", heads: Heads[ResponseHead]) -> None:
+    def __init__(self, endpoint: Endpoint, clock: Callable[[], float], heads: Heads[ResponseHead]) -> None:
         self.endpoint = endpoint
         self.heads = heads
         self.own_lines = b"host: %b\r\n" % endpoint.authority.encode()
@@ -349,11 +352,3 @@ class Pool:
         for connection in idle:
             if connection.transport is not None:
                 connection.transport.close()
-
-
-class Clock(Protocol):
-    """Monotonic seconds."""
-
-    def __call__(self) -> float:
-        """Now."""
-        ...

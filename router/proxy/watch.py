@@ -21,7 +21,7 @@ SEVERAL = 3
 TRY_AGAIN_S = 5.0
 
 
-class Watch:
+class StallWatch:
     """One worker's.
 
     Args:

@@ -16,7 +16,7 @@ from router import compiled
 from router.compiling import NICENESS, have_compiled
 from router.settings import RouterSettings
 
-USES = "from router import compiled; print(compiled.activate()); import router.proxy.relay as module; print(module.__file__)"
+USES = "from router import compiled; print(compiled.activate()); import router.proxy.response_writer as module; print(module.__file__)"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_a_stale_build_is_never_used(copy: Path) -> None:
     before = source.read_text()
     source.write_text(before + "\n")
     try:
-        assert uses(copy) == ["False", str(copy / "router" / "proxy" / "relay.py")]
+        assert uses(copy) == ["False", str(copy / "router" / "proxy" / "response_writer.py")]
     finally:
         source.write_text(before)
 

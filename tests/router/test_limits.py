@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from router.proxy.head import parse_response
 from router.proxy.paths import EndMark
-from router.proxy.relay import Relay
+from router.proxy.response_writer import ResponseWriter
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, event, plain, read_reply, request
 
@@ -88,10 +88,10 @@ async def test_json_beyond_what_may_be_held_is_streamed(planes: MakePlane) -> No
 def test_json_without_framing_beyond_what_may_be_held_is_kept_nowhere() -> None:
     sent: list[bytes] = []
     sink = SimpleNamespace(write=sent.append)
-    relay = Relay(sink, http10=False, keep_alive=True, end_mark=EndMark.NONE, held_limit_bytes=1000)
-    relay.start(parse_response(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"), b"", end_marked=None)
+    writer = ResponseWriter(sink, http10=False, keep_alive=True, end_mark=EndMark.NONE, held_limit_bytes=1000)
+    writer.start(parse_response(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"), b"", end_marked=None)
     for _ in range(100):
-        relay.body(b"x" * 500, framed=False)
+        writer.body(b"x" * 500, framed=False)
     assert sum(map(len, sent)) > 50_000
-    assert relay._unproven is None
-    assert relay.judged(200) == 200
+    assert writer._unproven is None
+    assert writer.judged(200) == 200

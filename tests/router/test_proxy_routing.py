@@ -13,7 +13,7 @@ from router.policy.models import ModelRule, ModelRules
 from router.settings import RouterSettings
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, event, plain
-from tests.router.test_proxy_gate import until
+from tests.router.test_proxy_checks import until
 
 LONG = "lorem ipsum " * 400
 

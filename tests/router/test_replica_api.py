@@ -18,7 +18,7 @@ from router.control.app import Overview, make_app
 from router.control.replica_api import ReplicaApi
 from router.keys import Key
 from router.master import make_replica_api
-from router.proxy import gate
+from router.proxy import checks
 from router.proxy.head import parse_request
 from router.settings import RouterSettings
 from tests.ports import free_port
@@ -167,9 +167,9 @@ async def test_with_api_keys_the_replica_api_is_for_administrators(
     engine.set_keys((Key(name="k", sha256=hashlib.sha256(b"secret").hexdigest(), admin=admin),))
     head = parse_request(b"GET %b HTTP/1.1\r\nhost: r\r\nauthorization: Bearer secret\r\n\r\n" % path)
     if refused:
-        with pytest.raises(gate.Refused, match="administrator"):
-            gate.key_of(engine, head)
+        with pytest.raises(checks.Rejected, match="administrator"):
+            checks.key_of(engine, head)
     else:
-        key = gate.key_of(engine, head)
+        key = checks.key_of(engine, head)
         assert key is not None
         assert key.admin is admin

@@ -16,7 +16,7 @@ from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, event, plain
 from tests.router.test_faults import mock, static_file
 from tests.router.test_process import Node, node
-from tests.router.test_proxy_gate import until
+from tests.router.test_proxy_checks import until
 
 __all__ = ["node"]
 CHAT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from router.proxy.stream_end import Choices, finished, own_error
+from router.proxy.stream_end import ChoiceTracker, finished, own_error
 
 
 def data(**event: object) -> bytes:
@@ -67,19 +67,19 @@ def test_several_choices_are_finished_once_each_of_them_is_W44() -> None:
         for index, reason in ((0, None), (1, None), (0, "stop"), (1, None), (1, "length"))
     )
     for step in (1, 7, len(stream)):
-        choices = Choices(2)
+        choices = ChoiceTracker(2)
         assert not choices.finished
         for start in range(0, len(stream), step):
             choices.feed(stream[start : start + step])
         assert choices.finished
     for begun in (data(choices=[choice(0, "stop")]) + data(choices=[choice(1)]), data(choices=[choice(0, "stop")])):
-        choices = Choices(2)
+        choices = ChoiceTracker(2)
         choices.feed(begun)
         assert not choices.finished
 
 
 def test_choices_that_nobody_asked_for_are_not_followed_W44() -> None:
-    choices = Choices(2)
+    choices = ChoiceTracker(2)
     choices.feed(b"".join(data(choices=[choice(index, "stop")]) for index in (*range(2, 1000), -1)))
     assert not choices.finished
     choices.feed(data(choices=[choice(0, "stop"), choice(1, "stop"), choice(7)]))

@@ -31,7 +31,7 @@ _REFUSALS = {
 }
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """The request is answered by the router itself."""
 
     def __init__(self, status: int, code: str, message: str, *headers: tuple[bytes, bytes]) -> None:
@@ -41,7 +41,7 @@ class Refused(Exception):
         self.headers: Headers = headers
 
 
-def refuse(why: Refusal) -> Refused:
+def refuse(why: Refusal) -> Rejected:
     """The answer to a request that its key does not cover."""
     status, message = _REFUSALS[why]
     headers: Headers = ()
@@ -49,14 +49,14 @@ def refuse(why: Refusal) -> Refused:
         headers = ((b"www-authenticate", b"Bearer"),)
     elif why is Refusal.RATE:
         headers = ((b"retry-after", b"1"),)
-    return Refused(status, why.value, message, *headers)
+    return Rejected(status, why.value, message, *headers)
 
 
 def key_of(engine: "Engine", head: RequestHead) -> Key | None:
     """The key that a request shows; None for a path open to anybody. Only for a router that has keys.
 
     Raises:
-        Refused: It shows none of ours, or one that may not do this.
+        Rejected: It shows none of ours, or one that may not do this.
     """
     if head.path in OPEN_PATHS:
         return None
@@ -72,11 +72,11 @@ def check_path(engine: "Engine", head: RequestHead, operation: Operation | None)
     """True for the control plane's paths, False for a replica's.
 
     Raises:
-        Refused: The router serves no such path, or not by this method.
+        Rejected: The router serves no such path, or not by this method.
     """
     if operation is not None:
         if head.method != b"POST":
-            raise Refused(405, "method_not_allowed", "this path takes POST", (b"allow", b"POST"))
+            raise Rejected(405, "method_not_allowed", "this path takes POST", (b"allow", b"POST"))
         return False
     if is_control(head.path) and head.path.removeprefix(b"/api") not in PROXIED:
         return True
@@ -84,7 +84,7 @@ def check_path(engine: "Engine", head: RequestHead, operation: Operation | None)
     if not limits.any_path and head.path not in limits.extra_paths:
         meant = nearest(head.path)
         hint = f"; the nearest is {meant}" if meant is not None else ""
-        raise Refused(404, "unknown_path", f"the router serves no such path{hint}")
+        raise Rejected(404, "unknown_path", f"the router serves no such path{hint}")
     return False
 
 
@@ -92,7 +92,7 @@ def facts_of(engine: "Engine", head: RequestHead, body: bytes, operation: Operat
     """What routing needs to know of the request.
 
     Raises:
-        Refused: The body cannot be read.
+        Rejected: The body cannot be read.
     """
     forwarded = forwarded_affinity(head.forwarded_for, head.user_agent) if head.forwarded_for else None
     try:
@@ -102,7 +102,7 @@ def facts_of(engine: "Engine", head: RequestHead, body: bytes, operation: Operat
     except BadBody as error:
         if operation is None:
             return Facts(affinity=forwarded)  # a path that we know nothing of: its body is the replica's to judge
-        raise Refused(400, "invalid_body", str(error)) from error
+        raise Rejected(400, "invalid_body", str(error)) from error
 
 
 def _read(engine: "Engine", head: RequestHead, body: bytes, forwarded: str | None) -> Facts:
@@ -158,7 +158,7 @@ def wanted_of(engine: "Engine", head: RequestHead) -> Wanted:
     """What policies need of the request beside its model.
 
     Raises:
-        Refused: It asks for a policy that does not exist.
+        Rejected: It asks for a policy that does not exist.
     """
     if not engine.reads_headers:
         return engine.wanted
@@ -167,7 +167,7 @@ def wanted_of(engine: "Engine", head: RequestHead) -> Wanted:
         if name == _POLICY and engine.limits.allow_policy_header:
             policy = value.decode("latin-1")
             if policy not in POLICIES:
-                raise Refused(400, "unknown_policy", f"X-Routing-Policy must be one of {', '.join(POLICIES)}")
+                raise Rejected(400, "unknown_policy", f"X-Routing-Policy must be one of {', '.join(POLICIES)}")
         elif name == engine.limits.session_header:
             session = value.decode("latin-1")
     return engine.wanted._replace(policy=policy, session=session)

@@ -21,7 +21,7 @@ from router.proxy.quoted import Quoted
 
 OK = 200
 CUT_OFF = 0
-"""What `Relay.judged` says of an answer that is not whole."""
+"""What `ResponseWriter.judged` says of an answer that is not whole."""
 KEEPALIVE = b": keep-alive\n"
 """A comment of the event stream, without the blank line that would end an event: OpenAI's client for Go (3.42 and before)
 takes that line for the end of an event without data, and fails on it."""
@@ -46,7 +46,7 @@ class Sink(Protocol):
         """Queue bytes."""
 
 
-class Relay:
+class ResponseWriter:
     """One response on its way to one client.
 
     Args:
@@ -85,7 +85,7 @@ class Relay:
     """The last read was whole chunks."""
     _before = b""
     _tail = b""
-    _choices: stream_end.Choices | None = None
+    _choices: stream_end.ChoiceTracker | None = None
     _quoted: Quoted | None = None
     _unproven: list[bytes] | None = None
 
@@ -187,7 +187,7 @@ class Relay:
         self._end_mark = self._path_mark if marked else EndMark.NONE
         self._strict = end_marked is True
         several = self._expected > 1 and self._end_mark is EndMark.DONE
-        self._choices = stream_end.Choices(self._expected) if several else None
+        self._choices = stream_end.ChoiceTracker(self._expected) if several else None
         self._tail_only = self._watched and self._choices is None and self._end_mark in _TAIL_TELLS
 
     def body(self, data: bytes, *, framed: bool) -> None:
