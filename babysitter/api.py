@@ -4,21 +4,19 @@ The contract's calls and the metrics are open wherever the babysitter listens; t
 one (docs/adr/0002).
 """
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 
 from aiohttp import web
 
 from babysitter import events as ev
 from babysitter import metrics as scrapes
 from babysitter import view as pictures
+from babysitter.log_answer import send_log
 from babysitter.machine import ReplicaState
-from babysitter.server_log import last_lines
 from babysitter.supervisor import Supervisor
 from common.clock import now_iso
 from common.http.access import bearer_matches
@@ -26,9 +24,6 @@ from common.http.answers import json_answer
 from common.http.errors import ApiError, json_errors, read_json_object
 
 OPEN = frozenset({"/health", "/models", "/v1/models", "/info", "/metrics"})
-LAST_BYTES = 64 << 10
-MOST_BYTES = 8 << 20
-FOLLOW_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,49 +140,9 @@ async def logs(request: web.Request) -> web.StreamResponse:
     name = request.query.get("stream", "stdout")
     if name not in streams:
         raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "stream: must be stdout or stderr")
-    wanted = request.query.get("tail", "100")
-    if not (wanted.isascii() and wanted.isdigit() and len(wanted) < len("10000000")):
-        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "tail: must be a number of lines")
-    path, count = streams[name], int(wanted)
-    limit = LAST_BYTES if count <= LAST_BYTES // 80 else MOST_BYTES
-    offset = _size(path)
-    lines = await asyncio.to_thread(last_lines, path, count, limit)
-    first = "".join(f"{line}\n" for line in lines).encode()
-    if request.query.get("follow", "0").lower() not in ("1", "true", "yes"):
-        return web.Response(body=first, content_type="text/plain", charset="utf-8")
-    response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
-    await response.prepare(request)
-    await response.write(first)
-    while request.transport is not None and not request.transport.is_closing():
+
+    def look() -> None:
         with contextlib.suppress(OSError):
-            await asyncio.to_thread(files.look)
-        offset = await _send_new(path, offset, response)
-    return response
+            files.look()
 
-
-async def _send_new(path: Path, offset: int, response: web.StreamResponse) -> int:
-    """Send what `path` has after `offset`, or wait a little; a file that was cut is followed from its new beginning."""
-    size = _size(path)
-    offset = 0 if size < offset else offset
-    if size == offset:
-        await asyncio.sleep(FOLLOW_S)
-        return offset
-    raw = await asyncio.to_thread(_read, path, offset)
-    await response.write(raw)
-    return offset + len(raw)
-
-
-def _read(path: Path, offset: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(LAST_BYTES)
-    except OSError:
-        return b""
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+    return await send_log(request, streams[name], look)

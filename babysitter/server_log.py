@@ -16,6 +16,7 @@ from typing import Any
 
 from babysitter.held_file import HeldFile
 from babysitter.last_words import last_words
+from common.log_tail import tail
 
 SEARCHED_BYTES = 256 << 10
 """How far before the end of the output the cause of an end is looked for."""
@@ -128,30 +129,6 @@ def rotate(path: Path, *, limit_bytes: int, keep: int) -> bool:
     finally:
         os.truncate(path, 0)
     return True
-
-
-def tail(path: Path, limit_bytes: int, *, since: int = 0) -> str:
-    """The last `limit_bytes` of a file after offset `since`, from a line's beginning; "" when it is missing."""
-    try:
-        with path.open("rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            first = max(since if since <= end else 0, end - limit_bytes)
-            file.seek(first)
-            raw = file.read(limit_bytes)
-    except OSError:
-        return ""
-    if first > since and b"\n" in raw:
-        raw = raw.partition(b"\n")[2]
-    return raw.decode("utf-8", "replace").rstrip()
-
-
-def last_lines(path: Path, count: int, limit_bytes: int) -> list[str]:
-    """The last `count` lines of a log, those that a rotation has just put into `path.1` included (W32)."""
-    found: list[str] = []
-    for part in (path, path.with_name(f"{path.name}.1")):
-        if len(found) < count and (text := tail(part, limit_bytes)):
-            found = text.split("\n")[len(found) - count :] + found
-    return found
 
 
 def _size(path: Path) -> int:

@@ -15,10 +15,11 @@ from babysitter.machine import PROBED, ReplicaState
 from babysitter.port_finder import port_in_file, port_in_log
 from babysitter.probe import NotListening, NotReady, ServerProbe, stranger_on_port
 from babysitter.run_meta_tail import Mark, mark_of
-from babysitter.server_log import ServerLog, tail
+from babysitter.server_log import ServerLog
 from babysitter.spec import Spec
 from babysitter.view import url
 from common.atomic_file import read_bounded
+from common.log_tail import tail
 
 PORT_FILE_LIMIT_BYTES = 4096
 READY_LINE_WITHIN_BYTES = 256 << 10

@@ -12,8 +12,8 @@ import structlog
 from babysitter import identity
 from babysitter.attempt import ServerAttempt, readable
 from babysitter.identity import Identity
-from babysitter.server_log import tail
 from common.atomic_file import read_bounded
+from common.log_tail import tail
 
 log = structlog.get_logger(__name__)
 LIMIT_BYTES = 1 << 20

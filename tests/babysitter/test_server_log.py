@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from babysitter.server_log import ServerLog, rotate, tail
+from babysitter.server_log import ServerLog, rotate
+from common.log_tail import tail
 
 
 def test_rotation_keeps_the_writer_and_the_number_of_files_A18(tmp_path: Path) -> None:
