@@ -14,39 +14,40 @@ from aiohttp import web
 
 from common.clock import Clock, SystemClock
 from common.discovery.limits import BODY_LIMIT_BYTES
+from common.exits import ConfigurationError
 from common.http.access import is_loopback
 from common.http.serve import Address, explain_bind, start, until_stopped
 from common.http.tls import client_context, read_ca
 from common.names import bind_address
 from common.reload import Reloader, hangup_event
-from common.service import ConfigurationError
 from common.tasks import TaskScope
-from registry import api
-from registry.api import REGISTRY, Crowd, Registry
-from registry.catalogue import Catalogue
-from registry.failing import Failing
-from registry.fleet import Fleet
-from registry.metrics import Metrics
-from registry.model import Sweep
-from registry.policy import address_policy
-from registry.prober import GuardedResolver, Prober, agent_session, https_session
-from registry.relay import Relay
-from registry.reload import Apply, agent_token_of, files_of, guard_of
-from registry.render import Renderer
-from registry.routers import Routers
-from registry.routes import add_routes
+from registry.access import address_policy, agent_token_of, files_of, guard_of
+from registry.core.catalogue import Catalogue
+from registry.core.model import Sweep
+from registry.core.store import Store, StoreError
+from registry.core.writer import Writer
+from registry.fleet.agents import AgentClient
+from registry.fleet.created import NewReplicas
+from registry.fleet.doubts import Doubts
+from registry.fleet.routers import Routers
+from registry.http.context import REGISTRY, ConnectionLimit, Registry
+from registry.http.middleware import errors
+from registry.http.routes import add_routes
+from registry.outbound.relay import PageRelay
+from registry.outbound.sessions import GuardedResolver, agent_session, https_session
+from registry.probes.prober import HealthProber
+from registry.reload import put_in_force
 from registry.settings import RegistrySettings
-from registry.store import Store, StoreError
 from registry.store.choose import make_store
-from registry.watch import WatchHub
-from registry.writer import Writer
+from registry.views.metrics import Metrics
+from registry.views.render import Renderer
+from registry.views.watch import WatchHub
 
 log = structlog.get_logger(__name__)
 SWEEP_S = 1.0
 GC_THRESHOLDS = (20_000, 20, 50)
 """Ten thousand records are half a million objects without a cycle among them; walking them all costs 0.1 s."""
 SCOPE = web.AppKey("scope", TaskScope)
-APPLY = web.AppKey("apply", Apply)
 
 
 def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = None) -> web.Application:
@@ -56,13 +57,13 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
     guard = guard_of(settings)
     agent_token = agent_token_of(settings)
     tls = client_context(read_ca(settings.replica_ca_file), verify=settings.replica_tls_verify)
-    app = web.Application(middlewares=[api.errors], client_max_size=BODY_LIMIT_BYTES)
+    app = web.Application(middlewares=[errors], client_max_size=BODY_LIMIT_BYTES)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         resolver = GuardedResolver(policy)
         async with (
             https_session(resolver, tls) as session,
-            aclosing(Relay(resolver)) as relay,
+            aclosing(PageRelay(resolver)) as relay,
             agent_session(resolver) as agents,
             TaskScope("registry") as scope,
         ):
@@ -73,7 +74,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                 renderer = Renderer(catalogue, clock)
                 hub = WatchHub(catalogue, renderer, limit=settings.max_watchers)
                 writer = Writer(catalogue, store, clock)
-                prober = Prober(
+                prober = HealthProber(
                     writer,
                     session,
                     resolver,
@@ -83,7 +84,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     concurrency=settings.probe_concurrency,
                 )
                 prober.begin(loaded.instances)
-                routers, failing = Routers(policy, clock), Failing(clock)
+                routers = Routers(clock)
                 metrics = Metrics(catalogue, writer, hub, routers)
                 writer.listeners += [hub.publish, prober.notice, metrics.notice]
                 app[REGISTRY] = Registry(
@@ -95,16 +96,17 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     metrics=metrics,
                     guard=guard,
                     addresses=policy,
-                    crowd=Crowd(settings.max_connections),
+                    connections=ConnectionLimit(settings.max_connections),
                     relay=relay,
                     routers=routers,
-                    failing=failing,
+                    doubts=Doubts(clock),
                     on_loopback=is_loopback(settings.host),
-                    fleet=Fleet(agents, agent_token, clock.monotonic),
+                    agents=AgentClient(agents, agent_token),
+                    created=NewReplicas(clock),
+                    resolver=resolver,
                     started_at=clock.monotonic(),
                 )
                 app[SCOPE] = scope
-                app[APPLY] = Apply(app[REGISTRY], resolver)
                 _spawn_services(scope, writer, prober, follows=store.shared, sweep_s=settings.cleanup_interval)
                 log.info("registry.loaded", services=len(catalogue), epoch=catalogue.epoch)
                 yield
@@ -121,7 +123,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
     return app
 
 
-def _spawn_services(scope: TaskScope, writer: Writer, prober: Prober, *, follows: bool, sweep_s: float) -> None:
+def _spawn_services(scope: TaskScope, writer: Writer, prober: HealthProber, *, follows: bool, sweep_s: float) -> None:
     """Start what runs beside requests; `follows` when other registries write to the same store."""
     scope.spawn("writer", writer.run(), service=True)
     if follows:
@@ -146,11 +148,11 @@ async def sweep(writer: Writer, interval_s: float) -> None:
             log.warning("registry.self_preservation", on=preserving, services=len(writer.catalogue))
 
 
-async def count_connections(crowd: Crowd, runner: web.AppRunner) -> None:
+async def count_connections(limit: ConnectionLimit, runner: web.AppRunner) -> None:
     """Keep the count of open connections fresh."""
     while True:
         await asyncio.sleep(SWEEP_S)
-        crowd.connections = len(runner.server.connections) if runner.server else 0
+        limit.count = len(runner.server.connections) if runner.server else 0
 
 
 def raise_file_limit() -> None:
@@ -191,7 +193,7 @@ async def serve(settings: RegistrySettings, *, config: Path | None, reread: Call
     reloader = Reloader(
         settings,
         reread,
-        lambda changed: app[APPLY](changed),  # noqa: PLW0108 - it is there once the application has started
+        lambda changed: put_in_force(app[REGISTRY], changed),  # it is there once the application has started
         files=lambda now: (config, *files_of(now)),
         hangup=hangup_event(),
     )
@@ -204,7 +206,7 @@ async def serve(settings: RegistrySettings, *, config: Path | None, reread: Call
         )
     except StoreError as error:
         raise ConfigurationError(str(error)) from error
-    app[SCOPE].spawn("crowd", count_connections(app[REGISTRY].crowd, runner), service=True)
+    app[SCOPE].spawn("connections", count_connections(app[REGISTRY].connections, runner), service=True)
     app[SCOPE].spawn("reload", reloader.run(), service=True)
     gc.collect()
     gc.freeze()

@@ -33,9 +33,9 @@ from babysitter.view import View  # noqa: E402 - as above
 from common.exits import Exit  # noqa: E402 - as above
 from common.settings import Option, options  # noqa: E402 - as above
 from ctl.codes import MEANINGS  # noqa: E402 - as above
-from registry.metrics import Metrics  # noqa: E402 - as above
-from registry.routes import ROUTES  # noqa: E402 - as above
+from registry.http.routes import ROUTES  # noqa: E402 - as above
 from registry.settings import RegistrySettings  # noqa: E402 - as above
+from registry.views.metrics import Metrics  # noqa: E402 - as above
 from router.board import Board, Shape  # noqa: E402 - as above
 from router.control import app as router_api  # noqa: E402 - as above
 from router.control.metrics import RouterCollector  # noqa: E402 - as above

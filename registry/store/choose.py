@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from common.exits import ConfigurationError
 from common.names import is_host
-from common.service import ConfigurationError
-from registry.store import Store
+from registry.core.store import Store
 from registry.store.etcd import EtcdStore
 from registry.store.memory import MemoryStore
 from registry.store.sqlite import SqliteStore

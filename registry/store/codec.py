@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from registry.model import Instance, Registration
-from registry.report import make_report
+from registry.core.model import Instance, Registration
+from registry.core.report import make_report
 
 _NONE = msgspec.Raw(b"null")
 

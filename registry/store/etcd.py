@@ -16,13 +16,13 @@ from typing import Any
 import msgspec
 import structlog
 
+from common.exits import ConfigurationError
 from common.http.client import make_session
-from common.service import ConfigurationError
 from common.tasks import TaskScope
-from registry.expiry import ttl_s
-from registry.model import Change, Instance, Put, Removed
-from registry.ownership import TOMBSTONE_S
-from registry.store import (
+from registry.core.expiry import ttl_s
+from registry.core.model import Change, Instance, Removed, Upsert
+from registry.core.ownership import TOMBSTONE_S
+from registry.core.store import (
     Away,
     Back,
     Event,
@@ -109,7 +109,7 @@ class EtcdStore:
     async def write(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Write one change (or several, each by itself: only a sweep has several, and etcd already dropped those)."""
         self._activity += 1
-        return [await (self._put(it) if isinstance(it, Put) else self._delete(it)) for it in changes]
+        return [await (self._put(it) if isinstance(it, Upsert) else self._delete(it)) for it in changes]
 
     async def renew(self, name: str) -> None:
         """Keep the lease of `name` alive, together with all others that ask at the same time."""
@@ -268,7 +268,7 @@ class EtcdStore:
 
     # Writing.
 
-    async def _put(self, put: Put) -> Put:
+    async def _put(self, put: Upsert) -> Upsert:
         name = put.name
         for _ in range(TRIES):
             known = self._known.get(name)
@@ -369,7 +369,7 @@ def _unchanged(name: str, known: Known | None) -> dict[str, Any]:
     return {**key, "target": "MOD", "mod_revision": known.revision}
 
 
-def _unburied(name: str, put: Put, known: Known | None, granted_at: int) -> list[dict[str, Any]]:
+def _unburied(name: str, put: Upsert, known: Known | None, granted_at: int) -> list[dict[str, Any]]:
     """The comparison that keeps a forgotten record from coming back.
 
     Nobody may write again what was deregistered elsewhere; a client that registers may, unless the deregistration came

@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 
 from common.http.client import read_bounded
-from registry.store import StoreFull, StoreUnavailable
+from registry.core.store import StoreFull, StoreUnavailable
 
 CALL_TIMEOUT_S = 2.0
 """Of one call, all members together; less than our clients wait for us (docs/faults.md C10)."""

@@ -6,7 +6,7 @@ keepalive then costs etcd a tenth of what one alone does.
 
 import asyncio
 
-from registry.store import StoreError, StoreUnavailable
+from registry.core.store import StoreError, StoreUnavailable
 from registry.store.gateway import Gateway
 
 MOST_AT_ONCE = 500

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from registry.model import Change, Instance, Put
-from registry.store import Loaded, LocalStore
+from registry.core.model import Change, Instance, Upsert
+from registry.core.store import Loaded
+from registry.store.local import LocalStore
 
 
 class MemoryStore(LocalStore):
@@ -20,7 +21,7 @@ class MemoryStore(LocalStore):
     async def write(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Remember `changes`."""
         for change in changes:
-            if isinstance(change, Put):
+            if isinstance(change, Upsert):
                 self._instances[change.name] = change.instance
             else:
                 self._instances.pop(change.name, None)

@@ -17,10 +17,11 @@ import msgspec
 import structlog
 
 from common import lock_file
-from common.service import ConfigurationError
-from registry.model import Change, Instance, Put
-from registry.store import Loaded, LocalStore, StoreFull, StoreUnavailable
+from common.exits import ConfigurationError
+from registry.core.model import Change, Instance, Upsert
+from registry.core.store import Loaded, StoreFull, StoreUnavailable
 from registry.store.codec import decode, encode
+from registry.store.local import LocalStore
 
 log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
@@ -51,7 +52,7 @@ class SqliteStore(LocalStore):
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Write `changes` in one transaction."""
-        rows = [(change, encode(change.instance) if isinstance(change, Put) else None) for change in changes]
+        rows = [(change, encode(change.instance) if isinstance(change, Upsert) else None) for change in changes]
         try:
             await self._in_thread(lambda: self._write(rows))
         except sqlite3.OperationalError as error:

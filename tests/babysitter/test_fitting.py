@@ -10,7 +10,7 @@ from babysitter import fitting
 from babysitter import view as pictures
 from babysitter.events import LOG_TAIL_LIMIT_BYTES
 from common.discovery.limits import BODY_LIMIT_BYTES
-from registry.schema import RegisterBody, parse
+from registry.http.bodies import RegisterBody, parse
 from tests.babysitter.test_view import READY
 
 ADAPTERS = tuple(

@@ -8,10 +8,10 @@ import pytest
 from aiohttp.test_utils import TestClient
 from aiohttp.web import Application, Request
 
-from registry.api import REGISTRY, Registry
 from registry.app import make_app
+from registry.core.store import Store
+from registry.http.context import REGISTRY, Registry
 from registry.settings import RegistrySettings
-from registry.store import Store
 from registry.store.memory import MemoryStore
 from tests.ports import free_port
 from tests.registry.etcd import Etcd, require_etcd

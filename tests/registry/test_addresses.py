@@ -1,6 +1,6 @@
 import pytest
 
-from registry.addresses import LOOPBACK, PRIVATE, AddressPolicy, AddressRefused, networks
+from registry.outbound.addresses import LOOPBACK, PRIVATE, AddressPolicy, AddressRefused, networks
 
 POLICY = AddressPolicy(networks(PRIVATE + LOOPBACK), own=("127.0.0.1", 18000))
 

@@ -11,8 +11,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from common.discovery.limits import BODY_LIMIT_BYTES
-from registry.model import Change, Sweep
-from registry.store import StoreFull, StoreUnavailable
+from registry.core.model import Change, Sweep
+from registry.core.store import StoreFull, StoreUnavailable
 from registry.store.memory import MemoryStore
 from tests.registry.conftest import Client, FakeClock, StartClient, body, ours, parts
 

@@ -3,27 +3,27 @@ from typing import Any
 
 import pytest
 
-from registry.catalogue import Catalogue, Revised
-from registry.model import (
+from registry.core.catalogue import Catalogue, Revised
+from registry.core.model import (
     Command,
     Conflict,
     Deregister,
-    Drain,
     Full,
     Health,
     Instance,
-    Put,
     Register,
     Registration,
     Removed,
     Renew,
+    SetDraining,
     SetHealth,
     Sweep,
     Unknown,
     Update,
+    Upsert,
 )
-from registry.ownership import Claim
-from registry.report import make_report
+from registry.core.ownership import Claim
+from registry.core.report import make_report
 
 
 def said(name: str = "svc", instance_id: str | None = "a", incarnation: int = 1, **more: Any) -> Registration:
@@ -65,7 +65,7 @@ def driver() -> Driver:
 
 def test_register_new_name_puts_it_with_the_first_revision_and_generation(driver: Driver) -> None:
     (revised,) = driver.do(Register(said()))
-    assert revised == Revised(1, Put(Instance(said(), generation=1), durable=True, claims=True))
+    assert revised == Revised(1, Upsert(Instance(said(), generation=1), durable=True, claims=True))
 
 
 def test_decide_touches_nothing(driver: Driver) -> None:
@@ -177,10 +177,10 @@ def test_renew_with_load_figures_is_shown_and_not_durable(driver: Driver) -> Non
     driver.do(Register(said()))
     driver.do(Renew("svc", report=make_report({"replica_id": "r", "running": 1})))
     (revised,) = driver.do(Renew("svc", report=make_report({"replica_id": "r", "running": 2})))
-    assert isinstance(revised.change, Put)
+    assert isinstance(revised.change, Upsert)
     assert not revised.change.durable
     (revised,) = driver.do(Renew("svc", report=make_report({"replica_id": "r", "running": 2, "models": ["m"]})))
-    assert isinstance(revised.change, Put)
+    assert isinstance(revised.change, Upsert)
     assert revised.change.durable
 
 
@@ -226,20 +226,20 @@ def test_deregister_for_another_instance_is_refused(driver: Driver) -> None:
 
 def test_drain_survives_heartbeats_and_restarts_until_undrain_D28(driver: Driver) -> None:
     driver.do(Register(said()))
-    driver.do(Drain("svc", on=True))
+    driver.do(SetDraining("svc", on=True))
     assert driver.held().status == "draining"
     driver.do(Renew("svc", status="running"))
     driver.do(Register(said(incarnation=2)))
     assert driver.held().is_draining
     assert not driver.held().is_healthy
-    driver.do(Drain("svc", on=False))
+    driver.do(SetDraining("svc", on=False))
     assert driver.held().status == "running"
-    assert driver.do(Drain("svc", on=False)) == ()
+    assert driver.do(SetDraining("svc", on=False)) == ()
 
 
 def test_drain_ends_with_its_owner_D28(driver: Driver) -> None:
     driver.do(Register(said(instance_id="a")))
-    driver.do(Drain("svc", on=True))
+    driver.do(SetDraining("svc", on=True))
     driver.do(Sweep(), after=16)
     driver.do(Register(said(instance_id="b")))
     assert not driver.held().is_draining
@@ -248,7 +248,7 @@ def test_drain_ends_with_its_owner_D28(driver: Driver) -> None:
 def test_update_merges_metadata_renews_and_is_durable(driver: Driver) -> None:
     driver.do(Register(said(metadata={"a": 1, "b": 1})))
     (revised,) = driver.do(Update("svc", {"port": 7, "metadata": {"b": 2}}), after=14)
-    assert isinstance(revised.change, Put)
+    assert isinstance(revised.change, Upsert)
     assert revised.change.durable
     assert driver.held().registration.port == 7
     assert driver.held().registration.metadata == {"a": 1, "b": 2}

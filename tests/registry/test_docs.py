@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from common.settings import needing_restart
-from registry.expiry import LEGACY_TTL_S, ExpiryRules
-from registry.probing import FALL, RISE
+from registry.core.expiry import LEGACY_TTL_S, ExpiryRules
+from registry.probes.schedule import FALL, RISE
 from registry.settings import RegistrySettings
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "registry.md").read_text()

@@ -11,13 +11,24 @@ import pytest
 
 from common.clock import SystemClock
 from common.tasks import TaskScope
-from registry.catalogue import Catalogue
-from registry.model import Conflict, Deregister, Drain, Instance, Put, Register, Registration, Renew, Sweep, Unknown
-from registry.store import Back, StoreConflict, StoreFull, StoreUnavailable, Vanished, Written
+from registry.core.catalogue import Catalogue
+from registry.core.model import (
+    Conflict,
+    Deregister,
+    Instance,
+    Register,
+    Registration,
+    Renew,
+    SetDraining,
+    Sweep,
+    Unknown,
+    Upsert,
+)
+from registry.core.store import Back, StoreConflict, StoreFull, StoreUnavailable, Vanished, Written
+from registry.core.writer import Writer
 from registry.store import etcd as etcd_store
 from registry.store.codec import encode
 from registry.store.etcd import SERVICES, EtcdStore
-from registry.writer import Writer
 from tests.ports import free_port
 from tests.registry.conftest import until
 from tests.registry.etcd import Etcd, require_etcd
@@ -90,7 +101,7 @@ async def test_what_one_registry_is_told_the_other_shows(pair: tuple[Peer, Peer]
     one, other = pair
     registered = await one.register(ttl_s=30.0)
     await until(lambda: other.held() == registered)
-    await other.writer.submit(Drain("svc", on=True))
+    await other.writer.submit(SetDraining("svc", on=True))
     await until(lambda: (it := one.held()) is not None and it.is_draining)
     await beat(other, status="stopping")
     await until(lambda: (it := one.held()) is not None and it.registration.status == "stopping")
@@ -261,9 +272,9 @@ async def test_deregistered_record_is_not_written_again_by_one_that_was_cut_off(
         await other.writer.submit(Deregister("svc"))
         one.store._known.pop("svc", None)
         with pytest.raises(StoreConflict) as caught:
-            await one.store.write([Put(registered, durable=True)])
+            await one.store.write([Upsert(registered, durable=True)])
         assert caught.value.current is None
-        await one.store.write([Put(registered, durable=True, claims=True)])  # but its client may register
+        await one.store.write([Upsert(registered, durable=True, claims=True)])  # but its client may register
 
 
 async def test_lost_events_are_found_out_by_counting_C9(etcd: Etcd) -> None:

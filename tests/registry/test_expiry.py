@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from registry.catalogue import Catalogue
-from registry.expiry import ExpiryRules, sweep
-from registry.model import Instance, Put, Register, Registration, Removed, Renew, Sweep
+from registry.core.catalogue import Catalogue
+from registry.core.expiry import ExpiryRules, sweep
+from registry.core.model import Instance, Register, Registration, Removed, Renew, Sweep, Upsert
 
 
 def instance(name: str = "svc", ttl_s: float | None = None, **marks: Any) -> Instance:
@@ -30,7 +30,7 @@ def test_lease_of_some_age_is_judged_by_its_length(ttl_s: float | None, age: flo
     match swept.changes:
         case ():
             assert expected == "holds"
-        case (Put(found),):
+        case (Upsert(found),):
             assert expected == "stale"
             assert not found.is_healthy
         case (Removed(_, "expired"),):

@@ -18,7 +18,7 @@ import pytest
 from common.discovery.lease import Lease
 from common.discovery.registry_client import RegistryClient, RegistryUnavailable
 from common.http.client import make_session
-from registry.model import Instance, Put, Registration, Sweep
+from registry.core.model import Instance, Registration, Sweep, Upsert
 from registry.store.sqlite import SqliteStore
 from tests.ports import free_port
 from tests.registry.conftest import Client, FakeClock, StartClient, body, ours, parts, until
@@ -231,7 +231,7 @@ async def test_damaged_tail_of_the_journal_costs_the_tail_only_C12(tmp_path: Pat
     await store.open()
     for number in range(20):
         said = Registration(f"n{number:02}", "h", 1, "h", "http://h:1", "running", metadata={"padding": "x" * 3000})
-        await store.write([Put(Instance(said, generation=1), durable=True)])
+        await store.write([Upsert(Instance(said, generation=1), durable=True)])
     killed = tmp_path / "killed"
     shutil.copytree(live, killed)  # what a kill -9 leaves: the journal is not yet in the file
     await store.close()

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from common.exits import ConfigurationError
 from common.http.errors import ApiError
-from common.service import ConfigurationError
-from registry.guard import EVERYTHING, FAILURES_PER_S, Grant, Guard, Level, make_guard
+from registry.http.guard import EVERYTHING, FAILURES_PER_S, Grant, Guard, Level, make_guard
 from tests.registry.conftest import Client, StartClient, body
 
 READ, REGISTER, ADMIN = "r" * 32, "g" * 32, "a" * 32

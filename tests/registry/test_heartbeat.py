@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.http.errors import ApiError
-from registry import heartbeat
-from registry.heartbeat import _quickly
-from registry.model import Renew
-from registry.report import make_report, read_report
-from registry.schema import HeartbeatBody, parse
+from registry.core.model import Renew
+from registry.core.report import make_report, read_report
+from registry.http import heartbeat
+from registry.http.bodies import HeartbeatBody, parse
+from registry.http.heartbeat import _quickly
 from tests.registry.conftest import Client, body
 
 

@@ -6,24 +6,24 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from registry.catalogue import Catalogue
-from registry.expiry import LEGACY_TTL_S
-from registry.model import (
+from registry.core.catalogue import Catalogue
+from registry.core.expiry import LEGACY_TTL_S
+from registry.core.model import (
     Change,
     Command,
+    CommandRefused,
     Conflict,
     Deregister,
-    Drain,
     Instance,
-    Put,
-    Refused,
     Register,
     Registration,
     Removed,
     Renew,
+    SetDraining,
     Sweep,
     Unknown,
     Update,
+    Upsert,
 )
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -66,7 +66,7 @@ class CatalogueMachine(RuleBasedStateMachine):
         before = dict(self.watched)
         try:
             _, revised = self.catalogue.apply(command, self.now)
-        except Refused as error:
+        except CommandRefused as error:
             assert before == self.watched
             return error
         for item in revised:
@@ -77,7 +77,7 @@ class CatalogueMachine(RuleBasedStateMachine):
 
     def watch(self, change: Change) -> None:
         match change:
-            case Put(instance):
+            case Upsert(instance):
                 known = self.watched.get(instance.name)
                 assert known is None or instance.generation >= known.generation
                 self.watched[instance.name] = instance
@@ -153,7 +153,7 @@ class CatalogueMachine(RuleBasedStateMachine):
 
     @rule(name=NAMES, on=st.booleans())
     def drain(self, name: str, on: bool) -> None:  # noqa: FBT001 - hypothesis gives it
-        refused = self.do(Drain(name, on))
+        refused = self.do(SetDraining(name, on))
         held = self.model.get(name)
         assert (refused is None) == (held is not None)
         if held:

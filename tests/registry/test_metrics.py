@@ -33,10 +33,10 @@ async def test_metrics_show_records_answers_and_watchers(client: Client) -> None
 
 
 async def test_too_many_connections_are_503_and_closed_C14(client: Client) -> None:
-    parts(client).crowd.connections = parts(client).crowd.limit + 1
+    parts(client).connections.count = parts(client).connections.limit + 1
     async with client.get("/services") as answer:
         assert answer.status == 503
         assert answer.headers["Connection"] == "close"
-    parts(client).crowd.connections = 1
+    parts(client).connections.count = 1
     async with client.get("/services") as answer:
         assert answer.status == 200

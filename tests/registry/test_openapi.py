@@ -16,8 +16,8 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
-from registry.openapi import Route
-from registry.routes import ROUTES, STREAMS
+from registry.http.openapi import Route
+from registry.http.routes import ROUTES, STREAMS
 from tests.registry.conftest import ours
 from tests.registry.processes import running
 

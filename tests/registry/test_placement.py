@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from registry.model import Instance, Registration
-from registry.placement import Agent, NoAgent, agents, ranked
-from registry.replicas import replica_infos
-from registry.report import make_report
+from registry.core.model import Instance, Registration
+from registry.core.report import make_report
+from registry.fleet.placement import NoAgent, NodeAgent, agents, ranked
+from registry.fleet.replicas import replica_infos
 
 
 def record(node: str, *, kind: str = "node-agent", stale: bool = False, **report: Any) -> Instance:
@@ -25,7 +25,7 @@ def record(node: str, *, kind: str = "node-agent", stale: bool = False, **report
 
 def test_agents_are_the_records_of_their_kind() -> None:
     found = agents([record("b", replicas_live=2, capacity=9), record("a", stale=True), record("x", kind="mock")])
-    assert found == [Agent("a", "http://a:18100", away=True), Agent("b", "http://b:18100", 2, 9)]
+    assert found == [NodeAgent("a", "http://a:18100", away=True), NodeAgent("b", "http://b:18100", 2, 9)]
 
 
 @pytest.mark.parametrize("name", ["evil", "agent-b", "agent-", "svc-agent-a"])
@@ -41,17 +41,17 @@ def test_only_a_record_of_the_nodes_own_name_is_its_agent(name: str) -> None:
 @pytest.mark.parametrize(
     ("known", "node", "placed", "expected"),
     [
-        ([Agent("a", "u")], None, {}, ["a"]),
-        ([Agent("a", "u", 3), Agent("b", "u", 1), Agent("c", "u", 2)], None, {}, ["b", "c", "a"]),
-        ([Agent("a", "u", 1), Agent("b", "u", 1)], None, {}, ["a", "b"]),
-        ([Agent("a", "u", 1), Agent("b", "u", 1)], None, {"a": 1}, ["b", "a"]),
-        ([Agent("a", "u", 1, 1), Agent("b", "u", 5, 6)], None, {}, ["b"]),
-        ([Agent("a", "u", away=True), Agent("b", "u", 9)], None, {}, ["b"]),
-        ([Agent("a", "u", draining=True), Agent("b", "u", 9)], None, {}, ["b"]),
-        ([Agent("a", "u", 9, 9, away=True), Agent("b", "u")], "a", {}, ["a"]),
+        ([NodeAgent("a", "u")], None, {}, ["a"]),
+        ([NodeAgent("a", "u", 3), NodeAgent("b", "u", 1), NodeAgent("c", "u", 2)], None, {}, ["b", "c", "a"]),
+        ([NodeAgent("a", "u", 1), NodeAgent("b", "u", 1)], None, {}, ["a", "b"]),
+        ([NodeAgent("a", "u", 1), NodeAgent("b", "u", 1)], None, {"a": 1}, ["b", "a"]),
+        ([NodeAgent("a", "u", 1, 1), NodeAgent("b", "u", 5, 6)], None, {}, ["b"]),
+        ([NodeAgent("a", "u", away=True), NodeAgent("b", "u", 9)], None, {}, ["b"]),
+        ([NodeAgent("a", "u", draining=True), NodeAgent("b", "u", 9)], None, {}, ["b"]),
+        ([NodeAgent("a", "u", 9, 9, away=True), NodeAgent("b", "u")], "a", {}, ["a"]),
     ],
 )
-def test_ranked(known: list[Agent], node: str | None, placed: dict[str, int], expected: list[str]) -> None:
+def test_ranked(known: list[NodeAgent], node: str | None, placed: dict[str, int], expected: list[str]) -> None:
     assert [agent.node for agent in ranked(known, node=node, placed=placed)] == expected
 
 
@@ -59,13 +59,13 @@ def test_ranked(known: list[Agent], node: str | None, placed: dict[str, int], ex
     ("known", "node", "said"),
     [
         ([], None, "no node agent is registered"),
-        ([Agent("a", "u")], "b", "no agent of node 'b' is registered; there are: a"),
-        ([Agent("a", "u", away=True)], None, "no node agent is heard of"),
-        ([Agent("a", "u", 1, 1)], None, "every node is full"),
-        ([Agent("a", "u", 0, 1)], None, "every node is full"),
+        ([NodeAgent("a", "u")], "b", "no agent of node 'b' is registered; there are: a"),
+        ([NodeAgent("a", "u", away=True)], None, "no node agent is heard of"),
+        ([NodeAgent("a", "u", 1, 1)], None, "every node is full"),
+        ([NodeAgent("a", "u", 0, 1)], None, "every node is full"),
     ],
 )
-def test_nobody_to_ask_is_told_with_the_reason(known: list[Agent], node: str | None, said: str) -> None:
+def test_nobody_to_ask_is_told_with_the_reason(known: list[NodeAgent], node: str | None, said: str) -> None:
     with pytest.raises(NoAgent, match=said) as caught:
         ranked(known, node=node, placed={"a": 1})
     assert caught.value.unknown_node is (node is not None)

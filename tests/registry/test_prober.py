@@ -4,7 +4,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from registry.model import Instance, Put, Registration
+from registry.core.model import Instance, Registration, Upsert
 from registry.store.memory import MemoryStore
 from tests.registry.conftest import Client, StartClient, body, parts, until
 
@@ -51,7 +51,7 @@ async def until_health(client: Client, name: str, expected: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry.prober.TICK_S", 0.01)
+    monkeypatch.setattr("registry.probes.prober.TICK_S", 0.01)
 
 
 async def test_prober_tells_healthy_then_unhealthy(aiohttp_registry: Client, probed: Probed) -> None:
@@ -89,7 +89,7 @@ async def test_prober_bounds_its_concurrency(start_live: StartClient, probed: Pr
 async def test_restart_probes_nobody_out_of_turn(start_live: StartClient) -> None:
     store = MemoryStore()
     said = Registration("svc", "127.0.0.1", 9001, "h", "http://127.0.0.1:9001", "running")
-    await store.write([Put(Instance(said, generation=3), durable=True)])
+    await store.write([Upsert(Instance(said, generation=3), durable=True)])
     client = await start_live(store, health_interval=3600)
     planned = dict(parts(client).prober._schedule._due)
     for number in range(3):

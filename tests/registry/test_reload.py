@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from common.service import ConfigurationError
+from common.exits import ConfigurationError
 from common.settings import needing_restart
-from registry.app import APPLY
-from registry.reload import files_of
+from registry.access import files_of
+from registry.reload import put_in_force
 from registry.settings import RegistrySettings
 from tests.registry.conftest import Client, StartClient, body, parts
 from tests.registry.processes import running
@@ -33,7 +33,7 @@ def bearer(text: str) -> dict[str, str]:
 
 
 def apply(client: Client, **settings: Any) -> None:
-    client.app[APPLY](RegistrySettings(**settings))
+    put_in_force(parts(client), RegistrySettings(**settings))
 
 
 async def test_tokens_change_and_watchers_must_show_theirs_again(start_registry: StartClient, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ async def test_networks_ports_and_limits_change(start_registry: StartClient) -> 
     assert (await client.post("/services", json=body("b"))).status == 201
     apply(client, max_watchers=1, max_connections=7, health_interval=2, health_timeout=1, probe_concurrency=3)
     inside = parts(client)
-    assert (inside.hub.limit, inside.crowd.limit) == (1, 7)
+    assert (inside.hub.limit, inside.connections.limit) == (1, 7)
     assert (inside.prober._interval_s, inside.prober._timeout_s, inside.prober._concurrency) == (2, 1, 3)
 
 
@@ -99,7 +99,7 @@ def test_files_of_prefixed_tokens_are_watched() -> None:
 
 def test_every_setting_is_applied_or_needs_a_restart() -> None:
     text = (Path(__file__).resolve().parents[2] / "registry" / "reload.py").read_text()
-    text += (Path(__file__).resolve().parents[2] / "registry" / "policy.py").read_text()
+    text += (Path(__file__).resolve().parents[2] / "registry" / "access.py").read_text()
     reloaded = RegistrySettings.model_fields.keys() - needing_restart(RegistrySettings)
     assert [name for name in reloaded if f".{name}" not in text] == []
 

@@ -2,9 +2,9 @@ import pytest
 
 from common import __version__
 from common.discovery.replica import select
-from registry.model import Instance, Registration
-from registry.replicas import replica_infos
-from registry.report import make_report
+from registry.core.model import Instance, Registration
+from registry.core.report import make_report
+from registry.fleet.replicas import replica_infos
 from tests.registry.conftest import Client, ours
 
 INFO_FIELDS = (

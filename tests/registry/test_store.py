@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from common.service import ConfigurationError
-from registry.model import Health, Instance, Put, Registration, Removed
-from registry.report import make_report
-from registry.store import Store, StoreError, StoreUnavailable
+from common.exits import ConfigurationError
+from registry.core.model import Health, Instance, Registration, Removed, Upsert
+from registry.core.report import make_report
+from registry.core.store import Store, StoreError, StoreUnavailable
 from registry.store.choose import make_store
 from registry.store.etcd import EtcdStore
 from registry.store.memory import MemoryStore
@@ -40,7 +40,7 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Reopen:
             return lambda: EtcdStore([endpoint])
 
 
-async def written(reopen: Reopen, *changes: Put | Removed) -> tuple[Instance, ...]:
+async def written(reopen: Reopen, *changes: Upsert | Removed) -> tuple[Instance, ...]:
     """Write each change by itself, close, and read all back."""
     store = reopen()
     await store.open()
@@ -59,12 +59,12 @@ async def test_new_store_is_empty(reopen: Reopen) -> None:
 
 async def test_put_is_there_after_reopening(reopen: Reopen) -> None:
     a, b = instance("a"), instance("b", draining=True, report=make_report({"replica_id": "r"}))
-    assert await written(reopen, Put(a, durable=True), Put(b, durable=True)) == (a, b)
+    assert await written(reopen, Upsert(a, durable=True), Upsert(b, durable=True)) == (a, b)
 
 
 async def test_put_replaces_and_removal_removes(reopen: Reopen) -> None:
     old, new, other = instance("a"), instance("a", generation=4), instance("b")
-    changes = (Put(old, durable=True), Put(new, durable=True), Put(other, durable=True))
+    changes = (Upsert(old, durable=True), Upsert(new, durable=True), Upsert(other, durable=True))
     removals = (Removed(other, "deregistered"), Removed(other, "deregistered"))
     assert await written(reopen, *changes, *removals) == (new,)
 
@@ -72,8 +72,8 @@ async def test_put_replaces_and_removal_removes(reopen: Reopen) -> None:
 async def test_generation_floor_outlives_the_record(reopen: Reopen) -> None:
     store = reopen()
     await store.open()
-    (put,) = await store.write([Put(instance("a", generation=2), durable=True, claims=True)])
-    assert isinstance(put, Put)
+    (put,) = await store.write([Upsert(instance("a", generation=2), durable=True, claims=True)])
+    assert isinstance(put, Upsert)
     await store.write([Removed(put.instance, "deregistered")])
     await store.write([Removed(instance("b", generation=1), "deregistered")])
     await store.close()
@@ -88,7 +88,9 @@ async def test_sqlite_forgets_health_staleness_and_load(tmp_path: Path) -> None:
 
     report = {"replica_id": "r", "running": 7, "waiting": 1, "updated_at": "x"}
     marked = instance("a", health=Health.HEALTHY, stale=True, suspect=True, report=make_report(report))
-    assert await written(make, Put(marked, durable=True)) == (instance("a", report=make_report({"replica_id": "r"})),)
+    assert await written(make, Upsert(marked, durable=True)) == (
+        instance("a", report=make_report({"replica_id": "r"})),
+    )
 
 
 async def test_sqlite_is_private(tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ async def test_sqlite_damaged_file_is_set_aside_and_a_new_one_begun_C12(tmp_path
     path = tmp_path / "r.sqlite3"
     store = SqliteStore(path)
     await store.open()
-    await store.write([Put(instance(f"a{number}"), durable=True) for number in range(200)])
+    await store.write([Upsert(instance(f"a{number}"), durable=True) for number in range(200)])
     await store.close()
     size = path.stat().st_size
     if damage == "garbage":
@@ -125,7 +127,7 @@ async def test_sqlite_damaged_file_is_set_aside_and_a_new_one_begun_C12(tmp_path
         os.truncate(path, 0 if damage == "empty" else size - size // 3)
     again = SqliteStore(path)
     loaded = await again.open()
-    await again.write([Put(instance("b"), durable=True)])
+    await again.write([Upsert(instance("b"), durable=True)])
     await again.close()
     assert loaded.instances == ()
     assert bool(list(tmp_path.glob("*.corrupt-*"))) == (damage != "empty")
@@ -135,7 +137,7 @@ async def test_sqlite_unreadable_row_costs_only_itself_C12(tmp_path: Path) -> No
     path = tmp_path / "r.sqlite3"
     store = SqliteStore(path)
     await store.open()
-    await store.write([Put(instance("a"), durable=True), Put(instance("b"), durable=True)])
+    await store.write([Upsert(instance("a"), durable=True), Upsert(instance("b"), durable=True)])
     await store.close()
     database = sqlite3.connect(path)
     with database:
@@ -151,7 +153,7 @@ async def test_sqlite_write_after_close_is_unavailable(tmp_path: Path) -> None:
     await store.open()
     store._close()
     with pytest.raises(StoreUnavailable):
-        await store.write([Put(instance("a"), durable=True)])
+        await store.write([Upsert(instance("a"), durable=True)])
     await store.close()
 
 
@@ -166,7 +168,7 @@ async def test_sqlite_write_is_all_or_nothing(tmp_path: Path) -> None:
         )
     breaking.close()
     with pytest.raises(StoreError):
-        await store.write([Put(instance("a"), durable=True), Put(instance("b"), durable=True)])
+        await store.write([Upsert(instance("a"), durable=True), Upsert(instance("b"), durable=True)])
     await store.close()
     again = SqliteStore(path)
     assert (await again.open()).instances == ()

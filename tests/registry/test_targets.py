@@ -1,8 +1,8 @@
 from typing import Any
 
-from registry.model import Instance, Registration
-from registry.routers import Peer
-from registry.targets import targets
+from registry.core.model import Instance, Registration
+from registry.outbound.addresses import Peer
+from registry.views.targets import targets
 
 
 def instance(name: str, kind: str, *, instance_id: str | None = "i", **changes: Any) -> Instance:

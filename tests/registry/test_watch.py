@@ -11,11 +11,12 @@ from aiohttp import ClientResponse
 
 from common.discovery.registry_client import RegistryClient
 from common.wire.record import Beat, Delete, Put, Snapshot, Update, decode_update
-from registry import listing, watch
-from registry.catalogue import Catalogue
-from registry.model import Deregister, Register, Registration
-from registry.render import Renderer
-from registry.watch import TooManyWatchers, WatchHub
+from registry.core.catalogue import Catalogue
+from registry.core.model import Deregister, Register, Registration
+from registry.http import listing
+from registry.views import watch
+from registry.views.render import Renderer
+from registry.views.watch import TooManyWatchers, WatchHub
 from tests.registry.conftest import Client, FakeClock, StartClient, body, ours, parts, until
 
 

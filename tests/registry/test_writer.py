@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from common.tasks import TaskScope
-from registry.catalogue import Catalogue, Revised
-from registry.model import Change, Conflict, Deregister, Register, Registration, Renew, Sweep
-from registry.store import StoreFull
+from registry.core.catalogue import Catalogue, Revised
+from registry.core.model import Change, Conflict, Deregister, Register, Registration, Renew, Sweep
+from registry.core.store import StoreFull
+from registry.core.writer import Writer
 from registry.store.memory import MemoryStore
-from registry.writer import Writer
 from tests.registry.conftest import FakeClock
 
 

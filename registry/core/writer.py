@@ -1,0 +1,310 @@
+"""The one writer: takes commands in turn, writes the store, then the catalogue, then tells those who watch.
+
+A command that needs no store (nearly every heartbeat) is done at once when nothing is being written: the event loop
+runs one thing at a time, so there is still one writer, and a heartbeat costs no task switch.
+
+A heartbeat and the end of a lease never fail for the store's sake: what a heartbeat changed is shown, remembered as
+unwritten, and written when the store takes it; a record that ended would end again after a restart. With a shared store, what other registries did comes through the same queue.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from common.clock import Clock
+from registry.core.catalogue import Catalogue, Decision, Revised
+from registry.core.expiry import ttl_s
+from registry.core.model import (
+    Command,
+    CommandRefused,
+    Conflict,
+    Forget,
+    Learn,
+    LeaseEnd,
+    Register,
+    Removed,
+    Renew,
+    Rewrite,
+    Sweep,
+    Unknown,
+    Upsert,
+)
+from registry.core.store import (
+    Away,
+    Back,
+    Event,
+    LeaseLost,
+    Store,
+    StoreConflict,
+    StoreError,
+    StoreUnavailable,
+    Vanished,
+    Written,
+)
+
+log = structlog.get_logger(__name__)
+QUEUE_LIMIT = 20_000
+CONFLICT_TRIES = 5
+
+
+@dataclass(slots=True)
+class CheckStore:
+    """Ask a shared store about one name now; `news` says whether that changed anything."""
+
+    name: str
+    news: bool = False
+
+
+Item = Command | Event | CheckStore
+Listener = Callable[[Sequence[Revised]], None]
+
+
+@dataclass(slots=True)
+class Writer:
+    """Owns `catalogue` and `store`; everybody else reads the one and never touches the other.
+
+    Args:
+        catalogue: What there is.
+        store: What outlives this process.
+        clock: Monotonic time of leases.
+        listeners: Called with every batch of committed changes, in order of revision.
+    """
+
+    catalogue: Catalogue
+    store: Store
+    clock: Clock
+    listeners: list[Listener] = field(default_factory=list)
+    away: str | None = None
+    """Why a shared store cannot be reached; None while it can."""
+    unwritten: set[str] = field(default_factory=set)
+    """Records whose last change the store has not got."""
+    _queue: asyncio.Queue[tuple[Item, asyncio.Future[Decision]]] = field(
+        default_factory=lambda: asyncio.Queue(QUEUE_LIMIT)
+    )
+    _writing: bool = False
+
+    async def submit(self, command: Command) -> Decision:
+        """Have `command` done; returns when it is.
+
+        Raises:
+            CommandRefused: The catalogue will not; nothing has changed.
+            StoreError: The store could not; nothing has changed.
+        """
+        if not self.store.shared:
+            return self._at_once(command) or await self._enqueue(command)
+        try:
+            return await self._submit_shared(command)
+        except (Unknown, Conflict):
+            name = command.registration.name if isinstance(command, Register) else getattr(command, "name", None)
+            if name is None or self.away is not None or not await self._look(name):
+                raise
+        return await self._submit_shared(command)
+
+    async def _submit_shared(self, command: Command) -> Decision:
+        if isinstance(command, Renew):
+            await self._renew_in_store(command)
+        return self._at_once(command) or await self._enqueue(command)
+
+    def _at_once(self, command: Command) -> Decision | None:
+        """Do what needs no store, if nothing is being written; None when it has to wait its turn."""
+        if self._writing or not self._queue.empty():
+            return None
+        decision = self.catalogue.decide(command, self.clock.monotonic())
+        for change in decision.changes:
+            if change.durable:
+                return None
+        self._commit(decision)
+        return decision
+
+    async def run(self) -> None:
+        """Do queued commands, for ever."""
+        while True:
+            item, done = await self._queue.get()
+            self._writing = True
+            try:
+                decision = await self._do(item)
+            except (CommandRefused, StoreError) as error:
+                if not done.done():
+                    done.set_exception(error)
+            else:
+                if not done.done():
+                    done.set_result(decision)
+            finally:
+                self._writing = False
+
+    async def follow(self) -> None:
+        """Take in what a shared store tells, for ever."""
+        async with aclosing(self.store.events()) as events:
+            async for event in events:
+                if isinstance(event, Away):
+                    self.away = event.reason  # at once: what is queued shall not wait for a store that is not there
+                    log.warning("store.away", reason=event.reason)
+                try:
+                    await self._enqueue(event)
+                except StoreError as error:
+                    log.warning("store.event_failed", store_event=type(event).__name__, reason=str(error))
+
+    async def rewrite(self) -> None:
+        """Try again to write what the store could not take; ends at the first failure."""
+        for name in sorted(self.unwritten):
+            try:
+                await self._enqueue(Rewrite(name))
+            except CommandRefused:
+                self.unwritten.discard(name)
+            except StoreError as error:
+                log.warning("store.rewrite_failed", name=name, waiting=len(self.unwritten), reason=str(error))
+                return
+
+    async def _look(self, name: str) -> bool:
+        """Before a refusal: ask the store whether this registry has only not heard yet. True when there was news."""
+        look = CheckStore(name)
+        try:
+            await self._enqueue(look)
+        except StoreUnavailable:
+            return False
+        return look.news
+
+    async def _enqueue(self, item: Item) -> Decision:
+        done: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        try:
+            self._queue.put_nowait((item, done))
+        except asyncio.QueueFull as error:
+            raise StoreUnavailable(f"{QUEUE_LIMIT} commands are waiting to be written") from error
+        return await done
+
+    async def _do(self, item: Item) -> Decision:
+        match item:
+            case CheckStore(name):
+                event = await self.store.look(name)
+                item.news = event is not None and await self._take_in(event)
+                return Decision()
+            case Written() | Vanished() | Away() | Back():
+                await self._take_in(item)
+                return Decision()
+            case Sweep() if self.away:
+                return Decision()  # expiry stops while leases cannot be asked for
+            case _:
+                return await self._write(item)
+
+    async def _write(self, command: Command) -> Decision:
+        for _ in range(CONFLICT_TRIES):
+            decision = self.catalogue.decide(command, self.clock.monotonic())
+            try:
+                decision = await self._stored(decision)
+            except StoreConflict as conflict:
+                self._learn_from(conflict)
+                continue
+            except StoreError:
+                if not isinstance(command, Renew | Sweep):
+                    raise
+                decision = self._in_memory(decision)
+            self._commit(decision)
+            return decision
+        raise StoreUnavailable(f"other registries change {command!r} faster than it can be written")
+
+    async def _stored(self, decision: Decision) -> Decision:
+        """Write what is durable; the decision comes back as the store remembers it."""
+        durable = _durable(decision)
+        if not durable:
+            return decision
+        if self.away is not None:
+            raise StoreUnavailable(self.away)
+        written = await self.store.write(durable)
+        self.unwritten.difference_update(change.name for change in durable)
+        if len(decision.changes) > len(durable):
+            kept = [change for change in decision.changes if change not in durable]
+            return replace(decision, changes=(*kept, *written))
+        return replace(decision, changes=tuple(written))
+
+    def _in_memory(self, decision: Decision) -> Decision:
+        """The same decision, with nothing in it for the store."""
+        self.unwritten.update(change.name for change in _durable(decision))
+        kept = tuple(replace(it, durable=False) if isinstance(it, Upsert) else it for it in decision.changes)
+        return replace(decision, changes=kept)
+
+    def _commit(self, decision: Decision) -> None:
+        revised = self.catalogue.commit(decision, self.clock.monotonic())
+        if revised:
+            for listener in self.listeners:
+                listener(revised)
+
+    def _apply(self, command: Command) -> None:
+        """Do what needs no store, if it still makes sense."""
+        try:
+            self._commit(self.catalogue.decide(command, self.clock.monotonic()))
+        except CommandRefused as error:
+            log.debug("store.event_too_late", reason=str(error))
+
+    # Shared stores.
+
+    async def _renew_in_store(self, beat: Renew) -> None:
+        """Renew the lease where it is held; of a lost one, the record is written again with the heartbeat."""
+        self.catalogue.decide(beat, self.clock.monotonic())  # a heartbeat of a stranger renews nothing
+        entry = self.catalogue.get(beat.name)
+        if self.away is not None or entry is None or not entry.held:
+            return
+        try:
+            await self.store.renew(beat.name)
+        except LeaseLost:
+            entry.held = False
+        except StoreUnavailable as error:
+            log.debug("store.renew_failed", name=beat.name, reason=str(error))
+
+    def _learn_from(self, conflict: StoreConflict) -> None:
+        self._apply(Forget(conflict.name) if conflict.current is None else Learn(conflict.current))
+
+    async def _take_in(self, event: Event) -> bool:
+        """Bring the catalogue up to date; False when the event was no news."""
+        if not self.store.accept(event):
+            return False
+        match event:
+            case Written(instance, version):
+                self.catalogue.raise_floor(version)
+                self._apply(Learn(instance))
+            case Vanished(name, version, deregistered):
+                self.catalogue.raise_floor(version)
+                await self._lease_ended(name, deregistered=deregistered)
+            case Away():
+                pass  # every write before it is over
+            case Back():
+                self._resync(event)
+                self.away = None
+                log.warning("store.back", services=len(self.catalogue))
+        return True
+
+    async def _lease_ended(self, name: str, *, deregistered: bool) -> None:
+        """A key is gone; of a record that beats here all the same, it is written again."""
+        if deregistered:
+            self._apply(Forget(name))
+            return
+        entry = self.catalogue.get(name)
+        if entry is None:
+            return
+        entry.held = False
+        if self.clock.monotonic() - entry.renewed_at < ttl_s(entry.instance):
+            log.info("store.lease_lost", name=name)
+            self.unwritten.add(name)
+        else:
+            self._apply(LeaseEnd(name))
+
+    def _resync(self, back: Back) -> None:
+        """Compare everything; what the store lost meanwhile has one whole lease to come back."""
+        self.catalogue.raise_floor(back.version)
+        for entry in self.catalogue:
+            entry.held = False
+        for name in back.deregistered:
+            self._apply(Forget(name))
+        for instance in back.instances.values():
+            known = self.catalogue.get(instance.name)
+            if known and instance.name in self.unwritten and known.instance.generation == instance.generation:
+                known.held = True  # what was heard here meanwhile is newer
+            else:
+                self._apply(Learn(instance))
+        self.catalogue.age_loose(self.clock.monotonic())
+
+
+def _durable(decision: Decision) -> list[Upsert | Removed]:
+    return [change for change in decision.changes if change.durable]

@@ -1,0 +1,86 @@
+"""Which node's agent gets a new replica, from what the agents' heartbeats say. PURE."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from registry.core.model import Instance
+from registry.core.report import read_report
+from registry.fleet.replicas import agent_node
+
+
+class NoAgent(Exception):
+    """No agent can be asked; the text says why. `unknown_node` tells that the request names a node that is not there."""
+
+    def __init__(self, message: str, *, unknown_node: bool = False) -> None:
+        super().__init__(message)
+        self.unknown_node = unknown_node
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAgent:
+    """One node's agent. `live` are its replicas that take room, `capacity` is how many it takes (None: it does not say).
+
+    `away` means that nothing was heard of it for longer than its lease.
+    """
+
+    node: str
+    url: str
+    live: int = 0
+    capacity: int | None = None
+    away: bool = False
+    draining: bool = False
+
+
+def agents(instances: Iterable[Instance]) -> list[NodeAgent]:
+    """Every agent, by the name of its node."""
+    found = []
+    for instance in instances:
+        node = agent_node(instance)
+        if node is None:
+            continue
+        told = read_report(instance.report) if instance.report is not None else {}
+        live, capacity = told.get("replicas_live"), told.get("capacity")
+        found.append(
+            NodeAgent(
+                node,
+                instance.registration.url,
+                live if isinstance(live, int) else 0,
+                capacity if isinstance(capacity, int) else None,
+                away=instance.stale,
+                draining=instance.is_draining,
+            )
+        )
+    return sorted(found, key=lambda agent: agent.node)
+
+
+def ranked(known: Iterable[NodeAgent], *, node: str | None, placed: Mapping[str, int]) -> list[NodeAgent]:
+    """The agents to ask, the best first: the one of `node`, else those with room, the least laden first.
+
+    Args:
+        known: All agents.
+        node: The node that the request names.
+        placed: How many replicas each node was given since its agent last counted.
+
+    Raises:
+        NoAgent: There is none to ask.
+    """
+    everyone = list(known)
+    if node is not None:
+        named = [agent for agent in everyone if agent.node == node]
+        if not named:
+            there = ", ".join(agent.node for agent in everyone) or "none"
+            raise NoAgent(f"no agent of node {node!r} is registered; there are: {there}", unknown_node=True)
+        return named
+    if not everyone:
+        raise NoAgent("no node agent is registered; start one with script/launch_agent.sh")
+    present = [agent for agent in everyone if not agent.away and not agent.draining]
+    if not present:
+        raise NoAgent("no node agent is heard of at the moment")
+    roomy = [agent for agent in present if agent.capacity is None or _load(agent, placed) < agent.capacity]
+    if not roomy:
+        raise NoAgent("every node is full")
+    return sorted(roomy, key=lambda agent: (_load(agent, placed), agent.node))
+
+
+def _load(agent: NodeAgent, placed: Mapping[str, int]) -> int:
+    return agent.live + placed.get(agent.node, 0)

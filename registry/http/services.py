@@ -1,0 +1,129 @@
+"""The calls about records (docs/contract.md 1)."""
+
+import msgspec
+from aiohttp import web
+
+from common.http.errors import ApiError, read_json_object
+from registry.core.catalogue import Decision
+from registry.core.model import Deregister, Register, Registration, SetDraining, Unknown, Update
+from registry.core.ownership import Claim
+from registry.http.bodies import FailingBody, RegisterBody, UpdateBody, parse
+from registry.http.context import GRANT, JSON_HEADERS, REGISTRY, answer, require_entry
+from registry.http.guard import EVERYTHING, Level
+from registry.http.heartbeat import read as read_heartbeat
+from registry.outbound.addresses import AddressPolicy, AddressRefused
+
+
+async def get_service(request: web.Request) -> web.Response:
+    """`GET /services/{name}`."""
+    entry = require_entry(request)
+    return web.Response(body=request.app[REGISTRY].renderer.service(entry), headers=JSON_HEADERS)
+
+
+async def register(request: web.Request) -> web.Response:
+    """`POST /services`: 201 for a new owner, 200 when the owner says it again."""
+    body = parse(RegisterBody, await read_json_object(request))
+    # Not model_dump: it would copy the metadata through pydantic's serializer.
+    registry = request.app[REGISTRY]
+    request.get(GRANT, EVERYTHING).check(Level.REGISTER, body.name)
+    check_place(registry.addresses, host=body.host, port=body.port, url=body.url)
+    members = {name: getattr(body, name) for name in RegisterBody.model_fields}
+    if body.timestamp is None:
+        members["timestamp"] = registry.renderer.timestamp()
+    registration = Registration(**members)
+    decision = await registry.writer.submit(Register(registration))
+    status = 200 if decision.claim is Claim.REPEAT else 201
+    return _with_service(request, decision, f"Service {registration.name} registered", status=status)
+
+
+async def update(request: web.Request) -> web.Response:
+    """`PUT /services/{name}`."""
+    name = require_entry(request).instance.name
+    body = parse(UpdateBody, await read_json_object(request))
+    check_place(request.app[REGISTRY].addresses, host=body.host, port=body.port, url=body.url)
+    fields = {key: value for key in body.model_fields_set if (value := getattr(body, key)) is not None}
+    decision = await request.app[REGISTRY].writer.submit(Update(name, fields))
+    return _with_service(request, decision, f"Service {name} updated")
+
+
+async def deregister(request: web.Request) -> web.Response:
+    """`DELETE /services/{name}[?instance_id=…]`."""
+    name = request.match_info["name"]
+    command = Deregister(name, request.query.get("instance_id"))
+    await request.app[REGISTRY].writer.submit(command)
+    return answer({"message": f"Service {name} unregistered"})
+
+
+async def heartbeat(request: web.Request) -> web.Response:
+    """`POST /services/{name}/heartbeat`: an empty body, a status, or a replica report."""
+    registry = request.app[REGISTRY]
+    name = request.match_info["name"]
+    await registry.writer.submit(await read_heartbeat(request, name))
+    doubt = registry.doubts.doubt(name)
+    if doubt is not None:
+        said = {"message": "Heartbeat received", "timestamp": registry.renderer.timestamp(), "doubt": doubt}
+        return answer(said)
+    body = b'{"message":"Heartbeat received","timestamp":"%b"}' % registry.renderer.timestamp().encode()
+    return web.Response(body=body, headers=JSON_HEADERS)
+
+
+async def failing(request: web.Request) -> web.Response:
+    """`POST /v1/routers/{name}/failing`: what a router gets nothing from; their babysitters hear it."""
+    body = parse(FailingBody, await read_json_object(request))
+    request.app[REGISTRY].doubts.note(request.match_info["name"], body.failing)
+    return answer({"message": f"{len(body.failing)} servers are in doubt"})
+
+
+async def drain(request: web.Request) -> web.Response:
+    """`POST /services/{name}/drain` and `/undrain`."""
+    name = request.match_info["name"]
+    on = request.path.endswith("/drain")
+    decision = await request.app[REGISTRY].writer.submit(SetDraining(name, on))
+    return _with_service(request, decision, f"Service {name} {'drains' if on else 'is back'}")
+
+
+async def probe_now(request: web.Request) -> web.Response:
+    """`GET /services/{name}/health`."""
+    registry = request.app[REGISTRY]
+    instance = require_entry(request).instance
+    verdict = await registry.prober.ask_now(instance)
+    entry = require_entry(request)
+    return answer(
+        {
+            "service": instance.name,
+            "health_status": verdict.value,
+            "is_healthy": entry.instance.is_healthy,
+            "last_heartbeat": registry.renderer.last_heartbeat(entry),
+            "timestamp": registry.renderer.timestamp(),
+        }
+    )
+
+
+def _with_service(request: web.Request, decision: Decision, message: str, *, status: int = 200) -> web.Response:
+    """The answer that shows the record a command left."""
+    registry = request.app[REGISTRY]
+    name = decision.answer.name if decision.answer else ""
+    entry = registry.catalogue.get(name)
+    if entry is None:
+        raise Unknown(f"service {name!r} was removed meanwhile")
+    return answer({"message": message, "service": msgspec.Raw(registry.renderer.service(entry))}, status=status)
+
+
+def check_place(policy: AddressPolicy, *, host: str | None, port: int | None, url: str | None) -> None:
+    """Judge the addresses that a client wants in its record.
+
+    Raises:
+        ApiError: 400, naming the field.
+    """
+    field = "port"
+    try:
+        if port is not None:
+            policy.check_port(port)
+        field = "host"
+        if host is not None:
+            policy.check(host, policy.lowest_port if port is None else port)
+        field = "url"
+        if url is not None:
+            policy.check_url(url)
+    except AddressRefused as error:
+        raise ApiError(400, f"field {field!r}: {error}", field=field) from error

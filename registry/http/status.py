@@ -1,0 +1,79 @@
+"""How the registry is, in words, in numbers, and for Prometheus."""
+
+from collections import Counter
+
+from aiohttp import web
+
+from common import __version__
+from registry.fleet.replicas import replica_infos
+from registry.http.context import JSON_HEADERS, REGISTRY, Registry, answer
+from registry.views.render import encode_json
+from registry.views.targets import targets
+
+
+async def health(request: web.Request) -> web.Response:
+    """`GET /health`."""
+    registry = request.app[REGISTRY]
+    catalogue = registry.catalogue
+    return answer(
+        {
+            "status": "healthy",
+            "registry": "running",
+            "registered_services": len(catalogue),
+            "healthy_services": sum(entry.instance.is_healthy for entry in catalogue),
+            "timestamp": registry.renderer.timestamp(),
+            "epoch": catalogue.epoch,
+            "revision": catalogue.revision,
+            "self_preservation": catalogue.preserving_since is not None,
+            "store": "unavailable" if registry.writer.away else "ok",
+            "version": __version__,
+            **count_replicas(registry),
+        }
+    )
+
+
+def count_replicas(registry: Registry) -> dict[str, int]:
+    """How many replicas there are and how many are ready: those reported, and those made a moment ago."""
+    infos = replica_infos(entry.instance for entry in registry.catalogue)
+    ready = sum(info["status"] == "ready" for info in infos.values())
+    return {"replicas_total": len(infos.keys() | registry.created.recent().keys()), "replicas_ready": ready}
+
+
+async def stats(request: web.Request) -> web.Response:
+    """`GET /stats`."""
+    registry = request.app[REGISTRY]
+    instances = [entry.instance for entry in registry.catalogue]
+    healthy = sum(instance.is_healthy for instance in instances)
+    return answer(
+        {
+            "total_services": len(instances),
+            "healthy_services": healthy,
+            "unhealthy_services": len(instances) - healthy,
+            "status_distribution": Counter(instance.status for instance in instances),
+            "host_distribution": Counter(instance.registration.host for instance in instances),
+            "uptime": round(registry.writer.clock.monotonic() - registry.started_at, 3),
+            "timestamp": registry.renderer.timestamp(),
+            "watchers": len(registry.hub),
+            "suspect_services": sum(instance.suspect for instance in instances),
+        }
+    )
+
+
+async def replicas_health(request: web.Request) -> web.Response:
+    """`GET /api/v1/health`."""
+    registry = request.app[REGISTRY]
+    stamp = {"version": __version__, "timestamp": registry.renderer.timestamp()}
+    return answer({"status": "healthy", **stamp, **count_replicas(registry)})
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """`GET /metrics`."""
+    registry = request.app[REGISTRY]
+    return web.Response(body=registry.metrics.scrape(), headers={"Content-Type": registry.metrics.content_type})
+
+
+async def prometheus_targets(request: web.Request) -> web.Response:
+    """`GET /sd/prometheus`."""
+    registry = request.app[REGISTRY]
+    instances = [entry.instance for entry in registry.catalogue]
+    return web.Response(body=encode_json(targets(instances, registry.routers, request.host)), headers=JSON_HEADERS)

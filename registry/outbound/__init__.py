@@ -1,0 +1,1 @@
+"""Connections that the registry opens, to addresses only that may be registered."""

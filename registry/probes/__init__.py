@@ -1,0 +1,1 @@
+"""Asks every instance whether it is well."""

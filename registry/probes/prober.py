@@ -1,0 +1,123 @@
+"""Asks every instance whether it is well, a few at a time, and gives the writer the verdicts."""
+
+import asyncio
+import random
+from collections.abc import Iterable, Sequence
+
+import aiohttp
+import structlog
+from aiohttp.abc import AbstractResolver
+
+from common.clock import Clock
+from common.tasks import TaskScope
+from registry.core.catalogue import Revised
+from registry.core.model import CommandRefused, Health, Instance, SetHealth, Upsert
+from registry.core.writer import Writer
+from registry.probes.probe import ask
+from registry.probes.schedule import FIRST_WITHIN_S, Schedule, next_streak, probe_url, verdict
+
+log = structlog.get_logger(__name__)
+TICK_S = 0.1
+
+
+class HealthProber:
+    """Probes what the catalogue holds.
+
+    Args:
+        writer: Takes the verdicts.
+        session: For https; everything else is asked without it.
+        resolver: Turns names into addresses that may be asked.
+        clock: Monotonic time.
+        interval_s: Between two probes of one record.
+        concurrency: Most probes at once.
+        rng: Spreads the probes.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        session: aiohttp.ClientSession,
+        resolver: AbstractResolver,
+        clock: Clock,
+        *,
+        interval_s: float,
+        timeout_s: float,
+        concurrency: int,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._writer = writer
+        self._session = session
+        self._resolver = resolver
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._interval_s = interval_s
+        self._concurrency = concurrency
+        self._schedule = Schedule(interval_s, (rng or random.Random()).random)  # noqa: S311 - spreads load, no secret
+        self._streaks: dict[str, tuple[int, int]] = {}
+        self._running = 0
+
+    def retime(self, *, interval_s: float, timeout_s: float, concurrency: int) -> None:
+        """Probe at another pace from the next probe of each record on."""
+        self._interval_s = self._schedule.interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._concurrency = concurrency
+
+    def begin(self, instances: Iterable[Instance]) -> None:
+        """Plan the first probes of what was loaded, spread over one interval."""
+        for instance in instances:
+            self._streaks[instance.name] = (instance.generation, 0)
+            self._schedule.add(instance.name, self._clock.monotonic(), within_s=self._interval_s)
+
+    def notice(self, revised: Sequence[Revised]) -> None:
+        """A listener of the writer: new owners of names are probed soon, gone ones no more."""
+        for item in revised:
+            change = item.change
+            if not isinstance(change, Upsert):
+                self._schedule.drop(change.name)
+                self._streaks.pop(change.name, None)
+            elif self._streaks.get(change.name, (0, 0))[0] != change.instance.generation:
+                self._streaks[change.name] = (change.instance.generation, 0)
+                self._schedule.add(change.name, self._clock.monotonic(), within_s=min(FIRST_WITHIN_S, self._interval_s))
+
+    async def run(self) -> None:
+        """Probe for ever."""
+        async with TaskScope("probes", close_timeout_s=1.0) as scope:
+            while True:
+                for name in self._schedule.take(self._clock.monotonic(), self._concurrency - self._running):
+                    self._running += 1
+                    task = scope.spawn(f"probe.{name}", self._probe_and_tell(name))
+                    task.add_done_callback(self._ended)
+                await asyncio.sleep(TICK_S)
+
+    async def probe(self, instance: Instance) -> bool:
+        """Ask once; true for a 200 within the timeout."""
+        return await ask(probe_url(instance), timeout_s=self._timeout_s, resolver=self._resolver, session=self._session)
+
+    def _ended(self, _task: asyncio.Task[None]) -> None:
+        self._running -= 1
+
+    async def _probe_and_tell(self, name: str) -> None:
+        entry = self._writer.catalogue.get(name)
+        if entry is None:
+            return
+        instance = entry.instance
+        good = await self.probe(instance)
+        generation, streak = self._streaks.get(name, (0, 0))
+        streak = next_streak(streak if generation == instance.generation else 0, good=good)
+        self._streaks[name] = (instance.generation, streak)
+        health = verdict(instance.health, streak)
+        if health is not instance.health:
+            log.info("probe.verdict", name=name, health=health.value)
+            await self._tell(SetHealth(name, instance.generation, health))
+
+    async def ask_now(self, instance: Instance) -> Health:
+        """Probe at once and let this one answer decide."""
+        health = Health.HEALTHY if await self.probe(instance) else Health.UNHEALTHY
+        await self._tell(SetHealth(instance.name, instance.generation, health))
+        return health
+
+    async def _tell(self, command: SetHealth) -> None:
+        try:
+            await self._writer.submit(command)
+        except CommandRefused as error:
+            log.debug("probe.too_late", name=command.name, reason=str(error))

@@ -1,0 +1,93 @@
+"""What a scrape shows: counted as plain integers while serving, made into metrics when somebody asks."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from registry.core.catalogue import Catalogue, Revised
+from registry.core.model import Upsert
+from registry.core.writer import Writer
+from registry.views.watch import WatchHub
+
+
+class Metrics(Collector):
+    """Collects from the parts of one registry.
+
+    `answers` counts by route and status; the middleware adds to it. `removals` counts records that went, by reason.
+    """
+
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def __init__(self, catalogue: Catalogue, writer: Writer, hub: WatchHub, routers: Iterable[object]) -> None:
+        self.answers: Counter[tuple[str, int]] = Counter()
+        self.removals: Counter[str] = Counter(deregistered=0, expired=0, replaced=0)
+        self._catalogue = catalogue
+        self._routers = routers
+        self._writer = writer
+        self._hub = hub
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def notice(self, revised: Sequence[Revised]) -> None:
+        """A listener of the writer."""
+        for item in revised:
+            if not isinstance(item.change, Upsert):
+                self.removals[item.change.reason] += 1
+
+    def scrape(self) -> bytes:
+        """The text format."""
+        return generate_latest(self._registry)
+
+    def describe(self) -> list[Metric]:
+        """Nothing to describe before there are values; keeps registration from collecting."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """One family after the other."""
+        instances = [entry.instance for entry in self._catalogue]
+        services = GaugeMetricFamily("registry_services", "Records, by status.", labels=["status"])
+        for status, count in sorted(Counter(_status(it.status) for it in instances).items()):
+            services.add_metric([status], count)
+        yield services
+        gauges = {
+            "registry_services_healthy": (
+                "Records that run and whose lease holds.",
+                sum(i.is_healthy for i in instances),
+            ),
+            "registry_services_stale": ("Records whose lease ended.", sum(i.stale for i in instances)),
+            "registry_services_suspect": ("Records kept by self-preservation.", sum(i.suspect for i in instances)),
+            "registry_self_preservation": (
+                "1 while expiry is held back.",
+                self._catalogue.preserving_since is not None,
+            ),
+            "registry_store_away": ("1 while a shared store cannot be reached.", self._writer.away is not None),
+            "registry_unwritten": ("Records whose last change the store has not got.", len(self._writer.unwritten)),
+            "registry_revision": ("Revision of the last change.", self._catalogue.revision),
+            "registry_routers": ("Routers that watch this registry.", sum(1 for _ in self._routers)),
+            "registry_watchers": ("Open watches and long polls.", len(self._hub)),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(name, text, value=float(value))
+        yield CounterMetricFamily("registry_watch_resyncs", "Slow watchers sent a snapshot.", value=self._hub.resyncs)
+        removals = CounterMetricFamily("registry_removals", "Records that went, by reason.", labels=["reason"])
+        for reason, count in self.removals.items():
+            removals.add_metric([reason], count)
+        yield removals
+        answers = CounterMetricFamily("registry_http_answers", "Answers given.", labels=["route", "status"])
+        for (route, code), count in sorted(self.answers.items()):
+            answers.add_metric([route, str(code)], count)
+        yield answers
+
+
+KNOWN_STATUSES = frozenset(
+    {"running", "draining", "stopped", "stopping", "starting", "pending", "creating", "waiting_for_ready", "unhealthy"}
+    | {"failed", "error", "unknown"}
+)
+
+
+def _status(text: str) -> str:
+    """A label from a bounded set: clients choose statuses."""
+    return text if text in KNOWN_STATUSES else "other"

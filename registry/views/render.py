@@ -1,0 +1,125 @@
+"""How records look on the wire (docs/contract.md 1): as JSON bytes, each encoded once per change.
+
+Only `last_heartbeat` moves between changes, so it stands last and is written into the cached bytes at the end.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from common.clock import Clock, iso
+from common.wire.record import plain_weight
+from registry.core.catalogue import Catalogue, Entry
+from registry.core.expiry import ttl_s
+from registry.core.model import Instance, Report
+
+_encode = msgspec.json.Encoder().encode
+encode_json = _encode
+STAMP_LASTS_S = 0.01
+
+
+def service_fields(instance: Instance) -> dict[str, Any]:
+    """Every member of a service but `last_heartbeat`; none that an ancestor's client reads is null (docs/contract.md 7)."""
+    said = instance.registration
+    metadata: Mapping[str, Any] = said.metadata
+    if instance.report is not None:
+        metadata = {**metadata, "replica": msgspec.Raw(_joined(instance.report))}
+    fields = {
+        "name": said.name,
+        "host": said.host,
+        "port": said.port,
+        "hostname": said.hostname,
+        "url": said.url,
+        "status": instance.status,
+        "timestamp": said.timestamp,
+        "health_status": instance.health.value,
+        "metadata": metadata,
+        "is_healthy": instance.is_healthy,
+        "incarnation": said.incarnation,
+        "generation": instance.generation,
+        "ttl_s": ttl_s(instance),
+        "draining": instance.is_draining,
+        "stale": instance.stale,
+        "suspect": instance.suspect,
+    }
+    if said.weight is not None:
+        fields["weight"] = plain_weight(said.weight)
+    if said.instance_id is not None:
+        fields["instance_id"] = said.instance_id
+    return fields
+
+
+def _joined(report: Report) -> bytes:
+    """Both parts of a report as one JSON object."""
+    if report.passing == b"{}":
+        return report.lasting
+    return report.passing if report.lasting == b"{}" else report.lasting[:-1] + b"," + report.passing[1:]
+
+
+class Renderer:
+    """Encodes the records of one catalogue, and remembers the encodings.
+
+    Args:
+        catalogue: What to show.
+        clock: For `last_heartbeat` and `timestamp`; monotonic instants are shown as wall time.
+    """
+
+    def __init__(self, catalogue: Catalogue, clock: Clock) -> None:
+        self._catalogue = catalogue
+        self._clock = clock
+        self._cache: dict[str, tuple[Instance, bytes]] = {}
+        self._stamp = ""
+        self._stamped_at: float | None = None
+        self._table: tuple[tuple[int, int, int], bytes] | None = None
+
+    def timestamp(self) -> str:
+        """Now, for people; made anew a hundred times a second at most."""
+        now = self._clock.monotonic()
+        if self._stamped_at is None or not 0.0 <= now - self._stamped_at < STAMP_LASTS_S:
+            self._stamp = iso(self._clock.utcnow())
+            self._stamped_at = now
+        return self._stamp
+
+    def last_heartbeat(self, entry: Entry) -> float:
+        """Epoch seconds of the last renewal."""
+        return round(self._wall_offset() + self._renewed_at(entry), 3)
+
+    def service(self, entry: Entry) -> bytes:
+        """One service as a JSON object."""
+        return self._finish(entry, self._wall_offset())
+
+    def services(self, entries: Iterable[Entry]) -> bytes:
+        """Services as a JSON array."""
+        offset = self._wall_offset()
+        return b"[" + b",".join([self._finish(entry, offset) for entry in entries]) + b"]"
+
+    def table(self) -> bytes:
+        """All services as a JSON array; encoded again only after a change or a heartbeat."""
+        second = int(self._clock.monotonic()) if self._catalogue.shared else 0  # held leases are renewed elsewhere too
+        state = (self._catalogue.revision, self._catalogue.renewals, second)
+        if self._table is None or self._table[0] != state:
+            self._table = (state, self.services(self._catalogue))
+        return self._table[1]
+
+    def forget(self, name: str) -> None:
+        """Drop the cached encoding of a record that is gone."""
+        self._cache.pop(name, None)
+
+    def _wall_offset(self) -> float:
+        return self._clock.utcnow().timestamp() - self._clock.monotonic()
+
+    def _finish(self, entry: Entry, offset: float) -> bytes:
+        instance = entry.instance
+        cached = self._cache.get(instance.name)
+        if cached is None or cached[0] is not instance:
+            head = _encode(service_fields(instance))[:-1] + b',"last_heartbeat":'
+            cached = (instance, head)
+            self._cache[instance.name] = cached
+        return b"%b%.3f}" % (cached[1], offset + self._renewed_at(entry))
+
+    def _renewed_at(self, entry: Entry) -> float:
+        """When a lease was last renewed; of one that a shared store holds it is known that it has not ended."""
+        if not entry.held:
+            return entry.renewed_at
+        return max(entry.renewed_at, self._clock.monotonic() - ttl_s(entry.instance))
