@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from router.model import Endpoint, Standing
+from router.model import Eligibility, Endpoint
 from router.outlier import Outliers
 
 
@@ -24,17 +24,17 @@ def choose_from(pool: Sequence[Endpoint], tried: Collection[str], outliers: Outl
     fresh: list[Endpoint] = []
     suspect: list[Endpoint] = []
     for endpoint in pool:
-        standing = endpoint.standing
+        eligibility = endpoint.eligibility
         if endpoint.id in tried:
             continue
-        if standing is Standing.FRESH:
+        if eligibility is Eligibility.FRESH:
             if outliers.admits(endpoint, now):
                 fresh.append(endpoint)
-        elif standing is Standing.SUSPECT and outliers.admits(endpoint, now):
+        elif eligibility is Eligibility.SUSPECT and outliers.admits(endpoint, now):
             suspect.append(endpoint)
     if fresh or suspect:
         return Choice(fresh or suspect)
     if tried:
         return Choice(())
-    last = [endpoint for endpoint in pool if endpoint.standing is not Standing.DRAINING]
+    last = [endpoint for endpoint in pool if endpoint.eligibility is not Eligibility.DRAINING]
     return Choice(last, panic=bool(last))

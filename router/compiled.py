@@ -25,7 +25,7 @@ from common.exits import Exit
 PACKAGE = Path(__file__).resolve().parent
 BUILDS = PACKAGE / "_compiled"
 MODULES = (
-    "router.board",
+    "router.counters",
     "router.candidates",
     "router.facts",
     "router.outlier",
@@ -35,7 +35,7 @@ MODULES = (
     "router.policy.cache_type",
     "router.policy.choose",
     "router.policy.cost",
-    "router.policy.fleet",
+    "router.policy.fleet_view",
     "router.policy.least_loaded",
     "router.policy.models",
     "router.policy.pace",

@@ -11,26 +11,26 @@ import structlog
 
 from common import own_python
 from router import compiled
-from router.crew import Crew
 from router.settings import RouterSettings
+from router.workers import WorkerPool
 
 log = structlog.get_logger(__name__)
 NICENESS = 19
 
 
-async def have_compiled(crew: Crew, settings: RouterSettings) -> None:
+async def have_compiled(pool: WorkerPool, settings: RouterSettings) -> None:
     """Build if it is wanted, missing and possible; workers that serve meanwhile run the sources, and are replaced."""
     if not settings.compiled or compiled.folder().is_dir():
         return
     try:
         compiled.check_tools()
         log.info("workers.compiling", modules=len(compiled.MODULES))
-        await _build_aside(crew.environment)
+        await _build_aside(pool.environment)
     except compiled.CannotCompile as error:
         log.info("workers.not_compiled", reason=str(error))
         return
     log.info("workers.compiled")
-    await crew.roll()
+    await pool.roll()
 
 
 async def _build_aside(environment: Mapping[str, str]) -> None:

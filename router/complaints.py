@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 
 from common.discovery.registry_client import RegistryClient
-from router.board import Board
 from router.control.metrics import why_set_aside
 from router.control.views import is_healthy
+from router.counters import SharedCounters
 from router.model import Replica
 from router.outlier import TOLD
 
@@ -20,12 +20,12 @@ log = structlog.get_logger(__name__)
 TELL_S = 5.0
 
 
-def failing(replicas: Iterable[Replica], board: Board) -> dict[str, str]:
+def failing(replicas: Iterable[Replica], counters: SharedCounters) -> dict[str, str]:
     """By name: why nothing is sent to replicas whose record, lease and probes say that they are well."""
     found = {}
     for replica in replicas:
         if is_healthy(replica) and not replica.static and replica.record.instance_id is not None:
-            why = why_set_aside(board, replica.slot)
+            why = why_set_aside(counters, replica.slot)
             if why is not None:
                 found[replica.name] = TOLD[why]
     return found

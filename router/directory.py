@@ -54,7 +54,7 @@ class Directory:
     Args:
         grace_s: How long a vanished replica is kept.
         max_errors: Failed probes in a row that take a replica down.
-        slots: How many endpoints the board of counters has room for.
+        slots: How many endpoints the counters of counters has room for.
         default_limit: Requests at once for a replica that does not say; 0 for no limit.
     """
 
@@ -205,7 +205,7 @@ class Directory:
             models=replica.models,
             cache_type=cache_type if isinstance(cache_type, str) else None,
             api_prefix=prefix if prefix in ("/v1", "") else plan.api_prefix or replica.learned_prefix,
-            standing=replica.standing,
+            eligibility=replica.eligibility,
             limit=replica.limit or self.default_limit,
             serves=declared(record.metadata) or replica.learned_calls or None,
             waiting=_waiting(record.metadata.get("replica")),
@@ -305,4 +305,4 @@ def _switch(declared: Any) -> bool | None:
 def _known(replica: Replica) -> tuple[object, ...]:
     """What probes say of a replica, as far as the table shows it."""
     learned = replica.learned_models, replica.learned_prefix, replica.learned_calls
-    return replica.probed_ok, replica.standing, *learned
+    return replica.probed_ok, replica.eligibility, *learned

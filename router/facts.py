@@ -19,7 +19,7 @@ class BadBody(ValueError):
     """The body cannot be routed; the text is for the client."""
 
 
-class Wanted(NamedTuple):
+class PolicyNeeds(NamedTuple):
     """Who is asked, and what of the request may matter to the answer."""
 
     prompt: Callable[[str | None, str | None], bool]
@@ -43,7 +43,7 @@ def checked_model(model: Any) -> str:
     return model
 
 
-def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Wanted | None = None) -> Facts:
+def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: PolicyNeeds | None = None) -> Facts:
     """Facts of a JSON request.
 
     Args:

@@ -17,13 +17,13 @@ MESSAGE_LIMIT_BYTES = 64 << 20
 _LENGTH = struct.Struct("<I")
 
 
-class Plan(msgspec.Struct, frozen=True, tag="plan"):
+class WorkerSetup(msgspec.Struct, frozen=True, tag="setup"):
     """Who a worker is; the first message it gets."""
 
     index: int
     workers: int
     block: int
-    """Its own on the board, of two for each worker."""
+    """Its own in the shared counters, of two for each worker."""
     slots: int
     settings: dict[str, Any]
     control_path: str
@@ -54,7 +54,7 @@ class Retire(msgspec.Struct, frozen=True, tag="retire"):
     """Stop accepting, finish what is under way, end."""
 
 
-class Beat(msgspec.Struct, frozen=True, tag="beat"):
+class WorkerStatus(msgspec.Struct, frozen=True, tag="status"):
     """A worker is alive: sent once it serves and every second from then on."""
 
     version: int
@@ -65,7 +65,7 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
     """By endpoint id: requests in a row that could not reach it, and why the last could not."""
 
 
-Message = Plan | Endpoints | Keys | Forgive | Retire | Beat
+Message = WorkerSetup | Endpoints | Keys | Forgive | Retire | WorkerStatus
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 

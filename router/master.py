@@ -29,14 +29,14 @@ from router.compiling import have_compiled
 from router.control.app import Overview, make_app
 from router.control.replica_api import ReplicaApi
 from router.control_socket import control_socket
-from router.crew import Crew
 from router.directory import Directory
 from router.model import Replica, Table
-from router.prober import Finding, Prober
+from router.prober import ProbeResult, ReplicaProber
 from router.replica_keys import ReplicaKeys
 from router.serves import calls_that_matter
 from router.settings import RouterSettings, read_api_keys, read_replica_keys
 from router.static_file import StaticServices, read_static_services
+from router.workers import WorkerPool
 
 log = structlog.get_logger(__name__)
 TICK_S = 1.0
@@ -51,9 +51,9 @@ FIRST_ANSWER_WAIT_S = 2.0
 class Master:
     """The parts of a running router that are not workers."""
 
-    def __init__(self, settings: RouterSettings, crew: Crew) -> None:
+    def __init__(self, settings: RouterSettings, pool: WorkerPool) -> None:
         self.settings = settings
-        self.crew = crew
+        self.pool = pool
         self.directory = Directory(
             grace_s=settings.service_removal_grace_period,
             max_errors=settings.max_errors,
@@ -63,7 +63,7 @@ class Master:
         self.registry_error: str | None = "not contacted yet" if settings.registry_url else None
         self._changed = asyncio.Event()
         self.first_answer = asyncio.Event()
-        self.prober: Prober | None = None
+        self.prober: ReplicaProber | None = None
         self.static_keys: dict[str, str] = {}
         self.tls = client_context(None)
         """What our own probes check replicas on https with."""
@@ -71,15 +71,15 @@ class Master:
 
     def connections(self) -> int:
         """Client connections."""
-        return self.crew.connections()
+        return self.pool.connections()
 
     def workers_alive(self) -> int:
         """Workers that serve."""
-        return self.crew.alive()
+        return self.pool.alive()
 
     def unreachable(self) -> dict[str, tuple[int, str]]:
         """By name: replicas that several requests in a row could not reach, how many, and why."""
-        unreached = self.crew.unreached()
+        unreached = self.pool.unreached()
         found = {replica.name: unreached.get(replica.id, (0, "")) for replica in self.replicas()}
         return {name: run for name, run in found.items() if run[0] >= UNREACHED_AFTER}
 
@@ -99,7 +99,7 @@ class Master:
     @property
     def table_path(self) -> Path:
         """Where the last known table is kept, one file per port."""
-        return self.settings.data_dir / f"router-{self.crew.port}-table.json"
+        return self.settings.data_dir / f"router-{self.pool.port}-table.json"
 
     def replicas(self) -> list[Replica]:
         """All replicas known now."""
@@ -122,7 +122,7 @@ class Master:
                         self.prober.look()
             self.first_answer.set()
 
-    def note_probe(self, name: str, generation: str, finding: Finding) -> None:
+    def note_probe(self, name: str, generation: str, finding: ProbeResult) -> None:
         """Take a probe's finding, unless the replica was replaced meanwhile."""
         replica = self.directory.replicas.get(name)
         if replica is None or replica.generation != generation:
@@ -138,7 +138,7 @@ class Master:
         if replica.probed_ok != was:
             log.info("replica.probe_verdict", replica=name, ok=replica.probed_ok)
         if was_doubted and not replica.doubted:
-            self.crew.forgive(replica.slot, replica.id)
+            self.pool.forgive(replica.slot, replica.id)
 
     def load_files(self) -> None:
         """Read the static services, the API keys, the replicas' keys and CAs, where they are set.
@@ -158,8 +158,8 @@ class Master:
         self.directory.set_keys(ReplicaKeys(self.static_keys, replica_keys))
         self.directory.set_static(static.services, kept=static.faulty)
         self.tls = client_context(ca, verify=settings.replica_tls_verify)
-        self.crew.ca = ca
-        self.crew.set_keys(keys)
+        self.pool.ca = ca
+        self.pool.set_keys(keys)
         self._changed.set()
 
     def take(self, settings: RouterSettings) -> None:
@@ -183,7 +183,7 @@ class Master:
     async def renew_workers(self, changed: Sequence[str], reason: Change) -> None:
         """Replace the workers after a reload: when a setting of theirs may have changed, or a signal asks for it."""
         if changed or reason.asked or self.settings.replica_ca_file in reason.files:
-            await self.crew.roll(self.settings)
+            await self.pool.roll(self.settings)
 
     def left_out(self) -> int:
         """How many replicas are known and have no place in the table."""
@@ -191,11 +191,11 @@ class Master:
 
     def is_ejected(self, replica: Replica) -> bool:
         """True while workers set it aside because of what their requests saw."""
-        return self.crew.board.ejected_until_s(replica.slot) > time.monotonic()
+        return self.pool.counters.ejected_until_s(replica.slot) > time.monotonic()
 
     def failing(self) -> dict[str, str]:
         """By name: what the registry is to be told of, see `complaints.py`."""
-        return complaints.failing(self.replicas(), self.crew.board)
+        return complaints.failing(self.replicas(), self.pool.counters)
 
     def next_table(self) -> Table:
         """The table as it stands; the rows of endpoints new in it are cleared before anybody can count in them."""
@@ -205,7 +205,7 @@ class Master:
             log.error("replica.no_slot", left_out=self._left_out, replicas=few, remedy="raise max_endpoints")
         taken, self.directory.taken = self.directory.taken, []
         for slot in taken:
-            self.crew.board.reset(slot)
+            self.pool.counters.reset(slot)
         return self.directory.table()
 
     async def publish(self) -> None:
@@ -217,7 +217,7 @@ class Master:
                 if not self.directory.expire(time.monotonic()):
                     continue
             self._changed.clear()
-            self.crew.publish(self.next_table())
+            self.pool.publish(self.next_table())
             await asyncio.to_thread(last_table.save, self.table_path, self.directory.saved())
 
 
@@ -257,10 +257,10 @@ async def serve(
             TaskScope("router") as scope,
             make_session(timeout_s=settings.health_timeout, limit=256) as session,
         ):
-            stop = stop_signals()  # before the crew: a signal during its start must end it too
+            stop = stop_signals()  # before the pool: a signal during its start must end it too
             hangup = hangup_event()
-            crew = Crew(settings, control_path, scope, environment)
-            master = Master(settings, crew)
+            pool = WorkerPool(settings, control_path, scope, environment)
+            master = Master(settings, pool)
             reloader = Reloader(  # made before the files are read: what changes meanwhile is seen
                 settings,
                 reread,
@@ -274,9 +274,9 @@ async def serve(
                 master.load_files()
             except SettingsError as error:
                 raise ConfigurationError(str(error)) from error
-            crew.bind()
-            overview = Overview(master, crew.board)
-            said = advertise.presence(settings.host, crew.port, settings.advertise_url) if settings.advertise else {}
+            pool.bind()
+            overview = Overview(master, pool.counters)
+            said = advertise.presence(settings.host, pool.port, settings.advertise_url) if settings.advertise else {}
             client = None
             if settings.registry_url:
                 master.directory.restore(last_table.load(master.table_path))
@@ -291,28 +291,28 @@ async def serve(
             if client is not None:
                 scope.spawn("follow", master.follow(client), service=True)
                 await _wait_for_first_answer(master)
-            await crew.start(master.next_table())
+            await pool.start(master.next_table())
             scope.spawn("publish", master.publish(), service=True)
-            scope.spawn("compile", have_compiled(crew, settings))
+            scope.spawn("compile", have_compiled(pool, settings))
             scope.spawn("reload", reloader.run(), service=True)
             readers = [scope.spawn("traffic", overview.watch_traffic(), service=True)]
             if client is not None and said:
                 telling = complaints.tell(client, said["router"], master.failing)
                 readers.append(scope.spawn("complaints", telling, service=True))
-            log.info("service.listening", what="router", host=settings.host, port=crew.port, workers=settings.workers)
+            log.info("service.listening", what="router", host=settings.host, port=pool.port, workers=settings.workers)
             try:
                 await until_stopped(scope, stop)
             finally:
                 for reader in readers:
-                    reader.cancel()  # it reads the crew's board
-                await crew.stop()
+                    reader.cancel()  # it reads the pool's counters
+                await pool.stop()
                 await runner.cleanup()
 
 
-def make_prober(master: Master, session: aiohttp.ClientSession) -> Prober:
+def make_prober(master: Master, session: aiohttp.ClientSession) -> ReplicaProber:
     """What asks the replicas that `master` knows."""
     settings = master.settings
-    return Prober(
+    return ReplicaProber(
         session,
         master.replicas,
         master.note_probe,

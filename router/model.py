@@ -14,7 +14,7 @@ from common.wire.record import KEY_LABEL, ServiceRecord
 WEIGHT_LIMIT = 1000
 
 
-class Standing(StrEnum):
+class Eligibility(StrEnum):
     """How much the master trusts an endpoint."""
 
     FRESH = "fresh"
@@ -32,7 +32,7 @@ class Endpoint:
     """The router's view of one replica; immutable, replaced whole when anything changes.
 
     `id` is unique per life of a replica (name and generation), so that counters and affinity never cross a
-    redeployment (D27). `slot` is its row on the board of shared counters. `api_prefix` is `/v1` or empty when the
+    redeployment (D27). `slot` is its row on the counters of shared counters. `api_prefix` is `/v1` or empty when the
     replica serves only that form of the paths, None when it is not known.
     """
 
@@ -45,7 +45,7 @@ class Endpoint:
     models: tuple[str, ...] = ()
     cache_type: str | None = None
     api_prefix: str | None = None
-    standing: Standing = Standing.FRESH
+    eligibility: Eligibility = Eligibility.FRESH
     limit: int = 0
     """Requests at once; 0 for no limit."""
     end_marked: bool | None = None
@@ -108,9 +108,10 @@ class Table:
             for model in endpoint.models:
                 by_model.setdefault(model, []).append(endpoint)
         fresh: dict[str | None, tuple[Endpoint, ...]] = {
-            model: tuple(one for one in found if one.standing is Standing.FRESH) for model, found in by_model.items()
+            model: tuple(one for one in found if one.eligibility is Eligibility.FRESH)
+            for model, found in by_model.items()
         }
-        fresh[None] = tuple(one for one in endpoints if one.standing is Standing.FRESH)
+        fresh[None] = tuple(one for one in endpoints if one.eligibility is Eligibility.FRESH)
         return cls(version, endpoints, {model: tuple(found) for model, found in by_model.items()}, fresh)
 
 
@@ -203,14 +204,14 @@ class Replica:
         return declared if isinstance(declared, int) and not isinstance(declared, bool) and declared > 0 else 0
 
     @property
-    def standing(self) -> Standing:
+    def eligibility(self) -> Eligibility:
         """What the registry's verdict and ours add up to."""
         if self.record.draining:
-            return Standing.DRAINING
+            return Eligibility.DRAINING
         # What a registry remembers of before a reboot may never have come back: the benefit of doubt ends with the first look.
         never_well = self.probed_ok is None and self.probe_failures > 0
         if self.record.status != "running" or self.probed_ok is False or never_well:
-            return Standing.DOWN
+            return Eligibility.DOWN
         if self.leased:
-            return Standing.FRESH
-        return Standing.SUSPECT if self.probed_ok else Standing.DOWN
+            return Eligibility.FRESH
+        return Eligibility.SUSPECT if self.probed_ok else Eligibility.DOWN

@@ -45,7 +45,7 @@ _ELSEWHERE = ""
 """No client's name."""
 
 
-class Verdict(Enum):
+class AttemptVerdict(Enum):
     """What one attempt says of its endpoint."""
 
     GOOD = "good"
@@ -61,7 +61,7 @@ class Verdict(Enum):
     """Nobody listens, or nobody can be reached: no connection within its time, no way there, no such name."""
 
 
-_WHY = {Verdict.REFUSED: Reason.UNREACHABLE, Verdict.SERVER_ERROR: Reason.SERVER_ERRORS}
+_WHY = {AttemptVerdict.REFUSED: Reason.UNREACHABLE, AttemptVerdict.SERVER_ERROR: Reason.SERVER_ERRORS}
 
 
 @dataclass
@@ -140,7 +140,9 @@ class Outliers:
         if record is not None and record.ejections:
             record.trial = True
 
-    def note(self, endpoint: Endpoint, verdict: Verdict, client: str, peers: Sequence[Endpoint], now: float) -> bool:
+    def note(
+        self, endpoint: Endpoint, verdict: AttemptVerdict, client: str, peers: Sequence[Endpoint], now: float
+    ) -> bool:
         """Take the verdict of one attempt; returns True when it ejects.
 
         Args:
@@ -151,18 +153,18 @@ class Outliers:
             now: Monotonic seconds.
         """
         record = self._records.get(endpoint.id)
-        if verdict is Verdict.GOOD:
+        if verdict is AttemptVerdict.GOOD:
             if record is not None:
                 del self._records[endpoint.id]
             return False
         if record is None:
-            if verdict is Verdict.NEUTRAL:
+            if verdict is AttemptVerdict.NEUTRAL:
                 return False
             record = self._records[endpoint.id] = _Record()
         was_trial, record.trial = record.trial, False
-        if verdict is Verdict.NEUTRAL:
+        if verdict is AttemptVerdict.NEUTRAL:
             return False
-        if verdict is Verdict.SERVER_ERROR or verdict is Verdict.BROKEN:
+        if verdict is AttemptVerdict.SERVER_ERROR or verdict is AttemptVerdict.BROKEN:
             if (
                 len(record.clients) < CLIENTS_TO_BLAME
             ):  # more tell nothing more, and where half are out they are never cleared
@@ -170,7 +172,7 @@ class Outliers:
             if len(record.clients) < CLIENTS_TO_BLAME:
                 return False  # in a trial too: the next request is the next trial
         record.faults += 1
-        if verdict is not Verdict.REFUSED and record.faults < FAULTS_TO_EJECT and not was_trial:
+        if verdict is not AttemptVerdict.REFUSED and record.faults < FAULTS_TO_EJECT and not was_trial:
             return False
         return self._eject(endpoint, record, peers, now, _WHY.get(verdict, Reason.FAULTS))
 

@@ -48,7 +48,7 @@ _SERVER_ERROR = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ProbeResult:
     """What one probe found; what it did not ask for, or got no answer to, is None."""
 
     ok: bool
@@ -61,7 +61,7 @@ class Finding:
     calls: tuple[str, ...] | None = None
 
 
-class Prober:
+class ReplicaProber:
     """Probes every replica on its own schedule.
 
     Args:
@@ -79,7 +79,7 @@ class Prober:
         self,
         session: aiohttp.ClientSession,
         replicas: Callable[[], Iterable[Replica]],
-        found: Callable[[str, str, Finding], None],
+        found: Callable[[str, str, ProbeResult], None],
         *,
         interval_s: float,
         timeout_s: float,
@@ -143,12 +143,12 @@ class Prober:
             self._asking.discard(key)
         self._found(replica.name, replica.generation, finding)
 
-    async def ask(self, replica: Replica) -> Finding:
+    async def ask(self, replica: Replica) -> ProbeResult:
         """One probe of `replica`."""
         metadata, plan = replica.record.metadata, replica.plan
         status, said = await self._get(plan, "/health")
         if status == HTTPStatus.BAD_REQUEST and any(words in said for words in ASKS_FOR_TLS):
-            return Finding(ok=False, problem=SPEAKS_TLS)
+            return ProbeResult(ok=False, problem=SPEAKS_TLS)
         problem = replica.problem if _lives(status) else None
         is_new = replica.probed_ok is None  # what is known of it then was learned of its predecessor
         needs_models = not replica.is_watched  # else its babysitter asks, and the record follows
@@ -175,7 +175,9 @@ class Prober:
         is_other = is_new or replica.learned_calls is None or (models is not None and models != replica.learned_models)
         needs_calls = is_other and "serves" not in metadata
         calls = await self._ask_for_calls(replica, content) if needs_calls and _lives(status) else None
-        return Finding(ok=_lives(status), models=models, objects=objects, prefix=prefix, problem=problem, calls=calls)
+        return ProbeResult(
+            ok=_lives(status), models=models, objects=objects, prefix=prefix, problem=problem, calls=calls
+        )
 
     async def _ask_for_calls(self, replica: Replica, models: bytes) -> tuple[str, ...] | None:
         """Which calls a replica tells of; asked when it is new, or serves other models than before (`models`: that answer)."""

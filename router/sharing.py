@@ -1,4 +1,4 @@
-"""What the workers of one router tell each other of placements: gauges on the board, and a ring of blocks per worker.
+"""What the workers of one router tell each other of placements: gauges on the counters, and a ring of blocks per worker.
 
 A ring has one writer, its worker; everybody else reads along. A record is a replica's tag, a count, and that many hashes.
 The first cell counts all cells ever written, and is written last. A reader that was lapped, even while it copied, drops
@@ -7,8 +7,7 @@ what it has and goes on at the front: placements may be lost on the way, but non
 
 from collections.abc import Iterator, Sequence
 
-from router import board as cells
-from router.board import RING_CELLS, Board
+from router.counters import IN_FLIGHT, READ_AT_US, READING_BYTES, RING_CELLS, WORK_BYTES, SharedCounters
 
 _ROOM = RING_CELLS - 1
 _RECORD_LIMIT = 512
@@ -19,39 +18,39 @@ class Sharing:
     """One worker's side.
 
     Args:
-        board: The shared map, which holds the rings as well.
+        counters: The shared map, which holds the rings as well.
     """
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
-        self._own = board.ring(board.block)
-        self._others = [board.ring(block) for block in range(board.shape.blocks) if block != board.block]
+    def __init__(self, counters: SharedCounters) -> None:
+        self._counters = counters
+        self._own = counters.ring(counters.block)
+        self._others = [counters.ring(block) for block in range(counters.shape.blocks) if block != counters.block]
         self._read = [ring[0] for ring in self._others]
 
     def add(self, slot: int, work_bytes: int, reading_bytes: int) -> None:
         """More (or less) of a slot's prompts is placed and not read."""
-        self._board.add(slot, cells.WORK_BYTES, work_bytes)
-        self._board.add(slot, cells.READING_BYTES, reading_bytes)
+        self._counters.add(slot, WORK_BYTES, work_bytes)
+        self._counters.add(slot, READING_BYTES, reading_bytes)
 
     def read_at(self, slot: int, now: float) -> None:
         """A slot read a prompt of ours."""
-        self._board.put(slot, cells.READ_AT_US, int(now * 1e6))
+        self._counters.put(slot, READ_AT_US, int(now * 1e6))
 
     def requests(self, slot: int) -> int:
         """Requests that the others have at a slot."""
-        return self._board.elsewhere(slot, cells.IN_FLIGHT)
+        return self._counters.elsewhere(slot, IN_FLIGHT)
 
     def work_bytes(self, slot: int) -> int:
         """Uncached bytes that the others placed at a slot and that are not read."""
-        return self._board.elsewhere(slot, cells.WORK_BYTES)
+        return self._counters.elsewhere(slot, WORK_BYTES)
 
     def reading_bytes(self, slot: int) -> int:
         """Bytes that the others placed at a slot and that are not read."""
-        return self._board.elsewhere(slot, cells.READING_BYTES)
+        return self._counters.elsewhere(slot, READING_BYTES)
 
     def last_read_s(self, slot: int) -> float:
         """When a slot last read a prompt of the others."""
-        return self._board.latest_elsewhere(slot, cells.READ_AT_US) / 1e6
+        return self._counters.latest_elsewhere(slot, READ_AT_US) / 1e6
 
     def placed(self, tag: int, blocks: Sequence[int]) -> None:
         """Tell the others of a placement."""

@@ -19,12 +19,11 @@ from common.exits import Exit
 from common.http.tls import client_context
 from common.tasks import TaskScope
 from common.tracing import open_tracing
-from router import board as cells
 from router import feed
-from router.board import BLOCKS_EACH, Board, Shape
+from router.counters import BLOCKS_EACH, IN_FLIGHT, Shape, SharedCounters
 from router.model import Endpoint, Table
 from router.policy.choose import Chooser
-from router.policy.fleet import Fleet
+from router.policy.fleet_view import FleetView
 from router.proxy.downstream import Downstream
 from router.proxy.engine import Engine, Limits
 from router.proxy.tracing import Traces
@@ -66,24 +65,24 @@ def limits_of(settings: RouterSettings) -> Limits:
     )
 
 
-def chooser_of(settings: RouterSettings, sharing: Sharing | None, board: Board) -> Chooser:
+def chooser_of(settings: RouterSettings, sharing: Sharing | None, counters: SharedCounters) -> Chooser:
     """Who picks, as the settings say; `sharing` where other workers pick as well."""
     return Chooser(
         rng=random.Random(),  # noqa: S311 - spreading load, no secret
-        in_flight=lambda endpoint: board.total(endpoint.slot, cells.IN_FLIGHT),
+        in_flight=lambda endpoint: counters.total(endpoint.slot, IN_FLIGHT),
         rules=settings.model_rules(),
-        fleet=Fleet(blocks_limit=settings.prefix_blocks, elsewhere=sharing),
+        fleet=FleetView(blocks_limit=settings.prefix_blocks, elsewhere=sharing),
         cache_type_threshold_bytes=settings.cache_type_routing_threshold,
         sticky_keys=settings.sticky_keys,
         slow_start_s=settings.slow_start_s,
     )
 
 
-async def serve(feed_fd: int, board_fd: int, socket_fd: int, *, is_compiled: bool) -> int:
+async def serve(feed_fd: int, counters_fd: int, socket_fd: int, *, is_compiled: bool) -> int:
     """Run until retired; returns the exit code. `is_compiled` is only told to the master."""
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=feed_fd))
     plan = await feed.read(reader)
-    if not isinstance(plan, feed.Plan):
+    if not isinstance(plan, feed.WorkerSetup):
         return Exit.SOFTWARE
     settings = RouterSettings.model_validate(plan.settings)
     logs.setup("router", level=settings.log_level, json=settings.log_json)
@@ -92,11 +91,11 @@ async def serve(feed_fd: int, board_fd: int, socket_fd: int, *, is_compiled: boo
     listening = socket.socket(fileno=socket_fd)
     listening.settimeout(0)
     async with TaskScope(f"worker{plan.index}") as scope:
-        board = Board(board_fd, Shape(plan.slots, BLOCKS_EACH * plan.workers), plan.block)
+        counters = SharedCounters(counters_fd, Shape(plan.slots, BLOCKS_EACH * plan.workers), plan.block)
         engine = Engine(
             limits=limits_of(settings),
-            board=board,
-            chooser=chooser_of(settings, Sharing(board) if plan.workers > 1 else None, board),
+            counters=counters,
+            chooser=chooser_of(settings, Sharing(counters) if plan.workers > 1 else None, counters),
             control=Endpoint(
                 id="control", name="control", host="router", port=0, slot=plan.slots, unix_path=plan.control_path
             ),
@@ -159,7 +158,9 @@ async def _beat(writer: asyncio.StreamWriter, engine: Engine, *, is_compiled: bo
     """Tell the master, every second, that this worker turns its loop."""
     while True:
         unreached = {key: (run.failures, run.reason) for key, run in engine.unreached.items()}
-        beat = feed.Beat(engine.table.version, len(engine.clients), len(engine.exchanges), is_compiled, unreached)
+        beat = feed.WorkerStatus(
+            engine.table.version, len(engine.clients), len(engine.exchanges), is_compiled, unreached
+        )
         feed.write(writer, beat)
         with contextlib.suppress(ConnectionError):
             await writer.drain()

@@ -36,9 +36,9 @@ from ctl.codes import MEANINGS  # noqa: E402 - as above
 from registry.http.routes import ROUTES  # noqa: E402 - as above
 from registry.settings import RegistrySettings  # noqa: E402 - as above
 from registry.views.metrics import Metrics  # noqa: E402 - as above
-from router.board import Board, Shape  # noqa: E402 - as above
 from router.control import app as router_api  # noqa: E402 - as above
 from router.control.metrics import RouterCollector  # noqa: E402 - as above
+from router.counters import Shape, SharedCounters  # noqa: E402 - as above
 from router.proxy.paths import PROXIED  # noqa: E402 - as above
 from router.settings import RouterSettings  # noqa: E402 - as above
 
@@ -247,7 +247,7 @@ def metric_families() -> dict[str, list[Metric]]:
             registry_error=None, replicas=list, connections=int, workers_alive=int, left_out=int, unreachable=dict
         ),
     )
-    router = RouterCollector(source, Board(Board.create(shape), shape))
+    router = RouterCollector(source, SharedCounters(SharedCounters.create(shape), shape))
     nobody = View("r", "mock", "h", 1, 2, ReplicaState.PENDING, "i", 1, 5.0, "", "", "")
     return {
         "registry": list(Metrics(crowd, crowd, crowd, crowd).collect()),

@@ -12,13 +12,13 @@ from bench.replay.traces import Request, prompt
 from router.model import Endpoint, Facts
 from router.policy.blocks import chain
 from router.policy.cost import Cost
-from router.policy.fleet import Fleet
+from router.policy.fleet_view import FleetView
 from router.policy.least_loaded import LeastLoaded
 from router.policy.prefix import Prefix
 from router.policy.random_choice import RandomChoice
-from router.policy.replica_view import Placement
+from router.policy.replica_view import PlacedRequest
 from router.policy.round_robin import RoundRobin
-from router.policy.rule import Policy, Rng, Scores
+from router.policy.rule import Rng, RoutingPolicy, Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Outcome:
         return max(self.read_tokens) * len(self.read_tokens) / max(1, sum(self.read_tokens))
 
 
-Make = Callable[[Fleet, Callable[[Endpoint], int]], Policy]
+Make = Callable[[FleetView, Callable[[Endpoint], int]], RoutingPolicy]
 
 
 def facts_of(request: Request, bytes_per_token: float) -> Facts:
@@ -72,11 +72,11 @@ def replay(trace: Sequence[Request], facts: Sequence[Facts], setup: Setup, make:
     engines = [ModelEngine(kind) for kind in setup.kinds]
     endpoints = [Endpoint(f"r{n}@1", f"r{n}", "h", 1, n, models=("m",)) for n in range(len(engines))]
     in_flight = [0] * len(engines)
-    fleet = Fleet()
+    fleet = FleetView()
     policy = make(fleet, lambda endpoint: in_flight[endpoint.slot])
     rng = random.Random(seed)  # noqa: S311 - seeded
     joins = setup.joins_at_s or (0.0,) * len(engines)
-    events: list[tuple[float, int, str, Placement, int, float]] = []
+    events: list[tuple[float, int, str, PlacedRequest, int, float]] = []
     outcome = Outcome()
     speed = setup.speed
 

@@ -10,34 +10,33 @@ from aiohttp import web
 from common.clock import now_iso
 from common.http.answers import json_answer
 from common.http.errors import ApiError, Handler, json_errors
-from router import board as cells
-from router.board import Board
 from router.control import metrics, views
 from router.control.replica_api import BODY_LIMIT_BYTES, ReplicaApi
-from router.control.traffic import SAMPLE_S, Sample, Traffic
+from router.control.traffic import SAMPLE_S, Traffic, TrafficSample
+from router.counters import DURATION, EJECTIONS, ERRORS, IN_FLIGHT, REQUESTS, SharedCounters
 from router.model import Replica
 from router.outlier import TOLD
 from router.proxy import answers
 from router.settings import RouterSettings
 
 
-class Fleet(metrics.Source, Protocol):
+class MasterState(metrics.MetricsSource, Protocol):
     """What the control plane needs of the master."""
 
     settings: RouterSettings
 
 
 class Overview:
-    """Reads the master's state and the board for the handlers.
+    """Reads the master's state and the counters for the handlers.
 
     Args:
         fleet: The master.
-        board: The counters.
+        counters: The counters.
     """
 
-    def __init__(self, fleet: Fleet, board: Board) -> None:
+    def __init__(self, fleet: MasterState, counters: SharedCounters) -> None:
         self._fleet = fleet
-        self._board = board
+        self._counters = counters
         self._traffic = Traffic()
 
     @property
@@ -70,14 +69,14 @@ class Overview:
 
     def metrics_page(self) -> bytes:
         """Prometheus' text."""
-        return metrics.RouterCollector(self._fleet, self._board).page()
+        return metrics.RouterCollector(self._fleet, self._counters).page()
 
     async def watch_traffic(self) -> None:
-        """Sample the counters for ever, so that whoever looks at the traffic sees where it comes from."""
+        """TrafficSample the counters for ever, so that whoever looks at the traffic sees where it comes from."""
         while True:
-            rows = {replica.id: self._board.row(replica.slot) for replica in self._fleet.replicas()}
-            queue = self._board.row(self._board.shape.slots)
-            self._traffic.add(Sample(time.time(), time.monotonic(), rows, queue))
+            rows = {replica.id: self._counters.row(replica.slot) for replica in self._fleet.replicas()}
+            queue = self._counters.row(self._counters.shape.slots)
+            self._traffic.add(TrafficSample(time.time(), time.monotonic(), rows, queue))
             await asyncio.sleep(SAMPLE_S)
 
     def traffic(self, since: float) -> dict[str, Any]:
@@ -92,11 +91,11 @@ class Overview:
             "replicas": [
                 {
                     "name": replica.name,
-                    "standing": replica.standing.value,
+                    "standing": replica.eligibility.value,
                     "static": replica.static,
-                    "in_flight": self._board.total(replica.slot, cells.IN_FLIGHT),
-                    "ejections": self._board.total(replica.slot, cells.EJECTIONS),
-                    "ejected": self._board.ejected_until_s(replica.slot) > now,
+                    "in_flight": self._counters.total(replica.slot, IN_FLIGHT),
+                    "ejections": self._counters.total(replica.slot, EJECTIONS),
+                    "ejected": self._counters.ejected_until_s(replica.slot) > now,
                     **self._traffic.replicas.get(replica.id, {"requests_s": 0.0, "errors_s": 0.0}),
                 }
                 for replica in self._fleet.replicas()
@@ -104,13 +103,13 @@ class Overview:
         }
 
     def _counts(self, replica: Replica) -> views.Counts:
-        why = metrics.why_set_aside(self._board, replica.slot)
-        requests = self._board.total(replica.slot, cells.REQUESTS)
-        _, seconds = self._board.histogram(replica.slot, cells.DURATION)
+        why = metrics.why_set_aside(self._counters, replica.slot)
+        requests = self._counters.total(replica.slot, REQUESTS)
+        _, seconds = self._counters.histogram(replica.slot, DURATION)
         return views.Counts(
             requests=requests,
-            errors=self._board.total(replica.slot, cells.ERRORS),
-            in_flight=self._board.total(replica.slot, cells.IN_FLIGHT),
+            errors=self._counters.total(replica.slot, ERRORS),
+            in_flight=self._counters.total(replica.slot, IN_FLIGHT),
             response_time_s=seconds / requests if requests else 0.0,
             set_aside=TOLD[why] if why is not None else None,
         )

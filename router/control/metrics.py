@@ -1,4 +1,4 @@
-"""The router's metrics, merged over workers by reading the board; rendered by prometheus-client.
+"""The router's metrics, merged over workers by reading the shared counters; rendered by prometheus-client.
 
 A replica with several models is labelled `several`: its counters are kept per replica, and a label per model asked for
 would let clients grow the page.
@@ -13,27 +13,41 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from router import board as cells
-from router.board import BOUNDS_S, Board, Outcome
-from router.model import Replica, Standing
+from router.counters import (
+    BOUNDS_S,
+    BYTES_IN,
+    BYTES_OUT,
+    DURATION,
+    EJECTIONS,
+    FIRST_BYTE,
+    GAP,
+    IN_FLIGHT,
+    OUTCOMES,
+    QUEUE_WAIT,
+    RETRIES,
+    STUCK,
+    AttemptOutcome,
+    SharedCounters,
+)
+from router.model import Eligibility, Replica
 from router.outlier import Reason
 
 LABELS = ("model", "replica")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _COUNTERS = (
-    ("svc_router_retries", "Attempts that were not a request's first.", cells.RETRIES),
-    ("svc_router_ejections", "Times a replica was set aside because of its requests.", cells.EJECTIONS),
-    ("svc_router_request_bytes", "Bytes of request bodies sent to replicas.", cells.BYTES_IN),
-    ("svc_router_response_bytes", "Bytes of answers sent to clients.", cells.BYTES_OUT),
+    ("svc_router_retries", "Attempts that were not a request's first.", RETRIES),
+    ("svc_router_ejections", "Times a replica was set aside because of its requests.", EJECTIONS),
+    ("svc_router_request_bytes", "Bytes of request bodies sent to replicas.", BYTES_IN),
+    ("svc_router_response_bytes", "Bytes of answers sent to clients.", BYTES_OUT),
 )
 _HISTOGRAMS = (
-    ("svc_router_time_to_first_byte_seconds", "From the whole request to the answer's first byte.", cells.FIRST_BYTE),
-    ("svc_router_inter_chunk_seconds", "Between two reads of a stream.", cells.GAP),
-    ("svc_router_request_duration_seconds", "From the whole request to the answer's last byte.", cells.DURATION),
+    ("svc_router_time_to_first_byte_seconds", "From the whole request to the answer's first byte.", FIRST_BYTE),
+    ("svc_router_inter_chunk_seconds", "Between two reads of a stream.", GAP),
+    ("svc_router_request_duration_seconds", "From the whole request to the answer's last byte.", DURATION),
 )
 
 
-class Source(Protocol):
+class MetricsSource(Protocol):
     """What the metrics are read from."""
 
     registry_error: str | None
@@ -64,12 +78,12 @@ class RouterCollector(Collector):
 
     Args:
         source: The master.
-        board: The counters.
+        counters: The counters.
     """
 
-    def __init__(self, source: Source, board: Board) -> None:
+    def __init__(self, source: MetricsSource, counters: SharedCounters) -> None:
         self._source = source
-        self._board = board
+        self._counters = counters
 
     def page(self) -> bytes:
         """The page in Prometheus' text form."""
@@ -87,9 +101,9 @@ class RouterCollector(Collector):
         in_flight = GaugeMetricFamily("svc_router_in_flight", "Requests at a replica now.", labels=LABELS)
         for replica in replicas:
             labels = _labels(replica)
-            in_flight.add_metric(labels, self._board.total(replica.slot, cells.IN_FLIGHT))
-            for outcome in Outcome:
-                count = self._board.total(replica.slot, cells.OUTCOMES + outcome)
+            in_flight.add_metric(labels, self._counters.total(replica.slot, IN_FLIGHT))
+            for outcome in AttemptOutcome:
+                count = self._counters.total(replica.slot, OUTCOMES + outcome)
                 requests.add_metric([*labels, outcome.name.lower()], count)
         yield requests
         yield in_flight
@@ -97,7 +111,7 @@ class RouterCollector(Collector):
             "svc_router_set_aside", "1 while a replica is set aside, by why.", labels=[*LABELS, "reason"]
         )
         for replica in replicas:
-            why = why_set_aside(self._board, replica.slot)
+            why = why_set_aside(self._counters, replica.slot)
             if why is not None:
                 set_aside.add_metric([*_labels(replica), why.name.lower()], 1.0)
         yield set_aside
@@ -113,7 +127,7 @@ class RouterCollector(Collector):
         for name, text, cell in _COUNTERS:
             counter = CounterMetricFamily(name, text, labels=LABELS)
             for replica in replicas:
-                counter.add_metric(_labels(replica), self._board.total(replica.slot, cell))
+                counter.add_metric(_labels(replica), self._counters.total(replica.slot, cell))
             yield counter
         for name, text, cell in _HISTOGRAMS:
             family = HistogramMetricFamily(name, text, labels=LABELS)
@@ -121,13 +135,13 @@ class RouterCollector(Collector):
                 self._add(family, _labels(replica), replica.slot, cell)
             yield family
         waits = HistogramMetricFamily("svc_router_queue_wait_seconds", "Waited for a replica with room.", labels=())
-        self._add(waits, [], self._board.shape.slots, cells.QUEUE_WAIT)
+        self._add(waits, [], self._counters.shape.slots, QUEUE_WAIT)
         yield waits
 
     def _fleet(self, replicas: Sequence[Replica]) -> Iterator[Metric]:
         standings = GaugeMetricFamily("svc_router_replicas", "Replicas by standing.", labels=["standing"])
-        for standing in Standing:
-            standings.add_metric([standing.value], sum(replica.standing is standing for replica in replicas))
+        for eligibility in Eligibility:
+            standings.add_metric([eligibility.value], sum(replica.eligibility is eligibility for replica in replicas))
         yield standings
         yield GaugeMetricFamily(
             "svc_router_replicas_left_out",
@@ -140,17 +154,17 @@ class RouterCollector(Collector):
         yield GaugeMetricFamily("svc_router_connections", "Client connections.", value=self._source.connections())
 
     def _add(self, family: HistogramMetricFamily, labels: Sequence[str], slot: int, cell: int) -> None:
-        counts, total_s = self._board.histogram(slot, cell)
+        counts, total_s = self._counters.histogram(slot, cell)
         bounds = [*(str(bound) for bound in BOUNDS_S), "+Inf"]
         family.add_metric(labels, list(zip(bounds, accumulate(counts), strict=True)), total_s)
 
 
-def why_set_aside(board: Board, slot: int) -> Reason | None:
+def why_set_aside(counters: SharedCounters, slot: int) -> Reason | None:
     """Why a replica gets no requests now, though it may be healthy by its probes; None when it does."""
-    if board.total(slot, cells.STUCK):
+    if counters.total(slot, STUCK):
         return Reason.SILENT
-    why = board.ejected_why(slot)  # none when the master forgave while a worker wrote
-    return Reason(why) if why and board.ejected_until_s(slot) > time.monotonic() else None
+    why = counters.ejected_why(slot)  # none when the master forgave while a worker wrote
+    return Reason(why) if why and counters.ejected_until_s(slot) > time.monotonic() else None
 
 
 def _labels(replica: Replica) -> list[str]:

@@ -1,6 +1,6 @@
 """PURE. What has gone through the router lately: counters sampled now and then become rates and percentiles.
 
-A sample is one row of cumulative counters per endpoint, as the board has them. The difference of two samples is a
+A sample is one row of cumulative counters per endpoint, as the counters has them. The difference of two samples is a
 point. An endpoint that is new counts from zero, one that is gone counts no more, so a reused row is never mistaken for
 its predecessor's. Percentiles are read from the histograms' buckets by linear interpolation, as Prometheus does.
 """
@@ -11,28 +11,39 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from router import board as cells
-from router.board import BOUNDS_S, Outcome
+from router.counters import (
+    BOUNDS_S,
+    EJECTIONS,
+    FIELDS,
+    FIRST_BYTE,
+    GAP,
+    IN_FLIGHT,
+    OUTCOMES,
+    QUEUE_WAIT,
+    REQUESTS,
+    RETRIES,
+    AttemptOutcome,
+)
 
 SAMPLE_S = 2.0
 POINTS_KEPT = 450
 """A quarter of an hour."""
 QUANTILES = (0.5, 0.95, 0.99)
 FAILED = (
-    Outcome.SERVER_ERROR,
-    Outcome.CONNECT_FAILED,
-    Outcome.DIED,
-    Outcome.TRUNCATED,
-    Outcome.MALFORMED,
-    Outcome.TIMED_OUT,
+    AttemptOutcome.SERVER_ERROR,
+    AttemptOutcome.CONNECT_FAILED,
+    AttemptOutcome.DIED,
+    AttemptOutcome.TRUNCATED,
+    AttemptOutcome.MALFORMED,
+    AttemptOutcome.TIMED_OUT,
 )
 """Outcomes that are a replica's fault."""
 Row = Sequence[int]
-"""The counters of one endpoint over all workers, in the board's order."""
+"""The counters of one endpoint over all workers, in the order of `router/counters.py`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TrafficSample:
     """All counters at one moment: `at` is epoch seconds for display, `now` monotonic; `queue` is the row of no endpoint."""
 
     at: float
@@ -48,9 +59,9 @@ class Traffic:
     points: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=POINTS_KEPT))
     replicas: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Of the latest point: requests and errors per second, by endpoint id."""
-    last: Sample | None = None
+    last: TrafficSample | None = None
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: TrafficSample) -> None:
         """Take a sample; with the one before it makes a point."""
         if self.last is not None and sample.now > self.last.now:
             self._add_point(self.last, sample)
@@ -60,10 +71,10 @@ class Traffic:
         """Points later than `at`."""
         return [point for point in self.points if point["at"] > at]
 
-    def _add_point(self, before: Sample, after: Sample) -> None:
+    def _add_point(self, before: TrafficSample, after: TrafficSample) -> None:
         seconds = after.now - before.now
         changes = {key: _change(before.rows.get(key), row) for key, row in after.rows.items()}
-        total = [sum(column) for column in zip(*changes.values(), strict=True)] or [0] * cells.FIELDS
+        total = [sum(column) for column in zip(*changes.values(), strict=True)] or [0] * FIELDS
         queue = _change(before.queue, after.queue)
         self.replicas = {
             key: {"requests_s": _rate(_requests(row), seconds), "errors_s": _rate(_failures(row), seconds)}
@@ -74,12 +85,12 @@ class Traffic:
                 "at": round(after.at, 3),
                 "requests_s": _rate(_requests(total), seconds),
                 "errors_s": _rate(_failures(total), seconds),
-                "retries_s": _rate(total[cells.RETRIES], seconds),
-                "ejections": total[cells.EJECTIONS],
-                "in_flight": sum(row[cells.IN_FLIGHT] for row in after.rows.values()),
-                "first_byte_s": percentiles(total, cells.FIRST_BYTE),
-                "gap_s": percentiles(total, cells.GAP),
-                "queue_s": percentiles(queue, cells.QUEUE_WAIT),
+                "retries_s": _rate(total[RETRIES], seconds),
+                "ejections": total[EJECTIONS],
+                "in_flight": sum(row[IN_FLIGHT] for row in after.rows.values()),
+                "first_byte_s": percentiles(total, FIRST_BYTE),
+                "gap_s": percentiles(total, GAP),
+                "queue_s": percentiles(queue, QUEUE_WAIT),
             }
         )
 
@@ -105,11 +116,11 @@ def quantile(counts: Sequence[int], share: float) -> float:
 
 def _requests(row: Row) -> int:
     """Requests, not attempts."""
-    return row[cells.REQUESTS] - row[cells.RETRIES]
+    return row[REQUESTS] - row[RETRIES]
 
 
 def _failures(row: Row) -> int:
-    return sum(row[cells.OUTCOMES + outcome] for outcome in FAILED)
+    return sum(row[OUTCOMES + outcome] for outcome in FAILED)
 
 
 def _rate(count: int, seconds: float) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.wire.record import plain_weight
-from router.model import Replica, Standing
+from router.model import Eligibility, Replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Counts:
 
 def is_healthy(replica: Replica) -> bool:
     """True when requests may go to it."""
-    return replica.standing in (Standing.FRESH, Standing.SUSPECT)
+    return replica.eligibility in (Eligibility.FRESH, Eligibility.SUSPECT)
 
 
 def service(replica: Replica, counts: Counts, unreached: tuple[int, str] | None = None) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def service(replica: Replica, counts: Counts, unreached: tuple[int, str] | None 
         "weight": plain_weight(replica.weight),
         "models": list(replica.models),
         "metadata": record.metadata,
-        "standing": replica.standing.value,
+        "standing": replica.eligibility.value,
         "in_flight": counts.in_flight,
         "static": replica.static,
         **({"set_aside": counts.set_aside} if counts.set_aside is not None else {}),

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from router.model import Endpoint, Facts, Table
 from router.policy import affinity, cache_type
 from router.policy.cost import Cost
-from router.policy.fleet import Fleet
+from router.policy.fleet_view import FleetView
 from router.policy.least_loaded import LeastLoaded
 from router.policy.models import MEMORY, ModelRules
 from router.policy.prefix import Prefix
 from router.policy.random_choice import RandomChoice
-from router.policy.replica_view import Placement
+from router.policy.replica_view import PlacedRequest
 from router.policy.round_robin import RoundRobin
-from router.policy.rule import Policy, Rng, Scores
+from router.policy.rule import Rng, RoutingPolicy, Scores
 from router.policy.session import Session
 from router.policy.slow_start import SlowStart
 
@@ -36,20 +36,20 @@ class Chooser:
         rng: Rng,
         in_flight: Callable[[Endpoint], int],
         rules: ModelRules | None = None,
-        fleet: Fleet | None = None,
+        fleet: FleetView | None = None,
         cache_type_threshold_bytes: int = cache_type.DEFAULT_THRESHOLD_BYTES,
         sticky_keys: bool = True,
         slow_start_s: float = 0.0,
     ) -> None:
         self.rules = rules or ModelRules()
-        self.fleet = fleet or Fleet()
+        self.fleet = fleet or FleetView()
         self._rng = rng
         self._in_flight = in_flight
         self._threshold_bytes = cache_type_threshold_bytes
         self._sticky_keys = sticky_keys
         self._slow_start = SlowStart(slow_start_s)
-        self._policies: dict[tuple[str, str | None], Policy] = {}
-        self._by_model: dict[str | None, Policy] = {}
+        self._policies: dict[tuple[str, str | None], RoutingPolicy] = {}
+        self._by_model: dict[str | None, RoutingPolicy] = {}
         self._table = Table(0)
         self._several = False
         self._tracking = False
@@ -75,7 +75,7 @@ class Chooser:
         )
         self._weightless = any(not endpoint.weight for endpoint in table.endpoints)
 
-    def policy(self, model: str | None, asked: str | None = None) -> Policy:
+    def policy(self, model: str | None, asked: str | None = None) -> RoutingPolicy:
         """The policy for `model`, or the one `asked` for by name."""
         if asked is not None:
             return self._made(asked, model)
@@ -110,7 +110,7 @@ class Chooser:
         policy = self.policy(facts.model, facts.policy)
         return self._held(candidates, facts, policy) or policy.pick(candidates, facts, now, self._rng)
 
-    def placed(self, endpoint: Endpoint, facts: Facts, now: float) -> Placement | None:
+    def placed(self, endpoint: Endpoint, facts: Facts, now: float) -> PlacedRequest | None:
         """A request goes to `endpoint`; None where nobody needs to know."""
         if not self._tracking and facts.policy is None:
             return None
@@ -134,7 +134,7 @@ class Chooser:
             return "affinity", wishes, holder
         return policy.name, policy.scores(candidates, facts, now), policy.peek(candidates, facts, now)
 
-    def _held(self, candidates: Sequence[Endpoint], facts: Facts, policy: Policy) -> Endpoint | None:
+    def _held(self, candidates: Sequence[Endpoint], facts: Facts, policy: RoutingPolicy) -> Endpoint | None:
         """The replica that the request's key leads to, while it has room for it; None leaves it to the policy."""
         key = facts.affinity
         if key is None or not self._sticky_keys or facts.policy is not None or policy.name == "session":
@@ -155,14 +155,14 @@ class Chooser:
     def _choices(self, model: str | None) -> bool:
         return model is None or len(self._table.by_model.get(model, ())) > 1
 
-    def _made(self, name: str, model: str | None) -> Policy:
+    def _made(self, name: str, model: str | None) -> RoutingPolicy:
         # One per model: what a fleet's utilisation or turn is must not mix with another's.
         found = self._policies.get((name, model))
         if found is None:
             found = self._policies[name, model] = self._make(name)
         return found
 
-    def _make(self, name: str) -> Policy:
+    def _make(self, name: str) -> RoutingPolicy:
         match name:
             case "round_robin":
                 return RoundRobin()

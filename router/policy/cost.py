@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from router.model import Endpoint, Facts
 from router.policy.blocks import bytes_of
-from router.policy.fleet import Fleet
+from router.policy.fleet_view import FleetView
 from router.policy.replica_view import ReplicaView
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import Rng, Scores
@@ -41,7 +41,7 @@ class Cost:
     reads_prompts = True
     tracks = True
 
-    def __init__(self, fleet: Fleet, *, tie_share: float = TIE_SHARE) -> None:
+    def __init__(self, fleet: FleetView, *, tie_share: float = TIE_SHARE) -> None:
         self._fleet = fleet
         self._tie = 1.0 + tie_share
         self._rotation = RoundRobin()

@@ -7,7 +7,7 @@ large that looking at everybody costs more than it gains (Mitzenmacher, 2001: tw
 from collections.abc import Callable, Sequence
 
 from router.model import Endpoint, Facts
-from router.policy.fleet import Fleet
+from router.policy.fleet_view import FleetView
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import Rng, Scores
 
@@ -28,7 +28,7 @@ class LeastLoaded:
     reads_prompts = False
     tracks = True
 
-    def __init__(self, fleet: Fleet, in_flight: Callable[[Endpoint], int], *, two_choices: bool = False) -> None:
+    def __init__(self, fleet: FleetView, in_flight: Callable[[Endpoint], int], *, two_choices: bool = False) -> None:
         self._fleet = fleet
         self._in_flight = in_flight
         self._two_choices = two_choices

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from router.model import Endpoint, Facts
 from router.policy.blocks import bytes_of
-from router.policy.fleet import Fleet
+from router.policy.fleet_view import FleetView
 from router.policy.rule import Rng, Scores
 
 LEAST_MATCH = 0.3
@@ -29,7 +29,7 @@ class Prefix:
     reads_prompts = True
     tracks = True
 
-    def __init__(self, fleet: Fleet, in_flight: Callable[[Endpoint], int]) -> None:
+    def __init__(self, fleet: FleetView, in_flight: Callable[[Endpoint], int]) -> None:
         self._fleet = fleet
         self._in_flight = in_flight
 

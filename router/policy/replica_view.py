@@ -44,7 +44,7 @@ class Shared:
 
 
 @dataclass(eq=False)
-class Placement:
+class PlacedRequest:
     """One request at one replica, until it is over.
 
     `matched_bytes` of its prompt were believed to be in the cache and `known_bytes` had been placed there before;
@@ -108,13 +108,13 @@ class ReplicaView:
         self.pace = Pace(OWN_FADE)
         self.sizes = Sizes()
         self.s_per_byte = pooled(self.pace, shared.pace)
-        self.reading: deque[Placement] = deque()
+        self.reading: deque[PlacedRequest] = deque()
         """Placed, and not known to be read yet, in order."""
         self.work_bytes = 0
         """Uncached bytes of those."""
         self._outstanding = 0
         """Prompt bytes of those, and of the owed."""
-        self._owed: dict[Placement, None] = {}
+        self._owed: dict[PlacedRequest, None] = {}
         """Answers in one piece that should be read by now, though nothing has been heard of it yet, in order."""
         self._firsts = Wait()
         """For first bytes of streams, beyond what the pace explains."""
@@ -200,7 +200,7 @@ class ReplicaView:
         since = max(self._heard_at, next(iter(self._owed)).at)
         return max(0.0, now - since - self._answers.limit_s) if self._answers.count else 0.0
 
-    def place(self, facts: Facts, now: float) -> Placement:
+    def place(self, facts: Facts, now: float) -> PlacedRequest:
         """A request goes to this replica."""
         index, blocks = self.index, facts.blocks
         matched = known = 0
@@ -215,7 +215,7 @@ class ReplicaView:
                     positions = sorted({count // 4, count // 2, count * 3 // 4, count - 1})
                     ages = tuple(zip([ENDS[at] for at in positions], index.ages(blocks, positions), strict=True))
             index.use(blocks)
-        placement = Placement(
+        placement = PlacedRequest(
             self, now, facts.prompt_bytes, facts.prompt_bytes - matched, matched, known, ages, not facts.stream
         )
         if placement.silent:
@@ -230,8 +230,8 @@ class ReplicaView:
                 self._elsewhere.placed(self._tag, blocks)
         return placement
 
-    def first_byte(self, placement: Placement, now: float) -> None:
-        """See `Placement`."""
+    def first_byte(self, placement: PlacedRequest, now: float) -> None:
+        """See `PlacedRequest`."""
         placement.answered = True
         self._heard_at = now
         if placement.silent:
@@ -254,8 +254,8 @@ class ReplicaView:
         if not self.reports:
             self._learn_from_time(placement)
 
-    def over(self, placement: Placement, now: float) -> None:
-        """See `Placement`."""
+    def over(self, placement: PlacedRequest, now: float) -> None:
+        """See `PlacedRequest`."""
         self.requests -= 1
         if placement.silent and (placement.answered or placement.written_tokens is not None):
             self._heard_at = now
@@ -271,7 +271,7 @@ class ReplicaView:
         if placement.service_s is not None:
             self._learn_pace(placement.service_s, placement.prompt_bytes - cached, 1.0)
 
-    def _ended_silently(self, placement: Placement, written_tokens: int, now: float) -> None:
+    def _ended_silently(self, placement: PlacedRequest, written_tokens: int, now: float) -> None:
         """The end of an answer in one piece tells when its prompt was read, once the time per token is known."""
         writing, cached_share = self._shared.writing, placement.cached_share
         known_bytes = placement.known_bytes if cached_share is None else 0
@@ -291,7 +291,7 @@ class ReplicaView:
             if cached_share is None:
                 self._learn_from_time(placement)
 
-    def _is_read(self, placement: Placement) -> None:
+    def _is_read(self, placement: PlacedRequest) -> None:
         """Its prompt was read, or nobody needs it any more."""
         if placement.reading:
             self._leave(placement, placement.prompt_bytes)
@@ -301,7 +301,7 @@ class ReplicaView:
             if self._elsewhere is not None:
                 self._elsewhere.add(self._slot, 0, -placement.prompt_bytes)
 
-    def _leave(self, placement: Placement, read_bytes: int) -> None:
+    def _leave(self, placement: PlacedRequest, read_bytes: int) -> None:
         """Its prompt is no longer waited for; `read_bytes` of it are known to be read, or are nobody's any more."""
         placement.reading = False
         if self.reading[0] is placement:
@@ -313,7 +313,7 @@ class ReplicaView:
         if self._elsewhere is not None:
             self._elsewhere.add(self._slot, -placement.work_bytes, -read_bytes)
 
-    def _learn_from_time(self, placement: Placement) -> None:
+    def _learn_from_time(self, placement: PlacedRequest) -> None:
         """How long it took says how much of it was cached, once the pace is known; and the other way round."""
         assert placement.service_s is not None  # noqa: S101 - the caller has just measured it
         known, prompt = placement.known_bytes, placement.prompt_bytes
@@ -334,7 +334,7 @@ class ReplicaView:
         if self._shared.pace.count < _SETTLED:
             self._shared.unsettled = True
 
-    def _learn_size(self, placement: Placement, cached: float) -> None:
+    def _learn_size(self, placement: PlacedRequest, cached: float) -> None:
         """Each remembered part was there or not; a part begun counts by its share."""
         if not placement.ages:
             return

@@ -17,7 +17,7 @@ class Rng(Protocol):
         ...
 
 
-class Policy(Protocol):
+class RoutingPolicy(Protocol):
     """One rule."""
 
     name: str

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from router.model import Endpoint, Facts
 from router.policy import affinity
-from router.policy.rule import Policy, Rng, Scores
+from router.policy.rule import Rng, RoutingPolicy, Scores
 
 
 class Session:
@@ -22,7 +22,7 @@ class Session:
     name = "session"
     reads_prompts = False
 
-    def __init__(self, in_flight: Callable[[Endpoint], int], other: Policy) -> None:
+    def __init__(self, in_flight: Callable[[Endpoint], int], other: RoutingPolicy) -> None:
         self._in_flight = in_flight
         self._other = other
         self.tracks = other.tracks

@@ -12,11 +12,10 @@ import ssl
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from router import board as cells
-from router.board import Gaps, Outcome
+from router.counters import EJECTIONS, FIRST_BYTE, AttemptOutcome, Gaps
 from router.model import Endpoint
-from router.outlier import Verdict
-from router.policy.replica_view import Placement
+from router.outlier import AttemptVerdict
+from router.policy.replica_view import PlacedRequest
 from router.policy.usage import cached_share, written_tokens
 from router.proxy.head import ResponseHead
 from router.proxy.reach import CLOSES, SPEAKS_TLS, reason_of
@@ -33,7 +32,7 @@ _CLIENT_ERROR, _SERVER_ERROR = 400, 500
 _NOBODY_THERE = (ConnectionRefusedError, TimeoutError, socket.gaierror, UnicodeError, ssl.SSLError)
 _NO_WAY_THERE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
 """Unlike a want of descriptors, say, which is our own fault (docs/faults.md D19 to D21)."""
-_INNOCENT = (Verdict.GOOD, Verdict.NEUTRAL)
+_INNOCENT = (AttemptVerdict.GOOD, AttemptVerdict.NEUTRAL)
 
 
 class AttemptPhase(Enum):
@@ -72,7 +71,7 @@ class UpstreamAttempt:
     _gaps: Gaps | None = None
 
     def __init__(
-        self, engine: "Engine", exchange: "Exchange", endpoint: Endpoint, placement: Placement | None = None
+        self, engine: "Engine", exchange: "Exchange", endpoint: Endpoint, placement: PlacedRequest | None = None
     ) -> None:
         self._engine = engine
         self._exchange = exchange
@@ -91,7 +90,7 @@ class UpstreamAttempt:
         else:
             self._send(connection)
 
-    def drop(self, verdict: Verdict, outcome: Outcome) -> None:
+    def drop(self, verdict: AttemptVerdict, outcome: AttemptOutcome) -> None:
         """Close the replica's leg, in whatever phase it is."""
         if self._connecting is not None:
             self._connecting.cancel()
@@ -144,7 +143,10 @@ class UpstreamAttempt:
         self._writer = self._exchange.accept(head)
         if self._writer is None:
             busy = head.status in BUSY
-            self.drop(Verdict.NEUTRAL if busy else Verdict.SERVER_ERROR, Outcome.BUSY if busy else Outcome.SERVER_ERROR)
+            self.drop(
+                AttemptVerdict.NEUTRAL if busy else AttemptVerdict.SERVER_ERROR,
+                AttemptOutcome.BUSY if busy else AttemptOutcome.SERVER_ERROR,
+            )
             self._exchange.try_elsewhere()
             return
         self.phase = AttemptPhase.RELAYING
@@ -161,11 +163,11 @@ class UpstreamAttempt:
                 self._placement.first_byte(now)
                 if writer.is_stream:
                     self._placement.cached_share = cached_share(data)  # messages: in the first event, and only there
-            engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, now - self._exchange.started)
+            engine.counters.observe(self.endpoint.slot, FIRST_BYTE, now - self._exchange.started)
             self._is_answered(now)
         elif writer.is_stream:
             if self._gaps is None:
-                self._gaps = engine.board.gaps(self.endpoint.slot)
+                self._gaps = engine.counters.gaps(self.endpoint.slot)
             self._gaps.observe(now - self.last_byte_at)
         self.last_byte_at = now
         writer.body(data, framed=framed)
@@ -177,7 +179,7 @@ class UpstreamAttempt:
         self._upstream = None
         status = writer.judged(self._status)
         if status == CUT_OFF:
-            self._settle(Verdict.BROKEN, Outcome.TRUNCATED)
+            self._settle(AttemptVerdict.BROKEN, AttemptOutcome.TRUNCATED)
             self._exchange.broken("upstream_truncated", "the replica ended its answer before it was complete")
             return
         if self._placement is not None:
@@ -199,13 +201,14 @@ class UpstreamAttempt:
         if writer is None:
             busy = head.status in BUSY
             self._settle(
-                Verdict.NEUTRAL if busy else Verdict.SERVER_ERROR, Outcome.BUSY if busy else Outcome.SERVER_ERROR
+                AttemptVerdict.NEUTRAL if busy else AttemptVerdict.SERVER_ERROR,
+                AttemptOutcome.BUSY if busy else AttemptOutcome.SERVER_ERROR,
             )
             exchange.try_elsewhere()
             return
         self._writer = writer
         writer.whole(body)  # first: the client need not wait for our bookkeeping
-        engine.board.observe(self.endpoint.slot, cells.FIRST_BYTE, self.first_byte_at - exchange.started)
+        engine.counters.observe(self.endpoint.slot, FIRST_BYTE, self.first_byte_at - exchange.started)
         self._is_answered(self.first_byte_at)
         if self._placement is not None:
             self._placement.answered = True
@@ -222,12 +225,12 @@ class UpstreamAttempt:
             self._stale_retried = True
             self._begin_connect()
         elif how is Broken.MALFORMED:
-            self._settle(Verdict.BROKEN, Outcome.MALFORMED)
+            self._settle(AttemptVerdict.BROKEN, AttemptOutcome.MALFORMED)
             self._exchange.broken("upstream_malformed", "the replica's answer is no valid HTTP", charged=True)
         else:
             if how is not Broken.TRUNCATED:
                 self._engine.note_unreached(self.endpoint, SPEAKS_TLS if how is Broken.TLS else CLOSES)
-            self._settle(Verdict.BROKEN, Outcome.DIED)
+            self._settle(AttemptVerdict.BROKEN, AttemptOutcome.DIED)
             self._exchange.broken("upstream_died", "the replica closed the connection before its answer was complete")
 
     # -- inside ------------------------------------------------------------------------------------------------------
@@ -237,7 +240,7 @@ class UpstreamAttempt:
         if self._kind is not None and self._status < _CLIENT_ERROR:
             self._engine.watch.answered(self.endpoint, self._kind, now - self._sent_at, now)
 
-    def _take_usage(self, placement: Placement, tail: bytes) -> None:
+    def _take_usage(self, placement: PlacedRequest, tail: bytes) -> None:
         share = cached_share(tail)
         if share is not None:
             placement.cached_share = share
@@ -255,7 +258,7 @@ class UpstreamAttempt:
             self._connecting = None
             self._engine.note_unreached(self.endpoint, reason_of(error, self._engine.where(self.endpoint)))
             nobody = isinstance(error, _NOBODY_THERE) or (isinstance(error, OSError) and error.errno in _NO_WAY_THERE)
-            self._settle(Verdict.REFUSED if nobody else Verdict.FAULT, Outcome.CONNECT_FAILED)
+            self._settle(AttemptVerdict.REFUSED if nobody else AttemptVerdict.FAULT, AttemptOutcome.CONNECT_FAILED)
             self._exchange.broken("connect_failed", "no replica could be reached", status=503)
             return
         self._connecting = None
@@ -274,7 +277,7 @@ class UpstreamAttempt:
             raw_chunks=not head.http10 and not self._exchange.follows_choices,
         )
 
-    def _settle(self, verdict: Verdict, outcome: Outcome) -> None:
+    def _settle(self, verdict: AttemptVerdict, outcome: AttemptOutcome) -> None:
         """It is over: count it, once."""
         if self.phase is AttemptPhase.OVER:
             return
@@ -285,27 +288,29 @@ class UpstreamAttempt:
             self._placement.over(now)
         sent_bytes = self._writer.sent_bytes if self._writer is not None else 0
         error = verdict not in _INNOCENT
-        engine.board.settle(endpoint.slot, outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error)
+        engine.counters.settle(
+            endpoint.slot, outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error
+        )
         if engine.traces is not None and endpoint is not engine.control:
             engine.traces.attempt_over(exchange, endpoint, outcome, self._status, self.first_byte_at)
         if engine.has_limits:
             engine.room_made()
-        if endpoint is engine.control or (verdict is Verdict.GOOD and engine.outliers.quiet):
+        if endpoint is engine.control or (verdict is AttemptVerdict.GOOD and engine.outliers.quiet):
             return
-        if verdict is Verdict.GOOD:
+        if verdict is AttemptVerdict.GOOD:
             engine.outliers.answered_elsewhere(exchange.failed)
         elif error:
             exchange.failed = (*exchange.failed, endpoint)
         if engine.outliers.note(endpoint, verdict, exchange.caller, exchange.peers, now):
-            engine.board.add(endpoint.slot, cells.EJECTIONS)
+            engine.counters.add(endpoint.slot, EJECTIONS)
 
 
-def _judge(status: int) -> tuple[Verdict, Outcome]:
+def _judge(status: int) -> tuple[AttemptVerdict, AttemptOutcome]:
     """What a whole answer with `status` says of its replica."""
     if status < _CLIENT_ERROR:
-        return Verdict.GOOD, Outcome.OK
+        return AttemptVerdict.GOOD, AttemptOutcome.OK
     if status in BUSY:
-        return Verdict.NEUTRAL, Outcome.BUSY
+        return AttemptVerdict.NEUTRAL, AttemptOutcome.BUSY
     if status < _SERVER_ERROR:
-        return Verdict.NEUTRAL, Outcome.CLIENT_ERROR
-    return Verdict.SERVER_ERROR, Outcome.SERVER_ERROR
+        return AttemptVerdict.NEUTRAL, AttemptOutcome.CLIENT_ERROR
+    return AttemptVerdict.SERVER_ERROR, AttemptOutcome.SERVER_ERROR

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from router import urlencoded
 from router.admission import PRIORITIES, Priority
-from router.facts import BadBody, Wanted, checked_model, forwarded_affinity, read_json, with_model
+from router.facts import BadBody, PolicyNeeds, checked_model, forwarded_affinity, read_json, with_model
 from router.form import read_multipart, with_part
 from router.keys import Key, Refusal
 from router.model import Facts
@@ -154,7 +154,7 @@ def renamed(head: RequestHead, body: bytes, model: str) -> tuple[RequestHead, by
     return head, with_model(body, model)
 
 
-def wanted_of(engine: "Engine", head: RequestHead) -> Wanted:
+def wanted_of(engine: "Engine", head: RequestHead) -> PolicyNeeds:
     """What policies need of the request beside its model.
 
     Raises:

@@ -17,13 +17,12 @@ from common.hosts import addresses_of, dial
 from common.http.tls import SHUTDOWN_S, client_context
 from common.tasks import TaskScope
 from common.wire.address import authority
-from router import board as cells
 from router.admission import Waiting
-from router.board import Board
 from router.candidates import choose_from
-from router.facts import Wanted
+from router.counters import IN_FLIGHT, SharedCounters
+from router.facts import PolicyNeeds
 from router.keys import Key, KeyRing
-from router.model import Endpoint, Standing, Table
+from router.model import Eligibility, Endpoint, Table
 from router.outlier import TOLD, Outliers, Reason
 from router.policy.choose import Chooser
 from router.proxy.head import RequestHead, ResponseHead
@@ -87,7 +86,7 @@ class Engine:
     """The shared state of one worker's data plane; touched only from its event loop."""
 
     limits: Limits
-    board: Board
+    counters: SharedCounters
     chooser: Chooser
     control: Endpoint
     scope: TaskScope
@@ -108,7 +107,7 @@ class Engine:
     wants_more: bool = False
     """Whether any policy needs more of a request than its model."""
     reads_headers: bool = False
-    wanted: Wanted = field(init=False)
+    wanted: PolicyNeeds = field(init=False)
     keys: KeyRing = field(default_factory=KeyRing)
     has_keys: bool = False
     heads: Heads[RequestHead] = field(init=False)
@@ -130,8 +129,8 @@ class Engine:
     def __post_init__(self) -> None:
         self.waiting = Waiting(self.limits.queue_limit)
         self.outliers = Outliers(self._set_aside)
-        self.watch = StallWatch(self.board, self.chooser, self.outliers, self.workers)
-        self.wanted = Wanted(self.chooser.reads_prompt, None, None, sessions=False)
+        self.watch = StallWatch(self.counters, self.chooser, self.outliers, self.workers)
+        self.wanted = PolicyNeeds(self.chooser.reads_prompt, None, None, sessions=False)
         self.set_keys(())
 
     def set_keys(self, keys: tuple[Key, ...]) -> None:
@@ -156,7 +155,7 @@ class Engine:
         chooser, limits = self.chooser, self.limits
         chooser.set_table(table, self.now())
         sessions = chooser.uses("session") or limits.allow_policy_header
-        self.wanted = Wanted(chooser.reads_prompt, None, None, sessions)
+        self.wanted = PolicyNeeds(chooser.reads_prompt, None, None, sessions)
         self.reads_headers = sessions
         self.wants_more = sessions or chooser.reads_any_prompt()
         alive = {endpoint.id for endpoint in table.endpoints}
@@ -169,7 +168,7 @@ class Engine:
             pool = self._pools.get(endpoint.id)
             if pool is not None and pool.endpoint.authorization != endpoint.authorization:
                 self._pools.pop(endpoint.id).end()
-            if endpoint.standing is Standing.DRAINING and endpoint.id in self._pools:
+            if endpoint.eligibility is Eligibility.DRAINING and endpoint.id in self._pools:
                 self._pools.pop(endpoint.id).end()  # it waits until nobody is connected any more
 
     def peers(self, model: str | None) -> Sequence[Endpoint]:
@@ -205,7 +204,7 @@ class Engine:
 
     def has_room(self, endpoint: Endpoint) -> bool:
         """True when `endpoint` may get one more request, over all workers."""
-        return not endpoint.limit or self.board.total(endpoint.slot, cells.IN_FLIGHT) < endpoint.limit
+        return not endpoint.limit or self.counters.total(endpoint.slot, IN_FLIGHT) < endpoint.limit
 
     def pool(self, endpoint: Endpoint) -> Pool:
         """The idle connections to `endpoint`."""
@@ -305,18 +304,18 @@ class Engine:
                 self.unreached = {key: run for key, run in self.unreached.items() if now - run.at < MEMORY_S}
             self.adopt_ejections(now)
             self.chooser.fleet.settle(now)
-            self.board.flush()
+            self.counters.flush()
             self.serve_waiting()  # room may have come from another worker
             lines, self.log_lines = self.log_lines, []
             for line in lines:
                 log.info("request", **line)
 
     def adopt_ejections(self, now: float) -> None:
-        """Learn from the board whom other workers set aside, and whom they took back."""
+        """Learn from the counters whom other workers set aside, and whom they took back."""
         for endpoint in self.table.endpoints:
-            until = self.board.ejected_until_s(endpoint.slot)
+            until = self.counters.ejected_until_s(endpoint.slot)
             if until > now:
-                why = self.board.ejected_why(endpoint.slot)
+                why = self.counters.ejected_why(endpoint.slot)
                 if why:  # none when the master forgave, or cleared the row, since the line before
                     self.outliers.adopt(endpoint, until, Reason(why))
             elif not self.outliers.quiet:
@@ -324,7 +323,7 @@ class Engine:
 
     def _set_aside(self, endpoint: Endpoint, until: float, why: Reason) -> None:
         """An ejection begins, or ends early."""
-        self.board.eject(endpoint.slot, until, why)
+        self.counters.eject(endpoint.slot, until, why)
         for_s = round(until - self.now(), 1)
         if for_s > 0:
             log.warning("replica.set_aside", replica=endpoint.name, reason=TOLD[why], for_s=for_s)
@@ -344,7 +343,7 @@ class Engine:
 
     def begin_attempt(self, endpoint: Endpoint) -> None:
         """A request goes to `endpoint`: one more in flight."""
-        self.board.add(endpoint.slot, cells.IN_FLIGHT)
+        self.counters.add(endpoint.slot, IN_FLIGHT)
         self.outliers.begin(endpoint)
 
     def room_made(self) -> None:

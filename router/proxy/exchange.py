@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from router import board as cells
 from router.admission import PRIORITIES, Priority
-from router.board import Outcome
+from router.counters import QUEUE_WAIT, RETRIES, AttemptOutcome
 from router.model import Endpoint, Facts
-from router.outlier import Verdict
-from router.policy.replica_view import Placement
+from router.outlier import AttemptVerdict
+from router.policy.replica_view import PlacedRequest
 from router.proxy import answers, checks
 from router.proxy.attempt import BUSY, UpstreamAttempt
 from router.proxy.explain import explain
@@ -122,7 +121,7 @@ class Exchange:
 
     def client_gone(self) -> None:
         """The client closed: stop the replica's work at once; nobody is to blame."""
-        self._drop(Verdict.NEUTRAL, Outcome.CLIENT_GONE)
+        self._drop(AttemptVerdict.NEUTRAL, AttemptOutcome.CLIENT_GONE)
         self.finish(notify=False)
 
     def client_paused(self) -> None:
@@ -137,7 +136,7 @@ class Exchange:
 
     def expire(self) -> None:
         """The router stops and the drain's time is over."""
-        self._drop(Verdict.NEUTRAL, Outcome.CLIENT_GONE)
+        self._drop(AttemptVerdict.NEUTRAL, AttemptOutcome.CLIENT_GONE)
         self._fail(503, "router_stopping", "the router is stopping")
 
     def check(self, now: float) -> None:
@@ -152,7 +151,7 @@ class Exchange:
         if now - self.started > limits.total_timeout_s:
             late = "request_timeout", f"not answered within {limits.total_timeout_s:g} s"
         if late is not None:
-            self._drop(Verdict.FAULT, Outcome.TIMED_OUT)
+            self._drop(AttemptVerdict.FAULT, AttemptOutcome.TIMED_OUT)
             self._fail(504, *late)
         elif self.phase is RequestPhase.QUEUED and now - self._queued_at > limits.queue_timeout_s:
             self._leave_queue()
@@ -278,7 +277,7 @@ class Exchange:
             candidates = roomy
         if self._queued_at:
             self.dequeued_at = engine.now()
-            engine.board.observe(engine.control.slot, cells.QUEUE_WAIT, self.dequeued_at - self._queued_at)
+            engine.counters.observe(engine.control.slot, QUEUE_WAIT, self.dequeued_at - self._queued_at)
             self._queued_at = 0.0
         chooser, facts, now = engine.chooser, self._facts, engine.now()
         if not self._tried:
@@ -301,12 +300,12 @@ class Exchange:
             engine.body_bytes += len(self.body) - before
             self._facts = checks.facts_of(engine, self.head, self.body, self._operation)
 
-    def _ask(self, endpoint: Endpoint, placement: Placement | None = None) -> None:
+    def _ask(self, endpoint: Endpoint, placement: PlacedRequest | None = None) -> None:
         self.phase = RequestPhase.ASKING
         self._tried = (*self._tried, endpoint.id)
         self._attempts += 1
         if self._attempts > 1:
-            self._engine.board.add(endpoint.slot, cells.RETRIES)
+            self._engine.counters.add(endpoint.slot, RETRIES)
         self._attempt = UpstreamAttempt(self._engine, self, endpoint, placement)
         self._attempt.begin()
 
@@ -385,7 +384,7 @@ class Exchange:
         if notify:
             self._client.exchange_done(keep_alive=keep_alive)
 
-    def _drop(self, verdict: Verdict, outcome: Outcome) -> None:
+    def _drop(self, verdict: AttemptVerdict, outcome: AttemptOutcome) -> None:
         """Stop waiting and asking."""
         if self.phase is RequestPhase.QUEUED:
             self._leave_queue()

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from router import board as cells
 from router.candidates import choose_from
-from router.model import Endpoint, Facts, Standing
+from router.counters import IN_FLIGHT
+from router.model import Eligibility, Endpoint, Facts
 from router.policy.rule import Scores
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ def explain(engine: "Engine", facts: Facts) -> bytes:
             {
                 "id": endpoint.id,
                 "name": endpoint.name,
-                "standing": endpoint.standing.value,
+                "standing": endpoint.eligibility.value,
                 "weight": endpoint.weight,
-                "in_flight": engine.board.total(endpoint.slot, cells.IN_FLIGHT),
+                "in_flight": engine.counters.total(endpoint.slot, IN_FLIGHT),
                 "limit": endpoint.limit,
                 "cache_type": endpoint.cache_type,
                 "score": scores.get(endpoint.id, {}).get("score"),
@@ -59,6 +59,6 @@ def _why_not(engine: "Engine", endpoint: Endpoint, chosen: set[str], scores: Sco
         return "silent"
     if endpoint.id in chosen:
         return "cache_type" if engine.has_room(endpoint) else "full"
-    if endpoint.standing in (Standing.DOWN, Standing.DRAINING):
-        return endpoint.standing.value
+    if endpoint.eligibility in (Eligibility.DOWN, Eligibility.DRAINING):
+        return endpoint.eligibility.value
     return "another is fresh" if engine.outliers.admits(endpoint, now) else "ejected"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from common.span import SPAN_BITS, TRACE_BITS, Kind, Span, parse_traceparent, traceparent
-from router.board import Outcome
+from router.counters import AttemptOutcome
 from router.model import Endpoint
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _TRACEPARENT = re.compile(rb"(?:^|(?<=\n))traceparent: ([^\r\n]*)\r\n")
 _SERVER_ERROR = 500
-_FAILED = frozenset(Outcome) - {Outcome.OK, Outcome.CLIENT_ERROR, Outcome.CLIENT_GONE}
+_FAILED = frozenset(AttemptOutcome) - {AttemptOutcome.OK, AttemptOutcome.CLIENT_ERROR, AttemptOutcome.CLIENT_GONE}
 Attributes = dict[str, str | int | float | bool]
 
 
@@ -67,7 +67,7 @@ class Traces:
         return _TRACEPARENT.sub(b"", lines) + b"traceparent: %b\r\n" % traceparent(trace.trace_id, trace.attempt_id)
 
     def attempt_over(
-        self, exchange: "Exchange", endpoint: Endpoint, outcome: Outcome, status: int, first_byte_at: float
+        self, exchange: "Exchange", endpoint: Endpoint, outcome: AttemptOutcome, status: int, first_byte_at: float
     ) -> None:
         """An attempt ended now."""
         trace = self._trace(exchange)

@@ -6,8 +6,7 @@ five seconds. When several requests wait there, over all workers, it is set asid
 
 from typing import TYPE_CHECKING
 
-from router import board as cells
-from router.board import Board
+from router.counters import EJECTIONS, HEARD_AT_US, STUCK, SharedCounters
 from router.model import Endpoint, Table
 from router.outlier import Outliers
 from router.policy.choose import Chooser
@@ -25,15 +24,15 @@ class StallWatch:
     """One worker's.
 
     Args:
-        board: Tells the other workers how many wait, and when bytes came.
+        counters: Tells the other workers how many wait, and when bytes came.
         chooser: Passes over those that are late.
         outliers: Sets aside.
         workers: Of this router.
     """
 
-    def __init__(self, board: Board, chooser: Chooser, outliers: Outliers, workers: int) -> None:
+    def __init__(self, counters: SharedCounters, chooser: Chooser, outliers: Outliers, workers: int) -> None:
         self.silence = Silence()
-        self._board = board
+        self._counters = counters
         self._chooser = chooser
         self._outliers = outliers
         self._alone = workers == 1
@@ -51,7 +50,7 @@ class StallWatch:
     def has_changed(self, endpoint: Endpoint) -> bool:
         """True when the master says something else of `endpoint` than when it was chosen, or nothing any more."""
         found = self._by_id.get(endpoint.id)
-        return found is None or found.standing is not endpoint.standing
+        return found is None or found.eligibility is not endpoint.eligibility
 
     def answered(self, endpoint: Endpoint, kind: Kind, wait_s: float, now: float) -> None:
         """The first byte of an answer came."""
@@ -66,7 +65,7 @@ class StallWatch:
 
     def judge(self, now: float) -> None:
         """See who stands still; to be called after all that wait have said so."""
-        silence, board = self.silence, self._board
+        silence, counters = self.silence, self._counters
         if not self._alone:
             self._share_what_was_heard()
         before, self._stuck = self._stuck, {}
@@ -76,16 +75,16 @@ class StallWatch:
             if endpoint is None:
                 continue
             self._stuck[name] = before.get(name, (endpoint, now))
-            board.put(endpoint.slot, cells.STUCK, silent.waiting)
-            several = board.total(endpoint.slot, cells.STUCK) >= SEVERAL
+            counters.put(endpoint.slot, STUCK, silent.waiting)
+            several = counters.total(endpoint.slot, STUCK) >= SEVERAL
             if several and self._outliers.set_aside(endpoint, self._peers(endpoint), now):
-                board.add(endpoint.slot, cells.EJECTIONS)
+                counters.add(endpoint.slot, EJECTIONS)
             elif now - silent.newest < TRY_AGAIN_S and self._outliers.admits(endpoint, now):
                 passed_over.append(name)
         self._chooser.passed_over = frozenset(passed_over)
         for name, (endpoint, since) in before.items():
             if name not in self._stuck:
-                board.put(endpoint.slot, cells.STUCK, 0)
+                counters.put(endpoint.slot, STUCK, 0)
                 known = silence.replicas.get(name)  # none for one that left, came back since, and was not asked yet
                 if known is not None and known.heard_at >= since:
                     self._outliers.take_back(endpoint, now)
@@ -95,12 +94,12 @@ class StallWatch:
         return self._table.by_model[endpoint.models[0]] if endpoint.models else self._table.endpoints
 
     def _share_what_was_heard(self) -> None:
-        board = self._board
+        counters = self._counters
         for name, silent in self.silence.replicas.items():
             endpoint = self._by_id.get(name)
             if endpoint is None:
                 continue
             if silent.heard_at:
-                board.put(endpoint.slot, cells.HEARD_AT_US, int(silent.heard_at * 1e6))
+                counters.put(endpoint.slot, HEARD_AT_US, int(silent.heard_at * 1e6))
             if silent.waiting:
-                self.silence.heard(name, board.latest_elsewhere(endpoint.slot, cells.HEARD_AT_US) / 1e6)
+                self.silence.heard(name, counters.latest_elsewhere(endpoint.slot, HEARD_AT_US) / 1e6)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from common.tasks import TaskScope
-from router.board import Board, Shape
+from router.counters import Shape, SharedCounters
 from router.model import Endpoint, Table
 from router.policy.choose import Chooser
 from router.policy.models import ModelRules
@@ -219,7 +219,7 @@ class Plane:
         return endpoints
 
     def in_flight(self) -> int:
-        return sum(self.engine.board.total(slot, 0) for slot in range(SLOTS + 1))
+        return sum(self.engine.counters.total(slot, 0) for slot in range(SLOTS + 1))
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -277,12 +277,12 @@ def _whole(raw: bytes) -> bool:
 
 async def make_plane(limits: Limits, scope: TaskScope, control: Path, rules: ModelRules | None = None) -> Plane:
     shape = Shape(SLOTS, 1)
-    descriptor = Board.create(shape)
-    board = Board(descriptor, shape)
+    descriptor = SharedCounters.create(shape)
+    counters = SharedCounters(descriptor, shape)
     engine = Engine(
         limits=limits,
-        board=board,
-        chooser=Chooser(rng=random.Random(1), in_flight=lambda endpoint: board.total(endpoint.slot, 0), rules=rules),
+        counters=counters,
+        chooser=Chooser(rng=random.Random(1), in_flight=lambda endpoint: counters.total(endpoint.slot, 0), rules=rules),
         control=Endpoint(id="control", name="control", host="r", port=0, slot=SLOTS, unix_path=str(control)),
         scope=scope,
     )

@@ -83,7 +83,7 @@ def test_what_the_compiler_says_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-class Crew:
+class WorkerPool:
     """Stands in for the workers: notes that they were told to renew themselves."""
 
     rolled = 0
@@ -107,9 +107,9 @@ def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("script", "rolled"), [("exit 0", 1), ("echo no room >&2; exit 69", 0)])
 async def test_workers_are_renewed_once_the_build_is_there(python: Path, script: str, rolled: int) -> None:
     python.write_text(f"#!/bin/sh\n{script}\n")
-    crew = Crew()
-    await have_compiled(cast("Any", crew), RouterSettings())
-    assert crew.rolled == rolled
+    pool = WorkerPool()
+    await have_compiled(cast("Any", pool), RouterSettings())
+    assert pool.rolled == rolled
 
 
 @pytest.mark.parametrize("wanted", [True, False])
@@ -118,14 +118,14 @@ async def test_workers_stay_as_they_are_without_a_build(
 ) -> None:
     monkeypatch.setattr(compiled, "folder", lambda: tmp_path / "missing")
     monkeypatch.setenv("PATH", str(tmp_path))
-    crew = Crew()
-    await have_compiled(cast("Any", crew), RouterSettings(compiled=wanted))
-    assert crew.rolled == 0
+    pool = WorkerPool()
+    await have_compiled(cast("Any", pool), RouterSettings(compiled=wanted))
+    assert pool.rolled == 0
 
 
 async def test_a_build_ends_with_the_router(python: Path, tmp_path: Path) -> None:
     python.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nsleep 600\n")
-    building = asyncio.ensure_future(have_compiled(cast("Any", Crew()), RouterSettings()))
+    building = asyncio.ensure_future(have_compiled(cast("Any", WorkerPool()), RouterSettings()))
     async with asyncio.timeout(20):
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
             await asyncio.sleep(0.01)

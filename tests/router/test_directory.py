@@ -7,7 +7,7 @@ import pytest
 from common.wire.record import Beat, Delete, Put, ServiceRecord, Snapshot
 from router.control.views import model_list
 from router.directory import Directory
-from router.model import Standing
+from router.model import Eligibility
 from router.static_file import StaticService
 
 
@@ -37,8 +37,8 @@ def delete(name: str, reason: Any) -> Delete:
     return Delete(epoch="e", revision=2, name=name, reason=reason)
 
 
-def standing(book: Directory, name: str = "a-server") -> Standing:
-    return book.replicas[name].standing
+def eligibility(book: Directory, name: str = "a-server") -> Eligibility:
+    return book.replicas[name].eligibility
 
 
 def test_only_routable_records_enter() -> None:
@@ -54,9 +54,9 @@ def test_a_vanished_replica_is_kept_for_the_grace_while_our_probe_passes() -> No
     book = directory()
     book.apply(snapshot(record()), 0.0)
     book.apply(snapshot(), 10.0)
-    assert standing(book) is Standing.DOWN  # nobody vouches for it yet
+    assert eligibility(book) is Eligibility.DOWN  # nobody vouches for it yet
     book.note_probe("a-server", ok=True)
-    assert standing(book) is Standing.SUSPECT
+    assert eligibility(book) is Eligibility.SUSPECT
     assert not book.expire(69.9)
     assert book.expire(70.0)
     assert not book.replicas
@@ -68,7 +68,7 @@ def test_a_replica_that_returns_in_time_is_fresh_again_in_its_old_slot() -> None
     slot = book.replicas["a-server"].slot
     book.apply(snapshot(), 10.0)
     book.apply(snapshot(record()), 20.0)
-    assert (standing(book), book.replicas["a-server"].slot) == (Standing.FRESH, slot)
+    assert (eligibility(book), book.replicas["a-server"].slot) == (Eligibility.FRESH, slot)
     assert not book.expire(1000.0)
 
 
@@ -87,11 +87,11 @@ def test_a_stale_lease_makes_suspect_and_only_our_probe_takes_down_D4() -> None:
     book.apply(snapshot(record()), 0.0)
     book.note_probe("a-server", ok=True)
     book.apply(Put(epoch="e", revision=2, service=record(is_healthy=False)), 1.0)
-    assert standing(book) is Standing.SUSPECT
+    assert eligibility(book) is Eligibility.SUSPECT
     for _ in range(2):
         assert not book.note_probe("a-server", ok=False)
     assert book.note_probe("a-server", ok=False)
-    assert standing(book) is Standing.DOWN
+    assert eligibility(book) is Eligibility.DOWN
 
 
 def test_two_good_probes_bring_back_what_probes_took_out_A4() -> None:
@@ -99,18 +99,18 @@ def test_two_good_probes_bring_back_what_probes_took_out_A4() -> None:
     book.apply(snapshot(record()), 0.0)
     for _ in range(3):
         book.note_probe("a-server", ok=False)
-    assert standing(book) is Standing.DOWN
+    assert eligibility(book) is Eligibility.DOWN
     assert not book.note_probe("a-server", ok=True)
     assert book.note_probe("a-server", ok=True)
-    assert standing(book) is Standing.FRESH
+    assert eligibility(book) is Eligibility.FRESH
 
 
 def test_status_and_drain_decide_too() -> None:
     book = directory()
     book.apply(snapshot(record(status="starting")), 0.0)
-    assert standing(book) is Standing.DOWN
+    assert eligibility(book) is Eligibility.DOWN
     book.apply(snapshot(record(status="draining", draining=True, is_healthy=False)), 0.0)
-    assert standing(book) is Standing.DRAINING
+    assert eligibility(book) is Eligibility.DRAINING
 
 
 def test_a_new_life_is_a_new_endpoint_without_the_old_ones_history_D27() -> None:
@@ -121,7 +121,7 @@ def test_a_new_life_is_a_new_endpoint_without_the_old_ones_history_D27() -> None
     old = book.table().endpoints[0]
     book.apply(snapshot(record(incarnation=2, generation=2, metadata={"type": "openai-api", "models": ["n"]})), 1.0)
     new = book.table().endpoints[0]
-    assert (new.standing, new.models) == (Standing.FRESH, ("n",))
+    assert (new.eligibility, new.models) == (Eligibility.FRESH, ("n",))
     assert new.id != old.id
     assert new.slot != old.slot
 
@@ -138,7 +138,7 @@ def test_static_services_never_vanish_and_follow_their_file() -> None:
     book.apply(delete("s", "deregistered"), 0.0)
     book.apply(snapshot(record("s")), 0.0)
     endpoint = book.table().endpoints[0]
-    assert (endpoint.authority, endpoint.weight, endpoint.standing) == ("[::1]:1", 3.0, Standing.FRESH)
+    assert (endpoint.authority, endpoint.weight, endpoint.eligibility) == ("[::1]:1", 3.0, Eligibility.FRESH)
     book.set_static([])
     assert not book.replicas
 
@@ -146,9 +146,9 @@ def test_static_services_never_vanish_and_follow_their_file() -> None:
 def test_restored_records_wait_for_our_probe() -> None:
     book = directory()
     book.restore([record()])
-    assert standing(book) is Standing.DOWN
+    assert eligibility(book) is Eligibility.DOWN
     book.note_probe("a-server", ok=True)
-    assert standing(book) is Standing.SUSPECT
+    assert eligibility(book) is Eligibility.SUSPECT
     assert book.saved() == [record()]
 
 
@@ -284,11 +284,11 @@ def test_a_replica_that_was_never_seen_well_has_the_benefit_of_doubt_until_the_f
     """After a reboot the registry remembers what ran before it: requests to it fail, so it is no model of ours."""
     book = directory()
     book.apply(snapshot(record()), 0.0)
-    assert standing(book) is Standing.FRESH
+    assert eligibility(book) is Eligibility.FRESH
     assert book.note_probe("a-server", ok=False)
-    assert standing(book) is Standing.DOWN
+    assert eligibility(book) is Eligibility.DOWN
     assert model_list([*book.replicas.values()])["data"] == []
     assert book.note_probe("a-server", ok=True)
-    assert standing(book) is Standing.FRESH
+    assert eligibility(book) is Eligibility.FRESH
     book.note_probe("a-server", ok=False)  # once seen well, one failed look is no verdict
-    assert standing(book) is Standing.FRESH
+    assert eligibility(book) is Eligibility.FRESH

@@ -18,7 +18,7 @@ import pytest
 from packaging.version import Version
 
 from router.keys import Key
-from router.model import Standing, Table
+from router.model import Eligibility, Table
 from tests.ports import free_port
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, Plane, event, plain, read_reply, request
@@ -173,7 +173,7 @@ async def test_a_500_is_tried_elsewhere_when_the_replicas_health_changed_meanwhi
     asked = asyncio.ensure_future(plane.post(CHAT))
     await arrived.wait()
     other = replace(endpoint, id="w", name="w", port=well.port, slot=1)
-    plane.engine.set_table(Table.of(99, (replace(endpoint, standing=Standing.DOWN), other)))
+    plane.engine.set_table(Table.of(99, (replace(endpoint, eligibility=Eligibility.DOWN), other)))
     go.set()
     assert (await asked).status == 200
     assert len(well.calls) == 1

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from router.candidates import choose_from
-from router.model import Endpoint, Facts, Standing
-from router.outlier import Outliers, Reason, Verdict
+from router.model import Eligibility, Endpoint, Facts
+from router.outlier import AttemptVerdict, Outliers, Reason
 from router.policy import affinity, cache_type
 from router.policy.choose import Chooser
 from router.policy.round_robin import CREDIT_LIMIT, RoundRobin
@@ -104,8 +104,8 @@ def test_the_bound_of_a_key_follows_weights_W12() -> None:
 
 
 def test_candidates_fresh_before_suspect_before_panic_D6() -> None:
-    fresh, suspect = endpoint("f"), endpoint("s", standing=Standing.SUSPECT)
-    down, draining = endpoint("d", standing=Standing.DOWN), endpoint("g", standing=Standing.DRAINING)
+    fresh, suspect = endpoint("f"), endpoint("s", eligibility=Eligibility.SUSPECT)
+    down, draining = endpoint("d", eligibility=Eligibility.DOWN), endpoint("g", eligibility=Eligibility.DRAINING)
     outliers = Outliers()
     pool = [fresh, suspect, down, draining]
     assert list(choose_from(pool, (), outliers, 0.0).endpoints) == [fresh]
@@ -116,7 +116,9 @@ def test_candidates_fresh_before_suspect_before_panic_D6() -> None:
     assert not choose_from([draining], (), outliers, 0.0).endpoints
 
 
-def note(outliers: Outliers, one: Endpoint, verdict: Verdict, now: float, *, client: str = "c", peers: int = 4) -> bool:
+def note(
+    outliers: Outliers, one: Endpoint, verdict: AttemptVerdict, now: float, *, client: str = "c", peers: int = 4
+) -> bool:
     pool = [one, *(endpoint(f"peer{number}") for number in range(peers - 1))]
     return outliers.note(one, verdict, client, pool, now)
 
@@ -125,7 +127,7 @@ def test_refused_ejects_at_once_for_longer_each_time() -> None:
     outliers, one = Outliers(), endpoint("a")
     now = 0.0
     for turn in range(1, 16):
-        assert note(outliers, one, Verdict.REFUSED, now)
+        assert note(outliers, one, AttemptVerdict.REFUSED, now)
         pause = min(5.0 * turn, 60.0)
         assert not outliers.admits(one, now + pause - 0.01)
         assert outliers.admits(one, now + pause)
@@ -134,21 +136,21 @@ def test_refused_ejects_at_once_for_longer_each_time() -> None:
 
 def test_five_faults_in_a_row_eject_and_one_good_answer_forgives() -> None:
     outliers, one = Outliers(), endpoint("a")
-    assert [note(outliers, one, Verdict.FAULT, 0.0) for _ in range(4)] == [False] * 4
-    note(outliers, one, Verdict.GOOD, 0.0)
-    assert [note(outliers, one, Verdict.FAULT, 0.0) for _ in range(5)] == [False] * 4 + [True]
+    assert [note(outliers, one, AttemptVerdict.FAULT, 0.0) for _ in range(4)] == [False] * 4
+    note(outliers, one, AttemptVerdict.GOOD, 0.0)
+    assert [note(outliers, one, AttemptVerdict.FAULT, 0.0) for _ in range(5)] == [False] * 4 + [True]
 
 
 def test_half_open_lets_one_request_try() -> None:
     outliers, one = Outliers(), endpoint("a")
-    note(outliers, one, Verdict.REFUSED, 0.0)
+    note(outliers, one, AttemptVerdict.REFUSED, 0.0)
     assert outliers.admits(one, 5.0)
     outliers.begin(one)
     assert not outliers.admits(one, 5.0)
-    note(outliers, one, Verdict.NEUTRAL, 5.0)  # the trial's client left: the next may try
+    note(outliers, one, AttemptVerdict.NEUTRAL, 5.0)  # the trial's client left: the next may try
     assert outliers.admits(one, 5.0)
     outliers.begin(one)
-    note(outliers, one, Verdict.GOOD, 5.0)
+    note(outliers, one, AttemptVerdict.GOOD, 5.0)
     assert outliers.admits(one, 5.0)
     outliers.begin(one)
     assert outliers.admits(one, 5.0)
@@ -156,23 +158,23 @@ def test_half_open_lets_one_request_try() -> None:
 
 def test_neutral_never_counts_and_errors_of_one_client_do_not_eject_A19() -> None:
     outliers, one = Outliers(), endpoint("a")
-    assert not any(note(outliers, one, Verdict.NEUTRAL, 0.0) for _ in range(50))
-    assert not any(note(outliers, one, Verdict.SERVER_ERROR, 0.0, client="poison") for _ in range(50))
-    ejected = [note(outliers, one, Verdict.SERVER_ERROR, 0.0, client=f"c{number}") for number in range(6)]
+    assert not any(note(outliers, one, AttemptVerdict.NEUTRAL, 0.0) for _ in range(50))
+    assert not any(note(outliers, one, AttemptVerdict.SERVER_ERROR, 0.0, client="poison") for _ in range(50))
+    ejected = [note(outliers, one, AttemptVerdict.SERVER_ERROR, 0.0, client=f"c{number}") for number in range(6)]
     assert ejected.index(True) == 4
 
 
 def test_broken_answers_of_one_client_do_not_eject_and_of_several_do_W8() -> None:
     outliers, one = Outliers(), endpoint("a")
-    assert not any(note(outliers, one, Verdict.BROKEN, 0.0, client="poison") for _ in range(50))
-    ejected = [note(outliers, one, Verdict.BROKEN, 0.0, client=f"c{number}") for number in range(6)]
+    assert not any(note(outliers, one, AttemptVerdict.BROKEN, 0.0, client="poison") for _ in range(50))
+    ejected = [note(outliers, one, AttemptVerdict.BROKEN, 0.0, client=f"c{number}") for number in range(6)]
     assert ejected.index(True) == 4
 
 
-@pytest.mark.parametrize("verdict", [Verdict.BROKEN, Verdict.SERVER_ERROR])
-def test_a_trial_that_one_client_spoils_is_followed_by_the_next_W8(verdict: Verdict) -> None:
+@pytest.mark.parametrize("verdict", [AttemptVerdict.BROKEN, AttemptVerdict.SERVER_ERROR])
+def test_a_trial_that_one_client_spoils_is_followed_by_the_next_W8(verdict: AttemptVerdict) -> None:
     outliers, one = Outliers(), endpoint("a")
-    note(outliers, one, Verdict.REFUSED, 0.0)
+    note(outliers, one, AttemptVerdict.REFUSED, 0.0)
     for _ in range(3):
         assert outliers.admits(one, 5.0)
         outliers.begin(one)
@@ -184,16 +186,16 @@ def test_a_trial_that_one_client_spoils_is_followed_by_the_next_W8(verdict: Verd
 
 def test_what_another_endpoint_answered_was_not_the_requests_fault_W8() -> None:
     outliers, one = Outliers(), endpoint("a")
-    assert not note(outliers, one, Verdict.BROKEN, 0.0)
+    assert not note(outliers, one, AttemptVerdict.BROKEN, 0.0)
     outliers.answered_elsewhere((one, endpoint("unknown")))
-    assert [note(outliers, one, Verdict.BROKEN, 0.0) for _ in range(5)] == [False] * 4 + [True]
+    assert [note(outliers, one, AttemptVerdict.BROKEN, 0.0) for _ in range(5)] == [False] * 4 + [True]
 
 
 def test_clients_that_met_errors_are_not_remembered_without_end_W8() -> None:
     outliers, one, other = Outliers(), endpoint("a"), endpoint("b")
-    assert outliers.note(other, Verdict.REFUSED, "c", (one, other), 0.0)
+    assert outliers.note(other, AttemptVerdict.REFUSED, "c", (one, other), 0.0)
     for number in range(100):  # never ejected, since half are out: nothing else would clear them
-        assert not outliers.note(one, Verdict.SERVER_ERROR, f"c{number}", (one, other), 0.0)
+        assert not outliers.note(one, AttemptVerdict.SERVER_ERROR, f"c{number}", (one, other), 0.0)
         outliers.answered_elsewhere((one,))
     assert len(outliers._records[one.id].clients) == 2
     assert outliers.suspects(one, "c0")
@@ -203,10 +205,10 @@ def test_clients_that_met_errors_are_not_remembered_without_end_W8() -> None:
 def test_not_more_than_half_are_ejected() -> None:
     outliers = Outliers()
     pool = [endpoint(name) for name in "abcde"]
-    ejected = [outliers.note(one, Verdict.REFUSED, "c", pool, 0.0) for one in pool]
+    ejected = [outliers.note(one, AttemptVerdict.REFUSED, "c", pool, 0.0) for one in pool]
     assert ejected == [True, True, False, False, False]
     single = Outliers()
-    assert single.note(pool[0], Verdict.REFUSED, "c", pool[:1], 0.0)
+    assert single.note(pool[0], AttemptVerdict.REFUSED, "c", pool[:1], 0.0)
 
 
 def test_a_silent_endpoint_is_set_aside_until_it_speaks_W45() -> None:
@@ -229,7 +231,7 @@ def test_a_silent_endpoint_is_set_aside_until_it_speaks_W45() -> None:
 
 def test_a_byte_does_not_end_an_ejection_for_another_reason_W45() -> None:
     outliers, one = Outliers(), endpoint("a")
-    note(outliers, one, Verdict.REFUSED, 0.0)
+    note(outliers, one, AttemptVerdict.REFUSED, 0.0)
     outliers.take_back(one, 1.0)
     outliers.taken_back(one, 1.0)
     assert not outliers.admits(one, 4.9)
@@ -247,7 +249,7 @@ def test_one_worker_takes_back_what_another_had_set_aside_W45() -> None:
 
 def test_memory_of_gone_endpoints_is_dropped() -> None:
     outliers, one = Outliers(), endpoint("a")
-    note(outliers, one, Verdict.REFUSED, 0.0)
+    note(outliers, one, AttemptVerdict.REFUSED, 0.0)
     outliers.forget_all_but(set())
     assert outliers.ejected(0.0) == []
 

@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from router.model import Endpoint, Facts
 from router.policy.blocks import chain
 from router.policy.cost import Cost
-from router.policy.fleet import Fleet
+from router.policy.fleet_view import FleetView
 from router.policy.least_loaded import LeastLoaded
 from router.policy.prefix import Prefix
 from router.policy.random_choice import RandomChoice
-from router.policy.replica_view import Placement
+from router.policy.replica_view import PlacedRequest
 from router.policy.round_robin import RoundRobin
-from router.policy.rule import Policy
+from router.policy.rule import RoutingPolicy
 from router.policy.session import Session
 from tests.router.test_policy import endpoint
 
 RNG = random.Random(1)
 InFlight = Callable[[Endpoint], int]
-RULES: dict[str, Callable[[Fleet, InFlight], Policy]] = {
+RULES: dict[str, Callable[[FleetView, InFlight], RoutingPolicy]] = {
     "round_robin": lambda _fleet, _in_flight: RoundRobin(),
     "random": lambda _fleet, _in_flight: RandomChoice(),
     "least_loaded": LeastLoaded,
@@ -46,7 +46,7 @@ def nobody(_endpoint: Endpoint) -> int:
     return 0
 
 
-def serve(fleet: Fleet, one: Endpoint, what: Facts, at: float, seconds: float) -> Placement:
+def serve(fleet: FleetView, one: Endpoint, what: Facts, at: float, seconds: float) -> PlacedRequest:
     placement = fleet.view(one).place(what, at)
     placement.first_byte(at + seconds)
     placement.over(at + seconds)
@@ -65,10 +65,10 @@ def test_every_rule_picks_a_candidate_whatever_it_was_told(
     """Weights of 0, prompts old and new, answers that never come: always one of those offered, and never an error."""
     rng = random.Random(seed)
     in_flight: Counter[str] = Counter()
-    fleet = Fleet()
+    fleet = FleetView()
     policy = RULES[name](fleet, lambda one: in_flight[one.id])
     pool = [endpoint(f"r{number}", weight) for number, (_, weight) in enumerate(weights)]
-    under_way: list[Placement] = []
+    under_way: list[PlacedRequest] = []
     now = 0.0
     for _ in range(40):
         now += rng.random()
@@ -99,7 +99,7 @@ def test_every_rule_picks_a_candidate_whatever_it_was_told(
 
 @pytest.mark.parametrize("name", ["random", "least_loaded", "cost", "round_robin", "session"])
 def test_an_idle_fleet_is_shared_by_weight(name: str) -> None:
-    policy = RULES[name](Fleet(), nobody)
+    policy = RULES[name](FleetView(), nobody)
     pool = [endpoint("a", 3), endpoint("b", 1), endpoint("c", 0)]
     share = Counter(policy.pick(pool, facts(b"hello"), 0.0, RNG).name for _ in range(400))
     assert share["c"] == 0
@@ -107,7 +107,7 @@ def test_an_idle_fleet_is_shared_by_weight(name: str) -> None:
 
 
 def test_cost_goes_where_the_prefix_is_until_waiting_there_is_longer() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     policy = Cost(fleet)
     a, b = endpoint("a"), endpoint("b")
     serve(fleet, a, facts(text(1, 2, 3)), 0.0, 1.0)
@@ -119,7 +119,7 @@ def test_cost_goes_where_the_prefix_is_until_waiting_there_is_longer() -> None:
 
 
 def test_cost_takes_the_emptiest_of_nearly_equal_ones() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     policy = Cost(fleet)
     a, b = endpoint("a"), endpoint("b")
     for one in (a, b):
@@ -129,7 +129,7 @@ def test_cost_takes_the_emptiest_of_nearly_equal_ones() -> None:
 
 
 def test_cost_learns_that_a_replica_is_slow_and_tries_it_again_later() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     policy = Cost(fleet)
     a, b = endpoint("a"), endpoint("b")
     for number in range(30):
@@ -141,7 +141,7 @@ def test_cost_learns_that_a_replica_is_slow_and_tries_it_again_later() -> None:
 
 
 def test_cost_gives_half_the_weight_half_the_backlog() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     policy = Cost(fleet)
     a, b = endpoint("a", 2), endpoint("b", 1)
     count: Counter[str] = Counter()
@@ -153,7 +153,7 @@ def test_cost_gives_half_the_weight_half_the_backlog() -> None:
 
 
 def test_utilisation_is_the_share_of_busy_replicas_that_arrivals_find() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     policy = Cost(fleet)
     a, b = endpoint("a"), endpoint("b")
     fleet.view(a).place(facts(text(*range(50))), 0.0)
@@ -163,7 +163,7 @@ def test_utilisation_is_the_share_of_busy_replicas_that_arrivals_find() -> None:
 
 
 def test_a_replica_that_never_answers_gets_less_and_less() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     a, b = endpoint("a"), endpoint("b")
     fleet.view(a).place(facts(text(1, 2)), 0.0)
     fleet.view(a).place(facts(text(3, 4)), 0.0)
@@ -172,7 +172,7 @@ def test_a_replica_that_never_answers_gets_less_and_less() -> None:
 
 
 def test_a_replica_that_is_late_may_be_as_late_again_W45() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     a, b = endpoint("a"), endpoint("b")
     serve(fleet, a, facts(text(1)), 0.0, 1.0)
     serve(fleet, b, facts(text(2)), 0.0, 1.0)
@@ -187,7 +187,7 @@ def test_a_replica_that_is_late_may_be_as_late_again_W45() -> None:
 
 
 def test_nearly_equal_scores_go_to_the_fewest_under_way_W45() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     policy = Cost(fleet)
     pool = [endpoint("a"), endpoint("b"), endpoint("heavy", 4)]
 
@@ -204,7 +204,7 @@ def test_nearly_equal_scores_go_to_the_fewest_under_way_W45() -> None:
 
 
 def test_an_answer_in_one_piece_should_be_read_after_the_expected_time() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     one = endpoint("a")
     serve(fleet, one, facts(text(1)), 0.0, 1.0)
     placement = fleet.view(one).place(facts(text(2), stream=False), 10.0)
@@ -215,7 +215,7 @@ def test_an_answer_in_one_piece_should_be_read_after_the_expected_time() -> None
 
 
 def test_an_answer_in_one_piece_is_not_read_until_its_bytes_come_W45() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     one = endpoint("a")
     view = fleet.view(one)
     for number in range(20):
@@ -231,7 +231,7 @@ def test_an_answer_in_one_piece_is_not_read_until_its_bytes_come_W45() -> None:
 
 
 def test_service_counts_from_the_previous_first_token() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     view = fleet.view(endpoint("a"))
     waiting = [view.place(facts(text(number)), 0.0) for number in range(5)]
     for number, placement in enumerate(waiting):
@@ -241,7 +241,7 @@ def test_service_counts_from_the_previous_first_token() -> None:
 
 
 def test_reported_cached_tokens_teach_the_size() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     view = fleet.view(endpoint("a"))
     now = 0.0
     recent: list[int] = []
@@ -259,7 +259,7 @@ def test_reported_cached_tokens_teach_the_size() -> None:
 
 
 def test_a_new_life_of_a_replica_begins_with_nothing_known_D27() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     serve(fleet, endpoint("a"), facts(text(1)), 0.0, 1.0)
     again = endpoint("a", id="a@2")
     assert fleet.view(again).index.known(chain(text(1), 0)) == 0
@@ -280,7 +280,7 @@ def test_session_sticks_within_bounds_and_spills_beyond() -> None:
 
 
 def test_prefix_leaves_the_match_when_loads_are_far_apart() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     in_flight: Counter[str] = Counter()
     policy = Prefix(fleet, lambda one: in_flight[one.id])
     a, b = endpoint("a"), endpoint("b")
@@ -294,7 +294,7 @@ def test_prefix_leaves_the_match_when_loads_are_far_apart() -> None:
 
 
 def test_answers_in_one_piece_teach_pace_and_writing_by_their_length() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     view = fleet.view(endpoint("a"))
     rng = random.Random(5)
     now = 0.0
@@ -310,7 +310,7 @@ def test_answers_in_one_piece_teach_pace_and_writing_by_their_length() -> None:
 
 
 def test_the_end_of_a_silent_answer_tells_that_those_before_it_are_read() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     view = fleet.view(endpoint("a"))
     fleet._shared.writing.s_per_token = 0.02
     early, late = (view.place(facts(text(number, 9, 9), stream=False), 0.0) for number in range(2))
@@ -322,7 +322,7 @@ def test_the_end_of_a_silent_answer_tells_that_those_before_it_are_read() -> Non
 
 
 def test_the_first_lesson_counts_for_everybody_at_once() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     policy = Cost(fleet)
     a, b = endpoint("a"), endpoint("b")
     first = policy.pick([a, b], facts(text(1)), 0.0, RNG)
@@ -331,6 +331,6 @@ def test_the_first_lesson_counts_for_everybody_at_once() -> None:
 
 
 def test_prompts_too_small_to_measure_teach_no_pace() -> None:
-    fleet = Fleet()
+    fleet = FleetView()
     serve(fleet, endpoint("a"), facts(b"hello"), 0.0, 5.0)
     assert fleet.view(endpoint("a")).pace.count == 0

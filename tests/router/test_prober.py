@@ -12,7 +12,7 @@ from common.wire.record import ServiceRecord
 from router import prober as probers
 from router.control import views
 from router.model import Replica
-from router.prober import Finding, Prober, model_ids, model_objects
+from router.prober import ProbeResult, ReplicaProber, model_ids, model_objects
 from tests.common.model_server import model_server
 
 
@@ -32,7 +32,7 @@ async def test_no_replica_can_end_the_prober_D4() -> None:
 
     app = web.Application()
     app.router.add_get("/{path:.*}", models)
-    found: dict[str, Finding] = {}
+    found: dict[str, ProbeResult] = {}
     async with TestServer(app) as server, make_session(timeout_s=2) as session:
         several = [
             replica(str(server.make_url("")).rstrip("/"), "odd"),
@@ -40,11 +40,11 @@ async def test_no_replica_can_end_the_prober_D4() -> None:
             replica(f"http://{'a' * 64}:9000", "long"),
         ]
 
-        def note(name: str, _generation: str, finding: Finding) -> None:
+        def note(name: str, _generation: str, finding: ProbeResult) -> None:
             found[name] = finding
 
         made: dict[str, Any] = {"interval_s": 5.0, "timeout_s": 1.0, "rng": random.Random(1)}
-        prober = Prober(session, lambda: several, note, **made)
+        prober = ReplicaProber(session, lambda: several, note, **made)
         running = asyncio.ensure_future(prober.run())
         async with asyncio.timeout(10):
             while len(found) < 3:
@@ -66,8 +66,8 @@ async def test_model_list_that_comes_in_two_packets_is_learned_W14(count: int) -
     names = tuple(f"model-{number}" for number in range(count))
     async with model_server(*names) as server, make_session(timeout_s=5) as session:
         made: dict[str, Any] = {"interval_s": 5.0, "timeout_s": 5.0, "rng": random.Random(1)}
-        finding = await Prober(session, lambda: (), lambda *_: None, **made).ask(replica(server.url))
-    assert finding == Finding(ok=True, models=names, prefix="/v1", calls=())
+        finding = await ReplicaProber(session, lambda: (), lambda *_: None, **made).ask(replica(server.url))
+    assert finding == ProbeResult(ok=True, models=names, prefix="/v1", calls=())
 
 
 async def test_a_probe_leaves_no_connection_behind_W55() -> None:
@@ -81,14 +81,14 @@ async def test_a_probe_leaves_no_connection_behind_W55() -> None:
     app.router.add_get("/{path:.*}", healthy)
     made: dict[str, Any] = {"interval_s": 5.0, "timeout_s": 1.0, "rng": random.Random(1)}
     async with TestServer(app) as server, make_session(timeout_s=2) as session:
-        prober = Prober(session, list, lambda *_: None, **made)
+        prober = ReplicaProber(session, list, lambda *_: None, **made)
         assert (await prober.ask(replica(str(server.make_url("")).rstrip("/")))).ok
     assert set(asked) == {"close"}
 
 
-def prober_of(session: Any, **more: Any) -> Prober:
+def prober_of(session: Any, **more: Any) -> ReplicaProber:
     made: dict[str, Any] = {"interval_s": 30.0, "timeout_s": 5.0, "rng": random.Random(1), **more}
-    return Prober(session, lambda: (), lambda *_: None, **made)
+    return ReplicaProber(session, lambda: (), lambda *_: None, **made)
 
 
 async def test_models_are_asked_at_every_probe_and_read_when_they_changed_W15(
@@ -117,7 +117,7 @@ async def test_models_that_a_babysitter_of_ours_watches_are_not_asked_again_W15(
         metadata = {"models": ["m"], "models_list": [{"id": "m"}]}
         one.record = msgspec.structs.replace(one.record, instance_id="i", metadata=metadata)
         one.probed_ok, one.learned_prefix, one.learned_calls = True, "/v1", ()
-        assert await prober_of(session).ask(one) == Finding(ok=True)
+        assert await prober_of(session).ask(one) == ProbeResult(ok=True)
         assert server.calls == 0
         one.record = msgspec.structs.replace(one.record, instance_id=None)
         assert (await prober_of(session).ask(one)).models == ("m",)
@@ -158,7 +158,7 @@ async def test_replica_that_has_not_answered_yet_is_not_asked_beside_that_W24() 
         one = replica(str(server.make_url("")).rstrip("/"))
         found = asyncio.Event()
         made: dict[str, Any] = {"interval_s": 0.01, "timeout_s": 5.0, "rng": random.Random(1)}
-        prober = Prober(session, lambda: [one], lambda *_: found.set(), **made)
+        prober = ReplicaProber(session, lambda: [one], lambda *_: found.set(), **made)
         running = asyncio.ensure_future(prober.run())
         for _ in range(20):
             prober.look()
@@ -180,7 +180,7 @@ async def test_model_objects_of_a_server_keep_all_their_members_W19() -> None:
     app.router.add_get("/v1/models", models)
     async with TestServer(app) as server, make_session(timeout_s=5) as session:
         asked = replica(str(server.make_url("")).rstrip("/"))
-        prober = Prober(session, list, lambda *_: None, interval_s=5, timeout_s=5, rng=random.Random(1))
+        prober = ReplicaProber(session, list, lambda *_: None, interval_s=5, timeout_s=5, rng=random.Random(1))
         for _ in range(2):
             finding = await prober.ask(asked)
             assert finding.objects == {"m": told}  # also of a list that is as it was

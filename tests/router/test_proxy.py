@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import json
 
-from router.model import Standing, Table
+from router.model import Eligibility, Table
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, Plane, event, plain, read_reply, request, reset
 
@@ -194,7 +194,7 @@ async def test_death_mid_stream_ends_with_an_error_event_and_unclean_A1(plane: P
     dying, other = await plane.add(die), await plane.add(stream_two)
     first, second = plane.route(dying, other)
     # The suspect is asked only once the fresh one has failed: a retry would go there.
-    plane.engine.set_table(Table.of(2, (first, dataclasses.replace(second, standing=Standing.SUSPECT))))
+    plane.engine.set_table(Table.of(2, (first, dataclasses.replace(second, eligibility=Eligibility.SUSPECT))))
     reply = await plane.post(STREAM)
     assert reply.closed
     assert reply.body.startswith(event("one"))
@@ -405,9 +405,9 @@ async def test_slow_reader_stops_the_replica_not_the_memory_D3(plane: Plane) -> 
 
 async def test_drained_and_down_replicas_get_nothing_new_D28(plane: Plane) -> None:
     first, second = await plane.add(answer_ok), await plane.add(answer_ok)
-    plane.route(first, standing=Standing.DRAINING)
+    plane.route(first, eligibility=Eligibility.DRAINING)
     assert (await plane.post(CHAT)).status == 503
-    plane.route(second, standing=Standing.SUSPECT)
+    plane.route(second, eligibility=Eligibility.SUSPECT)
     assert (await plane.post(CHAT)).status == 200
     assert not first.calls
 
@@ -416,7 +416,7 @@ async def test_idle_connections_to_a_replica_that_drains_are_closed_at_once_D28(
     replica = await plane.add(answer_ok)
     (endpoint,) = plane.route(replica)
     assert (await plane.post(CHAT)).status == 200
-    plane.engine.set_table(Table.of(2, (dataclasses.replace(endpoint, standing=Standing.DRAINING),)))
+    plane.engine.set_table(Table.of(2, (dataclasses.replace(endpoint, eligibility=Eligibility.DRAINING),)))
     async with asyncio.timeout(2):  # below the four seconds after which an idle one would be closed anyhow
         while replica._open:
             await asyncio.sleep(0.01)

@@ -5,9 +5,9 @@ import hashlib
 import json
 from typing import Any
 
-from router import board as cells
+from router.counters import BYTES_IN, FIRST_BYTE, GAP, OUTCOMES, QUEUE_WAIT, AttemptOutcome
 from router.keys import Key
-from router.model import Standing
+from router.model import Eligibility
 from router.outlier import Reason
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, Plane, event, plain, request
@@ -50,7 +50,7 @@ async def test_a_full_replica_makes_requests_wait_and_serves_them_in_turn(plane:
     assert plane.in_flight() == len(replica.calls) == 2
     gate.go.set()
     assert [(await post).status for post in posts] == [200] * 6
-    counts, _ = plane.engine.board.histogram(plane.engine.control.slot, cells.QUEUE_WAIT)
+    counts, _ = plane.engine.counters.histogram(plane.engine.control.slot, QUEUE_WAIT)
     assert sum(counts) == 4
 
 
@@ -158,7 +158,9 @@ async def test_after_a_comment_a_failure_is_an_event_and_a_retry_still_works(pla
     # The suspect is asked only once the fresh one, which comes first, has failed.
     first, second = plane.route(dying, await plane.add(streams))
     plane.engine.set_table(
-        type(plane.engine.table).of(99, (first, type(second)(**{**_fields(second), "standing": Standing.SUSPECT})))
+        type(plane.engine.table).of(
+            99, (first, type(second)(**{**_fields(second), "eligibility": Eligibility.SUSPECT}))
+        )
     )
     reply = await plane.post(STREAM)
     assert b": keep-alive" in reply.body
@@ -189,7 +191,7 @@ async def test_explain_names_every_candidate_its_score_and_why_not(plane: Plane)
     assert 0 < said["candidates"][0]["score"] == said["candidates"][1]["score"]
     keyed = json.loads((await plane.post(b'{"model":"m","prompt_cache_key":"k"}', "/admin/explain")).body)
     assert keyed["rule"] == "affinity"
-    plane.route(replica, standing=Standing.DRAINING)
+    plane.route(replica, eligibility=Eligibility.DRAINING)
     said = json.loads((await plane.post(CHAT, "/admin/explain")).body)
     assert (said["picked"], said["candidates"][0]["excluded"]) == (None, "draining")
     assert not replica.calls
@@ -213,20 +215,20 @@ async def test_outcomes_and_times_are_counted(plane: Plane) -> None:
 
     plane.route(await plane.add(streams))
     await plane.post(STREAM)
-    board = plane.engine.board
-    assert board.total(0, cells.OUTCOMES + cells.Outcome.OK) == 1
-    assert sum(board.histogram(0, cells.FIRST_BYTE)[0]) == 1
-    board.flush()
-    gaps, total_s = board.histogram(0, cells.GAP)
+    counters = plane.engine.counters
+    assert counters.total(0, OUTCOMES + AttemptOutcome.OK) == 1
+    assert sum(counters.histogram(0, FIRST_BYTE)[0]) == 1
+    counters.flush()
+    gaps, total_s = counters.histogram(0, GAP)
     assert sum(gaps) == 2
     assert 0.03 < total_s < 1
-    assert board.total(0, cells.BYTES_IN) == len(STREAM)
+    assert counters.total(0, BYTES_IN) == len(STREAM)
 
 
 async def test_an_ejection_is_seen_by_the_other_workers(plane: Plane) -> None:
     endpoint, _ = plane.route(await plane.add(answer_ok), await plane.add(answer_ok))
     engine = plane.engine
-    engine.board.eject(endpoint.slot, engine.now() + 30, Reason.FAULTS)
+    engine.counters.eject(endpoint.slot, engine.now() + 30, Reason.FAULTS)
     await until(lambda: engine.outliers.ejected(engine.now()) == [endpoint.id])
     assert [(await plane.post(CHAT)).status for _ in range(3)] == [200] * 3
     assert not plane.replicas[0].calls

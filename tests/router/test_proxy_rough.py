@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.model import Standing, Table
+from router.model import Eligibility, Table
 from tests.router.conftest import MakePlane
 from tests.router.fakes import SSE_HEAD, Call, Plane, event, plain, read_reply, request
 
@@ -118,7 +118,7 @@ async def test_who_waited_is_not_sent_to_a_replica_that_drains_meanwhile_D28(pla
             await asyncio.sleep(0.01)
     young = await plane.add(answer_ok)
     other = replace(endpoint, id="young", name="young", port=young.port, slot=1)
-    plane.engine.set_table(Table.of(9, (replace(endpoint, standing=Standing.DRAINING), other)))
+    plane.engine.set_table(Table.of(9, (replace(endpoint, eligibility=Eligibility.DRAINING), other)))
     go.set()
     assert [(await first).status, (await second).status] == [200, 200]
     assert (len(old.calls), len(young.calls)) == (1, 1)

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from common.settings import Layer, SettingsError, build
-from router.facts import Wanted, read_json, with_model
+from router.facts import PolicyNeeds, read_json, with_model
 from router.model import Table
 from router.policy.models import ModelRule, ModelRules
 from router.settings import RouterSettings
@@ -47,7 +47,7 @@ async def test_a_prompt_goes_where_its_beginning_is(planes: MakePlane) -> None:
     assert view.pace.count > 0
 
 
-WANTS = Wanted(lambda _model, _policy: True, None, None, sessions=False)
+WANTS = PolicyNeeds(lambda _model, _policy: True, None, None, sessions=False)
 
 
 async def test_reported_cached_tokens_reach_the_belief(planes: MakePlane) -> None:
@@ -173,7 +173,7 @@ async def test_an_alias_is_asked_for_by_its_parts_name(planes: MakePlane) -> Non
 def test_the_size_is_known_to_policies_that_read_no_prompts() -> None:
     body = chat(LONG)
     assert read_json(body, want_text=False, forwarded=None).prompt_bytes == len(body)
-    nothing = Wanted(lambda _model, _policy: False, None, None, sessions=True)
+    nothing = PolicyNeeds(lambda _model, _policy: False, None, None, sessions=True)
     assert read_json(body, want_text=False, forwarded=None, wanted=nothing).prompt_bytes == len(body)
 
 

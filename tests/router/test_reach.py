@@ -17,7 +17,7 @@ from common.http.client import make_session
 from common.http.tls import client_context
 from common.wire.record import ServiceRecord
 from router.model import Replica
-from router.prober import Finding, Prober
+from router.prober import ProbeResult, ReplicaProber
 from router.proxy.reach import CLOSES, SPEAKS_TLS, reason_of
 from tests.ports import free_port
 from tests.router.fakes import Call, FakeReplica, Plane, plain
@@ -97,7 +97,7 @@ async def test_reason_names_what_is_wrong_between_the_record_and_the_port_W18(pl
             await asyncio.sleep(0.01)
 
 
-async def probed(status: int, text: str) -> Finding:
+async def probed(status: int, text: str) -> ProbeResult:
     """What a probe makes of a server that answers everything so."""
 
     async def answer(_request: web.Request) -> web.Response:
@@ -107,7 +107,7 @@ async def probed(status: int, text: str) -> Finding:
     app.router.add_get("/{path:.*}", answer)
     async with TestServer(app) as server, make_session(timeout_s=5) as session:
         record = ServiceRecord(name="a", host="127.0.0.1", port=server.port or 0, url=str(server.make_url("")))
-        prober = Prober(session, list, lambda *_: None, interval_s=5, timeout_s=5, rng=random.Random(1))
+        prober = ReplicaProber(session, list, lambda *_: None, interval_s=5, timeout_s=5, rng=random.Random(1))
         return await prober.ask(Replica(record, generation="1", leased=True))
 
 
@@ -120,7 +120,7 @@ async def probed(status: int, text: str) -> Finding:
     ],
 )
 async def test_port_that_wants_tls_is_not_well_though_it_answers_W18(text: str) -> None:
-    assert await probed(400, text) == Finding(ok=False, problem=SPEAKS_TLS)
+    assert await probed(400, text) == ProbeResult(ok=False, problem=SPEAKS_TLS)
     assert (await probed(400, "bad request")).ok
 
 

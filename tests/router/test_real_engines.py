@@ -13,8 +13,7 @@ import openai
 import pytest
 
 from bench.router.peers import Debian
-from router import board as cells
-from router.board import Outcome
+from router.counters import OUTCOMES, AttemptOutcome
 from tests.engines import llama_cpp
 from tests.engines.llama_cpp import LlamaCpp
 from tests.ports import free_port, is_free
@@ -39,10 +38,8 @@ def one_slot() -> Iterator[LlamaCpp]:
 
 
 def blameless(plane: Plane) -> bool:
-    faults = Outcome.DIED, Outcome.TRUNCATED, Outcome.MALFORMED, Outcome.SERVER_ERROR
-    return plane.engine.outliers.quiet and not any(
-        plane.engine.board.total(0, cells.OUTCOMES + kind) for kind in faults
-    )
+    faults = AttemptOutcome.DIED, AttemptOutcome.TRUNCATED, AttemptOutcome.MALFORMED, AttemptOutcome.SERVER_ERROR
+    return plane.engine.outliers.quiet and not any(plane.engine.counters.total(0, OUTCOMES + kind) for kind in faults)
 
 
 async def test_twelve_bad_prompts_at_llama_cpp_get_its_error_once_and_blame_nobody_W8(

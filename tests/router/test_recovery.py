@@ -8,33 +8,33 @@ import pytest
 
 from common.wire.record import ServiceRecord, Snapshot
 from router import complaints
-from router.board import Board
 from router.complaints import failing
 from router.control.metrics import why_set_aside
+from router.counters import SharedCounters
 from router.master import Master
-from router.outlier import EJECT_LIMIT_S, Reason, Verdict
+from router.outlier import EJECT_LIMIT_S, AttemptVerdict, Reason
 from router.policy.models import ModelRules
-from router.prober import Finding
+from router.prober import ProbeResult
 from router.settings import RouterSettings
 from tests.router.conftest import MakePlane
 from tests.router.fakes import Plane
 
-GOOD, BAD = Finding(ok=True), Finding(ok=False)
+GOOD, BAD = ProbeResult(ok=True), ProbeResult(ok=False)
 METADATA = {"type": "openai-api", "models": ["m"]}
 
 
 @dataclass
 class CrewOfOne:
-    """A crew whose only worker is a plane within the test."""
+    """A pool whose only worker is a plane within the test."""
 
     plane: Plane
 
     @property
-    def board(self) -> Board:
-        return self.plane.engine.board
+    def counters(self) -> SharedCounters:
+        return self.plane.engine.counters
 
     def forgive(self, slot: int, endpoint: str) -> None:
-        self.board.eject(slot, 0.0, 0)
+        self.counters.eject(slot, 0.0, 0)
         self.plane.engine.outliers.forgive(endpoint)
 
 
@@ -54,8 +54,8 @@ async def test_ejected_replica_is_back_within_two_good_probes_W24(planes: MakePl
     master, engine = master_of(plane, "a", "b"), plane.engine
     lost, other = engine.table.endpoints
     for _ in range(20):  # the partition: every trial fails
-        engine.outliers.note(lost, Verdict.REFUSED, "client", (lost, other), engine.now())
-    assert engine.board.ejected_until_s(lost.slot) > engine.now() + EJECT_LIMIT_S - 5
+        engine.outliers.note(lost, AttemptVerdict.REFUSED, "client", (lost, other), engine.now())
+    assert engine.counters.ejected_until_s(lost.slot) > engine.now() + EJECT_LIMIT_S - 5
     assert engine.candidates((lost, other), "m", ()) == [other]
     for finding in (BAD, BAD, BAD, GOOD):
         master.note_probe("a", master.directory.replicas["a"].generation, finding)
@@ -71,13 +71,13 @@ async def test_ejection_that_is_forgiven_as_a_worker_reads_it_ends_nothing_W24(p
     engine = plane.engine
     master_of(plane, "a", "b")
     lost, other = engine.table.endpoints
-    engine.board.eject(
+    engine.counters.eject(
         lost.slot, engine.now() + 5.0, 0
     )  # the moment read before the master forgave, the reason after it
     engine.adopt_ejections(engine.now())
     assert engine.outliers.quiet
-    assert why_set_aside(engine.board, lost.slot) is None
-    engine.board.eject(lost.slot, engine.now() + 5.0, Reason.SILENT)
+    assert why_set_aside(engine.counters, lost.slot) is None
+    engine.counters.eject(lost.slot, engine.now() + 5.0, Reason.SILENT)
     engine.adopt_ejections(engine.now())
     assert engine.candidates((lost, other), "m", ()) == [other]
 
@@ -86,7 +86,7 @@ async def test_good_probes_forgive_nothing_that_they_never_saw_W24(planes: MakeP
     plane = await planes(rules=ModelRules("round_robin", {}))
     master, engine = master_of(plane, "a", "b"), plane.engine
     sick, other = engine.table.endpoints
-    engine.outliers.note(sick, Verdict.REFUSED, "client", (sick, other), engine.now())
+    engine.outliers.note(sick, AttemptVerdict.REFUSED, "client", (sick, other), engine.now())
     for _ in range(3):
         master.note_probe("a", master.directory.replicas["a"].generation, GOOD)
     assert engine.candidates((sick, other), "m", ()) == [other]
@@ -96,12 +96,12 @@ async def test_replica_that_is_well_by_its_probes_and_gives_nothing_is_complaine
     plane = await planes(rules=ModelRules("round_robin", {}))
     master, engine = master_of(plane, "a", "b"), plane.engine
     sick, other = engine.table.endpoints
-    assert failing(master.replicas(), engine.board) == {}
-    engine.outliers.note(sick, Verdict.REFUSED, "client", (sick, other), engine.now())
-    assert failing(master.replicas(), engine.board) == {"a": "no connection could be had"}
+    assert failing(master.replicas(), engine.counters) == {}
+    engine.outliers.note(sick, AttemptVerdict.REFUSED, "client", (sick, other), engine.now())
+    assert failing(master.replicas(), engine.counters) == {"a": "no connection could be had"}
     for _ in range(3):
         master.note_probe("a", master.directory.replicas["a"].generation, BAD)
-    assert failing(master.replicas(), engine.board) == {}  # its own probes say so, to everybody
+    assert failing(master.replicas(), engine.counters) == {}  # its own probes say so, to everybody
 
 
 async def test_registry_is_told_while_it_lasts_and_once_more_when_it_is_over_W26(

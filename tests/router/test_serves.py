@@ -15,7 +15,7 @@ from common.http.client import make_session
 from common.wire.record import Put, ServiceRecord
 from router.directory import Directory
 from router.model import Replica, Table
-from router.prober import Prober
+from router.prober import ReplicaProber
 from router.serves import KINDS, call_of, calls_that_matter, declared, told
 from tests.engines import llama_cpp
 from tests.ports import free_port
@@ -113,7 +113,7 @@ async def ask(url: str, extra: tuple[str, ...] = ()) -> tuple[str, ...] | None:
     record = ServiceRecord(name="a", host=host, port=int(port), url=url)
     made: dict[str, Any] = {"interval_s": 5.0, "timeout_s": 5.0, "rng": random.Random(1)}
     async with make_session(timeout_s=5) as session:
-        prober = Prober(session, lambda: (), lambda *_: None, calls=calls_that_matter(extra), **made)
+        prober = ReplicaProber(session, lambda: (), lambda *_: None, calls=calls_that_matter(extra), **made)
         return (await prober.ask(Replica(record, generation="1", leased=True))).calls
 
 

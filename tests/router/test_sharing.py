@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from router.board import IN_FLIGHT, RING_CELLS, Board, Shape
+from router.counters import IN_FLIGHT, RING_CELLS, Shape, SharedCounters
 from router.model import Facts
 from router.policy.blocks import chain
-from router.policy.fleet import Fleet
+from router.policy.fleet_view import FleetView
 from router.sharing import Sharing
 from tests.router.test_policy import endpoint
 
@@ -16,16 +16,18 @@ PROMPT = b"x" * 8192
 
 
 @pytest.fixture
-def boards() -> tuple[Board, Board]:
+def boards() -> tuple[SharedCounters, SharedCounters]:
     shape = Shape(slots=4, blocks=2)
-    descriptor = Board.create(shape)
-    made = Board(descriptor, shape, 0), Board(descriptor, shape, 1)
+    descriptor = SharedCounters.create(shape)
+    made = SharedCounters(descriptor, shape, 0), SharedCounters(descriptor, shape, 1)
     os.close(descriptor)
     return made
 
 
-def test_a_placement_is_seen_by_the_other_worker_and_leaves_again(boards: tuple[Board, Board]) -> None:
-    one, other = (Fleet(elsewhere=Sharing(board)) for board in boards)
+def test_a_placement_is_seen_by_the_other_worker_and_leaves_again(
+    boards: tuple[SharedCounters, SharedCounters],
+) -> None:
+    one, other = (FleetView(elsewhere=Sharing(counters)) for counters in boards)
     a = endpoint("a", slot=2)
     facts = Facts(model="m", stream=True, prompt_bytes=len(PROMPT), blocks=chain(PROMPT, 0))
     other.view(a)
@@ -42,9 +44,9 @@ def test_a_placement_is_seen_by_the_other_worker_and_leaves_again(boards: tuple[
     assert later.service_s == pytest.approx(1.0)
 
 
-def test_requests_of_other_workers_are_under_way_too_W45(boards: tuple[Board, Board]) -> None:
+def test_requests_of_other_workers_are_under_way_too_W45(boards: tuple[SharedCounters, SharedCounters]) -> None:
     one, other = boards
-    fleet, a = Fleet(elsewhere=Sharing(one)), endpoint("a", slot=2)
+    fleet, a = FleetView(elsewhere=Sharing(one)), endpoint("a", slot=2)
     fleet.view(a).place(Facts(prompt_bytes=9), 10.0)
     one.add(2, IN_FLIGHT)
     other.add(2, IN_FLIGHT, 3)
@@ -52,8 +54,8 @@ def test_requests_of_other_workers_are_under_way_too_W45(boards: tuple[Board, Bo
     assert view.in_flight == 4
 
 
-def test_everything_written_is_read_in_order(boards: tuple[Board, Board]) -> None:
-    writer, reader = (Sharing(board) for board in boards)
+def test_everything_written_is_read_in_order(boards: tuple[SharedCounters, SharedCounters]) -> None:
+    writer, reader = (Sharing(counters) for counters in boards)
     rng = random.Random(1)
     for _ in range(200):
         sent = [
@@ -66,8 +68,8 @@ def test_everything_written_is_read_in_order(boards: tuple[Board, Board]) -> Non
     assert list(reader.news()) == []
 
 
-def test_a_reader_that_was_lapped_drops_and_goes_on(boards: tuple[Board, Board]) -> None:
-    writer, reader = (Sharing(board) for board in boards)
+def test_a_reader_that_was_lapped_drops_and_goes_on(boards: tuple[SharedCounters, SharedCounters]) -> None:
+    writer, reader = (Sharing(counters) for counters in boards)
     for _ in range(RING_CELLS // 100 + 10):
         writer.placed(1, list(range(100)))
     assert list(reader.news()) == []
@@ -75,11 +77,11 @@ def test_a_reader_that_was_lapped_drops_and_goes_on(boards: tuple[Board, Board])
     assert list(reader.news()) == [(7, [8, 9])]
 
 
-def test_what_a_dead_worker_had_placed_is_gone_with_it(boards: tuple[Board, Board]) -> None:
+def test_what_a_dead_worker_had_placed_is_gone_with_it(boards: tuple[SharedCounters, SharedCounters]) -> None:
     first, second = boards
-    fleet = Fleet(elsewhere=Sharing(second))
+    fleet = FleetView(elsewhere=Sharing(second))
     a = endpoint("a", slot=1)
-    Fleet(elsewhere=Sharing(first)).view(a).place(Facts(prompt_bytes=500), 0.0)
+    FleetView(elsewhere=Sharing(first)).view(a).place(Facts(prompt_bytes=500), 0.0)
     assert fleet.view(a).outstanding == 500
     second.clear_in_flight(0)
     assert fleet.view(a).outstanding == 0

@@ -51,13 +51,13 @@ async def test_a_replica_that_stands_still_is_set_aside_and_comes_back_by_a_byte
             await asyncio.sleep(0.4)
     sent = len(hung.calls) - before
     assert 3 <= sent <= 8
-    assert engine.board.ejected_why(endpoint.slot) == Reason.SILENT
+    assert engine.counters.ejected_why(endpoint.slot) == Reason.SILENT
     assert {(await plane.post(CHAT)).status for _ in range(10)} == {200}
     assert len(hung.calls) - before == sent
     stands = False
     go.set()
     await until(lambda: not engine.outliers.ejected(engine.now()))
-    assert engine.board.ejected_until_s(endpoint.slot) <= engine.now()
+    assert engine.counters.ejected_until_s(endpoint.slot) <= engine.now()
     assert all(reply.body.endswith(b"0\r\n\r\n") for reply in await asyncio.gather(*waiting))
     assert {(await plane.post(CHAT)).status for _ in range(10)} == {200}
     assert len(hung.calls) - before > sent

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from router import board as cells
-from router.board import Outcome
+from router.counters import OUTCOMES, AttemptOutcome
 from router.proxy.stream_end import finished
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, Plane, Reply, event, plain, request
@@ -50,12 +49,18 @@ def deflated(text: bytes) -> bytes:
     return zlib.compress(text)
 
 
-def outcome(plane: Plane, kind: Outcome) -> int:
-    return plane.engine.board.total(0, cells.OUTCOMES + kind)
+def outcome(plane: Plane, kind: AttemptOutcome) -> int:
+    return plane.engine.counters.total(0, OUTCOMES + kind)
 
 
 def blamed(plane: Plane) -> bool:
-    faults = Outcome.DIED, Outcome.TRUNCATED, Outcome.MALFORMED, Outcome.TIMED_OUT, Outcome.SERVER_ERROR
+    faults = (
+        AttemptOutcome.DIED,
+        AttemptOutcome.TRUNCATED,
+        AttemptOutcome.MALFORMED,
+        AttemptOutcome.TIMED_OUT,
+        AttemptOutcome.SERVER_ERROR,
+    )
     return any(outcome(plane, kind) for kind in faults) or not plane.engine.outliers.quiet
 
 
@@ -396,13 +401,13 @@ async def test_an_engines_own_error_ends_its_stream_and_is_passed_on_as_it_is_W8
     for _ in range(12):
         assert (await plane.post(STREAM, path)).body == chunk(choice()) + chunk(ERROR) + LAST
     assert not blamed(plane)
-    assert outcome(plane, Outcome.CLIENT_ERROR) == 12
+    assert outcome(plane, AttemptOutcome.CLIENT_ERROR) == 12
 
 
 async def test_an_engines_error_of_its_own_making_counts_like_a_500_W8(plane: Plane) -> None:
     plane.route(await plane.add(streams(ERROR.replace(b"400", b"500"))))
     await plane.post(STREAM)
-    assert outcome(plane, Outcome.SERVER_ERROR) == 1
+    assert outcome(plane, AttemptOutcome.SERVER_ERROR) == 1
     assert plane.engine.outliers.ejected(plane.engine.now()) == []
 
 
@@ -483,7 +488,7 @@ async def test_finished_choices_and_clean_framing_are_a_complete_answer_W44(plan
     reply = await ended(plane, asked, payloads)
     assert reply.body.endswith(LAST)
     assert unchunk(reply.body) == b"".join(payloads)
-    assert outcome(plane, Outcome.OK) == 1
+    assert outcome(plane, AttemptOutcome.OK) == 1
     assert not blamed(plane)
 
 
@@ -493,7 +498,7 @@ async def test_a_stream_with_a_choice_that_is_not_finished_was_cut_off_W44(plane
     reply = await ended(plane, asked, payloads)
     assert b'"upstream_truncated"' in reply.body
     assert not reply.body.endswith(LAST)
-    assert outcome(plane, Outcome.TRUNCATED) == 1
+    assert outcome(plane, AttemptOutcome.TRUNCATED) == 1
 
 
 async def test_finished_choices_without_clean_framing_are_not_complete_W44(plane: Plane) -> None:

@@ -2,22 +2,22 @@
 
 import pytest
 
+import router.counters
 from common.names import is_service_name
-from router import board as cells
 from router.advertise import own_url, presence, router_name
-from router.board import BOUNDS_S, FIELDS, Board, Outcome, Shape
-from router.control.traffic import POINTS_KEPT, Sample, Traffic, quantile
+from router.control.traffic import POINTS_KEPT, Traffic, TrafficSample, quantile
+from router.counters import BOUNDS_S, FIELDS, FIRST_BYTE, OUTCOMES, REQUESTS, AttemptOutcome, Shape, SharedCounters
 
 
 def row(**counts: int) -> list[int]:
     made = [0] * FIELDS
     for name, count in counts.items():
-        made[getattr(cells, name)] = count
+        made[getattr(router.counters, name)] = count
     return made
 
 
-def sample(second: float, **rows: list[int]) -> Sample:
-    return Sample(at=1e9 + second, now=second, rows=rows, queue=row())
+def sample(second: float, **rows: list[int]) -> TrafficSample:
+    return TrafficSample(at=1e9 + second, now=second, rows=rows, queue=row())
 
 
 def test_two_samples_make_a_point_of_rates() -> None:
@@ -25,8 +25,8 @@ def test_two_samples_make_a_point_of_rates() -> None:
     traffic.add(sample(0, a=row(REQUESTS=100, RETRIES=5)))
     assert list(traffic.points) == []
     later = row(REQUESTS=112, RETRIES=7, IN_FLIGHT=3, EJECTIONS=1)
-    later[cells.OUTCOMES + Outcome.DIED] = 2
-    later[cells.OUTCOMES + Outcome.CLIENT_ERROR] = 4
+    later[OUTCOMES + AttemptOutcome.DIED] = 2
+    later[OUTCOMES + AttemptOutcome.CLIENT_ERROR] = 4
     traffic.add(sample(2, a=later))
     (point,) = traffic.points
     assert (point["requests_s"], point["retries_s"], point["errors_s"]) == (5.0, 1.0, 1.0)
@@ -75,16 +75,16 @@ def test_percentiles_are_read_from_buckets(filled: dict[int, int], share: float,
 
 def test_a_row_is_summed_over_workers() -> None:
     shape = Shape(slots=2, blocks=2)
-    descriptor = Board.create(shape)
-    boards = [Board(descriptor, shape, worker) for worker in (0, 1)]
-    for board in boards:
-        board.add(1, cells.REQUESTS, 5)
-        board.observe(1, cells.FIRST_BYTE, 0.004)
-    found = boards[0].row(1)
-    assert (len(found), found[cells.REQUESTS], found[cells.FIRST_BYTE + 2]) == (FIELDS, 10, 2)
-    assert boards[0].row(0) == [0] * FIELDS
-    for board in boards:
-        board.close()
+    descriptor = SharedCounters.create(shape)
+    both = [SharedCounters(descriptor, shape, worker) for worker in (0, 1)]
+    for counters in both:
+        counters.add(1, REQUESTS, 5)
+        counters.observe(1, FIRST_BYTE, 0.004)
+    found = both[0].row(1)
+    assert (len(found), found[REQUESTS], found[FIRST_BYTE + 2]) == (FIELDS, 10, 2)
+    assert both[0].row(0) == [0] * FIELDS
+    for counters in both:
+        counters.close()
 
 
 def test_a_router_says_where_it_is() -> None:

@@ -5,8 +5,8 @@ import pytest
 
 from common.wire.record import ServiceRecord
 from router import last_table
-from router.board import IN_FLIGHT, REQUESTS, Board, Shape
 from router.control import views
+from router.counters import IN_FLIGHT, REQUESTS, Shape, SharedCounters
 from router.model import Replica
 from router.outlier import Reason
 from router.prober import model_ids
@@ -60,11 +60,11 @@ def test_service_has_every_field_of_the_contract() -> None:
 
 def test_board_sums_over_workers_and_clears_the_dead() -> None:
     shape = Shape(slots=2, blocks=2)
-    descriptor = Board.create(shape)
-    boards = [Board(descriptor, shape, worker) for worker in (0, 1)]
-    for board in boards:
-        board.add(1, IN_FLIGHT)
-        board.add(1, REQUESTS, 5)
+    descriptor = SharedCounters.create(shape)
+    boards = [SharedCounters(descriptor, shape, worker) for worker in (0, 1)]
+    for counters in boards:
+        counters.add(1, IN_FLIGHT)
+        counters.add(1, REQUESTS, 5)
     assert (boards[0].total(1, IN_FLIGHT), boards[1].total(1, REQUESTS), boards[0].total(0, REQUESTS)) == (2, 10, 0)
     boards[0].clear_in_flight(1)
     assert boards[1].total(1, IN_FLIGHT) == 1
@@ -72,8 +72,8 @@ def test_board_sums_over_workers_and_clears_the_dead() -> None:
     assert (boards[0].ejected_until_s(1), boards[0].ejected_why(1)) == (12.5, Reason.SILENT)
     boards[0].reset(1)
     assert (boards[1].total(1, REQUESTS), boards[1].ejected_until_s(1)) == (0, 0.0)
-    for board in boards:
-        board.close()
+    for counters in boards:
+        counters.close()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from common.names import bind_address
 from common.service import ConfigurationError
 from common.tasks import TaskFailed, TaskScope
 from router import feed
-from router.board import BLOCKS_EACH, Board, Shape
+from router.counters import BLOCKS_EACH, Shape, SharedCounters
 from router.keys import Key
 from router.model import Table
 from router.settings import RouterSettings
@@ -40,15 +40,15 @@ RESPAWN_LAST_S = 10.0
 
 
 @dataclass(slots=True, eq=False)
-class _Member:
+class Worker:
     """One running worker; `over` once its process has been awaited."""
 
     process: asyncio.subprocess.Process
     writer: asyncio.StreamWriter
     block: int
-    """On the board; its own until it is over."""
+    """Of the shared counters; its own until it is over."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    beat: feed.Beat | None = None
+    beat: feed.WorkerStatus | None = None
 
     def kill(self) -> None:
         """End it now, if it still runs."""
@@ -56,7 +56,7 @@ class _Member:
             self.process.kill()
 
 
-class Crew:
+class WorkerPool:
     """All workers of a router.
 
     Args:
@@ -74,13 +74,13 @@ class Crew:
         self._control_path = control_path
         self._scope = scope
         self._shape = Shape(settings.max_endpoints, BLOCKS_EACH * settings.workers)
-        self._board_fd = Board.create(self._shape)
-        self.board = Board(self._board_fd, self._shape)
+        self._counters_fd = SharedCounters.create(self._shape)
+        self.counters = SharedCounters(self._counters_fd, self._shape)
         self._sockets: list[socket.socket] = []
         self.port = 0
         """The port in use, once it is bound; known to the end."""
-        self._members: dict[int, _Member] = {}
-        self._alive: set[_Member] = set()
+        self._members: dict[int, Worker] = {}
+        self._alive: set[Worker] = set()
         self._keys: tuple[Key, ...] = ()
         self.ca: str | None = None
         """PEM for the workers that start from now on."""
@@ -161,13 +161,13 @@ class Crew:
 
     def forgive(self, slot: int, endpoint: str) -> None:
         """Tell every worker that what it holds against an endpoint holds no more."""
-        self.board.eject(slot, 0.0, 0)
+        self.counters.eject(slot, 0.0, 0)
         self._tell_all(feed.Forgive(endpoint))
 
     async def roll(self, settings: RouterSettings | None = None) -> None:
         """Replace every worker, one after the other: the new one serves before the old one drains.
 
-        With `settings` they get these; the address, the number of workers and the board's size stay what they were:
+        With `settings` they get these; the address, the number of workers and the counters' size stay what they were:
         they need a restart.
         """
         async with self._rolling:
@@ -220,8 +220,8 @@ class Crew:
         for member in members:
             member.kill()
             await member.process.wait()
-        self.board.close()
-        os.close(self._board_fd)
+        self.counters.close()
+        os.close(self._counters_fd)
 
     async def _keep(self, index: int) -> None:
         """Have a worker in slot `index`, always: a new one when the present one ends without having been replaced."""
@@ -236,7 +236,7 @@ class Crew:
                 if self._members[index] is member and not self._stopping:
                     break
                 if self._stopping:
-                    await asyncio.Event().wait()  # the crew is ending; so will this task
+                    await asyncio.Event().wait()  # the pool is ending; so will this task
             delay_s = RESPAWN_FIRST_S if loop.time() - began > RESPAWN_LAST_S else min(delay_s * 2, RESPAWN_LAST_S)
             await asyncio.sleep(delay_s)
 
@@ -251,11 +251,11 @@ class Crew:
             present = self._members.get(index)
             await next(held[block] for block in own if held[block] is not present).over.wait()
 
-    async def _spawn(self, index: int) -> _Member:
+    async def _spawn(self, index: int) -> Worker:
         block = await self._free_block(index)
         ours, theirs = socket.socketpair()
         with theirs:
-            descriptors = (theirs.fileno(), self._board_fd, self._sockets[index].fileno())
+            descriptors = (theirs.fileno(), self._counters_fd, self._sockets[index].fileno())
             process = await asyncio.create_subprocess_exec(
                 *own_python.command("router.worker_main", *map(str, descriptors)),
                 "compiled" if self._settings.compiled else "sources",
@@ -264,24 +264,26 @@ class Crew:
                 env={**own_python.environment(self.environment), **ALLOCATOR},
             )
         reader, writer = await asyncio.open_connection(sock=ours)
-        member = _Member(process, writer, block)
+        member = Worker(process, writer, block)
         self._alive.add(member)
         settings = self._settings.model_dump(mode="json")
-        plan = feed.Plan(index, len(self._sockets), block, self._shape.slots, settings, self._control_path, ca=self.ca)
+        plan = feed.WorkerSetup(
+            index, len(self._sockets), block, self._shape.slots, settings, self._control_path, ca=self.ca
+        )
         feed.write(writer, plan)
         feed.write(writer, feed.Keys(self._keys))
         feed.write(writer, feed.Endpoints(self._table.version, self._table.endpoints))
         self._scope.spawn(f"hear-worker-{index}", self._hear(index, member, reader))
         return member
 
-    async def _hear(self, index: int, member: _Member, reader: asyncio.StreamReader) -> None:
+    async def _hear(self, index: int, member: Worker, reader: asyncio.StreamReader) -> None:
         """Read a worker's beats until it is gone; kill it when it goes silent."""
         try:
             while True:
                 message = await asyncio.wait_for(feed.read(reader), SILENCE_LIMIT_S)
                 if message is None:
                     break
-                if isinstance(message, feed.Beat):
+                if isinstance(message, feed.WorkerStatus):
                     if member.beat is None:
                         log.info("worker.serving", worker=index, pid=member.process.pid, compiled=message.compiled)
                     member.beat = message
@@ -294,7 +296,7 @@ class Crew:
             log.error("worker.died", worker=index, pid=member.process.pid, exit_code=code)
         member.writer.close()
         if not self._stopping:  # else nobody reads it any more
-            self.board.clear_in_flight(member.block)
+            self.counters.clear_in_flight(member.block)
         self._alive.discard(member)
         member.over.set()
 

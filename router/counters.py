@@ -18,7 +18,7 @@ GAUGES = (IN_FLIGHT, WORK_BYTES, READING_BYTES, STUCK)
 """What goes up and down: it stays when a row gets a new endpoint, and goes when its worker does."""
 
 
-class Outcome(IntEnum):
+class AttemptOutcome(IntEnum):
     """How an attempt ended; the metric's label is the name in lower case."""
 
     OK = 0
@@ -36,7 +36,7 @@ class Outcome(IntEnum):
 
 OUTCOMES = 12
 """First cell of the outcome counters."""
-_HISTOGRAMS = OUTCOMES + len(Outcome)
+_HISTOGRAMS = OUTCOMES + len(AttemptOutcome)
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the histograms' buckets; one more for what is above."""
 _BUCKETS = len(BOUNDS_S) + 1
@@ -55,7 +55,7 @@ _ROW_HEAD = 2
 
 @dataclass(frozen=True)
 class Shape:
-    """How large a board is: rows for endpoints, in each of them blocks for processes."""
+    """How large a counters is: rows for endpoints, in each of them blocks for processes."""
 
     slots: int
     blocks: int
@@ -77,7 +77,7 @@ class Shape:
 
 
 class Gaps:
-    """What one worker saw between the pieces of one endpoint's streams, until `Board.flush` adds it to the map.
+    """What one worker saw between the pieces of one endpoint's streams, until `SharedCounters.flush` adds it to the map.
 
     Every piece of every stream comes by here, and a cell of the map costs ten times an element of a list.
     """
@@ -98,7 +98,7 @@ class Gaps:
         self.sum_s += seconds
 
 
-class Board:
+class SharedCounters:
     """A process's view of the shared map.
 
     Args:
@@ -119,7 +119,7 @@ class Board:
     @staticmethod
     def create(shape: Shape) -> int:
         """A new zeroed map; returns its descriptor, which is not inherited unless passed on."""
-        descriptor = os.memfd_create("svc-router-board", os.MFD_CLOEXEC)
+        descriptor = os.memfd_create("svc-router-counters", os.MFD_CLOEXEC)
         os.ftruncate(descriptor, shape.size_bytes)
         return descriptor
 
@@ -180,7 +180,7 @@ class Board:
                 gaps.sum_s = 0.0
 
     def settle(
-        self, slot: int, outcome: Outcome, duration_s: float, bytes_in: int, bytes_out: int, *, error: bool
+        self, slot: int, outcome: AttemptOutcome, duration_s: float, bytes_in: int, bytes_out: int, *, error: bool
     ) -> None:
         """Count one attempt that is over; it is no longer in flight."""
         cells = self._cells

@@ -17,7 +17,7 @@ BLOCKS_LIMIT = 400_000
 _REPACE_S = 0.25
 
 
-class Fleet:
+class FleetView:
     """All replicas of one worker, by endpoint id.
 
     Args:
