@@ -15,8 +15,8 @@ from aiohttp import web
 from babysitter import events as ev
 from babysitter import metrics as scrapes
 from babysitter import view as pictures
+from babysitter.lifecycle import ReplicaState
 from babysitter.log_answer import send_log
-from babysitter.machine import ReplicaState
 from babysitter.supervisor import Supervisor
 from common.clock import now_iso
 from common.http.access import bearer_matches

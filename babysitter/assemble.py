@@ -21,7 +21,7 @@ from babysitter.cbclient.rules import Rules
 from babysitter.cbclient.wheels import Roots
 from babysitter.engine_health import EngineHealth
 from babysitter.launch import make_command, make_plan
-from babysitter.machine import RestartPolicy
+from babysitter.lifecycle import RestartPolicy
 from babysitter.probe import ServerProbe
 from babysitter.settings import (
     BACKEND_LABELS,

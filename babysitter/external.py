@@ -5,7 +5,7 @@ import structlog
 from babysitter import jobs
 from babysitter.attempt import ServerAttempt
 from babysitter.events import Exited
-from babysitter.machine import ALIVE, PROBED, ReplicaState
+from babysitter.lifecycle import ALIVE, PROBED, ReplicaState
 from babysitter.spec import Spec
 
 log = structlog.get_logger(__name__)

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from babysitter.machine import ReplicaState
+from babysitter.lifecycle import ReplicaState
 from babysitter.view import View
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from babysitter.attempt import ServerCommand
-from babysitter.machine import RestartPolicy
+from babysitter.lifecycle import RestartPolicy
 from babysitter.slots import Slots
 from babysitter.stages import Stage
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from babysitter.machine import ReplicaState
+from babysitter.lifecycle import ReplicaState
 from common.span import Span
 
 STARTING = frozenset({ReplicaState.CREATING, ReplicaState.STARTING, ReplicaState.WAITING_FOR_READY})

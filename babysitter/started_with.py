@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from babysitter.events import Exited
-from babysitter.machine import ReplicaState
+from babysitter.lifecycle import ReplicaState
 from babysitter.spec import Spec
 
 

@@ -18,7 +18,8 @@ from babysitter.external import External
 from babysitter.fitting import kept_models
 from babysitter.home import Home
 from babysitter.job_keeper import JobKeeper
-from babysitter.machine import ALIVE, Lifecycle, ReplicaState, step, wire_status
+from babysitter.lifecycle import ALIVE, Lifecycle, ReplicaState, wire_status
+from babysitter.machine import step
 from babysitter.memory import Memory
 from babysitter.probe import ServerProbe, fetch_json
 from babysitter.server_log import ServerLog

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from babysitter import fitting
-from babysitter.machine import ReplicaState, display_status, wire_status
+from babysitter.lifecycle import ReplicaState, display_status, wire_status
 from common.wire.record import plain_weight
 
 LEASES = 3.0

@@ -11,7 +11,7 @@ from babysitter.attempt import ServerAttempt
 from babysitter.engine_health import EngineHealth
 from babysitter.footprint import memory_bytes
 from babysitter.identity import Identity
-from babysitter.machine import PROBED, ReplicaState
+from babysitter.lifecycle import PROBED, ReplicaState
 from babysitter.port_finder import port_in_file, port_in_log
 from babysitter.probe import NotListening, NotReady, ServerProbe, stranger_on_port
 from babysitter.run_meta_tail import Mark, mark_of

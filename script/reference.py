@@ -26,7 +26,7 @@ from babysitter import api as babysitter_api  # noqa: E402 - the project's root 
 from babysitter.agent.metrics import families as agent_families  # noqa: E402 - as above
 from babysitter.agent.openapi import describe as describe_agent  # noqa: E402 - as above
 from babysitter.agent.settings import AgentSettings  # noqa: E402 - as above
-from babysitter.machine import ReplicaState  # noqa: E402 - as above
+from babysitter.lifecycle import ReplicaState  # noqa: E402 - as above
 from babysitter.metrics import families as babysitter_families  # noqa: E402 - as above
 from babysitter.settings import BACKEND_LABELS, BabysitterSettings, Backend  # noqa: E402 - as above
 from babysitter.view import View  # noqa: E402 - as above

@@ -19,7 +19,7 @@ from babysitter import identity
 from babysitter.__main__ import make_home
 from babysitter.assemble import make_engine, make_probe, make_spec
 from babysitter.attempt import ServerAttempt, ServerCommand
-from babysitter.machine import ReplicaState
+from babysitter.lifecycle import ReplicaState
 from babysitter.memory import from_json
 from babysitter.settings import parse
 from babysitter.supervisor import Supervisor, new_memory

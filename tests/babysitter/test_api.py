@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from babysitter import events as ev
 from babysitter.api import ApiContext, make_app
-from babysitter.machine import ReplicaState
+from babysitter.lifecycle import ReplicaState
 from babysitter.memory import Memory
 from babysitter.server_log import ServerLog
 from babysitter.supervisor import Supervisor

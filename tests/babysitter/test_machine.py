@@ -7,17 +7,17 @@ from itertools import pairwise
 import pytest
 
 from babysitter import events as ev
-from babysitter.machine import (
-    TABLE,
+from babysitter import transitions
+from babysitter.lifecycle import (
     InvalidTransition,
     Lifecycle,
     Move,
     ReplicaState,
     RestartPolicy,
     display_status,
-    step,
     wire_status,
 )
+from babysitter.machine import TABLE, Rule, step
 
 POLICY = RestartPolicy(restart_first_s=1.0, crash_loop_exits=5)
 CRASH = ev.Exited(code=1)
@@ -331,6 +331,25 @@ def test_late_answers_change_nothing() -> None:
 def test_every_state_can_be_stopped() -> None:
     for state in ReplicaState:
         assert (state, ev.StopRequested) in TABLE
+
+
+@pytest.mark.parametrize(
+    ("state", "event", "rule"),
+    [
+        (ReplicaState.READY, ev.Woke(), transitions.bad_probe),
+        (ReplicaState.UNHEALTHY, ev.ProbeGood(), transitions.still_bad),
+        (ReplicaState.STARTING, ev.Spawned(7), transitions.exited),
+        (ReplicaState.STARTING, ev.NotSpawned("no room"), transitions.stop),
+        (ReplicaState.CREATING, ev.Deployed(), transitions.deploy_failed),
+        (ReplicaState.FAILED, ev.Woke(), transitions.begin),
+    ],
+)
+def test_row_of_a_rule_for_other_events_raises(
+    state: ReplicaState, event: ev.Event, rule: Rule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TABLE, (state, type(event)), rule)
+    with pytest.raises(AttributeError):
+        step(Lifecycle(state=state), event, RestartPolicy(unhealthy_after=1), 1.0)
 
 
 def test_random_lives_stay_legal_and_always_end_when_told() -> None:

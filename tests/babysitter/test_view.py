@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from babysitter import view as pictures
-from babysitter.machine import ReplicaState
+from babysitter.lifecycle import ReplicaState
 from babysitter.view import View
 from common.wire.record import record_from_wire
 

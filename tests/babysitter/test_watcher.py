@@ -7,7 +7,7 @@ import pytest
 
 from babysitter import events as ev
 from babysitter import watcher as module
-from babysitter.machine import ReplicaState
+from babysitter.lifecycle import ReplicaState
 from babysitter.probe import NotListening, NotReady
 from babysitter.watcher import ServerWatcher
 

@@ -19,7 +19,7 @@ import pytest
 import tomli
 import yaml
 
-from babysitter.machine import ReplicaState, wire_status
+from babysitter.lifecycle import ReplicaState, wire_status
 from tests.babysitter.agent.agent_process import PLAIN
 from tests.babysitter.agent.conftest import end_all, port_range
 from tests.babysitter.real import ask, until
