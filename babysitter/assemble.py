@@ -14,7 +14,7 @@ import structlog
 
 from babysitter import ports
 from babysitter.cbclient import request as requests
-from babysitter.cbclient.deploy import Deployer
+from babysitter.cbclient.deploy import ClientDeployer
 from babysitter.cbclient.modes import MODES
 from babysitter.cbclient.request import CreateRequest
 from babysitter.cbclient.rules import Rules
@@ -141,7 +141,7 @@ def make_spec(
     else:
         workdir = own_directory(settings)
         rules = make_rules(settings)
-        deployer = Deployer(wanted, workdir, settings.port, rules, mark=mark, clock=clock, environ=environ)
+        deployer = ClientDeployer(wanted, workdir, settings.port, rules, mark=mark, clock=clock, environ=environ)
         prefix = MODES[wanted.server_mode].logs
         stdout, stderr = workdir / f"{prefix}_stdout.log", workdir / f"{prefix}_stderr.log"
         run_meta = jobs.run_meta or deployer.model_dir / "cerebras_logs" / "run_meta.json"

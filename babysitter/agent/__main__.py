@@ -7,11 +7,11 @@ from functools import partial
 
 import structlog
 
-from babysitter.agent.api import Agent, make_app
+from babysitter.agent.api import AgentContext, make_app
 from babysitter.agent.launch_spec import make_launch_spec
 from babysitter.agent.manager import ReplicaManager
 from babysitter.agent.registration import AgentRegistration
-from babysitter.agent.reload import Apply, files_of, token_of
+from babysitter.agent.reload import apply, files_of, token_of
 from babysitter.agent.settings import AgentSettings, config_file, parse
 from babysitter.agent.store import ReplicaStore
 from common.clock import SystemClock
@@ -55,11 +55,11 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
         async with make_session(timeout_s=CALL_TIMEOUT_S, limit=0) as session, TaskScope("agent") as scope:
             manager = ReplicaManager(settings, store, launch_spec, session=session, scope=scope, clock=clock)
             manager.adopt()
-            agent = Agent(manager, settings.node, token)
+            agent = AgentContext(manager, settings.node, token)
             reloader = Reloader(
                 settings,
                 partial(parse, sys.argv[1:], environ),
-                Apply(agent, lambda changed: make_launch_spec(changed, environ, store.root)),
+                partial(apply, agent, lambda changed: make_launch_spec(changed, environ, store.root)),
                 files=lambda now: (config_file(sys.argv[1:], environ), *files_of(now)),
                 hangup=hangup_event(),
             )

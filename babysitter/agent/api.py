@@ -30,18 +30,18 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(slots=True)
-class Agent:
-    """What the handlers work with. `token`: every call but the health needs it; None: none is needed; a reload changes it."""
+class AgentContext:
+    """What the handlers work with. Every call but those of `OPEN` needs `token`, unless it is None; a reload changes it."""
 
     manager: ReplicaManager
     node: str
     token: str | None = None
 
 
-AGENT: web.AppKey[Agent] = web.AppKey("agent", Agent)
+AGENT: web.AppKey[AgentContext] = web.AppKey("agent", AgentContext)
 
 
-def make_app(agent: Agent) -> web.Application:
+def make_app(agent: AgentContext) -> web.Application:
     """The agent as an application."""
     app = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=[json_errors, _guard])
     app[AGENT] = agent
@@ -69,8 +69,8 @@ async def _guard(
 ) -> web.StreamResponse:
     token = request.app[AGENT].token
     if token is not None and request.path not in OPEN:
-        given = request.headers.getall("Authorization", [])
-        if len(given) != 1 or not bearer_matches(given[0], token):
+        headers = request.headers.getall("Authorization", [])
+        if len(headers) != 1 or not bearer_matches(headers[0], token):
             raise ApiError(
                 HTTPStatus.UNAUTHORIZED, "a valid bearer token is needed", headers={"WWW-Authenticate": "Bearer"}
             )
@@ -136,9 +136,9 @@ async def create(request: web.Request) -> web.Response:
 
 async def list_replicas(request: web.Request) -> web.Response:
     """`GET /api/v1/replicas[?server_mode=…][&status=…][&model_name=…]`."""
-    wanted = {key: request.query[key] for key in FILTERS if key in request.query}
-    found = select((controller.info() for controller in request.app[AGENT].manager.controllers()), wanted)
-    return json_answer({"total": len(found), "replicas": found})
+    filters = {key: request.query[key] for key in FILTERS if key in request.query}
+    infos = select((controller.info() for controller in request.app[AGENT].manager.controllers()), filters)
+    return json_answer({"total": len(infos), "replicas": infos})
 
 
 async def get_replica(request: web.Request) -> web.Response:
@@ -206,8 +206,8 @@ async def replica_health(request: web.Request) -> web.Response:
 async def timeline(request: web.Request) -> web.Response:
     """`GET /api/v1/replicas/{id}/timeline`."""
     controller = _controller(request)
-    told = controller.state().get("memory")
-    memory: dict[str, Any] = told if isinstance(told, dict) else {}
+    content = controller.state().get("memory")
+    memory: dict[str, Any] = content if isinstance(content, dict) else {}
     return json_answer(
         {
             "replica_id": controller.replica_id,
@@ -234,7 +234,7 @@ def _controller(request: web.Request) -> ReplicaController:
 
 
 def _stopped(controller: ReplicaController) -> web.Response:
-    said = (
+    outcome = (
         "stopped successfully"
         if controller.record.over
         else "is being stopped; it is over when its status says stopped"
@@ -242,6 +242,6 @@ def _stopped(controller: ReplicaController) -> web.Response:
     content = {
         "replica_id": controller.replica_id,
         "status": "stopped",
-        "message": f"Replica {controller.replica_id} {said}",
+        "message": f"Replica {controller.replica_id} {outcome}",
     }
     return json_answer(content)

@@ -9,7 +9,7 @@ JOBS = ("compile_wsjob", "execute_wsjob")
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class StreamEvent:
     """One event of the stream."""
 
     name: str
@@ -22,25 +22,25 @@ def changes(
     *,
     moves_before: Sequence[Mapping[str, Any]],
     moves_after: Sequence[Mapping[str, Any]],
-) -> list[Event]:
+) -> list[StreamEvent]:
     """Events that lead from one info to the next: moves, stages, jobs, and last the status that came of them.
 
     `moves_before` and `moves_after` are the timeline's entries, of which the oldest may be forgotten meanwhile.
     """
-    found = [Event("transition", move) for move in fresh(moves_before, moves_after)]
+    events = [StreamEvent("transition", move) for move in fresh(moves_before, moves_after)]
     old_stages = {stage.get("name"): stage for stage in before["stages"]}
-    found += [Event("stage", stage) for stage in after["stages"] if stage != old_stages.get(stage.get("name"))]
+    events += [StreamEvent("stage", stage) for stage in after["stages"] if stage != old_stages.get(stage.get("name"))]
     if any(before[name] != after[name] for name in JOBS):
-        found.append(Event("jobs", {name: after[name] for name in JOBS}))
+        events.append(StreamEvent("jobs", {name: after[name] for name in JOBS}))
     if any(before[name] != after[name] for name in SHOWN):
-        found.append(Event("status", status(after)))
-    return found
+        events.append(StreamEvent("status", status(after)))
+    return events
 
 
 def status(info: Mapping[str, Any]) -> dict[str, Any]:
     """The data of a `status` event."""
-    shown = {name: info[name] for name in SHOWN}
-    return {"replica_id": info["replica_id"], **shown, "at": info["updated_at"]}
+    members = {name: info[name] for name in SHOWN}
+    return {"replica_id": info["replica_id"], **members, "at": info["updated_at"]}
 
 
 def fresh(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -48,8 +48,8 @@ def fresh(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]
     if not before:
         return list(after)
     last = before[-1]
-    known = max((number for number, entry in enumerate(after) if entry == last), default=-1)
-    return list(after[known + 1 :])
+    last_at = max((number for number, entry in enumerate(after) if entry == last), default=-1)
+    return list(after[last_at + 1 :])
 
 
 def reason_to_end(info: Mapping[str, Any], until: str | None) -> str | None:

@@ -50,7 +50,7 @@ class ReplicaController:
         session: For the babysitter's calls.
         clock: Time.
         starts: Bounds how many babysitters are started at the same time.
-        found: A babysitter of an earlier agent's, or None.
+        babysitter: One that an earlier agent started, or None.
         changed: Called after every change of the record.
         node: This node's name.
         retention_s: How long a deleted replica is still shown.
@@ -67,7 +67,7 @@ class ReplicaController:
         session: aiohttp.ClientSession,
         clock: Clock,
         starts: asyncio.Semaphore,
-        found: BabysitterProcess | None,
+        babysitter: BabysitterProcess | None,
         changed: Callable[[], None],
         node: str,
         retention_s: float,
@@ -80,7 +80,7 @@ class ReplicaController:
         self._session = session
         self._clock = clock
         self._starts = starts
-        self._babysitter = found
+        self._babysitter = babysitter
         self._changed = changed
         self._node = node
         self._retention_s = retention_s
@@ -113,11 +113,11 @@ class ReplicaController:
 
     def info(self) -> dict[str, Any]:
         """The replica as it is shown: as its babysitter wrote last, unless the server it wrote of is gone."""
-        told = self.state()
-        attempt = picture.claimed_attempt(told)
+        state = self.state()
+        attempt = picture.claimed_attempt(state)
         if attempt is not None and not processes.server_lives(self.directory / "attempts", attempt):
-            told = picture.between_servers(told)
-        return picture.info(self.record, told, self.request, workdir=str(self.directory), node=self._node)
+            state = picture.between_servers(state)
+        return picture.info(self.record, state, self.request, workdir=str(self.directory), node=self._node)
 
     async def want(self, desired: Desired, *, force: bool = False) -> None:
         """Have it stopped, or stopped and removed. What was wanted before is never taken back.
@@ -226,8 +226,8 @@ class ReplicaController:
     def _adopt(self) -> BabysitterProcess | None:
         """The babysitter that runs already, whoever started it."""
         if not self.has_babysitter:
-            found = processes.scan(self._store.root).get(self.replica_id)
-            self._babysitter = found[0] if found else None
+            babysitters = processes.scan(self._store.root).get(self.replica_id)
+            self._babysitter = babysitters[0] if babysitters else None
         return self._babysitter
 
     async def _start(self) -> BabysitterProcess | None:

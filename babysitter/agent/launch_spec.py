@@ -51,7 +51,7 @@ def make_launch_spec(settings: AgentSettings, env: Mapping[str, str], root: Path
         ConfigurationError: A babysitter would refuse it.
     """
     judged = babysitter_settings(settings, env)
-    given = file_layer(settings.babysitter_config).data if settings.babysitter_config is not None else {}
+    operators = file_layer(settings.babysitter_config).data if settings.babysitter_config is not None else {}
     ours = _settings(settings)
     token = None
     if judged.api_token_file is not None:
@@ -71,7 +71,7 @@ def make_launch_spec(settings: AgentSettings, env: Mapping[str, str], root: Path
         env=own_python.environment(
             {name: value for name, value in env.items() if name not in PLAIN_ENV and not name.startswith(NOT_INHERITED)}
         ),
-        settings=merged(given, ours),
+        settings=merged(operators, ours),
         local_host=WILDCARDS.get(address, address),
         token=token,
         stop_limit_s=restarts.drain_s + restarts.stop_grace_s + judged.jobs.cancel_timeout_s + STOP_MARGIN_S,

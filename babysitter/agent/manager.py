@@ -81,8 +81,8 @@ class ReplicaManager:
         """Find the replicas of earlier agents, and keep them. Quick: their babysitters are found by one look at /proc."""
         babysitters = processes.scan(self.store.root)
         for record in self.store.records():
-            found = babysitters.get(record.replica_id)
-            self._admit(record, self.store.request(record.replica_id), found[0] if found else None)
+            running = babysitters.get(record.replica_id)
+            self._admit(record, self.store.request(record.replica_id), running[0] if running else None)
         log.info("agent.adopted", replicas=len(self._controllers), babysitters=len(babysitters))
 
     def reload(self, settings: AgentSettings, launch_spec: LaunchSpec) -> None:
@@ -121,10 +121,10 @@ class ReplicaManager:
         Raises:
             ApiError: 404.
         """
-        found = self._controllers.get(replica_id)
-        if found is None:
+        controller = self._controllers.get(replica_id)
+        if controller is None:
             raise ApiError(404, f"replica {replica_id!r} not found")
-        return found
+        return controller
 
     async def create(self, body: Mapping[str, Any]) -> tuple[ReplicaController, bool]:
         """Make a replica; True when it was made before, by the same request (E1).
@@ -132,21 +132,21 @@ class ReplicaManager:
         Raises:
             ApiError: 4xx for a request of no use, 409 for a `request_id` that meant another, 503 or 507 for no room.
         """
-        wanted = read_request(body, wheel_dirs=self.launch_spec.wheel_dirs, model_dirs=self.launch_spec.model_dirs)
-        if wanted.placement.node not in (None, self.settings.node):
+        request = read_request(body, wheel_dirs=self.launch_spec.wheel_dirs, model_dirs=self.launch_spec.model_dirs)
+        if request.placement.node not in (None, self.settings.node):
             raise ApiError(422, f"field 'placement.node': this is node {self.settings.node!r}", field="placement.node")
-        request_id = wanted.request_id or uuid.uuid4().hex
+        request_id = request.request_id or uuid.uuid4().hex
         mark = digest(body)
-        known = self._by_request.get(request_id)
-        if known is not None:
-            if known in self._arriving:
-                await self._arriving[known].over.wait()
-            return self._same(known, request_id, mark), True
+        replica_id = self._by_request.get(request_id)
+        if replica_id is not None:
+            if replica_id in self._arriving:
+                await self._arriving[replica_id].over.wait()
+            return self._same(replica_id, request_id, mark), True
         record = self._reserve(request_id, mark)
-        request = {**body, "request_id": request_id}
+        content = {**body, "request_id": request_id}
         arriving = self._arriving[record.replica_id] = _Arriving(record)
         try:
-            await asyncio.to_thread(self._create_files, record, request)
+            await asyncio.to_thread(self._create_files, record, content)
         except OSError as error:
             del self._by_request[request_id]
             log.error("replica.not_made", replica=record.replica_id, reason=str(error))
@@ -158,9 +158,9 @@ class ReplicaManager:
                 replica=record.replica_id,
                 request_id=request_id,
                 port=record.port,
-                model=wanted.model_name,
+                model=request.model_name,
             )
-            return self._admit(record, request, None), False
+            return self._admit(record, content, None), False
         finally:
             del self._arriving[record.replica_id]
             arriving.over.set()
@@ -255,7 +255,7 @@ class ReplicaManager:
         self.store.create(record, json.dumps(request).encode(), self.launch_spec.settings, first)
 
     def _admit(
-        self, record: ReplicaRecord, request: dict[str, Any], found: BabysitterProcess | None
+        self, record: ReplicaRecord, request: dict[str, Any], babysitter: BabysitterProcess | None
     ) -> ReplicaController:
         controller = ReplicaController(
             record,
@@ -265,7 +265,7 @@ class ReplicaManager:
             session=self.session,
             clock=self._clock,
             starts=self._starts,
-            found=found,
+            babysitter=babysitter,
             changed=self._tell_change,
             node=self.settings.node,
             retention_s=self.settings.stopped_retention_s,

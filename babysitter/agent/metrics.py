@@ -30,10 +30,10 @@ def families(node: str, statuses: Iterable[str], counts: Mapping[str, int], sile
     info = GaugeMetricFamily("svc_agent_info", "1; the label says which node it is.", labels=["node"])
     info.add_metric([node], 1)
     yield info
-    found = Counter(statuses)
+    counted = Counter(statuses)
     replicas = GaugeMetricFamily("svc_agent_replicas", "Replicas of the node, by status.", labels=["status"])
     for status in STATUSES:
-        replicas.add_metric([status], found[status])
+        replicas.add_metric([status], counted[status])
     yield replicas
     yield GaugeMetricFamily("svc_agent_replicas_live", "Replicas that hold ports.", value=counts["replicas_live"])
     yield GaugeMetricFamily("svc_agent_capacity", "Replicas that the node may hold at once.", value=counts["capacity"])

@@ -47,15 +47,15 @@ def record_from_json(value: Any) -> ReplicaRecord | None:
     if not isinstance(value, Mapping):
         return None
     kinds: dict[str, type] = {"port": int, "force": bool, "over": bool}
-    given = {member.name: value.get(member.name) for member in fields(ReplicaRecord)}
-    for name, found in given.items():
+    members = {member.name: value.get(member.name) for member in fields(ReplicaRecord)}
+    for name, member in members.items():
         if name == "fault":
-            if not isinstance(found, str | None):
+            if not isinstance(member, str | None):
                 return None
-        elif type(found) is not kinds.get(name, str):
+        elif type(member) is not kinds.get(name, str):
             return None
     try:
-        made = ReplicaRecord(**{**given, "desired": Desired(given["desired"])})  # type: ignore[arg-type] # judged above
+        record = ReplicaRecord(**{**members, "desired": Desired(members["desired"])})  # type: ignore[arg-type] # judged above
     except ValueError:
         return None
-    return made if is_replica_id(made.replica_id) and 0 < made.port <= LAST_PORT else None
+    return record if is_replica_id(record.replica_id) and 0 < record.port <= LAST_PORT else None

@@ -12,13 +12,16 @@ import structlog
 from babysitter import identity
 from babysitter.attempt import ServerAttempt, readable
 from babysitter.identity import Identity
+from babysitter.settings import BabysitterSettings
 from common.atomic_file import read_bounded
 from common.log_tail import tail
+from common.settings import options
 
 log = structlog.get_logger(__name__)
 LIMIT_BYTES = 1 << 20
 COMPLAINT_LIMIT_BYTES = 2048
-FLAG = b"--replica-dir"
+FLAG = next(setting.flags[0] for setting in options(BabysitterSettings, "") if setting.path == ("replica_dir",))
+"""A babysitter is told its replica by this flag, and found again by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ def start(command: Sequence[str], directory: Path, port: int, env: Mapping[str, 
     """
     argv = [
         *command,
-        FLAG.decode(),
+        FLAG,
         str(directory),
         "--port",
         str(port),
@@ -71,18 +74,18 @@ def start(command: Sequence[str], directory: Path, port: int, env: Mapping[str, 
         (os.POSIX_SPAWN_OPEN, 2, str(directory / "worker_stderr.log"), flags, 0o600),
     ]
     pid = os.posix_spawnp(argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=())
-    found = identity.identify(pid)
-    if found is None:
+    process = identity.identify(pid)
+    if process is None:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
         raise OSError(f"{argv[0]} ended at once")
-    return BabysitterProcess(found)
+    return BabysitterProcess(process)
 
 
 def scan(root: Path) -> dict[str, list[BabysitterProcess]]:
     """Every babysitter of a replica under `root`, by replica id, oldest first: also one that has yet to take its lock."""
-    found: dict[str, list[BabysitterProcess]] = {}
-    prefix = os.fsencode(root) + b"/"
+    babysitters_of: dict[str, list[BabysitterProcess]] = {}
+    flag, prefix = os.fsencode(FLAG), os.fsencode(root) + b"/"
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -90,33 +93,35 @@ def scan(root: Path) -> dict[str, list[BabysitterProcess]]:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        directory = words[words.index(FLAG) + 1] if FLAG in words[:-1] else b""
+        directory = words[words.index(flag) + 1] if flag in words[:-1] else b""
         if not directory.startswith(prefix):
             continue
         process = identity.identify(int(entry.name))
         if process is not None:
-            found.setdefault(os.fsdecode(directory.removeprefix(prefix)), []).append(BabysitterProcess(process))
-    for babysitters in found.values():
+            babysitters_of.setdefault(os.fsdecode(directory.removeprefix(prefix)), []).append(
+                BabysitterProcess(process)
+            )
+    for babysitters in babysitters_of.values():
         babysitters.sort(key=lambda babysitter: babysitter.process.ticks)
-    return found
+    return babysitters_of
 
 
 def server_lives(attempts: Path, attempt: str) -> bool:
     """False when the server of that attempt is known to be gone; true also when nothing is known of it."""
     try:
-        known = identity.from_json(
+        server = identity.from_json(
             json.loads(read_bounded(attempts / attempt / "server.json", limit_bytes=LIMIT_BYTES))
         )
     except (OSError, ValueError):
         return True
-    return known is None or identity.is_alive(known)
+    return server is None or identity.is_alive(server)
 
 
 def last_complaint(directory: Path) -> str:
     """Why the babysitter of that directory refused to start, from the end of what it said."""
-    said = tail(directory / "worker_stderr.log", COMPLAINT_LIMIT_BYTES).splitlines()
-    told = [line.partition("error: ")[2] for line in said if "error: " in line]
-    return (told or said or ["it does not say why"])[-1]
+    lines = tail(directory / "worker_stderr.log", COMPLAINT_LIMIT_BYTES).splitlines()
+    errors = [line.partition("error: ")[2] for line in lines if "error: " in line]
+    return (errors or lines or ["it does not say why"])[-1]
 
 
 def end_servers(attempts: Path) -> None:

@@ -87,8 +87,8 @@ class AgentRegistration:
 
 def _short(info: dict[str, Any]) -> dict[str, Any]:
     """What others need to show the replica, and no more than a heartbeat can carry."""
-    found = {name: info[name] for name in SHOWN}
-    found["metadata"] = {name: info["metadata"][name] for name in ("node", "deleted") if name in info["metadata"]}
-    if isinstance(found["error_message"], str):
-        found["error_message"] = found["error_message"][:TEXT_LIMIT]
-    return found
+    short = {name: info[name] for name in SHOWN}
+    short["metadata"] = {name: info["metadata"][name] for name in ("node", "deleted") if name in info["metadata"]}
+    if isinstance(short["error_message"], str):
+        short["error_message"] = short["error_message"][:TEXT_LIMIT]
+    return short

@@ -6,7 +6,7 @@ Babysitters that run get changed settings too: they are started again, one by on
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from babysitter.agent.api import Agent
+from babysitter.agent.api import AgentContext
 from babysitter.agent.launch_spec import LaunchSpec
 from babysitter.agent.settings import AgentSettings
 from common.http.access import read_token, require_guard
@@ -29,25 +29,13 @@ def token_of(settings: AgentSettings) -> str | None:
     return read_token(settings.api_token_file) if settings.api_token_file else None
 
 
-class Apply:
-    """Puts settings in force in an agent that runs.
+def apply(agent: AgentContext, make: Callable[[AgentSettings], LaunchSpec], settings: AgentSettings) -> None:
+    """Put settings in force in an agent that runs: all of them or none. `make` makes their launch spec.
 
-    Args:
-        agent: The agent.
-        make: Makes the launch spec of those settings; raises SettingsError or ConfigurationError.
+    Raises:
+        SettingsError: The babysitters' file cannot be read.
+        ConfigurationError: A token file is of no use, or a babysitter would refuse its settings.
     """
-
-    def __init__(self, agent: Agent, make: Callable[[AgentSettings], LaunchSpec]) -> None:
-        self._agent = agent
-        self._make = make
-
-    def __call__(self, settings: AgentSettings) -> None:
-        """All of them or none.
-
-        Raises:
-            SettingsError: The babysitters' file cannot be read.
-            ConfigurationError: A token file is of no use, or a babysitter would refuse its settings.
-        """
-        token, launch_spec = token_of(settings), self._make(settings)
-        self._agent.token = token
-        self._agent.manager.reload(settings, launch_spec)
+    token, launch_spec = token_of(settings), make(settings)
+    agent.token = token
+    agent.manager.reload(settings, launch_spec)

@@ -73,26 +73,28 @@ def read_request(body: Mapping[str, Any], *, wheel_dirs: Sequence[Path], model_d
     """
     _check_mode(body)
     try:
-        found = CreateRequest.model_validate_json(json.dumps(without_nulls(CreateRequest, body)))
+        request = CreateRequest.model_validate_json(json.dumps(without_nulls(CreateRequest, body)))
     except ValidationError as error:
         raise _refusal(error) from error
-    if len(json.dumps(found.metadata)) > METADATA_LIMIT_BYTES:
+    if len(json.dumps(request.metadata)) > METADATA_LIMIT_BYTES:
         raise wrong("metadata", f"must be at most {METADATA_LIMIT_BYTES} bytes of JSON")
-    _check_paths(found, wheel_dirs, model_dirs)
-    return found
+    _check_paths(request, wheel_dirs, model_dirs)
+    return request
 
 
 def warnings(body: Mapping[str, Any]) -> list[str]:
     """What a body says and nobody reads, one sentence each."""
     named = sorted(unknown(body))
-    told = [f"member {name[:WARNED_LENGTH]!r} is unknown and was not used" for name in named[:MOST_WARNINGS]]
-    return told + ([f"{len(named) - MOST_WARNINGS} more members are unknown"] if len(named) > MOST_WARNINGS else [])
+    sentences = [f"member {name[:WARNED_LENGTH]!r} is unknown and was not used" for name in named[:MOST_WARNINGS]]
+    return sentences + (
+        [f"{len(named) - MOST_WARNINGS} more members are unknown"] if len(named) > MOST_WARNINGS else []
+    )
 
 
 def digest(body: Mapping[str, Any]) -> str:
     """The same for two bodies that ask for the same, whatever their `request_id`."""
-    asked = {name: value for name, value in body.items() if name != "request_id"}
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    content = {name: value for name, value in body.items() if name != "request_id"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _check_mode(body: Mapping[str, Any]) -> None:
@@ -105,24 +107,24 @@ def _check_mode(body: Mapping[str, Any]) -> None:
         raise wrong("platform_config", f"is needed by the mode {mode}", 400)
 
 
-def _check_paths(found: CreateRequest, wheel_dirs: Sequence[Path], model_dirs: Sequence[Path]) -> None:
+def _check_paths(request: CreateRequest, wheel_dirs: Sequence[Path], model_dirs: Sequence[Path]) -> None:
     """Nothing that a request names may lead out of where it belongs (E4)."""
-    wheel = found.cbclient_config.cbclient_whl if found.cbclient_config else None
+    wheel = request.cbclient_config.cbclient_whl if request.cbclient_config else None
     if wheel is not None:
         try:
             check_allowed(Path(wheel), wheel_dirs)
         except (WheelError, OSError) as error:
             raise wrong("cbclient_config.cbclient_whl", str(error)) from error
-    runconfig = found.full_config.get("runconfig", {})
+    runconfig = request.full_config.get("runconfig", {})
     if not isinstance(runconfig, dict):
         raise wrong("full_config.runconfig", "must be an object")
-    given = runconfig.get("model_dir")
-    if given is None:
+    model_dir = runconfig.get("model_dir")
+    if model_dir is None:
         return
     name = "full_config.runconfig.model_dir"
-    if not isinstance(given, str) or not given.isprintable() or not given:
+    if not isinstance(model_dir, str) or not model_dir.isprintable() or not model_dir:
         raise wrong(name, "must be a path")
-    path = Path(given)
+    path = Path(model_dir)
     if ".." in path.parts:
         raise wrong(name, "may not lead out of the replica's directory")
     if path.is_absolute() and not any(path.resolve().is_relative_to(root.resolve()) for root in model_dirs):
@@ -136,5 +138,5 @@ def _refusal(error: ValidationError) -> ApiError:
         field = ".".join(str(part) for part in fault["loc"]) or "body"
         text = fault["msg"].removeprefix("Value error, ")
         details.append({"field": field, "problem": text[:1].lower() + text[1:]})
-    said = "; ".join(f"field {it['field']!r}: {it['problem']}" for it in details)
-    return ApiError(422, said, field=details[0]["field"], details=details)
+    text = "; ".join(f"field {it['field']!r}: {it['problem']}" for it in details)
+    return ApiError(422, text, field=details[0]["field"], details=details)

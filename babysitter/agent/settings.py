@@ -148,11 +148,11 @@ def babysitter_settings(settings: AgentSettings, env: Mapping[str, str]) -> Baby
     if settings.babysitter_config is not None:
         argv += ["--config", str(settings.babysitter_config)]
     try:
-        found = parse_babysitter(argv, env)
+        parsed = parse_babysitter(argv, env)
     except SettingsError as error:
         raise ConfigurationError(str(error)) from error
-    if (found.name, found.port, found.backend.type) != (NOBODY, settings.first_port, "cbclient"):
+    if (parsed.name, parsed.port, parsed.backend.type) != (NOBODY, settings.first_port, "cbclient"):
         raise ConfigurationError(
             f"{settings.babysitter_config or 'environment'}: 'name', 'port' and 'backend' are each replica's own"
         )
-    return found
+    return parsed

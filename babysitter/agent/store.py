@@ -98,14 +98,14 @@ class ReplicaStore:
             elif entry.name == ENVIRONMENTS:
                 continue
             elif is_replica_id(entry.name) and entry.is_dir() and not entry.is_symlink() and _is_ours(entry):
-                found = self._record(entry / "agent.json")
-                if found is not None and found.replica_id == entry.name:
-                    yield found
+                record = self._record(entry / "agent.json")
+                if record is not None and record.replica_id == entry.name:
+                    yield record
         self._clear_states()
         for path in sorted(self.state_dir.glob("*.gone.json")):
-            found = self._record(path)
-            if found is not None and not (self.root / found.replica_id).exists():
-                yield found
+            record = self._record(path)
+            if record is not None and not (self.root / record.replica_id).exists():
+                yield record
 
     def create(
         self, record: ReplicaRecord, request: bytes, settings: Mapping[str, Any], first: Mapping[str, Any]
@@ -158,8 +158,8 @@ class ReplicaStore:
 
     def request(self, replica_id: str) -> dict[str, Any]:
         """The create request; `{}` when it cannot be read."""
-        found = _read(self.directory(replica_id) / "request.json")
-        return found or _read(self._gone(replica_id)).get("request", {})
+        request = _read(self.directory(replica_id) / "request.json")
+        return request or _read(self._gone(replica_id)).get("request", {})
 
     def state_path(self, replica_id: str) -> Path:
         """`{root}/state/{id}.json`."""
@@ -181,10 +181,10 @@ class ReplicaStore:
     def signature(self, replica_id: str) -> Signature | None:
         """Differs whenever the state file was replaced; None while there is none."""
         try:
-            found = self.state_path(replica_id).stat()
+            status = self.state_path(replica_id).stat()
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
     def close_state(self, replica_id: str) -> None:
         """Let the state file say that the replica is stopped, once its babysitter writes no more.
@@ -193,10 +193,10 @@ class ReplicaStore:
             OSError: The disk refuses; the old content is whole.
         """
         self.state_path(replica_id).with_suffix(".pid").unlink(missing_ok=True)
-        told = self.state(replica_id)
-        if told.get("status") != "stopped":
+        state = self.state(replica_id)
+        if state.get("status") != "stopped":
             changes = {"status": "stopped", "display_status": "Failed", "endpoint": "NA", "replica_pid": None}
-            _save(StateFile(self.state_path(replica_id), seq=int(told.get("seq", 0))), {**told, **changes})
+            _save(StateFile(self.state_path(replica_id), seq=int(state.get("seq", 0))), {**state, **changes})
 
     def remove(self, record: ReplicaRecord) -> None:
         """Remove the directory; the state file, the request and the record stay to be shown for a while."""
@@ -238,10 +238,10 @@ class ReplicaStore:
         return self.state_dir / f"{replica_id}.gone.json"
 
     def _record(self, path: Path) -> ReplicaRecord | None:
-        found = record_from_json(_state(path) or _state(StateFile(path).backup))
-        if found is None:
+        record = record_from_json(_state(path) or _state(StateFile(path).backup))
+        if record is None:
             log.error("replica.unreadable", file=str(path))
-        return found
+        return record
 
 
 def _is_ours(path: Path) -> bool:
@@ -265,10 +265,10 @@ def _save(file: StateFile, content: Mapping[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(read_bounded(path, limit_bytes=FILE_LIMIT_BYTES))
+        content = json.loads(read_bounded(path, limit_bytes=FILE_LIMIT_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _state(path: Path) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import ClientConnectionResetError, web
 
-from babysitter.agent.changes import Event, changes, reason_to_end
+from babysitter.agent.changes import StreamEvent, changes, reason_to_end
 from babysitter.agent.controller import ReplicaController
 from babysitter.agent.requests import wrong
 from babysitter.cbclient.modes import MODES
@@ -70,11 +70,11 @@ async def events(request: web.Request, controller: ReplicaController) -> web.Str
 
 async def happenings(
     controller: ReplicaController, until: str | None, files: Mapping[str, LogFile]
-) -> AsyncIterator[Event | None]:
+) -> AsyncIterator[StreamEvent | None]:
     """Events as they come, a None now and then when there are none, the last one `end`."""
     loop = asyncio.get_running_loop()
     before, moves = controller.info(), _moves(controller)
-    yield Event("snapshot", before)
+    yield StreamEvent("snapshot", before)
     said_at = loop.time()
     while True:
         # Before the logs: what was written until then is among them.
@@ -82,14 +82,14 @@ async def happenings(
         for name, file in files.items():
             for line in await asyncio.to_thread(file.lines):
                 said_at = loop.time()
-                yield Event("log", {"stream": name, "line": line})
+                yield StreamEvent("log", {"stream": name, "line": line})
         for event in changes(before, after, moves_before=moves, moves_after=moves_after):
             said_at = loop.time()
             yield event
         before, moves = after, moves_after
         reason = reason_to_end(after, until)
         if reason is not None:
-            yield Event("end", {"replica_id": controller.replica_id, "status": after["status"], "reason": reason})
+            yield StreamEvent("end", {"replica_id": controller.replica_id, "status": after["status"], "reason": reason})
             return
         if loop.time() - said_at >= BEAT_S:
             said_at = loop.time()
@@ -97,7 +97,7 @@ async def happenings(
         await asyncio.sleep(LOOK_S)
 
 
-def encode(event: Event, number_: int) -> bytes:
+def encode(event: StreamEvent, number_: int) -> bytes:
     """One event of the stream."""
     data = json.dumps(event.data, separators=(",", ":"))
     return f"id: {number_}\nevent: {event.name}\ndata: {data}\n\n".encode()
@@ -105,5 +105,5 @@ def encode(event: Event, number_: int) -> bytes:
 
 def _moves(controller: ReplicaController) -> list[dict[str, Any]]:
     memory = controller.state().get("memory")
-    found = memory.get("timeline") if isinstance(memory, dict) else None
-    return found if isinstance(found, list) else []
+    moves = memory.get("timeline") if isinstance(memory, dict) else None
+    return moves if isinstance(moves, list) else []

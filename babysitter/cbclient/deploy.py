@@ -20,12 +20,12 @@ from babysitter.attempt import ServerCommand
 from babysitter.cbclient import tool, wheels
 from babysitter.cbclient.environments import Environments, link
 from babysitter.cbclient.index_check import examine
-from babysitter.cbclient.packages import Fault, Step, Wanted, fault_of, key, split_index
+from babysitter.cbclient.packages import EnvironmentSpec, Fault, Step, fault_of, key, split_index
 from babysitter.cbclient.params import effective_config
 from babysitter.cbclient.request import CreateRequest
 from babysitter.cbclient.rules import Resolved, Rules
 from babysitter.cbclient.server import make_command
-from babysitter.cbclient.telling import Telling
+from babysitter.cbclient.stage_reporter import StageReporter
 from babysitter.cbclient.versions import TagError, canonical, has_client_package, image, version_of, wheel_names
 from babysitter.cbclient.wheels import WheelError
 from babysitter.spec import DeployError
@@ -41,11 +41,11 @@ UNSURE = ("not_found", "index_unreachable", "failed")
 """Faults behind which another may stand: pip tells these of most troubles of an index."""
 
 
-class Deployer:
+class ClientDeployer:
     """Deploys one replica's client and makes its server's command.
 
     Args:
-        request: What is wanted.
+        request: What the client asked for.
         workdir: The replica's directory, `{root}/{id}`.
         port: The server's port.
         rules: The operator's settings.
@@ -106,7 +106,7 @@ class Deployer:
                     tell(Stage(name, "reused", iso(self._clock.utcnow()), detail=detail))
             else:
                 await self._stage("venv", lambda say: self._make_venv(fresh, say))
-                lock: bytes = await self._stage("install", lambda say: self._install(resolved.wanted, fresh, say))
+                lock: bytes = await self._stage("install", lambda say: self._install(resolved.spec, fresh, say))
                 await asyncio.to_thread(self._environments.finish, resolved.key, fresh, lock)
             link(self._workdir, self._environments.path(resolved.key))  # in here, where nobody can collect it
         await asyncio.to_thread(self._environments.collect)
@@ -129,21 +129,21 @@ class Deployer:
     async def _resolve(self, say: Callable[[str], None]) -> Resolved:
         resolved = await asyncio.to_thread(self._resolve_now)
         await asyncio.to_thread(self._write_params, resolved)
-        say(f"{resolved.wanted.version or 'given wheel'}, environment {resolved.key}")
+        say(f"{resolved.spec.version or 'given wheel'}, environment {resolved.key}")
         return resolved
 
     def _resolve_now(self) -> Resolved:
         client = self._request.cbclient_config
         tag = self._request.app_tag
-        given = client.client_version if client else None
+        client_version = client.client_version if client else None
         own_wheel = None
         try:
             if client is not None and client.cbclient_whl:
                 own_wheel = wheels.check_allowed(Path(client.cbclient_whl), self._allowed())
             of_wheel = wheels.version_in(own_wheel) if own_wheel else None
-            named = given or tag or of_wheel
+            named = client_version or tag or of_wheel
             if named is None and self._rules.own_python:
-                return Resolved(Wanted(None, client=False), OWN, None, Path(self._rules.python).parent.parent)
+                return Resolved(EnvironmentSpec(None, client=False), OWN, None, Path(self._rules.python).parent.parent)
             if named is None:
                 raise DeployError(
                     "resolve: the request names no app_tag, client_version or wheel (cbclient.own_python = true runs such"
@@ -154,7 +154,7 @@ class Deployer:
             hashes = [wheels.sha256(path) for path in (own_wheel, appliance) if path is not None]
         except (TagError, WheelError) as error:
             raise DeployError(f"resolve: {error}") from error
-        wanted = Wanted(
+        spec = EnvironmentSpec(
             version=version,
             client=has_client_package(named),
             client_wheel=str(own_wheel) if own_wheel else None,
@@ -165,12 +165,12 @@ class Deployer:
         interpreter = f"{platform.python_implementation()}-{platform.python_version()}-{self._rules.python}"
         index = split_index(self._rules.index_url).url
         name = image(self._rules.image_registry, tag) if self._rules.image_registry and tag else None
-        return Resolved(wanted, key(wanted, python=interpreter, index=index, hashes=hashes), name)
+        return Resolved(spec, key(spec, python=interpreter, index=index, hashes=hashes), name)
 
     def _allowed(self) -> list[Path]:
         roots = self._rules.roots
-        known = (roots.workspace, roots.artifact_cache, roots.release_stage)
-        return [*self._rules.wheel_dirs, *(path for path in known if path is not None)]
+        places = (roots.workspace, roots.artifact_cache, roots.release_stage)
+        return [*self._rules.wheel_dirs, *(path for path in places if path is not None)]
 
     def _config(self, image_name: str | None) -> dict[str, Any]:
         return effective_config(
@@ -202,7 +202,7 @@ class Deployer:
         if done.code != 0:
             raise _Failed(fault_of(done.output), done.output)
 
-    async def _install(self, wanted: Wanted, fresh: Path, say: Callable[[str], None]) -> bytes:
+    async def _install(self, spec: EnvironmentSpec, fresh: Path, say: Callable[[str], None]) -> bytes:
         """Run pip step by step; returns the lock: what was installed, from where, with its hash."""
         extra = fresh / ".deploy"
         extra.mkdir(mode=0o700, exist_ok=True)
@@ -215,9 +215,9 @@ class Deployer:
         words, variables = await asyncio.to_thread(tool.pip_command, self._rules.python)
         env = {**self._tool_env(netrc), **variables}
         lock: list[str] = []
-        for number, step in enumerate(wanted.steps()):
+        for number, step in enumerate(spec.steps()):
             report, constraints = extra / f"report-{number}.json", extra / f"constraints-{number}.txt"
-            constraints.write_text("".join(f"{line}\n" for line in wanted.constraints(step)))
+            constraints.write_text("".join(f"{line}\n" for line in spec.constraints(step)))
             options = tool.pip_arguments(
                 index=index.url,
                 trusted_hosts=self._rules.trusted_hosts,
@@ -253,7 +253,7 @@ class Deployer:
             self._rules,
             workdir=self._workdir,
             port=self._port,
-            wanted=resolved.wanted,
+            spec=resolved.spec,
             runconfig=self._config(resolved.image)["runconfig"],
             environ=self._environ,
         )
@@ -264,9 +264,9 @@ class Deployer:
     async def _stage(self, name: str, work: Callable[[Callable[[str], None]], Any]) -> Any:
         """Run one stage with retries, telling its progress; raises `DeployError` when it fails for good."""
         for attempt in range(1, self._rules.tries + 1):
-            stage = Telling(name, attempt, self._tell, self._clock, self._workdir / "deploy.log")
+            stage = StageReporter(name, attempt, self._tell, self._clock, self._workdir / "deploy.log")
             try:
-                found = await work(stage.say)
+                result = await work(stage.say)
             except _Failed as error:
                 last = attempt == self._rules.tries or not error.fault.retry
                 stage.end("failed" if last else "running", f"{error.fault.word}: {error.last_line}")
@@ -281,7 +281,7 @@ class Deployer:
                 raise DeployError(f"{name}: {_refusal(error)}") from error
             else:
                 stage.end("done", None)
-                return found
+                return result
         raise DeployError(f"{name}: no try is allowed")
 
 
@@ -293,7 +293,7 @@ class _Failed(Exception):
         self.fault = fault
         lines = [line for line in output.splitlines() if line.strip()]
         errors = [line for line in lines if "ERROR" in line or "error" in line]
-        self.last_line = fault.told or (errors or lines or ["no output"])[-1].strip()
+        self.last_line = fault.text or (errors or lines or ["no output"])[-1].strip()
 
 
 def _refusal(error: OSError) -> str:
@@ -311,9 +311,9 @@ def _targets(step: Step, extra: Path) -> list[str]:
 
 def _locked(report: Path) -> list[str]:
     """`name==version sha256` of everything that a pip run installed, from its report."""
-    told = json.loads(report.read_bytes())
+    pip_report = json.loads(report.read_bytes())
     lines = []
-    for item in told.get("install", []):
+    for item in pip_report.get("install", []):
         metadata = item.get("metadata", {})
         digest = item.get("download_info", {}).get("archive_info", {}).get("hashes", {}).get("sha256", "")
         lines.append(f"{metadata.get('name')}=={metadata.get('version')} sha256:{digest}")

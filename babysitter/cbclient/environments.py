@@ -37,11 +37,11 @@ class Environments:
         """True when it was built whole: its marker names the hash of the lock that lies in it."""
         path = self.path(key)
         try:
-            told = json.loads(read_bounded(path / MARKER, limit_bytes=LIMIT_BYTES))
+            marker = json.loads(read_bounded(path / MARKER, limit_bytes=LIMIT_BYTES))
             lock = read_bounded(path / LOCK, limit_bytes=LIMIT_BYTES)
         except (OSError, ValueError):
             return False
-        return isinstance(told, dict) and told.get("lock_sha256") == hashlib.sha256(lock).hexdigest()
+        return isinstance(marker, dict) and marker.get("lock_sha256") == hashlib.sha256(lock).hexdigest()
 
     @contextlib.asynccontextmanager
     async def building(self, key: str) -> AsyncIterator[Path]:

@@ -33,7 +33,7 @@ def examine(index: Index, package: str, *, ca_file: Path | None) -> Fault | None
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         return _failure(reason, way, proxied=bool(proxy))
     except ValueError as error:
-        return Fault("index_unreachable", retry=False, told=f"{index.url} is no index URL: {error}")
+        return Fault("index_unreachable", retry=False, text=f"{index.url} is no index URL: {error}")
 
 
 def _opener(index: Index, ca_file: Path | None) -> urllib.request.OpenerDirector:
@@ -57,25 +57,29 @@ def _proxy(url: str) -> str | None:
 
 
 def _refusal(status: int, way: str) -> Fault | None:
-    said = f"{way} answers {status}"
+    problem = f"{way} answers {status}"
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return Fault("index_refused", retry=False, told=f"{said}: set a login in PIP_INDEX_URL or cbclient.index_url")
+        return Fault(
+            "index_refused", retry=False, text=f"{problem}: set a login in PIP_INDEX_URL or cbclient.index_url"
+        )
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-        return Fault("index_proxy", retry=False, told=f"{said}: set a login in HTTPS_PROXY or HTTP_PROXY")
+        return Fault("index_proxy", retry=False, text=f"{problem}: set a login in HTTPS_PROXY or HTTP_PROXY")
     if status == HTTPStatus.NOT_FOUND:
-        return Fault("not_found", retry=False, told=f"{said}: the index has no such package, or is not at this URL")
-    return Fault("index_unreachable", retry=True, told=said)
+        return Fault("not_found", retry=False, text=f"{problem}: the index has no such package, or is not at this URL")
+    return Fault("index_unreachable", retry=True, text=problem)
 
 
 def _failure(reason: object, way: str, *, proxied: bool) -> Fault:
-    said = f"{way}: {reason}"
+    problem = f"{way}: {reason}"
     if isinstance(reason, ssl.SSLCertVerificationError):
-        return Fault("index_tls", retry=False, told=f"{said}: set cbclient.ca_file or PIP_CERT to the index's own CA")
+        return Fault(
+            "index_tls", retry=False, text=f"{problem}: set cbclient.ca_file or PIP_CERT to the index's own CA"
+        )
     if isinstance(reason, ssl.SSLError):
-        return Fault("index_tls", retry=False, told=f"{said}: does it speak TLS at this port?")
+        return Fault("index_tls", retry=False, text=f"{problem}: does it speak TLS at this port?")
     if proxied:
         refused = str(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED.value) in str(reason)
-        return Fault("index_proxy", retry=not refused, told=f"{said}: see HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
+        return Fault("index_proxy", retry=not refused, text=f"{problem}: see HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
     if isinstance(reason, gaierror):
-        return Fault("index_name", retry=True, told=f"{said}: the index's name is not known here")
-    return Fault("index_unreachable", retry=True, told=said)
+        return Fault("index_name", retry=True, text=f"{problem}: the index's name is not known here")
+    return Fault("index_unreachable", retry=True, text=problem)

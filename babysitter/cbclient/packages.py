@@ -32,7 +32,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class EnvironmentSpec:
     """An environment, fully named.
 
     `version` is the build's; `client_wheel` and `appliance_wheel` are local files (None: from the index);
@@ -102,10 +102,10 @@ def check_custom(requirement: str) -> str:
     return str(parsed)
 
 
-def key(wanted: Wanted, *, python: str, index: str, hashes: Sequence[str]) -> str:
+def key(spec: EnvironmentSpec, *, python: str, index: str, hashes: Sequence[str]) -> str:
     """What two identical environments have in common: packages, interpreter, index, content of local wheels."""
-    steps = [[step.name, step.requirements, len(step.wheels), step.dependencies] for step in wanted.steps()]
-    text = json.dumps([python, index, list(hashes), steps, wanted.constraints()])
+    steps = [[step.name, step.requirements, len(step.wheels), step.dependencies] for step in spec.steps()]
+    text = json.dumps([python, index, list(hashes), steps, spec.constraints()])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -129,18 +129,18 @@ def split_index(url: str) -> Index:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why pip failed, in a word, and whether trying again can help; `told` says it better than pip's last line."""
+    """Why pip failed, in a word, and whether trying again can help; `text` says it better than pip's last line."""
 
     word: str
     retry: bool
-    told: str | None = None
+    text: str | None = None
 
 
 _FAULTS = (
     (re.compile(r"No space left on device|Disk quota exceeded|Errno 28"), Fault("no_space", retry=False)),
     (re.compile(r"is not a trusted or secure host"), Fault(
         "index_untrusted", retry=False,
-        told="the index is asked without TLS and is not on this machine: use https, or name its host in cbclient.trusted_hosts",
+        text="the index is asked without TLS and is not on this machine: use https, or name its host in cbclient.trusted_hosts",
     )),
     (re.compile(r"DO NOT MATCH THE HASHES"), Fault("hash_mismatch", retry=True)),
     (

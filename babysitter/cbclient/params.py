@@ -10,12 +10,12 @@ from babysitter.cbclient.modes import Mode
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `over` laid over it, tables key by key."""
-    found = dict(deepcopy(dict(base)))
+    result = dict(deepcopy(dict(base)))
     for name, value in over.items():
-        before = found.get(name)
+        before = result.get(name)
         both = isinstance(before, Mapping) and isinstance(value, Mapping)
-        found[name] = merged(before, value) if both else deepcopy(value)  # type: ignore[arg-type] # both are tables
-    return found
+        result[name] = merged(before, value) if both else deepcopy(value)  # type: ignore[arg-type] # both are tables
+    return result
 
 
 def effective_config(
@@ -34,8 +34,8 @@ def effective_config(
     """
     over = {name: table for name, table in (("replica", replica), ("api_config", api)) if table}
     config = merged(full_config, over)
-    given = config.get("runconfig")
-    runconfig = dict(given) if isinstance(given, Mapping) else {}
+    section = config.get("runconfig")
+    runconfig = dict(section) if isinstance(section, Mapping) else {}
     if image is not None:
         runconfig.setdefault("cbcore_image", image)
     if job_priority is not None:
@@ -46,8 +46,8 @@ def effective_config(
 
 def server_flags(mode: Mode, *, image: str | None, skip_version_check: bool) -> list[str]:
     """The words after the fixed part of the command."""
-    told = ["--cbcore", image] if mode.image and image is not None else []
-    return [*told, *(["--disable_version_check"] if skip_version_check else []), *mode.flags]
+    image_flag = ["--cbcore", image] if mode.image and image is not None else []
+    return [*image_flag, *(["--disable_version_check"] if skip_version_check else []), *mode.flags]
 
 
 def server_environment(

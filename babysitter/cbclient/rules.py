@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from babysitter.cbclient.packages import Wanted
+from babysitter.cbclient.packages import EnvironmentSpec
 from babysitter.cbclient.wheels import Roots
 
 
@@ -35,7 +35,7 @@ class Rules:
 class Resolved:
     """What the `resolve` stage found out. `prefix` is an environment that is there already and no package is put into."""
 
-    wanted: Wanted
+    spec: EnvironmentSpec
     key: str
     image: str | None
     prefix: Path | None = None

@@ -6,7 +6,7 @@ from typing import Any
 
 from babysitter.attempt import ServerCommand
 from babysitter.cbclient.modes import MODES
-from babysitter.cbclient.packages import Wanted
+from babysitter.cbclient.packages import EnvironmentSpec
 from babysitter.cbclient.params import server_environment, server_flags
 from babysitter.cbclient.request import CreateRequest
 from babysitter.cbclient.rules import Rules
@@ -25,7 +25,7 @@ def make_command(
     *,
     workdir: Path,
     port: int,
-    wanted: Wanted,
+    spec: EnvironmentSpec,
     runconfig: Mapping[str, Any],
     environ: Mapping[str, str],
 ) -> ServerCommand:
@@ -37,7 +37,7 @@ def make_command(
     mode = MODES[request.server_mode]
     venv = workdir / "cbclient"
     site = next(iter(sorted(venv.glob("lib/python*/site-packages"))), venv)
-    check_build(site, wanted)
+    check_build(site, spec)
     relative = Path(*rules.module.split("."))
     has_module = (site / relative).with_suffix(".py").is_file() or (site / relative / "__main__.py").is_file()
     script = next((site / name for name in rules.scripts if (site / name).is_file()), None)
@@ -55,7 +55,7 @@ def make_command(
     }
     skip = rules.skip_version_check or bool(runconfig.get("disable_version_check"))
     flags = server_flags(mode, image=runconfig.get("cbcore_image"), skip_version_check=skip)
-    told = server_environment(
+    task = server_environment(
         model_name=request.model_name,
         workdir=str(workdir),
         multibox=request.placement.multibox,
@@ -66,10 +66,10 @@ def make_command(
         port=port,
         full_config=str(workdir / "params.yaml"),
     )
-    kept = {name: value for name, value in environ.items() if not name.startswith(NEVER_PASSED_ON)}
+    inherited = {name: value for name, value in environ.items() if not name.startswith(NEVER_PASSED_ON)}
     return ServerCommand(
         argv=tuple(fill(rules.command if has_module else rules.script_command, words, flags)),
-        env={**kept, **told},
+        env={**inherited, **task},
         cwd=workdir,
         stdout=workdir / f"{mode.logs}_stdout.log",
         stderr=workdir / f"{mode.logs}_stderr.log",
@@ -77,15 +77,15 @@ def make_command(
     )
 
 
-def check_build(site: Path, wanted: Wanted) -> None:
+def check_build(site: Path, spec: EnvironmentSpec) -> None:
     """Every package of the suite that is there must be of the one build that was asked for.
 
     Raises:
         DeployError: One is not.
     """
-    if wanted.version is None or wanted.client_wheel is not None or wanted.appliance_wheel is not None:
+    if spec.version is None or spec.client_wheel is not None or spec.appliance_wheel is not None:
         return
     for info in site.glob("cerebras*.dist-info"):
         name, _, version = info.name.removesuffix(".dist-info").partition("-")
-        if canonical(version) != canonical(wanted.version):
-            raise DeployError(f"verify: {name} is {version}, not {canonical(wanted.version)}: two builds are mixed")
+        if canonical(version) != canonical(spec.version):
+            raise DeployError(f"verify: {name} is {version}, not {canonical(spec.version)}: two builds are mixed")

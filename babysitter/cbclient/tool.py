@@ -54,30 +54,30 @@ async def run(
         env=dict(env),
         limit=LINE_LIMIT_BYTES,
     )
-    said: list[str] = []
+    lines: list[str] = []
 
     async def listen() -> None:
         if process.stdout is None:
             return
         async for raw in process.stdout:
             line = raw.decode("utf-8", "replace").rstrip()
-            said.append(line)
+            lines.append(line)
             on_line(line)
-            if len(said) > OUTPUT_LIMIT_BYTES // 64:
-                del said[: len(said) // 2]
+            if len(lines) > OUTPUT_LIMIT_BYTES // 64:
+                del lines[: len(lines) // 2]
 
     try:
         async with asyncio.timeout(timeout_s):
             await listen()
             await process.wait()
     except TimeoutError:
-        return Done(None, "\n".join([*said, f"took longer than {timeout_s:g} s"]))
+        return Done(None, "\n".join([*lines, f"took longer than {timeout_s:g} s"]))
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await asyncio.shield(process.wait())
-    return Done(process.returncode, "\n".join(said))
+    return Done(process.returncode, "\n".join(lines))
 
 
 def environment(environ: Mapping[str, str], *, mark: str, netrc: Path | None, ca_file: Path | None) -> dict[str, str]:

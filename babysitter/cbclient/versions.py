@@ -25,16 +25,16 @@ def version_of(app_tag: str) -> str:
     if not _PLAIN.fullmatch(tag):
         raise TagError(f"app_tag {app_tag!r} has other characters than A-Z a-z 0-9 . _ + -")
     if "+" in tag or ("-" not in tag and _is_version(tag)):
-        found = tag
+        version = tag
     else:
         first, *others = tag.split("-")
         if not others:
             raise TagError(f"app_tag {app_tag!r} is neither a version nor made of parts joined by '-'")
         base = first if first[:1].isdigit() else NO_VERSION
-        found = f"{base}+{'.'.join(others)}"
-    if not _is_version(found):
-        raise TagError(f"app_tag {app_tag!r} gives {found!r}, which is no version")
-    return found
+        version = f"{base}+{'.'.join(others)}"
+    if not _is_version(version):
+        raise TagError(f"app_tag {app_tag!r} gives {version!r}, which is no version")
+    return version
 
 
 def canonical(version: str) -> str:

@@ -26,25 +26,25 @@ class Roots:
 
     def patterns(self) -> list[tuple[Path, str]]:
         """Directory and glob of each place, in the order in which they are searched."""
-        found: list[tuple[Path, str]] = []
+        places: list[tuple[Path, str]] = []
         if self.workspace is not None:
-            found.append((self.workspace, "build/appliance/"))
+            places.append((self.workspace, "build/appliance/"))
         if self.artifact_cache is not None:
-            found.append((self.artifact_cache, "2*/"))
+            places.append((self.artifact_cache, "2*/"))
         if self.release_stage is not None:
-            found.append((self.release_stage, "*/*/*/components/cbcore/"))
-            found.append((self.release_stage, "*/*/*/components/"))
+            places.append((self.release_stage, "*/*/*/components/cbcore/"))
+            places.append((self.release_stage, "*/*/*/components/"))
         if self.artifact_cache is not None:
-            found.append((self.artifact_cache, ""))
-        return found
+            places.append((self.artifact_cache, ""))
+        return places
 
 
 def find(roots: Roots, names: Sequence[str]) -> Path | None:
     """The first wheel of one of `names`, place by place; within a place the newest."""
     for directory, pattern in roots.patterns():
-        found = [path for name in names for path in directory.glob(f"{pattern}{name}") if path.is_file()]
-        if found:
-            return max(found, key=lambda path: (path.stat().st_mtime, path.name))
+        paths = [path for name in names for path in directory.glob(f"{pattern}{name}") if path.is_file()]
+        if paths:
+            return max(paths, key=lambda path: (path.stat().st_mtime, path.name))
     return None
 
 
@@ -100,9 +100,9 @@ def _metadata(path: Path) -> tuple[str, str, str]:
     """Name, version and the first tag."""
     try:
         with zipfile.ZipFile(path) as archive:
-            told = {name.rpartition("/")[2]: name for name in archive.namelist() if ".dist-info/" in name}
-            metadata = email.parser.Parser().parsestr(_text(archive, told["METADATA"]))
-            wheel = email.parser.Parser().parsestr(_text(archive, told["WHEEL"]))
+            members = {name.rpartition("/")[2]: name for name in archive.namelist() if ".dist-info/" in name}
+            metadata = email.parser.Parser().parsestr(_text(archive, members["METADATA"]))
+            wheel = email.parser.Parser().parsestr(_text(archive, members["WHEEL"]))
             name, version, tags = metadata["Name"], metadata["Version"], wheel["Tag"]
     except (OSError, zipfile.BadZipFile, KeyError, UnicodeDecodeError) as error:
         raise WheelError(f"{path}: not a wheel ({error})") from error

@@ -13,7 +13,15 @@ from babysitter.assemble import NO_IMAGE, make_addresses, make_probe, make_rules
 from babysitter.cbclient import wheels
 from babysitter.cbclient.environments import Environments
 from babysitter.cbclient.modes import MODES
-from babysitter.cbclient.packages import RequirementError, Wanted, check_custom, fault_of, key, pin, split_index
+from babysitter.cbclient.packages import (
+    EnvironmentSpec,
+    RequirementError,
+    check_custom,
+    fault_of,
+    key,
+    pin,
+    split_index,
+)
 from babysitter.cbclient.params import effective_config, merged, server_flags
 from babysitter.cbclient.request import CreateRequest, load
 from babysitter.cbclient.server import make_command
@@ -171,12 +179,12 @@ def test_custom_requirement_that_is_anything_else_is_refused_E5(text: str) -> No
     assert repr(text) in str(caught.value)
 
 
-def names_of(wanted: Wanted) -> list[tuple[str, tuple[str, ...], bool]]:
-    return [(step.name, step.requirements or step.wheels, step.dependencies) for step in wanted.steps()]
+def names_of(spec: EnvironmentSpec) -> list[tuple[str, tuple[str, ...], bool]]:
+    return [(step.name, step.requirements or step.wheels, step.dependencies) for step in spec.steps()]
 
 
 def test_steps_without_a_local_wheel() -> None:
-    assert names_of(Wanted("2.3.0", custom=("numpy",))) == [
+    assert names_of(EnvironmentSpec("2.3.0", custom=("numpy",))) == [
         ("client", ("cerebras-pytorch===2.3.0",), True),
         ("server", ("cerebras-inference-api-server===2.3.0", "cerebras-inference-compiler===2.3.0"), True),
         ("appliance", ("cerebras_appliance===2.3.0", "cerebras_inference_workload===2.3.0"), False),
@@ -185,22 +193,22 @@ def test_steps_without_a_local_wheel() -> None:
 
 
 def test_steps_with_a_local_wheel_and_no_client_package() -> None:
-    assert names_of(Wanted("0.0.0+x", client=False, appliance_wheel="/w.whl")) == [
+    assert names_of(EnvironmentSpec("0.0.0+x", client=False, appliance_wheel="/w.whl")) == [
         ("appliance wheel", ("/w.whl",), False)
     ]
 
 
 def test_given_client_wheel_replaces_the_package() -> None:
-    assert names_of(Wanted("2.3.0", client_wheel="/c.whl"))[0] == ("client", ("/c.whl",), True)
+    assert names_of(EnvironmentSpec("2.3.0", client_wheel="/c.whl"))[0] == ("client", ("/c.whl",), True)
 
 
 def test_a_client_wheel_of_another_build_is_bound_by_no_pin_and_the_rest_keeps_its_own_W22() -> None:
-    own = Wanted("2.3.0", client_wheel="/c.whl", client_matches=False)
+    own = EnvironmentSpec("2.3.0", client_wheel="/c.whl", client_matches=False)
     client, server, _appliance, again = own.steps()
     assert (again.wheels, again.dependencies) == (("/c.whl",), False)
     assert own.constraints(client) == []
     assert own.constraints(server) == ["cerebras_appliance===2.3.0", "cerebras_inference_workload===2.3.0"]
-    same = Wanted("2.3.0", client_wheel="/c.whl")
+    same = EnvironmentSpec("2.3.0", client_wheel="/c.whl")
     assert len(same.constraints(same.steps()[0])) == 4  # of what it needs; its own version is the file's
 
 
@@ -210,17 +218,17 @@ def test_pins_are_exact_and_in_the_indexs_spelling() -> None:
 
 
 def test_key_changes_with_everything_that_matters() -> None:
-    base = key(Wanted("1.0"), python="3.11", index="i", hashes=())
+    base = key(EnvironmentSpec("1.0"), python="3.11", index="i", hashes=())
     others = [
-        key(Wanted("1.1"), python="3.11", index="i", hashes=()),
-        key(Wanted("1.0", custom=("x",)), python="3.11", index="i", hashes=()),
-        key(Wanted("1.0", client=False), python="3.11", index="i", hashes=()),
-        key(Wanted("1.0"), python="3.12", index="i", hashes=()),
-        key(Wanted("1.0"), python="3.11", index="j", hashes=()),
-        key(Wanted("1.0"), python="3.11", index="i", hashes=("h",)),
+        key(EnvironmentSpec("1.1"), python="3.11", index="i", hashes=()),
+        key(EnvironmentSpec("1.0", custom=("x",)), python="3.11", index="i", hashes=()),
+        key(EnvironmentSpec("1.0", client=False), python="3.11", index="i", hashes=()),
+        key(EnvironmentSpec("1.0"), python="3.12", index="i", hashes=()),
+        key(EnvironmentSpec("1.0"), python="3.11", index="j", hashes=()),
+        key(EnvironmentSpec("1.0"), python="3.11", index="i", hashes=("h",)),
     ]
     assert len({base, *others}) == 7
-    assert base == key(Wanted("1.0"), python="3.11", index="i", hashes=())
+    assert base == key(EnvironmentSpec("1.0"), python="3.11", index="i", hashes=())
 
 
 @pytest.mark.parametrize(
@@ -353,7 +361,7 @@ def test_the_server_is_told_params_yaml_and_the_requests_own_priority_W22(
         rules,
         workdir=tmp_path,
         port=8001,
-        wanted=Wanted(None),
+        spec=EnvironmentSpec(None),
         runconfig={"job_priority": "p1"},
         environ={},
     )

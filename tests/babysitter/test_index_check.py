@@ -70,7 +70,7 @@ def test_index_that_refuses_is_told_by_its_status_W28(status: int, word: str, re
         fault = look(f"http://127.0.0.1:{port}/{status}/")
     assert fault is not None
     assert (fault.word, fault.retry) == (word, retry)
-    assert told in str(fault.told)
+    assert told in str(fault.text)
 
 
 def test_index_with_the_page_has_no_fault_and_gets_the_login() -> None:
@@ -87,7 +87,7 @@ def test_certificate_that_nobody_vouches_for_is_told_with_its_remedy_W28(tmp_pat
         fault = look(f"https://localhost:{port}/200/")
         assert fault is not None
         assert (fault.word, fault.retry) == ("index_tls", False)
-        assert "set cbclient.ca_file or PIP_CERT" in str(fault.told)
+        assert "set cbclient.ca_file or PIP_CERT" in str(fault.text)
         assert look(f"https://localhost:{port}/200/", tmp_path / "ca.pem") is None
 
 
@@ -96,8 +96,8 @@ def test_name_and_port_that_lead_nowhere_are_told_apart_W28() -> None:
     assert nowhere is not None
     assert closed is not None
     assert (nowhere.word, closed.word) == ("index_name", "index_unreachable")
-    assert "index.invalid/pkg/" in str(nowhere.told)
-    assert "refused" in str(closed.told)
+    assert "index.invalid/pkg/" in str(nowhere.text)
+    assert "refused" in str(closed.text)
 
 
 def test_proxy_that_refuses_is_told_without_its_password_W28(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,8 +106,8 @@ def test_proxy_that_refuses_is_told_without_its_password_W28(monkeypatch: pytest
         fault = look("https://index.example/")
         assert fault is not None
         assert (fault.word, fault.retry) == ("index_proxy", False)
-        assert f"through the proxy 127.0.0.1:{port}" in str(fault.told)
-        assert "secret" not in str(fault.told)
+        assert f"through the proxy 127.0.0.1:{port}" in str(fault.text)
+        assert "secret" not in str(fault.text)
         monkeypatch.setenv("NO_PROXY", "index.invalid")
         other = look("https://index.invalid/")
         assert other is not None
@@ -120,10 +120,10 @@ def test_index_without_tls_that_pip_ignores_is_no_missing_package_W28() -> None:
     )
     fault = fault_of(told)
     assert fault.word == "index_untrusted"
-    assert "cbclient.trusted_hosts" in str(fault.told)
+    assert "cbclient.trusted_hosts" in str(fault.text)
 
 
 def test_url_that_is_none_is_told() -> None:
     fault = examine(Index("nonsense", None), "pkg", ca_file=None)
     assert fault is not None
-    assert "is no index URL" in str(fault.told)
+    assert "is no index URL" in str(fault.text)

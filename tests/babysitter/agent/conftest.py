@@ -15,7 +15,7 @@ from aiohttp.web import Application, Request
 
 from babysitter import identity
 from babysitter.agent import processes
-from babysitter.agent.api import AGENT, Agent, make_app
+from babysitter.agent.api import AGENT, AgentContext, make_app
 from babysitter.agent.launch_spec import make_launch_spec
 from babysitter.agent.manager import ReplicaManager
 from babysitter.agent.settings import AgentSettings
@@ -62,7 +62,7 @@ async def agent_app(settings: AgentSettings, token: str | None = None) -> AsyncI
         async with make_session(timeout_s=10, limit=0) as session, TaskScope("agent") as scope:
             manager = ReplicaManager(settings, store, launch_spec, session=session, scope=scope, clock=SystemClock())
             manager.adopt()
-            yield make_app(Agent(manager, settings.node, token))
+            yield make_app(AgentContext(manager, settings.node, token))
     finally:
         store.release()
 

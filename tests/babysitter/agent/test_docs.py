@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from babysitter.agent.api import Agent, make_app
+from babysitter.agent.api import AgentContext, make_app
 from babysitter.agent.openapi import describe
 from babysitter.agent.settings import ENV_PREFIX, PLAIN_ENV, AgentSettings
 from common.settings import options
@@ -13,7 +13,7 @@ PAGE = (Path(__file__).resolve().parents[3] / "docs" / "agent.md").read_text()
 
 
 def routes() -> set[tuple[str, str]]:
-    app = make_app(Agent(cast("Any", SimpleNamespace()), "n"))
+    app = make_app(AgentContext(cast("Any", SimpleNamespace()), "n"))
     return {
         (route.method, route.resource.canonical)
         for route in app.router.routes()

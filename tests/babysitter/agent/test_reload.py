@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from babysitter.agent import processes
+from babysitter.agent import processes, reload
 from babysitter.agent.api import AGENT
 from babysitter.agent.launch_spec import make_launch_spec
-from babysitter.agent.reload import Apply
 from babysitter.agent.settings import AgentSettings
 from common.service import ConfigurationError
 from common.settings import SettingsError, needing_restart
@@ -32,7 +31,7 @@ def token(path: Path, text: str) -> Path:
 def apply(client: Client, **changes: Any) -> None:
     inside = manager_of(client)
     changed = AgentSettings(**{**inside.settings.model_dump(), **changes})
-    Apply(client.app[AGENT], lambda now: make_launch_spec(now, dict(os.environ), inside.store.root))(changed)
+    reload.apply(client.app[AGENT], lambda now: make_launch_spec(now, dict(os.environ), inside.store.root), changed)
 
 
 async def test_the_token_and_the_limits_change(start_agent: StartAgent, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The news of one running stage: told at its beginning and its end, now and then between, and kept in deploy.log."""
+"""Reports one stage of a deployment: its beginning, its progress and its end, to a callback and to deploy.log."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,12 +11,12 @@ from common.clock import Clock, iso
 
 log = structlog.get_logger(__name__)
 PROGRESS_S = 0.5
-"""News of a running stage are told this often at most."""
+"""The shortest time between two reports of a running stage."""
 LOG_LIMIT_BYTES = 16 << 20
 
 
-class Telling:
-    """One stage's news: told at its beginning, its end, and now and then between."""
+class StageReporter:
+    """Reports one stage: `tell` gets it at its beginning, at its end, and every `PROGRESS_S` at most between."""
 
     def __init__(self, name: str, attempt: int, tell: Callable[[Stage], None], clock: Clock, path: Path) -> None:
         self._stage = Stage(name, "running", iso(clock.utcnow()), attempt=attempt)
@@ -49,5 +49,5 @@ class Telling:
 
     def _with(self, state: str) -> Stage:
         took = round(self._clock.monotonic() - self._began, 3)
-        told = self._stage
-        return Stage(told.name, state, told.began_at, took, told.attempt, told.detail)
+        stage = self._stage
+        return Stage(stage.name, state, stage.began_at, took, stage.attempt, stage.detail)
