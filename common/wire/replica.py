@@ -173,6 +173,12 @@ class Created(Message, frozen=True, kw_only=True):
     warnings: list[Warned] | UnsetType = UNSET
 
 
+class StopRequest(Message, frozen=True, kw_only=True):
+    """Body of `POST /api/v1/replicas/{id}/stop`, which may be empty. `force`: kill at once instead of waiting."""
+
+    force: bool = False
+
+
 class ReplicaMessage(Message, frozen=True, kw_only=True):
     """The answer to a stop, a delete or a retry."""
 

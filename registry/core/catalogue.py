@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
+from common.wire.words import HealthStatus
 from registry.core import expiry
 from registry.core.expiry import ExpiryRules, ttl_s
 from registry.core.model import (
@@ -18,7 +19,6 @@ from registry.core.model import (
     Deregister,
     Forget,
     Full,
-    Health,
     Instance,
     Learn,
     LeaseEnd,
@@ -116,7 +116,7 @@ class Catalogue:
         """Fill an empty catalogue from a store; every lease starts anew with its full length (docs/faults.md C2)."""
         for instance in instances:
             self.revision += 1
-            fresh = replace(instance, stale=False, suspect=False, health=Health.UNKNOWN)
+            fresh = replace(instance, stale=False, suspect=False, health=HealthStatus.UNKNOWN)
             renewed_at = now - ttl_s(fresh) if self.shared else now  # nothing was heard here yet
             self._entries[instance.name] = Entry(fresh, renewed_at, self.revision, held=self.shared)
         self.raise_floor(generation_floor)
@@ -223,13 +223,13 @@ class Catalogue:
 
     def _learn(self, instance: Instance) -> Decision:
         entry = self._entries.get(instance.name)
-        after = replace(instance, stale=False, suspect=False, health=Health.UNKNOWN)
+        after = replace(instance, stale=False, suspect=False, health=HealthStatus.UNKNOWN)
         if entry is not None:
             here = entry.instance
             same_report = lasting(here.report) == lasting(after.report)
             after = replace(
                 after,
-                health=here.health if here.generation == after.generation else Health.UNKNOWN,
+                health=here.health if here.generation == after.generation else HealthStatus.UNKNOWN,
                 report=here.report if same_report else after.report,
             )
             if after == here:
@@ -272,7 +272,7 @@ class Catalogue:
             registration,
             generation=held.generation + 1,
             draining=held.draining and owner.instance_id == registration.instance_id,
-            health=held.health if same_place else Health.UNKNOWN,
+            health=held.health if same_place else HealthStatus.UNKNOWN,
         )
         return Decision((Upsert(after, durable=True, claims=True),), after, renews=True, claim=claim)
 
@@ -295,7 +295,7 @@ class Catalogue:
             raise Conflict(f"{name!r} belongs to {holder} at {where}; not deregistered")
         return Decision((Removed(held, "deregistered"),), held)
 
-    def _set_health(self, name: str, generation: int, health: Health) -> Decision:
+    def _set_health(self, name: str, generation: int, health: HealthStatus) -> Decision:
         entry = self._entries.get(name)
         if entry is None or entry.instance.generation != generation:
             return Decision()

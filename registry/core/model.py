@@ -2,16 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Literal
 
-
-class Health(StrEnum):
-    """What probing says of an instance; the words are the contract's."""
-
-    UNKNOWN = "unknown"
-    HEALTHY = "healthy"
-    UNHEALTHY = "unhealthy"
+from common.wire.words import HealthStatus, RecordStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +51,7 @@ class Instance:
     registration: Registration
     generation: int
     draining: bool = False
-    health: Health = Health.UNKNOWN
+    health: HealthStatus = HealthStatus.UNKNOWN
     report: Report | None = None
     stale: bool = False
     suspect: bool = False
@@ -71,17 +64,17 @@ class Instance:
     @property
     def status(self) -> str:
         """`draining` while it drains, else what its owner said last."""
-        return "draining" if self.draining else self.registration.status
+        return RecordStatus.DRAINING if self.draining else self.registration.status
 
     @property
     def is_draining(self) -> bool:
         """Drained by an operator, or draining by its own word."""
-        return self.status == "draining"
+        return self.status == RecordStatus.DRAINING
 
     @property
     def is_healthy(self) -> bool:
         """Running, with a lease that holds (docs/contract.md 1)."""
-        return self.status == "running" and not self.stale
+        return self.status == RecordStatus.RUNNING and not self.stale
 
     @property
     def kind(self) -> str | None:
@@ -141,7 +134,7 @@ class SetHealth:
 
     name: str
     generation: int
-    health: Health
+    health: HealthStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ server's babysitter with the answer to its heartbeat, which then has the server 
 from collections.abc import Mapping
 
 from common.clock import Clock
+from common.wire.record import Doubt
 
 KEPT_S = 20.0
 MOST_ROUTERS = 256
@@ -21,21 +22,21 @@ class Doubts:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._said: dict[str, tuple[float, Mapping[str, str]]] = {}
+        self._complaints: dict[str, tuple[float, Mapping[str, str]]] = {}
 
     def note(self, router: str, failing: Mapping[str, str]) -> None:
         """Take all that a router has to say now, in place of what it said before."""
-        self._said.pop(router, None)
-        if failing and len(self._said) < MOST_ROUTERS:
-            self._said[router] = (self._clock.monotonic(), failing)
+        self._complaints.pop(router, None)
+        if failing and len(self._complaints) < MOST_ROUTERS:
+            self._complaints[router] = (self._clock.monotonic(), failing)
 
-    def doubt(self, name: str) -> dict[str, str] | None:
+    def doubt(self, name: str) -> Doubt | None:
         """What is said of a server: a router, and its reason; None while nobody complains, which is nearly always."""
-        if not self._said:
+        if not self._complaints:
             return None
         since = self._clock.monotonic() - KEPT_S
-        self._said = {router: said for router, said in self._said.items() if said[0] > since}
-        for router, (_, failing) in self._said.items():
+        self._complaints = {router: it for router, it in self._complaints.items() if it[0] > since}
+        for router, (_, failing) in self._complaints.items():
             if name in failing:
-                return {"router": router, "reason": failing[name]}
+                return Doubt(router=router, reason=failing[name])
         return None

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from common.clock import Clock
-from registry.outbound.addresses import Peer
+from common.wire.registry import Peer
 
 LINGER_S = 20.0
 MOST = 256

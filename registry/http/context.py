@@ -1,11 +1,12 @@
 """What the handlers work with, and the few words that all of them use."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from aiohttp import web
 
 from common.http.errors import ApiError
+from common.wire.base import JsonObject, Message
 from registry.core.catalogue import Catalogue, Entry
 from registry.core.model import Unknown
 from registry.core.writer import Writer
@@ -69,8 +70,10 @@ REGISTRY = web.AppKey("registry", Registry)
 GRANT = web.RequestKey("grant", Grant)
 
 
-def answer(content: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """A JSON response; `msgspec.Raw` members are JSON already."""
+def answer(
+    content: Message | Sequence[Message] | JsonObject, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """A JSON response."""
     return web.Response(body=encode_json(content), status=status, headers={**JSON_HEADERS, **(headers or {})})
 
 

@@ -7,10 +7,11 @@ import structlog
 from aiohttp import ClientConnectionResetError, web
 
 from common.http.errors import ApiError
+from common.wire.registry import Peer
 from registry.http.bodies import RouterPresence, parse
 from registry.http.context import GRANT, JSON_HEADERS, REGISTRY
 from registry.http.guard import EVERYTHING, Level
-from registry.outbound.addresses import AddressRefused, Peer
+from registry.outbound.addresses import AddressRefused
 from registry.views.watch import Subscriber, WatchHub
 
 log = structlog.get_logger(__name__)

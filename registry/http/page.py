@@ -16,15 +16,16 @@ from aiohttp import web
 
 from common import __version__
 from common.http.errors import ApiError, read_json_object
+from common.wire.registry import Peer, RouterList, Session
+from common.wire.words import RecordKind
 from registry.core.model import Unknown
 from registry.http.context import GRANT, REGISTRY, answer, require_entry
 from registry.http.guard import EVERYTHING, Level
-from registry.outbound.addresses import Peer
 from registry.views.render import encode_json
 
 log = structlog.get_logger(__name__)
 FILE = Path(__file__).parent.parent / "ui" / "page.html"
-NO_BABYSITTER = frozenset({"openai-api", "node-agent"})
+NO_BABYSITTER = frozenset({RecordKind.SERVER, RecordKind.AGENT})
 """Types of records that are something else than a babysitter's own."""
 LOG_LINES_LIMIT = 2000
 UPSTREAM_AUTHORIZATION = "X-Upstream-Authorization"
@@ -80,14 +81,13 @@ async def session(request: web.Request) -> web.Response:
     """`GET /ui/session`: what the caller's token allows."""
     grant = request.get(GRANT, EVERYTHING)
     guarded = bool(request.app[REGISTRY].guard.grants)
-    shown = {"level": grant.level.name.lower(), "prefix": grant.prefix, "guarded": guarded, "version": __version__}
+    shown = Session(level=grant.level.name.lower(), prefix=grant.prefix, guarded=guarded, version=__version__)
     return answer(shown, headers=_PLAIN)
 
 
 async def routers(request: web.Request) -> web.Response:
     """`GET /ui/routers`."""
-    known = [{"name": peer.name, "url": peer.url} for peer in request.app[REGISTRY].routers]
-    return answer({"routers": known}, headers=_PLAIN)
+    return answer(RouterList(routers=list(request.app[REGISTRY].routers)), headers=_PLAIN)
 
 
 async def traffic(request: web.Request) -> web.Response:

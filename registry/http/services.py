@@ -1,9 +1,10 @@
 """The calls about records (docs/contract.md 1)."""
 
-import msgspec
 from aiohttp import web
 
 from common.http.errors import ApiError, read_json_object
+from common.wire.record import HeartbeatAnswer
+from common.wire.registry import Acknowledgement, ServiceHealth
 from registry.core.catalogue import Decision
 from registry.core.model import Deregister, Register, Registration, SetDraining, Unknown, Update
 from registry.core.ownership import Claim
@@ -12,6 +13,7 @@ from registry.http.context import GRANT, JSON_HEADERS, REGISTRY, answer, require
 from registry.http.guard import EVERYTHING, Level
 from registry.http.heartbeat import read as read_heartbeat
 from registry.outbound.addresses import AddressPolicy, AddressRefused
+from registry.views.render import encode_json
 
 
 async def get_service(request: web.Request) -> web.Response:
@@ -51,7 +53,7 @@ async def deregister(request: web.Request) -> web.Response:
     name = request.match_info["name"]
     command = Deregister(name, request.query.get("instance_id"))
     await request.app[REGISTRY].writer.submit(command)
-    return answer({"message": f"Service {name} unregistered"})
+    return answer(Acknowledgement(message=f"Service {name} unregistered"))
 
 
 async def heartbeat(request: web.Request) -> web.Response:
@@ -61,8 +63,8 @@ async def heartbeat(request: web.Request) -> web.Response:
     await registry.writer.submit(await read_heartbeat(request, name))
     doubt = registry.doubts.doubt(name)
     if doubt is not None:
-        said = {"message": "Heartbeat received", "timestamp": registry.renderer.timestamp(), "doubt": doubt}
-        return answer(said)
+        timestamp = registry.renderer.timestamp()
+        return answer(HeartbeatAnswer(message="Heartbeat received", timestamp=timestamp, doubt=doubt))
     body = b'{"message":"Heartbeat received","timestamp":"%b"}' % registry.renderer.timestamp().encode()
     return web.Response(body=body, headers=JSON_HEADERS)
 
@@ -71,7 +73,7 @@ async def failing(request: web.Request) -> web.Response:
     """`POST /v1/routers/{name}/failing`: what a router gets nothing from; their babysitters hear it."""
     body = parse(FailingBody, await read_json_object(request))
     request.app[REGISTRY].doubts.note(request.match_info["name"], body.failing)
-    return answer({"message": f"{len(body.failing)} servers are in doubt"})
+    return answer(Acknowledgement(message=f"{len(body.failing)} servers are in doubt"))
 
 
 async def drain(request: web.Request) -> web.Response:
@@ -89,13 +91,13 @@ async def probe_now(request: web.Request) -> web.Response:
     verdict = await registry.prober.ask_now(instance)
     entry = require_entry(request)
     return answer(
-        {
-            "service": instance.name,
-            "health_status": verdict.value,
-            "is_healthy": entry.instance.is_healthy,
-            "last_heartbeat": registry.renderer.last_heartbeat(entry),
-            "timestamp": registry.renderer.timestamp(),
-        }
+        ServiceHealth(
+            service=instance.name,
+            health_status=verdict,
+            is_healthy=entry.instance.is_healthy,
+            last_heartbeat=registry.renderer.last_heartbeat(entry),
+            timestamp=registry.renderer.timestamp(),
+        )
     )
 
 
@@ -106,7 +108,8 @@ def _with_service(request: web.Request, decision: Decision, message: str, *, sta
     entry = registry.catalogue.get(name)
     if entry is None:
         raise Unknown(f"service {name!r} was removed meanwhile")
-    return answer({"message": message, "service": msgspec.Raw(registry.renderer.service(entry))}, status=status)
+    body = b'{"message":%b,"service":%b}' % (encode_json(message), registry.renderer.service(entry))
+    return web.Response(body=body, status=status, headers=JSON_HEADERS)
 
 
 def check_place(policy: AddressPolicy, *, host: str | None, port: int | None, url: str | None) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from aiohttp import web
 
 from common import __version__
+from common.wire.registry import RegistryHealth, RegistryStats, ReplicasHealth
 from registry.fleet.replicas import replica_infos
 from registry.http.context import JSON_HEADERS, REGISTRY, Registry, answer
 from registry.views.render import encode_json
@@ -15,28 +16,36 @@ async def health(request: web.Request) -> web.Response:
     """`GET /health`."""
     registry = request.app[REGISTRY]
     catalogue = registry.catalogue
+    total, ready = count_replicas(registry)
     return answer(
-        {
-            "status": "healthy",
-            "registry": "running",
-            "registered_services": len(catalogue),
-            "healthy_services": sum(entry.instance.is_healthy for entry in catalogue),
-            "timestamp": registry.renderer.timestamp(),
-            "epoch": catalogue.epoch,
-            "revision": catalogue.revision,
-            "self_preservation": catalogue.preserving_since is not None,
-            "store": "unavailable" if registry.writer.away else "ok",
-            "version": __version__,
-            **count_replicas(registry),
-        }
+        RegistryHealth(
+            registered_services=len(catalogue),
+            healthy_services=sum(entry.instance.is_healthy for entry in catalogue),
+            timestamp=registry.renderer.timestamp(),
+            epoch=catalogue.epoch,
+            revision=catalogue.revision,
+            self_preservation=catalogue.preserving_since is not None,
+            store="unavailable" if registry.writer.away else "ok",
+            version=__version__,
+            replicas_total=total,
+            replicas_ready=ready,
+        )
     )
 
 
-def count_replicas(registry: Registry) -> dict[str, int]:
-    """How many replicas there are and how many are ready: those reported, and those made a moment ago."""
+async def replicas_health(request: web.Request) -> web.Response:
+    """`GET /api/v1/health`."""
+    registry = request.app[REGISTRY]
+    total, ready = count_replicas(registry)
+    timestamp = registry.renderer.timestamp()
+    return answer(ReplicasHealth(version=__version__, timestamp=timestamp, replicas_total=total, replicas_ready=ready))
+
+
+def count_replicas(registry: Registry) -> tuple[int, int]:
+    """How many replicas there are, those made a moment ago among them, and how many are ready."""
     infos = replica_infos(entry.instance for entry in registry.catalogue)
     ready = sum(info["status"] == "ready" for info in infos.values())
-    return {"replicas_total": len(infos.keys() | registry.created.recent().keys()), "replicas_ready": ready}
+    return len(infos.keys() | registry.created.recent().keys()), ready
 
 
 async def stats(request: web.Request) -> web.Response:
@@ -45,25 +54,18 @@ async def stats(request: web.Request) -> web.Response:
     instances = [entry.instance for entry in registry.catalogue]
     healthy = sum(instance.is_healthy for instance in instances)
     return answer(
-        {
-            "total_services": len(instances),
-            "healthy_services": healthy,
-            "unhealthy_services": len(instances) - healthy,
-            "status_distribution": Counter(instance.status for instance in instances),
-            "host_distribution": Counter(instance.registration.host for instance in instances),
-            "uptime": round(registry.writer.clock.monotonic() - registry.started_at, 3),
-            "timestamp": registry.renderer.timestamp(),
-            "watchers": len(registry.hub),
-            "suspect_services": sum(instance.suspect for instance in instances),
-        }
+        RegistryStats(
+            total_services=len(instances),
+            healthy_services=healthy,
+            unhealthy_services=len(instances) - healthy,
+            status_distribution=Counter(instance.status for instance in instances),
+            host_distribution=Counter(instance.registration.host for instance in instances),
+            uptime=round(registry.writer.clock.monotonic() - registry.started_at, 3),
+            timestamp=registry.renderer.timestamp(),
+            watchers=len(registry.hub),
+            suspect_services=sum(instance.suspect for instance in instances),
+        )
     )
-
-
-async def replicas_health(request: web.Request) -> web.Response:
-    """`GET /api/v1/health`."""
-    registry = request.app[REGISTRY]
-    stamp = {"version": __version__, "timestamp": registry.renderer.timestamp()}
-    return answer({"status": "healthy", **stamp, **count_replicas(registry)})
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -25,14 +25,6 @@ WEB_PORTS = frozenset({80, 443})
 """Low ports where inference servers do live, behind a proxy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A router or a babysitter that the registry may ask for the page."""
-
-    name: str
-    url: str
-
-
 class AddressRefused(ValueError):
     """The text says which address, and why."""
 

@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractResolver
 from common import __version__
 from common.http.client import AnswerTooLarge, read_bounded
 from common.http.errors import ApiError
-from registry.outbound.addresses import Peer
+from common.wire.registry import Peer
 
 AT_ONCE = 32
 STREAMS_AT_ONCE = 16

@@ -10,8 +10,9 @@ from aiohttp.abc import AbstractResolver
 
 from common.clock import Clock
 from common.tasks import TaskScope
+from common.wire.words import HealthStatus
 from registry.core.catalogue import Revised
-from registry.core.model import CommandRefused, Health, Instance, SetHealth, Upsert
+from registry.core.model import CommandRefused, Instance, SetHealth, Upsert
 from registry.core.writer import Writer
 from registry.probes.probe import ask
 from registry.probes.schedule import FIRST_WITHIN_S, Schedule, next_streak, probe_url, verdict
@@ -110,9 +111,9 @@ class HealthProber:
             log.info("probe.verdict", name=name, health=health.value)
             await self._tell(SetHealth(name, instance.generation, health))
 
-    async def ask_now(self, instance: Instance) -> Health:
+    async def ask_now(self, instance: Instance) -> HealthStatus:
         """Probe at once and let this one answer decide."""
-        health = Health.HEALTHY if await self.probe(instance) else Health.UNHEALTHY
+        health = HealthStatus.HEALTHY if await self.probe(instance) else HealthStatus.UNHEALTHY
         await self._tell(SetHealth(instance.name, instance.generation, health))
         return health
 

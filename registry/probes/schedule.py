@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.discovery.plan import plan_of
-from registry.core.model import Health, Instance
+from common.wire.words import HealthStatus
+from registry.core.model import Instance
 
 RISE = 2
 """Good probes in a row that end `unhealthy`."""
@@ -23,18 +24,18 @@ def probe_url(instance: Instance) -> str:
     return f"{plan_of(said.url, said.host, said.port).url}/health"
 
 
-def verdict(current: Health, streak: int) -> Health:
+def verdict(current: HealthStatus, streak: int) -> HealthStatus:
     """The health after a probe.
 
     Args:
         current: What was believed before.
         streak: Good probes in a row, or minus the bad ones in a row, this one included.
     """
-    if current is Health.UNKNOWN:
-        return Health.HEALTHY if streak > 0 else Health.UNHEALTHY
-    if current is Health.HEALTHY:
-        return Health.UNHEALTHY if streak <= -FALL else Health.HEALTHY
-    return Health.HEALTHY if streak >= RISE else Health.UNHEALTHY
+    if current is HealthStatus.UNKNOWN:
+        return HealthStatus.HEALTHY if streak > 0 else HealthStatus.UNHEALTHY
+    if current is HealthStatus.HEALTHY:
+        return HealthStatus.UNHEALTHY if streak <= -FALL else HealthStatus.HEALTHY
+    return HealthStatus.HEALTHY if streak >= RISE else HealthStatus.UNHEALTHY
 
 
 def next_streak(streak: int, *, good: bool) -> int:

@@ -5,20 +5,19 @@ node's agent is scraped when its record says where: `metadata.metrics_path`.
 """
 
 from collections.abc import Iterable
-from typing import Any
 from urllib.parse import urlsplit
 
 from common.wire.address import authority
+from common.wire.registry import Peer, TargetGroup
+from common.wire.words import RecordKind
 from registry.core.model import Instance
-from registry.outbound.addresses import Peer
 
-JOBS = {"node-agent": "agent", "openai-api": "server"}
+JOBS = {RecordKind.AGENT: "agent", RecordKind.SERVER: "server"}
 """`metadata.type` to Prometheus' job; every other record of ours is a babysitter's, whose type is its backend's name."""
-MUST_SAY = frozenset({"node-agent", "openai-api"})
 PATH_LIMIT = 256
 
 
-def targets(instances: Iterable[Instance], routers: Iterable[Peer], own: str) -> list[dict[str, Any]]:
+def targets(instances: Iterable[Instance], routers: Iterable[Peer], own: str) -> list[TargetGroup]:
     """Target groups, this registry's first.
 
     Args:
@@ -26,37 +25,33 @@ def targets(instances: Iterable[Instance], routers: Iterable[Peer], own: str) ->
         routers: Those that watch this registry.
         own: `host:port` under which the caller reached this registry.
     """
-    groups = [{"targets": [own], "labels": {"job": "registry", "service": "registry"}}]
+    groups = [TargetGroup(targets=[own], labels={"job": "registry", "service": "registry"})]
     groups += [_router(peer) for peer in routers]
     return groups + [
-        {"targets": [_authority(instance)], "labels": labels}
+        TargetGroup(targets=[authority(instance.registration.host, instance.registration.port)], labels=labels)
         for instance in instances
         if (labels := _labels(instance)) is not None
     ]
 
 
-def _router(peer: Peer) -> dict[str, Any]:
+def _router(peer: Peer) -> TargetGroup:
     parts = urlsplit(peer.url)
     labels = {"job": "router", "service": peer.name, "node": parts.hostname or ""}
     if parts.scheme == "https":
         labels["__scheme__"] = "https"
-    return {"targets": [parts.netloc], "labels": labels}
+    return TargetGroup(targets=[parts.netloc], labels=labels)
 
 
 def _labels(instance: Instance) -> dict[str, str] | None:
     """The labels of one target, or None for what has no metrics that we know of."""
-    said = instance.registration
-    labels = {"service": said.name, "node": said.hostname or said.host}
-    if said.url.startswith("https:"):
+    registration = instance.registration
+    labels = {"service": registration.name, "node": registration.hostname or registration.host}
+    if registration.url.startswith("https:"):
         labels["__scheme__"] = "https"
     kind = instance.kind or ""
-    path = said.metadata.get("metrics_path")
+    path = registration.metadata.get("metrics_path")
     if isinstance(path, str) and path.startswith("/") and len(path) <= PATH_LIMIT:
         labels["__metrics_path__"] = path
-    elif said.instance_id is None or kind in MUST_SAY:
+    elif registration.instance_id is None or kind in JOBS:
         return None
     return {**labels, "job": JOBS.get(kind, "babysitter")}
-
-
-def _authority(instance: Instance) -> str:
-    return authority(instance.registration.host.strip("[]"), instance.registration.port)

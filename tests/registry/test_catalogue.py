@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 
+from common.wire.words import HealthStatus
 from registry.core.catalogue import Catalogue, Revised
 from registry.core.model import (
     Command,
     Conflict,
     Deregister,
     Full,
-    Health,
     Instance,
     Register,
     Registration,
@@ -260,10 +260,10 @@ def test_update_merges_metadata_renews_and_is_durable(driver: Driver) -> None:
 def test_health_verdict_for_an_owner_that_is_gone_is_ignored(driver: Driver) -> None:
     driver.do(Register(said()))
     driver.do(Register(said(incarnation=2)))
-    assert driver.do(SetHealth("svc", 1, Health.HEALTHY)) == ()
-    assert driver.do(SetHealth("gone", 1, Health.HEALTHY)) == ()
-    driver.do(SetHealth("svc", 2, Health.HEALTHY))
-    assert driver.held().health is Health.HEALTHY
+    assert driver.do(SetHealth("svc", 1, HealthStatus.HEALTHY)) == ()
+    assert driver.do(SetHealth("gone", 1, HealthStatus.HEALTHY)) == ()
+    driver.do(SetHealth("svc", 2, HealthStatus.HEALTHY))
+    assert driver.held().health is HealthStatus.HEALTHY
 
 
 def test_load_gives_every_lease_its_full_length_C2(driver: Driver) -> None:

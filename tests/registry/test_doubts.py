@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from common.wire.record import Doubt
 from registry.fleet.doubts import KEPT_S, MOST_ROUTERS, Doubts
 from tests.registry.conftest import Client, FakeClock, StartClient, ours
 from tests.registry.test_api import send
@@ -15,12 +16,12 @@ def test_complaint_is_kept_while_it_is_repeated_W26() -> None:
     clock = FakeClock()
     failing = Doubts(clock)
     failing.note("r1", {"a": "no answer"})
-    assert failing.doubt("a") == {"router": "r1", "reason": "no answer"}
+    assert failing.doubt("a") == Doubt(router="r1", reason="no answer")
     assert failing.doubt("b") is None
     clock.advance(KEPT_S - 1)
     failing.note("r2", {"a": "reset"})
     clock.advance(2)
-    assert failing.doubt("a") == {"router": "r2", "reason": "reset"}
+    assert failing.doubt("a") == Doubt(router="r2", reason="reset")
     failing.note("r2", {})
     assert failing.doubt("a") is None
 

@@ -10,10 +10,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from common.wire.registry import Peer
 from registry.http import page
 from registry.http.origin import ForeignPage, check_local_name, check_origin
 from registry.outbound import relay
-from registry.outbound.addresses import Peer
 from tests.registry.conftest import Client, StartClient, body, ours, parts
 
 

@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from registry.core.model import Health, Instance, Registration
+from common.wire.words import HealthStatus
+from registry.core.model import Instance, Registration
 from registry.probes.schedule import Schedule, next_streak, probe_url, verdict
 
 SAID = Registration("n", "10.0.0.1", 8000, "h", "http://10.0.0.2:9000/", "running")
@@ -34,7 +35,7 @@ def test_probe_url_follows_the_type(kind: str | None, host: str, url: str) -> No
     ],
 )
 def test_verdict_needs_three_bad_to_fall_and_two_good_to_rise(answers: str, healths: str) -> None:
-    health, streak, seen = Health.UNKNOWN, 0, ""
+    health, streak, seen = HealthStatus.UNKNOWN, 0, ""
     for answer in answers:
         streak = next_streak(streak, good=answer == "+")
         health = verdict(health, streak)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from common.exits import ConfigurationError
-from registry.core.model import Health, Instance, Registration, Removed, Upsert
+from common.wire.words import HealthStatus
+from registry.core.model import Instance, Registration, Removed, Upsert
 from registry.core.report import make_report
 from registry.core.store import Store, StoreError, StoreUnavailable
 from registry.store.choose import make_store
@@ -87,7 +88,7 @@ async def test_sqlite_forgets_health_staleness_and_load(tmp_path: Path) -> None:
         return SqliteStore(tmp_path / "r.sqlite3")
 
     report = {"replica_id": "r", "running": 7, "waiting": 1, "updated_at": "x"}
-    marked = instance("a", health=Health.HEALTHY, stale=True, suspect=True, report=make_report(report))
+    marked = instance("a", health=HealthStatus.HEALTHY, stale=True, suspect=True, report=make_report(report))
     assert await written(make, Upsert(marked, durable=True)) == (
         instance("a", report=make_report({"replica_id": "r"})),
     )

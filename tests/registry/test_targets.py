@@ -1,7 +1,7 @@
 from typing import Any
 
+from common.wire.registry import Peer
 from registry.core.model import Instance, Registration
-from registry.outbound.addresses import Peer
 from registry.views.targets import targets
 
 
@@ -20,7 +20,7 @@ def test_every_part_of_the_fleet_is_a_target_of_its_job() -> None:
         [Peer("router-a", "http://10.0.0.1:9000")],
         "registry:18000",
     )
-    assert [(group["labels"]["job"], group["labels"]["service"], group["targets"]) for group in found] == [
+    assert [(group.labels["job"], group.labels["service"], group.targets) for group in found] == [
         ("registry", "registry", ["registry:18000"]),
         ("router", "router-a", ["10.0.0.1:9000"]),
         ("babysitter", "r1", ["10.0.0.1:9000"]),
@@ -41,7 +41,7 @@ def test_a_server_is_one_only_when_its_record_says_where_its_metrics_are() -> No
         [],
         "me:1",
     )
-    assert group["labels"] == {"job": "server", "service": "s1", "node": "node-1", "__metrics_path__": "/metrics"}
+    assert group.labels == {"job": "server", "service": "s1", "node": "node-1", "__metrics_path__": "/metrics"}
 
 
 def test_a_babysitter_of_the_old_kind_has_no_metrics() -> None:
@@ -52,5 +52,5 @@ def test_addresses_and_schemes_are_as_prometheus_wants_them() -> None:
     babysitter = instance("r", "vLLM", host="fd00::1", url="https://[fd00::1]:9000")
     routers = [Peer("a", "https://llm.example"), Peer("b", "http://[fd00::2]:8000")]
     groups = targets([babysitter], routers, "me:1")[1:]
-    assert [group["targets"] for group in groups] == [["llm.example"], ["[fd00::2]:8000"], ["[fd00::1]:9000"]]
-    assert [group["labels"].get("__scheme__") for group in groups] == ["https", None, "https"]
+    assert [group.targets for group in groups] == [["llm.example"], ["[fd00::2]:8000"], ["[fd00::1]:9000"]]
+    assert [group.labels.get("__scheme__") for group in groups] == ["https", None, "https"]

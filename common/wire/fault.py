@@ -1,0 +1,30 @@
+"""PURE. What every control plane answers when it does not do what it was asked."""
+
+from msgspec import UNSET, UnsetType
+
+from common.wire.base import Message
+
+
+class FieldFault(Message, frozen=True, kw_only=True):
+    """What is wrong with one member of a body."""
+
+    field: str
+    problem: str
+
+
+class Fault(Message, frozen=True, kw_only=True):
+    """Body of every refusal.
+
+    Args:
+        error: For people: what is wrong, and the remedy.
+        field: The member or parameter at fault, the first of several.
+        details: Every member at fault.
+        detail: The same as `error` in the replica API, where clients of the release server look for it.
+        upstream_status: What a router or a babysitter answered that was asked on the caller's behalf.
+    """
+
+    error: str
+    field: str | UnsetType = UNSET
+    details: list[FieldFault] | UnsetType = UNSET
+    detail: str | UnsetType = UNSET
+    upstream_status: int | UnsetType = UNSET
