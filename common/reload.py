@@ -16,7 +16,7 @@ from typing import Generic
 import structlog
 
 from common import systemd
-from common.service import Chosen, ConfigurationError
+from common.service import Chosen, ConfigurationError, warn_of_retired
 from common.settings import SettingsError, needing_restart
 
 log = structlog.get_logger(__name__)
@@ -129,6 +129,7 @@ class Reloader(Generic[Chosen]):
             files=[str(path) for path in reason.files],
             as_started=read.from_environment,
         )
+        warn_of_retired(settings)
         if self._then is not None:
             await self._then(changed, reason)
         return True

@@ -78,6 +78,7 @@ def run_loaded(service: str, settings: Chosen, serve: Callable[[Chosen], Awaitab
     logger.debug("service.settings", **told(settings))
     for name, meant in unknown_variables(type(settings), env_prefix(service), os.environ).items():
         logger.warning("settings.unknown_variable", variable=name, did_you_mean=meant)
+    warn_of_retired(settings)
 
     async def body() -> int:
         try:
@@ -93,6 +94,12 @@ def run_loaded(service: str, settings: Chosen, serve: Callable[[Chosen], Awaitab
         return ending.run(body)
     except KeyboardInterrupt:
         return Exit.OK
+
+
+def warn_of_retired(settings: Settings) -> None:
+    """Log what is set and no longer means anything: it does not keep a service from starting."""
+    for name, remedy in settings.retired().items():
+        logger.warning("settings.retired", setting=name, remedy=remedy)
 
 
 def told(settings: Settings) -> dict[str, Any]:

@@ -50,6 +50,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
     _from_environment: tuple[str, ...] = ()
 
+    def retired(self) -> dict[str, str]:
+        """What is set here and no longer means anything, by name, each with what to do about it."""
+        return {
+            name: info.description or ""
+            for name, info in type(self).model_fields.items()
+            if getattr(self, name) is not None and _is_marked(info, "retired")
+        }
+
     @property
     def from_environment(self) -> tuple[str, ...]:
         """Variables that set something here: reading again finds them as the process was started with them."""
@@ -73,6 +81,7 @@ def option(
     flags: Sequence[str] | None = None,
     env: Sequence[str] = (),
     restart: bool = False,
+    retired: bool = False,
     **limits: Any,
 ) -> Any:
     """Declare one setting.
@@ -84,20 +93,27 @@ def option(
         env: Variables besides `PREFIX_THE_NAME`, which every top-level setting and every flag has, but for tables and
             lists that text cannot give.
         restart: True when a running service keeps the value that it was started with (`needing_restart`).
+        retired: True when nobody reads it any more: whoever still sets it is warned with `help_text`.
         limits: Passed to `pydantic.Field` (`ge`, `le`, `pattern` …).
     """
     made = {"default_factory": default} if callable(default) else {"default": default}
-    extra: dict[str, Any] = {"flags": None if flags is None else list(flags), "env": list(env), "restart": restart}
+    extra: dict[str, Any] = {
+        "flags": None if flags is None else list(flags),
+        "env": list(env),
+        "restart": restart,
+        "retired": retired,
+    }
     return Field(description=help_text, json_schema_extra=extra, **made, **limits)
 
 
 def needing_restart(model: type[BaseModel]) -> frozenset[str]:
     """The top-level settings of `model` that a running service cannot change."""
-    return frozenset(
-        name
-        for name, info in model.model_fields.items()
-        if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("restart")
-    )
+    return frozenset(name for name, info in model.model_fields.items() if _is_marked(info, "restart"))
+
+
+def _is_marked(info: FieldInfo, mark: str) -> bool:
+    """Whether `option` was given `mark`."""
+    return isinstance(info.json_schema_extra, dict) and bool(info.json_schema_extra.get(mark))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from common.settings import CommaList, Settings, SettingsError, option, read_fil
 from common.tracing import TracedSettings
 from router.keys import Key, KeyFile, faults
 from router.policy.cache_type import DEFAULT_THRESHOLD_BYTES
-from router.policy.models import POLICIES, ModelRule, ModelRules
+from router.policy.models import POLICIES, RETIRED, ModelRule, ModelRules
 from router.policy.models import faults as faults_of_rules
 
 _ORIGIN = re.compile(
@@ -98,8 +98,8 @@ class RouterSettings(TracedSettings):
     slow_start_s: float = option(
         30.0, "Seconds in which a replica that joins a running fleet gets from a tenth to all of its share.", ge=0
     )
-    prefix_blocks: int = option(
-        400_000, "Blocks of prompts remembered per worker (about 120 bytes each), for cost and prefix.", ge=1000
+    prefix_blocks: int | None = option(
+        None, "Ignored, leave it out: a worker remembers 400,000 blocks of prompts, 50 MB.", retired=True
     )
     max_body_bytes: int = option(32 << 20, "Largest request body.", ge=1024)
     max_bodies_bytes: int = option(512 << 20, "Request bodies held at once, all together, per worker.", ge=1024)
@@ -163,8 +163,8 @@ class RouterSettings(TracedSettings):
 
     @field_validator("policy")
     @classmethod
-    def _known(cls, policy: str) -> str:
-        if policy not in POLICIES:
+    def _is_policy(cls, policy: str) -> str:
+        if policy not in POLICIES and policy not in RETIRED:
             raise ValueError(f"must be one of {', '.join(POLICIES)}")
         return policy
 
@@ -192,13 +192,24 @@ class RouterSettings(TracedSettings):
             raise ValueError("; ".join(wrong))
         return models
 
+    def retired(self) -> dict[str, str]:
+        """Policies that are the router's no more, besides its base's."""
+        policies = {"policy": self.policy, **{f"models.{name}.policy": one.policy for name, one in self.models.items()}}
+        return super().retired() | {
+            name: f"{policy!r} is no policy of the router any more, {RETIRED[policy]!r} takes its place: write that"
+            for name, policy in policies.items()
+            if policy in RETIRED
+        }
+
     def model_rules(self) -> ModelRules:
         """What is set per model, as the workers use it."""
-        return ModelRules(self.policy, {name: _rule(entry) for name, entry in self.models.items()})
+        rules = {name: _rule(entry) for name, entry in self.models.items()}
+        return ModelRules(RETIRED.get(self.policy, self.policy), rules)
 
 
 def _rule(entry: ModelSettings) -> ModelRule:
-    return ModelRule(policy=entry.policy, split=entry.split, fallbacks=entry.fallbacks)
+    policy = RETIRED.get(entry.policy, entry.policy) if entry.policy is not None else None
+    return ModelRule(policy=policy, split=entry.split, fallbacks=entry.fallbacks)
 
 
 def read_api_keys(path: Path) -> tuple[Key, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from bench.replay import policies
 from bench.replay.model_engine import Kind, ModelEngine
 from bench.replay.traces import Request, prompt
 from router.model import Endpoint, Facts
@@ -14,11 +15,9 @@ from router.policy.blocks import chain
 from router.policy.cost import Cost
 from router.policy.fleet_view import FleetView
 from router.policy.least_loaded import LeastLoaded
-from router.policy.prefix import Prefix
-from router.policy.random_choice import RandomChoice
 from router.policy.replica_view import PlacedRequest
 from router.policy.round_robin import RoundRobin
-from router.policy.rule import Rng, RoutingPolicy, Scores
+from router.policy.rule import RoutingPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class Outcome:
         return max(self.read_tokens) * len(self.read_tokens) / max(1, sum(self.read_tokens))
 
 
-Make = Callable[[FleetView, Callable[[Endpoint], int]], RoutingPolicy]
+Make = Callable[[random.Random, FleetView, Callable[[Endpoint], int]], RoutingPolicy]
 
 
 def facts_of(request: Request, bytes_per_token: float) -> Facts:
@@ -73,8 +72,7 @@ def replay(trace: Sequence[Request], facts: Sequence[Facts], setup: Setup, make:
     endpoints = [Endpoint(f"r{n}@1", f"r{n}", "h", 1, n, models=("m",)) for n in range(len(engines))]
     in_flight = [0] * len(engines)
     fleet = FleetView()
-    policy = make(fleet, lambda endpoint: in_flight[endpoint.slot])
-    rng = random.Random(seed)  # noqa: S311 - seeded
+    policy = make(random.Random(seed), fleet, lambda endpoint: in_flight[endpoint.slot])  # noqa: S311 - seeded
     joins = setup.joins_at_s or (0.0,) * len(engines)
     events: list[tuple[float, int, str, PlacedRequest, int, float]] = []
     outcome = Outcome()
@@ -84,7 +82,7 @@ def replay(trace: Sequence[Request], facts: Sequence[Facts], setup: Setup, make:
         while events and events[0][0] <= until_s:
             at_s, _, what, placement, slot, cached = heapq.heappop(events)
             if what == "first":
-                if not placement.silent:
+                if not placement.non_streamed:
                     placement.first_byte(at_s / speed)
             else:
                 in_flight[slot] -= 1
@@ -95,7 +93,7 @@ def replay(trace: Sequence[Request], facts: Sequence[Facts], setup: Setup, make:
         now = request.at_s
         settle(now)
         candidates = [endpoint for endpoint in endpoints if joins[endpoint.slot] <= now]
-        picked = policy.pick(candidates, known, now / speed, rng)
+        picked = policy.pick(candidates, known, now / speed).endpoint
         placement = fleet.view(picked).place(known, now / speed)
         in_flight[picked.slot] += 1
         served = engines[picked.slot].serve(request, now)
@@ -116,35 +114,12 @@ def floor(trace: Sequence[Request], tokens_per_s: float) -> float:
     return sum(engine.serve(request, 0.0).uncached_tokens for request in trace) / tokens_per_s / len(trace)
 
 
-class LeastRequests:
-    """The fewest requests under way, for comparison; not one of the router's."""
-
-    name = "least_requests"
-    reads_prompts = False
-    tracks = False
-
-    def __init__(self, in_flight: Callable[[Endpoint], int]) -> None:
-        self._in_flight = in_flight
-
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float, rng: Rng) -> Endpoint:  # noqa: ARG002 - all policies are asked alike
-        """Equals by chance."""
-        return min(candidates, key=lambda endpoint: (self._in_flight(endpoint), rng.random()))
-
-    def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:  # noqa: ARG002 - see pick
-        """Requests under way."""
-        return {endpoint.id: {"score": self._in_flight(endpoint)} for endpoint in candidates}
-
-    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:  # noqa: ARG002 - see pick
-        """Left to chance."""
-        return None
-
-
 POLICIES: dict[str, Make] = {
-    "round_robin": lambda _fleet, _in_flight: RoundRobin(),
-    "random": lambda _fleet, _in_flight: RandomChoice(),
-    "least_requests": lambda _fleet, in_flight: LeastRequests(in_flight),
-    "least_loaded": LeastLoaded,
-    "two_choices": lambda fleet, in_flight: LeastLoaded(fleet, in_flight, two_choices=True),
-    "prefix": Prefix,
-    "cost": lambda fleet, _in_flight: Cost(fleet),
+    "round_robin": lambda _rng, _fleet, _in_flight: RoundRobin(),
+    "random": lambda rng, _fleet, _in_flight: policies.RandomChoice(rng),
+    "least_requests": lambda rng, _fleet, in_flight: policies.LeastRequests(rng, in_flight),
+    "least_loaded": lambda _rng, fleet, in_flight: LeastLoaded(fleet, in_flight),
+    "two_choices": policies.TwoChoices,
+    "prefix": policies.Prefix,
+    "cost": lambda _rng, fleet, _in_flight: Cost(fleet),
 }

@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from router.model import Endpoint, Facts, Table
 from router.policy import affinity, cache_type
 from router.policy.cost import Cost
+from router.policy.decision import Decision
 from router.policy.fleet_view import FleetView
 from router.policy.least_loaded import LeastLoaded
 from router.policy.models import MEMORY, ModelRules
-from router.policy.prefix import Prefix
-from router.policy.random_choice import RandomChoice
 from router.policy.replica_view import PlacedRequest
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import Rng, RoutingPolicy, Scores
@@ -21,7 +20,7 @@ class Chooser:
     """Picks for one worker.
 
     Args:
-        rng: A source of chance.
+        rng: Decides between the parts of a split.
         in_flight: Requests at a replica now, all workers together.
         rules: What is set per model.
         fleet: What is believed of the replicas.
@@ -66,8 +65,8 @@ class Chooser:
         self.fleet.keep([endpoint.id for endpoint in table.endpoints])
         for endpoint in table.endpoints:
             if endpoint.waiting is not None:
-                strangers = max(0, endpoint.waiting - self._in_flight(endpoint))
-                self.fleet.view(endpoint).note_strangers(strangers, now)
+                foreign = max(0, endpoint.waiting - self._in_flight(endpoint))
+                self.fleet.view(endpoint).note_foreign_load(foreign, now)
         self._slow_start.note(table.endpoints, now)
         self._several = len(table.endpoints) > 1
         self._tracking = self._several and any(
@@ -102,40 +101,41 @@ class Chooser:
         """See `models.py`."""
         return self.rules.resolve(model, key, is_ready, self._rng)
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint:
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:
         """One of `candidates` (at least one)."""
+        if len(candidates) == 1:
+            return Decision(candidates[0])
         candidates = self._narrowed(candidates, facts, now)
         if len(candidates) == 1:
-            return candidates[0]
+            return Decision(candidates[0])
         policy = self.policy(facts.model, facts.policy)
-        return self._held(candidates, facts, policy) or policy.pick(candidates, facts, now, self._rng)
+        owner = self._owner(candidates, facts, policy)
+        return policy.pick(candidates, facts, now) if owner is None else Decision(owner)
 
-    def placed(self, endpoint: Endpoint, facts: Facts, now: float) -> PlacedRequest | None:
-        """A request goes to `endpoint`; None where nobody needs to know."""
+    def placed(self, decision: Decision, facts: Facts, now: float) -> PlacedRequest | None:
+        """A request goes where `pick` decided; None where nobody needs to know."""
         if not self._tracking and facts.policy is None:
             return None
         policy = self.policy(facts.model, facts.policy)
         if not self._choices(facts.model) or not policy.tracks:
             return None
-        placement = self.fleet.view(endpoint).place(facts, now)
-        placement.policy = policy.name
-        if isinstance(policy, Cost):
-            placement.scored = policy.last
-            policy.last = None
-        return placement
+        placed = self.fleet.view(decision.endpoint).place(facts, now)
+        placed.policy = policy.name
+        placed.decision = decision
+        return placed
 
-    def explain(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> tuple[str, Scores, Endpoint | None]:
-        """The rule that decides, every remaining candidate's inputs by id, and whom it would take (None: by chance)."""
+    def explain(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> tuple[str, Scores, Endpoint]:
+        """The rule that decides, every remaining candidate's inputs by id, and the endpoint that `pick` would take."""
         candidates = self._narrowed(candidates, facts, now)
         policy = self.policy(facts.model, facts.policy)
-        holder = self._held(candidates, facts, policy)
-        if holder is not None and facts.affinity is not None:
+        owner = self._owner(candidates, facts, policy)
+        if owner is not None and facts.affinity is not None:
             wishes = {one.id: {"score": -affinity.score(facts.affinity, one)} for one in candidates}
-            return "affinity", wishes, holder
+            return "affinity", wishes, owner
         return policy.name, policy.scores(candidates, facts, now), policy.peek(candidates, facts, now)
 
-    def _held(self, candidates: Sequence[Endpoint], facts: Facts, policy: RoutingPolicy) -> Endpoint | None:
-        """The replica that the request's key leads to, while it has room for it; None leaves it to the policy."""
+    def _owner(self, candidates: Sequence[Endpoint], facts: Facts, policy: RoutingPolicy) -> Endpoint | None:
+        """The endpoint that the request's key leads to, while it has room for it; None leaves it to the policy."""
         key = facts.affinity
         if key is None or not self._sticky_keys or facts.policy is not None or policy.name == "session":
             return None
@@ -157,21 +157,17 @@ class Chooser:
 
     def _made(self, name: str, model: str | None) -> RoutingPolicy:
         # One per model: what a fleet's utilisation or turn is must not mix with another's.
-        found = self._policies.get((name, model))
-        if found is None:
-            found = self._policies[name, model] = self._make(name)
-        return found
+        policy = self._policies.get((name, model))
+        if policy is None:
+            policy = self._policies[name, model] = self._make(name)
+        return policy
 
     def _make(self, name: str) -> RoutingPolicy:
         match name:
             case "round_robin":
                 return RoundRobin()
-            case "random":
-                return RandomChoice()
-            case "least_loaded" | "two_choices":
-                return LeastLoaded(self.fleet, self._in_flight, two_choices=name == "two_choices")
-            case "prefix":
-                return Prefix(self.fleet, self._in_flight)
+            case "least_loaded":
+                return LeastLoaded(self.fleet, self._in_flight)
             case "session":
                 return Session(self._in_flight, LeastLoaded(self.fleet, self._in_flight))
             case _:

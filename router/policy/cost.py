@@ -1,32 +1,51 @@
-"""PURE. The request goes where its first token is expected soonest, with a thought for those that come after it.
+"""PURE. The request goes where its first token is expected soonest, at the least cost to the requests after it.
 
     score = (1 - utilisation) · backlog + uncached prefill          [seconds; the least wins]
 
-`backlog` is the reading that a replica has still to do for earlier requests, `uncached prefill` what this prompt would add
-to it. Work that a cache saves is saved for everybody who comes later, and the busier the fleet, the more come later and
-wait: hence the share of the backlog, which falls with the share of replicas that were found busy (down to a twentieth). Scores
-within a tenth of the least (or a millisecond; 50 for the shortest prompts) are ties: the emptiest of those get it, by backlog
-and then by requests under way, in weighted rotation. So an idle fleet and short prompts are plain weighted round robin.
+`backlog` is the reading that a replica has still to do for earlier requests; `uncached prefill` is what this prompt adds to
+it. Reading that a cache saves is saved for every later request too, and the busier the fleet is, the more requests wait
+behind this one. So the backlog counts less, the more of the replicas are busy: by 1 - utilisation, at least a twentieth.
+Scores within a tenth of the least (or a millisecond; 50 for the shortest prompts) are ties. The emptiest replica of a tie
+gets the request, by backlog and then by requests under way; equally empty ones take turns by weight. So an idle fleet with
+short prompts is served in plain weighted round robin.
 """
 
 from collections.abc import Sequence
 
 from router.model import Endpoint, Facts
 from router.policy.blocks import bytes_of
+from router.policy.decision import Decision
 from router.policy.fleet_view import FleetView
 from router.policy.replica_view import ReplicaView
 from router.policy.round_robin import RoundRobin
-from router.policy.rule import Rng, Scores
+from router.policy.rule import Scores
 
 UTILISATION_LIMIT = 0.95
+"""Chosen: in a saturated fleet the backlog must still count for something, else queues grow without end. No other share that
+was tried in `bench/replay` did better (docs/routing.md)."""
 TIE_SHARE = 0.10
+"""Chosen: no pace or cache size is known better than that (blocks alone are good to 6 %, see `blocks.py`). No other share
+that was tried in `bench/replay` did better (docs/routing.md)."""
 TIE_S = 0.001
+"""Chosen: below it there is nothing that a client could notice."""
 SMALL_TIE_S = 0.05
-"""For prompts of less than a block, which no cache can help: they are spread evenly unless somebody is behind."""
+"""For prompts of less than a block, which no cache can help: they are spread evenly unless somebody is behind. Chosen."""
 _WINDOW_REQUESTS = 8
-"""Requests per replica over which utilisation is taken."""
+"""Requests per replica over which utilisation is taken. Chosen: short enough to follow a burst of a few seconds."""
 _LEAST_WEIGHT = 0.001
 """Of the greatest: what a weight of 0 counts as."""
+
+
+class _Costs:
+    """What a decision is made from, each list in the order of the candidates."""
+
+    def __init__(self, views: list[ReplicaView], waits: list[float], held: list[int], scores: list[float]) -> None:
+        self.views = views
+        self.waits = waits
+        """Backlogs in seconds, by weight."""
+        self.held = held
+        """Bytes of the prompt that each cache is believed to hold."""
+        self.scores = scores
 
 
 class Cost:
@@ -46,70 +65,68 @@ class Cost:
         self._tie = 1.0 + tie_share
         self._rotation = RoundRobin()
         self.utilisation = 0.0
-        self.last: tuple[Sequence[Endpoint], list[float]] | None = None
-        """Candidates and scores of the latest decision, for the log."""
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float, rng: Rng) -> Endpoint:  # noqa: ARG002 - all policies are asked alike
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:
         """The cheapest of `candidates` (at least one)."""
         views = self._fleet.views(candidates, now)
         waits = [view.backlog_s(now) for view in views]
         self._note_busy(len(waits) - waits.count(0.0), len(waits))
-        near = self._near(candidates, facts, views, waits)
-        return near[0] if len(near) == 1 else self._rotation.next(near)
+        costs = self._costs(candidates, facts, views, waits)
+        near = self._near(candidates, facts, costs)
+        return Decision(near[0] if len(near) == 1 else self._rotation.next(near), candidates, costs.scores)
 
-    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:
+    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint:
         """The cheapest, or whose turn it is among the nearly equal."""
-        views, last = self._fleet.views(candidates, now), self.last
-        near = self._near(candidates, facts, views, [view.backlog_s(now) for view in views])
-        self.last = last
-        return self._rotation.upcoming(near)
+        return self._rotation.upcoming(self._near(candidates, facts, self._costs_now(candidates, facts, now)))
 
-    def _near(
+    def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:
+        """Backlog, uncached prefill and score of each, in seconds."""
+        costs = self._costs_now(candidates, facts, now)
+        return {
+            endpoint.id: {
+                "score": costs.scores[number],
+                "backlog_s": costs.waits[number],
+                "requests": float(view.in_flight),
+                "prefill_s": (facts.prompt_bytes - costs.held[number]) * view.s_per_byte,
+                "cached_bytes": float(costs.held[number]),
+                "cache_bytes": view.index.capacity_bytes,
+                "s_per_mb": view.s_per_byte * 1e6,
+            }
+            for number, (endpoint, view) in enumerate(zip(candidates, costs.views, strict=True))
+        }
+
+    def _costs_now(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> _Costs:
+        views = self._fleet.views(candidates, now)
+        return self._costs(candidates, facts, views, [view.backlog_s(now) for view in views])
+
+    def _costs(
         self, candidates: Sequence[Endpoint], facts: Facts, views: list[ReplicaView], waits: list[float]
-    ) -> Sequence[Endpoint]:
-        """The cheapest; of several nearly as cheap, the emptiest."""
+    ) -> _Costs:
         blocks, prompt_bytes, share = facts.blocks, facts.prompt_bytes, 1.0 - self.utilisation
         weights = [endpoint.weight for endpoint in candidates]
         most = max(weights)
         if most != min(weights):
             waits = _by_weight(waits, weights, most)
+        held = [bytes_of(view.index.held(blocks)) for view in views] if blocks else [0] * len(views)
         scores = []
         for number, view in enumerate(views):
-            held = bytes_of(view.index.held(blocks)) if blocks else 0
-            scores.append(share * waits[number] + (prompt_bytes - held) * view.s_per_byte)
-        self.last = candidates, scores
-        tie_s = TIE_S if blocks else SMALL_TIE_S
+            scores.append(share * waits[number] + (prompt_bytes - held[number]) * view.s_per_byte)
+        return _Costs(views, waits, held, scores)
+
+    def _near(self, candidates: Sequence[Endpoint], facts: Facts, costs: _Costs) -> Sequence[Endpoint]:
+        """The cheapest; of several nearly as cheap, the emptiest."""
+        scores, waits = costs.scores, costs.waits
+        tie_s = TIE_S if facts.blocks else SMALL_TIE_S
         limit = min(scores) * self._tie + tie_s
         near = [number for number, score in enumerate(scores) if score <= limit]
         if len(near) > 1:
             limit = min([waits[number] for number in near]) + tie_s
             near = [number for number in near if waits[number] <= limit]
         if len(near) > 1:
-            loads = [views[number].in_flight / (weights[number] or _LEAST_WEIGHT) for number in near]
+            loads = [costs.views[number].in_flight / (candidates[number].weight or _LEAST_WEIGHT) for number in near]
             least = min(loads)
             near = [number for number, load in zip(near, loads, strict=True) if load == least]
         return candidates if len(near) == len(candidates) else [candidates[number] for number in near]
-
-    def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:
-        """Backlog, uncached prefill and score of each, in seconds."""
-        views = self._fleet.views(candidates, now)
-        waits = [view.backlog_s(now) for view in views]
-        weights = [endpoint.weight for endpoint in candidates]
-        waits = _by_weight(waits, weights, max(weights))
-        found: Scores = {}
-        for endpoint, view, wait in zip(candidates, views, waits, strict=True):
-            held = bytes_of(view.index.held(facts.blocks))
-            prefill = (facts.prompt_bytes - held) * view.s_per_byte
-            found[endpoint.id] = {
-                "score": (1.0 - self.utilisation) * wait + prefill,
-                "backlog_s": wait,
-                "requests": float(view.in_flight),
-                "prefill_s": prefill,
-                "cached_bytes": float(held),
-                "cache_bytes": view.index.capacity_bytes,
-                "s_per_mb": view.s_per_byte * 1e6,
-            }
-        return found
 
     def _note_busy(self, busy: int, count: int) -> None:
         """Arrivals see what time sees, on average: the share of busy replicas at arrivals is the utilisation."""

@@ -49,20 +49,20 @@ class FleetView:
                 view.repace(now)
         if self._elsewhere is not None:
             self._hear(self._elsewhere)
-        found = self._views
+        views = self._views
         try:
-            return [found[endpoint.id] for endpoint in candidates]
+            return [views[endpoint.id] for endpoint in candidates]
         except KeyError:
             return [self.view(endpoint) for endpoint in candidates]
 
     def view(self, endpoint: Endpoint) -> ReplicaView:
         """What is believed of `endpoint`; an id never seen begins anew (D27)."""
-        found = self._views.get(endpoint.id)
-        if found is None:
+        view = self._views.get(endpoint.id)
+        if view is None:
             tag = seed_of(endpoint.id.encode())
-            found = self._views[endpoint.id] = self._by_tag[tag] = ReplicaView(self._shared, endpoint.slot, tag)
+            view = self._views[endpoint.id] = self._by_tag[tag] = ReplicaView(self._shared, endpoint.slot, tag)
             self._share()
-        return found
+        return view
 
     def keep(self, ids: Iterable[str]) -> None:
         """Forget every replica but these."""

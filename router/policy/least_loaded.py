@@ -1,15 +1,15 @@
 """PURE. The replica with the least to read: prompt bytes placed there and not read yet, then requests under way.
 
-Both are divided by the weight. All candidates are compared; with `two_choices` only two drawn by chance are, for fleets so
-large that looking at everybody costs more than it gains (Mitzenmacher, 2001: two choices are nearly as good as all).
+Both are divided by the weight.
 """
 
 from collections.abc import Callable, Sequence
 
 from router.model import Endpoint, Facts
+from router.policy.decision import Decision
 from router.policy.fleet_view import FleetView
 from router.policy.round_robin import RoundRobin
-from router.policy.rule import Rng, Scores
+from router.policy.rule import Scores
 
 _WEIGHTLESS = 1e-6
 """Stands for a weight of 0: only when all are."""
@@ -21,32 +21,23 @@ class LeastLoaded:
     Args:
         fleet: What is believed of the replicas.
         in_flight: Requests at a replica now, all workers together.
-        two_choices: See above.
     """
 
     name = "least_loaded"
     reads_prompts = False
     tracks = True
 
-    def __init__(self, fleet: FleetView, in_flight: Callable[[Endpoint], int], *, two_choices: bool = False) -> None:
+    def __init__(self, fleet: FleetView, in_flight: Callable[[Endpoint], int]) -> None:
         self._fleet = fleet
         self._in_flight = in_flight
-        self._two_choices = two_choices
         self._rotation = RoundRobin()
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float, rng: Rng) -> Endpoint:  # noqa: ARG002 - all policies are asked alike
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:  # noqa: ARG002 - all policies are asked alike
         """The least loaded of `candidates` (at least one); equals take turns by weight."""
-        if self._two_choices and len(candidates) > 2:  # noqa: PLR2004 - two of two is all
-            count = len(candidates)
-            first = int(rng.random() * count)
-            second = (first + 1 + int(rng.random() * (count - 1))) % count
-            candidates = (candidates[first], candidates[second])
-        return self._rotation.next(self._least(candidates))
+        return Decision(self._rotation.next(self._least(candidates)))
 
-    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:  # noqa: ARG002 - see pick
-        """The least loaded, or None when two are drawn."""
-        if self._two_choices and len(candidates) > 2:  # noqa: PLR2004 - see pick
-            return None
+    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint:  # noqa: ARG002 - see pick
+        """The least loaded, or the one of the equals whose turn it is."""
         return self._rotation.upcoming(self._least(candidates))
 
     def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:  # noqa: ARG002 - see pick

@@ -14,7 +14,10 @@ import msgspec
 
 from router.policy.rule import Rng
 
-POLICIES = ("cost", "round_robin", "random", "least_loaded", "two_choices", "session", "prefix")
+POLICIES = ("cost", "round_robin", "least_loaded", "session")
+RETIRED = {"prefix": "cost", "random": "round_robin", "two_choices": "least_loaded"}
+"""Policies that were there to compare with, and what takes the place of each in settings that still name it; they live on in
+`bench/replay`."""
 MEMORY = 4096
 """Names whose rule is remembered; clients choose names, so it is bounded."""
 _UNIT = 2.0**32

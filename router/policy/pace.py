@@ -11,7 +11,9 @@ from dataclasses import dataclass
 FIRST_GUESS_S_PER_BYTE = 1 / 32_000
 """8,000 tokens of four bytes a second, until the first answer."""
 OWN_FADE = 0.95
+"""Per prompt of one replica: about twenty are remembered. Chosen: a replica that becomes slow is to be seen within seconds."""
 FLEET_FADE = 0.99
+"""Per prompt of the fleet: about a hundred are remembered. Chosen: it steadies the replicas' own paces."""
 _POOL_REQUESTS = 2.0
 """Requests of the fleet's mean size that count as if each replica had served them at the fleet's pace."""
 
@@ -26,7 +28,7 @@ class Pace:
     count: float = 0.0
 
     def note(self, seconds: float, uncached_bytes: float, weight: float) -> None:
-        """One prompt was served; `weight` (0 to 1) says how sure its uncached bytes are."""
+        """One prompt was served; `weight` (0 to 1) says how certain its uncached bytes are."""
         fade = self.fade if weight == 1.0 else self.fade**weight
         self.seconds = self.seconds * fade + seconds * weight
         self.bytes = self.bytes * fade + uncached_bytes * weight

@@ -1,16 +1,20 @@
 """PURE. What a worker believes of one replica: the prompts waiting there, its pace, and what its cache holds.
 
-A placement is told what is seen of it: its first byte came, it is over. Nothing here comes from an engine's own metrics, but
-`cached_tokens` and a reported queue are used where a replica tells them.
+All of it is learned from what passes through the router: when a request was placed, when its first byte came, when it
+ended. An engine's own metrics are not needed; `cached_tokens` in an answer and the length of the engine's own queue are
+used where a replica tells them.
+
+None of the constants below was fitted. Each was chosen for the reason beside it, and the whole was then checked with
+`bench/replay` on a recorded trace and on made-up ones (docs/routing.md, "What was measured").
 """
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.model import Endpoint, Facts
+from router.model import Facts
 from router.policy.blocks import ENDS, SMALLEST_BYTES, bytes_of
 from router.policy.cache_size import Sizes, learned_bytes
+from router.policy.decision import Decision
 from router.policy.elsewhere import Elsewhere
 from router.policy.pace import OWN_FADE, Pace, pooled
 from router.policy.prefix_index import PrefixIndex
@@ -18,20 +22,30 @@ from router.policy.wait import Wait
 from router.policy.writing import Writing
 
 _PACE_HALVES_S = 30.0
+"""Without a sample for so long, a replica's own pace counts half as much against the fleet's. A replica that was slow once is
+so tried again within a minute or two, and one request in a while is what a wrong guess costs."""
 _REPORT_LASTS_S = 15.0
+"""Three of a babysitter's heartbeats, like its lease: an older report of a queue says nothing any more."""
 _RELEARN_EVERY = 16
+"""Samples between two looks for the cache's size. A look walks 104 steps; every sample alone moves the size by little."""
 _CLEAR_SHARE = 0.25
+"""Of the prompt, that must have been seen before: a cached part smaller than that drowns in the noise of a first token's time."""
 _NEGLIGIBLE_SHARE = 0.05
-_SURE_PACE = 4.0
-_SETTLED = 20.0
-_LEAST_LESSON_BYTES = 4096
-_MANY_LESSONS, _ONE_IN = 400, 4
-"""After so many lessons of a cache's size, one prompt in so many is enough."""
+"""Of the prompt: whether so little was cached does not matter to the time."""
+_CONFIDENT_SAMPLES = 4.0
+"""Samples of the fleet's pace from which on a backlog of nothing is believed; before that only a replica with no request is idle."""
+_SETTLED_SAMPLES = 20.0
+"""From so many on one more moves the fleet's pace by less than a twentieth, and views may be up to 0.25 s behind it."""
+_LEAST_SAMPLE_BYTES = 4096
+"""The smallest cache size that `cache_size.py` tells apart."""
+_MANY_SAMPLES, _ONE_IN = 400, 4
+"""After so many samples of a cache's size, one prompt in so many is enough: older ones fade, a hundred of a step are remembered,
+and looking up ages is the dearest part of a placement."""
 
 
 @dataclass
 class Shared:
-    """What all replicas of a worker have in common: the pooled lessons and the limits."""
+    """What all replicas of a worker have in common: the pooled samples and the limits."""
 
     pace: Pace
     sizes: Sizes
@@ -40,7 +54,7 @@ class Shared:
     blocks_each: int
     elsewhere: Elsewhere | None
     unsettled: bool = False
-    """A lesson so early that it changes much: every replica's pace is to be taken anew."""
+    """True after a sample so early that it changes much: every replica's pace is to be taken anew."""
 
 
 @dataclass(eq=False)
@@ -58,34 +72,34 @@ class PlacedRequest:
     matched_bytes: int
     known_bytes: int
     ages: tuple[tuple[int, float], ...]
-    silent: bool
-    """True when no first byte will tell that the prompt was read: the answer comes in one piece."""
+    non_streamed: bool
+    """True when the answer comes in one piece: no first byte tells that the prompt was read."""
     service_s: float | None = None
     reading: bool = True
     answered: bool = False
     """True once bytes of its answer came."""
-    alone: bool = False
-    """True for a silent one that found the replica with nothing else to read."""
+    idle: bool = False
+    """True for a non-streamed request that found the replica with nothing else to read."""
     cached_share: float | None = None
     """The share of its prompt tokens that were in the cache, if the answer said so."""
     written_tokens: int | None = None
     """The tokens of its answer, if that said so."""
 
     policy: str = ""
-    scored: tuple[Sequence[Endpoint], list[float]] | None = None
-    """Candidates and scores of the decision, if it was made by scores."""
+    decision: Decision | None = None
 
     def story(self) -> dict[str, object]:
         """The decision for the access log: what was expected of the replica, and what the others would have cost."""
-        told: dict[str, object] = {
+        story: dict[str, object] = {
             "policy": self.policy,
             "expected_cached_bytes": self.matched_bytes,
             "expected_read_bytes": self.work_bytes,
         }
-        if self.scored is not None:
-            candidates, scores = self.scored
-            told["scores"] = {one.name: round(score, 6) for one, score in zip(candidates, scores, strict=True)}
-        return told
+        decision = self.decision
+        if decision is not None and decision.scores:
+            scored = zip(decision.candidates, decision.scores, strict=True)
+            story["scores"] = {endpoint.name: round(score, 6) for endpoint, score in scored}
+        return story
 
     def first_byte(self, now: float) -> None:
         """The first token came: the prompt was read."""
@@ -121,14 +135,23 @@ class ReplicaView:
         self._answers = Wait()
         """For answers in one piece."""
         self._heard_at = 0.0
+        """When bytes of an answer last came."""
         self.requests = 0
+        """Of this worker, under way."""
         self.reports = False
+        """True once an answer told `cached_tokens`: then times are no longer taken for it."""
         self.paced_at = 0.0
+        """When its pace was last learned or let drift."""
         self._previous = 0.0
-        self._lessons = 0
+        """When it finished reading the previous prompt: the next one's service begins then, if it was there."""
+        self._samples = 0
+        """Of its cache's size."""
         self._repeats = 0
-        self._strangers = 0
-        self._strangers_at = 0.0
+        """Prompts whose beginning had been placed here before."""
+        self._foreign_requests = 0
+        """Waiting in the engine, and not of this router, by its latest report."""
+        self._foreign_at = 0.0
+        """When that report came."""
 
     def repace(self, now: float) -> None:
         """Let the pace drift to the fleet's while nothing is seen: what was slow once is tried again some time."""
@@ -156,24 +179,24 @@ class ReplicaView:
         own = self._own_backlog_s(now) if self.reading else 0.0
         if self._owed:
             own += self._overdue_s(now)
-        if self._strangers:
-            own += self._strangers_s(now)
+        if self._foreign_requests:
+            own += self._foreign_s(now)
         if self._elsewhere is None:
             return own
         return own + max(0, self._elsewhere.work_bytes(self._slot)) * self.s_per_byte
 
-    def note_strangers(self, requests: int, now: float) -> None:
-        """The engine reports so many waiting requests more than this router has sent: others use it too."""
-        self._strangers = requests
-        self._strangers_at = now
+    def note_foreign_load(self, requests: int, now: float) -> None:
+        """The engine reports so many waiting requests more than this router has sent: somebody else uses it too."""
+        self._foreign_requests = requests
+        self._foreign_at = now
 
-    def _strangers_s(self, now: float) -> float:
-        """What those will take, if each is like the fleet's mean; a report is good for a while."""
+    def _foreign_s(self, now: float) -> float:
+        """Seconds that the foreign requests will take, if each is like the fleet's mean; a report is good for a while."""
         pace = self._shared.pace
-        if now - self._strangers_at > _REPORT_LASTS_S or not pace.count:
-            self._strangers = 0
+        if now - self._foreign_at > _REPORT_LASTS_S or not pace.count:
+            self._foreign_requests = 0
             return 0.0
-        return self._strangers * pace.seconds / pace.count
+        return self._foreign_requests * pace.seconds / pace.count
 
     def _own_backlog_s(self, now: float) -> float:
         reading = self.reading
@@ -182,14 +205,14 @@ class ReplicaView:
             began = max(self._previous, head.at)
             expected = head.work_bytes * self.s_per_byte
             waited = now - began
-            if not head.silent or waited < expected:
-                left = self.work_bytes * self.s_per_byte - min(expected, waited)
+            if not head.non_streamed or waited < expected:
+                backlog = self.work_bytes * self.s_per_byte - min(expected, waited)
                 if self._firsts.count:
                     if self._elsewhere is not None:
                         waited = now - max(began, self._elsewhere.last_read_s(self._slot))
-                    # Who is late may be as late again: nothing else is known of a first byte that does not come.
-                    left += max(0.0, waited - expected - self._firsts.limit_s)
-                return left
+                    # Nothing is known of a first byte that does not come, but that it may be as late again.
+                    backlog += max(0.0, waited - expected - self._firsts.limit_s)
+                return backlog
             self._owed[head] = None
             self._leave(head, 0)
             self._previous = began + expected
@@ -211,15 +234,17 @@ class ReplicaView:
             if count:
                 known = ENDS[count - 1]
                 self._repeats += 1
-                if known >= _LEAST_LESSON_BYTES and (self._lessons < _MANY_LESSONS or not self._repeats % _ONE_IN):
+                if known >= _LEAST_SAMPLE_BYTES and (self._samples < _MANY_SAMPLES or not self._repeats % _ONE_IN):
                     positions = sorted({count // 4, count // 2, count * 3 // 4, count - 1})
                     ages = tuple(zip([ENDS[at] for at in positions], index.ages(blocks, positions), strict=True))
             index.use(blocks)
         placement = PlacedRequest(
             self, now, facts.prompt_bytes, facts.prompt_bytes - matched, matched, known, ages, not facts.stream
         )
-        if placement.silent:
-            placement.alone = not self.requests or (self._shared.pace.count > _SURE_PACE and not self.backlog_s(now))
+        if placement.non_streamed:
+            placement.idle = not self.requests or (
+                self._shared.pace.count > _CONFIDENT_SAMPLES and not self.backlog_s(now)
+            )
         self.reading.append(placement)
         self.work_bytes += placement.work_bytes
         self._outstanding += placement.prompt_bytes
@@ -234,7 +259,7 @@ class ReplicaView:
         """See `PlacedRequest`."""
         placement.answered = True
         self._heard_at = now
-        if placement.silent:
+        if placement.non_streamed:
             self._is_read(placement)
             return
         if not placement.reading:
@@ -242,7 +267,7 @@ class ReplicaView:
         if self._owed:
             for owed in [one for one in self._owed if one.at <= placement.at]:
                 self._is_read(owed)  # first come, first served
-        while self.reading[0].silent and self.reading[0] is not placement:
+        while self.reading[0].non_streamed and self.reading[0] is not placement:
             self._is_read(self.reading[0])
         if self._elsewhere is not None:
             self._previous = max(self._previous, min(now, self._elsewhere.last_read_s(self._slot)))
@@ -257,11 +282,11 @@ class ReplicaView:
     def over(self, placement: PlacedRequest, now: float) -> None:
         """See `PlacedRequest`."""
         self.requests -= 1
-        if placement.silent and (placement.answered or placement.written_tokens is not None):
+        if placement.non_streamed and (placement.answered or placement.written_tokens is not None):
             self._heard_at = now
             self._answers.note(now - placement.at)
-        if placement.silent and placement.written_tokens is not None:
-            self._ended_silently(placement, placement.written_tokens, now)
+        if placement.non_streamed and placement.written_tokens is not None:
+            self._ended_non_streamed(placement, placement.written_tokens, now)
         self._is_read(placement)
         if placement.cached_share is None:
             return
@@ -271,22 +296,22 @@ class ReplicaView:
         if placement.service_s is not None:
             self._learn_pace(placement.service_s, placement.prompt_bytes - cached, 1.0)
 
-    def _ended_silently(self, placement: PlacedRequest, written_tokens: int, now: float) -> None:
+    def _ended_non_streamed(self, placement: PlacedRequest, written_tokens: int, now: float) -> None:
         """The end of an answer in one piece tells when its prompt was read, once the time per token is known."""
         writing, cached_share = self._shared.writing, placement.cached_share
         known_bytes = placement.known_bytes if cached_share is None else 0
-        if placement.alone and known_bytes <= _NEGLIGIBLE_SHARE * placement.prompt_bytes:
+        if placement.idle and known_bytes <= _NEGLIGIBLE_SHARE * placement.prompt_bytes:
             cached = placement.matched_bytes if cached_share is None else cached_share * placement.prompt_bytes
             writing.note(now - placement.at, placement.prompt_bytes - cached, written_tokens)
         if writing.s_per_token is None:
             return
         read_at = max(placement.at, now - writing.s_per_token * written_tokens)
         if placement.reading:
-            while self.reading[0] is not placement and self.reading[0].silent:
+            while self.reading[0] is not placement and self.reading[0].non_streamed:
                 self._is_read(self.reading[0])
             self._is_read(placement)
             self._previous = max(self._previous, read_at)
-        if placement.alone:
+        if placement.idle:
             placement.service_s = read_at - placement.at
             if cached_share is None:
                 self._learn_from_time(placement)
@@ -320,9 +345,9 @@ class ReplicaView:
         if known > _CLEAR_SHARE * prompt and self._shared.pace.count > 1.0:
             cached = prompt - placement.service_s / self.s_per_byte
             self._learn_size(placement, cached)
-        sure = 1.0 - known / prompt if prompt else 0.0
+        confidence = 1.0 - known / prompt if prompt else 0.0
         if prompt and placement.work_bytes:
-            self._learn_pace(placement.service_s, placement.work_bytes, sure * sure)
+            self._learn_pace(placement.service_s, placement.work_bytes, confidence * confidence)
 
     def _learn_pace(self, service_s: float, uncached_bytes: float, weight: float) -> None:
         if uncached_bytes < SMALLEST_BYTES:
@@ -331,7 +356,7 @@ class ReplicaView:
         self._shared.pace.note(service_s, uncached_bytes, weight)
         self.s_per_byte = pooled(self.pace, self._shared.pace)
         self.paced_at = self._previous
-        if self._shared.pace.count < _SETTLED:
+        if self._shared.pace.count < _SETTLED_SAMPLES:
             self._shared.unsettled = True
 
     def _learn_size(self, placement: PlacedRequest, cached: float) -> None:
@@ -344,7 +369,7 @@ class ReplicaView:
             self.sizes.note(age, hit)
             self._shared.sizes.note(age, hit)
             before = end
-        self._lessons += 1
-        if self._lessons % _RELEARN_EVERY == 0:
+        self._samples += 1
+        if self._samples % _RELEARN_EVERY == 0:
             learned = learned_bytes(self.sizes, self._shared.sizes, self.index.limit_bytes)
             self.index.resize(learned)

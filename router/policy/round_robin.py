@@ -7,7 +7,8 @@ weights: weights 5, 1, 1 give a a b a c a a, never five in a row.
 from collections.abc import Sequence
 
 from router.model import Endpoint, Facts
-from router.policy.rule import Rng, Scores
+from router.policy.decision import Decision
+from router.policy.rule import Scores
 
 CREDIT_LIMIT = 4096
 """Endpoints remembered; above it the memory of those that are gone is dropped."""
@@ -23,9 +24,9 @@ class RoundRobin:
     def __init__(self) -> None:
         self._credit: dict[str, float] = {}
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float, rng: Rng) -> Endpoint:  # noqa: ARG002 - all policies are asked alike
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:  # noqa: ARG002 - all policies are asked alike
         """The next of `candidates` (at least one)."""
-        return self.next(candidates)
+        return Decision(self.next(candidates))
 
     def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:  # noqa: ARG002 - see pick
         """What each would have at the next pick, negative because the least score wins."""
@@ -33,7 +34,7 @@ class RoundRobin:
             endpoint.id: {"score": -self._credit.get(endpoint.id, 0.0) - endpoint.weight} for endpoint in candidates
         }
 
-    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:  # noqa: ARG002 - see pick
+    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint:  # noqa: ARG002 - see pick
         """The one with the most credit at the next pick."""
         return self.upcoming(candidates)
 

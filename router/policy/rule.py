@@ -1,9 +1,10 @@
-"""PURE. What every policy is: a decision from candidates, facts, a moment and a source of chance."""
+"""PURE. What every policy is: a decision from candidates, facts and a moment."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 from router.model import Endpoint, Facts
+from router.policy.decision import Decision
 
 Scores = dict[str, dict[str, float]]
 """By endpoint id: what the decision was made from, `score` among it; the least score wins."""
@@ -26,14 +27,14 @@ class RoutingPolicy(Protocol):
     tracks: bool
     """True when it goes by what the fleet is believed to do, and so must be told of every placement."""
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float, rng: Rng) -> Endpoint:
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:
         """One of `candidates` (at least one)."""
         ...
 
     def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:
-        """What `pick` would go by; changes nothing."""
+        """The inputs of the decision that `pick` would make; changes nothing."""
         ...
 
-    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:
-        """Whom `pick` would take; None where chance decides. Changes nothing."""
+    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint:
+        """The endpoint that `pick` would take; changes nothing."""
         ...

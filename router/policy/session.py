@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from router.model import Endpoint, Facts
 from router.policy import affinity
-from router.policy.rule import Rng, RoutingPolicy, Scores
+from router.policy.decision import Decision
+from router.policy.rule import RoutingPolicy, Scores
 
 
 class Session:
@@ -27,12 +28,12 @@ class Session:
         self._other = other
         self.tracks = other.tracks
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float, rng: Rng) -> Endpoint:
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:
         """The session's replica among `candidates` (at least one), or the next one in its order that has room."""
         key = facts.session
-        return self._other.pick(candidates, facts, now, rng) if key is None else self._owner(key, candidates)
+        return self._other.pick(candidates, facts, now) if key is None else Decision(self._owner(key, candidates))
 
-    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint | None:
+    def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint:
         """See `pick`."""
         key = facts.session
         return self._other.peek(candidates, facts, now) if key is None else self._owner(key, candidates)
@@ -53,10 +54,10 @@ class Session:
         if facts.session is None:
             return self._other.scores(candidates, facts, now)
         mean = affinity.mean_per_weight(candidates, self._in_flight)
-        found: Scores = {}
+        scores: Scores = {}
         for endpoint in candidates:
             requests = self._in_flight(endpoint)
             full = not affinity.has_room(requests, mean * endpoint.weight)
             wish = affinity.score(facts.session, endpoint)
-            found[endpoint.id] = {"score": 1.0 if full else -wish, "wish": wish, "requests": requests}
-        return found
+            scores[endpoint.id] = {"score": 1.0 if full else -wish, "wish": wish, "requests": requests}
+        return scores

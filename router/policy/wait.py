@@ -1,7 +1,7 @@
 """PURE. How long a replica's answers let wait, and from when on a longer wait is not explained by that any more.
 
 Mean and deviation, and the limit above them, are those of TCP's retransmission timer (Jacobson and Karels, 1988; RFC 6298):
-a stranger's pace, learned from few samples, and quick to follow.
+another's pace, learned from few samples, and quick to follow.
 """
 
 _MEAN_GAIN, _DEVIATION_GAIN, _DEVIATIONS = 1 / 8, 1 / 4, 4.0

@@ -244,7 +244,7 @@ class UpstreamAttempt:
         share = cached_share(tail)
         if share is not None:
             placement.cached_share = share
-        if placement.silent:
+        if placement.non_streamed:
             placement.written_tokens = written_tokens(tail)
 
     def _begin_connect(self) -> None:

@@ -282,8 +282,8 @@ class Exchange:
         chooser, facts, now = engine.chooser, self._facts, engine.now()
         if not self._tried:
             engine.retries.note_request(now)
-        endpoint = candidates[0] if len(candidates) == 1 else chooser.pick(candidates, facts, now)
-        self._ask(endpoint, chooser.placed(endpoint, facts, now))
+        decision = chooser.pick(candidates, facts, now)
+        self._ask(decision.endpoint, chooser.placed(decision, facts, now))
 
     def _follow_rules(self) -> None:
         """Become a request for the model that the name leads to: an alias's part, or a fallback."""

@@ -68,9 +68,9 @@ def test_cache_type_prefers_by_text_size_and_falls_back() -> None:
 def test_the_order_of_the_rules_is_cache_type_key_rotation() -> None:
     pool = [endpoint("s1", cache_type="static"), endpoint("s2", cache_type="static"), endpoint("p", cache_type="paged")]
     chooser = Chooser(rng=random.Random(1), in_flight=lambda _endpoint: 0, cache_type_threshold_bytes=10)
-    long = [chooser.pick(pool, Facts(text_bytes=11), 0.0).name for _ in range(4)]
+    long = [chooser.pick(pool, Facts(text_bytes=11), 0.0).endpoint.name for _ in range(4)]
     assert sorted(long) == ["s1", "s1", "s2", "s2"]
-    assert len({chooser.pick(pool, Facts(text_bytes=11, affinity="key:a"), 0.0).name for _ in range(9)}) == 1
+    assert len({chooser.pick(pool, Facts(text_bytes=11, affinity="key:a"), 0.0).endpoint.name for _ in range(9)}) == 1
 
 
 def test_a_key_holds_only_while_its_replica_is_not_far_above_the_mean_W12() -> None:
@@ -78,16 +78,16 @@ def test_a_key_holds_only_while_its_replica_is_not_far_above_the_mean_W12() -> N
     in_flight: Counter[str] = Counter()
     chooser = Chooser(rng=random.Random(1), in_flight=lambda one: in_flight[one.id])
     keyed = Facts(affinity="addr:10.0.0.1|app")
-    owner = chooser.pick(pool, keyed, 0.0)
+    owner = chooser.pick(pool, keyed, 0.0).endpoint
     in_flight[owner.id] = 1
-    assert chooser.pick(pool, keyed, 0.0) == owner
+    assert chooser.pick(pool, keyed, 0.0).endpoint == owner
     assert chooser.explain(pool, keyed, 0.0)[0] == "affinity"
     for one in pool:
         in_flight[one.id] = 40
     in_flight[owner.id] = 50  # a mean of 42.5: a quarter above it is more than two
-    assert chooser.pick(pool, keyed, 0.0) == owner
+    assert chooser.pick(pool, keyed, 0.0).endpoint == owner
     in_flight[owner.id] = 56
-    spilled = [chooser.pick(pool, keyed, 0.0).name for _ in range(8)]
+    spilled = [chooser.pick(pool, keyed, 0.0).endpoint.name for _ in range(8)]
     assert len(set(spilled)) > 1
     assert chooser.explain(pool, keyed, 0.0)[0] == "cost"
 

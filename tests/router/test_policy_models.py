@@ -8,6 +8,7 @@ import pytest
 
 from router.model import Endpoint, Facts, Table
 from router.policy.choose import Chooser
+from router.policy.decision import Decision
 from router.policy.models import MEMORY, ModelRule, ModelRules, faults
 from router.policy.slow_start import SlowStart
 from router.policy.usage import cached_share
@@ -60,12 +61,12 @@ def test_the_exact_name_wins_then_the_longest_pattern() -> None:
         {
             "gpt-*": ModelRule(split={"a": 1}),
             "gpt-4*": ModelRule(split={"b": 1}),
-            "gpt-4": ModelRule(policy="random"),
+            "gpt-4": ModelRule(policy="session"),
         },
     )
     resolved = [rules.resolve(name, None, bool, RNG) for name in ("gpt-3", "gpt-4o", "gpt-4", "other")]
     assert resolved == ["a", "b", "gpt-4", "other"]
-    assert [rules.policy_of(name) for name in ("gpt-4", "gpt-3", None)] == ["random", "cost", "cost"]
+    assert [rules.policy_of(name) for name in ("gpt-4", "gpt-3", None)] == ["session", "cost", "cost"]
 
 
 def test_names_that_clients_invent_are_not_remembered_for_ever() -> None:
@@ -131,9 +132,9 @@ def test_each_model_has_its_policy_and_placements_are_told_only_where_they_matte
         False,
         False,
     )
-    assert made.placed(pool[0], Facts(model="m"), 0.0) is not None
-    assert made.placed(pool[0], Facts(model="n"), 0.0) is None
-    assert made.placed(pool[2], Facts(model="single"), 0.0) is None
+    assert made.placed(Decision(pool[0]), Facts(model="m"), 0.0) is not None
+    assert made.placed(Decision(pool[0]), Facts(model="n"), 0.0) is None
+    assert made.placed(Decision(pool[2]), Facts(model="single"), 0.0) is None
 
 
 def test_a_round_robin_fleet_is_told_nothing_at_all() -> None:
@@ -141,15 +142,15 @@ def test_a_round_robin_fleet_is_told_nothing_at_all() -> None:
     made.set_table(table(endpoint("a"), endpoint("b")), 0.0)
     assert not made.reads_any_prompt()
     assert not made._tracking
-    assert made.placed(endpoint("a"), Facts(model="m"), 0.0) is None
+    assert made.placed(Decision(endpoint("a")), Facts(model="m"), 0.0) is None
 
 
 def test_a_weight_of_zero_gets_nothing_while_another_has_some() -> None:
     made = chooser()
     a, b = endpoint("a", 0), endpoint("b", 1)
     made.set_table(table(a, b), 0.0)
-    assert {made.pick([a, b], Facts(model="m"), 0.0).name for _ in range(5)} == {"b"}
-    assert made.pick([a], Facts(model="m"), 0.0) == a
+    assert {made.pick([a, b], Facts(model="m"), 0.0).endpoint.name for _ in range(5)} == {"b"}
+    assert made.pick([a], Facts(model="m"), 0.0).endpoint == a
 
 
 def test_idle_and_short_the_default_is_weighted_round_robin() -> None:
@@ -161,7 +162,7 @@ def test_idle_and_short_the_default_is_weighted_round_robin() -> None:
     names = ""
     for number in range(14):
         picked = made.pick(pool, facts, number * 0.1)
-        names += picked.name
+        names += picked.endpoint.name
         placement = made.placed(picked, facts, number * 0.1)
         assert placement is not None
         placement.first_byte(number * 0.1 + 0.01)
@@ -175,7 +176,7 @@ def test_keys_stick_whatever_the_policy_unless_told_otherwise() -> None:
     for sticky, kinds in ((True, 1), (False, 4)):
         made = chooser(sticky_keys=sticky)
         made.set_table(table(*pool), 0.0)
-        assert len({made.pick(pool, keyed, 0.0).name for _ in range(12)}) == kinds
+        assert len({made.pick(pool, keyed, 0.0).endpoint.name for _ in range(12)}) == kinds
 
 
 def test_explain_tells_rule_inputs_and_pick_and_changes_nothing() -> None:
@@ -186,7 +187,7 @@ def test_explain_tells_rule_inputs_and_pick_and_changes_nothing() -> None:
         rule, scores, picked = made.explain(pool, Facts(model="m", prompt_bytes=10), 0.0)
         assert (rule, picked) == ("cost", made.policy("m").peek(pool, Facts(model="m", prompt_bytes=10), 0.0))
     assert set(scores["a@1"]) >= {"score", "backlog_s", "prefill_s", "cached_bytes", "cache_bytes"}
-    assert picked == made.pick(pool, Facts(model="m", prompt_bytes=10), 0.0)
+    assert picked == made.pick(pool, Facts(model="m", prompt_bytes=10), 0.0).endpoint
 
 
 @pytest.mark.parametrize(
@@ -225,8 +226,8 @@ def test_a_queue_that_others_filled_counts_for_a_while() -> None:
         placement.first_byte(2.0)
         placement.over(2.0)
     made.set_table(table(a, b), 3.0)
-    assert {made.pick([a, b], replace_blocks(long, number), 4.0).name for number in range(6)} == {"b"}
-    assert {made.pick([a, b], replace_blocks(long, number), 60.0).name for number in range(6)} == {"a", "b"}
+    assert {made.pick([a, b], replace_blocks(long, number), 4.0).endpoint.name for number in range(6)} == {"b"}
+    assert {made.pick([a, b], replace_blocks(long, number), 60.0).endpoint.name for number in range(6)} == {"a", "b"}
     busy = Chooser(rng=RNG, in_flight=lambda _endpoint: 9)
     busy.set_table(table(a, b), 3.0)
     assert busy.fleet.view(a).backlog_s(4.0) == 0.0

@@ -13,22 +13,16 @@ from router.policy.blocks import chain
 from router.policy.cost import Cost
 from router.policy.fleet_view import FleetView
 from router.policy.least_loaded import LeastLoaded
-from router.policy.prefix import Prefix
-from router.policy.random_choice import RandomChoice
 from router.policy.replica_view import PlacedRequest
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import RoutingPolicy
 from router.policy.session import Session
 from tests.router.test_policy import endpoint
 
-RNG = random.Random(1)
 InFlight = Callable[[Endpoint], int]
 RULES: dict[str, Callable[[FleetView, InFlight], RoutingPolicy]] = {
     "round_robin": lambda _fleet, _in_flight: RoundRobin(),
-    "random": lambda _fleet, _in_flight: RandomChoice(),
     "least_loaded": LeastLoaded,
-    "two_choices": lambda fleet, in_flight: LeastLoaded(fleet, in_flight, two_choices=True),
-    "prefix": Prefix,
     "session": lambda _fleet, in_flight: Session(in_flight, RoundRobin()),
     "cost": lambda fleet, _in_flight: Cost(fleet),
 }
@@ -79,7 +73,8 @@ def test_every_rule_picks_a_candidate_whatever_it_was_told(
             session=rng.choice([None, "a", "b"]),
         )
         assert policy.scores(candidates, what, now).keys() == {one.id for one in candidates}
-        picked = policy.pick(candidates, what, now, rng)
+        assert policy.peek(candidates, what, now) in candidates
+        picked = policy.pick(candidates, what, now).endpoint
         assert picked in candidates
         in_flight[picked.id] += 1
         under_way.append(fleet.view(picked).place(what, now))
@@ -97,11 +92,11 @@ def test_every_rule_picks_a_candidate_whatever_it_was_told(
         assert view.backlog_s(now) == 0.0
 
 
-@pytest.mark.parametrize("name", ["random", "least_loaded", "cost", "round_robin", "session"])
+@pytest.mark.parametrize("name", ["least_loaded", "cost", "round_robin", "session"])
 def test_an_idle_fleet_is_shared_by_weight(name: str) -> None:
     policy = RULES[name](FleetView(), nobody)
     pool = [endpoint("a", 3), endpoint("b", 1), endpoint("c", 0)]
-    share = Counter(policy.pick(pool, facts(b"hello"), 0.0, RNG).name for _ in range(400))
+    share = Counter(policy.pick(pool, facts(b"hello"), 0.0).endpoint.name for _ in range(400))
     assert share["c"] == 0
     assert 260 < share["a"] < 340
 
@@ -113,9 +108,9 @@ def test_cost_goes_where_the_prefix_is_until_waiting_there_is_longer() -> None:
     serve(fleet, a, facts(text(1, 2, 3)), 0.0, 1.0)
     serve(fleet, b, facts(text(7, 8, 9)), 0.0, 1.0)
     asked = facts(text(1, 2, 4))
-    assert policy.pick([a, b], asked, 2.0, RNG) == a
+    assert policy.pick([a, b], asked, 2.0).endpoint == a
     fleet.view(a).place(facts(text(5, 5, 5, 5, 5, 5, 5, 5)), 2.0)
-    assert policy.pick([a, b], asked, 2.0, RNG) == b
+    assert policy.pick([a, b], asked, 2.0).endpoint == b
 
 
 def test_cost_takes_the_emptiest_of_nearly_equal_ones() -> None:
@@ -125,7 +120,7 @@ def test_cost_takes_the_emptiest_of_nearly_equal_ones() -> None:
     for one in (a, b):
         serve(fleet, one, facts(text(1)), 0.0, 1.0)
     fleet.view(a).place(facts(b"x" * 400), 10.0)
-    assert {policy.pick([a, b], facts(text(4)), 10.0, RNG) for _ in range(4)} == {b}
+    assert {policy.pick([a, b], facts(text(4)), 10.0).endpoint for _ in range(4)} == {b}
 
 
 def test_cost_learns_that_a_replica_is_slow_and_tries_it_again_later() -> None:
@@ -135,8 +130,8 @@ def test_cost_learns_that_a_replica_is_slow_and_tries_it_again_later() -> None:
     for number in range(30):
         serve(fleet, a, facts(text(100 + number)), number * 10.0, 3.0)
         serve(fleet, b, facts(text(200 + number)), number * 10.0, 1.0)
-    assert {policy.pick([a, b], facts(text(900 + n)), 301.0, RNG) for n in range(4)} == {b}
-    later = [policy.pick([a, b], facts(text(950 + n)), 301.0 + 40 * n, RNG) for n in range(30)]
+    assert {policy.pick([a, b], facts(text(900 + n)), 301.0).endpoint for n in range(4)} == {b}
+    later = [policy.pick([a, b], facts(text(950 + n)), 301.0 + 40 * n).endpoint for n in range(30)]
     assert a in later
 
 
@@ -146,7 +141,7 @@ def test_cost_gives_half_the_weight_half_the_backlog() -> None:
     a, b = endpoint("a", 2), endpoint("b", 1)
     count: Counter[str] = Counter()
     for number in range(300):
-        picked = policy.pick([a, b], facts(text(number)), 0.0, RNG)
+        picked = policy.pick([a, b], facts(text(number)), 0.0).endpoint
         fleet.view(picked).place(facts(text(number)), 0.0)
         count[picked.name] += 1
     assert count["a"] == pytest.approx(200, abs=12)
@@ -158,7 +153,7 @@ def test_utilisation_is_the_share_of_busy_replicas_that_arrivals_find() -> None:
     a, b = endpoint("a"), endpoint("b")
     fleet.view(a).place(facts(text(*range(50))), 0.0)
     for _ in range(200):
-        policy.pick([a, b], facts(b"hi"), 0.0, RNG)
+        policy.pick([a, b], facts(b"hi"), 0.0)
     assert policy.utilisation == pytest.approx(0.5, abs=0.02)
 
 
@@ -168,7 +163,7 @@ def test_a_replica_that_never_answers_gets_less_and_less() -> None:
     fleet.view(a).place(facts(text(1, 2)), 0.0)
     fleet.view(a).place(facts(text(3, 4)), 0.0)
     assert fleet.view(a).backlog_s(1000.0) > 0.0
-    assert Cost(fleet).pick([a, b], facts(text(5)), 1000.0, RNG) == b
+    assert Cost(fleet).pick([a, b], facts(text(5)), 1000.0).endpoint == b
 
 
 def test_a_replica_that_is_late_may_be_as_late_again_W45() -> None:
@@ -177,11 +172,11 @@ def test_a_replica_that_is_late_may_be_as_late_again_W45() -> None:
     serve(fleet, a, facts(text(1)), 0.0, 1.0)
     serve(fleet, b, facts(text(2)), 0.0, 1.0)
     asked = facts(text(1, 3))
-    assert Cost(fleet).pick([a, b], asked, 2.0, RNG) == a  # it has half of the prompt
+    assert Cost(fleet).pick([a, b], asked, 2.0).endpoint == a  # it has half of the prompt
     late = fleet.view(a).place(facts(text(4)), 2.0)
     assert fleet.view(a).backlog_s(3.0) == pytest.approx(0.0, abs=0.2)
     assert fleet.view(a).backlog_s(9.0) > 3.0
-    assert Cost(fleet).pick([a, b], asked, 9.0, RNG) == b
+    assert Cost(fleet).pick([a, b], asked, 9.0).endpoint == b
     late.first_byte(9.0)
     assert fleet.view(a).backlog_s(9.0) == 0.0
 
@@ -197,10 +192,10 @@ def test_nearly_equal_scores_go_to_the_fewest_under_way_W45() -> None:
 
     for name in ("a", "a", "b", *["heavy"] * 8):
         run(name)
-    assert {policy.pick(pool, facts(b"hi"), 0.0, RNG).name for _ in range(6)} == {"b"}
+    assert {policy.pick(pool, facts(b"hi"), 0.0).endpoint.name for _ in range(6)} == {"b"}
     for _ in range(2):
         run("b")
-    assert {policy.pick(pool, facts(b"hi"), 0.0, RNG).name for _ in range(12)} == {"a", "heavy"}
+    assert {policy.pick(pool, facts(b"hi"), 0.0).endpoint.name for _ in range(12)} == {"a", "heavy"}
 
 
 def test_an_answer_in_one_piece_should_be_read_after_the_expected_time() -> None:
@@ -271,26 +266,12 @@ def test_session_sticks_within_bounds_and_spills_beyond() -> None:
     in_flight: Counter[str] = Counter()
     policy = Session(lambda one: in_flight[one.id], RoundRobin())
     pool = [endpoint(name) for name in "abcd"]
-    owner = policy.pick(pool, facts(session="s"), 0.0, RNG)
-    assert {policy.pick(pool, facts(session="s"), 0.0, RNG) for _ in range(9)} == {owner}
+    owner = policy.pick(pool, facts(session="s"), 0.0).endpoint
+    assert {policy.pick(pool, facts(session="s"), 0.0).endpoint for _ in range(9)} == {owner}
     in_flight[owner.id] = 9
-    spilled = policy.pick(pool, facts(session="s"), 0.0, RNG)
+    spilled = policy.pick(pool, facts(session="s"), 0.0).endpoint
     assert spilled != owner
-    assert {policy.pick(pool, facts(session="s"), 0.0, RNG) for _ in range(9)} == {spilled}
-
-
-def test_prefix_leaves_the_match_when_loads_are_far_apart() -> None:
-    fleet = FleetView()
-    in_flight: Counter[str] = Counter()
-    policy = Prefix(fleet, lambda one: in_flight[one.id])
-    a, b = endpoint("a"), endpoint("b")
-    fleet.view(a).place(facts(text(1, 2)), 0.0)
-    in_flight[a.id] = 64
-    assert policy.pick([a, b], facts(text(1, 3)), 0.0, RNG) == a
-    in_flight[a.id] = 65
-    assert policy.pick([a, b], facts(text(1, 3)), 0.0, RNG) == b
-    in_flight[a.id] = 1
-    assert policy.pick([a, b], facts(text(9, 1)), 0.0, RNG) == b
+    assert {policy.pick(pool, facts(session="s"), 0.0).endpoint for _ in range(9)} == {spilled}
 
 
 def test_answers_in_one_piece_teach_pace_and_writing_by_their_length() -> None:
@@ -309,7 +290,7 @@ def test_answers_in_one_piece_teach_pace_and_writing_by_their_length() -> None:
     assert view.s_per_byte == pytest.approx(1e-5, rel=0.05)
 
 
-def test_the_end_of_a_silent_answer_tells_that_those_before_it_are_read() -> None:
+def test_the_end_of_a_non_streamed_answer_tells_that_those_before_it_are_read() -> None:
     fleet = FleetView()
     view = fleet.view(endpoint("a"))
     fleet._shared.writing.s_per_token = 0.02
@@ -321,13 +302,13 @@ def test_the_end_of_a_silent_answer_tells_that_those_before_it_are_read() -> Non
     assert view.requests == 0
 
 
-def test_the_first_lesson_counts_for_everybody_at_once() -> None:
+def test_the_first_sample_counts_for_everybody_at_once() -> None:
     fleet = FleetView()
     policy = Cost(fleet)
     a, b = endpoint("a"), endpoint("b")
-    first = policy.pick([a, b], facts(text(1)), 0.0, RNG)
+    first = policy.pick([a, b], facts(text(1)), 0.0).endpoint
     serve(fleet, first, facts(text(1)), 0.0, 0.01)
-    assert policy.pick([a, b], facts(text(2)), 0.05, RNG) != first
+    assert policy.pick([a, b], facts(text(2)), 0.05).endpoint != first
 
 
 def test_prompts_too_small_to_measure_teach_no_pace() -> None:

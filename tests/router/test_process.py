@@ -441,6 +441,18 @@ async def test_files_are_taken_when_they_change_and_bad_ones_refused(node: Node,
         assert lines[-1]["files"] == [str(config)]
 
 
+async def test_a_settings_file_of_an_older_version_starts_and_is_warned_of(node: Node, replica: FakeReplica) -> None:
+    static, config = node.folder / "static.json", node.folder / "router.toml"
+    static.write_text(json.dumps([{"name": "s", "host": "127.0.0.1", "port": replica.port}]))
+    config.write_text('prefix_blocks = 5000\npolicy = "prefix"\n[models.m]\npolicy = "random"\n')
+    async with node.router("--static-services", str(static), "--config", str(config)):
+        await node.until(node.chats)
+        lines = [json.loads(line) for line in (node.folder / "router.log").read_text().splitlines() if line[:1] == "{"]
+        warned = {line["setting"]: line["remedy"] for line in lines if line["event"] == "settings.retired"}
+        assert warned.keys() == {"prefix_blocks", "policy", "models.m.policy"}
+        assert "'cost'" in warned["policy"]
+
+
 async def test_a_hung_worker_is_killed_and_replaced(node: Node, replica: FakeReplica) -> None:
     static = node.folder / "static.json"
     static.write_text(

@@ -130,13 +130,13 @@ async def test_a_failed_try_leaves_nothing_behind(planes: MakePlane) -> None:
 
 
 async def test_a_policy_may_be_asked_for_only_where_that_is_allowed(planes: MakePlane) -> None:
-    for allowed, rule in ((False, "cost"), (True, "random")):
+    for allowed, rule in ((False, "cost"), (True, "round_robin")):
         plane = await planes(allow_policy_header=allowed)
         replica = await plane.add(answer_ok)
         plane.route(replica, await plane.add(answer_ok))
-        said = (await plane.post(chat("hi"), "/admin/explain", "x-routing-policy: random\r\n")).body
+        said = (await plane.post(chat("hi"), "/admin/explain", "x-routing-policy: round_robin\r\n")).body
         assert json.loads(said)["rule"] == rule
-        assert (await plane.post(chat("hi"), headers="x-routing-policy: random\r\n")).status == 200
+        assert (await plane.post(chat("hi"), headers="x-routing-policy: round_robin\r\n")).status == 200
         refused = await plane.post(chat("hi"), headers="x-routing-policy: best\r\n")
         assert refused.status == (400 if allowed else 200)
         assert all(call.header("x-routing-policy") is None for call in replica.calls)
@@ -220,11 +220,24 @@ def settings(**data: object) -> RouterSettings:
 
 
 def test_rules_come_from_the_settings() -> None:
-    made = settings(policy="least_loaded", models={"fast": {"split": {"a": 9, "b": 1}}, "x-*": {"policy": "prefix"}})
+    made = settings(policy="least_loaded", models={"fast": {"split": {"a": 9, "b": 1}}, "x-*": {"policy": "session"}})
     rules = made.model_rules()
-    assert (rules.policy_of("x-1"), rules.policy_of("y"), rules.aliases()) == ("prefix", "least_loaded", ["fast"])
+    assert (rules.policy_of("x-1"), rules.policy_of("y"), rules.aliases()) == ("session", "least_loaded", ["fast"])
     again = RouterSettings.model_validate(made.model_dump(mode="json"))
     assert again.model_rules().rules == rules.rules
+    assert made.retired() == {}
+
+
+def test_settings_of_an_older_version_are_taken_and_warned_of() -> None:
+    made = settings(
+        policy="two_choices", prefix_blocks=5000, models={"x": {"policy": "prefix"}, "y": {"policy": "cost"}}
+    )
+    rules = made.model_rules()
+    assert (rules.policy_of("x"), rules.policy_of("y"), rules.policy_of(None)) == ("cost", "cost", "least_loaded")
+    told = made.retired()
+    assert told.keys() == {"policy", "models.x.policy", "prefix_blocks"}
+    assert "'two_choices'" in told["policy"]
+    assert "'least_loaded'" in told["policy"]
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ STREAM_REQUEST = (
     b"POST /v1/chat/completions HTTP/1.1\r\nhost: r\r\ncontent-type: application/json\r\nconnection: close\r\n"
     b"content-length: %d\r\n\r\n%b" % (len(STREAM), STREAM)
 )
-POLICIES = ("cost", "least_loaded", "two_choices", "session", "prefix", "round_robin", "random")
+POLICIES = ("cost", "least_loaded", "session", "round_robin")
 STOPPED_S, EVERY_S = 30.0, 0.2
 counted: dict[str, int] = {}
 
