@@ -189,7 +189,7 @@ async def serve(settings: RegistrySettings, *, config: Path | None, reread: Call
     """
     raise_file_limit()
     require_free(Address(settings.host, settings.port))
-    app = make_app(settings, make_store(settings.store, settings.data_dir))
+    app = make_app(settings, make_store(settings))
     reloader = Reloader(
         settings,
         reread,

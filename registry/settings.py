@@ -23,8 +23,20 @@ class RegistrySettings(ServiceSettings):
     data_dir: Path = option(Path("data"), "Directory of the embedded store.", restart=True)
     store: str | None = option(
         None,
-        "Where records are kept: sqlite:///PATH, memory:// or etcd://HOST:PORT,…; unset: in the data directory.",
+        "Where records are kept: sqlite:///PATH, memory://, etcd://HOST:PORT,… or etcds://HOST:PORT,… (TLS); unset: in "
+        "the data directory.",
         restart=True,
+    )
+    etcd_ca_file: Path | None = option(
+        None, "PEM file of the CAs that etcd's members are checked against; unset: the system's CAs.", restart=True
+    )
+    etcd_cert_file: Path | None = option(
+        None, "PEM file of the client certificate that etcd's members want to see.", restart=True
+    )
+    etcd_key_file: Path | None = option(None, "PEM file of that certificate's key, without a passphrase.", restart=True)
+    etcd_user: str | None = option(None, "User that etcd's own authentication wants to see.", restart=True)
+    etcd_password_file: Path | None = option(
+        None, "File with that user's password, which only its owner can read.", restart=True
     )
     insecure_no_auth: bool = option(False, "Listen on other than loopback addresses without tokens.")
     read_token_file: CommaList = option((), "Files with tokens that may read.")

@@ -6,7 +6,7 @@ answers and moves on at once when it does not. Every call has a deadline; what w
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from common.http.client import read_bounded
+from common.http.lines import read_lines
 from common.wire.record import ServiceRecord, Snapshot, Update, decode_update, record_from_wire
 
 log = structlog.get_logger(__name__)
@@ -179,7 +180,7 @@ class RegistryClient:
                     raise WatchUnsupported(url)
                 if answer.status != HTTPStatus.OK:
                     raise RegistryUnavailable(f"{url}: watch answered {answer.status}")
-                async for line in _lines(answer.content):
+                async for line in read_lines(answer.content, WATCH_LINE_LIMIT_BYTES):
                     yield decode_update(line)
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, ValueError) as error:
             self._move_on(url)
@@ -258,22 +259,3 @@ class RegistryClient:
         """Use the next registry, unless another call already moved on."""
         if self.url == failed:
             self._current = (self._current + 1) % len(self._urls)
-
-
-async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Newline-terminated lines of any length up to the limit (`readline` stops at 512 KiB; docs/faults.md D15)."""
-    pending: list[bytes] = []
-    size = 0
-    async for chunk in stream.iter_any():
-        *whole, rest = chunk.split(b"\n")
-        for part in whole:
-            line = b"".join((*pending, part))
-            pending.clear()
-            size = 0
-            if line:
-                yield line
-        if rest:
-            pending.append(rest)
-            size += len(rest)
-            if size > WATCH_LINE_LIMIT_BYTES:
-                raise ValueError(f"a watch line is longer than {WATCH_LINE_LIMIT_BYTES} bytes")

@@ -43,18 +43,12 @@ def read_token(path: Path) -> str:
     Raises:
         ConfigurationError: The file is missing, readable by others, or its token is too short.
     """
-    try:
-        mode = path.lstat().st_mode
-        text = read_bounded(path, limit_bytes=_TOKEN_FILE_LIMIT_BYTES).decode("ascii").strip()
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"token file {path}: {error}") from error
-    if stat.S_IMODE(mode) & 0o077:
-        raise ConfigurationError(f"token file {path}: others can read it; run: chmod 600 {path}")
-    if len(text) < TOKEN_LEAST_BYTES or not text.isprintable() or " " in text:
-        raise ConfigurationError(
-            f"token file {path}: needs one token of at least {TOKEN_LEAST_BYTES} printable characters; "
-            f"make one with: openssl rand -hex 32 > {path}"
-        )
+    needs = (
+        f"one token of at least {TOKEN_LEAST_BYTES} printable characters; make one with: openssl rand -hex 32 > {path}"
+    )
+    text = _read_private(path, "token file", needs)
+    if len(text) < TOKEN_LEAST_BYTES or " " in text:
+        raise ConfigurationError(f"token file {path}: needs {needs}")
     return text
 
 
@@ -64,16 +58,31 @@ def read_credential(path: Path) -> str:
     Raises:
         ConfigurationError: The file is missing, readable by others, or holds no single line.
     """
+    text = _read_private(path, "key file", "one line: the key, or the whole value of Authorization")
+    return text if " " in text else f"Bearer {text}"
+
+
+def read_password(path: Path) -> str:
+    """The password in `path`: one line, in a file that only its owner can read.
+
+    Raises:
+        ConfigurationError: The file is missing, readable by others, or empty.
+    """
+    return _read_private(path, "password file", "one line: the password")
+
+
+def _read_private(path: Path, what: str, needs: str) -> str:
+    """The one printable line of a file that only its owner can read."""
     try:
         mode = path.stat().st_mode
         text = read_bounded(path, limit_bytes=_TOKEN_FILE_LIMIT_BYTES).decode("ascii").strip()
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"key file {path}: {error}") from error
+        raise ConfigurationError(f"{what} {path}: {error}") from error
     if stat.S_IMODE(mode) & 0o077:
-        raise ConfigurationError(f"key file {path}: others can read it; run: chmod 600 {path}")
+        raise ConfigurationError(f"{what} {path}: others can read it; run: chmod 600 {path}")
     if not text or not text.isprintable():
-        raise ConfigurationError(f"key file {path}: needs one line: the key, or the whole value of Authorization")
-    return text if " " in text else f"Bearer {text}"
+        raise ConfigurationError(f"{what} {path}: needs {needs}")
+    return text
 
 
 def bearer_matches(authorization: str | None, token: str) -> bool:

@@ -1,6 +1,7 @@
 """The one client session of a process, with the manners of docs/faults.md 3.1 and 3.2."""
 
 import os
+import ssl
 
 import aiohttp
 
@@ -12,7 +13,12 @@ KEEPALIVE_S = 4.0
 
 
 def make_session(
-    *, timeout_s: float, connect_timeout_s: float = 2.0, limit: int = 100, authorization: str | None = None
+    *,
+    timeout_s: float,
+    connect_timeout_s: float = 2.0,
+    limit: int = 100,
+    authorization: str | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> aiohttp.ClientSession:
     """A session without cookies, proxies or limits that wait silently.
 
@@ -21,12 +27,17 @@ def make_session(
         connect_timeout_s: Timeout of one TCP connect.
         limit: Connections at once; a probe of thousands of records wants its own semaphore below this.
         authorization: Sent with every call, for a session that asks one server only.
+        tls: What servers on https are checked with; None for the system's CAs.
 
-    Redirects are the caller's to refuse (`allow_redirects=False`); `get_json` below does.
+    Redirects are the caller's to refuse (`allow_redirects=False`).
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=limit, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=10, resolver=Resolver()
+            limit=limit,
+            keepalive_timeout=KEEPALIVE_S,
+            ttl_dns_cache=10,
+            resolver=Resolver(),
+            ssl=tls if tls is not None else True,
         ),
         timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=connect_timeout_s),
         cookie_jar=aiohttp.DummyCookieJar(),

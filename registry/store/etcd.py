@@ -8,10 +8,10 @@ that was cut off from writing the record again. Every write compares the revisio
 import asyncio
 import contextlib
 import math
+import ssl
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import msgspec
 import structlog
@@ -40,10 +40,12 @@ from registry.store.gateway import (
     Compacted,
     Gateway,
     KeyValue,
-    WatchBatch,
-    key_value,
+    Login,
+    NotFound,
+    Request,
+    StoreRefused,
+    StreamResult,
     range_end,
-    to_base64,
 )
 from registry.store.keepalives import Keepalives
 
@@ -71,12 +73,20 @@ class Diverged(StoreUnavailable):
 
 
 class EtcdStore:
-    """Records in the etcd whose members are `endpoints` (`host:port`)."""
+    """Records in an etcd.
+
+    Args:
+        urls: Base URLs of its members.
+        tls: What members on https are checked with, and our certificate; None where all are on http.
+        login: Whom to be, or None where etcd asks for nobody.
+    """
 
     shared = True
 
-    def __init__(self, endpoints: Sequence[str]) -> None:
-        self._endpoints = endpoints
+    def __init__(self, urls: Sequence[str], *, tls: ssl.SSLContext | None = None, login: Login | None = None) -> None:
+        self._urls = urls
+        self._tls = tls
+        self._login = login
         self._known: dict[str, Known] = {}
         self._dropped: dict[str, int] = {}
         self._rubbish: set[str] = set()
@@ -90,7 +100,7 @@ class EtcdStore:
 
     async def open(self) -> Loaded:
         """Connect and take a snapshot; waits a while for an etcd that is still starting."""
-        self._gateway = Gateway(self._endpoints, make_session(timeout_s=CALL_TIMEOUT_S))
+        self._gateway = Gateway(self._urls, make_session(timeout_s=CALL_TIMEOUT_S, tls=self._tls), self._login)
         await self._scope.__aenter__()
         self._keepalives = Keepalives(self._gateway)
         self._scope.spawn("keepalives", self._keepalives.run(), service=True)
@@ -100,8 +110,8 @@ class EtcdStore:
                 back = await self._snapshot()
                 break
             except StoreUnavailable as error:
-                if time.monotonic() > deadline:
-                    raise ConfigurationError(f"store etcd://{','.join(self._endpoints)}: {error}") from error
+                if isinstance(error, StoreRefused) or time.monotonic() > deadline:
+                    raise ConfigurationError(f"store at {','.join(self._urls)}: {error}") from error
                 log.warning("store.waiting", reason=str(error))
                 await asyncio.sleep(1.0)
         return Loaded(tuple(back.instances.values()), back.version)
@@ -136,13 +146,11 @@ class EtcdStore:
 
     async def look(self, name: str) -> Written | Vanished | None:
         """Read one record, ahead of the watch."""
-        read = [{"request_range": {"key": to_base64(prefix + name)}} for prefix in (SERVICES, TOMBSTONES)]
-        answer = await self._calls().call("/kv/txn", {"success": read})
-        here, buried = (it["response_range"].get("kvs", ()) for it in answer["responses"])
-        revision = int(answer["header"]["revision"])
+        reply = await self._calls().call("/kv/txn", {"success": _reads(name)})
+        here, buried = (it.response_range.kvs for it in reply.responses)
         if not here:
-            return Vanished(name, revision, bool(buried))
-        item = key_value(here[0])
+            return Vanished(name, reply.header.revision, bool(buried))
+        item = here[0]
         instance = _instance(item)
         return None if instance is None else Written(instance, item.mod_revision, item.lease)
 
@@ -154,7 +162,7 @@ class EtcdStore:
                     async for batch in batches:
                         for event in self._events(batch):
                             yield event
-                        self._revision = max(self._revision, batch.revision)
+                        self._revision = max(self._revision, batch.header.revision)
                         self._dropped = {name: at for name, at in self._dropped.items() if at > self._revision}
             except (StoreUnavailable, Compacted) as error:
                 yield Away(str(error))
@@ -175,21 +183,20 @@ class EtcdStore:
         return self._gateway
 
     async def _snapshot(self) -> Back:
-        answer = await self._calls().call("/kv/range", {"key": to_base64(ROOT), "range_end": range_end(ROOT)})
-        revision = int(answer["header"]["revision"])
-        items = [key_value(raw) for raw in answer.get("kvs", ())]
+        reply = await self._calls().call("/kv/range", {"key": ROOT.encode(), "range_end": range_end(ROOT)})
+        revision = reply.header.revision
         instances: dict[str, Instance] = {}
         known: dict[str, Known] = {}
         rubbish: set[str] = set()
-        for item in items:
-            if not item.key.startswith(SERVICES):
+        for item in reply.kvs:
+            if not item.name.startswith(SERVICES):
                 continue
             if (instance := _instance(item)) is None:
-                rubbish.add(item.key)
+                rubbish.add(item.name)
             else:
                 instances[instance.name] = instance
                 known[instance.name] = Known(item.mod_revision, item.lease, instance.generation)
-        buried = frozenset(it.key.removeprefix(TOMBSTONES) for it in items if it.key.startswith(TOMBSTONES))
+        buried = frozenset(it.name.removeprefix(TOMBSTONES) for it in reply.kvs if it.name.startswith(TOMBSTONES))
         self._known, self._dropped, self._rubbish, self._revision = known, {}, rubbish, revision
         return Back(instances, buried - instances.keys(), revision)
 
@@ -203,7 +210,7 @@ class EtcdStore:
                 log.warning("store.still_away", reason=str(error))
                 pause_s = min(pause_s * 2, 2.0)
 
-    async def _batches(self) -> AsyncGenerator[WatchBatch]:
+    async def _batches(self) -> AsyncGenerator[StreamResult]:
         """The watch, with a pulse beside it."""
         batches = self._calls().watch(ROOT, self._revision + 1)
         upcoming = asyncio.ensure_future(anext(batches))
@@ -230,27 +237,27 @@ class EtcdStore:
                 await upcoming
             await batches.aclose()
 
-    def _events(self, batch: WatchBatch) -> list[Event]:
+    def _events(self, batch: StreamResult) -> list[Event]:
         """What a batch means: a deletion in the revision of a tombstone was on purpose, any other is a lease's end."""
         buried = {
-            (event.item.mod_revision, event.item.key.removeprefix(TOMBSTONES))
+            (event.kv.mod_revision, event.kv.name.removeprefix(TOMBSTONES))
             for event in batch.events
-            if not event.deleted and event.item.key.startswith(TOMBSTONES)
+            if not event.deleted and event.kv.name.startswith(TOMBSTONES)
         }
-        found: list[Event] = []
+        meant: list[Event] = []
         for event in batch.events:
-            item = event.item
-            if not item.key.startswith(SERVICES):
+            item = event.kv
+            if not item.name.startswith(SERVICES):
                 continue
-            self._rubbish.discard(item.key)
+            self._rubbish.discard(item.name)
             if event.deleted:
-                name = item.key.removeprefix(SERVICES)
-                found.append(Vanished(name, item.mod_revision, (item.mod_revision, name) in buried))
+                name = item.name.removeprefix(SERVICES)
+                meant.append(Vanished(name, item.mod_revision, (item.mod_revision, name) in buried))
             elif (instance := _instance(item)) is not None:
-                found.append(Written(instance, item.mod_revision, item.lease))
+                meant.append(Written(instance, item.mod_revision, item.lease))
             else:
-                self._rubbish.add(item.key)
-        return found
+                self._rubbish.add(item.name)
+        return meant
 
     async def _pulse(self) -> bool:
         """True when etcd has as many records as are known here.
@@ -259,12 +266,11 @@ class EtcdStore:
             StoreUnavailable: It does not answer.
             Diverged: It has gone back in time: another data directory, or a restored backup.
         """
-        counted = {"key": to_base64(SERVICES), "range_end": range_end(SERVICES), "count_only": True}
-        answer = await self._calls().call("/kv/range", counted)
-        revision = int(answer["header"]["revision"])
-        if revision < self._revision:
-            raise Diverged(f"etcd is at revision {revision}, before {self._revision}")
-        return int(answer.get("count", 0)) == len(self._known) + len(self._rubbish)
+        counted = {"key": SERVICES.encode(), "range_end": range_end(SERVICES), "count_only": True}
+        reply = await self._calls().call("/kv/range", counted)
+        if reply.header.revision < self._revision:
+            raise Diverged(f"etcd is at revision {reply.header.revision}, before {self._revision}")
+        return reply.count == len(self._known) + len(self._rubbish)
 
     # Writing.
 
@@ -281,8 +287,8 @@ class EtcdStore:
             written = await self._transact(
                 name,
                 [_unchanged(name, known), *_unburied(name, put, known, revision)],
-                [{"request_put": {"key": to_base64(SERVICES + name), "value": _value(instance), "lease": lease}}]
-                + ([{"request_delete_range": {"key": to_base64(TOMBSTONES + name)}}] if put.claims else []),
+                [{"request_put": {"key": _key(SERVICES, name), "value": encode(instance), "lease": lease}}]
+                + ([{"request_delete_range": {"key": _key(TOMBSTONES, name)}}] if put.claims else []),
             )
             if written:
                 self._known[name] = Known(written, lease, instance.generation)
@@ -300,8 +306,8 @@ class EtcdStore:
                 name,
                 [_unchanged(name, self._known.get(name))],
                 [
-                    {"request_delete_range": {"key": to_base64(SERVICES + name)}},
-                    {"request_put": {"key": to_base64(TOMBSTONES + name), "value": "", "lease": lease}},
+                    {"request_delete_range": {"key": _key(SERVICES, name)}},
+                    {"request_put": {"key": _key(TOMBSTONES, name), "value": b"", "lease": lease}},
                 ],
             )
             if written:
@@ -312,32 +318,30 @@ class EtcdStore:
 
     async def _grant(self, length_s: float) -> tuple[int, int]:
         """A new lease, and the revision of etcd when it was granted."""
-        answer = await self._calls().call("/lease/grant", {"TTL": math.ceil(length_s)})
-        return int(answer["ID"]), int(answer["header"]["revision"])
+        reply = await self._calls().call("/lease/grant", {"TTL": math.ceil(length_s)})
+        return reply.id, reply.header.revision
 
-    async def _transact(self, name: str, compare: list[Any], success: list[Any]) -> int:
+    async def _transact(self, name: str, compare: Sequence[Request], success: Sequence[Request]) -> int:
         """Returns the revision written, or 0 when the key or its lease ended meanwhile and the write must start anew.
 
         Raises:
             StoreConflict: Another registry changed the name.
         """
-        failure = [{"request_range": {"key": to_base64(prefix + name)}} for prefix in (SERVICES, TOMBSTONES)]
+        body = {"compare": compare, "success": success, "failure": _reads(name)}
         try:
-            answer = await self._calls().call("/kv/txn", {"compare": compare, "success": success, "failure": failure})
-        except StoreUnavailable as error:
-            if "requested lease not found" in str(error):
-                self._known.pop(name, None)
-                return 0
-            raise
-        if answer.get("succeeded"):
-            return int(answer["header"]["revision"])
-        here, buried = ([key_value(raw) for raw in it["response_range"].get("kvs", ())] for it in answer["responses"])
+            reply = await self._calls().call("/kv/txn", body)
+        except NotFound:
+            self._known.pop(name, None)
+            return 0
+        if reply.succeeded:
+            return reply.header.revision
+        here, buried = (it.response_range.kvs for it in reply.responses)
         had = self._known.pop(name, None)
         if here and (instance := _instance(here[0])) is not None:
             self._known[name] = Known(here[0].mod_revision, here[0].lease, instance.generation)
             raise StoreConflict(name, instance)
         if buried:
-            self._dropped[name] = int(answer["header"]["revision"])
+            self._dropped[name] = reply.header.revision
             raise StoreConflict(name, None)
         if had is None:
             raise StoreUnavailable(f"etcd has something at {name!r} that is no record")
@@ -349,27 +353,32 @@ def _instance(item: KeyValue) -> Instance | None:
     try:
         instance = decode(item.value)
     except (msgspec.DecodeError, TypeError) as error:
-        log.warning("store.record_unreadable", key=item.key, reason=str(error))
+        log.warning("store.record_unreadable", key=item.name, reason=str(error))
         return None
-    if SERVICES + instance.name != item.key:
-        log.warning("store.record_misplaced", key=item.key, name=instance.name)
+    if SERVICES + instance.name != item.name:
+        log.warning("store.record_misplaced", key=item.name, name=instance.name)
         return None
     return instance
 
 
-def _value(instance: Instance) -> str:
-    return to_base64(encode(instance).decode())
+def _key(prefix: str, name: str) -> bytes:
+    return f"{prefix}{name}".encode()
 
 
-def _unchanged(name: str, known: Known | None) -> dict[str, Any]:
+def _reads(name: str) -> list[Request]:
+    """The operations that read a record and its tombstone."""
+    return [{"request_range": {"key": _key(prefix, name)}} for prefix in (SERVICES, TOMBSTONES)]
+
+
+def _unchanged(name: str, known: Known | None) -> Request:
     """The comparison that fails when another registry was quicker."""
-    key = {"key": to_base64(SERVICES + name), "result": "EQUAL"}
+    key = {"key": _key(SERVICES, name), "result": "EQUAL"}
     if known is None:
         return {**key, "target": "CREATE", "create_revision": 0}
     return {**key, "target": "MOD", "mod_revision": known.revision}
 
 
-def _unburied(name: str, put: Upsert, known: Known | None, granted_at: int) -> list[dict[str, Any]]:
+def _unburied(name: str, put: Upsert, known: Known | None, granted_at: int) -> list[Request]:
     """The comparison that keeps a forgotten record from coming back.
 
     Nobody may write again what was deregistered elsewhere; a client that registers may, unless the deregistration came
@@ -377,7 +386,7 @@ def _unburied(name: str, put: Upsert, known: Known | None, granted_at: int) -> l
     """
     if known is not None:
         return []
-    key = {"key": to_base64(TOMBSTONES + name)}
+    key = {"key": _key(TOMBSTONES, name)}
     if put.claims:
         return [{**key, "target": "MOD", "result": "LESS", "mod_revision": granted_at + 1}]
     return [{**key, "target": "CREATE", "result": "EQUAL", "create_revision": 0}]

@@ -42,12 +42,12 @@ class Keepalives:
 
     async def _send(self, batch: list[tuple[int, asyncio.Future[bool]]]) -> None:
         try:
-            answers = await self._gateway.call_many("/lease/keepalive", [{"ID": lease} for lease, _ in batch])
+            replies = await self._gateway.call_many("/lease/keepalive", [{"ID": lease} for lease, _ in batch])
         except StoreError as error:
             for _, done in batch:
                 if not done.done():
                     done.set_exception(StoreUnavailable(str(error)))
             return
-        for (_, done), answer in zip(batch, answers, strict=True):
+        for (_, done), reply in zip(batch, replies, strict=True):
             if not done.done():
-                done.set_result("TTL" in answer.get("result", {}))  # a lease that ended has no TTL
+                done.set_result(reply.result.ttl is not None)

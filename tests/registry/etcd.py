@@ -3,20 +3,63 @@
 import json
 import shutil
 import signal
+import ssl
 import subprocess
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import pytest
+import trustme
 
 
 def require_etcd() -> None:
     """Skip a test where there is no etcd (`.ci/run` installs it)."""
     if shutil.which("etcd") is None or shutil.which("etcdctl") is None:
         pytest.skip("etcd is not installed: apt-get install etcd-server etcd-client")
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A CA of the test's own, the member's certificate, and a client's."""
+
+    ca: Path
+    server: Path
+    client: Path
+    client_key: Path
+
+    @classmethod
+    def make(cls, directory: Path) -> Self:
+        """Write them to `directory`."""
+        directory.mkdir()
+        authority = trustme.CA()
+        made = cls(*(directory / name for name in ("ca.pem", "server.pem", "client.pem", "client.key")))
+        authority.cert_pem.write_to_path(made.ca)
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(made.server)
+        client = authority.issue_cert("registry.example")
+        client.cert_chain_pems[0].write_to_path(made.client)
+        client.private_key_pem.write_to_path(made.client_key)
+        return made
+
+    def server_flags(self) -> list[str]:
+        """For etcd. Its JSON gateway is a client of the member, and shows the member's own certificate."""
+        return [
+            *("--cert-file", str(self.server), "--key-file", str(self.server)),
+            *("--client-cert-auth", "--trusted-ca-file", str(self.ca)),
+        ]
+
+    def client_flags(self) -> list[str]:
+        """For etcdctl."""
+        return ["--cacert", str(self.ca), "--cert", str(self.client), "--key", str(self.client_key)]
+
+    def context(self) -> ssl.SSLContext:
+        """For Python."""
+        context = ssl.create_default_context(cafile=str(self.ca))
+        context.load_cert_chain(self.client, self.client_key)
+        return context
 
 
 class Etcd:
@@ -28,11 +71,21 @@ class Etcd:
         peer_port: Where other members do.
         name: Its name in the cluster.
         cluster: Name and peer URL of every member; empty for a cluster of one.
+        tls: Files that it serves TLS with, to clients with a certificate of the same CA only.
     """
 
     def __init__(
-        self, directory: Path, *, client_port: int, peer_port: int, name: str = "one", cluster: str = ""
+        self,
+        directory: Path,
+        *,
+        client_port: int,
+        peer_port: int,
+        name: str = "one",
+        cluster: str = "",
+        tls: "Certificates | None" = None,
     ) -> None:
+        self._tls = tls
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{client_port}"
         self.directory = directory
         self.endpoint = f"127.0.0.1:{client_port}"
         self._name = name
@@ -51,7 +104,7 @@ class Etcd:
 
     def start(self, *flags: str, wait: bool = True) -> None:
         """Start over whatever data there is; `wait` returns when it answers."""
-        url = f"http://{self.endpoint}"
+        url = self.url
         self._process = subprocess.Popen(
             [
                 "etcd",
@@ -60,6 +113,7 @@ class Etcd:
                 *("--listen-peer-urls", self._peer, "--initial-advertise-peer-urls", self._peer),
                 *("--initial-cluster", self._cluster, "--auto-compaction-retention=1h"),
                 *("--heartbeat-interval", "50", "--election-timeout", "500"),
+                *(self._tls.server_flags() if self._tls else ()),
                 *flags,
             ],
             stdout=subprocess.DEVNULL,
@@ -104,7 +158,7 @@ class Etcd:
     def ctl(self, *arguments: str) -> str:
         """Run etcdctl; returns what it prints."""
         done = subprocess.run(
-            ["etcdctl", f"--endpoints={self.endpoint}", *arguments],
+            ["etcdctl", f"--endpoints={self.url}", *(self._tls.client_flags() if self._tls else ()), *arguments],
             env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"},
             capture_output=True,
             check=True,
@@ -118,7 +172,8 @@ class Etcd:
 
     def _is_healthy(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://{self.endpoint}/health", timeout=1) as answer:
+            context = self._tls.context() if self._tls else None
+            with urllib.request.urlopen(f"{self.url}/health", timeout=1, context=context) as answer:  # noqa: S310 - https or http
                 return b"true" in answer.read()
         except (urllib.error.URLError, OSError):
             return False

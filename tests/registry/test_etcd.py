@@ -66,7 +66,7 @@ def said(name: str = "svc", **changes: Any) -> Registration:
 
 @asynccontextmanager
 async def joined(*members: Etcd) -> AsyncIterator[Peer]:
-    store = EtcdStore([member.endpoint for member in members])
+    store = EtcdStore([f"http://{member.endpoint}" for member in members])
     loaded = await store.open()
     clock = SystemClock()
     catalogue = Catalogue(epoch="e", shared=True)

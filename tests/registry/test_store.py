@@ -14,6 +14,7 @@ from common.wire.words import HealthStatus
 from registry.core.model import Instance, Registration, Removed, Upsert
 from registry.core.report import make_report
 from registry.core.store import Store, StoreError, StoreUnavailable
+from registry.settings import RegistrySettings
 from registry.store.choose import make_store
 from registry.store.etcd import EtcdStore
 from registry.store.memory import MemoryStore
@@ -38,7 +39,7 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Reopen:
             return lambda: SqliteStore(tmp_path / "deep" / "registry.sqlite3")
         case _:
             endpoint = request.getfixturevalue("etcd").endpoint
-            return lambda: EtcdStore([endpoint])
+            return lambda: EtcdStore([f"http://{endpoint}"])
 
 
 async def written(reopen: Reopen, *changes: Upsert | Removed) -> tuple[Instance, ...]:
@@ -186,7 +187,7 @@ async def test_sqlite_write_is_all_or_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_store_setting_chooses_the_store(url: str | None, expected: str | None) -> None:
-    store = make_store(url, Path("base"))
+    store = make_store(RegistrySettings(store=url, data_dir=Path("base")))
     if expected is None:
         assert isinstance(store, MemoryStore)
     else:
@@ -211,4 +212,4 @@ def test_store_setting_chooses_the_store(url: str | None, expected: str | None) 
 )
 def test_store_setting_of_no_known_form_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="--store"):
-        make_store(url, Path("base"))
+        make_store(RegistrySettings(store=url, data_dir=Path("base")))
