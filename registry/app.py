@@ -22,6 +22,7 @@ from common.names import bind_address
 from common.reload import Reloader, hangup_event
 from common.tasks import TaskScope
 from registry.access import address_policy, agent_token_of, files_of, guard_of
+from registry.choose_store import make_store
 from registry.core.catalogue import Catalogue
 from registry.core.model import Sweep
 from registry.core.store import Store, StoreError
@@ -38,7 +39,6 @@ from registry.outbound.sessions import GuardedResolver, agent_session, https_ses
 from registry.probes.prober import HealthProber
 from registry.reload import put_in_force
 from registry.settings import RegistrySettings
-from registry.store.choose import make_store
 from registry.views.metrics import Metrics
 from registry.views.render import Renderer
 from registry.views.watch import WatchHub

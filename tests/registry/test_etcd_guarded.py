@@ -9,10 +9,10 @@ import pytest
 import trustme
 
 from common.exits import ConfigurationError
+from registry.choose_store import make_store
 from registry.core.model import Instance, Registration, Upsert
 from registry.core.store import Away, Back, Store, StoreUnavailable, Written
 from registry.settings import RegistrySettings
-from registry.store.choose import make_store
 from tests.ports import free_port
 from tests.registry.etcd import Certificates, Etcd, require_etcd
 

@@ -11,11 +11,11 @@ import pytest
 
 from common.exits import ConfigurationError
 from common.wire.words import HealthStatus
+from registry.choose_store import make_store
 from registry.core.model import Instance, Registration, Removed, Upsert
 from registry.core.report import make_report
 from registry.core.store import Store, StoreError, StoreUnavailable
 from registry.settings import RegistrySettings
-from registry.store.choose import make_store
 from registry.store.etcd import EtcdStore
 from registry.store.memory import MemoryStore
 from registry.store.sqlite import SqliteStore
