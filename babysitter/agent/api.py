@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from msgspec import UNSET
 
 from babysitter import metrics as scrapes
 from babysitter.agent import streams
@@ -23,6 +24,8 @@ from common.discovery.replica import FILTERS, select
 from common.http.access import bearer_matches
 from common.http.answers import json_answer
 from common.http.errors import ApiError, detailed, json_errors
+from common.wire.replica import Created
+from common.wire.words import ReplicaStatus
 
 OPEN = frozenset({"/health", "/api/v1/health", "/metrics"})
 BODY_TIMEOUT_S = 30.0
@@ -117,21 +120,18 @@ async def create(request: web.Request) -> web.Response:
             raw = await request.read()
     except TimeoutError as error:
         raise ApiError(408, "the body did not come in time", headers={"Connection": "close"}) from error
+    body, manager = parse_body(raw), request.app[AGENT].manager
+    create_request = manager.read(body)
     # Shielded: a client that goes away in the middle leaves a whole replica, which it finds by its request_id.
-    body = parse_body(raw)
-    controller, repeated = await asyncio.shield(request.app[AGENT].manager.create(body))
-    told = warnings(body)
-    return json_answer(
-        {
-            "replica_id": controller.replica_id,
-            "status": controller.info()["status"] if repeated else "pending",
-            "message": f"Replica {controller.replica_id} created {'before, by this request_id' if repeated else 'successfully'}",
-            "base_url": None,
-            "request_id": controller.record.request_id,
-            **({"warnings": told} if told else {}),
-        },
-        status=HTTPStatus.OK if repeated else HTTPStatus.CREATED,
+    controller, repeated = await asyncio.shield(manager.create(create_request, body))
+    created = Created(
+        replica_id=controller.replica_id,
+        status=controller.info()["status"] if repeated else ReplicaStatus.PENDING,
+        message=f"Replica {controller.replica_id} created {'before, by this request_id' if repeated else 'successfully'}",
+        request_id=controller.record.request_id,
+        warnings=warnings(create_request, body) or UNSET,
     )
+    return json_answer(created, status=HTTPStatus.OK if repeated else HTTPStatus.CREATED)
 
 
 async def list_replicas(request: web.Request) -> web.Response:

@@ -27,6 +27,7 @@ from babysitter.agent.processes import BabysitterProcess
 from babysitter.agent.requests import digest, read_request
 from babysitter.agent.settings import AgentSettings
 from babysitter.agent.store import FULL, ReplicaStore
+from babysitter.cbclient.request import CreateRequest
 from common.clock import Clock, iso
 from common.http.errors import ApiError
 from common.tasks import TaskScope
@@ -126,15 +127,23 @@ class ReplicaManager:
             raise ApiError(404, f"replica {replica_id!r} not found")
         return controller
 
-    async def create(self, body: Mapping[str, Any]) -> tuple[ReplicaController, bool]:
-        """Make a replica; True when it was made before, by the same request (E1).
+    def read(self, body: Mapping[str, Any]) -> CreateRequest:
+        """The request in a body.
 
         Raises:
-            ApiError: 4xx for a request of no use, 409 for a `request_id` that meant another, 503 or 507 for no room.
+            ApiError: 4xx; it is of no use here.
         """
         request = read_request(body, wheel_dirs=self.launch_spec.wheel_dirs, model_dirs=self.launch_spec.model_dirs)
         if request.placement.node not in (None, self.settings.node):
             raise ApiError(422, f"field 'placement.node': this is node {self.settings.node!r}", field="placement.node")
+        return request
+
+    async def create(self, request: CreateRequest, body: Mapping[str, Any]) -> tuple[ReplicaController, bool]:
+        """Make the replica of `request`, which stands in `body`; True when it was made before, by the same one (E1).
+
+        Raises:
+            ApiError: 409 for a `request_id` that meant another, 503 or 507 for no room.
+        """
         request_id = request.request_id or uuid.uuid4().hex
         mark = digest(body)
         replica_id = self._by_request.get(request_id)

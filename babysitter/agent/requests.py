@@ -9,17 +9,31 @@ from typing import Any
 from aiohttp import web
 from pydantic import ValidationError
 
+from babysitter.cbclient.modes import MODES
 from babysitter.cbclient.request import CreateRequest, unknown
 from babysitter.cbclient.wheels import WheelError, check_allowed
 from common.http.errors import ApiError, parse_json_object
 from common.nulls import without_nulls
+from common.wire.replica import Warned
 
 BODY_LIMIT_BYTES = 1 << 20
 METADATA_LIMIT_BYTES = 8192
 NESTING_LIMIT = 64
 LARGEST_INT = 2**63
-MOST_WARNINGS = 20
+MOST_UNKNOWN = 20
 WARNED_LENGTH = 100
+NOT_PASSED_ON = (
+    "is kept in request.json only: what the server is to read belongs in full_config, which becomes params.yaml"
+)
+NOT_CARRIED_OUT = {
+    "cbclient_config.modelzoo_branch": "no model zoo is installed: name packages in cbclient_config.custom_requirements",
+    "gateway_config.extra": NOT_PASSED_ON,
+    "platform_config": NOT_PASSED_ON,
+    "catalog_config": NOT_PASSED_ON,
+    "influxdb.use_influxdb": NOT_PASSED_ON,
+    "invoking_user": "is kept in request.json only: job.job_labels tell the cluster whose jobs these are",
+}
+"""Members that a request may have and that change nothing (docs/agent.md)."""
 CONTENT_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded", "application/octet-stream"})
 """The second is what `curl -d` says, the third what no header at all counts as."""
 
@@ -82,19 +96,30 @@ def read_request(body: Mapping[str, Any], *, wheel_dirs: Sequence[Path], model_d
     return request
 
 
-def warnings(body: Mapping[str, Any]) -> list[str]:
-    """What a body says and nobody reads, one sentence each."""
-    named = sorted(unknown(body))
-    sentences = [f"member {name[:WARNED_LENGTH]!r} is unknown and was not used" for name in named[:MOST_WARNINGS]]
-    return sentences + (
-        [f"{len(named) - MOST_WARNINGS} more members are unknown"] if len(named) > MOST_WARNINGS else []
-    )
+def warnings(request: CreateRequest, body: Mapping[str, Any]) -> list[Warned]:
+    """The members of an accepted request that are not carried out, and those that are unknown."""
+    notes = [Warned(field=field, note=note) for field, note in NOT_CARRIED_OUT.items() if _member(request, field)]
+    if request.gateway_config.mock_backend and not MODES[request.server_mode].is_gateway:
+        notes.append(Warned(field="gateway_config.mock_backend", note="means the api_gateway modes only; was not used"))
+    names = sorted(unknown(body))
+    notes += [Warned(field=name[:WARNED_LENGTH], note="is unknown and was not used") for name in names[:MOST_UNKNOWN]]
+    if len(names) > MOST_UNKNOWN:
+        notes.append(Warned(field="body", note=f"{len(names) - MOST_UNKNOWN} more members are unknown"))
+    return notes
 
 
 def digest(body: Mapping[str, Any]) -> str:
     """The same for two bodies that ask for the same, whatever their `request_id`."""
     content = {name: value for name, value in body.items() if name != "request_id"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _member(request: CreateRequest, field: str) -> object:
+    """The member of that dotted name; None when a table on the way to it is absent."""
+    member: object = request
+    for name in field.split("."):
+        member = getattr(member, name, None)
+    return member
 
 
 def _check_mode(body: Mapping[str, Any]) -> None:

@@ -179,7 +179,7 @@ class ClientDeployer:
             api=self._request.replica_config.api_config,
             workdir=PurePosixPath(self._workdir),
             image=image_name,
-            job_priority=self._request.job_priority,
+            job=self._request.job,
         )
 
     def _write_params(self, resolved: Resolved) -> None:

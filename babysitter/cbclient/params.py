@@ -6,6 +6,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from babysitter.cbclient.modes import Mode
+from common.wire.create import Job
+
+TIME_LIMITS = ("job_time_sec", "job_timeout_s", "job_timeout")
+"""How a runconfig may call the longest time of a job, in seconds; the first is what the server's own files say."""
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,12 +29,12 @@ def effective_config(
     api: Mapping[str, Any],
     workdir: PurePosixPath,
     image: str | None,
-    job_priority: str | None,
+    job: Job | None,
 ) -> dict[str, Any]:
     """What params.yaml and full_config.json hold.
 
-    `replica` and `api` go over `full_config.replica` and `.api_config`; `runconfig` gets the image and the job's
-    priority where it names none, and a model_dir that lies under `workdir` unless it is absolute.
+    `replica` and `api` go over `full_config.replica` and `.api_config`; `runconfig` gets the image where it names none,
+    what the request's `job` says, and a model_dir that lies under `workdir` unless it is absolute.
     """
     over = {name: table for name, table in (("replica", replica), ("api_config", api)) if table}
     config = merged(full_config, over)
@@ -38,10 +42,27 @@ def effective_config(
     runconfig = dict(section) if isinstance(section, Mapping) else {}
     if image is not None:
         runconfig.setdefault("cbcore_image", image)
-    if job_priority is not None:
-        runconfig.setdefault("job_priority", job_priority)
+    if job is not None:
+        runconfig |= job_members(runconfig, job)
     runconfig["model_dir"] = str(workdir / str(runconfig.get("model_dir") or "model_dir"))
     return {**config, "runconfig": runconfig}
+
+
+def job_members(runconfig: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """The members of `runconfig` that `job` decides: what it names itself wins, labels (`name=value`) one by one."""
+    named, members = job.model_fields_set, dict[str, Any]()
+    if "job_priority" in named or "job_priority" not in runconfig:
+        members["job_priority"] = job.job_priority
+    if "job_timeout_s" in named:
+        names = [name for name in TIME_LIMITS if name in runconfig] or TIME_LIMITS[:1]
+        members |= dict.fromkeys(names, job.job_timeout_s)
+    if job.job_labels:
+        before = runconfig.get("job_labels")
+        labels = [*(before if isinstance(before, list) else ()), *job.job_labels]
+        members["job_labels"] = list({str(label).partition("=")[0]: label for label in labels}.values())
+    if "disable_scheduler" in named:
+        members["disable_scheduler"] = job.disable_scheduler
+    return members
 
 
 def server_flags(mode: Mode, *, image: str | None, skip_version_check: bool) -> list[str]:

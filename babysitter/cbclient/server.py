@@ -35,6 +35,8 @@ def make_command(
         DeployError: There is neither, or two builds are mixed.
     """
     mode = MODES[request.server_mode]
+    if mode.is_gateway and request.gateway_config.mock_backend:
+        mode = mode.mocked()
     venv = workdir / "cbclient"
     site = next(iter(sorted(venv.glob("lib/python*/site-packages"))), venv)
     check_build(site, spec)

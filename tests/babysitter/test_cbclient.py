@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from babysitter.assemble import NO_IMAGE, make_addresses, make_probe, make_rules, make_spec, warnings_of
+from babysitter.attempt import ServerCommand
 from babysitter.cbclient import wheels
 from babysitter.cbclient.environments import Environments
 from babysitter.cbclient.modes import MODES
@@ -31,6 +32,7 @@ from babysitter.settings import BabysitterSettings, parse
 from babysitter.spec import DeployError
 from common.clock import SystemClock
 from common.service import ConfigurationError
+from common.wire.create import Job
 from tests.babysitter.stand_in.wheels import make_wheel
 
 
@@ -268,7 +270,7 @@ def test_merged_lays_tables_over_tables() -> None:
 
 
 def effective(full: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {"replica": {}, "api": {}, "image": "r/cbcore:t", "job_priority": None, **changes}
+    given: dict[str, Any] = {"replica": {}, "api": {}, "image": "r/cbcore:t", "job": None, **changes}
     return effective_config(full, workdir=PurePosixPath("/w"), **given)
 
 
@@ -285,7 +287,57 @@ def test_runconfig_gets_image_and_model_dir_where_it_has_none(
     runconfig: dict[str, Any] | None, expected: dict[str, Any]
 ) -> None:
     full = {} if runconfig is None else {"runconfig": runconfig}
-    assert effective(full, job_priority=None)["runconfig"] == expected
+    assert effective(full)["runconfig"] == expected
+
+
+LABELS = ["team=inference", "etime=2h"]
+
+
+@pytest.mark.parametrize(
+    ("runconfig", "job", "expected"),
+    [
+        ({"job_priority": "p1"}, {"job_priority": "p0"}, {"job_priority": "p0"}),
+        ({"job_priority": "p1"}, {"job_timeout_s": 9}, {"job_priority": "p1", "job_time_sec": 9}),
+        ({}, {"job_timeout_s": 9}, {"job_priority": "p2", "job_time_sec": 9}),
+        ({"job_time_sec": 5}, {"job_timeout_s": 9}, {"job_priority": "p2", "job_time_sec": 9}),
+        ({"job_timeout": 5}, {"job_timeout_s": 9}, {"job_priority": "p2", "job_timeout": 9}),
+        ({"job_time_sec": 5}, {"job_priority": "p2"}, {"job_priority": "p2", "job_time_sec": 5}),
+        ({}, {"job_labels": ["a=b"]}, {"job_priority": "p2", "job_labels": ["a=b"]}),
+        (
+            {"job_labels": LABELS},
+            {"job_labels": ["a=b", "etime=9h"]},
+            {"job_priority": "p2", "job_labels": ["team=inference", "etime=9h", "a=b"]},
+        ),
+        ({"job_labels": LABELS}, {"job_labels": []}, {"job_priority": "p2", "job_labels": LABELS}),
+        ({}, {"disable_scheduler": True}, {"job_priority": "p2", "disable_scheduler": True}),
+        (
+            {"disable_scheduler": True},
+            {"disable_scheduler": False},
+            {"job_priority": "p2", "disable_scheduler": False},
+        ),
+        ({"disable_scheduler": True}, {}, {"job_priority": "p2", "disable_scheduler": True}),
+    ],
+)
+def test_what_the_requests_job_says_itself_wins_over_the_runconfig_W41(
+    runconfig: dict[str, Any], job: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    config = effective({"runconfig": runconfig}, job=Job.model_validate(job), image=None)
+    assert config["runconfig"] == {**expected, "model_dir": "/w/model_dir"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "mocked"),
+    [("api_gateway", True), ("api_gateway_mock", True), ("replica", False), ("platform_workload", False)],
+)
+def test_a_gateway_is_started_with_the_mocked_backend_that_its_request_asks_for(
+    tmp_path: Path,
+    mode: str,
+    mocked: bool,  # noqa: FBT001 - a row
+) -> None:
+    made = command_of(tmp_path, {"server_mode": mode, "gateway_config": {"mock_backend": True}})
+    assert list(made.argv).count("--mock_backend") == mocked
+    assert made.env["MOCK_BACKEND"] == str(mocked).lower()
+    assert made.stdout == tmp_path / f"{MODES[mode].logs}_stdout.log"
 
 
 def test_replica_config_goes_over_full_config() -> None:
@@ -344,6 +396,21 @@ def test_wrong_request_names_file_and_field(tmp_path: Path, change: dict[str, An
     assert field in str(caught.value)
 
 
+def command_of(workdir: Path, changes: dict[str, Any]) -> ServerCommand:
+    entry = workdir / "cbclient/lib/python3.11/site-packages/cerebras/inference/workload/main.py"
+    entry.parent.mkdir(parents=True)
+    entry.write_text("")
+    return make_command(
+        CreateRequest.model_validate({**MINIMAL, **changes}),
+        make_rules(parse(["-p", "8001", "--command", "true"], {})),
+        workdir=workdir,
+        port=8001,
+        spec=EnvironmentSpec(None),
+        runconfig={"job_priority": "p1"},
+        environ={},
+    )
+
+
 @pytest.mark.parametrize(
     ("job", "priority"),
     [(None, "p2"), ({"job_priority": "p0"}, "p0"), ({"job_timeout_s": 9}, "p2")],
@@ -351,20 +418,7 @@ def test_wrong_request_names_file_and_field(tmp_path: Path, change: dict[str, An
 def test_the_server_is_told_params_yaml_and_the_requests_own_priority_W22(
     tmp_path: Path, job: dict[str, Any] | None, priority: str
 ) -> None:
-    entry = tmp_path / "cbclient/lib/python3.11/site-packages/cerebras/inference/workload/main.py"
-    entry.parent.mkdir(parents=True)
-    entry.write_text("")
-    asked = {**MINIMAL, "job": job, "full_config": {"runconfig": {"job_priority": "p1"}}}
-    rules = make_rules(parse(["-p", "8001", "--command", "true"], {}))
-    made = make_command(
-        CreateRequest.model_validate(asked),
-        rules,
-        workdir=tmp_path,
-        port=8001,
-        spec=EnvironmentSpec(None),
-        runconfig={"job_priority": "p1"},
-        environ={},
-    )
+    made = command_of(tmp_path, {"job": job, "full_config": {"runconfig": {"job_priority": "p1"}}})
     assert made.env["FULL_CONFIG_PATH"] == str(tmp_path / "params.yaml")
     assert made.env["JOB_PRIORITY"] == priority
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ import tomli
 import yaml
 
 from babysitter.agent.requests import parse_body, read_request, warnings
+from babysitter.cbclient.params import effective_config
 from babysitter.launch import make_command, make_plan
 from babysitter.settings import BabysitterSettings, parse
 from ctl.convert import Choices, from_model_config
@@ -183,7 +184,7 @@ def test_the_published_example_is_taken_as_it_is() -> None:
     found = read(example())
     assert found.full_config == example()["full_config"]
     assert (found.app_tag, found.job.job_timeout_s, found.job.job_labels) == (TAG, 172800, ())
-    assert warnings(example()) == []
+    assert warnings(found, example()) == []
 
 
 def test_the_example_of_the_readme_without_job_and_client_is_taken_as_it_is() -> None:
@@ -202,6 +203,15 @@ def test_a_model_configuration_becomes_the_published_example() -> None:
     del expected["job"]["job_labels"]
     assert made == expected
     read(made)
+
+
+def test_flags_of_from_yaml_win_over_the_file_in_params_yaml() -> None:
+    chosen = Choices(app_tag=TAG, priority="p0", timeout_s=60, labels=("prp=mine", "x=y"))
+    request = read(from_model_config(yaml.safe_load(MODEL), chosen))
+    workdir = PurePosixPath("/w")
+    config = effective_config(request.full_config, replica={}, api={}, workdir=workdir, image=None, job=request.job)
+    asked = {"job_priority": "p0", "job_time_sec": 60, "job_labels": ["prp=mine", "etime=2h", "x=y"]}
+    assert {name: config["runconfig"][name] for name in asked} == asked
 
 
 def test_settings_of_a_file_are_the_settings_of_the_flags() -> None:

@@ -19,6 +19,7 @@ from tests.registry.conftest import Client, StartClient, ours, parts
 REPLICAS = "/api/v1/replicas"
 WANTED = {"server_mode": "replica", "model_name": "m"}
 ID = "abc123def456"
+WARNINGS = [{"field": "invoking_user", "note": "is kept in request.json only"}]
 
 
 @dataclass
@@ -46,7 +47,7 @@ class FakeAgent:
             replica_id = f"{self.node}{len(self.replicas):0{12 - len(self.node)}}"
             self.replicas[replica_id] = {}
             content = {"replica_id": replica_id, "status": "pending", "message": "x", "base_url": None}
-            return web.json_response({**content, "request_id": "q"}, status=201)
+            return web.json_response({**content, "request_id": "q", "warnings": WARNINGS}, status=201)
         if request.path.endswith("/events"):
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
@@ -117,6 +118,7 @@ async def test_create_goes_to_the_only_agent_and_its_answer_is_unchanged(client:
     body = json.dumps({**WANTED, "full_config": {"x": "y" * 200_000}}).encode()
     status, content = await ask(client, "POST", REPLICAS, data=body, headers={"Content-Type": "application/json"})
     assert (status, content["replica_id"], content["base_url"]) == (201, "n10000000000", None)
+    assert content["warnings"] == WARNINGS
     assert one.bodies == [body], "the bytes as they came, beyond the limit of the registry's own calls"
 
 

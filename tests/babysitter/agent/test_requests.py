@@ -114,7 +114,7 @@ def test_null_for_an_optional_member_is_its_absence_W41(field: str) -> None:
         table = table[name]
     del table[last]
     assert read(body) == read(without)
-    assert warnings(body) == []
+    assert warnings(read(body), body) == []
 
 
 @pytest.mark.parametrize(
@@ -143,19 +143,62 @@ async def test_unknown_members_are_taken_and_told_in_warnings_W41(client: Client
     async with client.post("/api/v1/replicas", json=body) as answer:
         assert answer.status == 201
         told = (await answer.json())["warnings"]
-    assert told == [
-        "member 'placement.surprise' is unknown and was not used",
-        "member 'workdir' is unknown and was not used",
-    ]
+    note = "is unknown and was not used"
+    assert told == [{"field": "placement.surprise", "note": note}, {"field": "workdir", "note": note}]
     async with client.post("/api/v1/replicas", json=wanted()) as answer:
         assert "warnings" not in await answer.json()
 
 
 def test_warnings_are_bounded_W41() -> None:
-    told = warnings({"x" * 1000: 1} | {str(number): 1 for number in range(1000)})
+    body = wanted() | {"!" * 1000: 1} | {str(number): 1 for number in range(1000)}
+    told = warnings(read(body), body)
     assert len(told) == 21
-    assert told[-1] == "981 more members are unknown"
-    assert max(map(len, told)) < 200
+    assert told[-1].note == "981 more members are unknown"
+    assert max(len(it.field) for it in told) == 100
+
+
+NOT_CARRIED_OUT = [
+    ("cbclient_config.modelzoo_branch", "main", "cbclient_config.modelzoo_branch"),
+    ("gateway_config.extra", {"a": 1}, "gateway_config.extra"),
+    ("gateway_config.mock_backend", True, "gateway_config.mock_backend"),
+    ("platform_config", {"a": 1}, "platform_config"),
+    ("catalog_config", {"a": 1}, "catalog_config"),
+    ("influxdb", {"use_influxdb": True, "host": "h"}, "influxdb.use_influxdb"),
+    ("invoking_user", "somebody", "invoking_user"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "warned"), NOT_CARRIED_OUT, ids=[row[0] for row in NOT_CARRIED_OUT])
+async def test_a_member_that_changes_nothing_is_answered_with_a_warning_W41(
+    client: Client, field: str, value: Any, warned: str
+) -> None:
+    async with client.post("/api/v1/replicas", json=put(field, value)) as answer:
+        assert answer.status == 201
+        (warning,) = (await answer.json())["warnings"]
+    assert warning["field"] == warned
+    assert warning["note"]
+    page = (Path(__file__).resolve().parents[3] / "docs" / "agent.md").read_text()
+    assert f"`{warned}`" in page
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("job", {"job_priority": "p0", "job_timeout_s": 1, "job_labels": ["a=b"], "disable_scheduler": True}),
+        ("influxdb", {"use_influxdb": False, "host": "h"}),
+        ("gateway_config", {"mock_backend": False, "extra": {}}),
+        ("catalog_config", {}),
+        ("wait_for_ready", True),
+    ],
+)
+def test_what_is_carried_out_or_says_nothing_is_not_warned_of_W41(field: str, value: Any) -> None:
+    body = put(field, value)
+    assert warnings(read(body), body) == []
+
+
+def test_a_gateways_mocked_backend_is_carried_out() -> None:
+    body = put("gateway_config", {"mock_backend": True}) | {"server_mode": "api_gateway"}
+    assert warnings(read(body), body) == []
 
 
 @pytest.mark.parametrize(
