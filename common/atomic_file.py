@@ -1,4 +1,4 @@
-"""Files that another process reads: written beside, fsynced, renamed, the directory fsynced (docs/faults.md, B4).
+"""Files that another process reads: written beside, fsynced, renamed, the directory fsynced (docs/faults.md B4).
 
 A reader sees the old content or the new, never a torn mixture; a crash or a full disk leaves the old file whole.
 """

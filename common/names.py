@@ -1,4 +1,4 @@
-"""What a service, a replica and a model may be called (docs/faults.md 3.1 and E4), and what `localhost` means."""
+"""What a service, a replica and a model may be called (docs/faults.md G15 and E4), and what `localhost` means."""
 
 import ipaddress
 import re

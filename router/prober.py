@@ -30,7 +30,7 @@ from router.serves import told
 log = structlog.get_logger(__name__)
 CONCURRENCY = 64
 SUSPECT_INTERVAL_S = 5.0
-"""Replicas in doubt are asked more often than the others (docs/faults.md 2, P)."""
+"""Replicas in doubt are asked more often than the others (docs/faults.md, the numbers)."""
 TICK_S = 0.5
 LEAVE = {"Connection": "close"}
 """A server that is to end waits for its connections: a probe leaves none behind."""

@@ -383,7 +383,7 @@ def exits_page() -> str:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             last = node.targets[0].id
         elif last and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            told[last] = re.sub(r" \(FAILURES[^)]*\)", "", str(node.value.value))
+            told[last] = re.sub(r" \(docs/faults[^)]*\)", "", str(node.value.value))
     processes = [(str(code.value), told.get(code.name, "")) for code in Exit]
     command = [(str(code.value), words[0].upper() + words[1:] + ".") for code, words in MEANINGS.items()]
     return page(

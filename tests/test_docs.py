@@ -13,10 +13,33 @@ SCRIPT_TEXT = "".join(path.read_text() for path in sorted((ROOT / "script").glob
 VARIABLE = re.compile(r"`((?:REGISTRY|ROUTER|BABYSITTER|LAUNCH|STOP|SVC|HPCC|CUDA)_[A-Z_]*[A-Z])(?:=[a-z]+)?`")
 
 
+def anchors(page: Path) -> set[str]:
+    """The headings of a page, as GitHub makes anchors of them."""
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\((?!https?://)([^)#]*)(#[^)]*)?\)", page.read_text())
+    links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)", page.read_text())
     assert [path for path, _ in links if path and not (page.parent / path).exists()] == []
+    into = [(page.parent / path if path else page, anchor) for path, anchor in links if anchor]
+    assert [f"{aim}#{anchor}" for aim, anchor in into if aim.suffix == ".md" and anchor not in anchors(aim)] == []
+
+
+@pytest.mark.parametrize("room", ["babysitter", "bench", "common", "ctl", "registry", "router", "script", "tests"])
+def test_every_page_and_chapter_that_code_names_is_there(room: str) -> None:
+    """`docs/contract.md 5` is a heading that begins with `5.`; of the other pages no numbers are named."""
+    lost = []
+    for source in [*(ROOT / room).rglob("*.py"), *(ROOT / room).rglob("*.sh")]:
+        for page, numbers in re.findall(r"docs/([\w/.-]+\.md)((?:,? (?:and |to )?\d[\d.]*)*)", source.read_text()):
+            path = ROOT / "docs" / page
+            chapters = set(re.findall(r"^#+ ([\d.]+)\. ", path.read_text(), re.MULTILINE)) if path.is_file() else set()
+            if not path.is_file() or not set(re.findall(r"\d+(?:\.\d+)*", numbers)) <= chapters:
+                lost.append(f"{source.relative_to(ROOT)}: docs/{page}{numbers}")
+    assert lost == []
 
 
 def test_the_readme_begins_with_the_two_commands() -> None:
@@ -54,10 +77,10 @@ def test_every_script_and_folder_the_readme_names_exists() -> None:
 @pytest.mark.parametrize(
     ("section", "module"),
     [
-        ("Registry", "registry"),
-        ("Router", "router"),
-        ("Babysitter", "babysitter"),
-        ("Replica API", "babysitter.agent"),
+        ("1. Registry", "registry"),
+        ("2. Router", "router"),
+        ("3. Babysitter", "babysitter"),
+        ("5. Replica API", "babysitter.agent"),
     ],
 )
 def test_every_flag_of_the_contract_page_is_one_of_the_process(section: str, module: str) -> None:

@@ -22,7 +22,7 @@ PASSED_ON = (
     *(*_PROXIES, *(name.lower() for name in _PROXIES)),
     *(*CA_FILES, "SSL_CERT_DIR", "CURL_CA_BUNDLE"),
 )
-"""Variables a tool gets: its machine's and its network's; no PIP_*, no token (docs/faults.md 3.1)."""
+"""Variables a tool gets: its machine's and its network's; no PIP_*, no token (docs/faults.md G18)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def find(roots: Roots, names: Sequence[str]) -> Path | None:
 
 
 def check_allowed(path: Path, allowed: Sequence[Path]) -> Path:
-    """The wheel's real path, which must lie under one of `allowed` (docs/faults.md 3.1, pip).
+    """The wheel's real path, which must lie under one of `allowed` (docs/faults.md G18).
 
     Raises:
         WheelError: It lies elsewhere or does not exist.

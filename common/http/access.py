@@ -1,4 +1,4 @@
-"""Who may ask: loopback by default, tokens from 0600 files, compared in constant time (docs/faults.md 3.1)."""
+"""Who may ask: loopback by default, tokens from 0600 files, compared in constant time (docs/faults.md G1, G2)."""
 
 import hmac
 import ipaddress

@@ -1,4 +1,4 @@
-"""The one client session of a process, with the manners of docs/faults.md 3.1 and 3.2."""
+"""The one client session of a process, with the manners of docs/faults.md G5 and H4 to H8."""
 
 import os
 import ssl
@@ -9,7 +9,7 @@ from common import __version__
 from common.hosts import Resolver
 
 KEEPALIVE_S = 4.0
-"""Idle sockets are dropped before the common 5 s limit of servers, so that none is reused as it closes (0.3)."""
+"""Idle sockets are dropped before the common 5 s limit of servers, so that none is reused as it closes (F3)."""
 
 
 def make_session(

@@ -13,7 +13,7 @@ WRITE_STALL_S = 60.0
 async def pass_bytes(request: web.Request, told: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
     """Write what `told` still has into `response`, which was begun.
 
-    An answer that is cut upstream is cut here as well: to end it would call it whole (docs/faults.md 0.2).
+    An answer that is cut upstream is cut here as well: to end it would call it whole (docs/faults.md F2).
     """
     reading: asyncio.Future[bytes] | None = None
     try:

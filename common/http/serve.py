@@ -17,7 +17,7 @@ from common.tasks import TaskScope
 
 log = structlog.get_logger(__name__)
 KEEPALIVE_S = 15.0
-"""Also the time a client has to send its headers (docs/faults.md 0.9)."""
+"""Also the time a client has to send its headers (docs/faults.md F9)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ async def start(
     Raises:
         ConfigurationError: The address cannot be had; names who has the port.
     """
-    # aiohttp applies its timeout twice (wait, then cancel and wait): half of ours each (docs/faults.md 3.2).
+    # aiohttp applies its timeout twice (wait, then cancel and wait): half of ours each (docs/faults.md H2).
     runner = web.AppRunner(
         app,
         access_log=None,

@@ -192,7 +192,7 @@ def _problem(kind: str, message: str) -> str:
 
 
 def _check_values(body: dict[str, Any]) -> None:
-    """Refuse what JSON can say and our encoders or other parsers cannot (docs/faults.md 3.1, M13)."""
+    """Refuse what JSON can say and our encoders or other parsers cannot (docs/faults.md G14, M13)."""
     stack: list[tuple[Any, int, str]] = [(value, 1, key) for key, value in body.items()]
     while stack:
         value, depth, field = stack.pop()

@@ -1,4 +1,4 @@
-"""Who may do what: read, register and admin tokens from 0600 files (docs/faults.md 3.1).
+"""Who may do what: read, register and admin tokens from 0600 files (docs/faults.md G2).
 
 Without token files everybody may do everything, which is why such a registry listens on loopback only. With them, every
 call but `GET /health` and `GET /ui` needs one: a read token reads, a register token also changes records whose names

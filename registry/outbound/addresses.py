@@ -1,4 +1,4 @@
-"""Which addresses may be registered: what is registered will be connected to (docs/faults.md 3.1, C16). PURE."""
+"""Which addresses may be registered: what is registered will be connected to (docs/faults.md G4, C16). PURE."""
 
 import ipaddress
 import re

@@ -14,7 +14,7 @@ _CR: Final = 0x0D
 _LF: Final = 0x0A
 LAST_CHUNK = b"0\r\n\r\n"
 LINE_LIMIT_BYTES = 256
-"""Of a size line with its extension; longer ones are an attack, not a client (docs/faults.md, R32)."""
+"""Of a size line with its extension; longer ones are an attack, not a client (docs/faults.md R32)."""
 TRAILERS_LIMIT_BYTES = 8192
 """Of all trailer lines together: as much as one field of a head may have."""
 _TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*")

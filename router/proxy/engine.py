@@ -46,7 +46,7 @@ WRITE_STALL_S = 60.0
 """A client that takes no byte for so long is dropped (docs/faults.md D3)."""
 HEARD_LIMIT = 65536
 HELD_LIMIT_BYTES = 64 << 20
-"""A JSON answer up to this size is held whole before its first byte goes out (docs/faults.md 3.1)."""
+"""A JSON answer up to this size is held whole before its first byte goes out (docs/faults.md G9)."""
 
 
 @dataclass(frozen=True)

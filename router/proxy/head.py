@@ -1,6 +1,6 @@
 """Request and response heads: httptools parses them, the rules below reject what it lets through.
 
-The rules are docs/faults.md 0.12 and 3.3 (ids R01 to R82) for requests and 3.4 (U01 to U24) for responses. A head is
+The rules are docs/faults.md F12, R01 to R82 for requests and U01 to U24 for responses. A head is
 parsed only once it is whole, by a parser used for that head alone; bodies are framed by `chunked.py` and by counting.
 """
 

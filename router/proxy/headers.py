@@ -1,4 +1,4 @@
-"""PURE. Which header fields cross the router, both ways (docs/faults.md 3.1).
+"""PURE. Which header fields cross the router, both ways (docs/faults.md G7, G8).
 
 Requests: an allow-list. Responses: everything but hop-by-hop fields, cookies, and what describes another server.
 """

@@ -2,7 +2,7 @@
 
 The head is held until the first byte of the body, so that until then another replica can still be tried. JSON is held
 whole (up to a limit): a client never gets half an object under a 200 (docs/faults.md A3). A stream that breaks after its
-first byte ends with an error event and without the closing chunk: never clean, never a second response (A1, 0.1, 0.2).
+first byte ends with an error event and without the closing chunk: never clean, never a second response (A1, F1, F2).
 
 The router writes (comments, an error event) only into an event stream whose bytes it can read: one that is compressed, or
 of a told length, passes untouched and is judged by its framing alone.
@@ -240,7 +240,7 @@ class ResponseWriter:
         """The status that a body which is over amounts to: the head's, that of the engine's own error, or `CUT_OFF`.
 
         A stream is whole with its path's end mark; without it, where the engine is not known to send one, if its framing
-        ended it after every choice was finished. JSON without framing must parse (docs/faults.md 0.4).
+        ended it after every choice was finished. JSON without framing must parse (docs/faults.md F4).
         """
         if self._unproven is not None:
             try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from router.proxy.attempt import UpstreamAttempt
 
 IDLE_LIMIT_S = 4.0
-"""Below the common 5 s keep-alive of servers (docs/faults.md 0.3)."""
+"""Below the common 5 s keep-alive of servers (docs/faults.md F3)."""
 IDLE_COUNT_LIMIT = 512
 """Idle connections kept per endpoint."""
 INFORMATIONAL_LIMIT = 8

@@ -1,4 +1,4 @@
-"""A grammar of requests, right and wrong, against the oracle of docs/faults.md 3.3; and two more parsers on what goes out."""
+"""A grammar of requests, right and wrong, against the oracle of docs/faults.md R01 to R82; and two more parsers on what goes out."""
 
 import asyncio
 import os

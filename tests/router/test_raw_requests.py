@@ -1,4 +1,4 @@
-"""Hostile and odd requests, byte for byte (docs/faults.md 3.3, R01 to R82), each delivered in five ways.
+"""Hostile and odd requests, byte for byte (docs/faults.md R01 to R82), each delivered in five ways.
 
 The router proxies every path here, so that whatever it lets through reaches the replica. TLS is not served, so the
 sixth way of the list does not exist.

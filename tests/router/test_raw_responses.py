@@ -1,4 +1,4 @@
-"""Hostile replicas, byte for byte (docs/faults.md 3.4, U01 to U24): an error or an abort, never another client's bytes."""
+"""Hostile replicas, byte for byte (docs/faults.md U01 to U24): an error or an abort, never another client's bytes."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Hostile and mistaken create requests: each gets a 4xx that names the field (docs/faults.md 3.5, E4, E5)."""
+"""Hostile and mistaken create requests: each gets a 4xx that names the field (docs/faults.md E4, E5, M34)."""
 
 import io
 from pathlib import Path
