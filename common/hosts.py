@@ -30,8 +30,8 @@ async def addresses_of(host: str) -> tuple[str, ...]:
         return (host,)
     if is_localhost(host):
         return LOOPBACK
-    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    old_first = sorted(found, key=lambda info: info[0] != socket.AF_INET)
+    infos = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    old_first = sorted(infos, key=lambda info: info[0] != socket.AF_INET)
     return tuple(dict.fromkeys(str(info[4][0]) for info in old_first))
 
 
@@ -77,5 +77,5 @@ class Resolver(ThreadedResolver):
                 for address, kind in both
                 if family in (socket.AF_UNSPEC, kind)
             ]
-        found = await super().resolve(host, port, family)
-        return sorted(found, key=lambda one: one["family"] != socket.AF_INET)
+        infos = await super().resolve(host, port, family)
+        return sorted(infos, key=lambda one: one["family"] != socket.AF_INET)

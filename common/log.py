@@ -80,7 +80,7 @@ def _clean(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_clean(name, item) for item in value]
     if isinstance(value, str):
-        text = _SECRET_VALUE.sub(lambda found: (found.group(1) or "") + _HIDDEN, value)
+        text = _SECRET_VALUE.sub(lambda match: (match.group(1) or "") + _HIDDEN, value)
         return text if len(text) <= FIELD_LIMIT_BYTES else text[:FIELD_LIMIT_BYTES] + "…"
     return value
 

@@ -27,11 +27,11 @@ def tail(path: Path, limit_bytes: int, *, since: int = 0) -> str:
 
 def last_lines(path: Path, count: int, limit_bytes: int) -> list[str]:
     """The last `count` lines of a log, those that a rotation has just put into `path.1` included (W32)."""
-    found: list[str] = []
+    lines: list[str] = []
     for part in (path, path.with_name(f"{path.name}.1")):
-        if len(found) < count and (text := tail(part, limit_bytes)):
-            found = text.split("\n")[len(found) - count :] + found
-    return found
+        if len(lines) < count and (text := tail(part, limit_bytes)):
+            lines = text.split("\n")[len(lines) - count :] + lines
+    return lines
 
 
 @dataclass(slots=True)

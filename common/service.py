@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -75,7 +75,7 @@ def run_loaded(service: str, settings: Chosen, serve: Callable[[Chosen], Awaitab
     """Like `run`, for a process that has read its settings by itself."""
     log.setup(service, level=settings.log_level, json=settings.log_json)
 
-    logger.debug("service.settings", **told(settings))
+    logger.debug("service.settings", **changed_settings(settings))
     for name, meant in unknown_variables(type(settings), env_prefix(service), os.environ).items():
         logger.warning("settings.unknown_variable", variable=name, did_you_mean=meant)
     warn_of_retired(settings)
@@ -102,9 +102,9 @@ def warn_of_retired(settings: Settings) -> None:
         logger.warning("settings.retired", setting=name, remedy=remedy)
 
 
-def told(settings: Settings) -> dict[str, Any]:
+def changed_settings(settings: Settings) -> dict[str, object]:
     """The top-level settings that are not the default, for the log; tables may hold anything and are only named."""
-    shown = {}
+    shown: dict[str, object] = {}
     for name, info in type(settings).model_fields.items():
         value = getattr(settings, name)
         if value != info.get_default(call_default_factory=True, validated_data={}):

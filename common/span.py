@@ -41,11 +41,11 @@ class Span:
 
 def parse_traceparent(value: bytes) -> Parent | None:
     """The header's content; None where it is malformed, which the standard treats like none."""
-    found = _TRACEPARENT.fullmatch(value.strip())
-    if found is None or found[1] == _NO_VERSION or (found[1] == b"00" and found[5]):
+    match = _TRACEPARENT.fullmatch(value.strip())
+    if match is None or match[1] == _NO_VERSION or (match[1] == b"00" and match[5]):
         return None
-    trace_id, span_id = int(found[2], 16), int(found[3], 16)
-    return Parent(trace_id, span_id, bool(int(found[4], 16) & _SAMPLED)) if trace_id and span_id else None
+    trace_id, span_id = int(match[2], 16), int(match[3], 16)
+    return Parent(trace_id, span_id, bool(int(match[4], 16) & _SAMPLED)) if trace_id and span_id else None
 
 
 def traceparent(trace_id: int, span_id: int) -> bytes:

@@ -87,6 +87,6 @@ def _read_private(path: Path, what: str, needs: str) -> str:
 
 def bearer_matches(authorization: str | None, token: str) -> bool:
     """True when the `Authorization` header carries `token`; takes the same time whether it does or not."""
-    scheme, _, given = (authorization or "").partition(" ")
-    same = hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode())
+    scheme, _, token_sent = (authorization or "").partition(" ")
+    same = hmac.compare_digest(token_sent.encode("utf-8", "surrogateescape"), token.encode())
     return same and scheme.lower() == "bearer"

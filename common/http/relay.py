@@ -10,15 +10,15 @@ LOOK_S = 1.0
 WRITE_STALL_S = 60.0
 
 
-async def pass_bytes(request: web.Request, told: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
-    """Write what `told` still has into `response`, which was begun.
+async def pass_bytes(request: web.Request, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
+    """Write what `answer` still has into `response`, which was begun.
 
     An answer that is cut upstream is cut here as well: to end it would call it whole (docs/faults.md F2).
     """
     reading: asyncio.Future[bytes] | None = None
     try:
         while request.transport is not None and not request.transport.is_closing():
-            reading = reading or asyncio.ensure_future(told.content.readany())
+            reading = reading or asyncio.ensure_future(answer.content.readany())
             done, _ = await asyncio.wait({reading}, timeout=LOOK_S)
             if not done:
                 continue

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from babysitter.agent.settings import AgentSettings
-from common.service import ServiceSettings, told
+from common.service import ServiceSettings, changed_settings
 from common.settings import SettingsError, load
 from registry.settings import RegistrySettings
 
@@ -28,4 +28,4 @@ def test_level_that_is_none_is_named() -> None:
 
 def test_debug_tells_settings_that_are_not_the_default_W42() -> None:
     changed = RegistrySettings(port=1, data_dir=Path("/x"), allowed_hosts=("a", "b"))
-    assert told(changed) == {"port": 1, "data_dir": "/x", "allowed_hosts": ("a", "b")}
+    assert changed_settings(changed) == {"port": 1, "data_dir": "/x", "allowed_hosts": ("a", "b")}
