@@ -282,10 +282,7 @@ class Catalogue:
 
     def _update(self, name: str, fields: Mapping[str, Any]) -> Decision:
         held = self._held(name)
-        merged = dict(fields)
-        if isinstance(given := fields.get("metadata"), Mapping):
-            merged["metadata"] = {**held.registration.metadata, **given}
-        registration = replace(held.registration, **merged)
+        registration = replace(held.registration, **fields)
         after = replace(held, registration=registration, stale=False, suspect=False)
         changes = (Upsert(after, durable=True),) if self._is_loose(held) or after != held else ()
         return Decision(changes, after, renews=True)

@@ -110,7 +110,7 @@ class Renew:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Change some fields; counts as a heartbeat. `fields` holds members of `Registration`; metadata is merged."""
+    """Change some fields; counts as a heartbeat. `fields` holds members of `Registration`, each replaced whole."""
 
     name: str
     fields: Mapping[str, Any]
