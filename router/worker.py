@@ -25,7 +25,8 @@ from router.model import Endpoint, Table
 from router.policy.choose import Chooser
 from router.policy.fleet_view import FleetView
 from router.proxy.downstream import Downstream
-from router.proxy.engine import Engine, Limits
+from router.proxy.engine import Engine
+from router.proxy.limits import Limits
 from router.proxy.tracing import Traces
 from router.settings import RouterSettings
 from router.sharing import Sharing
@@ -101,8 +102,8 @@ async def serve(feed_fd: int, counters_fd: int, socket_fd: int, *, is_compiled: 
             ),
             scope=scope,
             workers=plan.workers,
-            tls=client_context(plan.ca, verify=settings.replica_tls_verify),
         )
+        engine.connector.tls = client_context(plan.ca, verify=settings.replica_tls_verify)
         tracing = open_tracing(settings, "router", **{"inference.worker": str(plan.index)})
         if tracing is not None:
             engine.traces = Traces(tracing.send, settings.trace_sample)
@@ -157,7 +158,7 @@ async def _listen(
 async def _beat(writer: asyncio.StreamWriter, engine: Engine, *, is_compiled: bool) -> None:
     """Tell the master, every second, that this worker turns its loop."""
     while True:
-        unreached = {key: (run.failures, run.reason) for key, run in engine.unreached.items()}
+        unreached = {key: (run.failures, run.reason) for key, run in engine.connector.unreached.items()}
         beat = feed.WorkerStatus(
             engine.table.version, len(engine.clients), len(engine.exchanges), is_compiled, unreached
         )

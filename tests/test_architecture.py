@@ -84,6 +84,7 @@ PURE = (
     "router/control/traffic.py",
     "router/control/views.py",
     "router/directory.py",
+    "router/dispatch.py",
     "router/body.py",
     "router/facts.py",
     "router/form.py",
@@ -95,6 +96,7 @@ PURE = (
     "router/proxy/chunked.py",
     "router/proxy/cors.py",
     "router/proxy/headers.py",
+    "router/proxy/limits.py",
     "router/proxy/paths.py",
     "router/proxy/quoted.py",
     "router/proxy/spelling.py",
@@ -141,23 +143,13 @@ def names() -> dict[str, Path]:
 
 
 @cache
-def for_types_only(module: Path) -> frozenset[ast.AST]:
-    """Statements that only the type checker executes."""
-    blocks = [node for node in ast.walk(tree(module)) if isinstance(node, ast.If)]
-    typing = [node for node in blocks if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"]
-    return frozenset(inner for block in typing for statement in block.body for inner in ast.walk(statement))
-
-
-@cache
-def imports(module: Path, *, running: bool = False) -> tuple[str, ...]:
-    """Every name that `module` imports (`running`: when it runs), absolute.
+def imports(module: Path) -> tuple[str, ...]:
+    """Every name that `module` imports, absolute; for the type checker only counts too, as a reader has to follow it.
 
     `from a import b` gives `a.b` when that is a module, else `a`.
     """
     found: list[str] = []
     for node in ast.walk(tree(module)):
-        if running and node in for_types_only(module):
-            continue
         if isinstance(node, ast.Import):
             found.extend(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -176,8 +168,8 @@ def pure_modules() -> list[Path]:
 
 
 def ours(module: Path) -> Iterator[Path]:
-    """Modules of the project that `module` imports when it runs."""
-    for name in imports(module, running=True):
+    """Modules of the project that `module` imports."""
+    for name in imports(module):
         if name in names():
             yield names()[name]
 

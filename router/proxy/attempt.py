@@ -1,37 +1,34 @@
-"""One try at one replica: connect, ask, pass the answer on, and count once how it went.
+"""One try at one replica: connect, ask, pass the response on, and count once how it went.
 
-Callbacks only; the hot path starts no task. What follows from a failure (another replica, an error) is the exchange's
-to decide.
+Callbacks only; the hot path starts no task. What a failure says is judged in `dispatch.py`, and what follows from it (another
+replica, an error) is the request's to carry out.
 """
 
 import asyncio
 import errno
-import math
 import socket
 import ssl
 from enum import Enum
-from typing import TYPE_CHECKING
+from math import inf
 
-from router.counters import EJECTIONS, FIRST_BYTE, AttemptOutcome, Gaps
+from router import dispatch
+from router.counters import EJECTIONS, FIRST_BYTE, Gaps
+from router.dispatch import Failure, Judgement, judge
 from router.model import Endpoint
 from router.outlier import AttemptVerdict
 from router.policy.replica_view import PlacedRequest
 from router.policy.usage import cached_share, written_tokens
+from router.proxy.engine import Engine
 from router.proxy.head import ResponseHead
 from router.proxy.reach import CLOSES, SPEAKS_TLS, reason_of
 from router.proxy.response_writer import CUT_OFF, ResponseWriter
-from router.proxy.upstream import Broken, Upstream
+from router.proxy.sides import ProxiedRequest, ResponseListener
+from router.proxy.upstream import Upstream
 from router.proxy.watch import StallWatch
 
-if TYPE_CHECKING:
-    from router.proxy.engine import Engine
-    from router.proxy.exchange import Exchange
-
-BUSY = frozenset({429, 503})
-_CLIENT_ERROR, _SERVER_ERROR = 400, 500
+_CLIENT_ERROR = 400
 _NOBODY_THERE = (ConnectionRefusedError, TimeoutError, socket.gaierror, UnicodeError, ssl.SSLError)
 _NO_WAY_THERE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
-"""Unlike a want of descriptors, say, which is our own fault (docs/faults.md D19 to D21)."""
 _INNOCENT = (AttemptVerdict.GOOD, AttemptVerdict.NEUTRAL)
 
 
@@ -48,7 +45,7 @@ class AttemptPhase(Enum):
 _ASKED = (AttemptPhase.WAITING, AttemptPhase.RELAYING)
 
 
-class UpstreamAttempt:
+class UpstreamAttempt(ResponseListener):
     """One try.
 
     Args:
@@ -63,23 +60,26 @@ class UpstreamAttempt:
     _connecting: asyncio.Task[None] | None = None
     _upstream: Upstream | None = None
     _writer: ResponseWriter | None = None
-    _stale_retried = False
     _status = 0
-    _sent_at = math.inf
+    _sent_at = inf
     last_byte_at = 0.0
     """When the answer's latest byte came, or its head; 0 while nothing has."""
     _gaps: Gaps | None = None
 
     def __init__(
-        self, engine: "Engine", exchange: "Exchange", endpoint: Endpoint, placement: PlacedRequest | None = None
+        self, engine: Engine, exchange: ProxiedRequest, endpoint: Endpoint, placement: PlacedRequest | None
     ) -> None:
         self._engine = engine
         self._exchange = exchange
-        self._pool = engine.pool(endpoint)
+        self._pool = engine.connector.pool(endpoint)
         self.endpoint = endpoint
         self._placement = placement
-        self._kind = exchange.kind if endpoint is not engine.control else None
+        self._kind = exchange.kind
         self.phase = AttemptPhase.CONNECTING
+
+    def __repr__(self) -> str:
+        """For debugging."""
+        return f"<UpstreamAttempt {self.endpoint.name} {self.phase.value} status={self._status}>"
 
     def begin(self) -> None:
         """Count the request as in flight and ask, over an idle connection or a new one."""
@@ -90,7 +90,7 @@ class UpstreamAttempt:
         else:
             self._send(connection)
 
-    def drop(self, verdict: AttemptVerdict, outcome: AttemptOutcome) -> None:
+    def drop(self, judgement: Judgement) -> None:
         """Close the replica's leg, in whatever phase it is."""
         if self._connecting is not None:
             self._connecting.cancel()
@@ -98,7 +98,7 @@ class UpstreamAttempt:
         if self._upstream is not None:
             self._upstream.abort()
             self._upstream = None
-        self._settle(verdict, outcome)
+        self._settle(judgement)
 
     def story(self) -> dict[str, object]:
         """Why it went there, for the access log."""
@@ -115,13 +115,12 @@ class UpstreamAttempt:
         if self._upstream is not None:
             self._upstream.resume()
 
-    def late(self, now: float) -> tuple[str, str] | None:
-        """Code and message of the deadline that has passed, if one has."""
-        if self.phase is AttemptPhase.WAITING and now > self._sent_at + self._engine.limits.first_byte_timeout_s:
-            return "first_byte_timeout", "the replica sent no answer in time"
-        if self.phase is AttemptPhase.RELAYING and now > self.last_byte_at + self._engine.limits.idle_timeout_s:
-            return "idle_timeout", "the replica stopped sending"
-        return None
+    @property
+    def deadlines_from(self) -> tuple[float, float]:
+        """When the request was sent, while no response has begun; and when the latest byte of one came that is not over."""
+        if self.phase is AttemptPhase.WAITING:
+            return self._sent_at, inf
+        return inf, self.last_byte_at if self.phase is AttemptPhase.RELAYING else inf
 
     def tell(self, watch: StallWatch) -> None:
         """Say whether the replica keeps this request waiting. A head alone is none of the engine's doing."""
@@ -136,18 +135,14 @@ class UpstreamAttempt:
     # -- from the replica's connection -------------------------------------------------------------------------------
 
     def on_head(self, head: ResponseHead) -> None:
-        """The replica's answer begins."""
+        """The response begins."""
         self._status = head.status
-        if self._engine.unreached:
-            self._engine.note_reached(self.endpoint)
+        self._engine.connector.note_reached(self.endpoint)
         self._writer = self._exchange.accept(head)
         if self._writer is None:
-            busy = head.status in BUSY
-            self.drop(
-                AttemptVerdict.NEUTRAL if busy else AttemptVerdict.SERVER_ERROR,
-                AttemptOutcome.BUSY if busy else AttemptOutcome.SERVER_ERROR,
-            )
-            self._exchange.try_elsewhere()
+            judgement = judge(head.status)
+            self.drop(judgement)
+            self._exchange.ask_another(judgement)
             return
         self.phase = AttemptPhase.RELAYING
         self.last_byte_at = self._engine.now()
@@ -179,14 +174,12 @@ class UpstreamAttempt:
         self._upstream = None
         status = writer.judged(self._status)
         if status == CUT_OFF:
-            self._settle(AttemptVerdict.BROKEN, AttemptOutcome.TRUNCATED)
-            self._exchange.broken("upstream_truncated", "the replica ended its answer before it was complete")
+            self._fail(dispatch.INCOMPLETE)
             return
         if self._placement is not None:
             self._take_usage(self._placement, writer.last_bytes())
         writer.end()
-        verdict, outcome = _judge(status)
-        self._settle(verdict, outcome)
+        self._settle(judge(status))
         self._exchange.finish(keep_alive=writer.keep_alive)
 
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
@@ -194,17 +187,13 @@ class UpstreamAttempt:
         self._upstream = None
         self._status = head.status
         exchange, engine = self._exchange, self._engine
-        if engine.unreached:
-            engine.note_reached(self.endpoint)
+        engine.connector.note_reached(self.endpoint)
         self.first_byte_at = engine.now()
         writer = exchange.accept(head)
+        judgement = judge(head.status)
         if writer is None:
-            busy = head.status in BUSY
-            self._settle(
-                AttemptVerdict.NEUTRAL if busy else AttemptVerdict.SERVER_ERROR,
-                AttemptOutcome.BUSY if busy else AttemptOutcome.SERVER_ERROR,
-            )
-            exchange.try_elsewhere()
+            self._settle(judgement)
+            exchange.ask_another(judgement)
             return
         self._writer = writer
         writer.whole(body)  # first: the client need not wait for our bookkeeping
@@ -213,25 +202,21 @@ class UpstreamAttempt:
         if self._placement is not None:
             self._placement.answered = True
             self._take_usage(self._placement, body)
-        verdict, outcome = _judge(head.status)
-        self._settle(verdict, outcome)
+        self._settle(judgement)
         exchange.finish(keep_alive=writer.keep_alive)
 
-    def on_broken(self, how: Broken) -> None:
-        """The connection failed before the answer was complete."""
+    def on_stale(self) -> None:
+        """The server closed an idle connection while it was written to: no fault, no attempt (docs/faults.md D9)."""
         self._upstream = None
-        if how is Broken.STALE and not self._stale_retried:
-            # The server closed an idle connection as we wrote to it: no fault, no attempt (D9).
-            self._stale_retried = True
-            self._begin_connect()
-        elif how is Broken.MALFORMED:
-            self._settle(AttemptVerdict.BROKEN, AttemptOutcome.MALFORMED)
-            self._exchange.broken("upstream_malformed", "the replica's answer is no valid HTTP", charged=True)
-        else:
-            if how is not Broken.TRUNCATED:
-                self._engine.note_unreached(self.endpoint, SPEAKS_TLS if how is Broken.TLS else CLOSES)
-            self._settle(AttemptVerdict.BROKEN, AttemptOutcome.DIED)
-            self._exchange.broken("upstream_died", "the replica closed the connection before its answer was complete")
+        self._begin_connect()
+
+    def on_failed(self, failure: Failure) -> None:
+        """The connection failed before the response was complete."""
+        self._upstream = None
+        if failure is dispatch.CLOSED or failure is dispatch.SPOKE_TLS:
+            reason = SPEAKS_TLS if failure is dispatch.SPOKE_TLS else CLOSES
+            self._engine.connector.note_unreached(self.endpoint, reason)
+        self._fail(failure)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -252,14 +237,14 @@ class UpstreamAttempt:
         self._connecting = self._engine.scope.spawn("connect", self._connect())
 
     async def _connect(self) -> None:
+        connector = self._engine.connector
         try:
-            connection = await self._engine.connect(self.endpoint)
-        except (OSError, TimeoutError, UnicodeError) as error:  # UnicodeError: a host that cannot be one
+            connection = await connector.connect(self.endpoint)
+        except (OSError, TimeoutError, UnicodeError) as error:
             self._connecting = None
-            self._engine.note_unreached(self.endpoint, reason_of(error, self._engine.where(self.endpoint)))
+            connector.note_unreached(self.endpoint, reason_of(error, connector.where(self.endpoint)))
             nobody = isinstance(error, _NOBODY_THERE) or (isinstance(error, OSError) and error.errno in _NO_WAY_THERE)
-            self._settle(AttemptVerdict.REFUSED if nobody else AttemptVerdict.FAULT, AttemptOutcome.CONNECT_FAILED)
-            self._exchange.broken("connect_failed", "no replica could be reached", status=503)
+            self._fail(dispatch.UNREACHABLE if nobody else dispatch.UNCONNECTED)
             return
         self._connecting = None
         self._send(connection)
@@ -268,49 +253,50 @@ class UpstreamAttempt:
         self.phase = AttemptPhase.WAITING
         self._sent_at = self._engine.now()
         self._upstream = connection
-        head = self._exchange.head
+        exchange = self._exchange
+        head = exchange.head
         connection.send(
             self,
-            self._exchange.request_for(self.endpoint, self._pool),
-            self._exchange.body,
+            self._pool.request(exchange, self.endpoint.api_prefix),
+            exchange.body,
             to_head_request=head.method == b"HEAD",
-            raw_chunks=not head.http10 and not self._exchange.follows_choices,
+            raw_chunks=not head.http10 and exchange.facts.choices == 1,
         )
 
-    def _settle(self, verdict: AttemptVerdict, outcome: AttemptOutcome) -> None:
+    def _fail(self, failure: Failure) -> None:
+        self._settle(failure)
+        self._exchange.attempt_failed(failure)
+
+    def _settle(self, judgement: Judgement) -> None:
         """It is over: count it, once."""
         if self.phase is AttemptPhase.OVER:
             return
         self.phase = AttemptPhase.OVER
-        engine, exchange, endpoint = self._engine, self._exchange, self.endpoint
+        engine, exchange, endpoint, verdict = self._engine, self._exchange, self.endpoint, judgement.verdict
         now = engine.now()
         if self._placement is not None:
             self._placement.over(now)
         sent_bytes = self._writer.sent_bytes if self._writer is not None else 0
         error = verdict not in _INNOCENT
         engine.counters.settle(
-            endpoint.slot, outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error
+            endpoint.slot, judgement.outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error
         )
-        if engine.traces is not None and endpoint is not engine.control:
-            engine.traces.attempt_over(exchange, endpoint, outcome, self._status, self.first_byte_at)
-        if engine.has_limits:
+        if engine.traces is not None and exchange.trace is not None:
+            engine.traces.attempt_over(
+                exchange.trace,
+                endpoint,
+                judgement.outcome,
+                status=self._status,
+                first_byte_at=self.first_byte_at,
+                dequeued_at=exchange.dequeued_at,
+            )
+        if engine.needs.room:
             engine.room_made()
-        if endpoint is engine.control or (verdict is AttemptVerdict.GOOD and engine.outliers.quiet):
+        if exchange.dispatch.is_own or (verdict is AttemptVerdict.GOOD and engine.outliers.quiet):
             return
         if verdict is AttemptVerdict.GOOD:
             engine.outliers.answered_elsewhere(exchange.failed)
         elif error:
             exchange.failed = (*exchange.failed, endpoint)
-        if engine.outliers.note(endpoint, verdict, exchange.caller, exchange.peers, now):
+        if engine.outliers.note(endpoint, verdict, exchange.caller, exchange.dispatch.peers, now):
             engine.counters.add(endpoint.slot, EJECTIONS)
-
-
-def _judge(status: int) -> tuple[AttemptVerdict, AttemptOutcome]:
-    """What a whole answer with `status` says of its replica."""
-    if status < _CLIENT_ERROR:
-        return AttemptVerdict.GOOD, AttemptOutcome.OK
-    if status in BUSY:
-        return AttemptVerdict.NEUTRAL, AttemptOutcome.BUSY
-    if status < _SERVER_ERROR:
-        return AttemptVerdict.NEUTRAL, AttemptOutcome.CLIENT_ERROR
-    return AttemptVerdict.SERVER_ERROR, AttemptOutcome.SERVER_ERROR

@@ -1,27 +1,27 @@
 """What a request must pass before it is routed: its path, its method, its key, its body."""
 
+import random
 import re
 from copy import copy
-from typing import TYPE_CHECKING
 
 from router import urlencoded
 from router.admission import PRIORITIES, Priority
+from router.dispatch import LocalAnswer
 from router.facts import BadBody, PolicyNeeds, checked_model, forwarded_affinity, read_json, with_model
 from router.form import read_multipart, with_part
 from router.keys import Key, Refusal
 from router.model import Facts
 from router.policy.models import POLICIES
+from router.proxy.engine import Engine
 from router.proxy.head import RequestHead
 from router.proxy.paths import ADMIN_TREES, PROXIED, Operation, is_control
 from router.proxy.spelling import nearest
-
-if TYPE_CHECKING:
-    from router.proxy.engine import Engine
 
 Headers = tuple[tuple[bytes, bytes], ...]
 OPEN_PATHS = frozenset({b"/", b"/health", b"/status"})
 """Answered to anybody: a load balancer holds no key."""
 _JSON_OBJECT = re.compile(rb"[ \t\r\n]*\{")
+_REQUEST_ID_LIMIT = 128
 _POLICY = b"x-routing-policy"
 _REFUSALS = {
     Refusal.UNKNOWN: (401, "a valid API key is needed"),
@@ -31,17 +31,23 @@ _REFUSALS = {
 }
 
 
+def request_id_of(head: RequestHead) -> bytes:
+    """The client's id if it is printable and short, else a new one."""
+    own = head.request_id
+    if own and len(own) <= _REQUEST_ID_LIMIT and own.isascii() and own.decode().isprintable():
+        return own
+    return b"%016x" % random.getrandbits(64)
+
+
 class Rejected(Exception):
     """The request is answered by the router itself."""
 
     def __init__(self, status: int, code: str, message: str, *headers: tuple[bytes, bytes]) -> None:
         super().__init__(message)
-        self.status = status
-        self.code = code
-        self.headers: Headers = headers
+        self.answer = LocalAnswer(status, code, message, *headers)
 
 
-def refuse(why: Refusal) -> Rejected:
+def reject(why: Refusal) -> Rejected:
     """The answer to a request that its key does not cover."""
     status, message = _REFUSALS[why]
     headers: Headers = ()
@@ -52,7 +58,7 @@ def refuse(why: Refusal) -> Rejected:
     return Rejected(status, why.value, message, *headers)
 
 
-def key_of(engine: "Engine", head: RequestHead) -> Key | None:
+def key_of(engine: Engine, head: RequestHead) -> Key | None:
     """The key that a request shows; None for a path open to anybody. Only for a router that has keys.
 
     Raises:
@@ -62,13 +68,13 @@ def key_of(engine: "Engine", head: RequestHead) -> Key | None:
         return None
     key = engine.keys.find(head.authorization, head.api_key)
     if key is None:
-        raise refuse(Refusal.UNKNOWN)
+        raise reject(Refusal.UNKNOWN)
     if head.path.startswith(ADMIN_TREES) and not key.admin:
-        raise refuse(Refusal.ADMIN)
+        raise reject(Refusal.ADMIN)
     return key
 
 
-def check_path(engine: "Engine", head: RequestHead, operation: Operation | None) -> bool:
+def check_path(engine: Engine, head: RequestHead, operation: Operation | None) -> bool:
     """True for the control plane's paths, False for a replica's.
 
     Raises:
@@ -88,7 +94,7 @@ def check_path(engine: "Engine", head: RequestHead, operation: Operation | None)
     return False
 
 
-def facts_of(engine: "Engine", head: RequestHead, body: bytes, operation: Operation | None) -> Facts:
+def facts_of(engine: Engine, head: RequestHead, body: bytes, operation: Operation | None) -> Facts:
     """What routing needs to know of the request.
 
     Raises:
@@ -105,15 +111,15 @@ def facts_of(engine: "Engine", head: RequestHead, body: bytes, operation: Operat
         raise Rejected(400, "invalid_body", str(error)) from error
 
 
-def _read(engine: "Engine", head: RequestHead, body: bytes, forwarded: str | None) -> Facts:
+def _read(engine: Engine, head: RequestHead, body: bytes, forwarded: str | None) -> Facts:
     """What the body says, in whichever of its types."""
     if head.is_multipart:
         return read_multipart(head.content_type or b"", body, forwarded=forwarded)
     if head.is_urlencoded and not _JSON_OBJECT.match(body):
         models = _models_of_fields(body)
         return Facts(model=checked_model(*models) if models else None, affinity=forwarded)
-    wanted = wanted_of(engine, head) if engine.wants_more else None
-    facts = read_json(body, want_text=engine.has_cache_types, forwarded=forwarded, wanted=wanted)
+    wants_text = engine.needs.text_length
+    facts = read_json(body, want_text=wants_text, forwarded=forwarded, wanted=policy_needs(engine, head))
     if head.is_urlencoded and _models_of_fields(body) - {facts.model}:
         raise BadBody("read as fields, the body names another 'model'; send Content-Type: application/json")
     return facts
@@ -154,14 +160,29 @@ def renamed(head: RequestHead, body: bytes, model: str) -> tuple[RequestHead, by
     return head, with_model(body, model)
 
 
-def wanted_of(engine: "Engine", head: RequestHead) -> PolicyNeeds:
-    """What policies need of the request beside its model.
+def follow_rules(engine: Engine, head: RequestHead, body: bytes, facts: Facts) -> tuple[RequestHead, bytes, Facts]:
+    """The request for the model that its model's name leads to: an alias's part, or a fallback."""
+    model, key = facts.model, facts.affinity
+    if model is None:
+        return head, body, facts
+    if key is not None and not key.startswith("key:"):
+        key = None  # an address may be everybody's behind a proxy: all of them would be one part's
+    target = engine.chooser.resolve(model, key, engine.is_ready)
+    if target == model:
+        return head, body, facts
+    renamed_head, renamed_body = renamed(head, body, target)
+    return renamed_head, renamed_body, facts_of(engine, renamed_head, renamed_body, head.operation)
+
+
+def policy_needs(engine: Engine, head: RequestHead) -> PolicyNeeds | None:
+    """What policies need of the request beside its model; None if nothing.
 
     Raises:
         Rejected: It asks for a policy that does not exist.
     """
-    if not engine.reads_headers:
-        return engine.wanted
+    needs = engine.needs.policies
+    if needs is None or not engine.needs.headers:
+        return needs
     policy = session = None
     for name, value in head.fields:
         if name == _POLICY and engine.limits.allow_policy_header:
@@ -170,7 +191,7 @@ def wanted_of(engine: "Engine", head: RequestHead) -> PolicyNeeds:
                 raise Rejected(400, "unknown_policy", f"X-Routing-Policy must be one of {', '.join(POLICIES)}")
         elif name == engine.limits.session_header:
             session = value.decode("latin-1")
-    return engine.wanted._replace(policy=policy, session=session)
+    return needs._replace(policy=policy, session=session)
 
 
 def priority_of(head: RequestHead, granted: Priority) -> Priority:

@@ -6,16 +6,15 @@ is whole; heads and bodies have deadlines; whatever is wrong is answered once an
 
 import asyncio
 from enum import Enum
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from router.proxy import answers
 from router.proxy.chunked import BadChunk, Chunked
+from router.proxy.engine import Engine
 from router.proxy.exchange import Exchange
 from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, RequestHead
 from router.proxy.paths import dialect_of
-
-if TYPE_CHECKING:
-    from router.proxy.engine import Engine
+from router.proxy.sides import ClientConnection
 
 PENDING_LIMIT_BYTES = 65536
 """Of pipelined bytes kept while an answer is under way; above it the socket is not read."""
@@ -32,11 +31,11 @@ class _Reading(Enum):
     """Refused: what still comes is dropped."""
 
 
-class Downstream:
+class Downstream(ClientConnection):
     """One client connection: an `asyncio.Protocol` in all but its base, which would keep it from being compiled."""
 
     __slots__ = (
-        "_body_left",
+        "_body_remaining",
         "_body_until",
         "_buffer",
         "_chunked",
@@ -51,11 +50,9 @@ class Downstream:
         "_reserved",
         "_served",
         "_transport",
-        "peer",
-        "peer_line",
     )
 
-    def __init__(self, engine: "Engine") -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
@@ -63,7 +60,7 @@ class Downstream:
         self._buffer = b""
         self._head: RequestHead | None = None
         self._pieces: list[bytes] = []
-        self._body_left = 0
+        self._body_remaining = 0
         self._body_until = 0.0
         self._reserved = 0
         self._chunked = Chunked()
@@ -271,10 +268,10 @@ class Downstream:
         if length is None:
             self._reading = _Reading.CHUNKED
             self._chunked = Chunked()
-            self._body_left = limits.max_body_bytes
+            self._body_remaining = limits.max_body_bytes
         else:
             self._reading = _Reading.BODY
-            self._body_left = length
+            self._body_remaining = length
         if rest:
             self._feed(rest)
 
@@ -291,24 +288,24 @@ class Downstream:
 
     def _feed_body(self, data: bytes) -> None:
         self._body_goes_on()
-        left = self._body_left - len(data)
-        self._body_left = left
-        self._reserve(len(data) + min(left, 0))
-        if left > 0:
+        remaining = self._body_remaining - len(data)
+        self._body_remaining = remaining
+        self._reserve(len(data) + min(remaining, 0))
+        if remaining > 0:
             self._pieces.append(data)
-        elif left == 0:
+        elif remaining == 0:
             self._pieces.append(data)
             self._body_complete(b"")
         else:
-            self._pieces.append(data[:left])
-            self._body_complete(data[left:])
+            self._pieces.append(data[:remaining])
+            self._body_complete(data[remaining:])
 
     def _feed_chunks(self, data: bytes) -> None:
         pieces = self._chunked.payload(data)
         # Framing counts too: an endless chunk extension is no way around the limit (docs/faults.md R32).
         size = len(data)
-        self._body_left -= size
-        if self._body_left < 0:
+        self._body_remaining -= size
+        if self._body_remaining < 0:
             raise BadHead(f"the body is larger than {self._engine.limits.max_body_bytes} bytes", 413)
         self._reserve(size)
         self._body_goes_on()

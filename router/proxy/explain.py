@@ -1,6 +1,6 @@
 """`POST /admin/explain`: for a given request body, who could be asked, with which score, who would be, and why not."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -8,15 +8,13 @@ from router.candidates import choose_from
 from router.counters import IN_FLIGHT
 from router.model import Eligibility, Endpoint, Facts
 from router.policy.rule import Scores
-
-if TYPE_CHECKING:
-    from router.proxy.engine import Engine
+from router.proxy.engine import Engine
 
 EXPLAINED = b"/chat/completions"
 """The path that a body to be explained is taken to be for."""
 
 
-def explain(engine: "Engine", facts: Facts) -> bytes:
+def explain(engine: Engine, facts: Facts) -> bytes:
     """The decision that this worker would make now, as JSON; changes nothing."""
     now = engine.now()
     peers = engine.peers_for(facts.model, EXPLAINED)
@@ -24,7 +22,7 @@ def explain(engine: "Engine", facts: Facts) -> bytes:
     roomy = [endpoint for endpoint in choice.endpoints if engine.has_room(endpoint)]
     rule, scores, picked = engine.chooser.explain(roomy, facts, now) if roomy else ("none", {}, None)
     chosen = {endpoint.id for endpoint in choice.endpoints}
-    said: dict[str, Any] = {
+    explanation: dict[str, Any] = {
         "model": facts.model,
         "text_bytes": facts.text_bytes,
         "affinity": facts.affinity,
@@ -48,10 +46,10 @@ def explain(engine: "Engine", facts: Facts) -> bytes:
             for endpoint in peers
         ],
     }
-    return msgspec.json.encode(said)
+    return msgspec.json.encode(explanation)
 
 
-def _why_not(engine: "Engine", endpoint: Endpoint, chosen: set[str], scores: Scores, now: float) -> str | None:
+def _why_not(engine: Engine, endpoint: Endpoint, chosen: set[str], scores: Scores, now: float) -> str | None:
     """Why `endpoint` has no score; None when it has one."""
     if endpoint.id in scores:
         return None

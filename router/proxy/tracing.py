@@ -9,14 +9,11 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from common.span import SPAN_BITS, TRACE_BITS, Kind, Span, parse_traceparent, traceparent
 from router.counters import AttemptOutcome
 from router.model import Endpoint
-
-if TYPE_CHECKING:
-    from router.proxy.exchange import Exchange
+from router.proxy.head import RequestHead
 
 _TRACEPARENT = re.compile(rb"(?:^|(?<=\n))traceparent: ([^\r\n]*)\r\n")
 _SERVER_ERROR = 500
@@ -26,7 +23,7 @@ Attributes = dict[str, str | int | float | bool]
 
 @dataclass(slots=True)
 class Trace:
-    """What one request remembers: its ids, and where the next piece begins.
+    """What one request remembers: its ids, when it began, and where the next piece begins.
 
     Times are monotonic seconds; `epoch` is when their zero was.
     """
@@ -35,6 +32,7 @@ class Trace:
     span_id: int
     parent_id: int | None
     sampled: bool
+    started: float
     reached: float
     epoch: float
     attempt_id: int = 0
@@ -58,58 +56,74 @@ class Traces:
     now: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
 
-    def forwarded(self, exchange: "Exchange", lines: bytes) -> bytes:
+    def begin(self, forwarded: bytes, started: float) -> Trace:
+        """A request's trace: the caller's, if its `forwarded` lines name exactly one, else a new one."""
+        values = _TRACEPARENT.findall(forwarded)
+        parent = parse_traceparent(values[0]) if len(values) == 1 else None
+        sampled = parent.sampled if parent else self.rng.random() < self.sample
+        trace_id = parent.trace_id if parent else self._id(TRACE_BITS)
+        parent_id = parent.span_id if parent else None
+        epoch = self.wall() - self.now()
+        return Trace(trace_id, self._id(), parent_id, sampled, started, reached=started, epoch=epoch)
+
+    def forwarded(self, trace: Trace, lines: bytes) -> bytes:
         """The header lines for a replica: `traceparent` names the attempt instead of the client's span."""
-        trace = self._trace(exchange)
         if not trace.sampled:
             return lines
         trace.attempt_id = trace.attempt_id or self._id()
         return _TRACEPARENT.sub(b"", lines) + b"traceparent: %b\r\n" % traceparent(trace.trace_id, trace.attempt_id)
 
     def attempt_over(
-        self, exchange: "Exchange", endpoint: Endpoint, outcome: AttemptOutcome, status: int, first_byte_at: float
+        self,
+        trace: Trace,
+        endpoint: Endpoint,
+        outcome: AttemptOutcome,
+        *,
+        status: int,
+        first_byte_at: float,
+        dequeued_at: float,
     ) -> None:
-        """An attempt ended now."""
-        trace = self._trace(exchange)
+        """An attempt ended now; `status`, `first_byte_at` and `dequeued_at` are 0 where there is none."""
         if trace.sampled:
-            if exchange.dequeued_at > trace.reached:
-                self._piece(trace, self._id(), "queue", exchange.dequeued_at)
-            seen: Attributes = {
+            if dequeued_at > trace.reached:
+                self._piece(trace, self._id(), "queue", dequeued_at)
+            attributes: Attributes = {
                 "server.address": endpoint.host,
                 "server.port": endpoint.port,
                 "inference.replica": endpoint.name,
                 "inference.outcome": outcome.name.lower(),
             }
             if status:
-                seen["http.response.status_code"] = status
+                attributes["http.response.status_code"] = status
             if first_byte_at:
-                seen["inference.first_byte_ms"] = round((first_byte_at - trace.reached) * 1e3, 3)
+                attributes["inference.first_byte_ms"] = round((first_byte_at - trace.reached) * 1e3, 3)
             error = outcome.name.lower() if outcome in _FAILED else None
             name = f"attempt {endpoint.name}"
             attempt_id = trace.attempt_id or self._id()
-            self._piece(trace, attempt_id, name, self.now(), kind="client", seen=seen, error=error)
+            self._piece(trace, attempt_id, name, self.now(), kind="client", attributes=attributes, error=error)
         trace.attempt_id = 0
 
-    def exchange_over(self, exchange: "Exchange", model: str | None, status: int, attempts: int) -> None:
+    def request_over(
+        self, trace: Trace, head: RequestHead, request_id: bytes, *, model: str | None, status: int, attempts: int
+    ) -> None:
         """A request ended now."""
-        trace = self._trace(exchange)
         if not trace.sampled:
             return
-        seen: Attributes = {
-            "http.request.method": exchange.head.method.decode(),
-            "url.path": exchange.head.path.decode(),
+        attributes: Attributes = {
+            "http.request.method": head.method.decode(),
+            "url.path": head.path.decode(),
             "http.response.status_code": status,
-            "inference.request_id": exchange.request_id.decode(),
+            "inference.request_id": request_id.decode(),
             "inference.attempts": attempts,
         }
         if model is not None:
-            seen["gen_ai.request.model"] = model
+            attributes["gen_ai.request.model"] = model
         error = f"answered {status}" if status >= _SERVER_ERROR else None if status else "no answer"
-        name = exchange.head.method.decode()
+        name = head.method.decode()
         if attempts:  # only paths that are proxied: a name is one of a few
-            name += f" {exchange.head.path.decode()}"
-        times = trace.epoch + exchange.started, trace.epoch + self.now()
-        self.send(Span(name, trace.trace_id, trace.span_id, trace.parent_id, *times, "server", seen, error))
+            name += f" {head.path.decode()}"
+        times = trace.epoch + trace.started, trace.epoch + self.now()
+        self.send(Span(name, trace.trace_id, trace.span_id, trace.parent_id, *times, "server", attributes, error))
 
     def _piece(
         self,
@@ -119,30 +133,13 @@ class Traces:
         until: float,
         *,
         kind: Kind = "internal",
-        seen: Attributes | None = None,
+        attributes: Attributes | None = None,
         error: str | None = None,
     ) -> None:
         """The span from where the last piece ended until `until`."""
         begin, trace.reached = trace.reached, until
         times = trace.epoch + begin, trace.epoch + until
-        self.send(Span(name, trace.trace_id, span_id, trace.span_id, *times, kind, seen or {}, error))
-
-    def _trace(self, exchange: "Exchange") -> Trace:
-        """The request's trace: the caller's, if it named exactly one, else a new one."""
-        if exchange.trace is None:
-            given = _TRACEPARENT.findall(exchange.head.forwarded)
-            parent = parse_traceparent(given[0]) if len(given) == 1 else None
-            sampled = parent.sampled if parent else self.rng.random() < self.sample
-            trace_id = parent.trace_id if parent else self._id(TRACE_BITS)
-            exchange.trace = Trace(
-                trace_id,
-                self._id(),
-                parent.span_id if parent else None,
-                sampled,
-                reached=exchange.started,
-                epoch=self.wall() - self.now(),
-            )
-        return exchange.trace
+        self.send(Span(name, trace.trace_id, span_id, trace.span_id, *times, kind, attributes or {}, error))
 
     def _id(self, bits: int = SPAN_BITS) -> int:
         return self.rng.getrandbits(bits) or 1

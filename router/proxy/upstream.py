@@ -8,17 +8,17 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+from router.dispatch import CLOSED, MALFORMED, SPOKE_TLS, TRUNCATED, Failure
 from router.model import Endpoint
 from router.proxy.chunked import LAST_CHUNK, BadChunk, Chunked
 from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, ResponseHead, parse_response
-from router.proxy.headers import response_lines
+from router.proxy.headers import response_lines, without_credentials
 from router.proxy.heads import Heads
+from router.proxy.paths import upstream_path
 from router.proxy.reach import TLS_ALERT
-
-if TYPE_CHECKING:
-    from router.proxy.attempt import UpstreamAttempt
+from router.proxy.sides import ProxiedRequest, ResponseListener
 
 IDLE_LIMIT_S = 4.0
 """Below the common 5 s keep-alive of servers (docs/faults.md F3)."""
@@ -26,21 +26,6 @@ IDLE_COUNT_LIMIT = 512
 """Idle connections kept per endpoint."""
 INFORMATIONAL_LIMIT = 8
 """1xx answers swallowed before the real one."""
-
-
-class Broken(Enum):
-    """How a connection ended before its response did."""
-
-    STALE = "stale"
-    """Reused, and closed before a byte came: the server's keep-alive ran out as we wrote."""
-    CLOSED = "closed"
-    """Closed before a byte came, on a fresh connection."""
-    TRUNCATED = "truncated"
-    """Closed in the middle of a response."""
-    TLS = "tls"
-    """A TLS alert came: the port speaks TLS, and was asked without."""
-    MALFORMED = "malformed"
-    """What came is no HTTP we accept."""
 
 
 class _Framing(Enum):
@@ -60,11 +45,11 @@ class Upstream:
         "_chunked",
         "_head",
         "_informational",
-        "_left",
         "_paused",
         "_phase",
         "_pool",
         "_raw_chunks",
+        "_remaining",
         "_to_head_request",
         "idle_since",
         "reused",
@@ -73,12 +58,12 @@ class Upstream:
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
-        self._attempt: UpstreamAttempt | None = None
+        self._attempt: ResponseListener | None = None
         self._phase = _Framing.IDLE
         self._buffer = b""
         self._head: ResponseHead | None = None
         self._chunked = Chunked()
-        self._left = 0
+        self._remaining = 0
         self._informational = 0
         self._paused = False
         self._raw_chunks = True
@@ -87,12 +72,17 @@ class Upstream:
         self.reused = False
         self.transport: asyncio.Transport | None = None
 
+    def __repr__(self) -> str:
+        """For debugging."""
+        state = "closed" if self.transport is None else self._phase.name.lower()
+        return f"<Upstream {self._pool.endpoint.name} {state}{' reused' if self.reused else ''}>"
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: connected."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
 
     def send(
-        self, attempt: "UpstreamAttempt", request: bytes, body: bytes, *, to_head_request: bool, raw_chunks: bool
+        self, attempt: ResponseListener, request: bytes, body: bytes, *, to_head_request: bool, raw_chunks: bool
     ) -> None:
         """Write a request and listen for `attempt`. `raw_chunks` False hands out payload only (HTTP/1.0 clients)."""
         self._attempt = attempt
@@ -102,7 +92,7 @@ class Upstream:
         self._raw_chunks = raw_chunks
         transport = self.transport
         if transport is None:
-            self._break(Broken.STALE if self.reused else Broken.CLOSED)
+            self._close_early()
         elif len(body) < 65536:  # noqa: PLR2004 - below it one copy is cheaper than a second write
             transport.write(request + body)
         else:
@@ -151,7 +141,7 @@ class Upstream:
             else:
                 self._head_data(attempt, data)
         except (BadHead, BadChunk):
-            self._break(Broken.MALFORMED)
+            self._fail(MALFORMED)
 
     def pause_writing(self) -> None:
         """asyncio: the replica takes the request more slowly than we have it; it is whole, and bounded, already."""
@@ -173,13 +163,13 @@ class Upstream:
             attempt, self._attempt = self._attempt, None
             attempt.on_end()
         elif self._phase is _Framing.HEAD and not self._buffer:
-            self._break(Broken.STALE if self.reused else Broken.CLOSED)
+            self._close_early()
         elif self._phase is _Framing.HEAD and self._buffer.startswith(TLS_ALERT):
-            self._break(Broken.TLS)
+            self._fail(SPOKE_TLS)
         else:
-            self._break(Broken.TRUNCATED)
+            self._fail(TRUNCATED)
 
-    def _head_data(self, attempt: "UpstreamAttempt", data: bytes) -> None:
+    def _head_data(self, attempt: ResponseListener, data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
         end = data.find(b"\r\n\r\n")
@@ -211,7 +201,7 @@ class Upstream:
         if self._attempt is attempt and (rest or head.length == 0):  # else it chose to try elsewhere
             self.data_received(rest)
 
-    def _whole(self, attempt: "UpstreamAttempt", head: ResponseHead, body: bytes) -> None:
+    def _whole(self, attempt: ResponseListener, head: ResponseHead, body: bytes) -> None:
         """Head and body came in one read, as most short answers do."""
         self._attempt = None
         self._phase = _Framing.IDLE
@@ -230,30 +220,30 @@ class Upstream:
             self._chunked = Chunked()
         elif head.length is not None:
             self._phase = _Framing.LENGTH
-            self._left = head.length
+            self._remaining = head.length
         else:
             self._phase = _Framing.CLOSE
 
-    def _length_data(self, attempt: "UpstreamAttempt", data: bytes) -> None:
-        left = self._left - len(data)
-        if left > 0:
-            self._left = left
+    def _length_data(self, attempt: ResponseListener, data: bytes) -> None:
+        remaining = self._remaining - len(data)
+        if remaining > 0:
+            self._remaining = remaining
             attempt.on_body(data, framed=False)
             return
-        if left < 0:
-            data = data[:left]
+        if remaining < 0:
+            data = data[:remaining]
         if data:
             attempt.on_body(data, framed=False)
-        self._end(clean=left == 0)
+        self._end(clean=remaining == 0)
 
-    def _last_chunks(self, attempt: "UpstreamAttempt", data: bytes) -> None:
+    def _last_chunks(self, attempt: ResponseListener, data: bytes) -> None:
         """The end came with whole chunks: they pass, the closing one is written by whoever ends the response."""
         data = data[: -len(LAST_CHUNK)]
         if data:
             attempt.on_body(data, framed=True)
         self._end(clean=True)
 
-    def _pieces_of_chunks(self, attempt: "UpstreamAttempt", data: bytes) -> None:
+    def _pieces_of_chunks(self, attempt: ResponseListener, data: bytes) -> None:
         chunked = self._chunked
         for piece in chunked.payload(data):
             attempt.on_body(piece, framed=False)
@@ -272,12 +262,21 @@ class Upstream:
         if attempt is not None:
             attempt.on_end()
 
-    def _break(self, how: Broken) -> None:
+    def _close_early(self) -> None:
+        """No byte of a response came: as it happens where the server's keep-alive ran out while we wrote."""
+        if not self.reused:
+            self._fail(CLOSED)
+            return
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.on_stale()
+
+    def _fail(self, failure: Failure) -> None:
         attempt, self._attempt = self._attempt, None
         if self.transport is not None:
             self.transport.abort()
         if attempt is not None:
-            attempt.on_broken(how)
+            attempt.on_failed(failure)
 
 
 class Pool:
@@ -304,6 +303,25 @@ class Pool:
         self._over = False
         self.address = ""
         """Where the latest connection was had, when the host has several addresses."""
+
+    def __repr__(self) -> str:
+        """For debugging."""
+        return f"<Pool {self.endpoint.name} idle={len(self._idle)}{' over' if self._over else ''}>"
+
+    def request(self, request: ProxiedRequest, api_prefix: str | None) -> bytes:
+        """The request's head as the endpoint gets it; `api_prefix`: which form of paths it serves."""
+        head, body, forwarded = request.head, request.body, request.forwarded_lines()
+        return b"%b %b%b%b HTTP/1.1\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
+            head.method,
+            self.base_path,
+            upstream_path(head.path, head.operation, api_prefix),
+            b"?" + head.query if head.query else b"",
+            self.own_lines,
+            without_credentials(forwarded) if self.has_key else forwarded,
+            request.peer_line,
+            request.request_id,
+            b"content-length: %d\r\n" % len(body) if body or head.method == b"POST" else b"",
+        )
 
     def take(self) -> Upstream | None:
         """An idle connection young enough to be trusted, or None."""

@@ -17,7 +17,8 @@ from router.model import Endpoint, Table
 from router.policy.choose import Chooser
 from router.policy.models import ModelRules
 from router.proxy.downstream import Downstream
-from router.proxy.engine import Engine, Limits
+from router.proxy.engine import Engine
+from router.proxy.limits import Limits
 
 SLOTS = 16
 LIMITS = Limits(

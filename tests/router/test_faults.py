@@ -320,7 +320,7 @@ async def test_replaced_replicas_leave_nothing_behind_D30(plane: Plane) -> None:
     async with asyncio.timeout(5):
         while any(now > then for now, then in zip(held(), before, strict=True)):
             await asyncio.sleep(0.01)
-    assert list(plane.engine._pools) == [endpoint.id for endpoint in plane.engine.table.endpoints]
+    assert list(plane.engine.connector._pools) == [endpoint.id for endpoint in plane.engine.table.endpoints]
     assert plane.engine.outliers.quiet
 
 

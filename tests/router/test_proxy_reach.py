@@ -38,7 +38,7 @@ async def test_localhost_reaches_a_server_on_either_loopback_W17(plane: Plane, a
     replica = await replica_at(plane, address)
     [endpoint] = plane.route(replica, host="localhost")
     assert [(await plane.post(BODY)).status for _ in range(2)] == [200, 200]
-    assert plane.engine.pool(endpoint).address == address
+    assert plane.engine.connector.pool(endpoint).address == address
 
 
 async def test_name_whose_first_address_refuses_is_reached_at_another_and_that_is_remembered_W17(
@@ -52,10 +52,10 @@ async def test_name_whose_first_address_refuses_is_reached_at_another_and_that_i
         dialled.append(addresses)
         return await hosts.dial(addresses, port)
 
-    monkeypatch.setattr("router.proxy.engine.dial", dial)
+    monkeypatch.setattr("router.proxy.connector.dial", dial)
     [endpoint] = plane.route(replica, host="gpu1")
     assert (await plane.post(BODY)).status == 200
-    plane.engine.pool(endpoint).close()
+    plane.engine.connector.pool(endpoint).close()
     assert (await plane.post(BODY)).status == 200
     assert dialled == [["127.0.0.2", "127.0.0.3"], ["127.0.0.3", "127.0.0.2"]]
 

@@ -41,7 +41,7 @@ async def fine(call: Call) -> None:
 async def serve(plane: Plane, tls: Tls, script: object = fine) -> FakeReplica:
     replica = await FakeReplica(script).start(tls=tls.server)  # type: ignore[arg-type]  # a script
     plane.replicas.append(replica)
-    plane.engine.tls = client_context(tls.ca)
+    plane.engine.connector.tls = client_context(tls.ca)
     return replica
 
 
@@ -56,7 +56,7 @@ async def test_replica_on_https_is_asked_over_tls_and_its_connection_is_kept_W2(
 
 async def test_certificate_of_the_server_itself_in_the_ca_file_is_believed_W2(plane: Plane, tls: Tls) -> None:
     replica = await serve(plane, tls)
-    plane.engine.tls = client_context(tls.leaf)
+    plane.engine.connector.tls = client_context(tls.leaf)
     plane.route(replica, tls=True)
     assert (await plane.post(BODY)).status == 200
 
@@ -66,7 +66,7 @@ async def test_server_that_is_not_believed_gets_not_one_byte_of_a_request_W2(pla
     replica = await serve(plane, tls)
     host = "127.0.0.1"
     if case == "another CA":
-        plane.engine.tls = client_context(trustme.CA().cert_pem.bytes().decode())
+        plane.engine.connector.tls = client_context(trustme.CA().cert_pem.bytes().decode())
     elif case == "another name":
         host = "localhost"
     else:
@@ -80,14 +80,14 @@ async def test_server_that_is_not_believed_gets_not_one_byte_of_a_request_W2(pla
 
 async def test_checks_are_off_only_by_the_setting_W2(plane: Plane, tls: Tls) -> None:
     replica = await serve(plane, tls)
-    plane.engine.tls = client_context(None, verify=False)
+    plane.engine.connector.tls = client_context(None, verify=False)
     plane.route(replica, tls=True, host="localhost")
     assert (await plane.post(BODY)).status == 200
 
 
 async def test_handshake_that_does_not_come_costs_the_connect_timeout_W2(planes: MakePlane, tls: Tls) -> None:
     plane = await planes(connect_timeout_s=0.3)
-    plane.engine.tls = client_context(tls.ca)
+    plane.engine.connector.tls = client_context(tls.ca)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         plane.route(silent.getsockname()[1], tls=True)
         assert (await plane.post(BODY)).status == 503

@@ -65,13 +65,13 @@ async def test_requests_that_do_not_reach_a_replica_are_counted_until_one_does_W
     plane.route(port)
     for _ in range(3):
         assert (await plane.post(BODY)).status == 503
-    [run] = plane.engine.unreached.values()
+    [run] = plane.engine.connector.unreached.values()
     assert (run.failures, run.reason) == (3, f"connection refused at 127.0.0.1:{port}")
     replica = await plane.add(fine)
-    plane.route(replica, id=next(iter(plane.engine.unreached)))
+    plane.route(replica, id=next(iter(plane.engine.connector.unreached)))
     plane.engine.outliers.forget_all_but(set())
     assert (await plane.post(BODY)).status == 200
-    assert plane.engine.unreached == {}
+    assert plane.engine.connector.unreached == {}
 
 
 @pytest.mark.parametrize("case", ["TLS asked without", "without asked with", "not believed", "hangs up"])
@@ -82,7 +82,7 @@ async def test_reason_names_what_is_wrong_between_the_record_and_the_port_W18(pl
     kind = Blunt if case == "without asked with" else FakeReplica
     replica = await kind(hang_up).start(tls=context if with_tls else None)
     plane.replicas.append(replica)
-    plane.engine.tls = client_context(None)
+    plane.engine.connector.tls = client_context(None)
     plane.route(replica, tls=case in ("without asked with", "not believed"))
     for _ in range(2):
         await plane.post(BODY)
@@ -93,7 +93,7 @@ async def test_reason_names_what_is_wrong_between_the_record_and_the_port_W18(pl
         "hangs up": CLOSES,
     }[case]
     async with asyncio.timeout(5):
-        while not next(iter(plane.engine.unreached.values())).reason.startswith(expected):
+        while not next(iter(plane.engine.connector.unreached.values())).reason.startswith(expected):
             await asyncio.sleep(0.01)
 
 

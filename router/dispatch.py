@@ -1,0 +1,260 @@
+"""PURE. What happens to a request: every event of its life is answered by what is to be done next.
+
+    it starts, or room was made   ASK a replica, WAIT for room, or answer
+    a replica answered            RELAY the response, or ASK another
+    an attempt failed             ASK another, or answer
+    a deadline passed             answer
+
+`proxy/exchange.py` carries it out. Another replica is asked only while the client has got no byte of a response, never the
+same one twice, within `max_retries` and the retry budget. What a failure says of the replica, what it is counted as, and
+what the client is told of it stands in this file and nowhere else.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from math import inf
+from typing import Final
+
+from router.counters import AttemptOutcome
+from router.model import Endpoint
+from router.outlier import AttemptVerdict
+from router.proxy.limits import Limits
+from router.proxy.paths import Operation
+
+RETRIED: Final = frozenset({429, 500, 502, 503, 504})
+"""Statuses that another replica may better; else they are passed on (docs/faults.md A20)."""
+_BUSY: Final = frozenset({429, 503})
+_CLIENT_ERROR, _SERVER_ERROR = 400, 500
+_RETRY_LATER = (b"retry-after", b"5")
+_DO_NOT_RETRY = (b"x-should-retry", b"false")
+
+
+class Action(Enum):
+    """What the shell is to do."""
+
+    ASK = "ask"
+    """One of the candidates with room."""
+    WAIT = "wait"
+    """In the queue, until a replica has room."""
+    RELAY = "relay"
+    """The replica's response, to the client."""
+
+
+class LocalAnswer:
+    """An error that the router answers itself; `headers` are further fields."""
+
+    def __init__(self, status: int, code: str, message: str, *headers: tuple[bytes, bytes]) -> None:
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = headers
+
+
+class Judgement:
+    """What the end of an attempt says of the replica, and what it is counted as.
+
+    `charged`: another attempt is charged to the retry budget. The budget is against storms on replicas that struggle. A
+    replica that is gone does no work for its requests any more, so moving them, all at once, adds no load to what was
+    admitted; charged, a death would lose those of its requests that exceed the budget (docs/faults.md A1, A2 against D8).
+    """
+
+    def __init__(self, verdict: AttemptVerdict, outcome: AttemptOutcome, *, charged: bool = False) -> None:
+        self.verdict = verdict
+        self.outcome = outcome
+        self.charged = charged
+
+
+class Failure(Judgement):
+    """The end of an attempt without a response; `answer` is for the client, where no other replica is asked."""
+
+    def __init__(
+        self, verdict: AttemptVerdict, outcome: AttemptOutcome, answer: LocalAnswer, *, charged: bool = False
+    ) -> None:
+        super().__init__(verdict, outcome, charged=charged)
+        self.answer = answer
+
+
+_OK: Final = Judgement(AttemptVerdict.GOOD, AttemptOutcome.OK)
+_CLIENTS_OWN: Final = Judgement(AttemptVerdict.NEUTRAL, AttemptOutcome.CLIENT_ERROR)
+_IS_BUSY: Final = Judgement(AttemptVerdict.NEUTRAL, AttemptOutcome.BUSY, charged=True)
+_FAILED_INSIDE: Final = Judgement(AttemptVerdict.SERVER_ERROR, AttemptOutcome.SERVER_ERROR, charged=True)
+CLIENT_GONE: Final = Judgement(AttemptVerdict.NEUTRAL, AttemptOutcome.CLIENT_GONE)
+"""Nobody is to blame."""
+
+_NO_CONNECTION: Final = LocalAnswer(503, "connect_failed", "no replica could be reached")
+_DIED: Final = LocalAnswer(502, "upstream_died", "the replica closed the connection before its answer was complete")
+UNREACHABLE: Final = Failure(AttemptVerdict.REFUSED, AttemptOutcome.CONNECT_FAILED, _NO_CONNECTION)
+"""Nobody is there, or there is no way there."""
+UNCONNECTED: Final = Failure(AttemptVerdict.FAULT, AttemptOutcome.CONNECT_FAILED, _NO_CONNECTION)
+"""No connection for another reason: a want of descriptors, say, is our own fault (docs/faults.md D19 to D21)."""
+CLOSED: Final = Failure(AttemptVerdict.BROKEN, AttemptOutcome.DIED, _DIED)
+"""A fresh connection was closed before a byte came."""
+SPOKE_TLS: Final = Failure(AttemptVerdict.BROKEN, AttemptOutcome.DIED, _DIED)
+"""A TLS alert came: the port speaks TLS, and was asked without."""
+TRUNCATED: Final = Failure(AttemptVerdict.BROKEN, AttemptOutcome.DIED, _DIED)
+"""The connection was closed in the middle of a response."""
+INCOMPLETE: Final = Failure(
+    AttemptVerdict.BROKEN,
+    AttemptOutcome.TRUNCATED,
+    LocalAnswer(502, "upstream_truncated", "the replica ended its answer before it was complete"),
+)
+"""The response ended as its framing says, and is not whole all the same."""
+MALFORMED: Final = Failure(
+    AttemptVerdict.BROKEN,
+    AttemptOutcome.MALFORMED,
+    LocalAnswer(502, "upstream_malformed", "the replica's answer is no valid HTTP"),
+    charged=True,
+)
+STOPPING: Final = Failure(
+    AttemptVerdict.NEUTRAL, AttemptOutcome.CLIENT_GONE, LocalAnswer(503, "router_stopping", "the router is stopping")
+)
+_NO_FIRST_BYTE: Final = Failure(
+    AttemptVerdict.FAULT,
+    AttemptOutcome.TIMED_OUT,
+    LocalAnswer(504, "first_byte_timeout", "the replica sent no answer in time"),
+)
+_FELL_SILENT: Final = Failure(
+    AttemptVerdict.FAULT, AttemptOutcome.TIMED_OUT, LocalAnswer(504, "idle_timeout", "the replica stopped sending")
+)
+
+
+def judge(status: int) -> Judgement:
+    """What a whole response with `status` says of its replica."""
+    if status < _CLIENT_ERROR:
+        return _OK
+    if status in _BUSY:
+        return _IS_BUSY
+    return _CLIENTS_OWN if status < _SERVER_ERROR else _FAILED_INSIDE
+
+
+class Dispatch:
+    """One request's way through the replicas.
+
+    Args:
+        limits: The worker's limits.
+        operation: What the path means; None for a path that is passed on blindly, or is the router's own.
+    """
+
+    # Most of these keep their defaults in most requests: class attributes cost nothing per request.
+    peers: Sequence[Endpoint] = ()
+    """Everybody who serves such requests, in whatever state."""
+    attempts = 0
+    tried: tuple[str, ...] = ()
+    """Ids of those asked so far."""
+    is_own = False
+    """The router answers it itself; nobody else is asked."""
+    _moved_for_500 = False
+
+    def __init__(self, limits: Limits, operation: Operation | None) -> None:
+        self._limits = limits
+        self._repeatable = operation is not None and operation.repeatable
+
+    def choose(
+        self, model: str | None, peers: Sequence[Endpoint], *, candidates: int, roomy: int, may_come: bool
+    ) -> Action | LocalAnswer:
+        """The request starts, room was made for it, or another replica is to be asked.
+
+        Args:
+            model: What it is for; None where it names none.
+            peers: Everybody who serves such requests.
+            candidates: How many of them may be asked, and were not yet.
+            roomy: How many of those have room.
+            may_come: It makes sense to ask again for a model that nobody serves.
+        """
+        self.peers = peers
+        if roomy:
+            return Action.ASK
+        return Action.WAIT if candidates else self._nobody(model, may_come=may_come)
+
+    def ask_only(self, endpoint: Endpoint) -> None:
+        """The request is for the router itself."""
+        self.peers = (endpoint,)
+        self.is_own = True
+
+    def asked(self, endpoint: Endpoint) -> None:
+        """An attempt at `endpoint` begins."""
+        self.attempts += 1
+        self.tried = (*self.tried, endpoint.id)
+
+    def answered(self, status: int, *, begun: bool, others: bool, budget: bool, suspect: bool) -> Action:
+        """A response's head came.
+
+        A 500 may be the request's own: it is asked elsewhere once, where asking twice does no harm, and only from a suspect.
+
+        Args:
+            status: The response's.
+            begun: The client has bytes of a response already.
+            others: There is another candidate.
+            budget: The retry budget has one left.
+            suspect: Others met errors there too, or the replica is leaving.
+        """
+        if status not in RETRIED or not self._may_ask_another(begun=begun, others=others and budget):
+            return Action.RELAY
+        if status == _SERVER_ERROR:
+            if self._moved_for_500 or not (self._repeatable and suspect):
+                return Action.RELAY
+            self._moved_for_500 = True
+        return Action.ASK
+
+    def failed(self, failure: Failure, *, begun: bool, others: bool, budget: bool) -> Action | LocalAnswer:
+        """An attempt ended without a response; for the arguments see `answered`."""
+        may = self._may_ask_another(begun=begun, others=others and (budget or not failure.charged))
+        return Action.ASK if may else failure.answer
+
+    def overdue(
+        self,
+        now: float,
+        started: float,
+        *,
+        sent_at: float = inf,
+        last_byte_at: float = inf,
+        queued_at: float = inf,
+        retry_after_s: int = 0,
+    ) -> Failure | None:
+        """The deadline that has passed, if one has; all are moments on the monotonic clock, in seconds.
+
+        Args:
+            now: Now.
+            started: When the request was whole.
+            sent_at: When it was sent to a replica that has not answered yet.
+            last_byte_at: When the latest byte of a response came that is not over.
+            queued_at: When it began to wait for room.
+            retry_after_s: When the queue should have moved on, for one that waits there.
+        """
+        limits = self._limits
+        if now - started > limits.total_timeout_s:
+            message = f"not answered within {limits.total_timeout_s:g} s"
+            return Failure(AttemptVerdict.FAULT, AttemptOutcome.TIMED_OUT, LocalAnswer(504, "request_timeout", message))
+        if now > sent_at + limits.first_byte_timeout_s:
+            return _NO_FIRST_BYTE
+        if now > last_byte_at + limits.idle_timeout_s:
+            return _FELL_SILENT
+        if now > queued_at + limits.queue_timeout_s:
+            answer = _queue_answer(503, "queue_timeout", "no replica had room in time", retry_after_s)
+            return Failure(AttemptVerdict.NEUTRAL, AttemptOutcome.TIMED_OUT, answer)
+        return None
+
+    def _may_ask_another(self, *, begun: bool, others: bool) -> bool:
+        return others and not begun and not self.is_own and self.attempts <= self._limits.max_retries
+
+    def _nobody(self, model: str | None, *, may_come: bool) -> LocalAnswer:
+        """503, and why: the model was never seen, or nobody serves it now (docs/faults.md D6).
+
+        Official clients ask again twice, and wait as long as they are told: for a name that only a typing error has, they
+        are told not to.
+        """
+        if self.tried:
+            return LocalAnswer(503, "no_replica_left", "every replica that could be tried failed", _RETRY_LATER)
+        if model is not None and not self.peers:
+            again = _RETRY_LATER if may_come else _DO_NOT_RETRY
+            return LocalAnswer(503, "model_not_found", f"No healthy services available for model '{model}'", again)
+        return LocalAnswer(503, "no_healthy_replica", "No healthy services available", _RETRY_LATER)
+
+
+def queue_is_full(retry_after_s: int) -> LocalAnswer:
+    """The answer to a request that was to wait, and cannot."""
+    return _queue_answer(429, "queue_full", "too many requests wait for this model", retry_after_s)
+
+
+def _queue_answer(status: int, code: str, message: str, retry_after_s: int) -> LocalAnswer:
+    return LocalAnswer(status, code, message, (b"retry-after", b"%d" % retry_after_s))

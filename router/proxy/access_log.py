@@ -1,0 +1,26 @@
+"""The access log's line of one request: never a prompt, a key or an answer."""
+
+from router.proxy.attempt import UpstreamAttempt
+from router.proxy.sides import ProxiedRequest
+
+
+def line(
+    request: ProxiedRequest, attempt: UpstreamAttempt | None, *, status: int, sent_bytes: int, now: float
+) -> dict[str, object]:
+    """Its fields; `attempt` is the last one, if any was made."""
+    first_byte_at = attempt.first_byte_at if attempt is not None else 0.0
+    return {
+        "request_id": request.request_id.decode(),
+        **({"trace_id": f"{request.trace.trace_id:032x}"} if request.trace is not None else {}),
+        "caller": request.caller,
+        "path": request.head.path.decode(),
+        "model": request.facts.model,
+        "replica": attempt.endpoint.name if attempt is not None else None,
+        "status": status,
+        "attempts": request.dispatch.attempts,
+        "first_byte_ms": round((first_byte_at - request.started) * 1e3, 3) if first_byte_at else None,
+        "duration_ms": round((now - request.started) * 1e3, 3),
+        "request_bytes": len(request.body),
+        "response_bytes": sent_bytes,
+        **(attempt.story() if attempt is not None else {}),
+    }

@@ -1,0 +1,148 @@
+"""What the parts of a request's way may call of the part above them: base classes, so that imports run one way only.
+
+    Downstream (a client's connection) → Exchange (a request) → UpstreamAttempt (a try) → Upstream (a replica's connection)
+
+Each of them makes the next one and hears back from it through one of these. Classes and not protocols: mypyc calls their
+methods directly.
+"""
+
+import asyncio
+
+from router.dispatch import Dispatch, Failure, Judgement
+from router.model import Endpoint, Facts
+from router.proxy.head import RequestHead, ResponseHead
+from router.proxy.response_writer import ResponseWriter
+from router.proxy.tracing import Trace
+from router.silence import Kind
+
+
+class ClientConnection:
+    """A client's connection, for its request and for the worker."""
+
+    __slots__ = ("peer", "peer_line")
+    peer: str
+    """The client's address."""
+    peer_line: bytes
+    """The same, as a header line for replicas."""
+
+    @property
+    def paused(self) -> bool:
+        """True while the client cannot take more."""
+        raise NotImplementedError
+
+    @property
+    def asking(self) -> bool:
+        """True while a request has begun to arrive and is not whole."""
+        raise NotImplementedError
+
+    def sink(self) -> asyncio.Transport:
+        """Where the answer is written."""
+        raise NotImplementedError
+
+    def exchange_done(self, *, keep_alive: bool) -> None:
+        """The answer is written; go on with the next request, or close."""
+        raise NotImplementedError
+
+    def check(self, now: float) -> None:
+        """Called by the sweep: end what has taken too long."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Reset the connection: the only honest end of an answer without framing."""
+        raise NotImplementedError
+
+    def drain(self) -> None:
+        """Close now if idle, else after the answer."""
+        raise NotImplementedError
+
+    def expel(self) -> None:
+        """Close now, whatever is under way."""
+        raise NotImplementedError
+
+
+class ProxiedRequest:
+    """One request of one client, for its attempts and for the worker."""
+
+    head: RequestHead
+    body: bytes
+    facts: Facts
+    dispatch: Dispatch
+    caller: str
+    """The API key's name, or the client's address."""
+    peer_line: bytes
+    """The client's address, as a header line for replicas."""
+    request_id: bytes
+    started: float
+    """When the request was whole, in monotonic seconds."""
+    # These keep their defaults in most requests: class attributes cost nothing per request.
+    dequeued_at = 0.0
+    failed: tuple[Endpoint, ...] = ()
+    """Who could not answer this request, for reasons that may be the request's."""
+    trace: Trace | None = None
+
+    @property
+    def kind(self) -> Kind | None:
+        """What kind of answer the engine is to write; None where another part of the server may answer for it."""
+        operation = self.head.operation
+        return (operation.name, self.facts.stream) if operation is not None and operation.by_engine else None
+
+    @property
+    def queued(self) -> bool:
+        """True while it waits for a replica with room."""
+        raise NotImplementedError
+
+    def choose(self) -> None:
+        """Ask a replica, wait for one with room, or answer that there is none."""
+        raise NotImplementedError
+
+    def check(self, now: float) -> None:
+        """Called by the sweep: end what has taken too long."""
+        raise NotImplementedError
+
+    def forwarded_lines(self) -> bytes:
+        """The client's header lines that go on to the replica."""
+        raise NotImplementedError
+
+    def accept(self, head: ResponseHead) -> ResponseWriter | None:
+        """Where the replica's response goes; None to ask another replica instead."""
+        raise NotImplementedError
+
+    def ask_another(self, judgement: Judgement) -> None:
+        """The attempt was dropped for a response that another replica may better."""
+        raise NotImplementedError
+
+    def attempt_failed(self, failure: Failure) -> None:
+        """The attempt ended without a response."""
+        raise NotImplementedError
+
+    def finish(self, *, keep_alive: bool = False, notify: bool = True) -> None:
+        """The request is over, one way or another."""
+        raise NotImplementedError
+
+
+class ResponseListener:
+    """An attempt, for the replica's connection."""
+
+    def on_head(self, head: ResponseHead) -> None:
+        """The response begins."""
+        raise NotImplementedError
+
+    def on_body(self, data: bytes, *, framed: bool) -> None:
+        """Bytes of the response; `framed` when they are whole chunks, never the closing one."""
+        raise NotImplementedError
+
+    def on_end(self) -> None:
+        """The response is complete, as far as its framing goes."""
+        raise NotImplementedError
+
+    def on_whole(self, head: ResponseHead, body: bytes) -> None:
+        """The whole response at once."""
+        raise NotImplementedError
+
+    def on_stale(self) -> None:
+        """An idle connection was closed as it was written to: no fault, and no attempt (docs/faults.md D9)."""
+        raise NotImplementedError
+
+    def on_failed(self, failure: Failure) -> None:
+        """The connection failed before the response was complete."""
+        raise NotImplementedError
