@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from common.names import is_localhost
+from common.wire.address import bare
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -52,16 +53,16 @@ class AddressPolicy:
             AddressRefused: It may not be registered.
         """
         self.check_port(port)
-        bare = host.removeprefix("[").removesuffix("]")
-        address = parse_address(bare)
+        name = bare(host)
+        address = parse_address(name)
         if address is None:
-            self._check_name(bare.lower().rstrip("."))
+            self._check_name(name.lower().rstrip("."))
         else:
             self.check_address(address)
         if (
             self.own is not None
             and port == self.own[1]
-            and (bare == self.own[0] or is_localhost(bare) or _loops(address))
+            and (name == self.own[0] or is_localhost(name) or _loops(address))
         ):
             raise AddressRefused(f"{host}:{port} is the registry itself")
 

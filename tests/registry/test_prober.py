@@ -27,10 +27,10 @@ class Probed:
         self.at_once -= 1
         return web.Response(status=self.status)
 
-    def server(self) -> TestServer:
+    def server(self, host: str = "127.0.0.1") -> TestServer:
         app = web.Application()
         app.router.add_get("/health", self.answer)
-        return TestServer(app, host="127.0.0.1")
+        return TestServer(app, host=host)
 
 
 @pytest.fixture
@@ -70,6 +70,30 @@ async def test_prober_asks_the_babysitter_of_a_routable_record(aiohttp_registry:
         record = body(port=server.port - 1, url="http://127.0.0.1:1024", metadata={"type": "openai-api"})
         await aiohttp_registry.post("/services", json=record)
         await until_health(aiohttp_registry, "svc", "healthy")
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+async def test_a_host_with_or_without_brackets_registers_is_probed_and_shown_as_given(
+    aiohttp_registry: Client, probed: Probed, host: str
+) -> None:
+    client = aiohttp_registry
+    async with probed.server("::1") as server:
+        assert server.port is not None
+        own = body("own", host=host, port=server.port, url=f"http://[::1]:{server.port}")
+        metadata = {"type": "openai-api", "metrics_path": "/metrics"}
+        routable = body(
+            "server", host=host, port=server.port - 1, url=f"http://[::1]:{server.port - 1}", metadata=metadata
+        )
+        for record in (own, routable):
+            async with client.post("/services", json=record) as answer:
+                assert answer.status == 201
+            async with client.get(f"/services/{record['name']}/health") as answer:
+                assert (await answer.json())["health_status"] == "healthy"
+            async with client.get(f"/services/{record['name']}") as answer:
+                assert (await answer.json())["host"] == host
+        async with client.get("/sd/prometheus") as answer:
+            targets = {group["labels"]["service"]: group["targets"] for group in await answer.json()}
+        assert targets["server"] == [f"[::1]:{server.port - 1}"]
 
 
 async def test_prober_bounds_its_concurrency(start_live: StartClient, probed: Probed) -> None:

@@ -50,6 +50,14 @@ def test_only_routable_records_enter() -> None:
     assert table.endpoints[0].authority == "10.0.0.1:9000"
 
 
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_a_host_with_or_without_brackets_is_asked_alike(host: str) -> None:
+    book = directory()
+    book.apply(snapshot(record(host=host, url=f"{host}:9000")), 0.0)  # no URL: the record's host and port
+    (endpoint,) = book.table().endpoints
+    assert (endpoint.host, endpoint.authority) == ("::1", "[::1]:9000")
+
+
 def test_a_vanished_replica_is_kept_for_the_grace_while_our_probe_passes() -> None:
     book = directory()
     book.apply(snapshot(record()), 0.0)
