@@ -18,12 +18,12 @@ from babysitter import ports
 from babysitter.api import ApiContext, make_app
 from babysitter.assemble import make_engine, make_probe, make_spec, other_hosts, settle_host
 from babysitter.home import Home
-from babysitter.memory import from_json
+from babysitter.memory import new_memory, read_memory
 from babysitter.reload import apply
 from babysitter.reporter import Reporter
 from babysitter.settings import BACKEND_LABELS, BabysitterSettings, config_file, parse
 from babysitter.start_trace import start_spans
-from babysitter.supervisor import Supervisor, new_memory
+from babysitter.supervisor import Supervisor
 from common import own_python
 from common.clock import SystemClock, iso
 from common.discovery.registry_client import RegistryClient
@@ -63,11 +63,11 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
     settings = settle_host(settings)
     clock = SystemClock()
     spec = make_spec(settings, environ=environ, clock=clock, mark=uuid.uuid4().hex)
-    if spec.extra.get("request_id"):  # joins these lines with those of whoever took the create request
-        structlog.contextvars.bind_contextvars(request_id=spec.extra["request_id"])
+    if spec.requested.request_id:  # joins these lines with those of whoever took the create request
+        structlog.contextvars.bind_contextvars(request_id=spec.requested.request_id)
     home = make_home(settings)
     home.acquire()
-    remembered = from_json(home.state.load(stamp=clock.utcnow().strftime("%Y%m%dT%H%M%SZ")).get("memory"))
+    remembered = read_memory(home.state.load(stamp=clock.utcnow().strftime("%Y%m%dT%H%M%SZ")))
     memory = new_memory(remembered, instance_id=str(uuid.uuid4()), epoch_s=int(time.time()), now=iso(clock.utcnow()))
     key = read_credential(settings.api_key_file) if settings.api_key_file else None
     async with (
@@ -82,7 +82,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
             refuse_taken_port(settings)
         tracing = open_tracing(settings, "babysitter")
         if tracing is not None:
-            supervisor.moved = partial(trace_starts, tracing, settings, supervisor)
+            supervisor.on_move.append(partial(trace_starts, tracing, settings, supervisor))
         runner = await start(
             make_app(make_source(settings, supervisor)),
             Address(bind_address(settings.host), settings.port + 1),
@@ -98,13 +98,12 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
                 lambda changed: apply(changed, supervisor, reporter, asking, environ=environ, clock=clock),
                 files=lambda _: (config_file(sys.argv[1:], environ),),
                 hangup=hangup,
+                seen=supervisor.note_settings,
             )
-            supervisor.held_back = lambda: (reloader.waiting, reloader.refused)
             await supervisor.start(scope)
             scope.spawn("reload", reloader.run(), service=True)
             if reporter is not None:
-                supervisor.changed = reporter.changed
-                supervisor.refusal = lambda: reporter.refusal
+                supervisor.on_change.append(reporter.changed)
                 reporter.start(scope)
             await until_told(scope, supervisor, stop)
             if reloader.settings.on_exit == "stop" or supervisor.is_stopping or supervisor.finished.is_set():
@@ -123,8 +122,8 @@ def trace_starts(tracing: Tracing, settings: BabysitterSettings, supervisor: Sup
     """After each move: if it ended a start of the server, send the start's spans."""
     memory = supervisor.memory
     attributes = {"inference.backend": BACKEND_LABELS[settings.backend.type]}
-    if request_id := supervisor.spec.extra.get("request_id"):
-        attributes["inference.request_id"] = str(request_id)
+    if request_id := supervisor.spec.requested.request_id:
+        attributes["inference.request_id"] = request_id
     for span in start_spans(
         memory.timeline,
         memory.stages,
@@ -197,7 +196,11 @@ def make_reporter(
     token = read_token(settings.token_file) if settings.token_file else None
     client = RegistryClient(settings.registry_url, session, token=token)
     return Reporter(
-        client, supervisor.view, interval_s=settings.babysitter.heartbeat_interval, doubted=supervisor.doubt
+        client,
+        supervisor.view,
+        interval_s=settings.babysitter.heartbeat_interval,
+        doubted=supervisor.doubt,
+        refused=supervisor.note_refusal,
     )
 
 

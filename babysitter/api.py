@@ -14,7 +14,7 @@ from aiohttp import web
 
 from babysitter import events as ev
 from babysitter import metrics as scrapes
-from babysitter import view as pictures
+from babysitter import view as answers
 from babysitter.lifecycle import ReplicaState
 from babysitter.log_answer import send_log
 from babysitter.supervisor import Supervisor
@@ -22,6 +22,7 @@ from common.clock import now_iso
 from common.http.access import bearer_matches
 from common.http.answers import json_answer
 from common.http.errors import ApiError, json_errors, read_json_object
+from common.wire.babysitter import BabysitterTold
 
 OPEN = frozenset({"/health", "/models", "/v1/models", "/info", "/metrics"})
 
@@ -37,13 +38,13 @@ class ApiContext:
     token: str | None = None
 
 
-CONTEXT: web.AppKey[ApiContext] = web.AppKey("source", ApiContext)
+CONTEXT: web.AppKey[ApiContext] = web.AppKey("context", ApiContext)
 
 
-def make_app(source: ApiContext) -> web.Application:
+def make_app(context: ApiContext) -> web.Application:
     """The babysitter's application."""
     app = web.Application(client_max_size=1 << 16, middlewares=[json_errors, _guard])
-    app[CONTEXT] = source
+    app[CONTEXT] = context
     app.router.add_get("/health", health)
     app.router.add_get("/models", models)
     app.router.add_get("/v1/models", models)
@@ -60,10 +61,10 @@ def make_app(source: ApiContext) -> web.Application:
 async def _guard(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    source = request.app[CONTEXT]
-    if source.guarded and request.path not in OPEN:
-        given = request.headers.get("Authorization")
-        if source.token is None or not bearer_matches(given, source.token):
+    context = request.app[CONTEXT]
+    if context.guarded and request.path not in OPEN:
+        shown = request.headers.get("Authorization")
+        if context.token is None or not bearer_matches(shown, context.token):
             raise ApiError(HTTPStatus.UNAUTHORIZED, "a bearer token is needed here (setting api_token_file)")
     if request.method != "GET" and "Origin" in request.headers:
         raise ApiError(HTTPStatus.FORBIDDEN, "pages of a browser may not change anything here")
@@ -72,7 +73,7 @@ async def _guard(
 
 async def health(request: web.Request) -> web.Response:
     """`GET /health`: 200 while the babysitter runs; the body tells how the server is."""
-    return json_answer(pictures.health(request.app[CONTEXT].supervisor.view(), now_iso()))
+    return json_answer(answers.health(request.app[CONTEXT].supervisor.view(), now_iso()))
 
 
 async def models(request: web.Request) -> web.Response:
@@ -80,37 +81,27 @@ async def models(request: web.Request) -> web.Response:
     view = request.app[CONTEXT].supervisor.view()
     if view.state is not ReplicaState.READY:
         raise ApiError(HTTPStatus.SERVICE_UNAVAILABLE, f"the server is not ready: {view.status}")
-    return json_answer(pictures.model_list(view))
+    return json_answer(answers.model_list(view))
 
 
 async def info(request: web.Request) -> web.Response:
     """`GET /info`: who this is, and the replica's whole report."""
-    source = request.app[CONTEXT]
-    uptime_s = round(time.monotonic() - source.started, 3)
-    return json_answer(pictures.info(source.supervisor.view(), uptime_s=uptime_s, router_url=source.router_url))
+    context = request.app[CONTEXT]
+    view, uptime_s = context.supervisor.view(), round(time.monotonic() - context.started, 3)
+    return json_answer(answers.info(view, uptime_s=uptime_s, router_url=context.router_url))
 
 
 async def metrics(request: web.Request) -> web.Response:
     """`GET /metrics`: for Prometheus; numbers only, so it is open like the contract's calls."""
-    source = request.app[CONTEXT]
-    shown = scrapes.families(source.supervisor.view(), round(time.monotonic() - source.started, 3))
-    body = scrapes.page(shown)
-    return web.Response(body=body, headers={"Content-Type": scrapes.CONTENT_TYPE})
+    context = request.app[CONTEXT]
+    families = scrapes.families(context.supervisor.view(), round(time.monotonic() - context.started, 3))
+    return web.Response(body=scrapes.page(families), headers={"Content-Type": scrapes.CONTENT_TYPE})
 
 
 async def timeline(request: web.Request) -> web.Response:
     """`GET /timeline`: every transition with time, cause and how long the old state lasted, and the last deployment."""
     supervisor = request.app[CONTEXT].supervisor
-    memory = supervisor.memory
-    return json_answer(
-        {
-            "name": supervisor.spec.name,
-            "state": supervisor.state.value,
-            "transitions": memory.timeline,
-            "stages": memory.stages,
-            "jobs": memory.jobs.to_json(),
-        }
-    )
+    return json_answer(answers.timeline(supervisor.view(), supervisor.memory))
 
 
 async def stop(request: web.Request) -> web.Response:
@@ -121,7 +112,7 @@ async def stop(request: web.Request) -> web.Response:
         raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "force: must be true or false, and is the only member")
     supervisor = request.app[CONTEXT].supervisor
     await supervisor.stop_for_good("stopped by a call", force=force)
-    return json_answer({"status": "stopping", "name": supervisor.spec.name}, status=HTTPStatus.ACCEPTED)
+    return json_answer(BabysitterTold(status="stopping", name=supervisor.spec.name), status=HTTPStatus.ACCEPTED)
 
 
 async def retry(request: web.Request) -> web.Response:
@@ -130,7 +121,7 @@ async def retry(request: web.Request) -> web.Response:
     if supervisor.state is not ReplicaState.FAILED:
         raise ApiError(HTTPStatus.CONFLICT, f"only a failed replica is retried; this one is {supervisor.state.value}")
     supervisor.tell(ev.Retry(deploy=supervisor.spec.deployer is not None))
-    return json_answer({"status": "starting", "name": supervisor.spec.name}, status=HTTPStatus.ACCEPTED)
+    return json_answer(BabysitterTold(status="starting", name=supervisor.spec.name), status=HTTPStatus.ACCEPTED)
 
 
 async def logs(request: web.Request) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""From settings to the parts of a babysitter: policy, addresses, the replica's spec, the prober, the deployer."""
+"""From settings to the parts of a babysitter: policy, addresses, the replica's spec, the probe, the deployer."""
 
 import hashlib
 import json
@@ -7,16 +7,14 @@ import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import structlog
 
 from babysitter import ports
-from babysitter.cbclient import request as requests
 from babysitter.cbclient.deploy import ClientDeployer
 from babysitter.cbclient.modes import MODES
-from babysitter.cbclient.request import CreateRequest
+from babysitter.cbclient.request import CreateRequest, load
 from babysitter.cbclient.rules import Rules
 from babysitter.cbclient.wheels import Roots
 from babysitter.engine_health import EngineHealth
@@ -32,11 +30,12 @@ from babysitter.settings import (
     VllmBackend,
 )
 from babysitter.slots import Slots
-from babysitter.spec import Addresses, JobRules, LogRules, Spec
+from babysitter.spec import Addresses, JobRules, LogRules, Requested, Spec
 from babysitter.token_probe import AUTO, TokenProbe
 from common.clock import Clock
 from common.http.access import is_loopback
 from common.service import ConfigurationError
+from common.wire.base import JsonObject
 from common.wire.record import KEY_LABEL
 
 log = structlog.get_logger(__name__)
@@ -65,10 +64,10 @@ def other_hosts(host: str) -> tuple[str, ...]:
     return () if host in WILDCARDS or is_loopback(host) else ("127.0.0.1",)
 
 
-def make_policy(settings: BabysitterSettings, wanted: CreateRequest | None) -> RestartPolicy:
+def make_policy(settings: BabysitterSettings, request: CreateRequest | None) -> RestartPolicy:
     """When to restart, give up, and distrust; a request's own deadlines are honoured (A10)."""
     restarts, probes = settings.babysitter, settings.probes
-    asked = wanted.timeouts if wanted else None
+    asked = request.timeouts if request else None
     return RestartPolicy(
         restart_first_s=restarts.restart_delay,
         restart_last_s=restarts.restart_delay_max_s,
@@ -132,25 +131,25 @@ def make_spec(
     if (settings.server == "external") is not bool(settings.stop_command):
         raise ConfigurationError(f'{settings.name}: server = "external" and stop_command need each other')
     restarts, probes, jobs, logs = settings.babysitter, settings.probes, settings.jobs, settings.logs
-    wanted = requests.load(settings.backend.request) if isinstance(settings.backend, CbclientBackend) else None
-    asked = wanted.timeouts if wanted else None
-    command, deployer, extra = None, None, {}
-    if wanted is None:
+    request = load(settings.backend.request) if isinstance(settings.backend, CbclientBackend) else None
+    asked = request.timeouts if request else None
+    command, deployer, requested = None, None, Requested()
+    if request is None:
         command = make_command(settings, make_plan(settings), environ)
         workdir, stdout, stderr, run_meta = command.cwd, command.stdout, command.stderr, jobs.run_meta
     else:
         workdir = own_directory(settings)
         rules = make_rules(settings)
-        deployer = ClientDeployer(wanted, workdir, settings.port, rules, mark=mark, clock=clock, environ=environ)
-        prefix = MODES[wanted.server_mode].logs
+        deployer = ClientDeployer(request, workdir, settings.port, rules, mark=mark, clock=clock, environ=environ)
+        prefix = MODES[request.server_mode].logs
         stdout, stderr = workdir / f"{prefix}_stdout.log", workdir / f"{prefix}_stderr.log"
         run_meta = jobs.run_meta or deployer.model_dir / "cerebras_logs" / "run_meta.json"
-        extra = shown_of(wanted, settings)
+        requested = requested_of(request, settings)
     return Spec(
         name=settings.name,
         label=BACKEND_LABELS[settings.backend.type],
-        addresses=addresses or make_addresses(settings, workdir / "api_server.json" if wanted else None),
-        policy=make_policy(settings, wanted),
+        addresses=addresses or make_addresses(settings, workdir / "api_server.json" if request else None),
+        policy=make_policy(settings, request),
         logs=LogRules(stdout, stderr, logs.max_bytes, logs.keep, logs.check_s),
         jobs=JobRules(
             run_meta,
@@ -159,7 +158,7 @@ def make_spec(
             jobs.state_command,
             jobs.state_interval_s,
             jobs.state_timeout_s,
-            str(extra.get("namespace", "")),
+            requested.namespace or "",
         ),
         workdir=workdir,
         heartbeat_s=restarts.heartbeat_interval,
@@ -175,9 +174,9 @@ def make_spec(
         deploy_mark=mark if deployer else None,
         venv_path=str(workdir / "cbclient") if deployer else None,
         metadata={**hints(settings), **settings.metadata},
-        extra=extra,
+        requested=requested,
         weight=settings.weight,
-        diagnostics=wanted.run_diagnostics if wanted else False,
+        diagnostics=request.run_diagnostics if request else False,
         memory_soft_bytes=_bytes(settings.limits.memory_soft_mb),
         memory_hard_bytes=_bytes(settings.limits.memory_hard_mb),
     )
@@ -188,50 +187,49 @@ def server_settings(settings: BabysitterSettings) -> dict[str, str]:
     names = {"backend", "host", "port", "log_dir", "server"}
     if isinstance(settings.backend, CbclientBackend):
         names.add("cbclient")
-    told = settings.model_dump(mode="json", include=names)
-    told["babysitter.stop_grace_s"] = settings.babysitter.stop_grace_s
-    return {name: hashlib.sha256(json.dumps(told[name], sort_keys=True).encode()).hexdigest()[:16] for name in told}
+    values = settings.model_dump(mode="json", include=names)
+    values["babysitter.stop_grace_s"] = settings.babysitter.stop_grace_s
+    return {name: hashlib.sha256(json.dumps(values[name], sort_keys=True).encode()).hexdigest()[:16] for name in values}
 
 
-def hints(settings: BabysitterSettings) -> dict[str, Any]:
+def hints(settings: BabysitterSettings) -> JsonObject:
     """What the record says besides what the operator put there."""
     slow_start_s = settings.probes.slow_start_s
-    told: dict[str, Any] = {} if slow_start_s is None else {"slow_start_s": slow_start_s}
+    members: JsonObject = {} if slow_start_s is None else {"slow_start_s": slow_start_s}
     if isinstance(settings.backend, VllmBackend):
-        told["metrics_path"] = METRICS_PATH
+        members["metrics_path"] = METRICS_PATH
     if settings.api_key_file is not None:
-        told[KEY_LABEL] = settings.api_key_label or settings.name
-    return told
+        members[KEY_LABEL] = settings.api_key_label or settings.name
+    return members
 
 
-def shown_of(wanted: CreateRequest, settings: BabysitterSettings) -> dict[str, Any]:
+def requested_of(request: CreateRequest, settings: BabysitterSettings) -> Requested:
     """What every report says of the request."""
-    return {
-        "server_mode": wanted.server_mode,
-        "model_name": wanted.model_name,
-        "multibox": wanted.placement.multibox,
-        "namespace": wanted.placement.namespace,
-        "request_id": wanted.request_id,
-        "metadata": wanted.metadata,
-        "host": None,
-        "warnings": warnings_of(wanted, settings),
-    }
+    return Requested(
+        server_mode=request.server_mode,
+        model_name=request.model_name,
+        multibox=request.placement.multibox,
+        namespace=request.placement.namespace,
+        request_id=request.request_id,
+        metadata=request.metadata,
+        warnings=warnings_of(request, settings),
+    )
 
 
-def warnings_of(wanted: CreateRequest, settings: BabysitterSettings) -> list[str]:
+def warnings_of(request: CreateRequest, settings: BabysitterSettings) -> tuple[str, ...]:
     """What the operator should know of a request that is carried out all the same."""
-    runconfig = wanted.full_config.get("runconfig")
+    runconfig = request.full_config.get("runconfig")
     named = isinstance(runconfig, Mapping) and runconfig.get("cbcore_image")
-    if not MODES[wanted.server_mode].image or not wanted.app_tag or named or settings.cbclient.image_registry:
-        return []
-    return [NO_IMAGE]
+    if not MODES[request.server_mode].image or not request.app_tag or named or settings.cbclient.image_registry:
+        return ()
+    return (NO_IMAGE,)
 
 
 def make_probe(settings: BabysitterSettings, spec: Spec, session: aiohttp.ClientSession) -> ServerProbe:
     """What asks the server. A release server's replica is ready when its `/health` is 200 (docs/contract.md 5)."""
     is_client = isinstance(settings.backend, CbclientBackend)
     expected = () if is_client else make_plan(settings).expected_models
-    own = (str(spec.extra["model_name"]),) if is_client else ()
+    own = (spec.requested.model_name,) if spec.requested.model_name else ()
     return ServerProbe(
         session=session,
         timeout_s=spec.look_timeout_s,
@@ -262,25 +260,25 @@ def make_engine(settings: BabysitterSettings, spec: Spec, session: aiohttp.Clien
 
 def make_rules(settings: BabysitterSettings) -> Rules:
     """How clients are deployed."""
-    told = settings.cbclient
+    config = settings.cbclient
     return Rules(
-        index_url=told.index_url,
-        ca_file=told.ca_file,
-        trusted_hosts=told.trusted_hosts,
-        python=told.python,
-        own_python=told.own_python,
-        roots=Roots(told.workspace, told.artifact_cache, told.release_stage),
-        wheel_dirs=told.wheel_dirs,
-        image_registry=told.image_registry,
-        module=told.module,
-        scripts=told.scripts,
-        command=told.command,
-        script_command=told.script_command,
-        skip_version_check=told.disable_version_check,
-        only_binary=not told.allow_source,
-        stage_timeout_s=told.stage_timeout_s,
-        tries=told.tries,
-        retry_delay_s=told.retry_delay_s,
+        index_url=config.index_url,
+        ca_file=config.ca_file,
+        trusted_hosts=config.trusted_hosts,
+        python=config.python,
+        own_python=config.own_python,
+        roots=Roots(config.workspace, config.artifact_cache, config.release_stage),
+        wheel_dirs=config.wheel_dirs,
+        image_registry=config.image_registry,
+        module=config.module,
+        scripts=config.scripts,
+        command=config.command,
+        script_command=config.script_command,
+        skip_version_check=config.disable_version_check,
+        only_binary=not config.allow_source,
+        stage_timeout_s=config.stage_timeout_s,
+        tries=config.tries,
+        retry_delay_s=config.retry_delay_s,
         grace_s=settings.babysitter.stop_grace_s,
     )
 
@@ -298,11 +296,11 @@ def own_directory(settings: BabysitterSettings) -> Path:
 
 def full_name() -> str:
     """This machine's full name; its short one when the resolver does not answer in time."""
-    found: list[str] = []
-    asking = threading.Thread(target=lambda: found.append(socket.getfqdn()), daemon=True)
+    names: list[str] = []
+    asking = threading.Thread(target=lambda: names.append(socket.getfqdn()), daemon=True)
     asking.start()
     asking.join(FQDN_WAIT_S)
-    return found[0] if found else socket.gethostname()
+    return names[0] if names else socket.gethostname()
 
 
 def _bytes(mebibytes: int | None) -> int | None:

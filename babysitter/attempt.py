@@ -15,19 +15,29 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+import msgspec
 import structlog
 
 from babysitter import family, identity
+from babysitter.attempt_files import (
+    AttemptEnd,
+    AttemptLabels,
+    AttemptMembers,
+    AttemptServer,
+    AttemptSpec,
+    read_attempt_file,
+)
 from babysitter.events import Exited
 from babysitter.identity import Identity
 from common import lock_file
-from common.atomic_file import read_bounded, write_atomic
+from common.atomic_file import write_atomic
+from common.wire.read import read_lenient
 
 log = structlog.get_logger(__name__)
+M = TypeVar("M", bound=msgspec.Struct)
 SHIM = Path(__file__).with_name("shim.py")
-FILE_LIMIT_BYTES = 1 << 20
 START_TIMEOUT_S = 30.0
 FIND_TIMEOUT_S = 2.0
 POLL_S = 0.02
@@ -81,25 +91,26 @@ class ServerAttempt:
         self._child: int | None = None
         self._known: tuple[Identity, ...] = ()
 
-    def begin(self, command: ServerCommand, labels: Mapping[str, Any]) -> int:
+    def begin(self, command: ServerCommand, labels: AttemptLabels) -> int:
         """Start the shim; returns a descriptor that reads end-of-file once the server runs or has failed to.
 
         Raises:
             OSError: The directory cannot be written, or no process can be made.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        spec = {
-            "uuid": self.uuid,
-            "argv": list(command.argv),
-            "env": dict(command.env),
-            "cwd": str(command.cwd),
-            "stdout": str(command.stdout),
-            "stderr": str(command.stderr),
-            "grace_s": command.grace_s,
-            "detaches": command.detaches,
-            "labels": dict(labels),
-        }
-        write_atomic(self.directory / "spec.json", json.dumps(spec).encode())
+        spec = AttemptSpec(
+            uuid=self.uuid,
+            argv=command.argv,
+            env=dict(command.env),
+            cwd=str(command.cwd),
+            stdout=str(command.stdout),
+            stderr=str(command.stderr),
+            grace_s=command.grace_s,
+            detaches=command.detaches,
+            labels=labels,
+        )
+        content = json.dumps(msgspec.to_builtins(spec))  # msgspec's JSON has no place for bytes that are no UTF-8
+        write_atomic(self.directory / "spec.json", content.encode())
         ready, told = os.pipe2(os.O_CLOEXEC)
         try:
             os.set_inheritable(told, True)  # noqa: FBT003 - the only argument there is
@@ -158,21 +169,21 @@ class ServerAttempt:
 
     def members(self) -> tuple[Identity, ...]:
         """Every live process of the attempt but its shim, oldest first; they are remembered as such. Blocks."""
-        found = family.members(shim=self._shim, server=self.server, known=self._known, uuid=self.uuid)
-        if found[:KNOWN_LIMIT] != self._known:
-            self._known = found[:KNOWN_LIMIT]
-            told = [process.to_json() for process in self._known]
+        alive = family.members(shim=self._shim, server=self.server, known=self._known, uuid=self.uuid)
+        if alive[:KNOWN_LIMIT] != self._known:
+            self._known = alive[:KNOWN_LIMIT]
+            content = AttemptMembers(members=list(self._known))
             with contextlib.suppress(OSError):  # a full disk: the next babysitter has parentage and the mark
-                write_atomic(self.directory / "members.json", json.dumps({"members": told}).encode())
-        return found
+                write_atomic(self.directory / "members.json", msgspec.json.encode(content))
+        return alive
 
     async def sweep(self) -> None:
         """End what is left of an attempt whose shim and server are gone, without it or before it could (W50)."""
-        if self._read("exit.json").get("detached"):
+        if self._read("exit.json", AttemptEnd).detached:
             return
-        left = await asyncio.to_thread(self.members)
-        if left:
-            log.warning("server.leftovers", attempt=self.uuid, pids=[process.pid for process in left])
+        leftovers = await asyncio.to_thread(self.members)
+        if leftovers:
+            log.warning("server.leftovers", attempt=self.uuid, pids=[process.pid for process in leftovers])
             await family.end(self.members, patience_s=family.MOMENT_S)
 
     def kill(self) -> None:
@@ -197,25 +208,18 @@ class ServerAttempt:
     @property
     def has_ended(self) -> bool:
         """True when the attempt began once, in this boot of the machine, whether or not somebody saw its end."""
-        began = self._read("server.json") or self._read("exit.json")
-        return bool(began) and began.get("boot_id", identity.boot_id()) == identity.boot_id()
+        began = self._read("server.json", AttemptServer).boot_id or self._read("exit.json", AttemptEnd).boot_id
+        return began == identity.boot_id()
 
     @property
-    def labels(self) -> dict[str, Any]:
+    def labels(self) -> AttemptLabels:
         """What `begin` was given, whichever babysitter that was."""
-        labels = self._read("server.json").get("labels")
-        return labels if isinstance(labels, dict) else {}
+        return read_lenient(AttemptLabels, self._read("server.json", AttemptServer).labels)
 
     def outcome(self) -> Exited:
         """How the attempt ended, from `exit.json`; unknown when nobody could write it."""
-        told = self._read("exit.json")
-        code, number, error, left = (told.get(name) for name in ("code", "signal", "error", "left"))
-        return Exited(
-            code=code if isinstance(code, int) else None,
-            signal=number if isinstance(number, int) else None,
-            error=error if isinstance(error, str) else None,
-            left=left if isinstance(left, int) else 0,
-        )
+        end = self._read("exit.json", AttemptEnd)
+        return Exited(code=end.code, signal=end.signal, error=end.error, left=end.left)
 
     def end(self, *, force: bool) -> None:
         """Have the server ended by the shim, and by ourselves should the shim be gone or fail to."""
@@ -251,13 +255,11 @@ class ServerAttempt:
 
     def recall(self) -> None:
         """Read what the files tell of shim, server and members."""
-        self.server = identity.from_json(self._read("server.json"))
-        self._shim = identity.from_json(self._read("claim"))
+        self.server = self._identity("server.json")
+        self._shim = self._identity("claim")
         if self._shim is None and self._child is not None:
             self._shim = identity.identify(self._child)
-        told = self._read("members.json").get("members")
-        known = [identity.from_json(member) for member in told] if isinstance(told, list) else []
-        self._known = self._known or tuple(member for member in known if member is not None)
+        self._known = self._known or tuple(self._read("members.json", AttemptMembers).members)
 
     def _scan(self) -> None:
         """Find the server by parentage and mark (B3): the shim could not write, or died first."""
@@ -267,16 +269,12 @@ class ServerAttempt:
         """True for a session's leader that is no longer the shim's own image, forked and yet to become the server."""
         return identity.leads_session(member) and os.fsencode(SHIM) not in identity.command(member.pid)
 
-    def _read(self, name: str) -> dict[str, Any]:
-        try:
-            raw = read_bounded(self.directory / name, limit_bytes=FILE_LIMIT_BYTES)
-            told = json.loads(raw) if raw else {}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            log.warning("attempt.file_unreadable", file=name, reason=str(error))
-            return {}
-        return told if isinstance(told, dict) else {}
+    def _identity(self, name: str) -> Identity | None:
+        process = self._read(name, Identity)
+        return process if process.pid > 1 else None
+
+    def _read(self, name: str, kind: type[M]) -> M:
+        return read_attempt_file(self.directory / name, kind)
 
 
 async def readable(descriptor: int) -> None:

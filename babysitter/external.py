@@ -41,15 +41,15 @@ class External:
         ) and state in {alive.value for alive in ALIVE}
         return self.is_detached
 
-    def goes_on(self, outcome: Exited, state: ReplicaState) -> bool:
+    def goes_on(self, ended: Exited, state: ReplicaState) -> bool:
         """Whether the server goes on though our command has ended so."""
-        if outcome.code == 0 and state in PROBED:
+        if ended.code == 0 and state in PROBED:
             log.info("server.detached")
             self.is_detached = True
         return self.is_detached
 
     async def stop(self) -> None:
         """End it, whatever its command has come to."""
-        outcome = await jobs.run(self._stop_command, timeout_s=self._grace_s + STOP_COMMAND_MARGIN_S)
-        if outcome.code != 0:
-            log.warning("server.stop_command_failed", code=outcome.code, output=outcome.output[-200:])
+        result = await jobs.run(self._stop_command, timeout_s=self._grace_s + STOP_COMMAND_MARGIN_S)
+        if result.code != 0:
+            log.warning("server.stop_command_failed", code=result.code, output=result.output[-200:])

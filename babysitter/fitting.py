@@ -5,12 +5,14 @@ most: without them nobody is routed. So the record has the names, and the whole 
 has the objects where the record has not. What was left out is said.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from common.discovery.limits import BODY_LIMIT_BYTES, METADATA_LIMIT_BYTES
+from common.wire.base import JsonObject
+from common.wire.replica import ReplicaHeartbeat
 
 MOST_MODELS = 10_000
 KEPT_LIMIT_BYTES = 1 << 20
@@ -25,71 +27,70 @@ EXPENDABLE = ("diagnostics", "models_list", "wsjob_states", "stages", "compile_w
 _size = msgspec.json.Encoder().encode
 
 
-def kept_models(seen: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def kept_models(seen: Sequence[JsonObject], before: Sequence[JsonObject]) -> list[JsonObject]:
     """The model objects to remember: an object in which only what is restless changed stays what it was.
 
     Args:
         seen: What the server lists now.
         before: What was remembered of its last list.
     """
-    known = {model.get("id"): model for model in before}
+    remembered = {model.get("id"): model for model in before}
     kept = []
     for model in seen[:MOST_MODELS]:
-        old = known.get(model["id"])
-        kept.append(dict(old if old is not None and _settled(old) == _settled(model) else model))
+        old = remembered.get(model["id"])
+        kept.append(old if old is not None and _settled(old) == _settled(model) else model)
     if len(_size(kept)) > KEPT_LIMIT_BYTES:
         return [{"id": model["id"], "object": "model"} for model in kept]
     return kept
 
 
-def names(models: Sequence[Mapping[str, Any]]) -> list[str]:
+def names(models: Sequence[JsonObject]) -> list[str]:
     """Ids of the models, as many as may be told."""
-    told, size = [], 2
+    ids, size = [], 2
     for model in models:
         if isinstance(name := model.get("id"), str):
             size += len(_size(name)) + 1
             if size > NAMES_LIMIT_BYTES:
                 break
-            told.append(name)
-    return told
+            ids.append(name)
+    return ids
 
 
-def in_record(models: Sequence[Mapping[str, Any]], rest: Mapping[str, Any]) -> dict[str, Any]:
+def in_record(models: Sequence[JsonObject], rest: JsonObject) -> JsonObject:
     """The members of a record's metadata that speak of models: the whole objects only where everything stays small.
 
     Args:
         models: The server's model objects.
         rest: The other members of the metadata.
     """
-    told: dict[str, Any] = {"models": names(models)}
-    if len(told["models"]) < len(models):
-        told["models_left_out"] = len(models) - len(told["models"])
-    whole = {**told, "models_list": [dict(model) for model in models]}
-    return whole if len(_size({**rest, **whole})) <= METADATA_LIMIT_BYTES else told
+    ids = names(models)
+    short = {"models": ids, **({"models_left_out": len(models) - len(ids)} if len(ids) < len(models) else {})}
+    whole = {**short, "models_list": list(models)}
+    return whole if len(_size({**rest, **whole})) <= METADATA_LIMIT_BYTES else short
 
 
-def in_report(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def in_report(models: Sequence[JsonObject]) -> list[JsonObject]:
     """The model objects for a report, as many as fit."""
-    told, size = [], 2
+    objects, size = [], 2
     for model in models:
         size += len(_size(model)) + 1
         if size > OBJECTS_LIMIT_BYTES:
             break
-        told.append(dict(model))
-    return told
+        objects.append(model)
+    return objects
 
 
-def fitting(report: dict[str, Any]) -> dict[str, Any]:
+def fitting(report: ReplicaHeartbeat) -> ReplicaHeartbeat:
     """The report, without what makes it longer than a registry takes; `left_out` names that."""
     left_out: list[str] = []
     for name in EXPENDABLE:
         if len(_size(report)) <= REPORT_LIMIT_BYTES:
             break
-        if report.get(name):
+        if member := getattr(report, name):
             left_out.append(name)
-            report = {**report, name: type(report[name])(), "left_out": left_out}
+            report = replace(report, **{name: type(member)()}, left_out=left_out)
     return report
 
 
-def _settled(model: Mapping[str, Any]) -> dict[str, Any]:
+def _settled(model: JsonObject) -> JsonObject:
     return {name: value for name, value in model.items() if name not in RESTLESS}

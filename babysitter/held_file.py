@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Self
 
 CHUNK_BYTES = 1 << 20
+FileMark = tuple[int, int]
+"""What tells a file from every other: device and inode."""
 FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
 
 
@@ -39,14 +41,14 @@ class HeldFile:
         return cls(path, os.open(path, FLAGS | os.O_CREAT, 0o600))
 
     @classmethod
-    def of_process(cls, path: Path, pid: int, number: int, known: object) -> Self | None:
+    def of_process(cls, path: Path, pid: int, number: int, known: FileMark | None) -> Self | None:
         """What process `pid` has open as `number`; None when that is not the file it was started with.
 
         Args:
             path: The name that the file had.
             pid: The server.
             number: Its descriptor, 1 or 2.
-            known: `mark` of the file it was started with; anything else: then only the file at `path` now is believed.
+            known: `mark` of the file it was started with; None: then only the file at `path` now is believed.
         """
         try:
             held = cls(path, os.open(f"/proc/{pid}/fd/{number}", FLAGS))
@@ -59,8 +61,8 @@ class HeldFile:
         return None
 
     @property
-    def mark(self) -> list[int]:
-        """What tells the file from every other: device and inode."""
+    def mark(self) -> FileMark:
+        """The file's mark."""
         return _mark(os.fstat(self._descriptor))
 
     def bring_back(self) -> bool:
@@ -101,5 +103,5 @@ class HeldFile:
                 os.close(target)
 
 
-def _mark(status: os.stat_result) -> list[int]:
-    return [status.st_dev, status.st_ino]
+def _mark(status: os.stat_result) -> FileMark:
+    return status.st_dev, status.st_ino

@@ -10,7 +10,8 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from common import pidfd
 
@@ -19,27 +20,12 @@ _PARENT, _SESSION, _TICKS = 1, 3, 19
 """Places in /proc/PID/stat, counted after the command's closing parenthesis (proc(5))."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """One process of one boot. `ticks` is its start time in clock ticks since boot."""
+class Identity(msgspec.Struct, frozen=True):
+    """One process of one boot; none, without a pid. `ticks` is its start time in clock ticks since boot."""
 
-    boot_id: str
-    pid: int
-    ticks: int
-
-    def to_json(self) -> dict[str, Any]:
-        """For a file."""
-        return {"boot_id": self.boot_id, "pid": self.pid, "ticks": self.ticks}
-
-
-def from_json(value: Any) -> Identity | None:
-    """Read what `to_json` (or the shim) wrote; None for anything else."""
-    if not isinstance(value, dict):
-        return None
-    boot, pid, ticks = value.get("boot_id"), value.get("pid"), value.get("ticks")
-    if isinstance(boot, str) and isinstance(pid, int) and isinstance(ticks, int) and pid > 1:
-        return Identity(boot, pid, ticks)
-    return None
+    boot_id: str = ""
+    pid: int = 0
+    ticks: int = 0
 
 
 @dataclass(frozen=True, slots=True)

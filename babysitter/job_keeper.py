@@ -14,6 +14,7 @@ from babysitter.spec import JobRules
 from babysitter.template import fill
 from common.clock import Clock, iso
 from common.tasks import TaskScope
+from common.wire.replica import CancelledJob
 
 log = structlog.get_logger(__name__)
 STATE_LIMIT_BYTES = 1 << 20
@@ -50,22 +51,16 @@ class JobKeeper:
         self._cancelling: asyncio.Task[Any] | None = None
 
     def mark(self) -> Mark | None:
-        """The file as it is before a server starts: an earlier run's."""
+        """The file as it is: before a server starts, an earlier run's; it changes whenever the server writes."""
         return mark_of(self._rules.run_meta) if self._rules.run_meta else None
 
-    def fingerprint(self) -> Mark | None:
-        """Changes whenever the server writes the file."""
-        return self.mark()
-
-    def follow(self, scope: TaskScope, attempt: str, stale: Any) -> None:
+    def follow(self, scope: TaskScope, attempt: str, stale: Mark | None) -> None:
         """Follow the file for this attempt, whose server did not write what `stale` (its mark then) stands for."""
         if self._following is not None:
             self._following.cancel()
         if self._rules.run_meta is None:
             return
-        before = tuple(stale) if isinstance(stale, list | tuple) else None
-        mark = before if before is not None and len(before) == len(Mark.__args__) else None  # type: ignore[attr-defined] # a tuple type
-        self._tail = RunMetaTail(self._rules.run_meta, mark, lambda found: self._note(attempt, found))
+        self._tail = RunMetaTail(self._rules.run_meta, stale, lambda listed: self._note(attempt, listed))
         self._following = scope.spawn(f"run_meta.{attempt[:8]}", self._tail.follow())
 
     def look(self) -> None:
@@ -92,18 +87,18 @@ class JobKeeper:
             if not names:
                 continue
             argv = fill(rules.state_command, {"namespace": rules.namespace})
-            outcome = await jobs.run(argv, timeout_s=rules.state_timeout_s, limit_bytes=STATE_LIMIT_BYTES)
-            if outcome.code != 0:
-                log.warning("jobs.states_unknown", code=outcome.code, output=outcome.output[-200:])
+            result = await jobs.run(argv, timeout_s=rules.state_timeout_s, limit_bytes=STATE_LIMIT_BYTES)
+            if result.code != 0:
+                log.warning("jobs.states_unknown", code=result.code, output=result.output[-200:])
                 continue
-            found = states(outcome.output, names)
-            if found != self.states:
-                self.states = found
+            now = states(result.output, names)
+            if now != self.states:
+                self.states = now
                 self._seen()
 
-    def _note(self, attempt: str, found: Jobs) -> None:
-        if self._ledger.add(attempt, found):
-            log.info("jobs.seen", compile=found.compile, execute=found.execute)
+    def _note(self, attempt: str, listed: Jobs) -> None:
+        if self._ledger.add(attempt, listed):
+            log.info("jobs.seen", compile=listed.compile, execute=listed.execute)
             self._seen()
 
     async def _cancel(self, before: asyncio.Task[Any] | None, alive: str | None) -> None:
@@ -111,10 +106,11 @@ class JobKeeper:
         if before is not None:
             await asyncio.wait([before])
         for name in self._ledger.orphans(alive):
-            self._ledger.cancelled[name] = {"at": iso(self._clock.utcnow()), "code": None, "output": "begun"}
+            at = iso(self._clock.utcnow())
+            self._ledger.cancelled[name] = CancelledJob(at=at, output="begun")
             await self._persist()
             argv = fill(self._rules.cancel_command, {"wsjob_id": name})
-            outcome = await jobs.run(argv, timeout_s=self._rules.cancel_timeout_s)
-            self._ledger.cancelled[name] |= outcome.to_json()
-            log.info("job.cancelled", wsjob_id=name, code=outcome.code, output=outcome.output)
+            result = await jobs.run(argv, timeout_s=self._rules.cancel_timeout_s)
+            self._ledger.cancelled[name] = CancelledJob(at=at, code=result.code, output=result.output)
+            log.info("job.cancelled", wsjob_id=name, code=result.code, output=result.output)
         await self._persist()

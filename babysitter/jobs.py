@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 OUTPUT_LIMIT_BYTES = 2048
 
@@ -17,10 +16,6 @@ class CommandResult:
 
     code: int | None
     output: str
-
-    def to_json(self) -> dict[str, Any]:
-        """For the state file."""
-        return {"code": self.code, "output": self.output}
 
 
 async def run(argv: Sequence[str], *, timeout_s: float, limit_bytes: int = OUTPUT_LIMIT_BYTES) -> CommandResult:

@@ -1,7 +1,6 @@
 """What a scrape of a babysitter shows: the state of its one replica, restarts, stages, cluster jobs. Made when asked."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -38,10 +37,11 @@ def families(view: View, uptime_s: float) -> Iterator[Metric]:
         view: The replica now.
         uptime_s: Age of this babysitter, in seconds.
     """
+    report = view.report
     info = GaugeMetricFamily(
         "svc_babysitter_info", "1; the labels say whose babysitter it is.", labels=["service", "backend"]
     )
-    info.add_metric([view.name, view.label], 1)
+    info.add_metric([view.spec.name, view.spec.label], 1)
     yield info
     states = GaugeMetricFamily("svc_babysitter_state", "1 for the state the replica is in.", labels=["state"])
     for state in ReplicaState:
@@ -50,30 +50,24 @@ def families(view: View, uptime_s: float) -> Iterator[Metric]:
     gauges = {
         "svc_babysitter_server_ready": ("1 while requests are welcome.", view.state is ReplicaState.READY),
         "svc_babysitter_server_running": ("1 while the server's process lives.", view.serves),
-        "svc_babysitter_stalled": ("1 while a start shows no progress.", view.stalled),
+        "svc_babysitter_stalled": ("1 while a start shows no progress.", report.stalled),
         "svc_babysitter_state_write_failed": (
             "1 while the state file cannot be written.",
-            view.persist_failed is not None,
+            report.state_persist_failed is not None,
         ),
         "svc_babysitter_uptime_seconds": ("Age of this babysitter.", uptime_s),
-        "svc_babysitter_incarnation": ("How many babysitters this replica has had.", view.incarnation),
+        "svc_babysitter_incarnation": ("How many babysitters this replica has had.", report.incarnation),
     }
     for name, (text, value) in gauges.items():
         yield GaugeMetricFamily(name, text, value=float(value))
-    yield CounterMetricFamily("svc_babysitter_restarts", "Restarts of the server.", value=float(view.restart_count))
+    yield CounterMetricFamily("svc_babysitter_restarts", "Restarts of the server.", value=float(report.restart_count))
     jobs = GaugeMetricFamily("svc_babysitter_jobs", "Cluster jobs of the replica.", labels=["kind"])
-    jobs.add_metric(["compile"], len(view.compile_wsjob))
-    jobs.add_metric(["execute"], len(view.execute_wsjob))
+    jobs.add_metric(["compile"], len(report.compile_wsjob))
+    jobs.add_metric(["execute"], len(report.execute_wsjob))
     yield jobs
     stages = GaugeMetricFamily(
         "svc_babysitter_stage_duration_seconds", "How long a stage of the last deployment took.", labels=["stage"]
     )
-    for stage in view.extra.get("stages") or ():
-        if isinstance(stage, Mapping) and (took_s := _seconds(stage.get("took_s"))) is not None:
-            stages.add_metric([str(stage.get("name"))], took_s)
+    for stage in report.stages:
+        stages.add_metric([stage.name], stage.took_s)
     yield stages
-
-
-def _seconds(value: Any) -> float | None:
-    """A number that was read back from a file, if it is one."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

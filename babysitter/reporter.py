@@ -1,13 +1,13 @@
 """Two records in the registry, kept by two leases: the babysitter's own at once, the server's when it serves."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from babysitter import view as pictures
+from babysitter import records
 from babysitter.view import View
 from common.discovery.lease import Lease
 from common.discovery.registry_client import RegistryClient
 from common.tasks import TaskScope
+from common.wire.record import HeartbeatAnswer
 
 
 class Reporter:
@@ -15,45 +15,45 @@ class Reporter:
 
     Args:
         client: The registry.
-        picture: Takes a picture of the replica.
+        view: Gives the replica now.
         interval_s: Between heartbeats.
         doubted: Called with what routers say of a server from which they get nothing.
+        refused: Called with why the registry will not have a record of ours; None: it has all that it was told.
     """
 
     def __init__(
         self,
         client: RegistryClient,
-        picture: Callable[[], View],
+        view: Callable[[], View],
         *,
         interval_s: float,
-        doubted: Callable[[str], None] = lambda _reason: None,
+        doubted: Callable[[str], None],
+        refused: Callable[[str | None], None],
     ) -> None:
         self._doubted = doubted
+        self._refused = refused
         self.own = Lease(
             client=client,
-            registration=lambda: pictures.own_registration(picture()),
-            report=lambda: pictures.own_heartbeat(picture()),
+            registration=lambda: records.own_registration(view()),
+            report=lambda: records.own_heartbeat(view()),
             interval_s=interval_s,
-            refused=self.changed,
+            refused=self._note_refusal,
         )
         self.server = Lease(
             client=client,
-            registration=lambda: pictures.server_registration(picture()),
-            report=lambda: pictures.server_heartbeat(picture()),
+            registration=lambda: records.server_registration(view()),
+            report=lambda: records.server_heartbeat(view()),
             heard=self._hear,
             interval_s=interval_s,
-            refused=self.changed,
+            refused=self._note_refusal,
         )
 
-    @property
-    def refusal(self) -> str | None:
-        """Why the registry will not have a record of ours; None while it has all that it was told."""
-        return self.server.refusal or self.own.refusal
+    def _note_refusal(self) -> None:
+        self._refused(self.server.refusal or self.own.refusal)
 
-    def _hear(self, answer: Mapping[str, Any]) -> None:
-        doubt = answer.get("doubt")
-        if isinstance(doubt, dict):
-            self._doubted(f"{doubt.get('router')}: {doubt.get('reason')}")
+    def _hear(self, answer: HeartbeatAnswer) -> None:
+        if answer.doubt:
+            self._doubted(f"{answer.doubt.router}: {answer.doubt.reason}")
 
     def start(self, scope: TaskScope) -> None:
         """Begin to report."""

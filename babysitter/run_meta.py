@@ -6,9 +6,11 @@ apart (B14).
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeGuard
+
+from common.wire.replica import JobLedger
 
 LIMIT_BYTES = 1 << 20
 ID_LIMIT = 256
@@ -48,31 +50,23 @@ def _ids(listed: Any) -> tuple[str, ...]:
     """The ids in a list of `{"id": …}` or of bare ids; anything else in it is passed over."""
     if not isinstance(listed, list):
         return ()
-    found = [item.get("id") if isinstance(item, Mapping) else item for item in listed[:JOBS_LIMIT]]
-    return tuple(dict.fromkeys(name for name in found if _is_id(name)))
+    ids = [item.get("id") if isinstance(item, Mapping) else item for item in listed[:JOBS_LIMIT]]
+    return tuple(dict.fromkeys(name for name in ids if _is_id(name)))
 
 
 def _is_id(name: Any) -> TypeGuard[str]:
     return isinstance(name, str) and 0 < len(name) <= ID_LIMIT and name.isprintable() and not name.startswith("-")
 
 
-@dataclass(slots=True)
-class Ledger:
-    """Every job of every attempt, and what came of cancelling it.
-
-    `attempts` maps an attempt's uuid to `{"compile": […], "execute": […]}`, in the order of the attempts; `cancelled`
-    maps a job's id to the result of the cancel command.
-    """
-
-    attempts: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    cancelled: dict[str, dict[str, Any]] = field(default_factory=dict)
+class Ledger(JobLedger, frozen=True):
+    """Every job of every attempt, in the order of the attempts; what `add` and the canceller note stands in its tables."""
 
     def add(self, attempt: str, jobs: Jobs) -> bool:
         """Note the jobs that are new; those of an earlier attempt stay that attempt's. True when there was any."""
         new = False
         for kind, ids in (("compile", jobs.compile), ("execute", jobs.execute)):
-            known = set(self.all(kind))
-            fresh = [name for name in ids if name not in known]
+            noted = set(self.all(kind))
+            fresh = [name for name in ids if name not in noted]
             if fresh:
                 self.attempts.setdefault(attempt, {}).setdefault(kind, []).extend(fresh)
                 new = True
@@ -87,32 +81,3 @@ class Ledger:
         over = [jobs for attempt, jobs in self.attempts.items() if attempt != alive]
         ids = [name for jobs in over for kind in KINDS for name in jobs.get(kind, ())]
         return tuple(name for name in dict.fromkeys(ids) if name not in self.cancelled)
-
-    def to_json(self) -> dict[str, Any]:
-        """For the state file."""
-        return {"attempts": self.attempts, "cancelled": self.cancelled}
-
-
-def ledger_from_json(value: Any) -> Ledger:
-    """Read what `to_json` wrote; whatever is not of its shape is left out."""
-    ledger = Ledger()
-    if not isinstance(value, Mapping):
-        return ledger
-    for attempt, jobs in _items(value.get("attempts")):
-        for kind in KINDS:
-            ids = [name for name in _list(jobs, kind) if _is_id(name)]
-            if ids:
-                ledger.attempts.setdefault(attempt, {})[kind] = ids
-    for name, result in _items(value.get("cancelled")):
-        if isinstance(result, dict):
-            ledger.cancelled[name] = result
-    return ledger
-
-
-def _items(value: Any) -> Iterable[tuple[str, Any]]:
-    return [(str(key), item) for key, item in value.items()] if isinstance(value, Mapping) else []
-
-
-def _list(value: Any, key: str) -> list[Any]:
-    found = value.get(key) if isinstance(value, Mapping) else None
-    return found if isinstance(found, list) else []

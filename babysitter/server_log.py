@@ -9,12 +9,11 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from babysitter.held_file import HeldFile
+from babysitter.held_file import FileMark, HeldFile
 from babysitter.last_words import last_words
 from common.log_tail import tail
 
@@ -45,24 +44,28 @@ class ServerLog:
                     self._held[path] = HeldFile.at(path)
             self.marks = {path: _size(path) for path in (self.stdout, self.stderr)}
 
-    def labels(self) -> dict[str, Any]:
-        """What the next babysitter needs to follow these files."""
-        files = [self._held[path].mark if path in self._held else None for path in self._files()]
-        return {"stdout_mark": self.marks[self.stdout], "files": files}
+    def file_marks(self) -> list[FileMark | None]:
+        """What the next babysitter needs to find these files again."""
+        return [self._held[path].mark if path in self._held else None for path in self._files()]
 
-    def adopt(self, pid: int, labels: Mapping[str, Any]) -> None:
-        """Follow the files of a server that an earlier babysitter started, which told these labels."""
-        mark, known = labels.get("stdout_mark"), labels.get("files")
-        marks = known if isinstance(known, list) and len(known) == len(self._files()) else (None, None)
+    def adopt(self, pid: int, file_marks: Sequence[FileMark | None], stdout_mark: int | None) -> None:
+        """Follow the files of a server that an earlier babysitter started.
+
+        Args:
+            pid: The server.
+            file_marks: As that babysitter told them; of another length: only the files at their paths are believed.
+            stdout_mark: The size of the standard output's file when the server was started; None: nobody told.
+        """
+        marks = file_marks if len(file_marks) == len(self._files()) else (None, None)
         with self._looking:
             self._let_go()
-            for number, (path, told) in enumerate(zip(self._files(), marks, strict=True), start=1):
-                held = HeldFile.of_process(path, pid, number, told)
+            for number, (path, mark) in enumerate(zip(self._files(), marks, strict=True), start=1):
+                held = HeldFile.of_process(path, pid, number, mark)
                 if held is not None:
                     self._held[path] = held
             self.marks = {path: _size(path) for path in self._files()}
-            if isinstance(mark, int):
-                self.marks[self.stdout] = mark
+            if stdout_mark is not None:
+                self.marks[self.stdout] = stdout_mark
 
     def look(self) -> None:
         """Follow what happened to the files: what went elsewhere is brought back, a file that was cut begins anew.

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from babysitter.attempt import ServerCommand
 from babysitter.lifecycle import RestartPolicy
 from babysitter.slots import Slots
-from babysitter.stages import Stage
+from common.wire.base import JsonObject
+from common.wire.replica import Stage
 
 
 class ServerDeployer(Protocol):
@@ -78,8 +79,21 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True)
+class Requested:
+    """What every report says of the create request that made the replica; nothing, where none did."""
+
+    server_mode: str | None = None
+    model_name: str | None = None
+    multibox: str | None = None
+    namespace: str | None = None
+    request_id: str | None = None
+    metadata: JsonObject = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
-    """The replica. Either `command` or `deployer` is given; `extra` goes into every report.
+    """The replica. Either `command` or `deployer` is given; `metadata` goes into its records.
 
     `server_settings` has a digest of each setting that a start of the server uses, by name. With a `stop_command` the
     server is no child of its command (a container, say): it is ended by that, and its health alone tells how it is.
@@ -104,8 +118,8 @@ class Spec:
     server_settings: dict[str, str] = field(default_factory=dict)
     deploy_mark: str | None = None
     venv_path: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
+    metadata: JsonObject = field(default_factory=dict)
+    requested: Requested = Requested()
     weight: float | None = None
     diagnostics: bool = False
     memory_soft_bytes: int | None = None

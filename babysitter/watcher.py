@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from babysitter import events as ev
 from babysitter.attempt import ServerAttempt
 from babysitter.engine_health import EngineHealth
+from babysitter.engine_metrics import Work
 from babysitter.footprint import memory_bytes
 from babysitter.identity import Identity
 from babysitter.lifecycle import PROBED, ReplicaState
@@ -17,16 +18,17 @@ from babysitter.probe import NotListening, NotReady, ServerProbe, stranger_on_po
 from babysitter.run_meta_tail import Mark, mark_of
 from babysitter.server_log import ServerLog
 from babysitter.spec import Spec
-from babysitter.view import url
 from common.atomic_file import read_bounded
 from common.log_tail import tail
+from common.wire.address import url
+from common.wire.base import JsonObject
 
 PORT_FILE_LIMIT_BYTES = 4096
 READY_LINE_WITHIN_BYTES = 256 << 10
 MEMORY_STEP_BYTES = 16 << 20
 LOOKING_SHARE = 0.02
 """Most of the time that may be spent on looking through all processes of the machine, and on adding up a server's pages."""
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 Words = ParamSpec("Words")
 
 
@@ -56,7 +58,7 @@ class ServerWatcher:
         attempt: Callable[[], ServerAttempt | None],
         busy: Callable[[], object],
         tell: Callable[[ev.Event], None],
-        models_seen: Callable[[list[dict[str, Any]]], None],
+        models_seen: Callable[[list[JsonObject]], None],
     ) -> None:
         self.port = spec.addresses.port
         self.moved = asyncio.Event()
@@ -81,21 +83,25 @@ class ServerWatcher:
         """Look as these say from now on."""
         self._spec, self._prober, self._engine = spec, probe, engine
 
-    def memory(self) -> dict[str, Any]:
-        """For reports: memory of the server's processes, in coarse steps so that few heartbeats differ.
+    @property
+    def memory_mb(self) -> int:
+        """Memory of the server's processes, in MiB, in coarse steps so that few heartbeats differ."""
+        return self._memory_bytes // MEMORY_STEP_BYTES * MEMORY_STEP_BYTES >> 20
 
-        `rss_mb` is an old name: pages that processes share are counted once.
-        """
-        soft = self._spec.memory_soft_bytes
-        return {
-            "rss_mb": self._memory_bytes // MEMORY_STEP_BYTES * MEMORY_STEP_BYTES // (1 << 20),
-            "degraded": soft is not None and self._memory_bytes > soft,
-        }
+    @property
+    def is_degraded(self) -> bool:
+        """The server takes more memory than its soft limit."""
+        return self._spec.memory_soft_bytes is not None and self._memory_bytes > self._spec.memory_soft_bytes
 
-    def load(self) -> dict[str, int]:
-        """For reports: requests that the engine works on and keeps waiting, where it tells them."""
-        work = self._engine.work
-        return {} if work is None else {"running": work.running, "waiting": work.waiting}
+    @property
+    def work(self) -> Work | None:
+        """What the engine told of its requests, where it does."""
+        return self._engine.work
+
+    def recall(self, port: int) -> None:
+        """An adopted server's: its ready line may be old by now, or have been written while nobody looked."""
+        self.port = port
+        self.is_proven = True
 
     def new_attempt(self) -> None:
         """A server is about to be started: what its port file says now is not its own."""
@@ -145,7 +151,7 @@ class ServerWatcher:
                 self._tell(ev.PortFound())
             self._tell(ev.ProbeBad(str(error)))
             return
-        self._models_seen([_plain(model) for model in models])
+        self._models_seen([*models])
         self._tell(ev.ProbeGood())
 
     async def _prove(self, server_url: str, model: str) -> None:
@@ -172,11 +178,11 @@ class ServerWatcher:
 
     def _find_port(self) -> None:
         """The port as before, at first as told, unless the server's own file or its ready line names another (docs/contract.md 3 and 5)."""
-        found = self._written_port()
-        if found is None and self._spec.addresses.port_in_log:
+        port = self._written_port()
+        if port is None and self._spec.addresses.port_in_log:
             since = self._log.marks.get(self._log.stdout, 0)
-            found = port_in_log(tail(self._log.stdout, READY_LINE_WITHIN_BYTES, since=since))
-        self.port = found or self.port
+            port = port_in_log(tail(self._log.stdout, READY_LINE_WITHIN_BYTES, since=since))
+        self.port = port or self.port
 
     def _written_port(self) -> int | None:
         path, mark = self._spec.addresses.port_file, self._mark()
@@ -198,13 +204,9 @@ class ServerWatcher:
             return
 
 
-async def _sparingly(work: Callable[Words, Found], *words: Words.args, **named: Words.kwargs) -> tuple[Found, float]:
+async def _sparingly(work: Callable[Words, Result], *words: Words.args, **named: Words.kwargs) -> tuple[Result, float]:
     """What `work` gives, and when (monotonic) it may be done again to take its share of the time and no more."""
     began = time.monotonic()
-    found = await asyncio.to_thread(work, *words, **named)
+    result = await asyncio.to_thread(work, *words, **named)
     ended = time.monotonic()
-    return found, ended + (ended - began) / LOOKING_SHARE
-
-
-def _plain(model: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(model)
+    return result, ended + (ended - began) / LOOKING_SHARE

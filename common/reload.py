@@ -77,6 +77,7 @@ class Reloader(Generic[Chosen]):
         files: Those that settings were read from, and those that they name; watched from now on.
         hangup: Set by SIGHUP.
         spared: Settings declared with `restart=True` that this service can change all the same.
+        seen: Called after every reading, with `waiting` and `refused`.
         then: Called once settings are in force, with the names of those that changed, for what takes a while.
 
     `waiting` names those that have another value in the file by now; `refused` is why the last reading changed nothing.
@@ -91,6 +92,7 @@ class Reloader(Generic[Chosen]):
         files: Callable[[Chosen], Iterable[Path | None]],
         hangup: asyncio.Event,
         spared: Collection[str] = (),
+        seen: Callable[[tuple[str, ...], str | None], None] = lambda _waiting, _refused: None,
         then: Callable[[Sequence[str], Change], Awaitable[None]] | None = None,
     ) -> None:
         self.settings = settings
@@ -99,6 +101,7 @@ class Reloader(Generic[Chosen]):
         self.waiting: tuple[str, ...] = ()
         self.refused: str | None = None
         self._need_restart = needing_restart(type(settings)).difference(spared)
+        self._seen = seen
         self._then = then
         self._changes = changes(lambda: files(self.settings), hangup)
 
@@ -119,8 +122,10 @@ class Reloader(Generic[Chosen]):
         except (SettingsError, ConfigurationError) as error:
             log.error("config.refused", reason=str(error))
             self.refused = str(error)
+            self._seen(self.waiting, self.refused)
             return False
         self.settings, self.waiting, self.refused = settings, tuple(waiting), None
+        self._seen(self.waiting, None)
         changed = [name for name in names if name not in kept]
         log.info(
             "config.reloaded",

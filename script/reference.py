@@ -26,12 +26,11 @@ from babysitter import api as babysitter_api  # noqa: E402 - the project's root 
 from babysitter.agent.metrics import families as agent_families  # noqa: E402 - as above
 from babysitter.agent.openapi import describe as describe_agent  # noqa: E402 - as above
 from babysitter.agent.settings import AgentSettings  # noqa: E402 - as above
-from babysitter.lifecycle import ReplicaState  # noqa: E402 - as above
 from babysitter.metrics import families as babysitter_families  # noqa: E402 - as above
 from babysitter.settings import BACKEND_LABELS, BabysitterSettings, Backend  # noqa: E402 - as above
-from babysitter.view import View  # noqa: E402 - as above
 from common.exits import Exit  # noqa: E402 - as above
 from common.settings import Option, options  # noqa: E402 - as above
+from common.wire.replica import ReplicaReport  # noqa: E402 - as above
 from ctl.codes import MEANINGS  # noqa: E402 - as above
 from registry.http.routes import ROUTES  # noqa: E402 - as above
 from registry.settings import RegistrySettings  # noqa: E402 - as above
@@ -248,7 +247,10 @@ def metric_families() -> dict[str, list[Metric]]:
         ),
     )
     router = RouterCollector(source, SharedCounters(SharedCounters.create(shape), shape))
-    nobody = View("r", "mock", "h", 1, 2, ReplicaState.PENDING, "i", 1, 5.0, "", "", "")
+    report = ReplicaReport(replica_id="r")
+    nobody = cast(
+        "Any", SimpleNamespace(spec=SimpleNamespace(name="r", label="mock"), state=None, report=report, serves=False)
+    )
     return {
         "registry": list(Metrics(crowd, crowd, crowd, crowd).collect()),
         "router": list(router.collect()),

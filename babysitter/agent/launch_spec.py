@@ -9,12 +9,12 @@ from typing import Any
 from babysitter.agent.settings import ENV_PREFIX, PLAIN_ENV, AgentSettings, babysitter_settings
 from babysitter.assemble import WILDCARDS
 from babysitter.cbclient.params import merged
-from babysitter.view import url
 from common import own_python
 from common.atomic_file import write_atomic
 from common.http.access import is_loopback, read_token
 from common.names import bind_address
 from common.settings import file_layer
+from common.wire.address import url
 
 STOP_MARGIN_S = 30.0
 TOKEN_BYTES = 32

@@ -1,12 +1,12 @@
 """Babysitters as processes: started detached, found again by their command line, watched through a pidfd."""
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from babysitter import identity
@@ -109,12 +109,11 @@ def scan(root: Path) -> dict[str, list[BabysitterProcess]]:
 def server_lives(attempts: Path, attempt: str) -> bool:
     """False when the server of that attempt is known to be gone; true also when nothing is known of it."""
     try:
-        server = identity.from_json(
-            json.loads(read_bounded(attempts / attempt / "server.json", limit_bytes=LIMIT_BYTES))
-        )
+        raw = read_bounded(attempts / attempt / "server.json", limit_bytes=LIMIT_BYTES)
+        server = msgspec.json.decode(raw, type=identity.Identity)
     except (OSError, ValueError):
         return True
-    return server is None or identity.is_alive(server)
+    return server.pid <= 1 or identity.is_alive(server)
 
 
 def last_complaint(directory: Path) -> str:

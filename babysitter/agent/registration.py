@@ -6,15 +6,18 @@ from typing import Any
 from babysitter.agent.manager import ReplicaManager
 from babysitter.agent.settings import AgentSettings
 from babysitter.assemble import WILDCARDS, full_name
-from babysitter.view import LEASES, LEAST_TTL_S, url
+from babysitter.records import LEASES, LEAST_TTL_S
 from common import __version__
 from common.clock import Clock, iso
 from common.discovery.lease import Lease
 from common.discovery.registry_client import RegistryClient
 from common.names import bind_address
+from common.wire.address import url
+from common.wire.read import read_lenient
+from common.wire.record import Registration
+from common.wire.replica import AgentReport, ReplicaInfo
+from common.wire.words import RecordKind, RecordStatus
 
-KIND = "node-agent"
-"""`metadata.type` of an agent's record."""
 MOST_SHOWN = 48
 """Replicas without a babysitter that a heartbeat carries at most; of 5 KiB at most, half of what a registry takes."""
 SHOWN = (
@@ -51,44 +54,44 @@ class AgentRegistration:
         """The lease that keeps it."""
         return Lease(client, self.registration, self.report, interval_s=self._settings.heartbeat_interval)
 
-    def registration(self) -> dict[str, Any]:
+    def registration(self) -> Registration:
         """Body of `POST /services`."""
-        return {
-            "name": f"agent-{self._settings.node}",
-            "host": self._host,
-            "hostname": self._host,
-            "port": self._port,
-            "url": url(self._host, self._port),
-            "status": "running",
-            "timestamp": iso(self._clock.utcnow()),
-            "instance_id": self._instance_id,
-            "incarnation": self._incarnation,
-            "ttl_s": max(LEAST_TTL_S, LEASES * self._settings.heartbeat_interval),
-            "metadata": {
-                "type": KIND,
+        return Registration(
+            name=f"agent-{self._settings.node}",
+            host=self._host,
+            hostname=self._host,
+            port=self._port,
+            url=url(self._host, self._port),
+            status=RecordStatus.RUNNING,
+            timestamp=iso(self._clock.utcnow()),
+            instance_id=self._instance_id,
+            incarnation=self._incarnation,
+            ttl_s=max(LEAST_TTL_S, LEASES * self._settings.heartbeat_interval),
+            metadata={
+                "type": RecordKind.AGENT,
                 "node": self._settings.node,
                 "version": __version__,
                 "metrics_path": "/metrics",
             },
-        }
+        )
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> AgentReport:
         """Body of a heartbeat."""
         silent = [controller for controller in self._manager.controllers() if not controller.has_babysitter]
         silent.sort(key=lambda controller: controller.record.created_at, reverse=True)
-        return {
-            "instance_id": self._instance_id,
-            "incarnation": self._incarnation,
-            "node": self._settings.node,
+        return AgentReport(
+            instance_id=self._instance_id,
+            incarnation=self._incarnation,
+            node=self._settings.node,
             **self._manager.counts(),
-            "replicas": [_short(controller.info()) for controller in silent[:MOST_SHOWN]],
-        }
+            replicas=[_short(controller.info()) for controller in silent[:MOST_SHOWN]],
+        )
 
 
-def _short(info: dict[str, Any]) -> dict[str, Any]:
+def _short(info: dict[str, Any]) -> ReplicaInfo:
     """What others need to show the replica, and no more than a heartbeat can carry."""
     short = {name: info[name] for name in SHOWN}
     short["metadata"] = {name: info["metadata"][name] for name in ("node", "deleted") if name in info["metadata"]}
     if isinstance(short["error_message"], str):
         short["error_message"] = short["error_message"][:TEXT_LIMIT]
-    return short
+    return read_lenient(ReplicaInfo, short)

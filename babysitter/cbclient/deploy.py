@@ -29,9 +29,10 @@ from babysitter.cbclient.stage_reporter import StageReporter
 from babysitter.cbclient.versions import TagError, canonical, has_client_package, image, version_of, wheel_names
 from babysitter.cbclient.wheels import WheelError
 from babysitter.spec import DeployError
-from babysitter.stages import Stage
 from common.atomic_file import write_atomic
 from common.clock import Clock, iso
+from common.wire.replica import Stage
+from common.wire.words import StageState
 
 LAST_RETRY_DELAY_S = 60.0
 OWN = "own"
@@ -97,13 +98,20 @@ class ClientDeployer:
         if resolved.prefix is not None:
             await asyncio.to_thread(link, self._workdir, resolved.prefix)
             for name in ("venv", "install"):
-                tell(Stage(name, "reused", iso(self._clock.utcnow()), detail=f"the node's own: {resolved.prefix}"))
+                tell(
+                    Stage(
+                        name=name,
+                        state=StageState.REUSED,
+                        began_at=iso(self._clock.utcnow()),
+                        detail=f"the node's own: {resolved.prefix}",
+                    )
+                )
             return await self._verified(resolved)
         async with self._environments.building(resolved.key) as fresh:
             if self._environments.is_complete(resolved.key):
                 for name in ("venv", "install"):
                     detail = "an identical environment is there"
-                    tell(Stage(name, "reused", iso(self._clock.utcnow()), detail=detail))
+                    tell(Stage(name=name, state=StageState.REUSED, began_at=iso(self._clock.utcnow()), detail=detail))
             else:
                 await self._stage("venv", lambda say: self._make_venv(fresh, say))
                 lock: bytes = await self._stage("install", lambda say: self._install(resolved.spec, fresh, say))
@@ -269,18 +277,18 @@ class ClientDeployer:
                 result = await work(stage.say)
             except _Failed as error:
                 last = attempt == self._rules.tries or not error.fault.retry
-                stage.end("failed" if last else "running", f"{error.fault.word}: {error.last_line}")
+                stage.end(StageState.FAILED if last else StageState.RUNNING, f"{error.fault.word}: {error.last_line}")
                 if last:
                     raise DeployError(f"{name}: {error.fault.word}: {error.last_line}") from error
                 await asyncio.sleep(min(LAST_RETRY_DELAY_S, self._rules.retry_delay_s * attempt))
             except DeployError as error:
-                stage.end("failed", str(error))
+                stage.end(StageState.FAILED, str(error))
                 raise
             except OSError as error:
-                stage.end("failed", _refusal(error))
+                stage.end(StageState.FAILED, _refusal(error))
                 raise DeployError(f"{name}: {_refusal(error)}") from error
             else:
-                stage.end("done", None)
+                stage.end(StageState.DONE, None)
                 return result
         raise DeployError(f"{name}: no try is allowed")
 

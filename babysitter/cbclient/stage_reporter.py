@@ -5,9 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import structlog
+from msgspec.structs import replace
 
-from babysitter.stages import Stage
+from babysitter.stages import with_detail
 from common.clock import Clock, iso
+from common.wire.replica import Stage
+from common.wire.words import StageState
 
 log = structlog.get_logger(__name__)
 PROGRESS_S = 0.5
@@ -19,7 +22,7 @@ class StageReporter:
     """Reports one stage: `tell` gets it at its beginning, at its end, and every `PROGRESS_S` at most between."""
 
     def __init__(self, name: str, attempt: int, tell: Callable[[Stage], None], clock: Clock, path: Path) -> None:
-        self._stage = Stage(name, "running", iso(clock.utcnow()), attempt=attempt)
+        self._stage = Stage(name=name, state=StageState.RUNNING, began_at=iso(clock.utcnow()), attempt=attempt)
         self._tell, self._clock, self._path = tell, clock, path
         self._began = clock.monotonic()
         self._told = self._began
@@ -30,7 +33,7 @@ class StageReporter:
         """The latest line of output, kept in `deploy.log` as well."""
         if not line.strip():
             return
-        self._stage = self._stage.says(line.strip())
+        self._stage = with_detail(self._stage, line.strip())
         with suppress(OSError):
             if not self._path.exists() or self._path.stat().st_size < LOG_LIMIT_BYTES:
                 with self._path.open("a", encoding="utf-8") as file:
@@ -40,14 +43,12 @@ class StageReporter:
             self._told = now
             self._tell(self._with(self._stage.state))
 
-    def end(self, state: str, detail: str | None) -> None:
+    def end(self, state: StageState, detail: str | None) -> None:
         """The stage is over, in this state."""
         if detail is not None:
-            self._stage = self._stage.says(detail)
+            self._stage = with_detail(self._stage, detail)
         self._tell(self._with(state))
         log.info("deploy.stage_over", stage=self._stage.name, state=state, detail=self._stage.detail)
 
-    def _with(self, state: str) -> Stage:
-        took = round(self._clock.monotonic() - self._began, 3)
-        stage = self._stage
-        return Stage(stage.name, state, stage.began_at, took, stage.attempt, stage.detail)
+    def _with(self, state: StageState) -> Stage:
+        return replace(self._stage, state=state, took_s=round(self._clock.monotonic() - self._began, 3))

@@ -7,11 +7,12 @@ off with jitter while the registry is away so that its return is no stampede (do
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
+from msgspec import UNSET
+from msgspec.structs import replace
 
 from common.discovery.registry_client import (
     RegistrationRefused,
@@ -20,6 +21,8 @@ from common.discovery.registry_client import (
     StaleIncarnation,
     UnknownService,
 )
+from common.wire.base import Message
+from common.wire.record import HeartbeatAnswer, Registration
 
 log = structlog.get_logger(__name__)
 RETRY_FIRST_S = 0.5
@@ -40,16 +43,16 @@ class Lease:
     """
 
     client: RegistryClient
-    registration: Callable[[], Mapping[str, Any] | None]
-    report: Callable[[], Mapping[str, Any]]
+    registration: Callable[[], Registration | None]
+    report: Callable[[], Message]
     interval_s: float
-    heard: Callable[[Mapping[str, Any]], None] = lambda _answer: None
+    heard: Callable[[HeartbeatAnswer], None] = lambda _answer: None
     refused: Callable[[], None] = lambda: None
     registered_as: str | None = None
     last_error: str | None = None
     refusal: str | None = None
     """Why the registry will not have the record; None while it has not said so."""
-    _registered: Mapping[str, Any] = field(default_factory=dict)
+    _registered: Registration | None = None
     _instance_id: str | None = None
     _has_left: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -111,10 +114,10 @@ class Lease:
                 await self._register(registration)
             self.heard(await self.client.renew(self.registered_as, self.report()))
 
-    async def _register(self, registration: Mapping[str, Any]) -> None:
+    async def _register(self, registration: Registration) -> None:
         await self.client.register(registration)
-        self.registered_as = str(registration["name"])
-        self._instance_id = registration.get("instance_id")
+        self.registered_as = registration.name
+        self._instance_id = None if registration.instance_id is UNSET else registration.instance_id
         self._registered = _lasting(registration)
 
     async def _sleep(self, seconds: float) -> None:
@@ -135,6 +138,6 @@ class Lease:
         self.last_error = text
 
 
-def _lasting(registration: Mapping[str, Any]) -> dict[str, Any]:
+def _lasting(registration: Registration) -> Registration:
     """What only a registration tells: a status comes with every heartbeat, and a time is none to register for."""
-    return {name: value for name, value in registration.items() if name not in ("status", "timestamp")}
+    return replace(registration, status="", timestamp=None)

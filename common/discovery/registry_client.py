@@ -9,7 +9,6 @@ import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -18,7 +17,18 @@ import structlog
 
 from common.http.client import read_bounded
 from common.http.lines import read_lines
-from common.wire.record import ServiceRecord, Snapshot, Update, decode_update, record_from_wire
+from common.wire.base import JsonObject, Message
+from common.wire.read import read_lenient
+from common.wire.record import (
+    FailingServers,
+    HeartbeatAnswer,
+    Registration,
+    ServiceRecord,
+    Snapshot,
+    Update,
+    decode_update,
+    record_from_wire,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -90,8 +100,8 @@ class RegistryClient:
         """The registry in use."""
         return self._urls[self._current]
 
-    async def register(self, registration: Mapping[str, Any]) -> dict[str, Any]:
-        """Register a service; returns the registry's answer.
+    async def register(self, registration: Registration) -> JsonObject:
+        """Register a service; returns the registry's answer, an ancestor's perhaps.
 
         Raises:
             StaleIncarnation: Another process owns the name.
@@ -103,7 +113,7 @@ class RegistryClient:
         except UnknownService as error:
             raise RegistryUnavailable(f"{self.url} is no registry: {error}") from error
 
-    async def renew(self, name: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    async def renew(self, name: str, report: Message) -> HeartbeatAnswer:
         """Send a heartbeat with `report` as its body; returns the registry's answer.
 
         Raises:
@@ -112,7 +122,8 @@ class RegistryClient:
             RegistrationRefused: The report is not acceptable.
             RegistryUnavailable: No registry answered.
         """
-        return await self._call("POST", f"/services/{quote(name, safe='')}/heartbeat", report)
+        answer = await self._call("POST", f"/services/{quote(name, safe='')}/heartbeat", report)
+        return read_lenient(HeartbeatAnswer, answer)
 
     async def deregister(self, name: str, *, instance_id: str | None = None) -> None:
         """Remove a record; one that is already gone is fine.
@@ -134,7 +145,9 @@ class RegistryClient:
         """
         for url in self._urls:
             try:
-                await self._call_one(url, "POST", f"/v1/routers/{quote(router, safe='')}/failing", {"failing": failing})
+                await self._call_one(
+                    url, "POST", f"/v1/routers/{quote(router, safe='')}/failing", FailingServers(failing=dict(failing))
+                )
             except (aiohttp.ClientError, TimeoutError, UnicodeError, RegistryError) as error:
                 log.debug("registry.complaint_not_taken", url=url, reason=str(error) or type(error).__name__)
 
@@ -219,7 +232,7 @@ class RegistryClient:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, 10.0)
 
-    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    async def _call(self, method: str, path: str, body: Message | None = None) -> JsonObject:
         """One call, at each registry in turn until one answers."""
         reasons = []
         for _ in self._urls:
@@ -231,7 +244,7 @@ class RegistryClient:
                 self._move_on(url)
         raise RegistryUnavailable("; ".join(reasons))
 
-    async def _call_one(self, url: str, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    async def _call_one(self, url: str, method: str, path: str, body: Message | None) -> JsonObject:
         data = None if body is None else msgspec.json.encode(body)
         headers = self._headers if data is None else {**self._headers, "Content-Type": "application/json"}
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)

@@ -5,9 +5,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from common.wire.base import Message
-
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", bound=msgspec.Struct)
 
 
 def read_lenient(kind: type[M], members: Mapping[str, Any]) -> M:

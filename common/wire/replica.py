@@ -100,6 +100,8 @@ class ReplicaReport(Replica, frozen=True, kw_only=True):
         instance_id: Names the replica for ever.
         incarnation: Rises with each start of its babysitter.
         state_persist_failed: Why the disk refused its state, or None.
+        rss_mb: Memory of the server's processes in MiB, in coarse steps; pages that they share are counted once.
+        degraded: The server takes more memory than its soft limit.
         running: Requests in the engine, where it tells.
         waiting: Requests in the engine's own queue, where it tells.
         models_list: Model objects that were too many for the record.
@@ -109,6 +111,8 @@ class ReplicaReport(Replica, frozen=True, kw_only=True):
     instance_id: str = ""
     incarnation: int = 0
     state_persist_failed: str | None = None
+    rss_mb: int = 0
+    degraded: bool = False
     models_list: list[JsonObject] | UnsetType = UNSET
     left_out: list[str] | UnsetType = UNSET
     running: int | UnsetType = UNSET
@@ -196,16 +200,24 @@ class ReplicaHealth(Message, frozen=True, kw_only=True):
     base_url: str | None = None
 
 
+class CancelledJob(Message, frozen=True, kw_only=True):
+    """What came of cancelling a job: the command's exit code (null while it runs, and when it could not), and its output."""
+
+    at: str = ""
+    code: int | None = None
+    output: str = ""
+
+
 class JobLedger(Message, frozen=True, kw_only=True):
     """Every cluster job of every attempt, and what came of cancelling it.
 
     Args:
         attempts: An attempt's uuid to the ids of its jobs, `{"compile": […], "execute": […]}`, in the order first seen.
-        cancelled: A job's id to the result of the cancel command, `{"code": …, "output": …}`.
+        cancelled: By a job's id.
     """
 
     attempts: dict[str, dict[str, list[str]]] = {}
-    cancelled: dict[str, JsonObject] = {}
+    cancelled: dict[str, CancelledJob] = {}
 
 
 class Timeline(Message, frozen=True, kw_only=True):

@@ -32,16 +32,12 @@ class Registration:
 class Report:
     """A replica report as JSON text: its `lasting` members, and the `passing` ones that change with every heartbeat.
 
-    What the registry itself asks of ten thousand reports stands beside the text: members of the same names, None where
-    they are no string.
+    `replica_id` is the member of that name, if it is a string.
     """
 
     lasting: bytes
     passing: bytes = b"{}"
     replica_id: str | None = None
-    status: str | None = None
-    updated_at: str | None = None
-    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +106,7 @@ class Renew:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Change some fields; counts as a heartbeat. `fields` holds members of `Registration`, each replaced whole."""
+    """Change some fields; counts as a heartbeat. `fields` holds members of `Registration`; metadata is merged."""
 
     name: str
     fields: Mapping[str, Any]

@@ -19,10 +19,11 @@ from babysitter import identity
 from babysitter.__main__ import make_home
 from babysitter.assemble import make_engine, make_probe, make_spec
 from babysitter.attempt import ServerAttempt, ServerCommand
+from babysitter.attempt_files import AttemptLabels
 from babysitter.lifecycle import ReplicaState
-from babysitter.memory import from_json
+from babysitter.memory import new_memory, read_memory
 from babysitter.settings import parse
-from babysitter.supervisor import Supervisor, new_memory
+from babysitter.supervisor import Supervisor
 from common import lock_file
 from common.clock import SystemClock
 from common.http.client import make_session
@@ -243,7 +244,7 @@ async def supervise_a_stop(node: Node) -> ReplicaState:
     home = make_home(settings)
     home.acquire()
     try:
-        memory = new_memory(from_json(home.state.load(stamp="x").get("memory")), instance_id="i", epoch_s=1, now="t")
+        memory = new_memory(read_memory(home.state.load(stamp="x")), instance_id="i", epoch_s=1, now="t")
         async with make_session(timeout_s=5.0) as session, TaskScope("test") as scope:
             probe = make_probe(settings, spec, session)
             supervisor = Supervisor(
@@ -290,7 +291,9 @@ async def test_server_that_starts_later_than_is_waited_for_is_noticed(
     pipe = tmp_path / "stdout"
     os.mkfifo(pipe)  # the server is not started before somebody reads it
     attempt = ServerAttempt(tmp_path / uuid.uuid4().hex, grace_s=1)
-    ready = attempt.begin(ServerCommand(("sleep", "60"), dict(os.environ), tmp_path, pipe, tmp_path / "stderr", 1), {})
+    ready = attempt.begin(
+        ServerCommand(("sleep", "60"), dict(os.environ), tmp_path, pipe, tmp_path / "stderr", 1), AttemptLabels()
+    )
     try:
         await asyncio.to_thread(until, "the shim's claim", lambda: lock_file.is_held(attempt.directory / "claim"))
         assert await attempt.started(ready) is None

@@ -1,7 +1,6 @@
 """The routes at port + 1, each with its errors."""
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,9 @@ from babysitter.memory import Memory
 from babysitter.server_log import ServerLog
 from babysitter.supervisor import Supervisor
 from babysitter.view import View
-from tests.babysitter.test_view import READY
+from common.wire.replica import Stage, Transition
+from common.wire.words import StageState
+from tests.babysitter.views import MODELS, view_of
 
 Client = TestClient[Any, Any]
 
@@ -26,7 +27,7 @@ class StillSupervisor:
     """Shows one picture."""
 
     def __init__(self) -> None:
-        self.picture = READY
+        self.picture = view_of()
         self.memory = Memory()
         self.state = ReplicaState.READY
         self.spec = SimpleNamespace(name="r1", deployer=None)
@@ -57,7 +58,7 @@ async def client(supervisor: StillSupervisor) -> AsyncIterator[Client]:
 
 async def test_health_is_200_whatever_the_server_does(client: Client, supervisor: StillSupervisor) -> None:
     for state in ReplicaState:
-        supervisor.picture = replace(READY, state=state)
+        supervisor.picture = view_of(state)
         answer = await client.get("/health")
         assert answer.status == 200
         assert (await answer.json())["status"] == (
@@ -68,11 +69,11 @@ async def test_health_is_200_whatever_the_server_does(client: Client, supervisor
 @pytest.mark.parametrize("path", ["/models", "/v1/models"])
 async def test_models_are_the_servers(client: Client, path: str) -> None:
     answer = await client.get(path)
-    assert await answer.json() == {"object": "list", "data": [dict(READY.models[0])]}
+    assert await answer.json() == {"object": "list", "data": [MODELS[0]]}
 
 
 async def test_models_are_503_until_ready(client: Client, supervisor: StillSupervisor) -> None:
-    supervisor.picture = replace(READY, state=ReplicaState.WAITING_FOR_READY)
+    supervisor.picture = view_of(ReplicaState.WAITING_FOR_READY)
     answer = await client.get("/models")
     assert answer.status == 503
     assert await answer.json() == {"error": "the server is not ready: waiting_for_ready"}
@@ -138,9 +139,10 @@ async def test_wrong_query_is_422_naming_the_field(client: Client, query: dict[s
 
 
 async def test_timeline_shows_transitions_and_jobs(client: Client, supervisor: StillSupervisor) -> None:
-    supervisor.memory.remember({"to": "ready"})
+    supervisor.memory.remember(Transition(at="t", before="starting", after="ready", cause="answers", lasted_s=1.5))
     told = await (await client.get("/timeline")).json()
-    assert told["transitions"] == [{"to": "ready"}]
+    entry = {"at": "t", "from": "starting", "to": "ready", "cause": "answers", "lasted_s": 1.5}
+    assert told["transitions"] == [entry]
     assert set(told) == {"name", "state", "transitions", "stages", "jobs"}
 
 
@@ -191,8 +193,8 @@ async def test_pages_of_a_browser_change_nothing(client: Client, supervisor: Sti
 
 
 async def test_metrics_tell_state_restarts_and_stages(client: Client, supervisor: StillSupervisor) -> None:
-    stages = [{"name": "venv", "took_s": 2.5}, {"name": "odd", "took_s": "long"}, "no stage"]
-    supervisor.picture = replace(READY, restart_count=3, compile_wsjob=("wsjob-1",), extra={"stages": stages})
+    stages = [Stage(name="venv", state=StageState.DONE, began_at="t", took_s=2.5)]
+    supervisor.picture = view_of(restarts=3, compile_jobs=("wsjob-1",), stages=stages)
     answer = await client.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     lines = (await answer.text()).splitlines()

@@ -426,15 +426,15 @@ def test_the_server_is_told_params_yaml_and_the_requests_own_priority_W22(
 @pytest.mark.parametrize(
     ("change", "client", "told"),
     [
-        ({}, {}, [NO_IMAGE]),
-        ({}, {"image_registry": "r"}, []),
-        ({"placement": {}}, {}, []),
-        ({"server_mode": "api_gateway"}, {}, []),
-        ({"full_config": {"runconfig": {"cbcore_image": "r/cbcore:t"}}}, {}, []),
+        ({}, {}, (NO_IMAGE,)),
+        ({}, {"image_registry": "r"}, ()),
+        ({"placement": {}}, {}, ()),
+        ({"server_mode": "api_gateway"}, {}, ()),
+        ({"full_config": {"runconfig": {"cbcore_image": "r/cbcore:t"}}}, {}, ()),
     ],
 )
 def test_a_request_with_a_tag_and_no_image_registry_is_warned_of_W41(
-    change: dict[str, Any], client: dict[str, Any], told: list[str]
+    change: dict[str, Any], client: dict[str, Any], told: tuple[str, ...]
 ) -> None:
     given = {"port": 8001, "backend": {"type": "mock", "models": ["m"]}, "cbclient": client}
     settings = BabysitterSettings.model_validate(given)

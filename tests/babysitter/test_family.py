@@ -14,6 +14,7 @@ import pytest
 
 from babysitter import family, identity
 from babysitter.attempt import ServerAttempt, ServerCommand
+from babysitter.attempt_files import AttemptLabels
 from babysitter.footprint import memory_bytes
 from babysitter.identity import Kinship
 from tests.babysitter.real import PROJECT, Node, ask, light, running, shims, until
@@ -175,7 +176,7 @@ def test_shared_memory_of_a_killed_server_is_unlinked_W50(tmp_path: Path) -> Non
 async def test_shim_that_died_before_it_was_awaited_leaves_no_zombie_W50(tmp_path: Path) -> None:
     attempt = ServerAttempt(tmp_path / uuid.uuid4().hex, grace_s=1)
     out = tmp_path / "out"
-    ready = attempt.begin(ServerCommand(("sleep", "60"), dict(os.environ), tmp_path, out, out, 1), {})
+    ready = attempt.begin(ServerCommand(("sleep", "60"), dict(os.environ), tmp_path, out, out, 1), AttemptLabels())
     server = await attempt.started(ready)
     assert server is not None
     (shim,) = shims(tmp_path)
@@ -190,7 +191,9 @@ async def test_shim_that_died_before_it_was_awaited_leaves_no_zombie_W50(tmp_pat
 async def test_stopped_shim_and_a_server_named_like_a_resource_tracker_end_when_told_W50(tmp_path: Path) -> None:
     attempt = ServerAttempt(tmp_path / uuid.uuid4().hex, grace_s=600)
     out, words = tmp_path / "out", "trap '' TERM; : resource_tracker; while :; do sleep 0.1; done"
-    ready = attempt.begin(ServerCommand(("sh", "-c", words), dict(os.environ), tmp_path, out, out, 600), {})
+    ready = attempt.begin(
+        ServerCommand(("sh", "-c", words), dict(os.environ), tmp_path, out, out, 600), AttemptLabels()
+    )
     assert await attempt.started(ready) is not None
     (shim,) = shims(tmp_path)
     os.kill(shim, signal.SIGSTOP)

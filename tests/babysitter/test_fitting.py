@@ -1,17 +1,18 @@
 """What we write ourselves always fits into what our registry takes."""
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
-from babysitter import fitting
-from babysitter import view as pictures
+from babysitter import fitting, records
+from babysitter import view as answers
 from babysitter.events import LOG_TAIL_LIMIT_BYTES
 from common.discovery.limits import BODY_LIMIT_BYTES
+from common.wire.replica import Stage
+from common.wire.words import StageState
 from registry.http.bodies import RegisterBody, parse
-from tests.babysitter.test_view import READY
+from tests.babysitter.views import view_of
 
 ADAPTERS = tuple(
     {"id": f"adapter-{number}", "object": "model", "root": f"/models/lora/{number}", "permission": [{"id": "x" * 600}]}
@@ -24,39 +25,41 @@ ENDLESS = tuple({"id": f"{number}" + "n" * 400} for number in range(5000))
 
 @pytest.mark.parametrize("models", [ADAPTERS, MANY, LARGE, ENDLESS], ids=["adapters", "many", "large", "endless"])
 def test_record_of_any_list_of_models_is_taken_by_the_registry_W16(models: tuple[dict[str, Any], ...]) -> None:
-    view = replace(READY, models=models)
-    record = pictures.server_registration(view)
-    assert record is not None
+    view = view_of(models=models)
+    record = records.server_registration(view)
     taken = parse(RegisterBody, msgspec.json.decode(msgspec.json.encode(record)))
     told, left_out = taken.metadata["models"], taken.metadata.get("models_left_out", 0)
     assert told == [model["id"] for model in models[: len(told)]]
     assert len(told) + left_out == len(models)
-    assert len(msgspec.json.encode(pictures.server_heartbeat(view))) < BODY_LIMIT_BYTES
+    assert len(msgspec.json.encode(records.server_heartbeat(view))) < BODY_LIMIT_BYTES
     assert not left_out or models is ENDLESS
 
 
 def test_model_objects_stand_in_the_record_or_else_in_the_report_W16() -> None:
-    few = replace(READY, models=ADAPTERS[:2])
-    record = pictures.server_registration(few)
+    few, several = view_of(models=ADAPTERS[:2]), view_of(models=ADAPTERS)
+    record = records.server_registration(few)
     assert record is not None
-    assert record["metadata"]["models_list"] == list(ADAPTERS[:2])
-    assert "models_list" not in pictures.server_heartbeat(few)
-    several = replace(READY, models=ADAPTERS)
-    assert "models_list" not in (pictures.server_registration(several) or {})["metadata"]
-    assert pictures.server_heartbeat(several)["models_list"] == list(ADAPTERS)
-    assert "models_list" not in pictures.own_heartbeat(several)
+    assert record.metadata["models_list"] == list(ADAPTERS[:2])
+    assert records.server_heartbeat(few).models_list is msgspec.UNSET
+    too_large = records.server_registration(several)
+    assert too_large is not None
+    assert "models_list" not in too_large.metadata
+    assert records.server_heartbeat(several).models_list == list(ADAPTERS)
+    assert records.own_heartbeat(several).models_list is msgspec.UNSET
 
 
 def test_report_with_more_than_a_registry_takes_leaves_out_what_matters_least_W16() -> None:
-    extra = {"diagnostics": {"text": "d" * (1 << 20)}, "stages": [{"name": "s"}]}
+    diagnostics = {"text": "d" * (1 << 20)}
+    stages = [Stage(name="s", state=StageState.DONE, began_at="t")]
     jobs = tuple(f"wsjob-{number:08}" for number in range(50))
-    view = replace(READY, extra=extra, compile_wsjob=jobs, error_message="e" * LOG_TAIL_LIMIT_BYTES)
-    beat = pictures.own_heartbeat(view)
+    error = "e" * LOG_TAIL_LIMIT_BYTES
+    beat = records.own_heartbeat(view_of(diagnostics=diagnostics, stages=stages, compile_jobs=jobs, error=error))
     assert len(msgspec.json.encode(beat)) < BODY_LIMIT_BYTES
-    assert (beat["left_out"], beat["diagnostics"], beat["stages"]) == (["diagnostics"], {}, [{"name": "s"}])
-    assert beat["compile_wsjob"] == list(jobs)
-    endless = replace(view, compile_wsjob=tuple(f"wsjob-{number:020}" for number in range(30_000)))
-    assert len(msgspec.json.encode(pictures.own_heartbeat(endless))) < BODY_LIMIT_BYTES
+    assert (beat.left_out, beat.diagnostics, beat.stages) == (["diagnostics"], {}, stages)
+    assert beat.compile_wsjob == list(jobs)
+    many = tuple(f"wsjob-{number:020}" for number in range(30_000))
+    endless = view_of(diagnostics=diagnostics, stages=stages, compile_jobs=many, error=error)
+    assert len(msgspec.json.encode(records.own_heartbeat(endless))) < BODY_LIMIT_BYTES
 
 
 def test_model_whose_restless_members_changed_is_the_same_model_W15() -> None:
@@ -75,10 +78,10 @@ def test_models_too_large_to_remember_are_remembered_by_name_W16() -> None:
 
 
 def test_server_that_no_registry_takes_says_so_wherever_it_is_asked_W16() -> None:
-    refused = replace(READY, registration_error="400: too long")
-    assert pictures.health(refused, "now")["status"] == "unregistered"
-    assert pictures.health(refused, "now")["registration_error"] == "400: too long"
-    assert pictures.report(refused)["error_message"] == "not registered: 400: too long"
-    assert pictures.health(READY, "now")["status"] == "healthy"
-    broken = replace(refused, error_message="its own trouble")
-    assert pictures.report(broken)["error_message"] == "its own trouble"
+    refused = view_of(registration_error="400: too long")
+    assert answers.health(refused, "now").status == "unregistered"
+    assert answers.health(refused, "now").registration_error == "400: too long"
+    assert refused.report.error_message == "not registered: 400: too long"
+    assert answers.health(view_of(), "now").status == "healthy"
+    broken = view_of(registration_error="400: too long", error="its own trouble")
+    assert broken.report.error_message == "its own trouble"

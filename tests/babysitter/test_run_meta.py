@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import structlog
 
-from babysitter.run_meta import LIMIT_BYTES, Jobs, Ledger, UnusableRunMeta, ledger_from_json, parse
+from babysitter.run_meta import LIMIT_BYTES, Jobs, Ledger, UnusableRunMeta, parse
 from babysitter.run_meta_tail import RunMetaTail, mark_of
+from common.wire.replica import CancelledJob
 
 FULL = {
     "compile_jobs": [{"id": "wsjob-1", "x": 1}, {"id": "wsjob-2"}],
@@ -59,23 +60,9 @@ def test_orphans_are_the_jobs_of_dead_attempts_not_yet_cancelled() -> None:
     ledger.add("a1", Jobs(("c1",), ("e1",)))
     ledger.add("a2", Jobs(("c2",), ()))
     assert ledger.orphans("a2") == ("c1", "e1")
-    ledger.cancelled["c1"] = {"code": 0}
+    ledger.cancelled["c1"] = CancelledJob(code=0)
     assert ledger.orphans("a2") == ("e1",)
     assert ledger.orphans(None) == ("e1", "c2")
-
-
-def test_ledger_survives_a_round_trip() -> None:
-    ledger = Ledger()
-    ledger.add("a1", Jobs(("c1",), ("e1",)))
-    ledger.cancelled["c1"] = {"code": 0}
-    assert ledger_from_json(json.loads(json.dumps(ledger.to_json()))) == ledger
-
-
-@pytest.mark.parametrize(
-    "value", [None, [], {"attempts": 7}, {"attempts": {"a": {"compile": [7]}}, "cancelled": {"x": 1}}]
-)
-def test_ledger_of_nonsense_is_empty(value: Any) -> None:
-    assert ledger_from_json(value) == Ledger()
 
 
 class Follower:

@@ -90,7 +90,7 @@ async def test_heartbeats_are_spread_by_a_tenth_B19(seed: int) -> None:
             if len(pauses) == 200:
                 raise asyncio.CancelledError
 
-    lease = Counted(cast("Any", None), lambda: None, dict, HEARTBEAT_S)
+    lease = Counted(cast("Any", None), lambda: None, cast("Any", None), HEARTBEAT_S)
     lease._rng.seed(seed)
     with pytest.raises(asyncio.CancelledError):
         await lease.keep()

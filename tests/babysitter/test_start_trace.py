@@ -1,20 +1,21 @@
 """A start of the server as a trace."""
 
 import itertools
-from typing import Any
 
 from babysitter.start_trace import start_spans
 from common.span import Span
+from common.wire.replica import Stage, Transition
+from common.wire.words import StageState
 
 
-def moved(second: float, before: str, after: str, lasted_s: float, cause: str = "as it should") -> dict[str, Any]:
+def moved(second: float, before: str, after: str, lasted_s: float, cause: str = "as it should") -> Transition:
     at = f"2026-11-21T10:00:{second:06.3f}Z"
-    return {"at": at, "from": before, "to": after, "cause": cause, "lasted_s": lasted_s}
+    return Transition(at=at, before=before, after=after, cause=cause, lasted_s=lasted_s)
 
 
-def stage(second: int, name: str, took_s: float, state: str = "done", detail: str = "") -> dict[str, Any]:
+def stage(second: int, name: str, took_s: float, state: str = "done", detail: str = "") -> Stage:
     began_at = f"2026-11-21T10:00:{second:02d}Z"
-    return {"name": name, "state": state, "began_at": began_at, "took_s": took_s, "attempt": 1, "detail": detail}
+    return Stage(name=name, state=StageState(state), began_at=began_at, took_s=took_s, detail=detail)
 
 
 GOOD = [
@@ -26,7 +27,7 @@ GOOD = [
 STAGES = [stage(1, "venv", 2.0), stage(3, "install", 8.0)]
 
 
-def spans(timeline: list[dict[str, Any]], stages: list[dict[str, Any]] | None = None) -> list[Span]:
+def spans(timeline: list[Transition], stages: list[Stage] | None = None) -> list[Span]:
     ids = itertools.count(1)
     return start_spans(
         timeline, stages or [], replica="qwen", attributes={"backend": "vLLM"}, new_id=lambda _bits: next(ids)

@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from babysitter import state_file
-from babysitter.memory import Memory, from_json
+from babysitter.memory import Memory, read_memory, read_saved
+from babysitter.run_meta import Jobs
 from babysitter.state_file import StateFile
+from common.wire.replica import CancelledJob, Transition
 
 
 @pytest.fixture
@@ -18,6 +21,10 @@ def file(tmp_path: Path) -> StateFile:
     found = StateFile(tmp_path / "state" / "r.json")
     found.load(stamp="t0")
     return found
+
+
+def transition(after: str) -> Transition:
+    return Transition(at="2026-01-01T00:00:00.000Z", before="pending", after=after, cause="x")
 
 
 def reread(file: StateFile) -> dict[str, Any]:
@@ -114,18 +121,34 @@ def test_refused_write_is_told_and_the_old_file_is_whole_B9(file: StateFile, mon
 
 def test_memory_survives_a_round_trip() -> None:
     memory = Memory(instance_id="i", incarnation=3, attempt="u", restarts=2, models=[{"id": "m"}])
-    memory.remember({"to": "ready"})
-    assert from_json(json.loads(json.dumps(memory.to_json()))) == memory
+    memory.jobs.add("u", Jobs(("c1",), ("e1",)))
+    memory.jobs.cancelled["c1"] = CancelledJob(at="t", code=0)
+    memory.remember(transition("ready"))
+    assert read_memory(json.loads(msgspec.json.encode({"memory": memory}))) == memory
 
 
-@pytest.mark.parametrize("value", [None, 7, [], {"incarnation": "x", "attempt": 7, "models": [1], "timeline": {}}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        7,
+        [],
+        {"incarnation": "x", "attempt": 7, "models": [1], "timeline": {}, "jobs": {"attempts": 7}},
+        {"jobs": {"attempts": {"a": {"compile": [7]}}, "cancelled": {"x": 1}}},
+    ],
+)
 def test_memory_of_nonsense_is_a_fresh_one(value: Any) -> None:
-    assert from_json(value) == Memory()
+    assert read_memory({"memory": value}) == Memory()
+
+
+def test_content_of_no_replica_is_none() -> None:
+    assert read_saved({}) is None
+    assert read_saved({"replica_id": "r1", "memory": {"attempts": 2}, "port": "x"}) is not None
 
 
 def test_timeline_is_bounded() -> None:
     memory = Memory()
     for n in range(1000):
-        memory.remember({"n": n})
+        memory.remember(transition(str(n)))
     assert len(memory.timeline) == 200
-    assert memory.timeline[-1] == {"n": 999}
+    assert memory.timeline[-1].after == "999"

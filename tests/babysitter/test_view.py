@@ -5,40 +5,24 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from babysitter import view as pictures
+from babysitter import records, view
 from babysitter.lifecycle import ReplicaState
 from babysitter.view import View
 from common.wire.record import record_from_wire
+from tests.babysitter.views import SPEC, view_of
 
-READY = View(
-    name="r1",
-    label="vLLM",
-    host="node1",
-    port=8001,
-    own_port=8002,
-    state=ReplicaState.READY,
-    instance_id="11111111-1111-4111-8111-111111111111",
-    incarnation=5,
-    heartbeat_s=5.0,
-    created_at="2026-01-01T00:00:00.000Z",
-    updated_at="2026-01-01T00:00:01.000Z",
-    status_since="2026-01-01T00:00:01.000Z",
-    models=({"id": "m", "object": "model", "max_model_len": 9},),
-    metadata={"cache_type": "paged", "type": "ignored"},
-    weight=2.0,
-)
+READY = view_of()
+WIRE = msgspec.json.decode(msgspec.json.encode(records.server_registration(READY)))
 
 
 def test_own_record_is_the_babysitter_at_the_next_port() -> None:
-    record = record_from_wire(pictures.own_registration(READY))
+    record = record_from_wire(msgspec.to_builtins(records.own_registration(READY)))
     assert (record.name, record.port, record.url, record.type) == ("r1", 8002, "http://node1:8002", "vLLM")
-    assert (record.instance_id, record.incarnation, record.status) == (READY.instance_id, 5, "running")
+    assert (record.instance_id, record.incarnation, record.status) == (READY.report.instance_id, 5, "running")
 
 
 def test_servers_record_is_routable_and_names_its_models() -> None:
-    wire = pictures.server_registration(READY)
-    assert wire is not None
-    record = record_from_wire(wire)
+    record = record_from_wire(WIRE)
     assert (record.name, record.port, record.url) == ("r1-server", 8001, "http://node1:8001")
     assert (record.status, record.weight) == ("running", 2.0)
     assert record.metadata == {
@@ -49,16 +33,16 @@ def test_servers_record_is_routable_and_names_its_models() -> None:
         "parent_service": "r1",
         "babysitter_url": "http://node1:8002",
     }
-    assert wire["ttl_s"] == 15.0
+    assert WIRE["ttl_s"] == 15.0
 
 
 def test_server_that_never_answered_has_no_record() -> None:
-    assert pictures.server_registration(replace(READY, models=(), state=ReplicaState.STARTING)) is None
+    assert records.server_registration(view_of(ReplicaState.STARTING, models=())) is None
 
 
 @pytest.mark.parametrize("state", [ReplicaState.STOPPED, ReplicaState.FAILED])
 def test_server_that_is_over_has_no_record(state: ReplicaState) -> None:
-    assert pictures.server_registration(replace(READY, state=state)) is None
+    assert records.server_registration(view_of(state)) is None
 
 
 @pytest.mark.parametrize(
@@ -72,46 +56,55 @@ def test_server_that_is_over_has_no_record(state: ReplicaState) -> None:
     ],
 )
 def test_servers_record_is_running_only_while_requests_are_welcome(state: ReplicaState, status: str) -> None:
-    view = replace(READY, state=state)
-    record = pictures.server_registration(view)
+    record = records.server_registration(view_of(state))
     assert record is not None
-    assert record["status"] == status
-    assert pictures.server_heartbeat(view)["status"] == status
+    assert record.status == status
+    assert records.server_heartbeat(view_of(state)).status == status
 
 
 @pytest.mark.parametrize("state", list(ReplicaState))
 def test_heartbeat_of_the_babysitters_own_record_says_running_W42(state: ReplicaState) -> None:
-    beat = pictures.own_heartbeat(replace(READY, state=state))
+    beat = msgspec.to_builtins(records.own_heartbeat(view_of(state)))
     assert beat["status"] == "running"
-    assert beat["replica_status"] == pictures.report(replace(READY, state=state))["status"] != "draining"
+    assert beat["replica_status"] == view_of(state).report.status.value != "draining"
 
 
 def test_report_has_every_member_of_the_contract() -> None:
     wanted = """replica_id status display_status endpoint base_url port workdir venv_path replica_pid restart_count
         compile_wsjob execute_wsjob models created_at ready_at updated_at error_message instance_id incarnation"""
-    assert set(wanted.split()) <= set(pictures.report(READY))
+    assert set(wanted.split()) <= set(msgspec.to_builtins(READY.report))
 
 
 @pytest.mark.parametrize(
     ("state", "endpoint"), [(ReplicaState.READY, "http://node1:8001"), (ReplicaState.STARTING, "NA")]
 )
 def test_endpoint_is_na_until_ready(state: ReplicaState, endpoint: str) -> None:
-    assert pictures.report(replace(READY, state=state))["endpoint"] == endpoint
+    assert view_of(state).report.endpoint == endpoint
+
+
+def at(record: str, local: str = "127.0.0.1", endpoint: str = "node1.example.org") -> View:
+    return view_of(spec=replace(SPEC, addresses=replace(SPEC.addresses, record=record, local=local, endpoint=endpoint)))
 
 
 def test_endpoint_has_the_full_name_and_the_records_what_they_are_told() -> None:
-    view = replace(READY, host="10.0.0.1", local_host="127.0.0.1", endpoint_host="node1.example.org")
-    assert view.base_url == "http://127.0.0.1:8001"
-    assert view.endpoint == "http://node1.example.org:8001"
-    assert pictures.own_registration(view)["url"] == "http://10.0.0.1:8002"
+    ready = at("10.0.0.1")
+    assert ready.report.base_url == "http://127.0.0.1:8001"
+    assert ready.report.endpoint == "http://node1.example.org:8001"
+    assert records.own_registration(ready).url == "http://10.0.0.1:8002"
 
 
-def test_ipv6_hosts_stand_in_brackets() -> None:
-    assert replace(READY, host="::1").base_url == "http://[::1]:8001"
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6_hosts_stand_in_brackets_in_urls_and_bare_in_records(host: str) -> None:
+    ready = at(host, host, host)
+    assert (ready.report.base_url, ready.report.endpoint) == ("http://[::1]:8001", "http://[::1]:8001")
+    record = records.server_registration(ready)
+    assert record is not None
+    assert (record.host, record.hostname, record.url) == ("::1", "::1", "http://[::1]:8001")
+    assert record.metadata["babysitter_url"] == "http://[::1]:8002"
 
 
 def test_health_keeps_the_ancestors_names() -> None:
-    told = pictures.health(replace(READY, serves=True), "2026-01-01T00:00:07.000Z")
+    told = msgspec.to_builtins(view.health(view_of(serves=True), "2026-01-01T00:00:07.000Z"))
     assert told["status"] == "healthy"
     assert told["infinilm_server_running"] is True
     assert told["infinilm_server_port"] == 8001
@@ -120,19 +113,18 @@ def test_health_keeps_the_ancestors_names() -> None:
 
 @pytest.mark.parametrize(("weight", "said"), [(2.0, "2"), (0.5, "0.5")])
 def test_weight_that_is_whole_has_no_point_on_the_wire_W21(weight: float, said: str) -> None:
-    record = pictures.server_registration(replace(READY, weight=weight))
-    assert record is not None
+    record = records.server_registration(view_of(spec=replace(SPEC, weight=weight)))
     assert f'"weight":{said},' in msgspec.json.encode(record).decode()
 
 
 def test_record_without_a_weight_has_no_such_member_W21() -> None:
-    record = pictures.server_registration(replace(READY, weight=None))
+    record = records.server_registration(view_of(spec=replace(SPEC, weight=None)))
     assert record is not None
-    assert "weight" not in record
+    assert "weight" not in msgspec.to_builtins(record)
 
 
 def test_info_keeps_the_ancestors_names() -> None:
-    told = pictures.info(READY, uptime_s=1.0, router_url=None)
+    told = msgspec.to_builtins(view.info(READY, uptime_s=1.0, router_url=None))
     wanted = "service babysitter name host port url metadata service_type infinilm_server_port uptime restart_count"
     assert set(wanted.split()) <= set(told)
     assert told["port"] == 8002

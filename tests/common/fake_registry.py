@@ -8,7 +8,15 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from common.wire.base import Message
+
 HANG = 0
+
+
+class Beating(Message, frozen=True, kw_only=True):
+    """The body of a heartbeat."""
+
+    status: str = "running"
 
 
 @dataclass(slots=True)

@@ -5,13 +5,15 @@ from typing import Any
 
 import aiohttp
 import pytest
+from msgspec.structs import replace
 
 from common.discovery import lease as lease_module
 from common.discovery.lease import Lease
 from common.discovery.registry_client import RegistryClient
-from tests.common.fake_registry import Asked, FakeRegistry
+from common.wire.record import Doubt, HeartbeatAnswer, Registration
+from tests.common.fake_registry import Asked, Beating, FakeRegistry
 
-RECORD = {"name": "a", "host": "h", "port": 1, "url": "http://h:1", "instance_id": "mine"}
+RECORD = Registration(name="a", host="h", hostname="h", port=1, url="http://h:1", status="running", instance_id="mine")
 LONG_S = 3600.0
 REGISTER = ("POST", "/services")
 RENEW = ("POST", "/services/a/heartbeat")
@@ -33,7 +35,7 @@ def make(session: aiohttp.ClientSession, *urls: str, interval_s: float = LONG_S,
     return Lease(
         client=RegistryClient(urls, session, first=0),
         registration=(lambda: RECORD) if record is None else record,
-        report=lambda: {"status": "running"},
+        report=Beating,
         interval_s=interval_s,
     )
 
@@ -143,7 +145,7 @@ async def test_the_same_fault_is_told_once(
 async def test_a_lease_without_anything_to_register_waits_until_woken(
     registry: FakeRegistry, session: aiohttp.ClientSession
 ) -> None:
-    record: dict[str, Any] | None = None
+    record: Registration | None = None
     lease = make(session, registry.url, record=lambda: record)
     async with kept(lease):
         await asyncio.sleep(0)
@@ -240,14 +242,14 @@ async def test_the_next_registry_takes_over(registry: FakeRegistry, session: aio
 async def test_record_that_changed_is_registered_again_W15(
     registry: FakeRegistry, session: aiohttp.ClientSession
 ) -> None:
-    record: dict[str, Any] = {**RECORD, "metadata": {"models": ["a"]}, "status": "running", "timestamp": 1}
+    record = replace(RECORD, metadata={"models": ["a"]}, timestamp=1)
     lease = make(session, registry.url, record=lambda: record)
     async with kept(lease):
         await registered(registry, lease)
-        record = {**record, "status": "unhealthy", "timestamp": 2}
+        record = replace(record, status="unhealthy", timestamp=2)
         lease.wake()
         assert await calls(registry, 1) == [RENEW]
-        record = {**record, "metadata": {"models": ["a", "lora"]}}
+        record = replace(record, metadata={"models": ["a", "lora"]})
         lease.wake()
         asked = await next_asked(registry)
         assert (asked.method, asked.path, asked.body["metadata"]) == (*REGISTER, {"models": ["a", "lora"]})
@@ -274,10 +276,10 @@ async def test_refusal_is_a_state_with_its_reason_until_the_record_is_taken_W16(
 async def test_what_the_registry_answers_to_a_heartbeat_is_heard_W26(
     registry: FakeRegistry, session: aiohttp.ClientSession
 ) -> None:
-    heard: list[Any] = []
+    heard: list[HeartbeatAnswer] = []
     lease = make(session, registry.url, interval_s=0.01)
     lease.heard = heard.append
-    registry.script.extend([201, (200, {"message": "x", "doubt": "y"})])
+    registry.script.extend([201, (200, {"message": "x", "doubt": {"router": "r", "reason": "y"}})])
     async with kept(lease):
         await calls(registry, 3)
-    assert heard[0] == {"message": "x", "doubt": "y"}
+    assert heard[0] == HeartbeatAnswer(message="x", doubt=Doubt(router="r", reason="y"))

@@ -16,11 +16,12 @@ from common.discovery.registry_client import (
     UnknownService,
     WatchUnsupported,
 )
-from common.wire.record import Beat, Snapshot, record_from_wire
-from tests.common.fake_registry import HANG, FakeRegistry
+from common.wire.record import Beat, Registration, Snapshot, record_from_wire
+from tests.common.fake_registry import HANG, Beating, FakeRegistry
 
 Make = Callable[[], Awaitable[FakeRegistry]]
-RECORD = {"name": "a", "host": "h", "port": 1, "url": "http://h:1"}
+OURS = Registration(name="a", host="h", hostname="h", port=1, url="http://h:1", status="running")
+RECORD = msgspec.to_builtins(OURS)
 BEAT = Beat(epoch="e", revision=1)
 NOWHERE = "http://127.0.0.1:1"
 
@@ -42,8 +43,8 @@ def test_at_least_one_url_is_needed() -> None:
 
 async def test_calls_have_their_paths_bodies_and_token(registry: FakeRegistry, session: aiohttp.ClientSession) -> None:
     client = client_of(session, registry.url + "/", token="t" * 32)
-    await client.register(RECORD)
-    await client.renew("a/b", {"status": "running"})
+    await client.register(OURS)
+    await client.renew("a/b", Beating())
     await client.deregister("a", instance_id="i&d")
     await client.deregister("a")
     asked = [registry.asked.get_nowait() for _ in range(4)]
@@ -78,7 +79,7 @@ async def test_each_answer_is_an_exception_with_a_name(
 ) -> None:
     registry.script.append((status, {"error": "the reason"}))
     with pytest.raises(expected, match="the reason"):
-        await client_of(session, registry.url).renew("a", {})
+        await client_of(session, registry.url).renew("a", Beating())
 
 
 async def test_an_answer_that_is_no_json_is_told_by_its_status(
@@ -88,7 +89,7 @@ async def test_an_answer_that_is_no_json_is_told_by_its_status(
     client = client_of(session, registry.url)
     for status in (500, 200):
         with pytest.raises(RegistryUnavailable, match=f"answered {status}"):
-            await client.renew("a", {})
+            await client.renew("a", Beating())
 
 
 async def test_a_registration_at_something_that_is_no_registry_is_to_be_tried_again_later(
@@ -96,7 +97,7 @@ async def test_a_registration_at_something_that_is_no_registry_is_to_be_tried_ag
 ) -> None:
     registry.script.append(404)
     with pytest.raises(RegistryUnavailable, match="is no registry"):
-        await client_of(session, registry.url).register(RECORD)
+        await client_of(session, registry.url).register(OURS)
 
 
 @pytest.mark.parametrize("status", [404, 409])
@@ -113,9 +114,9 @@ async def test_the_next_registry_takes_the_call_and_is_kept(
     first, second = await make_registry(), await make_registry()
     first.script.append(503)
     client = client_of(session, NOWHERE, first.url, second.url)
-    await client.renew("a", {})
+    await client.renew("a", Beating())
     assert client.url == second.url
-    await client.renew("a", {})
+    await client.renew("a", Beating())
     assert (first.asked.qsize(), second.asked.qsize()) == (1, 2)
 
 
@@ -125,14 +126,14 @@ async def test_a_registry_that_refuses_is_not_asked_again_elsewhere(
     first, second = await make_registry(), await make_registry()
     first.script.append(409)
     with pytest.raises(StaleIncarnation):
-        await client_of(session, first.url, second.url).register(RECORD)
+        await client_of(session, first.url, second.url).register(OURS)
     assert second.asked.empty()
 
 
 async def test_when_none_answers_every_reason_is_told(registry: FakeRegistry, session: aiohttp.ClientSession) -> None:
     registry.script.append((500, {"error": "disk"}))
     with pytest.raises(RegistryUnavailable) as caught:
-        await client_of(session, NOWHERE, registry.url).renew("a", {})
+        await client_of(session, NOWHERE, registry.url).renew("a", Beating())
     assert NOWHERE in str(caught.value)
     assert f"{registry.url}: answered 500: disk" in str(caught.value)
 
@@ -141,7 +142,7 @@ async def test_a_registry_whose_name_cannot_be_asked_for_is_left_for_the_next(
     registry: FakeRegistry, session: aiohttp.ClientSession
 ) -> None:
     client = client_of(session, "http://gpu1..lab:18000", registry.url)
-    await client.renew("a", {})
+    await client.renew("a", Beating())
     assert client.url == registry.url
 
 
@@ -152,7 +153,7 @@ async def test_a_registry_that_hangs_is_left_at_the_deadline(
     first, second = await make_registry(), await make_registry()
     first.script.append(HANG)
     client = client_of(session, first.url, second.url)
-    await client.renew("a", {})
+    await client.renew("a", Beating())
     assert client.url == second.url
 
 

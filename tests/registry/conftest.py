@@ -4,10 +4,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp.test_utils import TestClient
 from aiohttp.web import Application, Request
+from msgspec import UNSET, UnsetType
 
+from common.wire.base import Message
+from common.wire.record import Registration
 from registry.app import make_app
 from registry.core.store import Store
 from registry.http.context import REGISTRY, Registry
@@ -106,6 +110,18 @@ def body(name: str = "svc", **changes: Any) -> dict[str, Any]:
 def ours(name: str = "svc", *, instance_id: str = "i-1", incarnation: int = 1, **changes: Any) -> dict[str, Any]:
     """A registration of our own babysitter."""
     return body(name, instance_id=instance_id, incarnation=incarnation, ttl_s=15, **changes)
+
+
+def our_registration(name: str = "svc", **changes: Any) -> Registration:
+    """The same as our client takes it."""
+    return msgspec.convert(ours(name, **changes), Registration)
+
+
+class Beating(Message, frozen=True, kw_only=True):
+    """The body of a heartbeat of our own babysitter, or of nobody's."""
+
+    instance_id: str | UnsetType = UNSET
+    incarnation: int | UnsetType = UNSET
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -21,7 +21,7 @@ from common.http.client import make_session
 from registry.core.model import Instance, Registration, Sweep, Upsert
 from registry.store.sqlite import SqliteStore
 from tests.ports import free_port
-from tests.registry.conftest import Client, FakeClock, StartClient, body, ours, parts, until
+from tests.registry.conftest import Beating, Client, FakeClock, StartClient, body, our_registration, ours, parts, until
 from tests.registry.processes import running
 
 MEMORY = ("--store", "memory://", "--health-interval", "3600")
@@ -39,7 +39,10 @@ async def test_restart_without_memory_is_healed_by_the_next_heartbeat_C1(tmp_pat
         with running(tmp_path, *MEMORY, "--port", port) as (process, url):
             client = RegistryClient([url], session)
             lease = Lease(
-                client, registration=ours, report=lambda: {"instance_id": "i-1", "incarnation": 1}, interval_s=0.2
+                client,
+                registration=our_registration,
+                report=lambda: Beating(instance_id="i-1", incarnation=1),
+                interval_s=0.2,
             )
             keeping = asyncio.ensure_future(lease.keep())
             await until(lambda: lease.registered_as is not None)
@@ -71,7 +74,7 @@ async def test_long_absence_is_waited_for_with_patience_and_ends_without_a_stamp
     async with make_session(timeout_s=5) as session:
         client = RegistryClient([f"http://127.0.0.1:{port}"], session)
         names = [f"r{number}" for number in range(20)]
-        leases = [Lease(client, lambda name=name: ours(name), dict, interval_s=0.2) for name in names]  # type: ignore[misc]
+        leases = [Lease(client, lambda name=name: our_registration(name), Beating, interval_s=0.2) for name in names]  # type: ignore[misc]
         keeping = [asyncio.ensure_future(lease.keep()) for lease in leases]
         async with await asyncio.start_server(hang_up, "127.0.0.1", port):
             await asyncio.sleep(3.0)
@@ -96,14 +99,14 @@ async def test_paused_registry_costs_its_clients_a_bounded_time_C10(
     async with make_session(timeout_s=5) as session:
         with running(tmp_path, *MEMORY) as (process, url):
             client = RegistryClient([url], session)
-            await client.register(ours())
+            await client.register(our_registration())
             process.send_signal(signal.SIGSTOP)
             started = time.monotonic()
             with pytest.raises(RegistryUnavailable):
-                await client.renew("svc", {})
+                await client.renew("svc", Beating())
             assert time.monotonic() - started < 2
             process.send_signal(signal.SIGCONT)
-            await client.renew("svc", {"instance_id": "i-1", "incarnation": 1})  # nothing was forgotten
+            await client.renew("svc", Beating(instance_id="i-1", incarnation=1))  # nothing was forgotten
 
 
 async def test_response_lost_after_commit_and_repeated_is_one_record_C8(client: Client) -> None:

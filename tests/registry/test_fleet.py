@@ -14,7 +14,7 @@ import pytest
 from common.discovery.registry_client import RegistryClient, RegistryError, RegistryUnavailable
 from common.http.client import make_session
 from common.wire.record import Delete, Put, Snapshot
-from tests.registry.conftest import ours
+from tests.registry.conftest import Beating, our_registration
 from tests.registry.etcd import Etcd
 from tests.registry.processes import running
 
@@ -39,10 +39,12 @@ class Clientele:
         client = RegistryClient(urls, self.session)
         for incarnation in range(1, LIVES + 1):
             await self.lives.acquire()
-            answer = await self._insist(client.register, ours(name, instance_id=name, incarnation=incarnation))
+            answer = await self._insist(
+                client.register, our_registration(name, instance_id=name, incarnation=incarnation)
+            )
             self.acknowledged[name] = incarnation
             self.generations.setdefault(name, []).append(answer["service"]["generation"])
-            await self._insist(client.renew, name, {"instance_id": name, "incarnation": incarnation})
+            await self._insist(client.renew, name, Beating(instance_id=name, incarnation=incarnation))
 
     @staticmethod
     async def _insist(call: Any, *arguments: Any) -> Any:

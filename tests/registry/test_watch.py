@@ -17,7 +17,7 @@ from registry.http import listing
 from registry.views import watch
 from registry.views.render import Renderer
 from registry.views.watch import TooManyWatchers, WatchHub
-from tests.registry.conftest import Client, FakeClock, StartClient, body, ours, parts, until
+from tests.registry.conftest import Client, FakeClock, StartClient, body, our_registration, ours, parts, until
 
 
 @asynccontextmanager
@@ -109,7 +109,7 @@ async def test_watch_ends_when_the_registry_stops(start_registry: StartClient) -
 
 async def test_the_suites_client_follows_the_watch(client: Client) -> None:
     registry = RegistryClient([str(client.make_url(""))], client.session)
-    await registry.register(ours("a"))
+    await registry.register(our_registration("a"))
     async with aclosing(registry.watch()) as updates:
         assert isinstance(await anext(updates), Snapshot)
         await registry.deregister("a", instance_id="i-1")
