@@ -7,6 +7,8 @@ request depends on it. A registry that does not know the parameters ignores them
 import re
 import socket
 
+from common.wire.address import url
+
 _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -32,5 +34,4 @@ def own_url(machine: str, host: str, port: int, advertised: str | None) -> str:
     """The URL that others reach this router at."""
     if advertised:
         return advertised.rstrip("/")
-    name = machine if host in _WILDCARDS else host
-    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+    return url(machine if host in _WILDCARDS else host, port)

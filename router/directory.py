@@ -10,16 +10,24 @@ One `Directory` lives in the master and is written by one task only. It answers 
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from common.discovery.plan import plan_of
+from common.wire.base import JsonObject
 from common.wire.record import Beat, Delete, Put, ServiceRecord, Snapshot, Update
 from common.wire.words import RecordKind
 from router.model import Endpoint, Replica, Table
 from router.replica_keys import ReplicaKeys
 from router.serves import declared
 
+FORMS = ("/v1", "")
+"""Of a server's paths."""
+OF_ITS_LIFE = (
+    *("probe_failures", "probe_successes", "probed_ok", "doubted", "problem", "slot"),
+    *("learned_models", "learned_prefix", "learned_objects", "learned_calls"),
+)
+"""What a replica keeps when only its record changes."""
 RISE = 2
 """Good probes in a row that bring back a replica which probes took out (docs/faults.md A4)."""
 
@@ -38,7 +46,7 @@ class Static(Protocol):
         ...
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> JsonObject:
         """As in a record."""
         ...
 
@@ -89,8 +97,8 @@ class Directory:
                 self._put(record)
             case Delete(name=name, reason=reason):
                 self._forget_left_out(name)
-                known = self.replicas.get(name)
-                if known is None or known.static:
+                replica = self.replicas.get(name)
+                if replica is None or replica.static:
                     return False
                 if reason == "expired":
                     return self._vanish(name, now)
@@ -120,20 +128,14 @@ class Directory:
 
     def set_static(self, services: Iterable[Static], *, kept: Collection[str] = ()) -> None:
         """Replace the static services; those named in `kept` stay as they are, if there are any."""
-        wanted = {
-            service.name: service
-            for service in services
-            if service.metadata.get("type", RecordKind.SERVER) == RecordKind.SERVER
-        }
+        records = [_record_of(service) for service in services]
+        routable = {record.name: record for record in records if record.type in (None, RecordKind.SERVER)}
+        stay = routable.keys() | set(kept)
         for name in [replica.name for replica in self.replicas.values() if replica.static]:
-            if name not in wanted and name not in kept:
+            if name not in stay:
                 self._remove(name)
-        stay = wanted.keys() | set(kept)
         self.left_out = {name: one for name, one in self.left_out.items() if not one.static or name in stay}
-        for name, service in wanted.items():
-            metadata = dict(service.metadata)
-            url, host, port = service.place()
-            record = ServiceRecord(name=name, host=host, port=port, url=url, weight=service.weight, metadata=metadata)
+        for record in routable.values():
             self._store(Replica(record, generation=f"static@{_place(record)}", leased=True, static=True))
         self._admit()
 
@@ -162,7 +164,7 @@ class Directory:
         replica = self.replicas.get(name)
         if replica is None:
             return False
-        before = _known(replica)
+        before = _seen(replica)
         if ok:
             replica.probe_failures = 0
             replica.probe_successes += 1
@@ -182,7 +184,7 @@ class Directory:
             replica.learned_prefix = prefix
         if calls is not None:
             replica.learned_calls = calls
-        return before != _known(replica)
+        return before != _seen(replica)
 
     def table(self) -> Table:
         """The endpoints as they stand now, under a new version."""
@@ -190,8 +192,7 @@ class Directory:
         return Table.of(self.version, tuple(self._endpoint(replica) for replica in self.replicas.values()))
 
     def _endpoint(self, replica: Replica) -> Endpoint:
-        record, plan = replica.record, replica.plan
-        prefix, cache_type = record.metadata.get("api_prefix"), record.metadata.get("cache_type")
+        hints, plan = replica.hints, replica.plan
         return Endpoint(
             id=replica.id,
             name=replica.name,
@@ -203,13 +204,14 @@ class Directory:
             slot=replica.slot,
             weight=replica.weight,
             models=replica.models,
-            cache_type=cache_type if isinstance(cache_type, str) else None,
-            api_prefix=prefix if prefix in ("/v1", "") else plan.api_prefix or replica.learned_prefix,
+            cache_type=hints.cache_type,
+            api_prefix=hints.api_prefix if hints.api_prefix in FORMS else plan.api_prefix or replica.learned_prefix,
             eligibility=replica.eligibility,
-            limit=replica.limit or self.default_limit,
-            serves=declared(record.metadata) or replica.learned_calls or None,
-            waiting=_waiting(record.metadata.get("replica")),
-            end_marked=_switch(record.metadata.get("stream_end_mark")),
+            limit=hints.max_concurrency or self.default_limit,
+            serves=declared(hints.serves) or replica.learned_calls or None,
+            waiting=hints.replica.waiting if hints.replica is not None else None,
+            slow_start_s=hints.slow_start_s,
+            end_marked=hints.stream_end_mark,
         )
 
     def _vanish(self, name: str, now: float) -> bool:
@@ -222,12 +224,12 @@ class Directory:
         return True
 
     def _put(self, record: ServiceRecord) -> None:
-        known = self.replicas.get(record.name)
-        if known is not None and known.static:
+        present = self.replicas.get(record.name)
+        if present is not None and present.static:
             return
         if record.type != RecordKind.SERVER:
             self._forget_left_out(record.name)
-            if known is not None:
+            if present is not None:
                 self._remove(record.name)
             return
         # A legacy registry gives no generation; the address then tells one life from the next.
@@ -236,23 +238,12 @@ class Directory:
 
     def _store(self, replica: Replica) -> None:
         replica.authorization = self.keys.of(replica)
-        known = self.replicas.get(replica.name)
-        if known is not None and known.generation == replica.generation:
-            replica = replace(
-                replica,
-                probe_failures=known.probe_failures,
-                probe_successes=known.probe_successes,
-                probed_ok=known.probed_ok,
-                doubted=known.doubted,
-                learned_models=known.learned_models,
-                learned_prefix=known.learned_prefix,
-                learned_objects=known.learned_objects,
-                problem=known.problem,
-                learned_calls=known.learned_calls,
-                slot=known.slot,
-            )
+        present = self.replicas.get(replica.name)
+        if present is not None and present.generation == replica.generation:
+            for name in OF_ITS_LIFE:
+                setattr(replica, name, getattr(present, name))
         else:
-            if known is not None:
+            if present is not None:
                 self._remove(replica.name)
             slot = self._take_slot()
             if slot is None:
@@ -260,9 +251,9 @@ class Directory:
                 return
             replica.slot = slot
             self.taken.append(slot)
-            if known is not None and _place(known.record) == _place(replica.record):
-                # Most likely the same server once more. It is asked again, but must not be a stranger until then.
-                replica.learned_models, replica.learned_prefix = known.learned_models, known.learned_prefix
+            if present is not None and _place(present.record) == _place(replica.record):
+                # Most likely the same server once more. It is asked again, but must be routable until then.
+                replica.learned_models, replica.learned_prefix = present.learned_models, present.learned_prefix
         self.left_out.pop(replica.name, None)
         self.replicas[replica.name] = replica
 
@@ -292,17 +283,14 @@ def _place(record: ServiceRecord) -> str:
     return plan_of(record.url, record.host, record.port).url.removeprefix("http://")
 
 
-def _waiting(report: Any) -> int | None:
-    """The length of an engine's own queue, by a replica report."""
-    found = report.get("waiting") if isinstance(report, dict) else None
-    return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
+def _record_of(service: Static) -> ServiceRecord:
+    url, host, port = service.place()
+    return ServiceRecord(
+        name=service.name, host=host, port=port, url=url, weight=service.weight, metadata=service.metadata
+    )
 
 
-def _switch(declared: Any) -> bool | None:
-    return declared if isinstance(declared, bool) else None
-
-
-def _known(replica: Replica) -> tuple[object, ...]:
+def _seen(replica: Replica) -> tuple[object, ...]:
     """What probes say of a replica, as far as the table shows it."""
     learned = replica.learned_models, replica.learned_prefix, replica.learned_calls
     return replica.probed_ok, replica.eligibility, *learned

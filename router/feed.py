@@ -6,7 +6,6 @@ its death or its silence from that.
 
 import asyncio
 import struct
-from typing import Any
 
 import msgspec
 
@@ -25,7 +24,8 @@ class WorkerSetup(msgspec.Struct, frozen=True, tag="setup"):
     block: int
     """Its own in the shared counters, of two for each worker."""
     slots: int
-    settings: dict[str, Any]
+    settings: str
+    """The router's, as JSON."""
     control_path: str
     ca: str | None = None
     """PEM of what replicas on https are checked against; None for the system's."""

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 
 from common.discovery.plan import Plan, plan_of
 from common.wire.address import authority
-from common.wire.record import KEY_LABEL, ServiceRecord
+from common.wire.base import JsonObject
+from common.wire.hints import Hints, hints_of
+from common.wire.record import ServiceRecord
 
 WEIGHT_LIMIT = 1000
 
@@ -60,6 +61,8 @@ class Endpoint:
     """The calls that it answers (`serves.py`); None where nothing is known of that."""
     waiting: int | None = None
     """Requests that wait inside the engine, by its latest report; None when it does not say."""
+    slow_start_s: float | None = None
+    """How long it begins with less than its weight (`policy/slow_start.py`); None leaves it to the router's setting."""
 
     @property
     def authority(self) -> str:
@@ -134,13 +137,18 @@ class Replica:
     """Our probe failed, and has not passed twice since."""
     learned_models: tuple[str, ...] = ()
     learned_prefix: str | None = None
-    learned_objects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    learned_objects: Mapping[str, JsonObject] = field(default_factory=dict)
     """What the server itself says of its models, by id."""
     problem: str | None = None
     """What our latest probe found wrong, in plain words."""
     learned_calls: tuple[str, ...] | None = None
     """What it tells of its calls: none when it says nothing, None until it was asked."""
     slot: int = -1
+    hints: Hints = field(init=False)
+    """What the record's metadata says, read once."""
+
+    def __post_init__(self) -> None:
+        self.hints = hints_of(self.record.metadata)
 
     @property
     def name(self) -> str:
@@ -152,12 +160,6 @@ class Replica:
         """How it is reached, by probes and by requests."""
         record = self.record
         return plan_of(record.url, record.host, record.port, authorization=self.authorization)
-
-    @property
-    def key_label(self) -> str | None:
-        """What its record calls the key that it needs; None when it does not say that it needs one."""
-        label = self.record.metadata.get(KEY_LABEL)
-        return label if isinstance(label, str) else None
 
     @property
     def id(self) -> str:
@@ -173,8 +175,15 @@ class Replica:
     @property
     def declared_models(self) -> tuple[str, ...]:
         """Model ids by the record."""
-        declared = self.record.metadata.get("models")
-        return tuple(name for name in declared if isinstance(name, str)) if isinstance(declared, list | tuple) else ()
+        return tuple(self.hints.models or ())
+
+    @property
+    def model_objects(self) -> Mapping[str, JsonObject]:
+        """What its server says of its models, by id: by the record, else by its report, else as our probe learned it."""
+        report = self.hints.replica
+        listed = self.hints.models_list or (report.models_list if report is not None else None) or ()
+        told = {item["id"]: item for item in listed if isinstance(item, dict) and isinstance(item.get("id"), str)}
+        return dict(self.learned_objects) | told
 
     @property
     def is_watched(self) -> bool:
@@ -187,21 +196,15 @@ class Replica:
 
         They write the model objects as well, which nobody does who declares names by hand.
         """
-        return not self.static and self.record.instance_id is None and "models_list" in self.record.metadata
+        return not self.static and self.record.instance_id is None and self.hints.models_list is not None
 
     @property
     def weight(self) -> float:
         """A usable weight from the record, its metadata, or 1: never negative, at most 1000."""
-        for value in (self.record.weight, self.record.metadata.get("weight")):
-            if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= WEIGHT_LIMIT:
-                return float(value)
+        for weight in (self.record.weight, self.hints.weight):
+            if weight is not None and 0 <= weight <= WEIGHT_LIMIT:
+                return float(weight)
         return 1.0
-
-    @property
-    def limit(self) -> int:
-        """Requests it takes at once, by its record; 0 when it does not say."""
-        declared = self.record.metadata.get("max_concurrency")
-        return declared if isinstance(declared, int) and not isinstance(declared, bool) and declared > 0 else 0
 
     @property
     def eligibility(self) -> Eligibility:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from http import HTTPStatus
-from typing import Any
 
 import aiohttp
 import msgspec
@@ -23,9 +22,10 @@ import structlog
 from common.discovery.model_list import MODELS_LIMIT_BYTES, parse_models
 from common.discovery.plan import Plan
 from common.http.client import read_bounded
+from common.wire.base import JsonObject
 from router.model import Replica
 from router.proxy.reach import SPEAKS_TLS
-from router.serves import told
+from router.serves import learned
 
 log = structlog.get_logger(__name__)
 CONCURRENCY = 64
@@ -41,7 +41,7 @@ ASKS_FOR_TLS = (b"plain HTTP request was sent to HTTPS", b"HTTP request to an HT
 _NEEDS_KEY = (401, 403)
 OBJECTS_LIMIT_BYTES = 256 << 10
 """Of a list whose objects are kept for `/v1/models`; of a longer one only the ids are."""
-Objects = Mapping[str, Mapping[str, Any]]
+Objects = Mapping[str, JsonObject]
 Listed = tuple[tuple[str, ...], Objects]
 _NO_SUCH_PATH = (404, 405, 501)
 _SERVER_ERROR = 500
@@ -67,7 +67,7 @@ class ReplicaProber:
     Args:
         session: The process's session.
         replicas: The replicas as they are now.
-        found: Called with (name, generation, finding).
+        note: Called with (name, generation, result).
         interval_s: Between probes of a replica that is well.
         timeout_s: Of one request.
         rng: For the jitter.
@@ -79,7 +79,7 @@ class ReplicaProber:
         self,
         session: aiohttp.ClientSession,
         replicas: Callable[[], Iterable[Replica]],
-        found: Callable[[str, str, ProbeResult], None],
+        note: Callable[[str, str, ProbeResult], None],
         *,
         interval_s: float,
         timeout_s: float,
@@ -92,7 +92,7 @@ class ReplicaProber:
         self._tls = tls
         self._calls = calls
         self._replicas = replicas
-        self._found = found
+        self._note = note
         self._interval_s = interval_s
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._rng = rng
@@ -138,23 +138,21 @@ class ReplicaProber:
     async def _probe(self, key: tuple[str, str], replica: Replica) -> None:
         try:
             async with self._slots:
-                finding = await self.ask(replica)
+                result = await self.ask(replica)
         finally:
             self._asking.discard(key)
-        self._found(replica.name, replica.generation, finding)
+        self._note(replica.name, replica.generation, result)
 
     async def ask(self, replica: Replica) -> ProbeResult:
         """One probe of `replica`."""
-        metadata, plan = replica.record.metadata, replica.plan
-        status, said = await self._get(plan, "/health")
-        if status == HTTPStatus.BAD_REQUEST and any(words in said for words in ASKS_FOR_TLS):
+        hints, plan = replica.hints, replica.plan
+        status, content = await self._get(plan, "/health")
+        if status == HTTPStatus.BAD_REQUEST and any(words in content for words in ASKS_FOR_TLS):
             return ProbeResult(ok=False, problem=SPEAKS_TLS)
         problem = replica.problem if _lives(status) else None
         is_new = replica.probed_ok is None  # what is known of it then was learned of its predecessor
         needs_models = not replica.is_watched  # else its babysitter asks, and the record follows
-        needs_prefix = (replica.learned_prefix is None or is_new) and (
-            metadata.get("api_prefix") or plan.api_prefix
-        ) is None
+        needs_prefix = (replica.learned_prefix is None or is_new) and (hints.api_prefix or plan.api_prefix) is None
         models: tuple[str, ...] | None = None
         objects: Objects | None = None
         prefix: str | None = None
@@ -166,14 +164,14 @@ class ReplicaProber:
                 if answered in _NEEDS_KEY:
                     problem = problem or f"it wants a key: {form}/models answers {answered} (replica_keys)"
                 status = answered if status in _NO_SUCH_PATH and _lives(answered) else status
-                found = self._read(replica, form, content) if answered == HTTPStatus.OK else None
-                if found is not None:
-                    models, objects = found
+                listed = self._read(replica, form, content) if answered == HTTPStatus.OK else None
+                if listed is not None:
+                    models, objects = listed
                 if models:
                     prefix, problem = form, None
                     break
         is_other = is_new or replica.learned_calls is None or (models is not None and models != replica.learned_models)
-        needs_calls = is_other and "serves" not in metadata
+        needs_calls = is_other and hints.serves is None
         calls = await self._ask_for_calls(replica, content) if needs_calls and _lives(status) else None
         return ProbeResult(
             ok=_lives(status), models=models, objects=objects, prefix=prefix, problem=problem, calls=calls
@@ -185,20 +183,20 @@ class ReplicaProber:
         if status is None:
             return None
         if replica.is_watched:  # its record has that answer
-            models = msgspec.json.encode({"data": replica.record.metadata.get("models_list")})
+            models = msgspec.json.encode({"data": replica.hints.models_list})
         elif status != HTTPStatus.OK and not models:
             _, models = await self._get(replica.plan, "/v1/models")
-        return told(page, models, self._calls)
+        return learned(page, models, self._calls)
 
     def _read(self, replica: Replica, form: str, content: bytes) -> "Listed | None":
         """Ids and objects of a model list; one that is as it was is not read again."""
         lists = self._lists.setdefault((replica.name, replica.generation), {})
         digest = blake2b(content, digest_size=16).digest()
-        known = lists.get(form)
-        if known is None or known[0] != digest:
+        latest = lists.get(form)
+        if latest is None or latest[0] != digest:
             ids = model_ids(content)
-            known = lists[form] = (digest, None if ids is None else (ids, model_objects(content)))
-        return known[1]
+            latest = lists[form] = (digest, None if ids is None else (ids, model_objects(content)))
+        return latest[1]
 
     async def _get(self, plan: Plan, path: str) -> tuple[int | None, bytes]:
         """Status and body; None when there was no answer."""
@@ -208,8 +206,8 @@ class ReplicaProber:
         try:
             async with self._session.get(
                 url, headers=headers, timeout=self._timeout, allow_redirects=False, ssl=tls
-            ) as answer:
-                return answer.status, await read_bounded(answer, MODELS_LIMIT_BYTES)
+            ) as response:
+                return response.status, await read_bounded(response, MODELS_LIMIT_BYTES)
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a host that cannot be one
             log.debug("probe.no_answer", url=url, reason=repr(error))
             return None, b""

@@ -27,7 +27,7 @@ class ReplicaKeys:
         """The whole value of the header, or None. An exact name wins over a pattern, a label over a name."""
         if replica.static and replica.name in self.static:
             return self.static[replica.name]
-        called = [name for name in (replica.key_label, replica.name) if name is not None]
+        called = [name for name in (replica.hints.api_key_label, replica.name) if name is not None]
         for name in called:
             if name in self.patterns:
                 return self.patterns[name]

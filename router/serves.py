@@ -5,7 +5,7 @@ A call is known by its path without `/v1`. `metadata.serves` lists kinds (below)
 engine nothing is known.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -48,36 +48,28 @@ def call_of(path: str) -> str:
     return path
 
 
-def declared(metadata: Any) -> tuple[str, ...] | None:
+def declared(serves: Sequence[str] | str | None) -> tuple[str, ...] | None:
     """The calls of `metadata.serves` (a list, or one); None when it says nothing that is known."""
-    entries = metadata.get("serves")
-    if isinstance(entries, str):
-        entries = [entries]
-    if not isinstance(entries, list | tuple):
-        return None
-    found: list[str] = []
-    for entry in entries:
-        if isinstance(entry, str) and entry.startswith("/"):
-            found.append(call_of(entry))
-        elif isinstance(entry, str):
-            found += KINDS.get(entry.lower(), ())
-    return tuple(dict.fromkeys(found)) or None
+    calls: list[str] = []
+    for entry in [serves] if isinstance(serves, str) else serves or ():
+        calls += [call_of(entry)] if entry.startswith("/") else KINDS.get(entry.lower(), ())
+    return tuple(dict.fromkeys(calls)) or None
 
 
-def told(page: bytes, models: bytes, wanted: Collection[str] | None) -> tuple[str, ...]:
+def learned(page: bytes, models: bytes, relevant: Collection[str] | None) -> tuple[str, ...]:
     """The calls that a replica's `/openapi.json`, else its list of models, tells of; none when they say nothing.
 
     Args:
         page: The body of `GET /openapi.json`, whatever it is.
         models: That of its models call.
-        wanted: The calls that matter; None for all (at most 256).
+        relevant: The calls that matter; None for all (at most 256).
     """
     paths = _member(page, "paths")
     if isinstance(paths, dict) and paths:
-        return _some(map(call_of, paths), wanted)
+        return _some(map(call_of, paths), relevant)
     items = _member(models, "data")
     owners = {item.get("owned_by") for item in items if isinstance(item, dict)} if isinstance(items, list) else set()
-    return _some(LLAMA_CPP, wanted) if owners == {_LLAMA_CPP_SIGNS} else ()
+    return _some(LLAMA_CPP, relevant) if owners == {_LLAMA_CPP_SIGNS} else ()
 
 
 def calls_that_matter(proxy_paths: Iterable[str]) -> frozenset[str] | None:
@@ -86,9 +78,9 @@ def calls_that_matter(proxy_paths: Iterable[str]) -> frozenset[str] | None:
     return None if "*" in extra else extra | {call_of(path.decode()) for path in PROXIED}
 
 
-def _some(calls: Iterable[str], wanted: Collection[str] | None) -> tuple[str, ...]:
-    found = dict.fromkeys(call for call in calls if wanted is None or call in wanted)
-    return tuple(found)[:_PATHS_LIMIT]
+def _some(calls: Iterable[str], relevant: Collection[str] | None) -> tuple[str, ...]:
+    some = dict.fromkeys(call for call in calls if relevant is None or call in relevant)
+    return tuple(some)[:_PATHS_LIMIT]
 
 
 def _member(content: bytes, name: str) -> Any:

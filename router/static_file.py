@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +12,7 @@ from common.names import is_host, is_service_name
 from common.nulls import without_nulls
 from common.service import ConfigurationError
 from common.settings import Layer, Settings, SettingsError, build, read_file
+from common.wire.base import JsonObject
 
 
 class StaticService(Settings):
@@ -24,7 +24,7 @@ class StaticService(Settings):
     url: str | None = None
     weight: float | None = Field(None, ge=0, le=1000)
     """None leaves it to `metadata.weight`."""
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    metadata: JsonObject = Field(default_factory=dict)
     api_key_file: Path | None = None
 
     @field_validator("name")

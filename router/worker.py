@@ -85,7 +85,7 @@ async def serve(feed_fd: int, counters_fd: int, socket_fd: int, *, is_compiled: 
     plan = await feed.read(reader)
     if not isinstance(plan, feed.WorkerSetup):
         return Exit.SOFTWARE
-    settings = RouterSettings.model_validate(plan.settings)
+    settings = RouterSettings.model_validate_json(plan.settings)
     logs.setup("router", level=settings.log_level, json=settings.log_json)
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of what the client is told anyway
     structlog.contextvars.bind_contextvars(worker=plan.index)

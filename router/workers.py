@@ -266,7 +266,7 @@ class WorkerPool:
         reader, writer = await asyncio.open_connection(sock=ours)
         member = Worker(process, writer, block)
         self._alive.add(member)
-        settings = self._settings.model_dump(mode="json")
+        settings = self._settings.model_dump_json()
         plan = feed.WorkerSetup(
             index, len(self._sockets), block, self._shape.slots, settings, self._control_path, ca=self.ca
         )

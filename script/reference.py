@@ -168,14 +168,17 @@ def _default(setting: Option) -> str:
 def routes_page() -> str:
     """Every call of every process."""
     words = (
-        'Errors are JSON, `{"error": …}`, with the status that fits. The registry describes itself at\n'
+        'Errors are JSON, `{"error": …}`, with the status that fits. Registry and router describe themselves at\n'
         "`GET /openapi.json`. `HEAD` works where `GET` does. Who may call what: [security](../guides/security.md)."
     )
     registry = [(f"`{route.method} {route.path}`", route.summary) for route in ROUTES]
     anything = cast("Any", SimpleNamespace())
     parts = [
         _routes_of("registry, port 18000", registry),
-        _routes_of("router, port 8000: its own", [*_handlers(router_api.make_app(anything)), _explain()]),
+        _routes_of(
+            "router, port 8000: its own",
+            [*_described(router_api.describe()), _explain()],
+        ),
         _passed_on(),
         _routes_of(
             "babysitter, its server's port + 1",

@@ -69,6 +69,7 @@ PURE = (
     "common/wire/record.py",
     "common/wire/registry.py",
     "common/wire/replica.py",
+    "common/wire/router.py",
     "common/wire/words.py",
     "registry/core/catalogue.py",
     "registry/core/expiry.py",

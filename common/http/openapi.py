@@ -91,7 +91,7 @@ def describe(title: str, routes: Iterable[Route], *, faults: tuple[int, ...]) ->
     schemas, components = _schemas([*kinds, Fault])
     paths: dict[str, JsonObject] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas, faults)
+        paths.setdefault(_plain(route), {})[route.method.lower()] = _operation(route, schemas, faults)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": __version__},
@@ -99,6 +99,11 @@ def describe(title: str, routes: Iterable[Route], *, faults: tuple[int, ...]) ->
         "components": {"schemas": components, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
         "security": [{}, {"token": []}],
     }
+
+
+def _plain(route: Route) -> str:
+    """The path without the patterns that aiohttp takes for its parameters."""
+    return re.sub(r"\{(\w+):[^{}]*\}", r"{\1}", route.path)
 
 
 def _schemas(kinds: Iterable[Any]) -> tuple[dict[Any, JsonObject], JsonObject]:
@@ -117,7 +122,7 @@ def _schemas(kinds: Iterable[Any]) -> tuple[dict[Any, JsonObject], JsonObject]:
 def _operation(route: Route, schemas: Mapping[Any, JsonObject], faults: tuple[int, ...]) -> JsonObject:
     in_path = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-        for name in re.findall(r"\{(\w+)\}", route.path)
+        for name in re.findall(r"\{(\w+)\}", _plain(route))
     ]
     in_query = [
         {"name": it.name, "in": "query", "schema": dict(it.schema), "description": it.text} for it in route.query

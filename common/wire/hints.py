@@ -5,12 +5,23 @@ from typing import Annotated, Any
 
 import msgspec
 
-from common.wire.base import JsonObject, Message
+from common.wire.base import Message
 from common.wire.read import read_lenient
-from common.wire.replica import ReplicaReport
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class ReportHints(Message, frozen=True, kw_only=True):
+    """What routers read of a babysitter's report.
+
+    Args:
+        waiting: Requests in the engine's own queue, where it tells.
+        models_list: Model objects that were too many for the record.
+    """
+
+    waiting: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    models_list: list[Any] | None = None
 
 
 class Hints(Message, frozen=True, kw_only=True):
@@ -37,7 +48,7 @@ class Hints(Message, frozen=True, kw_only=True):
 
     type: str | None = None
     models: list[str] | None = None
-    models_list: list[JsonObject] | None = None
+    models_list: list[Any] | None = None
     parent_service: str | None = None
     babysitter_url: str | None = None
     node: str | None = None
@@ -50,7 +61,7 @@ class Hints(Message, frozen=True, kw_only=True):
     slow_start_s: NotNegative | None = None
     metrics_path: str | None = None
     api_key_label: str | None = None
-    replica: ReplicaReport | None = None
+    replica: ReportHints | None = None
 
 
 def hints_of(metadata: Mapping[str, Any]) -> Hints:

@@ -2,17 +2,31 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Protocol
 
+import msgspec
 from aiohttp import web
 
 from common.clock import now_iso
-from common.http.answers import json_answer
+from common.http import openapi
 from common.http.errors import ApiError, Handler, json_errors
+from common.http.openapi import Parameter, Route
+from common.wire.base import JsonObject, Message
+from common.wire.router import (
+    ModelFault,
+    ModelList,
+    ReplicaTraffic,
+    RoutedService,
+    RoutedServices,
+    RouterHealth,
+    RouterStats,
+    Traffic,
+)
 from router.control import metrics, views
 from router.control.replica_api import BODY_LIMIT_BYTES, ReplicaApi
-from router.control.traffic import SAMPLE_S, Traffic, TrafficSample
+from router.control.traffic import SAMPLE_S, TrafficHistory, TrafficSample
 from router.counters import DURATION, EJECTIONS, ERRORS, IN_FLIGHT, REQUESTS, SharedCounters
 from router.model import Replica
 from router.outlier import TOLD
@@ -37,14 +51,14 @@ class Overview:
     def __init__(self, fleet: MasterState, counters: SharedCounters) -> None:
         self._fleet = fleet
         self._counters = counters
-        self._traffic = Traffic()
+        self._traffic = TrafficHistory()
 
     @property
     def registry_url(self) -> str:
         """The registries, as configured."""
         return ",".join(self._fleet.settings.registry_url)
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> RouterHealth:
         """`/health` and `/status`."""
         return views.health(
             self._fleet.replicas(),
@@ -54,7 +68,7 @@ class Overview:
             left_out=self._fleet.left_out(),
         )
 
-    def services(self) -> list[dict[str, Any]]:
+    def services(self) -> list[RoutedService]:
         """Every replica with its counters."""
         unreachable = self._fleet.unreachable()
         return [
@@ -62,7 +76,7 @@ class Overview:
             for replica in self._fleet.replicas()
         ]
 
-    def models(self) -> dict[str, Any]:
+    def models(self) -> ModelList:
         """The OpenAI list."""
         rules = self._fleet.settings.model_rules()
         return views.model_list(self._fleet.replicas(), {name: rules.find(name).split for name in rules.aliases()})
@@ -79,28 +93,30 @@ class Overview:
             self._traffic.add(TrafficSample(time.time(), time.monotonic(), rows, queue))
             await asyncio.sleep(SAMPLE_S)
 
-    def traffic(self, since: float) -> dict[str, Any]:
+    def traffic(self, since: float) -> Traffic:
         """`/traffic`: points later than `since`, and every replica as it is now."""
         now = time.monotonic()
-        return {
-            "interval_s": SAMPLE_S,
-            "points": self._traffic.since(since),
-            "workers": self._fleet.workers_alive(),
-            "connections": self._fleet.connections(),
-            "registry_error": self._fleet.registry_error,
-            "replicas": [
-                {
-                    "name": replica.name,
-                    "standing": replica.eligibility.value,
-                    "static": replica.static,
-                    "in_flight": self._counters.total(replica.slot, IN_FLIGHT),
-                    "ejections": self._counters.total(replica.slot, EJECTIONS),
-                    "ejected": self._counters.ejected_until_s(replica.slot) > now,
-                    **self._traffic.replicas.get(replica.id, {"requests_s": 0.0, "errors_s": 0.0}),
-                }
-                for replica in self._fleet.replicas()
-            ],
-        }
+        return Traffic(
+            interval_s=SAMPLE_S,
+            points=self._traffic.since(since),
+            workers=self._fleet.workers_alive(),
+            connections=self._fleet.connections(),
+            registry_error=self._fleet.registry_error,
+            replicas=[self._replica_traffic(replica, now) for replica in self._fleet.replicas()],
+        )
+
+    def _replica_traffic(self, replica: Replica, now: float) -> ReplicaTraffic:
+        requests_s, errors_s = self._traffic.rates.get(replica.id, (0.0, 0.0))
+        return ReplicaTraffic(
+            name=replica.name,
+            standing=replica.eligibility.value,
+            static=replica.static,
+            in_flight=self._counters.total(replica.slot, IN_FLIGHT),
+            ejections=self._counters.total(replica.slot, EJECTIONS),
+            ejected=self._counters.ejected_until_s(replica.slot) > now,
+            requests_s=requests_s,
+            errors_s=errors_s,
+        )
 
     def _counts(self, replica: Replica) -> views.Counts:
         why = metrics.why_set_aside(self._counters, replica.slot)
@@ -124,17 +140,15 @@ def make_app(overview: Overview, replica_api: ReplicaApi | None = None) -> web.A
     if replica_api is not None:
         app.router.add_route("*", "/api/v1/{path:.+}", replica_api.handle)
     app[OVERVIEW] = overview
-    app.router.add_get("/", _health)
-    app.router.add_get("/health", _health)
-    app.router.add_get("/status", _health)
-    app.router.add_get("/services", _services)
-    app.router.add_get("/stats", _stats)
-    app.router.add_get("/metrics", _metrics)
-    app.router.add_get("/traffic", _traffic)
-    for prefix in ("", "/v1"):
-        app.router.add_get(f"{prefix}/models", _models)
-        app.router.add_get(prefix + "/models/{model:.+}", _model)
+    openapi.add_routes(app, ROUTES)
     return app
+
+
+def _answer(
+    content: Message | JsonObject, *, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    body = msgspec.json.encode(content)
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json", charset="utf-8")
 
 
 @web.middleware
@@ -146,36 +160,37 @@ async def _model_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if not request.path.startswith(("/v1/models", "/models")) or error.status < HTTPStatus.BAD_REQUEST:
             raise
         if isinstance(error, ApiError):
-            told = answers.error(error.status, "model_not_found", error.message)
+            body = answers.error(error.status, "model_not_found", error.message)
         else:
-            told = answers.error(error.status, "bad_request", error.reason)
+            body = answers.error(error.status, "bad_request", error.reason)
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-        return json_answer({"type": "error", **told}, status=error.status, headers=headers)
+        return _answer(ModelFault(error=body["error"]), status=error.status, headers=headers)
 
 
 async def _health(request: web.Request) -> web.Response:
     """How many replicas are healthy, and whether the registry is followed."""
-    return json_answer(request.app[OVERVIEW].health())
+    return _answer(request.app[OVERVIEW].health())
 
 
 async def _services(request: web.Request) -> web.Response:
     """Every replica with its health, models and counts."""
     overview = request.app[OVERVIEW]
     services = overview.services()
-    return json_answer({"services": services, "total": len(services), "registry_url": overview.registry_url})
+    return _answer(RoutedServices(services=services, total=len(services), registry_url=overview.registry_url))
 
 
 async def _stats(request: web.Request) -> web.Response:
     """The same, with totals."""
     overview = request.app[OVERVIEW]
     services = overview.services()
-    return json_answer(
-        {
-            "total_services": len(services),
-            "healthy_services": sum(item["healthy"] for item in services),
-            "registry_url": overview.registry_url,
-            "services": services,
-        }
+    healthy = sum(service.healthy for service in services)
+    return _answer(
+        RouterStats(
+            total_services=len(services),
+            healthy_services=healthy,
+            registry_url=overview.registry_url,
+            services=services,
+        )
     )
 
 
@@ -186,23 +201,55 @@ async def _metrics(request: web.Request) -> web.Response:
 
 
 async def _traffic(request: web.Request) -> web.Response:
+    """Rates and percentiles of the last quarter of an hour, and every replica as it is now."""
     text = request.query.get("since", "0")
     try:
         since = float(text)
     except ValueError as error:
         raise ApiError(400, "parameter 'since' must be a number", field="since") from error
-    return json_answer(request.app[OVERVIEW].traffic(since))
+    return _answer(request.app[OVERVIEW].traffic(since))
 
 
 async def _models(request: web.Request) -> web.Response:
     """The models that can be asked now."""
-    return json_answer(request.app[OVERVIEW].models())
+    return _answer(request.app[OVERVIEW].models())
 
 
 async def _model(request: web.Request) -> web.Response:
     """One of them; 404 when no healthy replica serves it."""
-    wanted = request.match_info["model"]
-    for model in request.app[OVERVIEW].models()["data"]:
-        if model["id"] == wanted:
-            return json_answer(model)
-    raise ApiError(404, f"no healthy replica serves the model {wanted!r}")
+    name = request.match_info["model"]
+    for model in request.app[OVERVIEW].models().data:
+        if model["id"] == name:
+            return _answer(model)
+    raise ApiError(404, f"no healthy replica serves the model {name!r}")
+
+
+async def _description(request: web.Request) -> web.Response:
+    """What this port answers besides the calls that it passes on to replicas."""
+    del request
+    return _answer(describe())
+
+
+def describe() -> JsonObject:
+    """The control plane as an OpenAPI document."""
+    return openapi.describe("inference-svc router", ROUTES, faults=())
+
+
+def _get(path: str, handler: Handler, answers: Any, *, faults: tuple[int, ...] = (), **more: Any) -> Route:
+    return Route("GET", path, handler, (handler.__doc__ or "").strip(), answers, faults, **more)
+
+
+_SINCE = Parameter("since", {"type": "number"}, "Only points later than this, in epoch seconds.")
+_ONE_MODEL = {200: JsonObject, 404: ModelFault}
+ROUTES: tuple[Route, ...] = (
+    *(_get(path, _health, {200: RouterHealth}) for path in ("/", "/health", "/status")),
+    _get("/services", _services, {200: RoutedServices}),
+    _get("/stats", _stats, {200: RouterStats}),
+    _get("/metrics", _metrics, {200: None}),
+    _get("/traffic", _traffic, {200: Traffic}, faults=(400,), query=(_SINCE,)),
+    _get("/models", _models, {200: ModelList}),
+    _get("/models/{model:.+}", _model, _ONE_MODEL),
+    _get("/v1/models", _models, {200: ModelList}),
+    _get("/v1/models/{model:.+}", _model, _ONE_MODEL),
+    _get("/openapi.json", _description, {200: JsonObject}),
+)

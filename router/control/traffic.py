@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
 
+from common.wire.router import TrafficPoint
 from router.counters import (
     BOUNDS_S,
     EJECTIONS,
@@ -53,11 +53,11 @@ class TrafficSample:
 
 
 @dataclass(slots=True)
-class Traffic:
+class TrafficHistory:
     """The last quarter of an hour, oldest point first."""
 
-    points: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=POINTS_KEPT))
-    replicas: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    points: deque[TrafficPoint] = field(default_factory=lambda: deque(maxlen=POINTS_KEPT))
+    rates: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Of the latest point: requests and errors per second, by endpoint id."""
     last: TrafficSample | None = None
 
@@ -67,31 +67,30 @@ class Traffic:
             self._add_point(self.last, sample)
         self.last = sample
 
-    def since(self, at: float) -> list[dict[str, Any]]:
+    def since(self, at: float) -> list[TrafficPoint]:
         """Points later than `at`."""
-        return [point for point in self.points if point["at"] > at]
+        return [point for point in self.points if point.at > at]
 
     def _add_point(self, before: TrafficSample, after: TrafficSample) -> None:
         seconds = after.now - before.now
         changes = {key: _change(before.rows.get(key), row) for key, row in after.rows.items()}
         total = [sum(column) for column in zip(*changes.values(), strict=True)] or [0] * FIELDS
         queue = _change(before.queue, after.queue)
-        self.replicas = {
-            key: {"requests_s": _rate(_requests(row), seconds), "errors_s": _rate(_failures(row), seconds)}
-            for key, row in changes.items()
+        self.rates = {
+            key: (_rate(_requests(row), seconds), _rate(_failures(row), seconds)) for key, row in changes.items()
         }
         self.points.append(
-            {
-                "at": round(after.at, 3),
-                "requests_s": _rate(_requests(total), seconds),
-                "errors_s": _rate(_failures(total), seconds),
-                "retries_s": _rate(total[RETRIES], seconds),
-                "ejections": total[EJECTIONS],
-                "in_flight": sum(row[IN_FLIGHT] for row in after.rows.values()),
-                "first_byte_s": percentiles(total, FIRST_BYTE),
-                "gap_s": percentiles(total, GAP),
-                "queue_s": percentiles(queue, QUEUE_WAIT),
-            }
+            TrafficPoint(
+                at=round(after.at, 3),
+                requests_s=_rate(_requests(total), seconds),
+                errors_s=_rate(_failures(total), seconds),
+                retries_s=_rate(total[RETRIES], seconds),
+                ejections=total[EJECTIONS],
+                in_flight=sum(row[IN_FLIGHT] for row in after.rows.values()),
+                first_byte_s=percentiles(total, FIRST_BYTE),
+                gap_s=percentiles(total, GAP),
+                queue_s=percentiles(queue, QUEUE_WAIT),
+            )
         )
 
 
@@ -105,11 +104,11 @@ def percentiles(row: Row, histogram: int) -> list[float] | None:
 
 def quantile(counts: Sequence[int], share: float) -> float:
     """The value below which `share` of the observations lie, in seconds; above the last bound it is that bound."""
-    wanted = share * sum(counts)
+    rank = share * sum(counts)
     lower = below = 0.0
     for bound, reached in zip(BOUNDS_S, accumulate(counts), strict=False):
-        if reached >= wanted:
-            return lower + (bound - lower) * (wanted - below) / (reached - below) if reached > below else lower
+        if reached >= rank:
+            return lower + (bound - lower) * (rank - below) / (reached - below) if reached > below else lower
         lower, below = bound, reached
     return BOUNDS_S[-1]
 

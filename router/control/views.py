@@ -1,10 +1,14 @@
-"""PURE. The bodies of the control plane's answers (docs/contract.md 2), from plain data."""
+"""PURE. The control plane's answers (docs/contract.md 2), from plain data."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from msgspec import UNSET
+
+from common.wire.address import url
+from common.wire.base import JsonObject
 from common.wire.record import plain_weight
+from common.wire.router import ModelList, RoutedService, RouterHealth
 from router.model import Eligibility, Replica
 
 
@@ -25,82 +29,69 @@ def is_healthy(replica: Replica) -> bool:
     return replica.eligibility in (Eligibility.FRESH, Eligibility.SUSPECT)
 
 
-def service(replica: Replica, counts: Counts, unreached: tuple[int, str] | None = None) -> dict[str, Any]:
-    """One entry of `/services`; `babysitter_url` is the service's port + 1, as its ancestors had it.
+def service(replica: Replica, counts: Counts, unreached: tuple[int, str] | None = None) -> RoutedService:
+    """One entry of `/services`.
 
     `problem` is there when requests cannot reach the replica, whatever its probes say, or a probe says why it fails.
     """
     problem = replica.problem if unreached is None else f"{unreached[1]} ({unreached[0]} requests in a row)"
     record = replica.record
-    return {
-        "name": record.name,
-        "host": record.host,
-        "port": record.port,
-        "url": record.url,
-        "babysitter_url": f"http://{record.host}:{record.port + 1}",
-        "healthy": is_healthy(replica),
-        "request_count": counts.requests,
-        "error_count": counts.errors,
-        "response_time": counts.response_time_s,
-        "weight": plain_weight(replica.weight),
-        "models": list(replica.models),
-        "metadata": record.metadata,
-        "standing": replica.eligibility.value,
-        "in_flight": counts.in_flight,
-        "static": replica.static,
-        **({"set_aside": counts.set_aside} if counts.set_aside is not None else {}),
-        **({} if problem is None else {"problem": problem}),
-    }
+    return RoutedService(
+        name=record.name,
+        host=record.host,
+        port=record.port,
+        url=record.url,
+        babysitter_url=url(record.host, record.port + 1),
+        healthy=is_healthy(replica),
+        request_count=counts.requests,
+        error_count=counts.errors,
+        response_time=counts.response_time_s,
+        weight=plain_weight(replica.weight),
+        models=list(replica.models),
+        metadata=record.metadata,
+        standing=replica.eligibility.value,
+        in_flight=counts.in_flight,
+        static=replica.static,
+        set_aside=UNSET if counts.set_aside is None else counts.set_aside,
+        problem=UNSET if problem is None else problem,
+    )
 
 
-def model_list(replicas: Sequence[Replica], aliases: Mapping[str, Collection[str]] | None = None) -> dict[str, Any]:
+def model_list(replicas: Sequence[Replica], aliases: Mapping[str, Collection[str]] | None = None) -> ModelList:
     """OpenAI's list: the union over healthy replicas, one entry per id, sorted; and `aliases` of what is in it.
 
     A replica's own model object (`metadata.models_list`, else as its server told our probe) is shown when it has one;
     `created` is 0 and `owned_by` its parent service otherwise.
     """
-    found: dict[str, dict[str, Any]] = {}
+    models: dict[str, JsonObject] = {}
     for replica in replicas:
         if not is_healthy(replica):
             continue
-        metadata = replica.record.metadata
-        listed = metadata.get("models_list", _reported(metadata, "models_list"))
-        objects = dict(replica.learned_objects) | {
-            item["id"]: item
-            for item in (listed if isinstance(listed, list | tuple) else ())
-            if isinstance(item, dict) and isinstance(item.get("id"), str)
-        }
-        owner = metadata.get("parent_service") or replica.name
+        owner = replica.hints.parent_service or replica.name
         for model in replica.models:
-            plain = {"id": model, "object": "model", "created": 0, "owned_by": str(owner)}
-            found.setdefault(model, {**plain, **objects.get(model, {})})
+            if model not in models:
+                plain = {"id": model, "object": "model", "created": 0, "owned_by": owner}
+                models[model] = plain | replica.model_objects.get(model, {})
     for alias, parts in (aliases or {}).items():
-        if not found.keys().isdisjoint(parts):
-            found.setdefault(alias, {"id": alias, "object": "model", "created": 0, "owned_by": "router"})
-    return {"object": "list", "data": [found[model] for model in sorted(found)]}
+        if not models.keys().isdisjoint(parts):
+            models.setdefault(alias, {"id": alias, "object": "model", "created": 0, "owned_by": "router"})
+    return ModelList(data=[models[model] for model in sorted(models)])
 
 
 def health(
     replicas: Sequence[Replica], registry_url: str, registry_error: str | None, timestamp: str, *, left_out: int = 0
-) -> dict[str, Any]:
+) -> RouterHealth:
     """`/health`: 200 always; what it says is in the body. `left_out`: replicas that have no place in the table."""
     healthy = sum(map(is_healthy, replicas))
     message = "Router is running" if healthy else "Router is running, but no healthy services are available"
     if left_out:
         message += f"; {left_out} services are left out: raise max_endpoints"
-    return {
-        "status": "healthy" if healthy else "running",
-        "router": "running",
-        "healthy_services": f"{healthy}/{len(replicas) + left_out}",
-        "left_out": left_out,
-        "registry_url": registry_url,
-        "registry_error": registry_error,
-        "message": message,
-        "timestamp": timestamp,
-    }
-
-
-def _reported(metadata: Mapping[str, Any], name: str) -> Any:
-    """A member of the replica report in a record, for what was too long for the record itself."""
-    report = metadata.get("replica")
-    return report.get(name) if isinstance(report, dict) else None
+    return RouterHealth(
+        status="healthy" if healthy else "running",
+        healthy_services=f"{healthy}/{len(replicas) + left_out}",
+        left_out=left_out,
+        registry_url=registry_url,
+        registry_error=registry_error,
+        message=message,
+        timestamp=timestamp,
+    )

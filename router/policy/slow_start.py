@@ -1,7 +1,8 @@
 """PURE. A replica that joins a running fleet begins with a tenth of its weight and has all of it after half a minute.
 
-Its caches are cold, and what it compiles or loads at first use makes it slow. A fleet that starts together has nobody who
-could take more meanwhile: only who joins replicas of the same model that the worker has known for as long begins slowly.
+Its caches are cold, and what it compiles or loads at first use makes it slow. How long that takes its record may say
+(`metadata.slow_start_s`), else the router's setting does. A fleet that starts together has nobody who could take more
+meanwhile: only who joins replicas of the same model that the worker has known for as long begins slowly.
 """
 
 from collections.abc import Sequence
@@ -16,13 +17,14 @@ class SlowStart:
     """Who is starting, as one worker sees it.
 
     Args:
-        duration_s: How long it takes; 0 for not at all.
+        default_s: How long it takes a replica that does not say; 0 for not at all.
     """
 
-    def __init__(self, duration_s: float) -> None:
-        self._duration_s = duration_s
+    def __init__(self, default_s: float) -> None:
+        self._default_s = default_s
         self._joined: dict[str, float] = {}
-        self._slow: dict[str, float] = {}
+        self._slow: dict[str, tuple[float, float]] = {}
+        """By id: since when, and for how long."""
 
     @property
     def active(self) -> bool:
@@ -31,32 +33,37 @@ class SlowStart:
 
     def note(self, endpoints: Sequence[Endpoint], now: float) -> None:
         """A new table."""
-        settled = {
-            model
-            for endpoint in endpoints
-            if now - self._joined.get(endpoint.id, now) >= self._duration_s
-            for model in endpoint.models
-        }
+        known_s: dict[str, float] = {}
+        """By model: for how long the first of its replicas has been known."""
+        for endpoint in endpoints:
+            age = now - self._joined.get(endpoint.id, now)
+            for model in endpoint.models:
+                known_s[model] = max(age, known_s.get(model, 0.0))
         before, self._joined = self._joined, {}
         for endpoint in endpoints:
-            known = before.get(endpoint.id)
-            self._joined[endpoint.id] = now if known is None else known
-            if known is None and self._duration_s and settled.intersection(endpoint.models):
-                self._slow[endpoint.id] = now
-        self._slow = {name: since for name, since in self._slow.items() if name in self._joined}
+            self._joined[endpoint.id] = before.get(endpoint.id, now)
+            duration_s = self._default_s if endpoint.slow_start_s is None else endpoint.slow_start_s
+            if (
+                endpoint.id not in before
+                and duration_s
+                and max([known_s[model] for model in endpoint.models], default=0.0) >= duration_s
+            ):
+                self._slow[endpoint.id] = now, duration_s
+        self._slow = {name: start for name, start in self._slow.items() if name in self._joined}
 
     def weigh(self, candidates: Sequence[Endpoint], now: float) -> Sequence[Endpoint]:
         """`candidates` with the weights that they have now."""
-        for name, since in list(self._slow.items()):
-            if now - since >= self._duration_s:
+        for name, (since, duration_s) in list(self._slow.items()):
+            if now - since >= duration_s:
                 del self._slow[name]
         if not any(endpoint.id in self._slow for endpoint in candidates):
             return candidates
         return [self._weighed(endpoint, now) for endpoint in candidates]
 
     def _weighed(self, endpoint: Endpoint, now: float) -> Endpoint:
-        since = self._slow.get(endpoint.id)
-        if since is None:
+        start = self._slow.get(endpoint.id)
+        if start is None:
             return endpoint
-        share = FIRST_SHARE + (1.0 - FIRST_SHARE) * (now - since) / self._duration_s
+        since, duration_s = start
+        share = FIRST_SHARE + (1.0 - FIRST_SHARE) * (now - since) / duration_s
         return replace(endpoint, weight=endpoint.weight * share)

@@ -84,7 +84,10 @@ _BY_THE_FRONT = frozenset(
     }
 )
 CONTROL = frozenset(
-    {b"/", b"/health", b"/status", b"/services", b"/models", b"/v1/models", b"/stats", b"/metrics", b"/traffic"}
+    {
+        *(b"/", b"/health", b"/status", b"/services", b"/stats", b"/metrics", b"/traffic", b"/openapi.json"),
+        *(b"/models", b"/v1/models"),
+    }
 )
 MODEL_TREES = (b"/v1/models/", b"/models/")
 ADMIN_TREES = (b"/admin/", b"/api/v1/")

@@ -295,8 +295,23 @@ def test_a_replica_that_was_never_seen_well_has_the_benefit_of_doubt_until_the_f
     assert eligibility(book) is Eligibility.FRESH
     assert book.note_probe("a-server", ok=False)
     assert eligibility(book) is Eligibility.DOWN
-    assert model_list([*book.replicas.values()])["data"] == []
+    assert model_list([*book.replicas.values()]).data == []
     assert book.note_probe("a-server", ok=True)
     assert eligibility(book) is Eligibility.FRESH
     book.note_probe("a-server", ok=False)  # once seen well, one failed look is no verdict
     assert eligibility(book) is Eligibility.FRESH
+
+
+def test_a_record_says_how_long_its_slow_start_takes() -> None:
+    book = directory()
+    said = {"type": "openai-api", "models": ["m"], "slow_start_s": 90.0}
+    book.apply(
+        snapshot(record(metadata=said), record("b-server"), record("c", metadata={**said, "slow_start_s": "x"})), 0.0
+    )
+    assert [endpoint.slow_start_s for endpoint in book.table().endpoints] == [90.0, None, None]
+
+
+def test_a_host_in_brackets_is_routed_to() -> None:
+    book = directory()
+    book.apply(snapshot(record(host="[::1]", url=""), record("b-server", host="[::1]", url="http://[::1]:9000")), 0.0)
+    assert [(one.host, one.port, one.authority) for one in book.table().endpoints] == [("::1", 9000, "[::1]:9000")] * 2

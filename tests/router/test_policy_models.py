@@ -103,6 +103,22 @@ def test_a_newcomer_gets_little_at_first_and_its_share_in_the_end() -> None:
     assert not slow.active
 
 
+def test_a_newcomer_may_say_how_long_its_start_takes() -> None:
+    slow = SlowStart(30.0)
+    old, new = (replace(endpoint(name), models=("m",)) for name in "ab")
+    longer, at_once = replace(new, slow_start_s=100.0), replace(new, id="c@1", slow_start_s=0.0)
+    slow.note([old], 0.0)
+    slow.note([old, longer, at_once], 100.0)
+    assert [one.weight for one in slow.weigh([longer, at_once], 150.0)] == [pytest.approx(0.55), 1.0]
+    assert list(slow.weigh([longer, at_once], 200.0)) == [longer, at_once]
+    off = SlowStart(0.0)
+    off.note([old], 0.0)
+    off.note([old, new, longer], 99.0)  # none known for as long
+    assert not off.active
+    off.note([old, new, replace(longer, id="b@2")], 100.0)
+    assert [one.weight for one in off.weigh([new, replace(longer, id="b@2")], 100.0)] == [1.0, pytest.approx(0.1)]
+
+
 def test_a_fleet_that_starts_together_starts_at_full_weight() -> None:
     slow = SlowStart(30.0)
     a, b, other = (replace(endpoint(name), models=("m",)) for name in "abc")

@@ -1,5 +1,6 @@
 import asyncio
 import random
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -115,11 +116,11 @@ async def test_models_that_a_babysitter_of_ours_watches_are_not_asked_again_W15(
     async with model_server("m") as server, make_session(timeout_s=5) as session:
         one = replica(server.url)
         metadata = {"models": ["m"], "models_list": [{"id": "m"}]}
-        one.record = msgspec.structs.replace(one.record, instance_id="i", metadata=metadata)
+        one = replace(one, record=msgspec.structs.replace(one.record, instance_id="i", metadata=metadata))
         one.probed_ok, one.learned_prefix, one.learned_calls = True, "/v1", ()
         assert await prober_of(session).ask(one) == ProbeResult(ok=True)
         assert server.calls == 0
-        one.record = msgspec.structs.replace(one.record, instance_id=None)
+        one = replace(one, record=msgspec.structs.replace(one.record, instance_id=None))
         assert (await prober_of(session).ask(one)).models == ("m",)
 
 
@@ -185,5 +186,5 @@ async def test_model_objects_of_a_server_keep_all_their_members_W19() -> None:
             finding = await prober.ask(asked)
             assert finding.objects == {"m": told}  # also of a list that is as it was
     asked.probed_ok, asked.learned_models, asked.learned_objects = True, ("m",), finding.objects or {}
-    assert views.model_list([asked])["data"] == [told]
+    assert views.model_list([asked]).data == [told]
     assert model_objects(b'[{"id":"m","x":"' + b"y" * (256 << 10) + b'"}]') == {}

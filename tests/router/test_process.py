@@ -366,7 +366,7 @@ async def test_metrics_and_explain_through_the_routers_port(node: Node, replica:
         await node.until(both_serve)
         assert 'svc_router_requests_total{model="m",outcome="ok",replica="s"} 1.0' in page
         assert 'svc_router_time_to_first_byte_seconds_count{model="m",replica="s"} 1.0' in page
-        assert 'svc_router_replicas{eligibility="fresh"} 1.0' in page
+        assert 'svc_router_replicas{standing="fresh"} 1.0' in page
         async with node.http.post(f"{node.url}/admin/explain", json=CHAT) as answer:
             assert (await answer.json())["picked"].startswith("s@")
 

@@ -12,11 +12,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from common.http.client import make_session
+from common.wire.hints import hints_of
 from common.wire.record import Put, ServiceRecord
 from router.directory import Directory
 from router.model import Replica, Table
 from router.prober import ReplicaProber
-from router.serves import KINDS, call_of, calls_that_matter, declared, told
+from router.serves import KINDS, call_of, calls_that_matter, declared, learned
 from tests.engines import llama_cpp
 from tests.ports import free_port
 from tests.router.fakes import Call, Plane, plain
@@ -46,16 +47,16 @@ def test_a_call_is_known_by_its_path_without_the_version_W51() -> None:
     ],
 )
 def test_a_record_declares_kinds_or_paths_W51(serves: object, calls: tuple[str, ...] | None) -> None:
-    assert declared({"serves": serves}) == calls
+    assert declared(hints_of({"serves": serves}).serves) == calls
 
 
 def test_an_engine_tells_its_calls_by_its_own_page_or_by_its_signature_W51() -> None:
     matter = calls_that_matter(["/v1/load_lora_adapter", "/slots"])
-    assert told(VLLM.encode(), b"", matter) == ("/chat/completions", "/load_lora_adapter")
-    found = told(b"not found", LLAMA, matter)
+    assert learned(VLLM.encode(), b"", matter) == ("/chat/completions", "/load_lora_adapter")
+    found = learned(b"not found", LLAMA, matter)
     assert {"/chat/completions", "/infill", "/slots"} <= set(found)
     assert not {"/load_lora_adapter", "/props"} & set(found)
-    assert "/props" in told(b"", LLAMA, calls_that_matter(["*"]))
+    assert "/props" in learned(b"", LLAMA, calls_that_matter(["*"]))
     for odd in (
         b"",
         b"{",
@@ -65,7 +66,7 @@ def test_an_engine_tells_its_calls_by_its_own_page_or_by_its_signature_W51() -> 
         b'{"data":[{"id":"m","owned_by":"me"}]}',
         b"[" * 9999,
     ):
-        assert told(odd, odd, matter) == ()
+        assert learned(odd, odd, matter) == ()
 
 
 async def answer_ok(call: Call) -> None:

@@ -5,7 +5,7 @@ import pytest
 import router.counters
 from common.names import is_service_name
 from router.advertise import own_url, presence, router_name
-from router.control.traffic import POINTS_KEPT, Traffic, TrafficSample, quantile
+from router.control.traffic import POINTS_KEPT, TrafficHistory, TrafficSample, quantile
 from router.counters import BOUNDS_S, FIELDS, FIRST_BYTE, OUTCOMES, REQUESTS, AttemptOutcome, Shape, SharedCounters
 
 
@@ -21,7 +21,7 @@ def sample(second: float, **rows: list[int]) -> TrafficSample:
 
 
 def test_two_samples_make_a_point_of_rates() -> None:
-    traffic = Traffic()
+    traffic = TrafficHistory()
     traffic.add(sample(0, a=row(REQUESTS=100, RETRIES=5)))
     assert list(traffic.points) == []
     later = row(REQUESTS=112, RETRIES=7, IN_FLIGHT=3, EJECTIONS=1)
@@ -29,30 +29,30 @@ def test_two_samples_make_a_point_of_rates() -> None:
     later[OUTCOMES + AttemptOutcome.CLIENT_ERROR] = 4
     traffic.add(sample(2, a=later))
     (point,) = traffic.points
-    assert (point["requests_s"], point["retries_s"], point["errors_s"]) == (5.0, 1.0, 1.0)
-    assert (point["in_flight"], point["ejections"], point["first_byte_s"]) == (3, 1, None)
-    assert traffic.replicas["a"] == {"requests_s": 5.0, "errors_s": 1.0}
+    assert (point.requests_s, point.retries_s, point.errors_s) == (5.0, 1.0, 1.0)
+    assert (point.in_flight, point.ejections, point.first_byte_s) == (3, 1, None)
+    assert traffic.rates["a"] == (5.0, 1.0)
 
 
 def test_an_endpoint_that_came_or_went_is_not_taken_for_another_D27() -> None:
-    traffic = Traffic()
+    traffic = TrafficHistory()
     traffic.add(sample(0, gone=row(REQUESTS=1000)))
     traffic.add(sample(2, new=row(REQUESTS=10)))
-    assert traffic.points[-1]["requests_s"] == 5.0
+    assert traffic.points[-1].requests_s == 5.0
     traffic.add(sample(4))
-    assert (traffic.points[-1]["requests_s"], traffic.points[-1]["in_flight"]) == (0.0, 0)
+    assert (traffic.points[-1].requests_s, traffic.points[-1].in_flight) == (0.0, 0)
     traffic.add(sample(6, new=row(REQUESTS=4)))
     traffic.add(sample(8, new=row(REQUESTS=2)))
-    assert traffic.points[-1]["requests_s"] == 0.0
+    assert traffic.points[-1].requests_s == 0.0
 
 
 def test_only_a_quarter_of_an_hour_is_kept_and_later_points_can_be_asked_for() -> None:
-    traffic = Traffic()
+    traffic = TrafficHistory()
     for second in range(POINTS_KEPT + 10):
         traffic.add(sample(second, a=row(REQUESTS=second)))
     assert len(traffic.points) == POINTS_KEPT
     assert len(traffic.since(0)) == POINTS_KEPT
-    assert [point["at"] for point in traffic.since(1e9 + POINTS_KEPT + 7)] == [
+    assert [point.at for point in traffic.since(1e9 + POINTS_KEPT + 7)] == [
         1e9 + POINTS_KEPT + 8,
         1e9 + POINTS_KEPT + 9,
     ]

@@ -26,27 +26,27 @@ def test_model_list_is_a_sorted_union_with_the_replicas_own_objects() -> None:
         replica("b", ["m"], parent_service="parent"),
     ]
     listed = views.model_list(pool)
-    assert listed["object"] == "list"
-    assert [(item["id"], item["owned_by"], item["created"]) for item in listed["data"]] == [
+    assert listed.object == "list"
+    assert [(item["id"], item["owned_by"], item["created"]) for item in listed.data] == [
         ("m", "a", 0),
         ("z", "me", 5),
     ]
     pool[0].probed_ok = False
-    assert [item["owned_by"] for item in views.model_list(pool)["data"]] == ["parent"]
+    assert [item["owned_by"] for item in views.model_list(pool).data] == ["parent"]
 
 
 @pytest.mark.parametrize("listed", [7, True, "m", {"id": "m"}, [7]])
 def test_model_list_bears_a_models_list_that_is_none(listed: object) -> None:
     said = views.model_list([replica("a", ["m"], models_list=listed)])
-    assert [item["id"] for item in said["data"]] == ["m"]
+    assert [item["id"] for item in said.data] == ["m"]
 
 
 def test_health_says_healthy_only_with_a_healthy_replica() -> None:
     down = replica("a", ["m"])
     down.probed_ok = False
     said = views.health([down, replica("b", ["m"])], "http://r", None, "now")
-    assert (said["status"], said["router"], said["healthy_services"]) == ("healthy", "running", "1/2")
-    assert views.health([down], "http://r", "gone", "now")["status"] == "running"
+    assert (said.status, said.router, said.healthy_services) == ("healthy", "running", "1/2")
+    assert views.health([down], "http://r", "gone", "now").status == "running"
 
 
 def test_service_has_every_field_of_the_contract() -> None:
@@ -54,11 +54,20 @@ def test_service_has_every_field_of_the_contract() -> None:
     contract = (
         "name host port url babysitter_url healthy request_count error_count response_time weight models metadata"
     )
-    assert set(contract.split()) <= set(shown)
-    assert (shown["babysitter_url"], shown["response_time"]) == ("http://h:9001", 0.25)
+    assert set(contract.split()) <= set(shown.__struct_fields__)
+    assert (shown.babysitter_url, shown.response_time) == ("http://h:9001", 0.25)
 
 
-def test_board_sums_over_workers_and_clears_the_dead() -> None:
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_the_babysitter_of_an_ipv6_service_has_a_url(host: str) -> None:
+    record = ServiceRecord(name="a", host=host, port=9000, url="")
+    assert (
+        views.service(Replica(record, "g", leased=True), views.Counts(0, 0, 0, 0.0)).babysitter_url
+        == "http://[::1]:9001"
+    )
+
+
+def test_counters_sum_over_workers_and_clears_the_dead() -> None:
     shape = Shape(slots=2, blocks=2)
     descriptor = SharedCounters.create(shape)
     boards = [SharedCounters(descriptor, shape, worker) for worker in (0, 1)]
@@ -143,11 +152,11 @@ def test_registry_that_is_followed_W42(given: dict[str, Any], urls: tuple[str, .
 
 def test_health_counts_and_names_what_is_left_out_W16() -> None:
     said = views.health([replica("a", ["m"])], "", None, "now", left_out=976)
-    assert (said["healthy_services"], said["left_out"]) == ("1/977", 976)
-    assert "976 services are left out: raise max_endpoints" in said["message"]
+    assert (said.healthy_services, said.left_out) == ("1/977", 976)
+    assert "976 services are left out: raise max_endpoints" in said.message
 
 
 def test_model_objects_that_were_too_long_for_the_record_come_from_the_report_W16() -> None:
     reported = {"models_list": [{"id": "m", "object": "model", "max_model_len": 9}]}
-    [model] = views.model_list([replica("a", ["m"], replica=reported)])["data"]
+    [model] = views.model_list([replica("a", ["m"], replica=reported)]).data
     assert model["max_model_len"] == 9

@@ -1,0 +1,58 @@
+"""The control plane answers what its description says."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from common.wire.record import ServiceRecord
+from router.control.app import ROUTES, Overview, make_app
+from router.counters import Shape, SharedCounters
+from router.model import Replica
+from router.proxy.paths import is_control
+from router.settings import RouterSettings
+
+
+def overview() -> Overview:
+    record = ServiceRecord(name="a", host="::1", port=9000, url="", metadata={"models": ["org/m"]})
+    shape = Shape(1, 1)
+    master = SimpleNamespace(
+        settings=RouterSettings(),
+        registry_error=None,
+        replicas=lambda: [Replica(record, "g", leased=True, slot=0)],
+        connections=int,
+        workers_alive=int,
+        left_out=int,
+        unreachable=dict,
+    )
+    return Overview(cast("Any", master), SharedCounters(SharedCounters.create(shape), shape))
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
+async def test_every_answer_is_as_it_is_described(route: Any) -> None:
+    async with TestClient(TestServer(make_app(overview()))) as client:
+        described = (await (await client.get("/openapi.json")).json())["paths"][route.path.replace(":.+", "")]["get"]
+        for path, status in (
+            (route.path.replace("{model:.+}", "org/m"), 200),
+            (route.path.replace("{model:.+}", "x"), 404),
+        ):
+            if "{" not in route.path and status != 200:
+                continue
+            assert is_control(path.encode())
+            answer = await client.get(path)
+            assert answer.status == status
+            kind = route.answers[status]
+            if kind is None:
+                continue
+            assert answer.content_type == "application/json"
+            msgspec.json.decode(await answer.read(), type=kind)
+            [schema] = described["responses"][str(status)]["content"].values()
+            assert schema["schema"]
+
+
+async def test_a_parameter_at_fault_is_named() -> None:
+    async with TestClient(TestServer(make_app(overview()))) as client:
+        answer = await client.get("/traffic?since=x")
+        assert (answer.status, (await answer.json())["field"]) == (400, "since")
