@@ -28,7 +28,7 @@ SERVICE_PREFIXES = tuple(f"{PREFIX}{room}_" for room in ("REGISTRY", "ROUTER", "
 NO_SETTINGS = frozenset(
     f"{PREFIX}{name}"
     for name in (
-        *("VENV", "SETUP", "PYTHON_FOR_VENV", "LAUNCHED", "LAUNCHED_AS"),  # the scripts'
+        *("VENV", "SETUP", "COMPILE", "PYTHON_FOR_VENV", "LAUNCHED", "LAUNCHED_AS"),  # the scripts'
         *("REGISTRY_URL", "ROUTER_URL", "API_URL", "TOKEN_FILE", "KEY_FILE", "STATE_DIR"),  # svcctl's
     )
 )

@@ -1,29 +1,26 @@
-"""The compiled data plane: a worker's busiest modules as C extensions, made by mypyc, used only if they fit the sources.
+"""The compiled data plane: a worker's busiest modules as C extensions, used only if they were made from these sources.
 
-The Python files are the truth, and they are always enough. `python -m router.compiled` translates them into a folder
-named after the hash of what they say, and a worker imports from it only while that hash is still theirs. So a file that
-changed, another Python or another version never meets a stale build: it runs the sources, and is right, if not as fast.
+The Python files are the truth, and they are always enough. deploy/python/compile.py makes a build when the suite is
+installed; nothing here does. A build lists what it was made from, and is used while all of that is as it was. So a file
+that changed or another Python never meets a stale build: it runs the sources, and is right, if not as fast.
 """
 
 import hashlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
-import os
-import shutil
-import subprocess
+import importlib
 import sys
 import sysconfig
-import tempfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
-from common.exits import Exit
-
-PACKAGE = Path(__file__).resolve().parent
-BUILDS = PACKAGE / "_compiled"
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder of our packages."""
+IN_WHEEL = "_compiled"
+FOLDERS = (ROOT / IN_WHEEL, Path(sys.prefix, "lib", "inference-svc"))
+"""Where builds lie, each in a folder of its own: an installed wheel brings one along; those of a source tree are in the
+Python environment that they were made for."""
+LIST = "sources"
+"""A build's list of what it was made from."""
+SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
+PACKAGES = ("router", "router.policy", "router.proxy")
 MODULES = (
     "router.counters",
     "router.candidates",
@@ -77,46 +74,43 @@ MODULES = (
     "router.silence",
 )
 """What runs for every request. Nothing in them may need what mypyc leaves out: slots in a dataclass, a non-native base."""
-KEPT = 3
-"""Builds of earlier sources that stay: a router that still runs one starts its workers from it."""
-_SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
-_TRANSLATE = """\
-import sys
-from mypyc.build import mypycify
-from setuptools import Distribution
-out, *files = sys.argv[1:]
-extensions = mypycify(["--ignore-missing-imports", *files], opt_level="2", debug_level="0", strip_asserts=False)
-build = Distribution({"name": "compiled", "ext_modules": extensions}).get_command_obj("build_ext")
-build.build_lib, build.build_temp = out, "objects"
-build.ensure_finalized()
-build.run()
-"""
 
 
-class CannotCompile(Exception):
-    """There is no build; the text says why and what to do."""
+def digest(name: str) -> str:
+    """Hash of one of our files, by its path below ROOT; empty if there is none."""
+    try:
+        return hashlib.sha256((ROOT / name).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
-def folder(package: Path = PACKAGE) -> Path:
-    """Where the build of exactly these sources is, or would be."""
-    digest = hashlib.sha256(_SUFFIX.encode())
-    for file in sorted(package.rglob("*.py")):
-        digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes() + b"\0")
-    return package / BUILDS.name / digest.hexdigest()[:16]
+def fits(build: Path) -> bool:
+    """True if the build is for this interpreter and of the sources as they are."""
+    try:
+        suffix, *lines = (build / LIST).read_text().splitlines()
+    except (OSError, ValueError):
+        return False
+    return suffix == SUFFIX and all(digest(name) == was for was, _, name in (line.partition(" ") for line in lines))
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds modules in a build before Python looks for their sources."""
+def builds() -> list[Path]:
+    """All that lie in FOLDERS; half-made ones carry a dot."""
+    return [build for folder in FOLDERS if folder.is_dir() for build in folder.iterdir() if build.name[:1] != "."]
 
-    def __init__(self, build: Path) -> None:
-        self._build = build
 
-    def find_spec(
-        self, fullname: str, _path: Sequence[str] | None, _target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        """The extension's spec, or None for a module that is not compiled."""
-        file = self._build / (fullname.replace(".", "/") + _SUFFIX)
-        return importlib.util.spec_from_file_location(fullname, file) if file.exists() else None
+def find() -> Path | None:
+    """The build of these sources, if there is one."""
+    return next(filter(fits, builds()), None)
+
+
+def why_not() -> str:
+    """Why workers run the sources, and the remedy, in a line; empty when there is a build of them."""
+    if find() is not None:
+        return ""
+    if (ROOT / "__init__.py").exists():  # inside the package that a wheel installs
+        return "installed without compiled modules: reinstall where there is a C compiler (docs/router.md)"
+    state = "the sources have changed since they were compiled" if builds() else "the sources were not compiled"
+    return f"{state}: script/setup.sh compiles them"
 
 
 def activate() -> bool:
@@ -124,95 +118,10 @@ def activate() -> bool:
 
     To be called before the first import of `MODULES`.
     """
-    build = folder()
-    if not build.is_dir():
+    build = find()
+    if build is None:
         return False
-    sys.meta_path.insert(0, _Finder(build))
+    sys.path.append(str(build))  # for the library that all of them share
+    for name in PACKAGES:
+        importlib.import_module(name).__path__.insert(0, str(build / name.replace(".", "/")))
     return True
-
-
-def check_tools() -> None:
-    """See that there is what a build needs.
-
-    Raises:
-        CannotCompile: mypyc or a C compiler is missing, or the folder cannot be written.
-    """
-    if importlib.util.find_spec("mypyc") is None or importlib.util.find_spec("setuptools") is None:
-        raise CannotCompile("mypy and setuptools are needed: pip install 'inference-svc[compile]'")
-    if shutil.which(os.environ.get("CC", "cc")) is None:
-        raise CannotCompile("a C compiler is needed, for example: apt-get install gcc libc6-dev python3-dev")
-    if not os.access(PACKAGE, os.W_OK):
-        raise CannotCompile(f"{PACKAGE} cannot be written")
-
-
-def build() -> Path:
-    """Translate and compile; takes half a minute to two. Returns the build's folder; nothing is done if it is there.
-
-    Raises:
-        CannotCompile: A tool is missing (see `check_tools`), or a step failed.
-    """
-    target = folder()
-    if target.is_dir():
-        return target
-    check_tools()
-    try:
-        BUILDS.mkdir(exist_ok=True)
-        # The sources are copied and translated elsewhere: nothing but results ever lies in here.
-        with (
-            tempfile.TemporaryDirectory(prefix="svc-compile-") as work,
-            tempfile.TemporaryDirectory(prefix="new-", dir=BUILDS) as new,
-        ):
-            _translate(Path(work))
-            shutil.copytree(Path(work) / "out", Path(new) / "out")
-            (Path(new) / "out").rename(target)
-    except OSError as error:
-        if target.is_dir():  # another process was faster
-            return target
-        raise CannotCompile(f"nothing could be written: {error}") from error
-    _forget_old(target)
-    return target
-
-
-def _translate(work: Path) -> None:
-    """Compile a copy of the sources in the folder `work`; the result is its `out`."""
-    for source in (PACKAGE, PACKAGE.parent / "common"):
-        shutil.copytree(source, work / source.name, ignore=shutil.ignore_patterns(BUILDS.name, "__pycache__"))
-    (work / "out").mkdir()
-    files = [module.replace(".", "/") + ".py" for module in MODULES]
-    done = subprocess.run(  # noqa: S603 - our own interpreter and our own program
-        [sys.executable, "-I", "-c", _TRANSLATE, "out", *files],
-        cwd=work,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise CannotCompile("compiling failed; the last it said:\n" + "\n".join(done.stdout.splitlines()[-15:]))
-
-
-def _forget_old(newest: Path) -> None:
-    others = sorted((one for one in BUILDS.iterdir() if one != newest), key=lambda one: one.stat().st_mtime)
-    for old in others[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def main() -> int:
-    """`python -m router.compiled`: build, and say so."""
-    began = time.monotonic()
-    if folder().is_dir():
-        print(f"router: the data plane is compiled already: {folder()}")  # noqa: T201 - a command's answer
-        return Exit.OK
-    print(f"router: compiling {len(MODULES)} modules; once per version, half a minute or so", flush=True)  # noqa: T201
-    try:
-        made = build()
-    except CannotCompile as error:
-        print(error, file=sys.stderr)  # noqa: T201 - see above
-        return Exit.UNAVAILABLE
-    print(f"router: compiled in {time.monotonic() - began:.0f} s: {made}")  # noqa: T201 - see above
-    return Exit.OK
-
-
-if __name__ == "__main__":
-    sys.exit(main())

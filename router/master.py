@@ -24,8 +24,7 @@ from common.service import ConfigurationError
 from common.settings import SettingsError
 from common.tasks import TaskScope
 from common.tracing import require_tracing
-from router import advertise, complaints, last_table
-from router.compiling import have_compiled
+from router import advertise, compiled, complaints, last_table
 from router.control.app import Overview, make_app
 from router.control.replica_api import ReplicaApi
 from router.control_socket import control_socket
@@ -291,9 +290,10 @@ async def serve(
             if client is not None:
                 scope.spawn("follow", master.follow(client), service=True)
                 await _wait_for_first_answer(master)
+            if settings.compiled and (reason := compiled.why_not()):
+                log.info("workers.not_compiled", reason=reason)
             await pool.start(master.next_table())
             scope.spawn("publish", master.publish(), service=True)
-            scope.spawn("compile", have_compiled(pool, settings))
             scope.spawn("reload", reloader.run(), service=True)
             readers = [scope.spawn("traffic", overview.watch_traffic(), service=True)]
             if client is not None and said:

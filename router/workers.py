@@ -70,7 +70,7 @@ class WorkerPool:
         self, settings: RouterSettings, control_path: str, scope: TaskScope, environment: Mapping[str, str]
     ) -> None:
         self._settings = settings
-        self.environment = environment
+        self._environment = environment
         self._control_path = control_path
         self._scope = scope
         self._shape = Shape(settings.max_endpoints, BLOCKS_EACH * settings.workers)
@@ -261,7 +261,7 @@ class WorkerPool:
                 "compiled" if self._settings.compiled else "sources",
                 pass_fds=descriptors,
                 stdin=asyncio.subprocess.DEVNULL,
-                env={**own_python.environment(self.environment), **ALLOCATOR},
+                env={**own_python.environment(self._environment), **ALLOCATOR},
             )
         reader, writer = await asyncio.open_connection(sock=ours)
         member = Worker(process, writer, block)

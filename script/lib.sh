@@ -256,8 +256,8 @@ STARTED=() # what this run started, in order
 
 # prepare: the Python environment, and one launch at a time in this folder; what this run starts ends if it fails.
 prepare() {
-  "$SVC_ROOT/script/setup.sh" run
-  if compgen -e SVC_ | grep -qvxE 'SVC_(VENV|SETUP|PYTHON_FOR_VENV)'; then helper variables; fi
+  SVC_COMPILE="${SVC_COMPILE:-new}" "$SVC_ROOT/script/setup.sh" run
+  if compgen -e SVC_ | grep -qvxE 'SVC_(VENV|SETUP|COMPILE|PYTHON_FOR_VENV)'; then helper variables; fi
   mkdir -p -- "$SVC_LOGS" || true
   [[ -d $SVC_LOGS && -w $SVC_LOGS && -x $SVC_LOGS ]] || fail "$SVC_LOGS cannot be written by user $(id -u): \
 it belongs to user $(stat -c %u -- "$SVC_LOGS" 2>/dev/null || echo "of nobody: it cannot be made").

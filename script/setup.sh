@@ -3,10 +3,13 @@
 #
 # The first time it makes .venv (uv if present, else python3 -m venv and pip) and installs the locked, hashed versions.
 # Afterwards a marker in the environment, which carries the locks' hash, makes it instant. The marker says "unfinished"
-# while work goes on, so an interrupted set-up is done again from the start.
+# while work goes on, so an interrupted set-up is done again from the start. Then it compiles the router's data plane, if
+# the sources have changed since that was done; where there is no C compiler, the router runs from its sources.
 #
 #   SVC_VENV=FOLDER   make the environment there          SVC_PYTHON_FOR_VENV=PYTHON   make it with that Python
 #   SVC_SETUP=skip    use $SVC_VENV exactly as it is
+#   SVC_COMPILE=no    do not compile      =yes   end with an error if that cannot be done
+#                     =new   compile only for an environment that is made or changed now, as the launch scripts have it
 
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -144,6 +147,14 @@ cause() {
   esac
 }
 
+# compile: have the router's data plane compiled into the environment; a moment if it is. What it does it says itself.
+compile() {
+  local status=0
+  [[ ${SVC_COMPILE:-} != no ]] || return 0
+  "$SVC_PYTHON" -P "$SVC_ROOT/deploy/python/compile.py" || status=$?
+  [[ $status == 0 || ${SVC_COMPILE:-} != yes ]] || fail "SVC_COMPILE=yes, but the router's data plane is not compiled" "$status"
+}
+
 main() {
   local began=$SECONDS
   [[ $WANTED == run || $WANTED == dev ]] || fail "usage: script/setup.sh [run|dev]" 2
@@ -151,11 +162,18 @@ main() {
     [[ -x $SVC_PYTHON ]] || fail "SVC_SETUP=skip, but there is no $SVC_PYTHON" 78
     return
   fi
-  is_whole && return
+  case "${SVC_COMPILE:-}" in
+    '' | no | yes | new) ;;
+    *) fail "SVC_COMPILE must be no, yes or new, not '$SVC_COMPILE'" 78 ;;
+  esac
+  if is_whole && [[ ${SVC_COMPILE:-} == new ]]; then return; fi
   # One set-up at a time; a second start waits here and then finds the work done.
   exec 8<"$SVC_ROOT"
   if command -v flock >/dev/null; then flock 8; fi
-  is_whole && return
+  if is_whole; then
+    [[ ${SVC_COMPILE:-} == new ]] || compile
+    return
+  fi
 
   if [[ -e $SVC_VENV && ! -f $MARKER ]] && [[ -n "$(ls -A -- "$SVC_VENV")" ]]; then
     fail "$SVC_VENV exists and was not made by this script.
@@ -172,6 +190,7 @@ main() {
   install --no-deps --no-build-isolation -e "$SVC_ROOT" ||
     fail "the project could not be installed into $SVC_VENV: $(cause)"
   fingerprint "$WANTED" >"$MARKER"
+  compile
   say "set-up: done in $((SECONDS - began)) s"
 }
 

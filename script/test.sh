@@ -16,7 +16,7 @@ if [[ ${1:-} == --all ]]; then
 fi
 install_programs
 trap tell_missing EXIT
-"$SVC_ROOT/script/setup.sh" dev
+SVC_COMPILE=no "$SVC_ROOT/script/setup.sh" dev # below
 cd "$SVC_ROOT"
 export PATH="$SVC_VENV/bin:$PATH"
 
@@ -32,10 +32,11 @@ step ruff check .
 step ruff format --check .
 step mypy
 step mypy script/helper.py script/reference.py
+for program in deploy/python/{build,compile}.py; do step mypy "$program"; done
 step shellcheck -x "${scripts[@]}"
-# Workers of the tests' routers run the compiled data plane; the tests of the router's rooms run over both forms.
+# Workers of the tests' routers run the compiled data plane, where that can be made.
 say "== router, compiled"
-python -m router.compiled || warn "no compiler: the router is tested over its sources only"
+python deploy/python/compile.py || (($? == 69)) || fail "the data plane does not compile (said above)"
 say "== pytest"
 # Two workers: the suite is made to share a small machine. The tests of one file stay together, in their order: some share
 # a real node. (pytest-xdist's groups do nothing under this pytest, which no longer keeps the id that they change.)
@@ -44,6 +45,7 @@ run_tests() { python -m pytest -n 2 --dist loadfile --max-worker-restart 0 "$@";
 run_tests "$@"
 # Those of the world one after the other: each loads the machine by itself.
 if [[ -n $ALL ]]; then python -m pytest -m world --timeout 1800 "$@"; fi
-if (($# == 0)) && python -m router.compiled >/dev/null 2>&1; then
+# The tests of the router's rooms run over both forms of the data plane.
+if (($# == 0)) && python -c 'from router import compiled; raise SystemExit(compiled.find() is None)'; then
   step run_tests -q -p tests.compiled -m 'not e2e and not soak and not world' tests/router
 fi

@@ -1,15 +1,11 @@
-"""For every test: Hypothesis judges what is found, not how busy a shared machine is, and no router compiles itself.
+"""For every test: Hypothesis judges what is found, not how busy a shared machine is.
 
-Compiling would load the machine and replace the workers in the middle of a test; those that want a compiled router say so.
 What tests start hears Ctrl-C, even if they themselves run behind `nohup` or `&`, which have it ignored from there on down.
 """
 
-import os
 import signal
 
 from hypothesis import HealthCheck, settings
-
-os.environ["SVC_ROUTER_COMPILED"] = "false"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -116,7 +116,6 @@ READS_THE_PROCESS = {
     "babysitter/shim.py": "a program of its own, started without the suite's packages",
     "common/service.py": "starts every service",
     "common/systemd.py": "what systemd tells a process is in its environment",
-    "router/compiled.py": "a command of its own, which asks for the compiler as setuptools does (CC)",
     "router/worker_main.py": "a process of its own, whose arguments are descriptors from the master",
 }
 """Who reads argv and environment besides `__main__`, and why."""

@@ -16,7 +16,6 @@ from bench.replay.offline import Outcome, Setup
 from bench.replay.traces import Request
 from bench.router.machine import BenchError, cpu_of, free_port, started, wait_until_answers
 from bench.router.peers import PyPI
-from router.compiled import folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SGLANG = PyPI("sglang", "sglang-router==0.3.2", ["launch", "--log-level", "warn"])
@@ -114,9 +113,7 @@ def _ours(policy: str, port: int, replicas: Sequence[int], place: Place) -> list
     _write_services(replicas, place)
     words = [sys.executable, "-m", "router", "--router-port", str(port), "--workers", str(place.workers)]
     words += ["--policy", policy, "--static-services", str(_services(place)), "--data-dir", str(place.folder)]
-    words += ["--registry-url", f"http://127.0.0.1:{free_port()}"]
-    # Compiled if it is built (python -m router.compiled); not to be built while we measure.
-    return words if folder().is_dir() else [*words, "--no-compiled"]
+    return [*words, "--registry-url", f"http://127.0.0.1:{free_port()}"]
 
 
 def _sglang(target: str, program: str, port: int, replicas: Sequence[int]) -> list[str]:

@@ -130,9 +130,9 @@ class Ours:
         """The interpreter, once the router says that it can start."""
         if not (self.source / "router/__main__.py").is_file():
             raise BenchError(f"{self.source} holds no router")
-        if "--no-compiled" not in self.flags and (self.source / "router/compiled.py").is_file():
-            # Ahead, so that no compiler runs beside the measurement.
-            _run([sys.executable, "-m", "router.compiled"], self.source)
+        compiler = self.source / "deploy/python/compile.py"
+        if "--no-compiled" not in self.flags and compiler.is_file():
+            _run([sys.executable, str(compiler)], self.source)
         return sys.executable
 
     def command(self, program: str, place: Place) -> Command:

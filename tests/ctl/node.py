@@ -45,8 +45,7 @@ class Node:
     def environment(self) -> dict[str, str]:
         """A user's, without what the person who runs the tests may have set."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SVC")}
-        # A compiler in the background helps no test.
-        return {**clean, "SVC_STATE_DIR": str(self.state), "SVC_ROUTER_COMPILED": "false", **self.env}
+        return {**clean, "SVC_STATE_DIR": str(self.state), **self.env}
 
     def ctl(self, *argv: str) -> Done:
         """Run svcctl without a terminal: within the test where it can be, because a process takes half a second."""

@@ -38,7 +38,6 @@ def test_everything_that_binds_or_asks_localhost_works_without_ipv6_W52(tmp_path
             "HOSTS_FILE": str(hosts),
             "STATE": str(tmp_path / "state"),
             "PYTHON": sys.executable,
-            "SVC_ROUTER_COMPILED": "false",
             "SVC_ROUTER_WORKERS": "1",
         },
         capture_output=True,

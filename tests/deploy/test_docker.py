@@ -188,7 +188,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Node:
         config.write_text(re.sub(r"^port = \d+", f"port = {port}", config.read_text(), flags=re.MULTILINE))
     variables = bare_environment(programs) | {"SVC_SETUP": "skip", "SVC_VENV": str(folder / "venv")}
     variables |= {"REGISTRY_PORT": str(registry), "ROUTER_PORT": str(router), "AGENT_PORT": str(agent)}
-    variables |= {"SVC_ROUTER_WORKERS": "1", "SVC_ROUTER_COMPILED": "false"}  # the first stage does that
+    variables |= {"SVC_ROUTER_WORKERS": "1"}
     return Node(app, registry, router, variables)
 
 

@@ -1,10 +1,12 @@
 """What `pip install` gives: the wheel and the sdist run from an empty directory, without the repository."""
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 import tomllib
@@ -25,6 +27,7 @@ from tests.ports import free_ports
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 START_S = 60.0
+COMPILED = [("", "--compiled", False), ("compiled_", "--compiled", True), ("compiled_", "--no-compiled", False)]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +39,26 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
+def compiled_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that is built where there is a C compiler, here one that works fast rather than well."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler: apt-get install gcc libc6-dev python3-dev")
+    folder = tmp_path_factory.mktemp("compiled")
+    compiler = folder / "fast-cc"
+    compiler.write_text('#!/bin/sh\nexec cc "$@" -O0\n')
+    compiler.chmod(0o755)
+    [wheel] = build(ROOT, folder / "built", "wheel", SVC_COMPILE="yes", CC=str(compiler))
+    return wheel
+
+
+@pytest.fixture(scope="module")
 def programs(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment(tmp_path_factory.mktemp("fresh") / "venv", built[0])
+
+
+@pytest.fixture(scope="module")
+def compiled_programs(compiled_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return environment(tmp_path_factory.mktemp("fresh") / "venv", compiled_wheel)
 
 
 NAMESAKES = ("babysitter", "common", "ctl", "registry", "router")
@@ -61,6 +82,51 @@ def test_the_wheel_has_the_rooms_inside_one_package_and_nothing_else_W30(built: 
     assert inside == {"__init__.py", "__main__.py", "babysitter", "common", "ctl", "registry", "router"}
     assert "inference_svc/registry/ui/page.html" in contents(built[0])
     assert [name for name in contents(built[0]) if "_compiled" in name or "__pycache__" in name] == []
+    assert built[0].name.endswith("-py3-none-any.whl")
+
+
+def test_the_compiled_wheel_is_for_this_platform_and_adds_nothing_but_the_build(
+    built: tuple[Path, Path], compiled_wheel: Path
+) -> None:
+    assert re.search(r"-cp3\d+-cp3\d+-linux_\w+\.whl$", compiled_wheel.name)
+    added = contents(compiled_wheel) - contents(built[0])
+    assert contents(built[0]) <= contents(compiled_wheel)
+    assert {name.rpartition("/")[0].split("/")[1] for name in added} == {"_compiled"}
+    assert any(re.search(r"/router/proxy/engine\.cpython-\w+-[\w-]+\.so$", name) for name in added)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("form", "flag", "is_compiled"), COMPILED)
+def test_a_router_from_a_wheel_runs_the_form_that_it_was_built_in(
+    request: pytest.FixtureRequest, tmp_path: Path, form: str, flag: str, *, is_compiled: bool
+) -> None:
+    node = Node(request.getfixturevalue(f"{form}programs"), tmp_path)
+    port = free_ports(1)[0]
+    try:
+        node.start("svc-router", f"--port={port}", "--workers=1", "--registry-url=", flag)
+        node.ask(f"http://127.0.0.1:{port}/health")
+    finally:
+        assert node.stop() == {"svc-router": 0}
+    lines = [json.loads(line) for line in (node.folder / "svc-router.log").read_text().splitlines()]
+    assert [line["compiled"] for line in lines if line["event"] == "worker.serving"] == [is_compiled]
+    reasons = [line["reason"] for line in lines if line["event"] == "workers.not_compiled"]
+    assert len(reasons) == (not form)
+    assert all("reinstall where there is a C compiler" in reason for reason in reasons)
+
+
+def test_a_build_without_a_compiler_says_so_and_fails_if_it_was_to_compile(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-twheel"]
+    for wanted, code in (("", 0), ("yes", 1)):
+        env = {**os.environ, "CC": "/nonexistent/cc", "SVC_COMPILE": wanted}
+        folder = tmp_path / f"built-{wanted}"
+        done = subprocess.run(
+            [*command, "-d", folder], cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=100
+        )
+        assert done.returncode == code, done.stderr
+        assert "no C compiler, for example: apt-get install gcc libc6-dev python3-dev" in done.stderr
+        assert [path.name.endswith("-py3-none-any.whl") for path in folder.glob("*.whl")] == (
+            [True] if not code else []
+        )
 
 
 def test_the_wheel_stands_beside_a_distribution_with_our_names_W30(programs: Path, tmp_path: Path) -> None:
@@ -193,7 +259,7 @@ def test_the_installed_programs_serve_a_model_from_an_empty_directory(node: Node
     node.ask(f"http://127.0.0.1:{registry}/health")
     node.start("svc-babysitter", "--config-file", str(config), "--drain", "0")
     followed = f"--registry-url=http://127.0.0.1:{registry}"
-    node.start("svc-router", f"--port={router}", "--workers=1", followed, "--access-log-sample=1", "--no-compiled")
+    node.start("svc-router", f"--port={router}", "--workers=1", followed, "--access-log-sample=1")
     asked = {"model": "mock-small", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
     answer = node.ask(f"http://127.0.0.1:{router}/v1/chat/completions", asked, X_Request_Id="order-4711")
     assert answer["choices"][0]["message"]["content"]
@@ -227,7 +293,7 @@ def test_a_whole_node_runs_among_folders_that_are_called_as_ours_W30(programs: P
         f'name = "own"\nport = {free_ports(2)[0]}\n[backend]\ntype = "command"\n'
         f"command = \"sh -c 'echo $PYTHONPATH > {told}; exec sleep 600'\"\n"
     )
-    environment = bare_environment(programs) | {"PYTHONPATH": str(tmp_path), "SVC_ROUTER_COMPILED": "false"}
+    environment = bare_environment(programs) | {"PYTHONPATH": str(tmp_path)}
 
     def svcctl(*words: str, code: int = 0) -> None:
         done = subprocess.run(

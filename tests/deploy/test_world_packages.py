@@ -20,7 +20,6 @@ rm -rf /opt/inference-svc /etc/inference-svc /var/lib/inference-svc
 id inference || useradd --system --home-dir /var/lib/inference-svc --shell /usr/sbin/nologin inference
 mkdir /opt/inference-svc && tar -C /src --exclude=.git --exclude=.venv --exclude=data --exclude=logs -c . | tar -C /opt/inference-svc -x
 /opt/inference-svc/script/setup.sh run
-cd /opt/inference-svc && .venv/bin/python -m router.compiled
 mkdir -p /etc/inference-svc/babysitters
 cp /opt/inference-svc/config/babysitter1.toml /etc/inference-svc/babysitters/
 cp /opt/inference-svc/deploy/systemd/* /etc/systemd/system/

@@ -74,7 +74,7 @@ class Session:
 
     def full_environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in ("LANG", "TMPDIR", "USER")}
-        return {**kept, "HOME": str(self.folder), "PATH": self.path, "SVC_ROUTER_COMPILED": "false", **self.environment}
+        return {**kept, "HOME": str(self.folder), "PATH": self.path, **self.environment}
 
     def left(self) -> list[psutil.Process]:
         """What still runs, a moment after the last command."""

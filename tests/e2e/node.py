@@ -72,7 +72,6 @@ class Node:
             "SVC_SETUP": "skip",
             # What is tested is what happens, not how busy the machine is.
             **{f"{part}_WAIT_TIMEOUT": "60" for part in ("REGISTRY", "ROUTER", "AGENT", "BABYSITTER")},
-            "SVC_ROUTER_COMPILED": "false",  # see tests/conftest.py
             "REGISTRY_PORT": str(self.registry_port),
             "ROUTER_PORT": str(self.router_port),
             "AGENT_PORT": str(self.agent_port),

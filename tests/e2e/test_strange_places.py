@@ -52,7 +52,7 @@ def test_readme_works_wherever_a_stranger_types_it_W29_W30_W52(user: int) -> Non
     passed = ("PIP_", "SSL_", "REQUESTS_", "CURL_", "LANG")
     env = {name: value for name, value in os.environ.items() if name.startswith(passed)}
     env |= {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(base), "SVC_PYTHON_FOR_VENV": PYTHON}
-    env |= {"PYTHONPATH": str(caller), "SVC_ROUTER_COMPILED": "false"}
+    env |= {"PYTHONPATH": str(caller)}
     try:
         as_user = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups"]
         made = subprocess.run(

@@ -80,7 +80,7 @@ def test_router_and_babysitter_send_their_spans_to_the_collector(collector: Coll
     folders = [f"--data-dir={tmp_path}", endpoint]
     commands = {
         "babysitter": [f"--config-file={config}", f"--log-dir={tmp_path}", "--drain=0", *folders],
-        "router": [f"--port={router}", "--workers=1", "--no-compiled", f"--static-services={static}", *folders],
+        "router": [f"--port={router}", "--workers=1", f"--static-services={static}", *folders],
     }
     running = [subprocess.Popen([sys.executable, "-m", name, *words]) for name, words in commands.items()]
     try:

@@ -91,7 +91,7 @@ class Nodes:
 
     def run(self, namespace: str, name: str, *words: str) -> None:
         """Start a program in a namespace; its log is NAME.log."""
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "SVC_ROUTER_COMPILED": "false"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         place = self.folder / name
         place.mkdir()
         with (self.folder / f"{name}.log").open("ab") as out:

@@ -1,31 +1,52 @@
-"""The compiled data plane is used for the very sources it was made from, and for no others."""
+"""The compiled data plane is used for the very sources it was made from, and for no others; a router never makes it."""
 
-import asyncio
-import contextlib
+import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from types import ModuleType
 
 import psutil
 import pytest
 
 from router import compiled
-from router.compiling import NICENESS, have_compiled
-from router.settings import RouterSettings
+from tests.ports import free_port
 
-USES = "from router import compiled; print(compiled.activate()); import router.proxy.response_writer as module; print(module.__file__)"
+PROGRAM = compiled.ROOT / "deploy" / "python" / "compile.py"
+USES = "from router import compiled; print(compiled.activate()); import router.proxy.engine as module; print(module.__file__)"
+
+
+def run_program(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name != "SVC_COMPILE"} | variables
+    return subprocess.run(
+        [sys.executable, PROGRAM, *words], env=env, capture_output=True, text=True, check=False, timeout=110
+    )
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("compile_program", PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def build() -> Path:
-    """The build of these sources."""
-    try:
-        return compiled.build()
-    except compiled.CannotCompile as error:
-        pytest.skip(str(error))
+    """The build of these sources, in the environment that runs the tests."""
+    done = run_program()
+    if done.returncode == 69:
+        pytest.skip(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = compiled.find()
+    assert found is not None
+    return found
 
 
 def uses(root: Path) -> list[str]:
@@ -34,106 +55,136 @@ def uses(root: Path) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory, build: Path) -> Path:
-    """A copy of the sources with their build."""
-    root = tmp_path_factory.mktemp("copy")
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the sources; the build in the environment is of theirs, too."""
     for name in ("common", "router"):
-        ignored = shutil.ignore_patterns("__pycache__", compiled.BUILDS.name)
-        shutil.copytree(compiled.PACKAGE.parent / name, root / name, ignore=ignored)
-    shutil.copytree(build, root / build.relative_to(compiled.PACKAGE.parent))
-    return root
+        shutil.copytree(compiled.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
 
 
-def test_a_build_of_these_sources_is_used(copy: Path) -> None:
+def test_a_build_of_these_sources_is_used(build: Path, copy: Path) -> None:
     active, file = uses(copy)
     assert active == "True"
-    assert Path(file).is_relative_to(copy / "router" / "_compiled")
-
-
-def test_a_stale_build_is_never_used(copy: Path) -> None:
-    source = copy / "router" / "facts.py"
-    before = source.read_text()
-    source.write_text(before + "\n")
-    try:
-        assert uses(copy) == ["False", str(copy / "router" / "proxy" / "response_writer.py")]
-    finally:
-        source.write_text(before)
-
-
-def test_every_listed_module_is_built(build: Path) -> None:
-    built = {file.name.split(".")[0] for file in build.rglob("*.so")}
-    assert {name.rpartition(".")[2] for name in compiled.MODULES} <= built
-
-
-def test_without_a_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(compiled, "folder", lambda: tmp_path / "missing")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(compiled.CannotCompile, match="apt-get install gcc"):
-        compiled.build()
+    assert Path(file).is_relative_to(build)
 
 
 @pytest.mark.usefixtures("build")
-def test_what_the_compiler_says_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(compiled, "folder", lambda: tmp_path / "missing")
-    monkeypatch.setattr(compiled, "BUILDS", tmp_path)
-    monkeypatch.setattr(compiled, "MODULES", ("router.no_such_module",))
-    with pytest.raises(compiled.CannotCompile, match="no_such_module"):
-        compiled.build()
+@pytest.mark.parametrize("changed", ["facts", "model"])
+def test_a_stale_build_is_never_used(copy: Path, changed: str) -> None:
+    """One of them is compiled, the other tells those what types it has."""
+    assert ("router.model" in compiled.MODULES, "router.facts" in compiled.MODULES) == (False, True)
+    with (copy / "router" / f"{changed}.py").open("a") as source:
+        source.write("\n")
+    assert uses(copy) == ["False", str(copy / "router" / "proxy" / "engine.py")]
+
+
+@pytest.mark.usefixtures("build")
+def test_a_change_elsewhere_costs_no_build(copy: Path) -> None:
+    for name in ("router/control/app.py", "router/master.py", "common/service.py"):
+        with (copy / name).open("a") as source:
+            source.write("\n")
+    assert uses(copy)[0] == "True"
+
+
+@pytest.mark.usefixtures("build")
+def test_a_build_for_another_interpreter_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "SUFFIX", ".cpython-999-x86_64-linux-gnu.so")
+    assert compiled.find() is None
+
+
+def test_every_listed_module_is_built(build: Path) -> None:
+    built = {str(file.relative_to(build)).split(".")[0].replace("/", ".") for file in build.rglob("*.so")}
+    assert set(compiled.MODULES) <= built
+
+
+def test_what_is_there_is_not_made_again(build: Path) -> None:
+    before = (build / compiled.LIST).stat().st_mtime_ns
+    done = run_program()
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (build / compiled.LIST).stat().st_mtime_ns == before
+
+
+def test_another_mypyc_makes_it_again(build: Path, program: ModuleType, tmp_path: Path) -> None:
+    shutil.copytree(build, tmp_path / build.name)
+    assert program.is_there(tmp_path)
+    (tmp_path / build.name / program.TOOL).write_text("0.1")
+    assert not program.is_there(tmp_path)
+
+
+def test_without_a_compiler_it_says_what_to_install(tmp_path: Path) -> None:
+    done = run_program(str(tmp_path / "target"), PATH=str(tmp_path))
+    assert done.returncode == 69
+    assert "apt-get install gcc libc6-dev python3-dev" in done.stdout
+    assert not (tmp_path / "target").exists()
+
+
+def test_without_pythons_headers_it_says_what_to_install(tmp_path: Path) -> None:
+    """As on a Debian with gcc and python3, and without python3-dev."""
+    compiler = tmp_path / "cc"
+    compiler.write_text(
+        "#!/bin/sh\necho '<stdin>:1:10: fatal error: Python.h: No such file or directory' >&2\nexit 1\n"
+    )
+    compiler.chmod(0o755)
+    done = run_program(str(tmp_path / "target"), CC=str(compiler))
+    assert done.returncode == 69
+    assert "Python.h: No such file" in done.stdout
+    assert "apt-get install libc6-dev python3-dev" in done.stdout
+
+
+def test_it_can_be_left_out(tmp_path: Path) -> None:
+    done = run_program(str(tmp_path), SVC_COMPILE="no")
+    assert done.returncode == 69
+    assert "the router runs from its sources" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-class WorkerPool:
-    """Stands in for the workers: notes that they were told to renew themselves."""
-
-    rolled = 0
-    environment: ClassVar = {"PATH": os.defpath}
-
-    async def roll(self) -> None:
-        self.rolled += 1
-
-
-@pytest.fixture
-def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Stands in for the interpreter that builds; there is no build, and all that one needs."""
-    monkeypatch.setattr(compiled, "folder", lambda: tmp_path / "missing")
-    monkeypatch.setattr(compiled, "check_tools", lambda: None)
-    program = tmp_path / "python"
-    monkeypatch.setattr(sys, "executable", str(program))
-    program.touch(0o755)
-    return program
+@pytest.mark.usefixtures("build")
+def test_what_the_compiler_says_is_shown(tmp_path: Path) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text(
+        "#!/bin/sh\ncase \"$*\" in *-fsyntax-only*) exit 0 ;; esac\necho 'no room for it' >&2\nexit 1\n"
+    )
+    compiler.chmod(0o755)
+    done = run_program(str(tmp_path / "target"), CC=str(compiler))
+    assert done.returncode == 1
+    assert "no room for it" in done.stdout
+    assert list((tmp_path / "target").iterdir()) == []
 
 
-@pytest.mark.parametrize(("script", "rolled"), [("exit 0", 1), ("echo no room >&2; exit 69", 0)])
-async def test_workers_are_renewed_once_the_build_is_there(python: Path, script: str, rolled: int) -> None:
-    python.write_text(f"#!/bin/sh\n{script}\n")
-    pool = WorkerPool()
-    await have_compiled(cast("Any", pool), RouterSettings())
-    assert pool.rolled == rolled
+def events(log: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-async def test_workers_stay_as_they_are_without_a_build(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, wanted: bool
+@pytest.mark.e2e
+@pytest.mark.usefixtures("build")
+@pytest.mark.parametrize(
+    ("change", "flag", "is_compiled", "said"),
+    [(False, "--compiled", True, 0), (True, "--compiled", False, 1), (False, "--no-compiled", False, 0)],
+)
+def test_a_router_uses_a_build_or_says_once_why_not_and_never_makes_one(
+    copy: Path, *, change: bool, flag: str, is_compiled: bool, said: int
 ) -> None:
-    monkeypatch.setattr(compiled, "folder", lambda: tmp_path / "missing")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    pool = WorkerPool()
-    await have_compiled(cast("Any", pool), RouterSettings(compiled=wanted))
-    assert pool.rolled == 0
-
-
-async def test_a_build_ends_with_the_router(python: Path, tmp_path: Path) -> None:
-    python.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nsleep 600\n")
-    building = asyncio.ensure_future(have_compiled(cast("Any", WorkerPool()), RouterSettings()))
-    async with asyncio.timeout(20):
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-            await asyncio.sleep(0.01)
-        child = psutil.Process(int((tmp_path / "pid").read_text()))
-        while child.nice() != NICENESS or not child.children():
-            await asyncio.sleep(0.01)
-    family = [child, *child.children()]
-    building.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await building
-    assert psutil.wait_procs(family, timeout=10)[1] == []
+    if change:
+        with (copy / "router" / "facts.py").open("a") as source:
+            source.write("\n")
+    log = copy / "router.log"
+    flags = f"{flag} --workers 2 --router-port {free_port()} --registry-url= --data-dir {copy / 'data'}"
+    command = [sys.executable, "-m", "router", *flags.split()]
+    with log.open("w") as out, subprocess.Popen(command, cwd=copy, stdout=out, stderr=out) as router:
+        try:
+            serving: list[object] = []
+            limit = time.monotonic() + 60
+            while len(serving) < 2 and time.monotonic() < limit:
+                serving = [event["compiled"] for event in events(log) if event["event"] == "worker.serving"]
+                time.sleep(0.05)
+            assert serving == [is_compiled] * 2, log.read_text()
+            reasons = [str(event["reason"]) for event in events(log) if event["event"] == "workers.not_compiled"]
+            assert len(reasons) == said
+            assert all("changed since" in reason and "script/setup.sh" in reason for reason in reasons)
+            children = [" ".join(child.cmdline()) for child in psutil.Process(router.pid).children(recursive=True)]
+            assert len(children) == 2
+            assert all("router.worker_main" in child for child in children)
+        finally:
+            router.terminate()
+    assert router.returncode == 0

@@ -66,7 +66,7 @@ async def fastapi_behind_a_router(folder: Path, *more: str) -> AsyncIterator[tup
         node = Node(folder, http)
         server = await asyncio.create_subprocess_exec(sys.executable, "server.py", str(port), cwd=folder)
         try:
-            flags = ("--registry-url", "http://127.0.0.1:9", "--workers", "1", "--no-compiled", *more)
+            flags = ("--registry-url", "http://127.0.0.1:9", "--workers", "1", *more)
             flags = ("--static-services", "static.json", "--api-keys-file", str(keys), *flags)
             async with process("router", "--router-port", str(node.router_port), *flags, cwd=folder):
                 await node.until_listening(port)

@@ -88,7 +88,7 @@ def test_replica_is_back_within_two_good_probes_after_a_partition_W24(tmp_path: 
     with ExitStack() as scope:
         enter = ("nsenter", "-t", far_host, "-n", sys.executable)
         scope.enter_context(started(*enter, *mock, log=tmp_path / "mock.log"))
-        options = ("--registry-url", "", "--data-dir", str(tmp_path / "data"), "--no-compiled")
+        options = ("--registry-url", "", "--data-dir", str(tmp_path / "data"))
         scope.enter_context(started(sys.executable, *router, *options, log=tmp_path / "router.log"))
         until("routed", lambda: ask() == 200)
         subprocess.run(["ip", "link", "set", link, "down"], check=True)

@@ -18,7 +18,6 @@ import aiohttp
 import psutil
 import pytest
 
-from router import compiled
 from tests.ports import free_port
 from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, event, plain
 
@@ -76,7 +75,6 @@ class Node:
             str(self.router_port),
             "--registry-url",
             f"http://127.0.0.1:{self.registry_port}",
-            "--compiled" if compiled.folder().is_dir() else "--no-compiled",
         )
         return process("router", *plain_flags, "--workers", "2", "--health-interval", "0.5", *more, cwd=self.folder)
 
@@ -475,7 +473,7 @@ async def test_a_restart_on_a_socket_that_systemd_holds_refuses_nobody_W59(tmp_p
     """The test is the socket unit: it keeps the port listening while one router ends and the next one starts."""
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
-        flags = f"--no-compiled --workers 2 --router-port 1 --registry-url= --data-dir {tmp_path}"
+        flags = f"--workers 2 --router-port 1 --registry-url= --data-dir {tmp_path}"
         start = f'export LISTEN_PID=$$ LISTEN_FDS=1; exec "{sys.executable}" -m router {flags} 3<&{held.fileno()}'
         answers: list[int] = []
 
@@ -519,7 +517,7 @@ async def test_sockets_that_are_handed_over_are_judged_as_our_own_W59(
     """One that the network reaches needs keys; and more than there are workers would be heard by nobody."""
     with socket.create_server((address, 0)) as held:
         handed = f"3<&{held.fileno()} 4<&{held.fileno()}"
-        flags = f"--no-compiled --workers 1 --registry-url= --data-dir {tmp_path}"
+        flags = f"--workers 1 --registry-url= --data-dir {tmp_path}"
         count = 2 - workers
         start = f'export LISTEN_PID=$$ LISTEN_FDS={count}; exec "{sys.executable}" -m router {flags} {handed}'
         done = await asyncio.create_subprocess_exec(
@@ -537,7 +535,7 @@ async def test_a_router_needs_no_temporary_folder_and_is_quiet_at_its_end_W60(tm
         "import sys, tempfile; tempfile._candidate_tempdir_list = lambda: []\n"
         "from router.__main__ import main; sys.exit(main())"
     )
-    flags = f"--no-compiled --workers 1 --router-port {free_port()} --registry-url= --data-dir {data}"
+    flags = f"--workers 1 --router-port {free_port()} --registry-url= --data-dir {data}"
     with (tmp_path / "log").open("wb") as log:
         router = await asyncio.create_subprocess_exec(
             sys.executable, "-c", code, *flags.split(), stdout=log, stderr=log

@@ -45,7 +45,7 @@ case "$*" in
   *version_info*) exit {0 if version_ok else 1} ;;
   *ensurepip*) exit {0 if modules_ok else 1} ;;
   --version) echo "Python 3.99" ;;
-  "-m venv"*) mkdir -p "${{@: -1}}/bin"; printf '#!/bin/bash\\n[[ "$*" == *" install "* ]] || exit 0\\necho "$@" >>"%s"; echo "$FAKE_COMPLAINT" >&2; exit "${{FAKE_PIP:-0}}"\\n' "{project}/pip.log" \
+  "-m venv"*) mkdir -p "${{@: -1}}/bin"; printf '#!/bin/bash\\nif [[ "$*" == *compile.py ]]; then echo >>"%s"; exit "${{FAKE_COMPILE:-0}}"; fi\\n[[ "$*" == *" install "* ]] || exit 0\\necho "$@" >>"%s"; echo "$FAKE_COMPLAINT" >&2; exit "${{FAKE_PIP:-0}}"\\n' "{project}/compile.log" "{project}/pip.log" \
     >"${{@: -1}}/bin/python"; chmod +x "${{@: -1}}/bin/python" ;;
 esac
 """)
@@ -145,6 +145,39 @@ def test_skip_uses_what_is_there_and_needs_it(project: Path) -> None:
     done = setup(project, SVC_SETUP="skip")
     assert done.returncode == 78
     assert "SVC_SETUP=skip, but there is no" in done.stderr
+
+
+def test_the_data_plane_is_compiled_with_the_environment_and_when_its_sources_changed(project: Path) -> None:
+    """The program itself sees whether there is anything to do."""
+    fake_python(project, "python3", version_ok=True)
+    for asked, is_called in ((None, True), (None, True), ("no", False), ("new", False), ("yes", True)):
+        (project / "compile.log").unlink(missing_ok=True)
+        assert setup(project, **({} if asked is None else {"SVC_COMPILE": asked})).returncode == 0
+        assert (project / "compile.log").exists() == is_called, asked
+
+
+def test_a_launch_compiles_only_with_an_environment_that_it_makes(project: Path) -> None:
+    fake_python(project, "python3", version_ok=True)
+    assert setup(project, SVC_COMPILE="new").returncode == 0
+    assert (project / "compile.log").exists()
+    assert 'SVC_COMPILE="${SVC_COMPILE:-new}" "$SVC_ROOT/script/setup.sh" run' in (ROOT / "script/lib.sh").read_text()
+
+
+@pytest.mark.parametrize(("asked", "code"), [("", 0), ("yes", 69)])
+def test_what_cannot_be_compiled_fails_only_who_demands_it(project: Path, asked: str, code: int) -> None:
+    fake_python(project, "python3", version_ok=True)
+    done = setup(project, FAKE_COMPILE="69", SVC_COMPILE=asked)
+    assert done.returncode == code, done.stderr
+    assert ("is not compiled" in done.stderr) == bool(code)
+    again = setup(project, FAKE_COMPILE="69")
+    assert (again.returncode, again.stdout) == (0, "")
+
+
+def test_an_unknown_word_about_compiling_is_refused(project: Path) -> None:
+    fake_python(project, "python3", version_ok=True)
+    done = setup(project, SVC_COMPILE="maybe")
+    assert done.returncode == 78
+    assert "SVC_COMPILE must be no, yes or new" in done.stderr
 
 
 def test_an_unknown_kind_is_refused(project: Path) -> None:

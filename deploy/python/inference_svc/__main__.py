@@ -1,4 +1,4 @@
-"""`python -m inference_svc MODULE WORDS…`: run any module of the suite, `router.compiled` say."""
+"""`python -m inference_svc MODULE WORDS…`: run any module of the suite, `babysitter.mock` say."""
 
 import os
 import runpy
