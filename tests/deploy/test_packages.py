@@ -26,6 +26,7 @@ from tests.e2e.node import copy_tree
 from tests.ports import free_ports
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+pytestmark = pytest.mark.timeout(400)  # one wheel is compiled
 START_S = 60.0
 COMPILED = [("", "--compiled", False), ("compiled_", "--compiled", True), ("compiled_", "--no-compiled", False)]
 

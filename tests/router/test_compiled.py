@@ -16,6 +16,7 @@ import pytest
 from router import compiled
 from tests.ports import free_port
 
+pytestmark = pytest.mark.timeout(600)  # it compiles, if the suite did not beforehand
 PROGRAM = compiled.ROOT / "deploy" / "python" / "compile.py"
 USES = "from router import compiled; print(compiled.activate()); import router.proxy.engine as module; print(module.__file__)"
 
@@ -23,7 +24,7 @@ USES = "from router import compiled; print(compiled.activate()); import router.p
 def run_program(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name != "SVC_COMPILE"} | variables
     return subprocess.run(
-        [sys.executable, PROGRAM, *words], env=env, capture_output=True, text=True, check=False, timeout=110
+        [sys.executable, PROGRAM, *words], env=env, capture_output=True, text=True, check=False, timeout=500
     )
 
 
