@@ -42,23 +42,34 @@ class MoreFields(Fields):
     input: msgspec.Raw = msgspec.Raw()
 
 
-MODELS_SEEN: list[Any] = []
-"""Values of `model` that the latest decoding met; to be cleared before the next."""
-
-
-def _note_model(kind: type, value: Any) -> Any:
-    if kind is _Never:
-        raise ValueError("'model' is written in lower case")
-    MODELS_SEEN.append(value)
-    return _ONCE
-
-
 def _spelt_once(fields: type[msgspec.Struct]) -> Any:
     """`fields`, but no `Model` or `MODEL`: Go's servers read them as `model`, and would run what nobody looked at."""
     spellings = {"".join(letters) for letters in itertools.product(*zip("model", "MODEL", strict=True))} - {"model"}
     return msgspec.defstruct(fields.__name__, [(name, _Never, None) for name in sorted(spellings)], bases=(fields,))
 
 
-decode = msgspec.json.Decoder(_spelt_once(Fields), dec_hook=_note_model).decode
 decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-decode_more = msgspec.json.Decoder(_spelt_once(MoreFields), dec_hook=_note_model).decode
+
+
+class BodyReader:
+    """Reads one body after the other; `models` holds each value of `model` that stands in the latest."""
+
+    def __init__(self) -> None:
+        self.models: list[Any] = []
+        self._decode = msgspec.json.Decoder(_spelt_once(Fields), dec_hook=self._note_model).decode
+        self._decode_more = msgspec.json.Decoder(_spelt_once(MoreFields), dec_hook=self._note_model).decode
+
+    def read(self, body: bytes, *, more: bool) -> Any:
+        """The fields of `body`: `MoreFields` where `more` are needed, else `Fields`.
+
+        Raises:
+            msgspec.MsgspecError: It is no JSON object, or a field is not what it must be.
+        """
+        self.models.clear()
+        return self._decode_more(body) if more else self._decode(body)
+
+    def _note_model(self, kind: type, value: Any) -> Any:
+        if kind is _Never:
+            raise ValueError("'model' is written in lower case")
+        self.models.append(value)
+        return _ONCE

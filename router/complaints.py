@@ -22,22 +22,22 @@ TELL_S = 5.0
 
 def failing(replicas: Iterable[Replica], counters: SharedCounters) -> dict[str, str]:
     """By name: why nothing is sent to replicas whose record, lease and probes say that they are well."""
-    found = {}
+    reasons = {}
     for replica in replicas:
         if is_healthy(replica) and not replica.static and replica.record.instance_id is not None:
             why = why_set_aside(counters, replica.slot)
             if why is not None:
-                found[replica.name] = TOLD[why]
-    return found
+                reasons[replica.name] = TOLD[why]
+    return reasons
 
 
 async def tell(client: RegistryClient, router: str, look: Callable[[], Mapping[str, str]]) -> None:
     """Say what there is to complain of, for ever; and once more when it is over."""
-    said: Mapping[str, str] = {}
+    complaints: Mapping[str, str] = {}
     while True:
         await asyncio.sleep(TELL_S)
-        before, said = said, look()
-        if said or before:
-            await client.complain(router, said)
-        if said and said.keys() != before.keys():
-            log.warning("replica.complained_of", replicas=dict(list(said.items())[:10]), count=len(said))
+        before, complaints = complaints, look()
+        if complaints or before:
+            await client.complain(router, complaints)
+        if complaints and complaints.keys() != before.keys():
+            log.warning("replica.complained_of", replicas=dict(list(complaints.items())[:10]), count=len(complaints))

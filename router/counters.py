@@ -133,21 +133,21 @@ class SharedCounters:
 
     def elsewhere(self, slot: int, field: int) -> int:
         """A field of a slot, over all workers but this one."""
-        found = 0
+        total = 0
         cell = slot * self._row + _ROW_HEAD + field
         for block in range(self.shape.blocks):
             if block != self.block:
-                found += self._cells[cell + FIELDS * block]
-        return found
+                total += self._cells[cell + FIELDS * block]
+        return total
 
     def latest_elsewhere(self, slot: int, field: int) -> int:
         """The greatest of a field of a slot, over all workers but this one."""
-        found = 0
+        latest = 0
         cell = slot * self._row + _ROW_HEAD + field
         for block in range(self.shape.blocks):
             if block != self.block:
-                found = max(found, self._cells[cell + FIELDS * block])
-        return found
+                latest = max(latest, self._cells[cell + FIELDS * block])
+        return latest
 
     def ring(self, block: int) -> memoryview:
         """A block's ring, as unsigned cells."""

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from router.body import MODELS_SEEN, Fields, MoreFields, decode, decode_members, decode_more
+from router.body import BodyReader, Fields, MoreFields, decode_members
 from router.model import Facts
 from router.policy.blocks import SMALLEST_BYTES, chain, seed_of
 
 MODEL_LIMIT = 256
+_READER = BodyReader()
+"""A worker reads in one thread, and has done with a body before it reads the next."""
 
 
 class BadBody(ValueError):
@@ -43,32 +45,32 @@ def checked_model(model: Any) -> str:
     return model
 
 
-def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: PolicyNeeds | None = None) -> Facts:
+def read_json(body: bytes, *, want_text: bool, forwarded: str | None, needs: PolicyNeeds | None = None) -> Facts:
     """Facts of a JSON request.
 
     Args:
         body: The bytes as they came; they are forwarded unchanged.
         want_text: True measures the text of `messages` or `prompt`.
         forwarded: Affinity by address and agent, used when the body names no `prompt_cache_key`.
-        wanted: What policies need beside; None when no policy needs anything.
+        needs: What policies need beside; None when no policy needs anything.
 
     Raises:
         BadBody: Not a JSON object, invalid UTF-8, `model` twice, in another case, or not 1 to 256 printable characters.
     """
-    MODELS_SEEN.clear()
     try:
         if not body.isascii():
             body.decode()
-        fields = decode(body) if wanted is None else decode_more(body)
+        fields = _READER.read(body, more=needs is not None)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadBody(f"the body is not a JSON object that can be read: {error}") from error
-    if len(MODELS_SEEN) > 1:
+    models = _READER.models
+    if len(models) > 1:
         raise BadBody("'model' appears twice in the body")
-    model = checked_model(MODELS_SEEN[0]) if MODELS_SEEN and MODELS_SEEN[0] is not None else None
+    model = checked_model(models[0]) if models and models[0] is not None else None
     key = fields.prompt_cache_key
     affinity = f"key:{key}" if isinstance(key, str) and key else forwarded
     text_bytes = _text_bytes(fields) if want_text else None
-    if wanted is None:
+    if needs is None:
         return Facts(
             model=model,
             stream=fields.stream is True,
@@ -78,7 +80,7 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Po
             prompt_bytes=len(body),
         )
     assert isinstance(fields, MoreFields)  # noqa: S101 - decoded as such above
-    prompt_bytes, blocks = _prompt(fields, model) if wanted.prompt(model, wanted.policy) else (len(body), ())
+    prompt_bytes, blocks = _prompt(fields, model) if needs.prompt(model, needs.policy) else (len(body), ())
     return Facts(
         model=model,
         stream=fields.stream is True,
@@ -87,8 +89,8 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, wanted: Po
         affinity=affinity,
         prompt_bytes=prompt_bytes,
         blocks=blocks,
-        session=_session(fields, wanted.session, affinity) if wanted.sessions else None,
-        policy=wanted.policy,
+        session=_session(fields, needs.session, affinity) if needs.sessions else None,
+        policy=needs.policy,
     )
 
 

@@ -68,8 +68,8 @@ class KeyRing:
         A look-up by hash leaks no timing of the key itself: who can choose the hash has broken SHA-256.
         """
         scheme, _, token = (authorization or b"").partition(b" ")
-        given = token.strip() if scheme.lower() == b"bearer" else api_key
-        return self.keys.get(sha256(given).hexdigest()) if given else None
+        key = token.strip() if scheme.lower() == b"bearer" else api_key
+        return self.keys.get(sha256(key).hexdigest()) if key else None
 
     def allows(self, key: Key, model: str | None, now: float) -> Refusal | None:
         """None, or why `key` may not ask for `model` now; a granted request is counted."""
@@ -96,16 +96,16 @@ class KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def faults(keys: tuple[Key, ...]) -> list[str]:
     """What is wrong with `keys`, one line each."""
-    found = [
+    lines = [
         f"keys.{number}.sha256: must be 64 hexadecimal digits"
         for number, key in enumerate(keys)
         if len(key.sha256) != 64 or not set(key.sha256.lower()) <= set("0123456789abcdef")  # noqa: PLR2004 - of SHA-256
     ]
-    found += [
+    lines += [
         f"keys.{number}.requests_per_minute: must be greater than 0"
         for number, key in enumerate(keys)
         if key.requests_per_minute is not None and not key.requests_per_minute > 0
     ]
     if len({key.sha256.lower() for key in keys}) != len(keys):
-        found.append("keys: the same sha256 appears twice")
-    return found
+        lines.append("keys: the same sha256 appears twice")
+    return lines

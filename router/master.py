@@ -79,21 +79,21 @@ class Master:
     def unreachable(self) -> dict[str, tuple[int, str]]:
         """By name: replicas that several requests in a row could not reach, how many, and why."""
         unreached = self.pool.unreached()
-        found = {replica.name: unreached.get(replica.id, (0, "")) for replica in self.replicas()}
-        return {name: run for name, run in found.items() if run[0] >= UNREACHED_AFTER}
+        runs = {replica.name: unreached.get(replica.id, (0, "")) for replica in self.replicas()}
+        return {name: run for name, run in runs.items() if run[0] >= UNREACHED_AFTER}
 
     async def watch_reach(self) -> None:
         """Log what becomes unreachable for requests, and what no longer is, for ever."""
-        known: set[str] = set()
+        logged: set[str] = set()
         while True:
             await asyncio.sleep(TICK_S)
             unreachable = self.unreachable()
-            for name in unreachable.keys() - known:
+            for name in unreachable.keys() - logged:
                 failures, reason = unreachable[name]
                 log.warning("replica.unreachable", replica=name, failures=failures, reason=reason)
-            for name in known - unreachable.keys():
+            for name in logged - unreachable.keys():
                 log.info("replica.reached", replica=name)
-            known = set(unreachable)
+            logged = set(unreachable)
 
     @property
     def table_path(self) -> Path:
@@ -275,11 +275,13 @@ async def serve(
                 raise ConfigurationError(str(error)) from error
             pool.bind()
             overview = Overview(master, pool.counters)
-            said = advertise.presence(settings.host, pool.port, settings.advertise_url) if settings.advertise else {}
+            presence = (
+                advertise.presence(settings.host, pool.port, settings.advertise_url) if settings.advertise else {}
+            )
             client = None
             if settings.registry_url:
                 master.directory.restore(last_table.load(master.table_path))
-                client = RegistryClient(settings.registry_url, session, token=token, watching_as=said)
+                client = RegistryClient(settings.registry_url, session, token=token, watching_as=presence)
             app = make_app(overview, make_replica_api(settings, session, client))
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
             await runner.setup()
@@ -296,8 +298,8 @@ async def serve(
             scope.spawn("publish", master.publish(), service=True)
             scope.spawn("reload", reloader.run(), service=True)
             readers = [scope.spawn("traffic", overview.watch_traffic(), service=True)]
-            if client is not None and said:
-                telling = complaints.tell(client, said["router"], master.failing)
+            if client is not None and presence:
+                telling = complaints.tell(client, presence["router"], master.failing)
                 readers.append(scope.spawn("complaints", telling, service=True))
             log.info("service.listening", what="router", host=settings.host, port=pool.port, workers=settings.workers)
             try:

@@ -111,11 +111,11 @@ class Table:
             for model in endpoint.models:
                 by_model.setdefault(model, []).append(endpoint)
         fresh: dict[str | None, tuple[Endpoint, ...]] = {
-            model: tuple(one for one in found if one.eligibility is Eligibility.FRESH)
-            for model, found in by_model.items()
+            model: tuple(one for one in those if one.eligibility is Eligibility.FRESH)
+            for model, those in by_model.items()
         }
         fresh[None] = tuple(one for one in endpoints if one.eligibility is Eligibility.FRESH)
-        return cls(version, endpoints, {model: tuple(found) for model, found in by_model.items()}, fresh)
+        return cls(version, endpoints, {model: tuple(those) for model, those in by_model.items()}, fresh)
 
 
 @dataclass(slots=True)
@@ -182,8 +182,8 @@ class Replica:
         """What its server says of its models, by id: by the record, else by its report, else as our probe learned it."""
         report = self.hints.replica
         listed = self.hints.models_list or (report.models_list if report is not None else None) or ()
-        told = {item["id"]: item for item in listed if isinstance(item, dict) and isinstance(item.get("id"), str)}
-        return dict(self.learned_objects) | told
+        by_id = {item["id"]: item for item in listed if isinstance(item, dict) and isinstance(item.get("id"), str)}
+        return dict(self.learned_objects) | by_id
 
     @property
     def is_watched(self) -> bool:

@@ -155,11 +155,11 @@ class RouterSettings(TracedSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _static_services_alone(cls, given: Any) -> Any:
+    def _static_services_alone(cls, data: Any) -> Any:
         """Who has static services and names no registry follows none, as with the ancestors' router."""
-        if isinstance(given, dict) and given.get("static_services") and "registry_url" not in given:
-            return {**given, "registry_url": ()}
-        return given
+        if isinstance(data, dict) and data.get("static_services") and "registry_url" not in data:
+            return {**data, "registry_url": ()}
+        return data
 
     @field_validator("policy")
     @classmethod

@@ -56,10 +56,10 @@ class Silent:
 
     def of(self, kind: Kind) -> _Waits:
         """The waits of one kind."""
-        found = self.kinds.get(kind)
-        if found is None:
-            found = self.kinds[kind] = _Waits()
-        return found
+        waits = self.kinds.get(kind)
+        if waits is None:
+            waits = self.kinds[kind] = _Waits()
+        return waits
 
     def hear(self, at: float) -> None:
         """A byte came."""
@@ -117,7 +117,7 @@ class Silence:
         """Who stands still by now."""
         turn_s = min(now - self._judged_at, _LONGEST_TURN_S)
         self._judged_at = now
-        found = []
+        late = []
         for name, replica in self.replicas.items():
             replica.late = False
             for waits in replica.kinds.values():
@@ -129,8 +129,8 @@ class Silence:
                     # They left, and nobody knows; somebody has to try again some time.
                     waits.silent_s = max(0.0, min(waits.silent_s, _KEPT_S) - turn_s)
             if replica.late:
-                found.append(name)
-        return found
+                late.append(name)
+        return late
 
     def _of(self, name: str) -> Silent:
         replica = self.replicas.get(name)
@@ -142,6 +142,6 @@ class Silence:
         """How long a replica may be silent while those wait."""
         usual_s = waits.usual.limit_s
         if waits.usual.count < KNOWN_ANSWERS:
-            known = [one.usual.limit_s for replica in self.replicas.values() for one in replica.kinds.values()]
-            usual_s = NEWCOMER_S + max(known)
+            usual = [one.usual.limit_s for replica in self.replicas.values() for one in replica.kinds.values()]
+            usual_s = NEWCOMER_S + max(usual)
         return max(LEAST_S, usual_s) + waits.work_s

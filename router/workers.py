@@ -1,6 +1,6 @@
 """The workers as the master sees them: spawned with their sockets, fed with tables, replaced when they die or hang.
 
-Each slot has one member that counts; a member that was replaced drains beside it until it ends. The listening sockets belong to the master, one per worker slot (SO_REUSEPORT). A new worker gets its predecessor's
+Each slot has one worker that counts; a worker that was replaced drains beside it until it ends. The listening sockets belong to the master, one per worker slot (SO_REUSEPORT). A new worker gets its predecessor's
 socket, so that connections waiting in its backlog are not lost.
 """
 
@@ -37,6 +37,9 @@ ALLOCATOR = {
 """glibc: keep what large bodies needed, rather than give it back to the kernel and fetch it again at every request."""
 RESPAWN_FIRST_S = 0.2
 RESPAWN_LAST_S = 10.0
+_DOUBLINGS = 10
+"""More lead to no other delay."""
+NOT_STARTED = "see what the worker wrote before; the others serve, and it is tried again"
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +51,8 @@ class Worker:
     block: int
     """Of the shared counters; its own until it is over."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    beat: feed.WorkerStatus | None = None
+    status: feed.WorkerStatus | None = None
+    """The latest; None until it serves."""
 
     def kill(self) -> None:
         """End it now, if it still runs."""
@@ -79,7 +83,7 @@ class WorkerPool:
         self._sockets: list[socket.socket] = []
         self.port = 0
         """The port in use, once it is bound; known to the end."""
-        self._members: dict[int, Worker] = {}
+        self._workers: dict[int, Worker] = {}
         self._alive: set[Worker] = set()
         self._keys: tuple[Key, ...] = ()
         self.ca: str | None = None
@@ -95,8 +99,8 @@ class WorkerPool:
         Raises:
             ConfigurationError: It cannot be had.
         """
-        if given := systemd.sockets():
-            self._take(given)
+        if sockets := systemd.sockets():
+            self._take(sockets)
         else:
             self._bind()
         self.port = int(self._sockets[0].getsockname()[1])
@@ -123,15 +127,15 @@ class WorkerPool:
         except OSError as error:
             raise ConfigurationError(explain_bind(error, address, "router")) from error
 
-    def _take(self, given: list[socket.socket]) -> None:
+    def _take(self, sockets: list[socket.socket]) -> None:
         """Listen on sockets that somebody else opened, whose addresses are judged as if they were our own."""
         settings, guarded = self._settings, self._settings.api_keys_file is not None
-        for one in given:
+        for one in sockets:
             require_guard("router", one.getsockname()[0], guarded=guarded, insecure=settings.insecure_no_auth)
-        if len(given) > settings.workers:  # nobody would accept at the others
-            raise ConfigurationError(f"router: {len(given)} sockets are handed over for {settings.workers} workers")
-        self._sockets = [given[index % len(given)].dup() for index in range(settings.workers)]
-        log.info("router.socket_taken", sockets=len(given), address=given[0].getsockname()[:2])
+        if len(sockets) > settings.workers:  # nobody would accept at the others
+            raise ConfigurationError(f"router: {len(sockets)} sockets are handed over for {settings.workers} workers")
+        self._sockets = [sockets[index % len(sockets)].dup() for index in range(settings.workers)]
+        log.info("router.socket_taken", sockets=len(sockets), address=sockets[0].getsockname()[:2])
 
     async def start(self, table: Table) -> None:
         """Spawn every worker with the first table and wait until all serve.
@@ -175,80 +179,90 @@ class WorkerPool:
             await self._replace_all()
 
     async def _replace_all(self) -> None:
-        for index, old in list(self._members.items()):
+        for index, old in list(self._workers.items()):
             self._serving[index].clear()
-            self._members[index] = await self._spawn(index)
+            self._workers[index] = await self._spawn(index)
             try:
                 await asyncio.wait_for(self._serving[index].wait(), START_TIMEOUT_S)
             except TimeoutError:
                 log.error("worker.roll_stopped", worker=index, reason="the new worker does not serve")
-                self._members[index].kill()
-                self._members[index] = old
+                self._workers[index].kill()
+                self._workers[index] = old
                 return
             feed.write(old.writer, feed.Retire())
-            log.info("worker.rolled", worker=index, old_pid=old.process.pid, new_pid=self._members[index].process.pid)
+            log.info("worker.rolled", worker=index, old_pid=old.process.pid, new_pid=self._workers[index].process.pid)
 
     def connections(self) -> int:
-        """Client connections, by the latest beats."""
-        return sum(member.beat.connections for member in self._members.values() if member.beat)
+        """Client connections, by their latest status."""
+        return sum(worker.status.connections for worker in self._workers.values() if worker.status)
 
     def unreached(self) -> dict[str, tuple[int, str]]:
         """By endpoint id: requests in a row that could not reach it, over all workers, and a reason."""
-        found: dict[str, tuple[int, str]] = {}
-        for member in self._members.values():
-            for key, (failures, reason) in (member.beat.unreached if member.beat else {}).items():
-                found[key] = (found.get(key, (0, ""))[0] + failures, reason)
-        return found
+        unreached: dict[str, tuple[int, str]] = {}
+        for worker in self._workers.values():
+            for key, (failures, reason) in (worker.status.unreached if worker.status else {}).items():
+                unreached[key] = (unreached.get(key, (0, ""))[0] + failures, reason)
+        return unreached
 
     def alive(self) -> int:
         """Workers that serve."""
-        return sum(member.beat is not None for member in self._members.values())
+        return sum(worker.status is not None and not worker.over.is_set() for worker in self._workers.values())
 
     async def stop(self) -> None:
         """Let every worker drain and end; kill those that do not."""
         self._stopping = True
         for listening in self._sockets:
             listening.close()
-        members = list(self._alive)
-        for member in members:
-            feed.write(member.writer, feed.Retire())
-        waits = [asyncio.ensure_future(member.process.wait()) for member in members]
+        workers = list(self._alive)
+        for worker in workers:
+            feed.write(worker.writer, feed.Retire())
+        waits = [asyncio.ensure_future(worker.process.wait()) for worker in workers]
         if waits:
             _, late = await asyncio.wait(waits, timeout=self._settings.drain_timeout + 5.0)
             for wait in late:
                 wait.cancel()
-        for member in members:
-            member.kill()
-            await member.process.wait()
+        for worker in workers:
+            worker.kill()
+            await worker.process.wait()
         self.counters.close()
         os.close(self._counters_fd)
 
     async def _keep(self, index: int) -> None:
-        """Have a worker in slot `index`, always: a new one when the present one ends without having been replaced."""
-        delay_s = RESPAWN_FIRST_S
+        """Have a worker in slot `index`, always: a new one when the present one ends without having been replaced.
+
+        One that does not last is followed by the next after 0.4 s, and by each further one after twice as long, up to 10 s.
+        """
         loop = asyncio.get_running_loop()
+        failures = 0
         while True:
             began = loop.time()
-            self._members[index] = await self._spawn(index)
-            while True:
-                member = self._members[index]
-                await member.over.wait()
-                if self._members[index] is member and not self._stopping:
-                    break
-                if self._stopping:
-                    await asyncio.Event().wait()  # the pool is ending; so will this task
-            delay_s = RESPAWN_FIRST_S if loop.time() - began > RESPAWN_LAST_S else min(delay_s * 2, RESPAWN_LAST_S)
+            self._workers[index] = await self._spawn(index)
+            serves = await self._ended(index)
+            failures = 0 if serves and loop.time() - began > RESPAWN_LAST_S else failures + 1
+            delay_s = min(RESPAWN_FIRST_S * 2 ** min(failures, _DOUBLINGS), RESPAWN_LAST_S)
+            if not serves:
+                log.error("worker.not_started", worker=index, failures=failures, next_try_s=delay_s, remedy=NOT_STARTED)
             await asyncio.sleep(delay_s)
+
+    async def _ended(self, index: int) -> bool:
+        """Wait until the worker of a slot has ended and nobody took its place; returns whether it ever served."""
+        while True:
+            worker = self._workers[index]
+            await worker.over.wait()
+            if self._stopping:
+                await asyncio.Event().wait()  # the pool is ending; so will this task
+            if self._workers[index] is worker:
+                return worker.status is not None
 
     async def _free_block(self, index: int) -> int:
         """The one of the slot's two blocks that nobody counts in; waits for one that still drains."""
         while True:
-            held = {member.block: member for member in self._alive}
+            held = {worker.block: worker for worker in self._alive}
             own = range(BLOCKS_EACH * index, BLOCKS_EACH * (index + 1))
             for block in own:
                 if block not in held:
                     return block
-            present = self._members.get(index)
+            present = self._workers.get(index)
             await next(held[block] for block in own if held[block] is not present).over.wait()
 
     async def _spawn(self, index: int) -> Worker:
@@ -264,8 +278,8 @@ class WorkerPool:
                 env={**own_python.environment(self._environment), **ALLOCATOR},
             )
         reader, writer = await asyncio.open_connection(sock=ours)
-        member = Worker(process, writer, block)
-        self._alive.add(member)
+        worker = Worker(process, writer, block)
+        self._alive.add(worker)
         settings = self._settings.model_dump_json()
         plan = feed.WorkerSetup(
             index, len(self._sockets), block, self._shape.slots, settings, self._control_path, ca=self.ca
@@ -273,33 +287,33 @@ class WorkerPool:
         feed.write(writer, plan)
         feed.write(writer, feed.Keys(self._keys))
         feed.write(writer, feed.Endpoints(self._table.version, self._table.endpoints))
-        self._scope.spawn(f"hear-worker-{index}", self._hear(index, member, reader))
-        return member
+        self._scope.spawn(f"hear-worker-{index}", self._hear(index, worker, reader))
+        return worker
 
-    async def _hear(self, index: int, member: Worker, reader: asyncio.StreamReader) -> None:
-        """Read a worker's beats until it is gone; kill it when it goes silent."""
+    async def _hear(self, index: int, worker: Worker, reader: asyncio.StreamReader) -> None:
+        """Read a worker's status until it is gone; kill it when it goes silent."""
         try:
             while True:
                 message = await asyncio.wait_for(feed.read(reader), SILENCE_LIMIT_S)
                 if message is None:
                     break
                 if isinstance(message, feed.WorkerStatus):
-                    if member.beat is None:
-                        log.info("worker.serving", worker=index, pid=member.process.pid, compiled=message.compiled)
-                    member.beat = message
+                    if worker.status is None:
+                        log.info("worker.serving", worker=index, pid=worker.process.pid, compiled=message.compiled)
+                    worker.status = message
                     self._serving[index].set()
         except TimeoutError:
-            log.error("worker.hung", worker=index, pid=member.process.pid, silent_s=SILENCE_LIMIT_S)
-            member.kill()
-        code = await member.process.wait()
+            log.error("worker.hung", worker=index, pid=worker.process.pid, silent_s=SILENCE_LIMIT_S)
+            worker.kill()
+        code = await worker.process.wait()
         if code and not self._stopping:
-            log.error("worker.died", worker=index, pid=member.process.pid, exit_code=code)
-        member.writer.close()
+            log.error("worker.died", worker=index, pid=worker.process.pid, exit_code=code)
+        worker.writer.close()
         if not self._stopping:  # else nobody reads it any more
-            self.counters.clear_in_flight(member.block)
-        self._alive.discard(member)
-        member.over.set()
+            self.counters.clear_in_flight(worker.block)
+        self._alive.discard(worker)
+        worker.over.set()
 
     def _tell_all(self, message: feed.Message) -> None:
-        for member in self._alive:
-            feed.write(member.writer, message)
+        for worker in self._alive:
+            feed.write(worker.writer, message)

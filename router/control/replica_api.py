@@ -75,13 +75,13 @@ class ReplicaApi:
                     headers=headers,
                     timeout=timeout,
                     allow_redirects=False,
-                ) as told:
+                ) as answer:
                     deadline.reschedule(None)
-                    kept = {name: told.headers[name] for name in PASSED_BACK if name in told.headers}
-                    response = web.StreamResponse(status=told.status, headers=kept)
+                    kept = {name: answer.headers[name] for name in PASSED_BACK if name in answer.headers}
+                    response = web.StreamResponse(status=answer.status, headers=kept)
                     await response.prepare(request)
                     if request.method != "HEAD":
-                        await pass_bytes(request, told, response)
+                        await pass_bytes(request, answer, response)
                     return response
         except TimeoutError as error:
             raise ApiError(504, "the registry did not answer in time") from error

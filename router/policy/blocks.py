@@ -46,11 +46,11 @@ def chain(text: Any, seed: int) -> tuple[int, ...]:
     if len(text) < SMALLEST_BYTES:
         return ()
     view = memoryview(text)
-    found = []
+    hashes = []
     for start, end in _SPANS[: bisect_right(ENDS, len(text))]:
         seed = _digest(view[start:end], seed)
-        found.append(seed)
-    return tuple(found)
+        hashes.append(seed)
+    return tuple(hashes)
 
 
 def bytes_of(count: int) -> int:

@@ -11,5 +11,5 @@ def prefer(candidates: Sequence[Endpoint], text_bytes: int | None, threshold_byt
     """The candidates whose cache suits a text of `text_bytes`; all of them when none matches or none says."""
     if text_bytes is None:
         return candidates
-    wanted = "static" if text_bytes > threshold_bytes else "paged"
-    return [endpoint for endpoint in candidates if endpoint.cache_type == wanted] or candidates
+    suited = "static" if text_bytes > threshold_bytes else "paged"
+    return [endpoint for endpoint in candidates if endpoint.cache_type == suited] or candidates

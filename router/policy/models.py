@@ -101,18 +101,18 @@ class ModelRules:
 
 def faults(rules: dict[str, ModelRule]) -> list[str]:
     """What is wrong with `rules`, one line each."""
-    found = []
+    lines = []
     for name, rule in rules.items():
         if rule.policy is not None and rule.policy not in POLICIES:
-            found.append(f"models.{name}.policy: must be one of {', '.join(POLICIES)} (got {rule.policy})")
+            lines.append(f"models.{name}.policy: must be one of {', '.join(POLICIES)} (got {rule.policy})")
         if any(weight < 0 for weight in rule.split.values()) or (rule.split and not any(rule.split.values())):
-            found.append(f"models.{name}.split: weights must be 0 or more, and one above 0")
-        found += [
+            lines.append(f"models.{name}.split: weights must be 0 or more, and one above 0")
+        lines += [
             f"models.{name}: leads to a pattern, {part!r}"
             for part in (*rule.split, *rule.fallbacks)
             if _is_pattern(part)
         ]
-    return found
+    return lines
 
 
 def _part(split: dict[str, float], share: float) -> str:

@@ -84,47 +84,47 @@ class PrefixIndex:
 
     def ages(self, blocks: Sequence[int], positions: Sequence[int]) -> list[float]:
         """Bytes used since each of the remembered blocks at `positions`: how long ago, as the cache counts."""
-        wanted = [self._stamps.get(blocks[position], 0) for position in positions]
-        last = min(wanted)
-        found: dict[int, float] = {}
+        used = [self._stamps.get(blocks[position], 0) for position in positions]
+        last = min(used)
+        ages: dict[int, float] = {}
         later = 0.0
         for generation in reversed(self._live):
             live = self._live[generation]
-            found[generation] = later + live / 2
+            ages[generation] = later + live / 2
             if generation <= last:
                 break
             later += live
-        return [found.get(stamp, later) for stamp in wanted]
+        return [ages.get(stamp, later) for stamp in used]
 
     def use(self, blocks: Sequence[int]) -> None:
         """A prompt of `blocks` was placed here."""
         stamps, now, live = self._stamps, self._generation, self._live
-        fresh, known = self._matched(blocks, now), self._matched(blocks, 0)
+        fresh, present = self._matched(blocks, now), self._matched(blocks, 0)
         if fresh == len(blocks):
             return
-        left: list[int] = []
+        thinned: list[int] = []
         position = fresh
-        while position < known:
+        while position < present:
             # One run of blocks last used together: usually all of an earlier prompt.
             old = stamps[blocks[position]]
             run = max(self._matched(blocks, old), position + 1)
             size = bytes_of(run) - bytes_of(position)
             if old in live:  # else hashes collided, by somebody's design: no harm but a wrong sum
                 live[old] -= size
-                left.append(old)
+                thinned.append(old)
             if old < self._oldest:
                 self._held_bytes += size
             position = run
         stamps.update(dict.fromkeys(blocks[fresh:], now))
         end = bytes_of(len(blocks))
-        taken, new = end - bytes_of(fresh), end - bytes_of(known)
+        taken, new = end - bytes_of(fresh), end - bytes_of(present)
         live[now] += taken
         self._moved[now] += blocks[fresh:]
         self._entries += len(blocks) - fresh
         self._held_bytes += new
         self._total_bytes += new
         self._taken_bytes += taken
-        for generation in left:
+        for generation in thinned:
             if live.get(generation, 1) <= 0:
                 self._drop(generation)
         if self._taken_bytes > max(_LEAST_GENERATION_BYTES, self._held_bytes / _GENERATIONS):

@@ -226,20 +226,20 @@ class ReplicaView:
     def place(self, facts: Facts, now: float) -> PlacedRequest:
         """A request goes to this replica."""
         index, blocks = self.index, facts.blocks
-        matched = known = 0
+        matched = seen = 0
         ages: tuple[tuple[int, float], ...] = ()
         if blocks:
             matched = bytes_of(index.held(blocks))
             count = index.known(blocks)
             if count:
-                known = ENDS[count - 1]
+                seen = ENDS[count - 1]
                 self._repeats += 1
-                if known >= _LEAST_SAMPLE_BYTES and (self._samples < _MANY_SAMPLES or not self._repeats % _ONE_IN):
+                if seen >= _LEAST_SAMPLE_BYTES and (self._samples < _MANY_SAMPLES or not self._repeats % _ONE_IN):
                     positions = sorted({count // 4, count // 2, count * 3 // 4, count - 1})
                     ages = tuple(zip([ENDS[at] for at in positions], index.ages(blocks, positions), strict=True))
             index.use(blocks)
         placement = PlacedRequest(
-            self, now, facts.prompt_bytes, facts.prompt_bytes - matched, matched, known, ages, not facts.stream
+            self, now, facts.prompt_bytes, facts.prompt_bytes - matched, matched, seen, ages, not facts.stream
         )
         if placement.non_streamed:
             placement.idle = not self.requests or (
@@ -341,11 +341,11 @@ class ReplicaView:
     def _learn_from_time(self, placement: PlacedRequest) -> None:
         """How long it took says how much of it was cached, once the pace is known; and the other way round."""
         assert placement.service_s is not None  # noqa: S101 - the caller has just measured it
-        known, prompt = placement.known_bytes, placement.prompt_bytes
-        if known > _CLEAR_SHARE * prompt and self._shared.pace.count > 1.0:
+        seen, prompt = placement.known_bytes, placement.prompt_bytes
+        if seen > _CLEAR_SHARE * prompt and self._shared.pace.count > 1.0:
             cached = prompt - placement.service_s / self.s_per_byte
             self._learn_size(placement, cached)
-        confidence = 1.0 - known / prompt if prompt else 0.0
+        confidence = 1.0 - seen / prompt if prompt else 0.0
         if prompt and placement.work_bytes:
             self._learn_pace(placement.service_s, placement.work_bytes, confidence * confidence)
 

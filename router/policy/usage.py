@@ -45,5 +45,5 @@ def _share(cached: int | None, prompt: int | None) -> float | None:
 
 
 def _last(member: re.Pattern[bytes], tail: bytes) -> int | None:
-    found = member.findall(tail)
-    return int(found[-1]) if found else None
+    counts = member.findall(tail)
+    return int(counts[-1]) if counts else None

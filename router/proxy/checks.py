@@ -119,7 +119,7 @@ def _read(engine: Engine, head: RequestHead, body: bytes, forwarded: str | None)
         models = _models_of_fields(body)
         return Facts(model=checked_model(*models) if models else None, affinity=forwarded)
     wants_text = engine.needs.text_length
-    facts = read_json(body, want_text=wants_text, forwarded=forwarded, wanted=policy_needs(engine, head))
+    facts = read_json(body, want_text=wants_text, forwarded=forwarded, needs=policy_needs(engine, head))
     if head.is_urlencoded and _models_of_fields(body) - {facts.model}:
         raise BadBody("read as fields, the body names another 'model'; send Content-Type: application/json")
     return facts

@@ -37,7 +37,7 @@ async def test_a_prompt_goes_where_its_beginning_is(planes: MakePlane) -> None:
     replicas = [await plane.add(stream) for _ in range(3)]
     endpoints = plane.route(*replicas)
     view = plane.engine.chooser.fleet.view(endpoints[1])
-    view.place(read_json(chat(LONG), want_text=False, forwarded=None, wanted=WANTS), plane.engine.now()).over(
+    view.place(read_json(chat(LONG), want_text=False, forwarded=None, needs=WANTS), plane.engine.now()).over(
         plane.engine.now()
     )
     for number in range(4):
@@ -104,7 +104,7 @@ async def test_a_stream_tells_its_cached_tokens_in_the_words_of_its_api_W46(
         view.reports = True  # so that the only lesson of the pace is of the bytes that usage says were read
     body = chat(LONG, stream=True)
     assert (await plane.post(body, path)).body.endswith(b"0\r\n\r\n")
-    size = read_json(body, want_text=False, forwarded=None, wanted=WANTS).prompt_bytes
+    size = read_json(body, want_text=False, forwarded=None, needs=WANTS).prompt_bytes
     assert max(view.pace.bytes for view in views) == pytest.approx(0.25 * size, rel=0.001)
 
 
@@ -174,7 +174,7 @@ def test_the_size_is_known_to_policies_that_read_no_prompts() -> None:
     body = chat(LONG)
     assert read_json(body, want_text=False, forwarded=None).prompt_bytes == len(body)
     nothing = PolicyNeeds(lambda _model, _policy: False, None, None, sessions=True)
-    assert read_json(body, want_text=False, forwarded=None, wanted=nothing).prompt_bytes == len(body)
+    assert read_json(body, want_text=False, forwarded=None, needs=nothing).prompt_bytes == len(body)
 
 
 async def test_least_loaded_sees_how_much_waits(planes: MakePlane) -> None:
@@ -207,11 +207,11 @@ def test_only_the_name_changes_in_a_body() -> None:
 def test_tools_and_system_come_before_the_messages() -> None:
     more_or_less: list[dict[str, Any]] = [{}, {"tools": [{"name": "a" * 600}]}, {"tools": [{"name": "b" * 600}]}]
     plain_one, with_tools, other_tools = (
-        read_json(chat(LONG, **more), want_text=False, forwarded=None, wanted=WANTS) for more in more_or_less
+        read_json(chat(LONG, **more), want_text=False, forwarded=None, needs=WANTS) for more in more_or_less
     )
     assert with_tools.prompt_bytes > plain_one.prompt_bytes
     assert not set(with_tools.blocks) & set(other_tools.blocks)
-    other_model = read_json(chat(LONG, model="n"), want_text=False, forwarded=None, wanted=WANTS)
+    other_model = read_json(chat(LONG, model="n"), want_text=False, forwarded=None, needs=WANTS)
     assert not set(plain_one.blocks) & set(other_model.blocks)
 
 

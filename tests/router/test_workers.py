@@ -2,8 +2,10 @@ import asyncio
 from typing import Any, cast
 
 import pytest
+import structlog
 
 from common.tasks import TaskScope
+from router import workers
 from router.settings import RouterSettings
 from router.workers import Worker, WorkerPool
 
@@ -14,25 +16,49 @@ async def pool() -> Any:
         yield WorkerPool(RouterSettings(workers=2), "", scope, {})
 
 
-def member(pool: WorkerPool, block: int) -> Worker:
-    made = Worker(cast("Any", None), cast("Any", None), block)
-    pool._alive.add(made)
-    return made
+def made(pool: WorkerPool, block: int) -> Worker:
+    worker = Worker(cast("Any", None), cast("Any", None), block)
+    pool._alive.add(worker)
+    return worker
 
 
 async def test_a_successor_counts_in_the_other_block_of_its_slot(pool: WorkerPool) -> None:
     assert await pool._free_block(1) == 2
-    pool._members[1] = member(pool, 2)
+    pool._workers[1] = made(pool, 2)
     assert await pool._free_block(1) == 3
     assert await pool._free_block(0) == 0
 
 
 async def test_a_third_one_waits_for_the_one_that_drains(pool: WorkerPool) -> None:
-    draining, present = member(pool, 0), member(pool, 1)
-    pool._members[0] = present
+    draining, present = made(pool, 0), made(pool, 1)
+    pool._workers[0] = present
     waiting = asyncio.ensure_future(pool._free_block(0))
     await asyncio.sleep(0.05)
     assert not waiting.done()
     pool._alive.discard(draining)
     draining.over.set()
     assert await asyncio.wait_for(waiting, 1) == 0
+
+
+async def test_a_worker_that_cannot_start_is_tried_ever_more_rarely_and_told_of(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "RESPAWN_FIRST_S", 0.001)
+    monkeypatch.setattr(workers, "RESPAWN_LAST_S", 0.004)
+    tried = asyncio.Semaphore(0)
+
+    async def spawn(_index: int) -> Worker:
+        worker = Worker(cast("Any", None), cast("Any", None), 0)
+        worker.over.set()
+        tried.release()
+        return worker
+
+    monkeypatch.setattr(pool, "_spawn", spawn)
+    with structlog.testing.capture_logs() as lines:
+        keeping = asyncio.ensure_future(pool._keep(0))
+        async with asyncio.timeout(20):
+            for _ in range(4):
+                await tried.acquire()
+        keeping.cancel()
+    assert [(line["failures"], line["next_try_s"]) for line in lines[:3]] == [(1, 0.002), (2, 0.004), (3, 0.004)]
+    assert {line["event"] for line in lines} == {"worker.not_started"}
