@@ -160,7 +160,7 @@ async def stop_server(supervisor: Supervisor, settings: BabysitterSettings) -> N
     """
     if not supervisor.is_stopping:
         supervisor.tell(ev.StopRequested("the babysitter was told to stop"))
-    limit_s = settings.babysitter.drain_s + settings.babysitter.stop_grace_s + STOP_MARGIN_S
+    limit_s = settings.babysitter.drain_timeout_s + settings.babysitter.stop_grace_s + STOP_MARGIN_S
     try:
         await asyncio.wait_for(supervisor.finished.wait(), limit_s)
     except TimeoutError:
@@ -198,7 +198,7 @@ def make_reporter(
     return Reporter(
         client,
         supervisor.view,
-        interval_s=settings.babysitter.heartbeat_interval,
+        interval_s=settings.babysitter.heartbeat_interval_s,
         doubted=supervisor.doubt,
         refused=supervisor.note_refusal,
     )

@@ -23,6 +23,7 @@ from babysitter.lifecycle import RestartPolicy
 from babysitter.probe import ServerProbe
 from babysitter.settings import (
     BACKEND_LABELS,
+    SERVER_WORDS,
     BabysitterSettings,
     CbclientBackend,
     InfinilmRustBackend,
@@ -47,6 +48,7 @@ WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with,
 METRICS_PATH = "/metrics"
 """Where vLLM, SGLang and llama.cpp tell of their work."""
 FQDN_WAIT_S = 2.0
+CRASH_LOOP_EXITS = 5
 
 
 def settle_host(settings: BabysitterSettings) -> BabysitterSettings:
@@ -69,12 +71,10 @@ def make_policy(settings: BabysitterSettings, request: CreateRequest | None) -> 
     restarts, probes = settings.babysitter, settings.probes
     asked = request.timeouts if request else None
     return RestartPolicy(
-        restart_first_s=restarts.restart_delay,
+        restart_first_s=restarts.restart_delay_s,
         restart_last_s=restarts.restart_delay_max_s,
-        steady_s=restarts.restart_reset_s,
         max_restarts=restarts.max_restarts,
         crash_loop_exits=crash_loop_exits(restarts),
-        crash_loop_window_s=restarts.crash_loop_window_s,
         no_restart_codes=frozenset(restarts.no_restart_codes),
         unhealthy_after=probes.unhealthy_after,
         healthy_after=probes.healthy_after,
@@ -84,16 +84,15 @@ def make_policy(settings: BabysitterSettings, request: CreateRequest | None) -> 
         stall_s=probes.stall_s,
         end_stalled=probes.end_stalled,
         end_late=probes.end_late,
-        drain_s=restarts.drain_s,
+        drain_s=restarts.drain_timeout_s,
     )
 
 
 def crash_loop_exits(restarts: RestartSettings) -> int:
     """How many failed starts are a crash loop. A number of restarts that somebody chose is given in full before that."""
-    default = RestartSettings.model_fields["max_restarts"].default
-    if restarts.max_restarts == default or "crash_loop_exits" in restarts.model_fields_set:
-        return restarts.crash_loop_exits
-    return max(restarts.crash_loop_exits, restarts.max_restarts + 1)
+    if restarts.max_restarts == RestartSettings.model_fields["max_restarts"].default:
+        return CRASH_LOOP_EXITS
+    return max(CRASH_LOOP_EXITS, restarts.max_restarts + 1)
 
 
 def make_addresses(settings: BabysitterSettings, port_file: Path | None) -> Addresses:
@@ -161,12 +160,12 @@ def make_spec(
             requested.namespace or "",
         ),
         workdir=workdir,
-        heartbeat_s=restarts.heartbeat_interval,
+        heartbeat_s=restarts.heartbeat_interval_s,
         start_interval_s=(asked.asked("poll_interval_s") if asked else None) or probes.start_interval_s,
         look_timeout_s=(asked.asked("health_check_timeout_s") if asked else None) or probes.timeout_s,
         interval_s=probes.interval_s,
         grace_s=restarts.stop_grace_s,
-        slots=Slots(restarts.start_slots_dir, restarts.start_slots),
+        slots=Slots(restarts.start_slots),
         command=command,
         deployer=deployer,
         stop_command=settings.stop_command,
@@ -273,7 +272,7 @@ def make_rules(settings: BabysitterSettings) -> Rules:
         module=config.module,
         scripts=config.scripts,
         command=config.command,
-        script_command=config.script_command,
+        script_command=("{python}", "{script}", *SERVER_WORDS),
         skip_version_check=config.disable_version_check,
         only_binary=not config.allow_source,
         stage_timeout_s=config.stage_timeout_s,

@@ -37,24 +37,46 @@ class RestartSettings(Settings):
     """`[babysitter]`: how patiently the server is looked after."""
 
     max_restarts: int = option(10_000, "Restarts before giving up.", flags=["--max-restarts"], ge=0)
-    restart_delay: float = option(
-        5.0, "Wait before the first restart, in seconds; doubled to 60 s.", flags=["--restart-delay"], ge=0
+    restart_delay_s: float = option(
+        5.0,
+        "Wait before the first restart, in seconds; doubled to 60 s.",
+        flags=["--restart-delay"],
+        was=["restart_delay"],
+        ge=0,
     )
-    heartbeat_interval: float = option(
-        5.0, "Time between heartbeats, in seconds.", flags=["--heartbeat-interval"], gt=0, le=3600
+    heartbeat_interval_s: float = option(
+        5.0,
+        "Time between heartbeats, in seconds.",
+        flags=["--heartbeat-interval"],
+        was=["heartbeat_interval"],
+        gt=0,
+        le=3600,
     )
     restart_delay_max_s: float = option(60.0, "Longest wait before a restart, in seconds.", flags=(), gt=0)
-    restart_reset_s: float = option(600.0, "After so many good seconds earlier failures are forgotten.", flags=(), gt=0)
-    crash_loop_exits: int = option(5, "So many exits without ever being ready are a crash loop.", flags=(), ge=1)
-    crash_loop_window_s: float = option(600.0, "Time in which they count, in seconds.", flags=(), gt=0)
+    restart_reset_s: float | None = option(
+        None, "Ignored, leave it out: after ten good minutes earlier failures are forgotten.", flags=(), retired=True
+    )
+    crash_loop_exits: int | None = option(
+        None,
+        "Ignored, leave it out: five exits without ever being ready are a crash loop, or one more than a `max_restarts` "
+        "that is set.",
+        flags=(),
+        retired=True,
+    )
+    crash_loop_window_s: float | None = option(
+        None, "Ignored, leave it out: the exits of a crash loop are those of ten minutes.", flags=(), retired=True
+    )
     no_restart_codes: tuple[int, ...] = option((78, 125), "Exit codes that mean: do not restart.", flags=())
     stop_grace_s: float = option(30.0, "Time between SIGTERM and SIGKILL, in seconds.", flags=["--stop-grace"], ge=0)
-    drain_s: float = option(30.0, "Longest wait for open requests before a stop, in seconds.", flags=["--drain"], ge=0)
+    drain_timeout_s: float = option(
+        30.0, "Longest wait for open requests before a stop, in seconds.", flags=["--drain"], was=["drain_s"], ge=0
+    )
     start_slots: int = option(4, "Servers of this node that are spawned at the same time.", flags=(), ge=1, le=1000)
     start_slots_dir: Path | None = option(
         None,
-        "Where they are counted, by lock files; unset: a directory of this user under the temporary ones.",
+        "Ignored, leave it out: starts are counted in a directory of this user under that for temporary files (TMPDIR).",
         flags=(),
+        retired=True,
     )
 
 
@@ -210,7 +232,9 @@ class CbclientSettings(Settings):
         "The older server, a script in site-packages, for clients without the module.", flags=(),
     )  # fmt: skip
     command: tuple[str, ...] = option(("{python}", "-m", "{module}", *SERVER_WORDS), "The server's command.", flags=())
-    script_command: tuple[str, ...] = option(("{python}", "{script}", *SERVER_WORDS), "The older one's.", flags=())
+    script_command: tuple[str, ...] | None = option(
+        None, "Ignored, leave it out: an older server takes the words of the newer.", flags=(), retired=True
+    )
     disable_version_check: bool = option(False, "Always add --disable_version_check.", flags=())
     allow_source: bool = option(False, "Allow packages that have to be built on this machine.", flags=())
     stage_timeout_s: float = option(1800.0, "Longest time of one tool of a stage, in seconds.", flags=(), gt=0)

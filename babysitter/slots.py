@@ -25,12 +25,12 @@ class Slots:
     """The slots of this node.
 
     Args:
-        directory: Where their files are; None: one per user under the system's directory for temporary files.
         count: How many there are.
+        directory: Where their files are; None: one per user under the system's directory for temporary files.
         patience_s: Longest wait for one.
     """
 
-    def __init__(self, directory: Path | None, count: int, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, count: int, *, directory: Path | None = None, patience_s: float = PATIENCE_S) -> None:
         self._directory = directory or Path(tempfile.gettempdir()) / f"svc-babysitter-starts-{os.geteuid()}"
         self._count = count
         self._patience_s = patience_s

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import tomli
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
@@ -50,13 +50,29 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
     _from_environment: tuple[str, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _present_names(cls, data: Any) -> Any:
+        """A setting under a former name is that setting, unless it is there under its own as well."""
+        if not isinstance(data, Mapping):
+            return data
+        present = {old: name for name, info in cls.model_fields.items() for old in _mark(info, "was") or ()}
+        old_names = [old for old in present if old in data]
+        if not old_names:
+            return data
+        renamed = {name: value for name, value in data.items() if name not in old_names}
+        return {**{present[old]: data[old] for old in old_names}, **renamed}
+
     def retired(self) -> dict[str, str]:
         """What is set here and no longer means anything, by name, each with what to do about it."""
-        return {
-            name: info.description or ""
-            for name, info in type(self).model_fields.items()
-            if getattr(self, name) is not None and _is_marked(info, "retired")
-        }
+        remedies: dict[str, str] = {}
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, Settings):
+                remedies |= {f"{name}.{member}": remedy for member, remedy in value.retired().items()}
+            elif value is not None and _mark(info, "retired"):
+                remedies[name] = info.description or ""
+        return remedies
 
     @property
     def from_environment(self) -> tuple[str, ...]:
@@ -82,6 +98,7 @@ def option(
     env: Sequence[str] = (),
     restart: bool = False,
     retired: bool = False,
+    was: Sequence[str] = (),
     **limits: Any,
 ) -> Any:
     """Declare one setting.
@@ -94,6 +111,7 @@ def option(
             lists that text cannot give.
         restart: True when a running service keeps the value that it was started with (`needing_restart`).
         retired: True when nobody reads it any more: whoever still sets it is warned with `help_text`.
+        was: Names that it had, or has in an ancestor's files: they are taken as well.
         limits: Passed to `pydantic.Field` (`ge`, `le`, `pattern` …).
     """
     made = {"default_factory": default} if callable(default) else {"default": default}
@@ -102,18 +120,19 @@ def option(
         "env": list(env),
         "restart": restart,
         "retired": retired,
+        "was": list(was),
     }
     return Field(description=help_text, json_schema_extra=extra, **made, **limits)
 
 
 def needing_restart(model: type[BaseModel]) -> frozenset[str]:
     """The top-level settings of `model` that a running service cannot change."""
-    return frozenset(name for name, info in model.model_fields.items() if _is_marked(info, "restart"))
+    return frozenset(name for name, info in model.model_fields.items() if _mark(info, "restart"))
 
 
-def _is_marked(info: FieldInfo, mark: str) -> bool:
-    """Whether `option` was given `mark`."""
-    return isinstance(info.json_schema_extra, dict) and bool(info.json_schema_extra.get(mark))
+def _mark(info: FieldInfo, mark: str) -> Any:
+    """What `option` was given as `mark`; None for a field that no `option` declared."""
+    return info.json_schema_extra.get(mark) if isinstance(info.json_schema_extra, dict) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +143,11 @@ class Option:
     flags: tuple[str, ...]
     env: tuple[str, ...]
     info: FieldInfo
+
+    @property
+    def was(self) -> tuple[str, ...]:
+        """Its former names."""
+        return tuple(_mark(self.info, "was") or ())
 
     @property
     def key(self) -> str:
@@ -148,7 +172,8 @@ def options(model: type[BaseModel], env_prefix: str, path: KeyPath = ()) -> Iter
         derived = () if path else (f"--{name.replace('_', '-')}",)
         known = derived if flags is None else tuple(flags)
         word = name if not path else next((flag[2:].replace("-", "_") for flag in known if flag.startswith("--")), "")
-        variables = _variables(env_prefix, word.upper()) if word and _takes_text(info) else ()
+        words = (*(() if path else _mark(info, "was") or ()), word) if word and _takes_text(info) else ()
+        variables = [variable for one in words for variable in _variables(env_prefix, one.upper())]
         yield Option(path=(*path, name), flags=known, env=(*extra.get("env", ()), *variables), info=info)
 
 
@@ -392,12 +417,17 @@ def _truths_for_numbers(
 ) -> Iterator[str]:
     """`port = true` is a mistake; pydantic would read 1."""
     for setting in options(model, ""):
-        value: Any = merged
-        for name in setting.path:
-            value = value.get(name) if isinstance(value, Mapping) else None
         kinds = {setting.info.annotation, *get_args(setting.info.annotation)}
-        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-            yield f"{origin[setting.path]}: '{setting.key}': must be a number (got {str(value).lower()})"
+        if bool in kinds or not kinds & {int, float}:
+            continue
+        table: Any = merged
+        for name in setting.path[:-1]:
+            table = table.get(name) if isinstance(table, Mapping) else None
+        for name in (setting.path[-1], *setting.was):
+            value = table.get(name) if isinstance(table, Mapping) else None
+            if isinstance(value, bool):
+                path = (*setting.path[:-1], name)
+                yield f"{origin[path]}: '{'.'.join(path)}': must be a number (got {str(value).lower()})"
 
 
 def _fault(
@@ -408,7 +438,7 @@ def _fault(
     layers: Sequence[Layer],
 ) -> str:
     """One line for one pydantic error: source, key, what is wrong, and the remedy where it is known."""
-    path = _in_data(details["loc"], merged)
+    path = _as_written(model, _in_data(details["loc"], merged), origin)
     source = next((origin[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origin), None)
     source = source or (layers[0].name if layers else "settings")
     key = ".".join(path) or "settings"
@@ -428,6 +458,13 @@ def _fault(
             "; Kubernetes sets such variables for a Service of that name: enableServiceLinks: false leaves them out"
         )
     return f"{source}: '{key}': {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _as_written(model: type[BaseModel], path: KeyPath, origin: Mapping[KeyPath, str]) -> KeyPath:
+    """The former name, where the setting was given under that."""
+    names = next((setting.was for setting in options(model, "") if setting.path == path), ())
+    former = [(*path[:-1], name) for name in names]
+    return next((one for one in former if one in origin and path not in origin), path)
 
 
 def _in_data(location: tuple[int | str, ...], data: Any) -> KeyPath:

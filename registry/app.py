@@ -201,7 +201,7 @@ async def serve(settings: RegistrySettings, *, config: Path | None, reread: Call
         runner = await start(
             app,
             Address(settings.host, settings.port),
-            drain_timeout_s=settings.drain_timeout,
+            drain_timeout_s=settings.drain_timeout_s,
             what="registry",
         )
     except StoreError as error:

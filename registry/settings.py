@@ -59,7 +59,15 @@ class RegistrySettings(ServiceSettings):
     )
     allowed_hosts: CommaList = option(("*",), "Host names that may be registered; * is every name.")
     lowest_port: int = option(1024, "Lowest port that may be registered, besides 80 and 443.", ge=1, le=65535)
-    drain_timeout: float = option(5.0, "Seconds that open requests may take after SIGTERM.", gt=0, le=600, restart=True)
+    drain_timeout_s: float = option(
+        5.0,
+        "Seconds that open requests may take after SIGTERM.",
+        flags=["--drain-timeout"],
+        was=["drain_timeout"],
+        gt=0,
+        le=600,
+        restart=True,
+    )
     max_services: int = option(20_000, "Most records at once; a replica has two.", ge=1, le=1_000_000)
     max_watchers: int = option(1000, "Most watches and long polls at once.", ge=1, le=100_000)
     max_connections: int = option(4096, "Most connections at once; requests beyond are answered 503.", ge=1)

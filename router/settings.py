@@ -142,7 +142,13 @@ class RouterSettings(TracedSettings):
     access_log_sample: float = option(0.01, "Share of requests that get a line in the access log.", ge=0, le=1)
     served_by: bool = option(False, "Tell clients which replica answered (X-Served-By).")
     compiled: bool = option(True, "Run the data plane compiled, where that was done at installation.")
-    drain_timeout: float = option(30.0, "Seconds that requests under way may take after SIGTERM.", ge=0)
+    drain_timeout_s: float = option(
+        30.0,
+        "Seconds that requests under way may take after SIGTERM.",
+        flags=["--drain-timeout"],
+        was=["drain_timeout"],
+        ge=0,
+    )
     expose_replica_api: bool = option(
         False, "Pass /api/v1/* on to the registry; with API keys, for admin keys only.", restart=True
     )

@@ -114,7 +114,7 @@ async def serve(feed_fd: int, counters_fd: int, socket_fd: int, *, is_compiled: 
         if failure.done():
             return Exit.SOFTWARE
         failure.cancel()
-        await _drain(engine, settings.drain_timeout)
+        await _drain(engine, settings.drain_timeout_s)
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
     return Exit.OK

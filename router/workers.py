@@ -218,7 +218,7 @@ class WorkerPool:
             feed.write(worker.writer, feed.Retire())
         waits = [asyncio.ensure_future(worker.process.wait()) for worker in workers]
         if waits:
-            _, late = await asyncio.wait(waits, timeout=self._settings.drain_timeout + 5.0)
+            _, late = await asyncio.wait(waits, timeout=self._settings.drain_timeout_s + 5.0)
             for wait in late:
                 wait.cancel()
         for worker in workers:

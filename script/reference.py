@@ -114,13 +114,18 @@ def _settings_of(name: str, model: type[Any], flag: str) -> list[str]:
             ", ".join(f"`{one}`" for one in setting.env),
             _kind(setting),
             _default(setting),
-            setting.info.description or "",
+            _meaning(setting),
         )
         for setting in options(model, prefix)
     ]
     heads = ("name", "flag", "variable", "value", "default", "meaning")
     module = {"agent": "babysitter.agent"}.get(name, name)
     return [f"## {name}", "", f"`python -m {module} {flag} FILE`, or `{prefix}CONFIG=FILE`.", "", *table(heads, rows)]
+
+
+def _meaning(setting: Option) -> str:
+    formerly = f" Also taken as {', '.join(f'`{name}`' for name in setting.was)}." if setting.was else ""
+    return (setting.info.description or "") + formerly
 
 
 def _kind(setting: Option) -> str:

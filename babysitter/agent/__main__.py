@@ -66,7 +66,7 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
             runner = await start(
                 make_app(agent),
                 Address(settings.host, settings.port),
-                drain_timeout_s=settings.drain_timeout,
+                drain_timeout_s=settings.drain_timeout_s,
                 what="agent",
             )
             lease = None

@@ -74,7 +74,7 @@ def make_launch_spec(settings: AgentSettings, env: Mapping[str, str], root: Path
         settings=merged(operators, ours),
         local_host=WILDCARDS.get(address, address),
         token=token,
-        stop_limit_s=restarts.drain_s + restarts.stop_grace_s + judged.jobs.cancel_timeout_s + STOP_MARGIN_S,
+        stop_limit_s=restarts.drain_timeout_s + restarts.stop_grace_s + judged.jobs.cancel_timeout_s + STOP_MARGIN_S,
         wheel_dirs=(*client.wheel_dirs, *(path for path in roots if path is not None)),
         model_dirs=settings.model_dirs,
         headers={"Authorization": f"Bearer {token}"} if token else {},

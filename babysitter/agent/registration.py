@@ -52,7 +52,7 @@ class AgentRegistration:
 
     def lease(self, client: RegistryClient) -> Lease:
         """The lease that keeps it."""
-        return Lease(client, self.registration, self.report, interval_s=self._settings.heartbeat_interval)
+        return Lease(client, self.registration, self.report, interval_s=self._settings.heartbeat_interval_s)
 
     def registration(self) -> Registration:
         """Body of `POST /services`."""
@@ -66,7 +66,7 @@ class AgentRegistration:
             timestamp=iso(self._clock.utcnow()),
             instance_id=self._instance_id,
             incarnation=self._incarnation,
-            ttl_s=max(LEAST_TTL_S, LEASES * self._settings.heartbeat_interval),
+            ttl_s=max(LEAST_TTL_S, LEASES * self._settings.heartbeat_interval_s),
             metadata={
                 "type": RecordKind.AGENT,
                 "node": self._settings.node,

@@ -67,11 +67,23 @@ class AgentSettings(ServiceSettings):
     starts_at_once: int = option(4, "Babysitters that are started at the same time.", ge=1, le=1000, restart=True)
     stopped_retention_s: float = option(300.0, "How long a deleted replica is still shown, in seconds.", ge=0)
     model_dirs: CommaPaths = option((), "Directories that an absolute runconfig.model_dir may lie in.", flags=())
-    heartbeat_interval: float = option(
-        5.0, "Between two heartbeats to the registry, in seconds.", gt=0, le=3600, restart=True
+    heartbeat_interval_s: float = option(
+        5.0,
+        "Between two heartbeats to the registry, in seconds.",
+        flags=["--heartbeat-interval"],
+        was=["heartbeat_interval"],
+        gt=0,
+        le=3600,
+        restart=True,
     )
-    drain_timeout: float = option(
-        5.0, "Time that open calls may take after SIGTERM, in seconds.", gt=0, le=600, restart=True
+    drain_timeout_s: float = option(
+        5.0,
+        "Time that open calls may take after SIGTERM, in seconds.",
+        flags=["--drain-timeout"],
+        was=["drain_timeout"],
+        gt=0,
+        le=600,
+        restart=True,
     )
     default_health_timeout_s: float = option(
         5.0, "Of one look at a server, for a health call, in seconds.", env=["DEFAULT_HEALTH_TIMEOUT_S"], gt=0, le=600

@@ -350,7 +350,7 @@ def test_four_babysitters_at_once_start_one_server_B2(tmp_path: Path) -> None:
 
 def test_no_zombie_is_left_of_servers_that_died_A13(tmp_path: Path) -> None:
     crash = {"type": "command", "command": "sh", "args": ["-c", "exit 1"]}
-    restarts = {"restart_delay": 0.01, "restart_delay_max_s": 0.01, "crash_loop_exits": 21}
+    restarts = {"restart_delay": 0.01, "restart_delay_max_s": 0.01, "max_restarts": 20}
     with running(tmp_path, backend=crash, restarts=restarts) as node:
         babysitter = node.start()
         assert node.status("failed")["restart_count"] == 20

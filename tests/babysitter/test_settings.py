@@ -49,7 +49,7 @@ def test_file_of_the_guide_is_understood(tmp_path: Path, flag: str) -> None:
     settings = parse([flag, write(tmp_path, GUIDE)], {})
     assert (settings.name, settings.host, settings.port) == ("babysitter-service-1", "localhost", 8000)
     assert settings.registry_url == ("http://localhost:18000",)
-    assert (settings.babysitter.max_restarts, settings.babysitter.restart_delay) == (10, 2)
+    assert (settings.babysitter.max_restarts, settings.babysitter.restart_delay_s) == (10, 2)
     assert settings.metadata == {"cache_type": "paged"}
     assert isinstance(settings.backend, CommandBackend)
     assert settings.backend.args == ("/path/to/service.py", "--port", "8000")
@@ -154,7 +154,7 @@ def test_a_babysitter_without_a_name_gets_one_W36(tmp_path: Path, argv: str, tab
 def test_flags_override_the_file_and_the_environment(tmp_path: Path) -> None:
     argv = ["--config", write(tmp_path, GUIDE), "--port", "9000", "--restart-delay", "7", "--args", "other.py"]
     settings = parse(argv, {"SVC_BABYSITTER_PORT": "9100", "SVC_BABYSITTER_HOST": "127.0.0.2"})
-    assert (settings.port, settings.host, settings.babysitter.restart_delay) == (9000, "127.0.0.2", 7)
+    assert (settings.port, settings.host, settings.babysitter.restart_delay_s) == (9000, "127.0.0.2", 7)
     assert isinstance(settings.backend, CommandBackend)
     assert settings.backend.args == ("other.py",)
     assert settings.backend.command == "python"
@@ -239,7 +239,6 @@ def test_every_example_loads(path: Path) -> None:
         ("max_restarts = 10000", 5),
         ("max_restarts = 10", 11),
         ("max_restarts = 2", 5),
-        ("max_restarts = 10\ncrash_loop_exits = 3", 3),
     ],
 )
 def test_max_restarts_that_somebody_chose_are_given_in_full_W43(tmp_path: Path, table: str, exits: int) -> None:
@@ -247,3 +246,36 @@ def test_max_restarts_that_somebody_chose_are_given_in_full_W43(tmp_path: Path, 
     mock = 'port = 8001\n[backend]\ntype = "mock"\nmodels = ["m"]\n[babysitter]\n'
     policy = make_policy(parse(["--config", write(tmp_path, mock + table)], {}), None)
     assert policy.crash_loop_exits == exits
+
+
+def test_old_file_with_settings_of_the_last_version_still_loads_and_is_warned_of(tmp_path: Path) -> None:
+    old = """port = 8001
+backend = {type = "mock", models = ["m"]}
+[babysitter]
+restart_delay = 2
+heartbeat_interval = 7
+drain_s = 9
+restart_reset_s = 60
+crash_loop_exits = 3
+crash_loop_window_s = 60
+start_slots_dir = "/run/slots"
+[cbclient]
+script_command = ["{python}", "{script}"]
+"""
+    settings = parse(["--config", write(tmp_path, old)], {})
+    restarts = settings.babysitter
+    assert (restarts.restart_delay_s, restarts.heartbeat_interval_s, restarts.drain_timeout_s) == (2, 7, 9)
+    assert set(settings.retired()) == {
+        "babysitter.restart_reset_s",
+        "babysitter.crash_loop_exits",
+        "babysitter.crash_loop_window_s",
+        "babysitter.start_slots_dir",
+        "cbclient.script_command",
+    }
+    assert all(remedy.startswith("Ignored, leave it out") for remedy in settings.retired().values())
+
+
+def test_name_of_now_wins_over_the_former_one(tmp_path: Path) -> None:
+    both = 'port = 8001\nbackend = {type = "mock", models = ["m"]}\nbabysitter = {drain_s = 9, drain_timeout_s = 8}\n'
+    assert parse(["--config", write(tmp_path, both)], {}).babysitter.drain_timeout_s == 8
+    assert parse(["--config", write(tmp_path, both), "--drain", "7"], {}).babysitter.drain_timeout_s == 7

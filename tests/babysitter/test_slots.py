@@ -34,7 +34,7 @@ async def test_two_hundred_starts_are_four_at_a_time_B19(tmp_path: Path) -> None
 
     async def start() -> None:
         nonlocal now, most, done
-        async with Slots(tmp_path / "slots", 4).held(lambda: True):
+        async with Slots(4, directory=tmp_path / "slots").held(lambda: True):
             now += 1
             most = max(most, now)
             await asyncio.sleep(0)
@@ -48,23 +48,25 @@ async def test_two_hundred_starts_are_four_at_a_time_B19(tmp_path: Path) -> None
 async def test_start_that_is_no_longer_wanted_waits_no_longer(tmp_path: Path) -> None:
     wishes = iter([True, True, False])
     with taken(tmp_path, 1):
-        async with asyncio.timeout(10), Slots(tmp_path, 1).held(lambda: next(wishes)):
+        async with asyncio.timeout(10), Slots(1, directory=tmp_path).held(lambda: next(wishes)):
             assert next(wishes, "all used") == "all used"
 
 
 async def test_slots_that_hang_or_cannot_be_used_keep_no_server_from_its_start(tmp_path: Path) -> None:
     with taken(tmp_path, 1):
-        async with asyncio.timeout(10), Slots(tmp_path, 1, patience_s=0.1).held(lambda: True):
+        async with asyncio.timeout(10), Slots(1, directory=tmp_path, patience_s=0.1).held(lambda: True):
             pass
     (tmp_path / "file").touch()
-    async with asyncio.timeout(10), Slots(tmp_path / "file", 1).held(lambda: True):
+    async with asyncio.timeout(10), Slots(1, directory=tmp_path / "file").held(lambda: True):
         pass
 
 
-def test_babysitter_waits_for_a_slot_and_can_be_stopped_meanwhile_B19(tmp_path: Path) -> None:
-    slots = tmp_path / "slots"
-    rules = {"start_slots": 2, "start_slots_dir": str(slots)}
-    with light(tmp_path, restarts=rules) as node:
+def test_babysitter_waits_for_a_slot_and_can_be_stopped_meanwhile_B19(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    slots = tmp_path / f"svc-babysitter-starts-{os.geteuid()}"
+    with light(tmp_path, restarts={"start_slots": 2}) as node:
         with taken(slots, 2):
             first = node.start()
             node.status("starting")

@@ -27,7 +27,7 @@ SPEC = Spec(
     interval_s=5.0,
     look_timeout_s=2.0,
     grace_s=30.0,
-    slots=Slots(Path("/nowhere/slots"), 1),
+    slots=Slots(1),
     metadata={"cache_type": "paged", "type": "ignored"},
     weight=2.0,
 )

@@ -109,7 +109,7 @@ def test_a_deployment_file_gives_its_command_word_for_word(tmp_path: Path, shape
     assert settings.router_url == told.get("router_url")
     assert settings.metadata == told.get("metadata", {})
     restarts = settings.babysitter
-    assert (restarts.max_restarts, restarts.restart_delay, restarts.heartbeat_interval) == (10_000, 5.0, 30.0)
+    assert (restarts.max_restarts, restarts.restart_delay_s, restarts.heartbeat_interval_s) == (10_000, 5.0, 30.0)
     backend = told["backend"]
     made = make_command(settings, make_plan(settings), {"PATH": "/usr/bin:/bin", "HOME": "/root"})
     assert made.argv[1:] == tuple(backend["args"])
