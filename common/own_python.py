@@ -15,13 +15,15 @@ from common import systemd
 
 ROOT = Path(common.__file__).resolve().parent.parent
 """The folder that holds our packages."""
+CHECKOUT = ROOT if (ROOT / "pyproject.toml").is_file() else None
+"""The project's folder, when this runs from a source tree: paths of its files are relative to it."""
 _IS_INSTALLED = (ROOT / "__init__.py").is_file()
 SEARCH = os.pathsep.join(map(str, [ROOT, ROOT.parent] if _IS_INSTALLED else [ROOT]))
 """PYTHONPATH of our processes. Installed, ROOT is the package inference_svc; what it depends on lies beside that, wherever
 it was installed to."""
 PATH = "PYTHONPATH"
 GIVEN = "SUITE_GIVEN_PYTHONPATH"
-"""What PYTHONPATH was before we set it; script/lib.sh writes it too."""
+"""What PYTHONPATH was before we set it."""
 
 
 def command(module: str, *words: str) -> list[str]:

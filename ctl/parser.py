@@ -8,7 +8,7 @@ from common import __version__
 from ctl import completers
 from ctl.call import Command
 from ctl.codes import MEANINGS, Code
-from ctl.places import DEFAULT_REGISTRY, DEFAULT_ROUTER
+from ctl.places import DEFAULT_REGISTRY, DEFAULT_ROUTER, default_state_dir
 
 GROUPS: Mapping[str, str] = {
     "replicas": "create, list, look at and stop replicas, on any node",
@@ -85,7 +85,6 @@ _FIRST_STEPS = (
 
 
 def _defaults(env: Mapping[str, str]) -> dict[str, str | bool | None]:
-    home = env.get("XDG_STATE_HOME") or "~/.local/state"
     return {
         "json": False,
         "registry_url": env.get("SVC_REGISTRY_URL") or None,
@@ -93,7 +92,7 @@ def _defaults(env: Mapping[str, str]) -> dict[str, str | bool | None]:
         "api_url": env.get("SVC_API_URL") or None,
         "token_file": env.get("SVC_TOKEN_FILE") or None,
         "key_file": env.get("SVC_KEY_FILE") or None,
-        "state_dir": env.get("SVC_STATE_DIR") or f"{home}/inference-svc",
+        "state_dir": env.get("SVC_STATE_DIR") or default_state_dir(env),
     }
 
 
@@ -107,12 +106,17 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
             completers.attach(action, completers.files())
 
     group.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
-    add("--registry-url", f"registries, by commas (default: the one that 'up' started, else {DEFAULT_REGISTRY})", "URL")
+    add("--registry-url", f"registries, by commas (default: the one launched here, else {DEFAULT_REGISTRY})", "URL")
     add("--router-url", f"the router (default: likewise, else {DEFAULT_ROUTER})", "URL")
     add("--api-url", "who serves /api/v1 (default: the registry)", "URL")
     add("--token-file", "0600 file with the token of registry and agents", "FILE", is_file=True)
     add("--key-file", "0600 file with the router's API key", "FILE", is_file=True)
-    add("--state-dir", "what 'up' started (default: ~/.local/state/inference-svc)", "DIR", is_file=True)
+    add(
+        "--state-dir",
+        "what was launched (default: the project's folder, else ~/.local/state/inference-svc)",
+        "DIR",
+        is_file=True,
+    )
 
 
 def _sentence(text: str) -> str:

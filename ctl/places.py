@@ -1,16 +1,29 @@
-"""Where the services are: as the command line says, else where `up` started them, else the usual address."""
+"""Where the services are: as the command line says, else where they were launched, else the usual address."""
 
 import os
 import tempfile
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 
+from common import own_python
 from ctl.codes import Code
-from ctl.launcher.store import Store
+from ctl.launcher.state_dir import StateDir
 from ctl.problem import Problem
 
 DEFAULT_REGISTRY = "http://localhost:18000"
 DEFAULT_ROUTER = "http://localhost:8000"
+
+
+def default_state_dir(env: Mapping[str, str]) -> str:
+    """The folder of a source tree, where its scripts launch too; without one, a folder in the user's home.
+
+    What an older svcctl started from a source tree stands in the home as well, and is seen until it is ended.
+    """
+    home = f"{env.get('XDG_STATE_HOME') or '~/.local/state'}/inference-svc"
+    if own_python.CHECKOUT is None or any(Path(os.path.expanduser(home)).glob("run/*.json")):  # noqa: PTH111 - raises nothing
+        return home
+    return str(own_python.CHECKOUT)
 
 
 def state_dir(args: Namespace) -> Path:
@@ -44,5 +57,5 @@ def api_url(args: Namespace) -> str:
 
 
 def _launched(args: Namespace, name: str) -> str | None:
-    started = Store(state_dir(args)).get(name)
-    return started.url if started else None
+    launched = StateDir(state_dir(args)).get(name)
+    return launched.url or None if launched else None

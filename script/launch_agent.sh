@@ -5,6 +5,4 @@
 
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-agent_settings
-prepare
-launch_agent
+launch agent "${!AGENT_@}" "${!REGISTRY_@}"

@@ -10,22 +10,21 @@ ETCD_PORT="${ETCD_PORT:-2379}"
 ETCD_PEER_PORT="${ETCD_PEER_PORT:-2380}"
 ETCD_DATA_DIR="${ETCD_DATA_DIR:-$SVC_ROOT/data/etcd}"
 ETCD_WAIT_TIMEOUT="${ETCD_WAIT_TIMEOUT:-20}"
-require_port ETCD_PORT
-require_port ETCD_PEER_PORT
-require_whole_number ETCD_WAIT_TIMEOUT
-pid_file="$(pid_file etcd)"
+for name in ETCD_PORT ETCD_PEER_PORT ETCD_WAIT_TIMEOUT; do
+  [[ ${!name} =~ ^[0-9]{1,5}$ ]] || fail "$name must be a number, not '${!name}'" 78
+done
+pid_file="$SVC_LOGS/etcd.pid"
 log="$SVC_LOGS/etcd_$ETCD_PORT.log"
 url="http://127.0.0.1:$ETCD_PORT"
 peer="http://127.0.0.1:$ETCD_PEER_PORT"
 
 # our_etcd: print the pid of the etcd that this script started, if it runs.
 our_etcd() {
-  local pid="" marker
+  local pid=""
   [[ -f $pid_file ]] || return 1
   read -r pid <"$pid_file" || true
   [[ $pid =~ ^[1-9][0-9]*$ && -r /proc/$pid/environ ]] || return 1
-  marker="$(environment_of "$pid" SVC_LAUNCHED)" || return 1
-  [[ $marker == "$SVC_ROOT:etcd" ]] && printf '%s\n' "$pid"
+  tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qxF -- "SVC_LAUNCHED=$SVC_ROOT:etcd" && printf '%s\n' "$pid"
 }
 
 # answers: etcd says that it is healthy. (bash's own TCP: curl need not be there.)
@@ -80,7 +79,7 @@ until answers; do
     kill -TERM "$pid" 2>/dev/null || true
     rm -f -- "$pid_file"
     warn "--- last lines of ${log#"$SVC_ROOT"/}:"
-    tail -n "$SVC_TAIL_LINES" -- "$log" | sed 's/^/    /' >&2
+    tail -n 15 -- "$log" | sed 's/^/    /' >&2
     fail "etcd does not answer on $url"
   fi
   sleep 0.1

@@ -7,7 +7,7 @@
 
 # --- configuration; the environment wins -----------------------------------------------------------------------------
 ROUTER_PORT="${ROUTER_PORT:-8000}"
-REGISTRY_URL="${ROUTER_REGISTRY_URL:-${REGISTRY_URL-$(registry_url)}}" # empty: none
+REGISTRY_URL="${ROUTER_REGISTRY_URL:-${REGISTRY_URL-here}}" # here: this node's; empty: none
 STATIC_SERVICES="${ROUTER_STATIC_SERVICES:-${STATIC_SERVICES:-${STATIC_SERVICES_FILE:-}}}" # a JSON file
 HEALTH_INTERVAL="${ROUTER_HEALTH_INTERVAL:-${HEALTH_INTERVAL:-30}}"    # seconds between two probes
 HEALTH_TIMEOUT="${ROUTER_HEALTH_TIMEOUT:-${HEALTH_TIMEOUT:-5}}"        # seconds, of one probe
@@ -16,11 +16,10 @@ REGISTRY_SYNC_INTERVAL="${ROUTER_REGISTRY_SYNC_INTERVAL:-${REGISTRY_SYNC_INTERVA
 # ---------------------------------------------------------------------------------------------------------------------
 
 ROUTER_REGISTRY_URL="${REGISTRY_URL:-none}"
+if [[ $REGISTRY_URL == here ]]; then ROUTER_REGISTRY_URL=""; fi
 ROUTER_STATIC_SERVICES="$STATIC_SERVICES"
 ROUTER_HEALTH_INTERVAL="$HEALTH_INTERVAL"
 ROUTER_HEALTH_TIMEOUT="$HEALTH_TIMEOUT"
 ROUTER_MAX_ERRORS="$MAX_ERRORS"
 ROUTER_REGISTRY_SYNC_INTERVAL="$REGISTRY_SYNC_INTERVAL"
-router_settings
-prepare
-launch_router
+launch router "${!REGISTRY_@}" "${!ROUTER_@}"

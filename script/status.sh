@@ -4,22 +4,8 @@
 
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-rows=()
-launched=()
-for name in registry router agent; do
-  if [[ -f $(pid_file "$name") ]]; then launched+=("$name"); fi
-done
-for name in "${launched[@]}" $(known_processes babysitter_); do
-  if pid="$(pid_of "$name")"; then
-    read -r port url _ <<<"$(told_of "$name")"
-    rows+=("$name,$pid,$port,$url")
-  else
-    rows+=("$name,,-,")
-  fi
-done
-if ((${#rows[@]} == 0)); then rows=("registry,,-," "router,,-,"); fi
 if [[ ! -x $SVC_PYTHON ]]; then
   say "Nothing was launched from here yet. Start with ./script/launch_all.sh"
   exit 1
 fi
-helper status "${rows[@]}"
+helper status

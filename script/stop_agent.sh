@@ -4,14 +4,4 @@
 
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-status=0
-if pid_of agent >/dev/null; then
-  read -r _ url _ <<<"$(told_of agent)"
-  if is_true STOP_REPLICAS false; then
-    helper stop-replicas "$url" "$SVC_STOP_TIMEOUT_S" || status=$?
-  else
-    helper count-replicas "$url" || true
-  fi
-fi
-stop_processes "$SVC_STOP_TIMEOUT_S" agent || status=$?
-exit "$status"
+stop agent

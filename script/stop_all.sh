@@ -5,9 +5,4 @@
 
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-status=0
-"$SVC_ROOT/script/stop_babysitter.sh" || status=$?
-"$SVC_ROOT/script/stop_agent.sh" || status=$?
-stop_processes "$SVC_STOP_TIMEOUT_S" router || status=$?
-stop_processes "$SVC_STOP_TIMEOUT_S" registry || status=$?
-exit "$status"
+stop all

@@ -4,17 +4,4 @@
 
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-wanted="${1:-}"
-mapfile -t running < <(known_processes babysitter_)
-chosen=()
-for name in "${running[@]}"; do
-  read -r port _ label <<<"$(told_of "$name")"
-  if [[ -z $wanted || $port == "$wanted" || $label == "$wanted" ]]; then chosen+=("$name"); fi
-done
-if ((${#chosen[@]} > 0)); then
-  stop_processes "$SVC_STOP_TIMEOUT_S" "${chosen[@]}"
-elif [[ -z $wanted ]]; then
-  say "babysitters: none runs"
-else
-  fail "no babysitter with the port or name '$wanted' was launched from $SVC_ROOT"
-fi
+stop babysitter "$@"

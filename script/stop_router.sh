@@ -3,4 +3,4 @@
 
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-stop_processes "$SVC_STOP_TIMEOUT_S" router
+stop router

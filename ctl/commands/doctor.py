@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from common import __version__
-from ctl import api
+from ctl import api, ports
 from ctl.api import Api, Place
 from ctl.call import Call, Command
 from ctl.codes import Code
@@ -16,7 +16,7 @@ from ctl.doctor import judge, machine
 from ctl.doctor.finding import Finding, Verdict, fault, ok, summary, table
 from ctl.doctor.nodes import nodes
 from ctl.launcher.plan import BABYSITTER
-from ctl.launcher.store import Started, Store
+from ctl.launcher.state_dir import Launched, StateDir
 from ctl.problem import Problem
 
 DOCTOR_TIMEOUT_S = 5.0
@@ -68,15 +68,15 @@ async def services(calls: Api, call: Call) -> list[Finding]:
 
 
 async def started_here(calls: Api, call: Call) -> list[Finding]:
-    """What the babysitters say that `up` started: one whose own record is refused too is in no list."""
-    started = [one for one in Store(call.state_dir).all() if one.kind == BABYSITTER]
-    told = await asyncio.gather(*(_health(calls, one) for one in started))
-    return [found for one, health in zip(started, told, strict=True) for found in judge.babysitter(one.name, health)]
+    """What the babysitters say that were launched here: one whose own record is refused too is in no list."""
+    launched = [one for one in StateDir(call.state_dir).all() if one.kind == BABYSITTER and one.url]
+    told = await asyncio.gather(*(_health(calls, one) for one in launched))
+    return [found for one, health in zip(launched, told, strict=True) for found in judge.babysitter(one.name, health)]
 
 
-async def _health(calls: Api, started: Started) -> Answer:
+async def _health(calls: Api, launched: Launched) -> Answer:
     try:
-        return await calls.call(Place(started.name, (started.url,), ""), "GET", "/health", timeout_s=DOCTOR_TIMEOUT_S)
+        return await calls.call(Place(launched.name, (launched.url,), ""), "GET", "/health", timeout_s=DOCTOR_TIMEOUT_S)
     except Problem:
         return {}  # 'svcctl status' shows who does not answer
 
@@ -112,7 +112,7 @@ async def reach(calls: Api, place: Place, check: str) -> tuple[list[Finding], An
 def silent(place: Place, problem: Problem) -> str:
     """What to do about a service that does not answer: it depends on who has its port."""
     address = urlsplit(place.url)
-    if judge.is_near(address.hostname or "") and (who := machine.holder(address.port or 80)):
+    if judge.is_near(address.hostname or "") and (who := ports.holder(address.port or 80)):
         return f"port {address.port} is held by {who}: stop it, or choose another port"
     return problem.hint
 

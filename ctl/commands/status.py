@@ -1,4 +1,4 @@
-"""`svcctl status`: is everything up? What `up` started here, and who answers at the configured addresses."""
+"""`svcctl status`: is everything up? What was launched here, and who answers at the configured addresses."""
 
 import asyncio
 import time
@@ -12,11 +12,10 @@ from ctl.call import Call, Command
 from ctl.codes import Code
 from ctl.launcher import processes
 from ctl.launcher.plan import AGENT, BABYSITTER, REGISTRY, ROUTER
-from ctl.launcher.store import Started, Store
+from ctl.launcher.state_dir import Launched, StateDir
 from ctl.problem import Problem
 from ctl.views import node
 from ctl.views.node import Seen
-from ctl.views.words import moment
 
 DETAILS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     REGISTRY: node.registry_detail,
@@ -29,10 +28,10 @@ WELL = {"healthy", "running", "ready"}
 
 async def status(call: Call) -> int:
     """Ask everybody at once, and show it."""
-    known = sorted(Store(call.state_dir).all(), key=lambda started: (list(DETAILS).index(started.kind), started.name))
-    kinds = {started.kind for started in known}
+    here = sorted(StateDir(call.state_dir).all(), key=lambda one: (list(DETAILS).index(one.kind), one.name))
+    kinds = {launched.kind for launched in here}
     async with api.connect() as calls:
-        asked = [look(calls, started) for started in known]
+        asked = [look(calls, launched) for launched in here]
         elsewhere = ((REGISTRY, call.registry), (ROUTER, call.router))
         asked += [look_at(calls, kind, place) for kind, place in elsewhere if kind not in kinds]
         seen = sorted(await asyncio.gather(*asked), key=lambda one: one.name not in DETAILS)
@@ -46,19 +45,19 @@ async def status(call: Call) -> int:
             for info in replicas:
                 if waits := node.long_wait(info, time.time()):
                     call.out.line(f"{info.get('replica_id', '?')} {waits}", "yellow")
-        if not known:
+        if not here:
             call.out.note(f"nothing was started from {call.state_dir}; 'svcctl up' starts a node")
     return Code.OK if all(one.well for one in seen) else Code.FAILED
 
 
-async def look(calls: Api, started: Started) -> Seen:
-    """A process that `up` started."""
-    begun = moment(started.started_at)
-    if processes.find(started) is None:
-        return Seen(started.name, started.url, "not running", f"see {started.log}", well=False)
-    place = Place(started.name, (started.url,), "")
-    age_s = None if begun is None else time.time() - begun
-    return await _ask(calls, started.kind, place, pid=started.pid, since_s=age_s)
+async def look(calls: Api, launched: Launched) -> Seen:
+    """A process that was launched here."""
+    process = processes.find(launched)
+    if process is None:
+        return Seen(launched.name, launched.url, "not running", f"see {launched.log}", well=False)
+    place = Place(launched.name, (launched.url,), "")
+    age_s = time.time() - process.create_time()
+    return await _ask(calls, launched.kind, place, pid=launched.pid, since_s=age_s)
 
 
 async def look_at(calls: Api, kind: str, place: Place) -> Seen:

@@ -2,27 +2,31 @@
 
 import asyncio
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from common import own_python
 from ctl import api, completers
 from ctl.call import Call, Command
 from ctl.codes import Code
 from ctl.launcher import files, launch, plan, processes
 from ctl.launcher.launch import Launch
-from ctl.launcher.plan import AGENT, BABYSITTER, REGISTRY, ROUTER, Clash, Part, Service, Wanted
-from ctl.launcher.store import Store
+from ctl.launcher.plan import AGENT, BABYSITTER, PORTS, REGISTRY, ROUTER, Clash, Listener, NodePlan, Part
+from ctl.launcher.state_dir import StateDir
 from ctl.live import board
 from ctl.problem import Problem
 from ctl.table import Table
 
-PORTS = {REGISTRY: 18000, ROUTER: 8000, AGENT: 18100}
+ROUTED_TIMEOUT_S = 10.0
+"""So that the next command finds the models; a router that takes longer has its reasons."""
 
 
 def add(parser: ArgumentParser) -> None:
     """Flags of `up`."""
-    given = parser.add_argument("files", metavar="FILE", nargs="*", help="a babysitter's configuration, per server")
-    completers.attach(given, completers.files("toml", "yaml", "yml"))
+    files_ = parser.add_argument("files", metavar="FILE", nargs="*", help="a babysitter's configuration, per server")
+    completers.attach(files_, completers.files("toml", "yaml", "yml"))
     parser.add_argument("--demo", action="store_true", help="two mock servers, to try things out")
     parser.add_argument(
         "--demo-port", type=int, default=8001, metavar="PORT", help="of the first; the second is ten higher (8001)"
@@ -41,21 +45,22 @@ def add(parser: ArgumentParser) -> None:
 
 async def up(call: Call) -> int:
     """Start what does not run yet."""
-    store = Store(call.state_dir)
-    store.prepare()
-    with store.locked():
-        parts = planned(call, store)
-        run = Launch(store, call.env, call.args.timeout)
+    state = StateDir(call.state_dir)
+    state.prepare()
+    async with state.locked():
+        parts = planned(call, state)
+        run = Launch(state, call.env, call.args.timeout, own_python.CHECKOUT)
         async with api.connect() as calls:
             try:
                 with board(call.out) as shown:
                     await launch.bring_up(calls, run, parts, shown)
+                await launch.routed(calls, run, ROUTED_TIMEOUT_S)
             except (Problem, asyncio.CancelledError, KeyboardInterrupt):
                 if run.started:
                     call.out.note("stopping what this run started")
-                    launch.undo(run)
+                    launch.undo(run, lambda _launched, _how: None)
                 raise
-    tell(call, run)
+    report(call, run, parts)
     if run.loading:
         raise Problem(
             f"still loading: {', '.join(run.loading)}",
@@ -65,59 +70,63 @@ async def up(call: Call) -> int:
     return Code.OK
 
 
-def planned(call: Call, store: Store) -> list[Part]:
+def planned(call: Call, state: StateDir) -> list[Part]:
     """The parts that the command line asks for.
 
     Raises:
         Problem: A file, or two that want one port.
     """
     args = call.args
-    registry = None if args.no_registry else place(call, store, REGISTRY)
-    router = None if args.no_router else place(call, store, ROUTER)
-    agent = place(call, store, AGENT) if processes.HAS_AGENT and not args.no_agent else None
+    registry, router, agent = (
+        None if getattr(args, f"no_{kind}") else place(call, state, kind) for kind in (REGISTRY, ROUTER, AGENT)
+    )
     # A registry of our own is the one that everything here reports to.
     url = plan.local_url(registry.host, registry.port) if registry else ",".join(call.registry.urls)
     steered = registry.port != PORTS[REGISTRY] if registry else args.registry_url is not None
-    given = files.replicas(args.files) + (files.demo(store, url, args.demo_port) if args.demo else [])
+    babysitters = [files.babysitter(Path(file)) for file in args.files]
+    if args.demo:
+        babysitters += files.demo(state.root, url, args.demo_port)
+    folder = None if state.root == own_python.CHECKOUT else str(state.root)
     try:
-        return plan.parts(Wanted(str(store.root), registry, router, agent, tuple(given), url, steered))
+        return plan.parts(NodePlan(folder, registry, router, agent, tuple(babysitters), url, steered))
     except Clash as error:
         raise Problem(str(error), hint="change a port", code=Code.CONFIG) from error
 
 
-def place(call: Call, store: Store, kind: str) -> Service:
-    """Where a service is wanted: as the flags and its file say, else where it runs already, else at the usual port."""
-    known = store.get(kind)
-    usual = Service(PORTS[kind])
-    if known is not None and processes.find(known) is not None:
-        usual = Service(known.port, urlsplit(known.url).hostname or usual.host)
+def place(call: Call, state: StateDir, kind: str) -> Listener:
+    """Where a service is to listen: as the flags and its file say, else where it runs already, else at the usual port."""
+    running = state.get(kind)
+    usual = Listener(PORTS[kind])
+    if running is not None and processes.find(running) is not None:
+        usual = Listener(running.port, urlsplit(running.url).hostname or usual.host)
     flags = vars(call.args)
-    return files.service(flags[f"{kind}_config"], flags[f"{kind}_port"], usual, key=f"{kind}_port")
+    return files.listener(flags[f"{kind}_config"], flags[f"{kind}_port"], usual, key=f"{kind}_port")
 
 
-def tell(call: Call, run: Launch) -> None:
+def report(call: Call, run: Launch, parts: Sequence[Part]) -> None:
     """What serves where, and what to try now."""
-    fresh = {started.name for started in run.started}
+    fresh = {launched.name for launched in run.started}
+    running = [run.running[part.name] for part in parts if part.name in run.running]
     if call.out.as_json:
-        parts = [{**asdict(started), "already": started.name not in fresh} for started in run.running]
+        here = [{**asdict(launched), "already": launched.name not in fresh} for launched in running]
         elsewhere = [{"name": part.name, "url": part.url, "already": True} for part in run.foreign]
-        call.out.document({"started": parts + elsewhere, "loading": run.loading, "state_dir": str(call.state_dir)})
+        call.out.document({"started": here + elsewhere, "loading": run.loading, "state_dir": str(run.state.root)})
         return
     rows = [
         (
-            started.name,
-            "loading" if started.name in run.loading else "ready",
-            "now" if started.name in fresh else "before",
-            str(started.pid),
-            started.serves,
+            launched.name,
+            "loading" if launched.name in run.loading else "ready",
+            "now" if launched.name in fresh else "before",
+            str(launched.pid),
+            launched.serves,
         )
-        for started in run.running
+        for launched in running
     ]
     rows += [(part.name, "ready", "elsewhere", "", part.url) for part in run.foreign]
     call.out.table(Table(("NAME", "STATE", "STARTED", "PID", "SERVES"), rows, right=frozenset({"PID"})))
-    servers = any(started.kind == BABYSITTER for started in run.running)
+    servers = any(launched.kind == BABYSITTER for launched in running)
     try_now = ["svcctl models", 'svcctl chat MODEL "Hello"', "svcctl top"] if servers else ["svcctl up --demo"]
-    call.out.note(f"logs: {run.store.logs}\ntry: {'   '.join([*try_now, 'svcctl down'])}")
+    call.out.note(f"logs: {run.state.logs}\ntry: {'   '.join([*try_now, 'svcctl down'])}")
 
 
 COMMANDS = (
@@ -126,8 +135,8 @@ COMMANDS = (
         "start a node: registry, router, agent, and a babysitter for each FILE",
         up,
         add,
-        details="Everything runs detached, with its pid in STATE/run and its log in STATE/logs; what runs already is\n"
-        "left alone. Waits until all of it is ready. If something cannot start, what this run started ends again.\n"
+        details="Everything runs detached, with its pid and its log in STATE/logs; what runs already, also what the\n"
+        "launch scripts started, is left alone. Waits until all of it is ready. If something cannot start, what this run started ends again.\n"
         "Exit code 6: a server is still loading when the time is up; it goes on.",
         examples=(
             "svcctl up --demo",

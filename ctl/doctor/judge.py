@@ -111,7 +111,7 @@ def cautions(infos: Sequence[Answer]) -> Iterator[Finding]:
 
 
 def babysitter(name: str, health: Answer) -> Iterator[Finding]:
-    """One that `up` started here: what the registry does not have, no list of its shows."""
+    """One that was launched here: what the registry does not have, no list of its shows."""
     if health.get("registration_error"):
         yield unregistered(name, str(health["registration_error"]))
 

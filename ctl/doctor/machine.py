@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-import psutil
 from packaging.requirements import Requirement
 
 from ctl.doctor.finding import Finding, fault, ok, skipped, warn
@@ -82,21 +81,3 @@ def secret(check: str, option: str, read: Callable[[], object], given: str | Non
     except Problem as problem:
         return fault(check, problem.message, problem.hint or "see the message")
     return ok(check, f"{given} can be read, and only by its owner")
-
-
-def holder(port: int) -> str | None:
-    """Who listens on `port` of this machine; None when nobody does."""
-    try:
-        found = psutil.net_connections("tcp")
-    except psutil.Error:
-        return None
-    for connection in found:
-        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
-            if connection.pid is None:
-                return "another user's process"
-            try:
-                command = " ".join(psutil.Process(connection.pid).cmdline())
-            except psutil.Error:
-                command = "?"
-            return f"pid {connection.pid} ({command[:60]})"
-    return None

@@ -1,18 +1,16 @@
 """Configuration files as `up` reads them: only the few facts that it needs; the processes judge the rest."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ctl.codes import Code
-from ctl.launcher.plan import DEMO, Replica, Service, demo_file
-from ctl.launcher.store import Store
+from ctl.launcher.plan import DEMO, BabysitterFile, Listener, demo_file
 from ctl.problem import Problem
 
 PORTS = range(1, 65_536)
 
 
-def service(file: str | None, port: int | None, usual: Service, *, key: str) -> Service:
+def listener(file: str | None, port: int | None, usual: Listener, *, key: str) -> Listener:
     """A service's place: the flag's port, else its file's (as `port` or as `key`), else the usual one.
 
     Raises:
@@ -20,12 +18,12 @@ def service(file: str | None, port: int | None, usual: Service, *, key: str) -> 
     """
     table = _table(Path(file)) if file else {}
     host = table.get("host", usual.host)
-    found = port if port is not None else table.get(key, table.get("port", usual.port))
+    number = port if port is not None else table.get(key, table.get("port", usual.port))
     path = str(Path(file).absolute()) if file else None
-    return Service(_port(found, file or key), str(host), path, frozenset(table))
+    return Listener(_port(number, file or key), str(host), path, frozenset(table))
 
 
-def replica(path: Path) -> Replica:
+def babysitter(path: Path) -> BabysitterFile:
     """A babysitter's file.
 
     Raises:
@@ -35,22 +33,17 @@ def replica(path: Path) -> Replica:
     if "port" not in table:
         raise Problem(f"{path}: 'port' is missing", hint="write port = 8100, say", code=Code.CONFIG)
     host, name = table.get("host", "localhost"), table.get("name", path.stem)
-    return Replica(str(path.absolute()), str(name), _port(table["port"], str(path)), str(host), frozenset(table))
+    return BabysitterFile(str(path.absolute()), str(name), _port(table["port"], str(path)), str(host), frozenset(table))
 
 
-def demo(store: Store, registry_url: str, first_port: int) -> list[Replica]:
+def demo(root: Path, registry_url: str, first_port: int) -> list[BabysitterFile]:
     """The two mock replicas of `--demo`, their files written to the state directory."""
-    folder = store.root / "config"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = root / "data" / "demo"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for number, model in enumerate(DEMO):
         text = demo_file(model, first_port + 10 * number, registry_url)
         (folder / f"{model}.toml").write_text(text, encoding="utf-8")
-    return [replica(folder / f"{model}.toml") for model in DEMO]
-
-
-def replicas(files: Sequence[str]) -> list[Replica]:
-    """The files of the command line."""
-    return [replica(Path(file)) for file in files]
+    return [babysitter(folder / f"{model}.toml") for model in DEMO]
 
 
 def _table(path: Path) -> dict[str, Any]:

@@ -2,104 +2,163 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from ctl import ports
 from ctl.api import Api, Place
 from ctl.codes import Code
-from ctl.doctor import machine
 from ctl.launcher import processes, ready
 from ctl.launcher.plan import AGENT, BABYSITTER, REGISTRY, ROUTER, Part
-from ctl.launcher.ready import Look, State
-from ctl.launcher.store import Started, Store
+from ctl.launcher.ready import Observation, Readiness
+from ctl.launcher.state_dir import Launched, StateDir
 from ctl.live import Board
 from ctl.problem import Problem
 
 POLL_S = 0.1
-OWN_TIMEOUT_S = 60.0
-"""For the processes of the suite themselves, on a slow machine; only servers take long."""
-ROUTED_TIMEOUT_S = 10.0
 UNDO_TIMEOUT_S = 90.0
+TAIL_LINES = 15
+
+
+class CannotStart(Problem):
+    """A part did not come up.
+
+    Args:
+        part: Which.
+        message: What is wrong.
+        hint: What to do next.
+        code: The exit code of svcctl.
+        ended_with: The exit code of the process, or 1.
+        tail: The last lines that it, or its server, wrote.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        message: str,
+        *,
+        hint: str,
+        code: Code = Code.FAILED,
+        ended_with: int = 1,
+        tail: Sequence[str] = (),
+    ) -> None:
+        super().__init__(f"{part.name}: {message}", hint=hint, code=code)
+        self.part = part
+        self.ended_with = ended_with
+        self.tail = tail
 
 
 @dataclass(slots=True)
 class Launch:
-    """What one `up` has done so far. `timeout_s` is how long servers may load."""
+    """What one launch has done so far.
 
-    store: Store
+    Args:
+        state: Where it is remembered.
+        environ: What the processes get.
+        timeout_s: How long servers may load.
+        folder: Where the processes work; None: beside their files.
+        for_scripts: As the launch scripts do it: a babysitter that cannot start takes nothing else down, and a service
+            that somebody else started is a taken port.
+    """
+
+    state: StateDir
     environ: Mapping[str, str]
     timeout_s: float
-    started: list[Started] = field(default_factory=list)
-    running: list[Started] = field(default_factory=list)
+    folder: Path | None = None
+    for_scripts: bool = False
+    started: list[Launched] = field(default_factory=list)
+    running: dict[str, Launched] = field(default_factory=dict)
     foreign: list[Part] = field(default_factory=list)
     loading: list[str] = field(default_factory=list)
+    failed: list[CannotStart] = field(default_factory=list)
+
+    def ready(self, kind: str) -> list[Launched]:
+        """Those of one kind that are ready."""
+        out = (*self.loading, *(failure.part.name for failure in self.failed))
+        return [one for name, one in self.running.items() if one.kind == kind and name not in out]
 
 
 async def bring_up(calls: Api, launch: Launch, parts: Sequence[Part], shown: Board) -> None:
     """The registry first, then everything else at once.
 
     Raises:
-        Problem: A port is taken, a process ended, or a server has failed.
+        CannotStart: A port is taken, a process ended, or a server has failed.
     """
     for first in (True, False):
         group = [part for part in parts if (part.kind == REGISTRY) is first]
         for part in group:
-            await start(calls, launch, part, shown)
-        names = {part.name for part in group}
-        waited = [started for started in launch.running if started.name in names]
-        await asyncio.gather(*(wait(calls, launch, started, shown) for started in waited))
-    await routed(calls, launch)
+            await _tolerated(launch, part, start(calls, launch, part, shown))
+        waited = [part for part in group if part.name in launch.running]
+        await asyncio.gather(*(_tolerated(launch, part, wait(calls, launch, part, shown)) for part in waited))
 
 
-async def routed(calls: Api, launch: Launch) -> None:
-    """A moment for the router to hear of the servers that are ready, so that the next command finds their models."""
-    router = next((started for started in launch.running if started.kind == ROUTER), None)
-    sitters = [one for one in launch.running if one.kind == BABYSITTER and one.name not in launch.loading]
-    deadline = time.monotonic() + ROUTED_TIMEOUT_S
-    while router is not None and sitters and time.monotonic() < deadline:
+async def _tolerated(launch: Launch, part: Part, work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except CannotStart as failure:
+        if not launch.for_scripts or part.kind != BABYSITTER:
+            raise
+        launch.failed.append(failure)
+
+
+async def routed(calls: Api, launch: Launch, timeout_s: float) -> str:
+    """Wait until the router lists the models of every server that is ready; why it does not, or nothing."""
+    routers, babysitters = launch.ready(ROUTER), launch.ready(BABYSITTER)
+    deadline = time.monotonic() + timeout_s
+    reason = ""
+    while routers and babysitters:
         try:
-            wanted = [await models(calls, sitter) for sitter in sitters]
-            if set().union(*wanted) <= await models(calls, router):
-                return
+            served = set().union(*[await models(calls, one.url) for one in babysitters])
+            missing = served - await models(calls, routers[0].url)
+            reason = f"it does not list {', '.join(sorted(missing))} yet"
+            if not missing:
+                return ""
         except Problem as problem:
-            if problem.code is Code.REFUSED:  # it wants a key, and has its reasons
-                return
+            reason = problem.message
+            if problem.code is Code.REFUSED:
+                return "it asks for an API key, so whether it routes to every server was not checked"
+        if time.monotonic() >= deadline:
+            return reason
         await asyncio.sleep(POLL_S)
+    return ""
 
 
-async def models(calls: Api, started: Started) -> set[str]:
-    """Ids of the models that it lists."""
-    answer = await calls.call(Place(started.name, (started.url,), ""), "GET", "/models", timeout_s=ready.ASK_S)
-    return {str(model.get("id")) for model in answer.get("data", [])}
+async def models(calls: Api, url: str) -> set[str]:
+    """Ids of the models listed at `url`."""
+    response = await calls.call(Place(url, (url,), ""), "GET", "/models", timeout_s=ready.ASK_S)
+    return {str(model.get("id")) for model in response.get("data", [])}
 
 
 async def start(calls: Api, launch: Launch, part: Part, shown: Board) -> None:
     """Start `part`, unless it runs: ours is left alone, another one that answers is used as it is.
 
     Raises:
-        Problem: It runs elsewhere, or a stranger has its port.
+        CannotStart: It runs elsewhere, or a stranger has its port.
     """
-    known = launch.store.get(part.name)
-    if known is not None and (process := processes.find(known)) is not None:
-        if known.url != part.url:
-            raise Problem(f"{part.name} already runs at {known.url}, not at {part.url}", hint="'svcctl down' first")
-        launch.running.append(known)
+    before = launch.state.get(part.name)
+    if before is not None and (process := processes.find(before)) is not None:
+        if before.own_port != part.port:
+            elsewhere = f"already runs at {before.url} (pid {process.pid}), not at {part.url}"
+            raise CannotStart(part, elsewhere, hint="stop it first: 'svcctl down' or ./script/stop_all.sh")
+        launch.running[part.name] = before
         shown.show(part.name, f"runs already (pid {process.pid})")
         return
-    if (holder := machine.holder(part.port)) is not None:
-        if part.kind != BABYSITTER and await answers(calls, part):
+    if (holder := ports.holder(part.port)) is not None:
+        if part.kind != BABYSITTER and not launch.for_scripts and await answers(calls, part):
             launch.foreign.append(part)
             shown.end(part.name, f"answers already at {part.url}, started by somebody else; used as it is")
             return
-        raise Problem(
-            f"{part.name}: port {part.port} is held by {holder}",
-            hint="stop it, or choose another port",
-            code=Code.CONFIG,
+        hint = "stop it, or choose another port"
+        raise CannotStart(
+            part, f"port {part.port} is taken by {holder}", hint=hint, code=Code.CONFIG, ended_with=Code.CONFIG
         )
-    started = processes.spawn(part, launch.store, launch.environ)
-    launch.started.append(started)
-    launch.running.append(started)
-    shown.show(part.name, "starting", detail=part.url)
+    folder = launch.folder or (Path(part.config).parent if part.config else launch.state.root)
+    launched = processes.spawn(part, launch.state, launch.environ, folder)
+    launch.started.append(launched)
+    launch.running[part.name] = launched
+    shown.show(part.name, "starting", detail=f"{part.url} (pid {launched.pid}, log {launched.log})")
 
 
 async def answers(calls: Api, part: Part) -> bool:
@@ -111,37 +170,41 @@ async def answers(calls: Api, part: Part) -> bool:
     return "node" in health if part.kind == AGENT else health.get(part.kind) == "running"
 
 
-async def wait(calls: Api, launch: Launch, started: Started, shown: Board) -> None:
-    """Wait until `started` is ready; a server that is still loading when the time is up is left to load.
+async def wait(calls: Api, launch: Launch, part: Part, shown: Board) -> None:
+    """Wait until `part` is ready; a server that is still loading when the time is up is left to load.
 
     Raises:
-        Problem: It ended, has failed, or does not answer at all.
+        CannotStart: It ended, has failed, or does not answer at all.
     """
+    launched = launch.running[part.name]
     began = time.monotonic()
     while True:
-        seen = await ready.look(calls, started)
+        now = await ready.observe(calls, launched)
         waited_s = time.monotonic() - began
-        if seen.state is State.READY:
-            shown.end(started.name, f"ready at {started.url}")
+        if now.readiness is Readiness.READY:
+            shown.end(part.name, f"ready at {launched.url}")
             return
-        if seen.state in (State.ENDED, State.FAILED) or (seen.state is State.STARTING and waited_s > OWN_TIMEOUT_S):
-            shown.end(started.name, seen.said, well=False)
-            raise broken(started, seen)
-        if seen.state is State.LOADING and waited_s >= launch.timeout_s:
-            launch.loading.append(started.name)
-            shown.end(started.name, f"still loading: {seen.said}", well=False)
+        silent = now.readiness is Readiness.STARTING and waited_s > part.patience_s
+        if silent or now.readiness in (Readiness.ENDED, Readiness.FAILED):
+            shown.end(part.name, now.first_line, well=False)
+            raise broken(part, launched, now)
+        if now.readiness is Readiness.LOADING and waited_s >= launch.timeout_s:
+            launch.loading.append(part.name)
+            shown.end(part.name, f"still loading: {now.first_line}", well=False)
             return
-        shown.show(started.name, seen.said)
+        shown.show(part.name, now.first_line)
         await asyncio.sleep(POLL_S)
 
 
-def broken(started: Started, seen: Look) -> Problem:
+def broken(part: Part, launched: Launched, now: Observation) -> CannotStart:
     """What an operator needs of a process that did not come up: its last words."""
-    last = [line for line in processes.log_tail(started) if line.strip()]
-    said = f"; it said: {last[-1][:300]}" if last else ""
-    return Problem(f"{started.name}: {seen.said}{said}", hint=f"its log is {started.log}")
+    tail = now.reason.splitlines()[1:] or processes.last_lines(launched, TAIL_LINES)
+    last = f"; it said: {tail[-1][:300]}" if tail else ""
+    reason = f"it did not answer in time ({now.reason})" if now.readiness is Readiness.STARTING else now.first_line
+    hint = f"its log is {launched.log}"
+    return CannotStart(part, f"{reason}{last}", hint=hint, ended_with=now.exit_code or 1, tail=tail)
 
 
-def undo(launch: Launch) -> None:
+def undo(launch: Launch, tell: Callable[[Launched, str], None], timeout_s: float = UNDO_TIMEOUT_S) -> None:
     """End what this run started, the latest first: a half node is of no use."""
-    processes.end(launch.started[::-1], launch.store, UNDO_TIMEOUT_S, lambda _started, _how: None)
+    processes.end(launch.started[::-1], launch.state, timeout_s, tell)

@@ -1,154 +1,117 @@
-"""Processes: started in a session of their own, recognised by more than their pid, ended by signal.
+"""Processes: started in a session of their own, found again, ended by signal."""
 
-A pid alone proves nothing: pids are used again, and a stranger must never be ended. Ours has the pid that was written
-down, our uuid in its environment (which its children inherit), and the module that we told it to run (which they do not).
-"""
-
-import os
 import signal
 import subprocess
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from common import own_python, pidfd
-from common.clock import SystemClock, iso
+from common import log_tail, own_python, pidfd
 from ctl.launcher.plan import Part
-from ctl.launcher.store import Started, Store
+from ctl.launcher.state_dir import LAUNCHED_AS, Launched, StateDir
 
-MARK = "SVCCTL_MARK"
 LOG_LIMIT_BYTES = 64 << 20
 """A log larger than this is put aside before the next start."""
 POLL_S = 0.1
 REAP_TIMEOUT_S = 5.0
-PROJECT = own_python.ROOT
-IS_CHECKOUT = (PROJECT / "pyproject.toml").is_file()
-"""True when the packages lie in a source tree: its files' paths are relative to its folder."""
-HAS_AGENT = (PROJECT / "babysitter" / "agent" / "__main__.py").is_file()
+TAIL_BYTES = 16 << 10
 
 
-def spawn(part: Part, store: Store, environ: Mapping[str, str]) -> Started:
-    """Start `part` detached, its output in the log; remembered before this returns."""
-    mark = uuid.uuid4().hex
-    log = store.logs / f"{part.name}.log"
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A process that this run started: its end is seen here and nowhere else. `log_from` is its log's size before."""
+
+    process: "subprocess.Popen[bytes]"
+    log_from: int
+
+
+_children: dict[int, _Child] = {}
+
+
+def spawn(part: Part, state: StateDir, environ: Mapping[str, str], folder: Path) -> Launched:
+    """Start `part` detached, in `folder`, its output in the log; remembered before this returns."""
+    log = state.logs / part.log
     if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
         log.replace(log.with_suffix(".log.1"))
-    home = Path(part.config).parent if part.config else store.root
+    variable, value = state.mark(part.name)
+    launched_as = f"{part.ports[0]} {part.url} {part.serves}"
     with log.open("ab") as output:
+        log_from = output.tell()
         process = subprocess.Popen(  # noqa: S603 - our own modules, with words of ours
             own_python.command(part.module, *part.args),
-            cwd=PROJECT if IS_CHECKOUT else home,
-            env={**own_python.environment(environ), MARK: mark},
+            cwd=folder,
+            env={**own_python.environment(environ), variable: value, LAUNCHED_AS: launched_as},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
-    started = Started(
-        name=part.name,
-        kind=part.kind,
-        module=part.module,
-        pid=process.pid,
-        mark=mark,
-        url=part.url,
-        port=part.port,
-        serves=part.serves,
-        log=str(log),
-        started_at=iso(SystemClock().utcnow()),
-        config=part.config,
-    )
-    store.put(started)
-    _children[process.pid] = process
-    return started
+    _children[process.pid] = _Child(process, log_from)
+    return state.put(part, process.pid)
 
 
-_children: dict[int, "subprocess.Popen[bytes]"] = {}
-"""Processes started by this run, so that one that ends at once is reaped and its exit code known."""
-
-
-def reap(started: Started) -> int | None:
+def reap(launched: Launched) -> int | None:
     """Wait for a process that is going, when it is a child of this run; how it ended."""
-    child = _children.pop(started.pid, None)
+    child = _children.get(launched.pid)
     if child is not None:
         with suppress(subprocess.TimeoutExpired):
-            return child.wait(REAP_TIMEOUT_S)
+            return child.process.wait(REAP_TIMEOUT_S)
     return None
 
 
-def find(started: Started) -> psutil.Process | None:
-    """The live process, if it is ours."""
-    child = _children.get(started.pid)
-    if child is not None and child.poll() is not None:
-        return None
+def find(launched: Launched) -> psutil.Process | None:
+    """The live process, if it is ours.
+
+    Nobody else can have the pid of a child that was not waited for; for a moment after exec the kernel shows neither its
+    words nor its environment.
+    """
+    child = _children.get(launched.pid)
+    is_ours = launched.is_ours() if child is None else child.process.poll() is None
     try:
-        process = psutil.Process(started.pid)
-        if child is not None:
-            # Nobody else can have the pid of a child that was not waited for; for a moment after exec the kernel shows
-            # neither its words nor its environment.
-            return process
-        if process.status() == psutil.STATUS_ZOMBIE or process.environ().get(MARK) != started.mark:
-            return None
-        words = process.cmdline()
-    except (psutil.Error, OSError):
+        return psutil.Process(launched.pid) if is_ours else None
+    except psutil.Error:
         return None
-    return process if any(words[at : at + 2] == ["-m", started.module] for at in range(len(words))) else None
 
 
-def listens(process: psutil.Process, port: int) -> bool:
-    """The process, or a child of it, listens on `port`: a stranger's answer there proves nothing about ours."""
-    family = [process]
-    with suppress(psutil.Error):
-        family += process.children(recursive=True)
-    for member in family:
-        with suppress(psutil.Error):
-            for connection in member.net_connections("tcp"):
-                if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
-                    return True
-    return False
-
-
-def end(chosen: Sequence[Started], store: Store, timeout_s: float, tell: Callable[[Started, str], None]) -> bool:
+def end(chosen: Sequence[Launched], state: StateDir, timeout_s: float, tell: Callable[[Launched, str], None]) -> bool:
     """SIGTERM to all of `chosen`, SIGKILL to what is left after `timeout_s`; False when something had to be killed."""
-    waiting: dict[str, Started] = {}
-    for started in chosen:
-        if send(started, signal.SIGTERM):
-            waiting[started.name] = started
+    waiting: dict[str, Launched] = {}
+    for launched in chosen:
+        if send(launched, signal.SIGTERM):
+            waiting[launched.name] = launched
         else:
-            tell(started, "was not running")
-            store.forget(started.name)
+            tell(launched, "was not running")
+            state.forget(launched.name)
     deadline = time.monotonic() + timeout_s
     clean = True
     while waiting:
-        for name, started in list(waiting.items()):
+        for name, launched in list(waiting.items()):
             how = "stopped"
-            if find(started) is not None:
+            if find(launched) is not None:
                 if time.monotonic() < deadline:
                     continue
-                clean = not send(started, signal.SIGKILL) and clean
+                clean = not send(launched, signal.SIGKILL) and clean
                 how = f"killed, because it did not end within {timeout_s:.0f} s"
-            reap(started)
-            tell(started, how)
-            store.forget(name)
+            reap(launched)
+            tell(launched, how)
+            state.forget(name)
             del waiting[name]
         if waiting:
             time.sleep(POLL_S)
     return clean
 
 
-def send(started: Started, number: signal.Signals) -> bool:
+def send(launched: Launched, number: signal.Signals) -> bool:
     """Signal a process that is ours; False when there is none."""
-    return pidfd.send(started.pid, number, lambda: find(started) is not None)
+    return pidfd.send(launched.pid, number, lambda: find(launched) is not None)
 
 
-def log_tail(started: Started, lines: int = 8) -> list[str]:
-    """The last lines that it wrote."""
-    try:
-        with Path(started.log).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - (16 << 10)))
-            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
-    except OSError:
-        return []
+def last_lines(launched: Launched, count: int) -> list[str]:
+    """The last lines that it wrote, as far as this run started it: since then."""
+    child = _children.get(launched.pid)
+    text = log_tail.tail(Path(launched.log), TAIL_BYTES, since=child.log_from if child else 0)
+    return [line for line in text.splitlines() if line.strip()][-count:]

@@ -1,4 +1,4 @@
-"""PURE. The node at a glance: its services, what `up` started, replicas by state."""
+"""PURE. The node at a glance: its services, what was launched here, replicas by state."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ LONG_WAIT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One service as it answered. `since_s` is its age in seconds, when `up` started it."""
+    """One service as it answered. `since_s` is its age in seconds, when it was launched here."""
 
     name: str
     url: str

@@ -14,6 +14,14 @@ if (($#)); then exec "$@"; fi
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../script/lib.sh"
 
+SVC_EXIT_PARTLY=3 # common/exits.py: PARTLY
+
+# is_true NAME: the switch NAME, which is on unless it says otherwise.
+is_true() {
+  local value="${!1:-true}"
+  [[ ! ${value,,} =~ ^(false|0|no|off)$ ]] # what is no switch at all the launch tells
+}
+
 # read_components: LAUNCH_COMPONENTS as launch_all.sh's own switches.
 read_components() {
   local word wanted="${LAUNCH_COMPONENTS,,}" part
@@ -34,16 +42,16 @@ read_components() {
 # read_urls: whom to follow, where it is not launched here.
 read_urls() {
   local here
-  if is_true LAUNCH_REGISTRY true; then
-    here="$(registry_url)"
+  if is_true LAUNCH_REGISTRY; then
+    export REGISTRY_PORT="${REGISTRY_PORT:-18000}" # so it is everybody's, whatever a file says
   else
     here="${REGISTRY_URL:-none}"
     [[ $here != none ]] || say "REGISTRY_URL names no registry and none is launched here: servers are not reported to any"
+    export BABYSITTER_REGISTRY_URL="${BABYSITTER_REGISTRY_URL:-$here}" ROUTER_REGISTRY_URL="${ROUTER_REGISTRY_URL:-$here}"
+    export AGENT_REGISTRY_URL="${AGENT_REGISTRY_URL:-$here}"
   fi
-  export BABYSITTER_REGISTRY_URL="${BABYSITTER_REGISTRY_URL:-$here}" ROUTER_REGISTRY_URL="${ROUTER_REGISTRY_URL:-$here}"
-  export AGENT_REGISTRY_URL="${AGENT_REGISTRY_URL:-$here}"
-  if is_true LAUNCH_ROUTER true; then
-    here="$(local_url localhost "${ROUTER_PORT:-8000}")"
+  if is_true LAUNCH_ROUTER; then
+    here="http://127.0.0.1:${ROUTER_PORT:-8000}"
   else
     here="${ROUTER_URL:-none}"
   fi
@@ -66,7 +74,7 @@ read_own_configs() {
 
 if [[ -n ${LAUNCH_COMPONENTS:-} ]]; then read_components; fi
 read_urls
-if is_true LAUNCH_BABYSITTER true; then read_own_configs; fi
+if is_true LAUNCH_BABYSITTER; then read_own_configs; fi
 
 # A signal may come while a call below is redirected, and the trap would inherit that.
 exec 7>&1
@@ -78,9 +86,9 @@ finish() {
 }
 trap 'finish 0' TERM INT
 
-# launch: in the background, so that a signal is heard at once and not after the launch. Returns its exit code, and leaves
+# launch_node: in the background, so that a signal is heard at once and not after the launch. Returns its exit code, and leaves
 # in `launched` the pid files of what runs.
-launch() {
+launch_node() {
   local status=0
   "$SVC_ROOT/script/launch_all.sh" 7>&- &
   wait $! || status=$?
@@ -91,14 +99,16 @@ launch() {
 # Pid files of an earlier container, in a logs/ that outlived it, mean nothing here.
 rm -f -- "$SVC_LOGS"/*.pid || true # a folder that cannot be entered is told by the launch
 status=0
-launch || status=$?
+launch_node || status=$?
 ((status == 0 || status == SVC_EXIT_PARTLY)) || finish "$status" # a server that cannot start ends nothing
 pause_s=10
 again_at=""
 while true; do
   for file in "${launched[@]}"; do
     name="$(basename -- "$file" .pid)"
-    if pid_of "$name" >/dev/null; then continue; fi
+    pid=""
+    read -r pid 2>/dev/null <"$file" || true
+    has_ended "$pid" || continue
     warn "$name has ended; see its log in $SVC_LOGS"
     [[ $name == babysitter_* ]] || finish 1
     again_at=$((SECONDS + pause_s))
@@ -107,7 +117,7 @@ while true; do
   if [[ -n $again_at ]] && ((SECONDS >= again_at)); then
     again_at=""
     pause_s=$((pause_s < 300 ? pause_s * 2 : pause_s))
-    launch || true # it has said why; what runs goes on
+    launch_node || true # it has said why; what runs goes on
   fi
   sleep 1 7>&- &
   wait $! || true

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from ctl.app import run
-from ctl.launcher.processes import MARK
+from ctl.launcher.state_dir import MARK
 from tests.ctl.conftest import Done
 from tests.ports import free_port
 
@@ -76,8 +76,7 @@ class Node:
 
     def started(self) -> dict[str, int]:
         """Pids by name, as the files tell."""
-        files = (self.state / "run").glob("*.json")
-        return {path.stem: json.loads(path.read_text())["pid"] for path in files}
+        return {path.stem: int(path.read_text()) for path in (self.state / "logs").glob("*.pid")}
 
     def alive(self) -> list[psutil.Process]:
         """Every process that has to do with this node, servers and shims included."""

@@ -11,6 +11,7 @@ from common import __version__
 from ctl.codes import Code
 from ctl.doctor import judge, machine
 from ctl.doctor.finding import Verdict, fault, ok, summary, warn
+from ctl.ports import holder
 from ctl.views.words import moment
 from tests.ctl.conftest import Suite, record
 
@@ -55,7 +56,7 @@ async def test_doctor_names_the_stranger_that_holds_a_port(suite: Suite) -> None
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         stranger.settimeout(0.1)
         port = stranger.getsockname()[1]
-        assert machine.holder(port) is not None
+        assert holder(port) is not None
     suite.answers["registry GET /health"] = {"status": "healthy"}
     done = await suite.ctl("doctor", "--router-url", "http://127.0.0.1:1")
     assert done.code == Code.FAILED

@@ -1,12 +1,12 @@
 """`up` and `down` with real processes, from the source tree and from a wheel."""
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ctl.api import Api, Place
 from ctl.codes import Code
 from ctl.launcher import plan
 from ctl.launcher.launch import answers
-from ctl.launcher.plan import Clash, Replica, Service, Wanted
+from ctl.launcher.plan import BabysitterFile, Clash, Listener, NodePlan
 from tests.ctl.conftest import Done
 from tests.ctl.node import ROOT, Node
 from tests.ports import free_port
@@ -81,7 +81,7 @@ async def test_each_service_is_known_by_its_health(kind: str) -> None:
             return told[place.name]
 
     async with aiohttp.ClientSession() as session:
-        taken = [it for it in told if await answers(Told(session), plan.Part(it, kind, (), "", 1, ""))]
+        taken = [it for it in told if await answers(Told(session), plan.Part(it, kind, (), "", (1,), ""))]
     assert taken == [kind]
 
 
@@ -91,8 +91,8 @@ def test_up_starts_a_node_and_says_what_serves_where(shared: Node, demo_port: in
     assert done.code == 0, done.stdout + done.stderr
     rows = {line.split()[0]: line.split() for line in done.stdout.splitlines()[1:]}
     assert rows["registry"][1:3] == ["ready", "now"]
-    assert rows[f"babysitter-{demo_port}"][-1] == f"http://127.0.0.1:{demo_port}"
-    assert f"babysitter-{demo_port + 10}: ready" in done.stderr
+    assert rows[f"babysitter_{demo_port}"][-1] == f"http://127.0.0.1:{demo_port}"
+    assert f"babysitter_{demo_port + 10}: ready" in done.stderr
     assert "svcctl chat" in done.stderr
 
 
@@ -114,8 +114,8 @@ def test_up_again_leaves_what_runs_alone_and_says_so(node: Node, demo_port: int)
 def test_up_elsewhere_is_refused_while_it_runs_here(node: Node) -> None:
     done = node.ctl("up", "--registry-port", str(free_port()), "--no-router", "--no-agent")
     assert done.code == Code.FAILED
-    assert "registry already runs at" in done.stderr
-    assert "'svcctl down' first" in done.stderr
+    assert "registry: already runs at" in done.stderr
+    assert "stop it first: 'svcctl down'" in done.stderr
 
 
 def test_up_without_ports_finds_what_runs_and_adds_to_it(node: Node, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_strangers_port_is_refused_and_what_was_started_ends(tmp_path: Path) -
     with socket.create_server(("127.0.0.1", other.router_port)):
         done = other.ctl("up", "--no-agent", *other.ports)
     assert done.code == Code.CONFIG
-    assert f"port {other.router_port} is held by pid {os.getpid()}" in done.stderr
+    assert f"port {other.router_port} is taken by pid {os.getpid()}" in done.stderr
     assert other.left() == []
     assert other.started() == {}
 
@@ -169,14 +169,14 @@ def test_a_file_without_a_port_starts_nothing(tmp_path: Path) -> None:
 
 def test_a_pid_that_belongs_to_somebody_else_now_is_never_ended(node: Node) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "-m", "registry"])
-    file = node.state / "run" / "registry.json"
+    file = node.state / "logs" / "registry.pid"
     before = file.read_text()
     try:
-        file.write_text(json.dumps({**json.loads(before), "pid": stranger.pid}))
+        file.write_text(f"{stranger.pid}\n")
         done = node.ctl("down", "registry")
         assert "registry: was not running" in done.stderr
         assert stranger.poll() is None
-        assert psutil.pid_exists(json.loads(before)["pid"])
+        assert psutil.pid_exists(int(before))
     finally:
         file.write_text(before)
         stranger.kill()
@@ -228,23 +228,17 @@ def test_up_works_from_a_wheel_without_the_repository(tmp_path: Path, demo_port:
         node.sweep()
 
 
-def wanted(**changes: object) -> Wanted:
-    registry, router = Service(18000), Service(8000)
-    base: dict[str, object] = {
-        "state": "/s", "registry": registry, "router": router, "agent": None, "replicas": (),
-        "registry_url": "http://127.0.0.1:18000", "steered": False, **changes,
-    }  # fmt: skip
-    return Wanted(**base)  # type: ignore[arg-type] # a test's shorthand
+NODE = NodePlan("/s", Listener(18000), Listener(8000), None, (), "http://127.0.0.1:18000", steered=False)
 
 
 def test_two_parts_that_want_one_port_are_refused_before_anything_starts() -> None:
     with pytest.raises(Clash, match=r"a\.toml needs port 8000, which is for the router"):
-        plan.parts(wanted(replicas=(Replica("a.toml", "a", 7999),)))
+        plan.parts(replace(NODE, babysitters=(BabysitterFile("a.toml", "a", 7999),)))
 
 
 def test_a_babysitter_follows_its_file_unless_the_registry_was_chosen_here() -> None:
-    own = Replica("a.toml", "a", 8100, named=frozenset({"registry_url", "log_dir"}))
-    (_, _, part) = plan.parts(wanted(replicas=(own,)))
+    own = BabysitterFile("a.toml", "a", 8100, named=frozenset({"registry_url", "log_dir"}))
+    (_, _, part) = plan.parts(replace(NODE, babysitters=(own,)))
     assert part.args == ("--config-file", "a.toml", "--data-dir", "/s/data")
-    (_, _, part) = plan.parts(wanted(replicas=(own,), steered=True))
+    (_, _, part) = plan.parts(replace(NODE, babysitters=(own,), steered=True))
     assert part.args[-2:] == ("--registry-url", "http://127.0.0.1:18000")

@@ -149,7 +149,7 @@ def test_a_taken_port_names_its_holder(node: Node, part: str) -> None:
         alone = ALONE | {"LAUNCH_AGENT": str(part == "agent").lower()}
         done = node.run("launch_all.sh", **({} if part in {"registry", "router"} else alone))
         assert done.returncode == 78, done.stdout + done.stderr
-        assert f":{ports[part]} is taken by pid {os.getpid()} (" in done.stderr
+        assert f"{ports[part]} is taken by pid {os.getpid()} (" in done.stderr
         assert node.left() == []
 
 

@@ -260,7 +260,7 @@ def test_status_is_a_table(node: Node, ports: list[int]) -> None:
     rows = [line.split() for line in shown.stdout.splitlines()]
     assert rows[0] == ["PROCESS", "PID", "PORT", "HEALTH", "MODELS"]
     assert rows[1] == ["registry", str(node.pid("registry")), str(node.registry_port), "healthy"]
-    assert [f"babysitter_{ports[2]}", "healthy", "mock-small,", "shared"] in [[row[0], *row[3:]] for row in rows]
+    assert [f"babysitter_{ports[2]}", "healthy", "mock-small,", "shared"] in [[row[0], *row[3:6]] for row in rows]
 
 
 def test_an_array_of_configurations_works_where_the_script_is_sourced(node: Node) -> None:
