@@ -54,6 +54,7 @@ PURE = (
     "ctl/doctor/finding.py",
     "ctl/doctor/judge.py",
     "ctl/launcher/plan.py",
+    "ctl/launcher/variables.py",
     "ctl/refusal.py",
     "ctl/sse.py",
     "ctl/table.py",
