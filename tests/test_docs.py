@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
-SCRIPT_TEXT = "".join(path.read_text() for path in sorted((ROOT / "script").glob("*.sh")))
+LAUNCHER = [ROOT / "ctl/launcher/variables.py", *sorted((ROOT / "ctl/launcher/scripts").glob("*.py"))]
+"""What reads the variables of the launch scripts."""
+SCRIPT_TEXT = "".join(path.read_text() for path in (*sorted((ROOT / "script").glob("*.sh")), *LAUNCHER))
 VARIABLE = re.compile(r"`((?:REGISTRY|ROUTER|BABYSITTER|LAUNCH|STOP|SVC|HPCC|CUDA)_[A-Z_]*[A-Z])(?:=[a-z]+)?`")
 
 
@@ -58,8 +60,10 @@ def test_every_variable_that_the_scripts_take_is_in_the_table() -> None:
     # The template's own block explains itself, in the script.
     text = "".join(path.read_text() for path in (ROOT / "script").glob("*.sh") if "launch_babysitter" not in path.name)
     taken = set(re.findall(r"\$\{((?:REGISTRY|ROUTER|BABYSITTER|STOP|SVC)_[A-Z_]+):-", text))
-    taken |= set(re.findall(r"is_true (LAUNCH_[A-Z]+)", text))
-    taken |= set(re.findall(r"--[a-z-]+ ((?:REGISTRY|ROUTER|BABYSITTER)_[A-Z_]+)", text))
+    launcher = "".join(path.read_text() for path in LAUNCHER)
+    taken |= set(re.findall(r'"((?:REGISTRY|ROUTER|AGENT|BABYSITTER|LAUNCH|STOP|SVC)_[A-Z_]+)"', launcher))
+    taken.discard("LAUNCH_SCRIPT")  # of the template's block
+    assert len(taken) > 25
     readme = (ROOT / "README.md").read_text()
     assert [name for name in sorted(taken) if f"`{name}" not in readme] == []
 

@@ -33,6 +33,16 @@ FLAGS: Mapping[str, Mapping[str, str]] = {
     BABYSITTER: {"--registry-url": "BABYSITTER_REGISTRY_URL", "--router-url": "BABYSITTER_ROUTER_URL"},
 }
 """Flags by the variable that gives them. `none` is a URL of nobody, which stands over what a file says."""
+LAUNCHED = {REGISTRY: "LAUNCH_REGISTRY", ROUTER: "LAUNCH_ROUTER", AGENT: "LAUNCH_AGENT"}
+"""Whether launch_all.sh starts it."""
+PLACES = {
+    REGISTRY: ("REGISTRY_HOST", "REGISTRY_PORT", "REGISTRY_WAIT_TIMEOUT"),
+    ROUTER: ("ROUTER_HOST", "ROUTER_PORT", "ROUTER_WAIT_TIMEOUT"),
+    AGENT: ("AGENT_HOST", "AGENT_PORT", "AGENT_WAIT_TIMEOUT"),
+}
+"""Where it listens, and how long the launch waits until it answers."""
+FOLLOWED = {ROUTER: "ROUTER_REGISTRY_URL", AGENT: "AGENT_REGISTRY_URL"}
+"""The registry that it follows."""
 _NUMBERS = ("_INTERVAL", "_TIMEOUT", "_PERIOD", "_ERRORS")
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
@@ -133,19 +143,17 @@ def service(kind: str, variables: Variables) -> Part:
     Raises:
         WrongVariable: One of them cannot be used.
     """
-    prefix = kind.upper()
+    host, port_name, timeout = PLACES[kind]
     if kind == AGENT:  # a plain HOST or PORT is for one that is started by hand
         variables = variables.with_(AGENT_HOST=variables.text("AGENT_HOST", "127.0.0.1"))
-    if kind in (ROUTER, AGENT):
-        url = f"{prefix}_REGISTRY_URL"
-        variables = variables.with_(**{url: variables.text(url, variables.registry_url)})
-    port = variables.port(f"{prefix}_PORT", PORTS[kind])
+    if followed := FOLLOWED.get(kind):
+        variables = variables.with_(**{followed: variables.text(followed, variables.registry_url)})
+    port = variables.port(port_name, PORTS[kind])
     args = ["--router-port" if kind == ROUTER else "--port", str(port), *variables.flags(FLAGS[kind])]
     if kind == ROUTER and variables.is_true("ROUTER_EXPOSE_REPLICA_API", default=False):
         args.append("--expose-replica-api")
-    url = plan.local_url(variables.text(f"{prefix}_HOST"), port)
-    patience_s = variables.number(f"{prefix}_WAIT_TIMEOUT", 30)
-    return Part(kind, kind, tuple(args), url, (port,), url, patience_s=patience_s)
+    url = plan.local_url(variables.text(host), port)
+    return Part(kind, kind, tuple(args), url, (port,), url, patience_s=variables.number(timeout, 30))
 
 
 def babysitter(variables: Variables, file: BabysitterFile, args: Sequence[str]) -> Part:

@@ -146,7 +146,7 @@ async def everything(script: Script, files: Sequence[str]) -> int:
         url = values.text("BABYSITTER_REGISTRY_URL", values.registry_url)
         values = values.with_(BABYSITTER_REGISTRY_URL=url)
     services = {kind: variables.service(kind, values) for kind in SERVICES}
-    parts = [part for kind, part in services.items() if values.is_true(f"LAUNCH_{kind.upper()}", default=True)]
+    parts = [part for kind, part in services.items() if values.is_true(variables.LAUNCHED[kind], default=True)]
     left_out: list[str] = []
     if values.is_true("LAUNCH_BABYSITTER", default=True):
         parts += babysitters(replace(script, variables=values), parts, files or config_names(values), left_out)
