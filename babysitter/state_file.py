@@ -8,14 +8,13 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from common.atomic_file import read_bounded, remove_leftovers, write_atomic
+from common.wire.base import JsonObject
 
 log = structlog.get_logger(__name__)
 SCHEMA = 1
@@ -39,10 +38,11 @@ class StateFile:
         """The previous good version."""
         return self.path.with_name(f"{self.path.name}.bak")
 
-    def load(self, *, stamp: str) -> dict[str, Any]:
+    def load(self, *, stamp: str) -> JsonObject:
         """The last good content, `{}` when there is none. A corrupt file is moved to `*.corrupt-{stamp}`."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        remove_leftovers(self.path.parent) if self.path.parent.name != "state" else None
+        for path in (self.path, self.backup):
+            remove_leftovers(path)
         for candidate in (self.path, self.backup):
             try:
                 content = decode(read_bounded(candidate, limit_bytes=LIMIT_BYTES))
@@ -55,7 +55,7 @@ class StateFile:
             return content
         return {}
 
-    def save(self, content: Mapping[str, Any]) -> bool:
+    def save(self, content: JsonObject) -> bool:
         """Write `content`; False (and `failure`) when the disk refuses. The old file is then intact."""
         self.seq += 1
         try:
@@ -89,13 +89,13 @@ class StateFile:
         log.error("state.corrupt", file=str(path), moved_to=str(aside), reason=str(error))
 
 
-def encode(content: Mapping[str, Any], seq: int) -> bytes:
+def encode(content: JsonObject, seq: int) -> bytes:
     """The file's bytes."""
     body = {**content, "schema": SCHEMA, "seq": seq}
     return json.dumps({**body, "crc32": checksum(body)}, indent=1).encode() + b"\n"
 
 
-def decode(raw: bytes) -> dict[str, Any]:
+def decode(raw: bytes) -> JsonObject:
     """The content of a file that `encode` made.
 
     Raises:
@@ -104,14 +104,14 @@ def decode(raw: bytes) -> dict[str, Any]:
     body = json.loads(raw.decode())
     if not isinstance(body, dict):
         raise Unbelievable(f"holds a {type(body).__name__}, not an object")
-    told = body.pop("crc32", None)
+    crc32 = body.pop("crc32", None)
     if body.get("schema") != SCHEMA:
         raise Unbelievable(f"schema {body.get('schema')!r} is not ours")
-    if told != checksum(body) or not isinstance(body.get("seq"), int):
+    if crc32 != checksum(body) or not isinstance(body.get("seq"), int):
         raise Unbelievable("checksum does not match")
     return body
 
 
-def checksum(body: Mapping[str, Any]) -> int:
+def checksum(body: JsonObject) -> int:
     """CRC-32 of the canonical JSON text."""
     return zlib.crc32(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())

@@ -4,6 +4,7 @@ A reader sees the old content or the new, never a torn mixture; a crash or a ful
 """
 
 import contextlib
+import glob
 import os
 import secrets
 import stat
@@ -40,11 +41,14 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     _fsync_directory(path.parent)
 
 
-def remove_leftovers(directory: Path) -> list[Path]:
-    """Delete temporaries that a killed writer left in `directory`; returns what was removed."""
-    leftovers = [path for path in directory.glob(".*.tmp-*") if path.is_file()]
-    for path in leftovers:
-        path.unlink(missing_ok=True)
+def remove_leftovers(path: Path) -> list[Path]:
+    """Delete temporaries that killed writers of `path` left beside it; returns what was removed.
+
+    For its one writer: what another process is about to write would be deleted as well.
+    """
+    leftovers = [one for one in path.parent.glob(f".{glob.escape(path.name)}.tmp-*") if one.is_file()]
+    for one in leftovers:
+        one.unlink(missing_ok=True)
     return leftovers
 
 

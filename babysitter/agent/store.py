@@ -259,7 +259,7 @@ def _save(file: StateFile, content: Mapping[str, Any]) -> None:
     Raises:
         OSError: The disk refuses.
     """
-    if not file.save(content):
+    if not file.save(dict(content)):
         raise OSError(errno.ENOSPC, file.failure)
 
 

@@ -41,6 +41,17 @@ def test_absent_file_is_an_empty_memory(file: StateFile) -> None:
     assert reread(file) == {}
 
 
+def test_load_clears_what_a_killed_writer_left_and_nothing_of_others_B4(file: StateFile) -> None:
+    file.save({"status": "ready"})
+    beside = file.path.parent
+    ours = [beside / ".r.json.tmp-7-abcd", beside / ".r.json.bak.tmp-7"]
+    others = [beside / ".r2.json.tmp-8-abcd", beside / ".r.json.notes"]
+    for path in (*ours, *others):
+        path.write_bytes(b"half")
+    assert reread(file)["status"] == "ready"
+    assert [path.exists() for path in (*ours, *others)] == [False, False, True, True]
+
+
 def test_file_is_private(file: StateFile) -> None:
     file.save({})
     assert file.path.stat().st_mode & 0o077 == 0

@@ -108,7 +108,7 @@ def test_a_killed_writer_leaves_old_or_new_and_its_leftover_is_removed_B4(tmp_pa
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 137
     assert path.read_bytes() == b"old"
-    leftovers = remove_leftovers(tmp_path)
+    leftovers = remove_leftovers(path)
     assert [leftover.name.startswith(".state.tmp-") for leftover in leftovers] == [True]
     assert names(tmp_path) == ["state"]
 
