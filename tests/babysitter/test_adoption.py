@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from babysitter import events as ev
-from babysitter import identity
+from babysitter import identity, state_file
 from babysitter.__main__ import make_home
 from babysitter.assemble import make_engine, make_probe, make_spec
 from babysitter.attempt import ServerAttempt, ServerCommand
@@ -403,3 +403,40 @@ def test_babysitters_killed_at_random_times_leave_one_server(tmp_path: Path, cou
         pid = node.ready()
         assert node.processes() == [pid]
         assert until("state", lambda: node.state()["replica_pid"] == pid)
+
+
+LAST_VERSION = Path(__file__).parent / "files" / "before_wire_structs.json"
+"""State file and server.json as the last version before this one wrote them (commit 2cd04d9), but for what is filled in."""
+
+
+def test_server_and_memory_of_the_last_version_are_adopted(tmp_path: Path) -> None:
+    """Its process is taken for that of a babysitter of that version: only ids, port and files are this machine's."""
+    with light(tmp_path, restarts=LONG) as node:
+        first = node.start()
+        pid = node.ready()
+        kill(first)
+        written = json.loads(LAST_VERSION.read_text())
+        old, ours = written["state"], json.loads(node.state_path().read_bytes())
+        attempt = ours["memory"]["attempt"]
+        old |= {"port": node.port, "replica_pid": pid}
+        old["memory"] |= {"port": node.port, "attempt": attempt}
+        node.state_path().write_bytes(state_file.encode(old, 12))
+        server_file = node.attempts_path / attempt / "server.json"
+        server = json.loads(server_file.read_bytes())
+        labels = {**written["server.json"]["labels"], "files": server["labels"]["files"]}
+        fresh = {name: server[name] for name in ("uuid", "boot_id", "pid", "ticks")}
+        server_file.write_text(json.dumps({**written["server.json"], **fresh, "labels": labels}))
+        node.start()
+        assert node.ready() == pid
+        report = node.report()
+        assert report["instance_id"] == old["instance_id"]
+        assert report["incarnation"] > old["incarnation"]
+        assert (report["restart_count"], report["created_at"]) == (1, old["created_at"])
+        assert (report["compile_wsjob"], report["execute_wsjob"]) == (["wsjob-0", "wsjob-1"], ["wsjob-2"])
+        timeline = ask(f"http://127.0.0.1:{node.port + 1}/timeline")
+        assert timeline["transitions"][:7] == old["memory"]["timeline"]
+        assert (timeline["stages"], timeline["jobs"]["cancelled"]) == (
+            old["stages"],
+            old["memory"]["jobs"]["cancelled"],
+        )
+        assert "babysitter.stop_grace_s" not in report["need_restart"]
