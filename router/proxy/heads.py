@@ -1,9 +1,9 @@
-"""Heads seen lately. A client's requests differ in little but their length and their id, and so do a replica's answers.
+"""A cache of parsed heads: a client's requests differ in little but their length and their id, and so do a replica's answers.
 
-Each head is judged by `head.py` once; the next one that is the same to the byte, but for the digits of its
-Content-Length and the letters of its X-Request-Id, takes the verdict and the lines made from it. Digits and letters are
-judged each time; an id of other characters makes the whole head count as new. It is remembered with another number and
-another id in their place, good ones too: so every head that looks like that one is of its kind.
+The key is the head's text with a fixed number for its Content-Length and a fixed word for its X-Request-Id. Those two are
+read anew from every head; an id of other characters than letters, digits and `-` stays in the key, so that head is parsed.
+A head is kept when it comes the second time. One that differs from request to request otherwise (a `traceparent`, a cookie)
+is therefore parsed each time and never kept, with whatever credentials it carries.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -17,7 +17,9 @@ from router.proxy.headers import forwarded_lines, response_lines, takes_events, 
 Head = TypeVar("Head", RequestHead, ResponseHead)
 COUNT_LIMIT = 1024
 SIZE_LIMIT_BYTES = 2048
-"""Of a head that is remembered: with the count, 2 MiB at most."""
+"""Of a head that is kept: with the count, 2 MiB at most."""
+_SEEN_LIMIT = 8192
+"""Of heads that came once: their hashes, 8 bytes and a set's overhead each."""
 _LENGTH = b"\r\ncontent-length: "
 _LENGTH_START = len(b"\r\ncontent-l")
 _ANY_NUMBER = b"0"
@@ -28,15 +30,17 @@ _ANY_ID = b"x"
 
 
 class Heads(Generic[Head]):
-    """A bounded memory of parsed heads.
+    """A bounded cache of parsed heads.
 
     Args:
-        parse: Parses and completes a head; raises `BadHead`, which is not remembered.
+        parse: Parses and completes a head; raises `BadHead`, after which nothing is kept.
     """
 
     def __init__(self, parse: Callable[[bytes], Head]) -> None:
         self._parse: Callable[[bytes], Head] = parse
-        self._known: dict[bytes, Head] = {}
+        self._kept: dict[bytes, Head] = {}
+        self._seen: set[int] = set()
+        """Hashes of heads that came once."""
 
     def read(self, raw: bytes) -> Head:
         """The head in `raw`; not to be changed.
@@ -44,7 +48,6 @@ class Heads(Generic[Head]):
         Raises:
             BadHead: See `head.py`.
         """
-        known = self._known
         text = raw
         length: int | None = None
         request_id: bytes | None = None
@@ -61,19 +64,29 @@ class Heads(Generic[Head]):
             letters = text[at:end]
             if letters.replace(b"-", b"").isalnum():
                 text, request_id = text[:at] + _ANY_ID + text[end:], letters
-        head = known.get(text)
+        head = self._kept.get(text)
         if head is None:
             head = self._parse(raw)
             if len(text) <= SIZE_LIMIT_BYTES:
-                if len(known) >= COUNT_LIMIT:
-                    known.clear()
-                known[text] = head
+                self._keep(text, head)
         elif (length is not None and head.length != length) or (request_id != head.request_id):
             head = copy(head)
             head.request_id = request_id or head.request_id
             if length is not None and not (isinstance(head, ResponseHead) and head.status in BODILESS):
                 head.length = length
         return head
+
+    def _keep(self, text: bytes, head: Head) -> None:
+        """Keep a head that came before; else only remember that it came."""
+        mark = hash(text)
+        if mark in self._seen:
+            if len(self._kept) >= COUNT_LIMIT:
+                self._kept.clear()
+            self._kept[text] = head
+            return
+        if len(self._seen) >= _SEEN_LIMIT:
+            self._seen.clear()
+        self._seen.add(mark)
 
 
 def _number_line(text: bytes, start: int) -> tuple[int, int]:
@@ -97,7 +110,7 @@ def request_heads(
     extra_paths: Collection[bytes] = (),
     origins: Collection[bytes] = (),
 ) -> Heads[RequestHead]:
-    """Memory of requests.
+    """The cache of requests' heads.
 
     Args:
         allowed: Fields that go on to replicas.
@@ -119,7 +132,7 @@ def request_heads(
 
 
 def response_heads() -> Heads[ResponseHead]:
-    """Memory of responses (to anything but HEAD)."""
+    """The cache of responses' heads (to anything but HEAD)."""
 
     def parse(raw: bytes) -> ResponseHead:
         head = parse_response(raw)

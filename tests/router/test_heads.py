@@ -1,7 +1,7 @@
 import pytest
 
-from router.proxy.head import BadHead
-from router.proxy.heads import COUNT_LIMIT, request_heads, response_heads
+from router.proxy.head import BadHead, RequestHead, parse_request
+from router.proxy.heads import COUNT_LIMIT, Heads, request_heads, response_heads
 
 LINES = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nX-Request-Id: %b\r\nAccept: x\r\n"
@@ -11,18 +11,20 @@ LINES = (
 
 def test_heads_that_differ_in_length_and_id_share_one_verdict() -> None:
     heads = request_heads({b"accept", b"user-agent"})
+    heads.read(LINES % (b"id-0", b"5"))
     first, second = heads.read(LINES % (b"id-1", b"10")), heads.read(LINES % (b"id-2", b"20"))
     assert (first.length, first.request_id, second.length, second.request_id) == (10, b"id-1", 20, b"id-2")
     assert first.forwarded is second.forwarded == b"accept: x\r\nuser-agent: u\r\n"
-    assert len(heads._known) == 1
+    assert len(heads._kept) == 1
     assert heads.read(LINES % (b"id-1", b"10")) == first
 
 
 def test_the_number_and_the_id_that_stand_for_all_others_are_ordinary_ones() -> None:
     heads = request_heads(set())
-    heads.read(LINES % (b"id-1", b"10"))
+    for _ in range(2):
+        heads.read(LINES % (b"id-1", b"10"))
     stand_in = heads.read(LINES % (b"x", b"0"))
-    assert (stand_in.length, stand_in.request_id, len(heads._known)) == (0, b"x", 1)
+    assert (stand_in.length, stand_in.request_id, len(heads._kept)) == (0, b"x", 1)
     after = heads.read(LINES % (b"id-1", b"10"))
     assert (after.length, after.request_id) == (10, b"id-1")
 
@@ -42,14 +44,18 @@ def test_the_number_and_the_id_that_stand_for_all_others_are_ordinary_ones() -> 
 )
 def test_a_remembered_head_lets_no_bad_one_through(request_id: bytes, length: bytes) -> None:
     heads = request_heads(set())
-    heads.read(LINES % (b"a", b"5"))
+    for _ in range(2):
+        heads.read(LINES % (b"a", b"5"))
+    assert len(heads._kept) == 1
     with pytest.raises(BadHead):
         heads.read(LINES % (request_id, length))
 
 
 def test_a_second_length_is_never_taken_for_the_digits() -> None:
     heads = request_heads(set())
-    heads.read(LINES % (b"a", b"5"))
+    for _ in range(2):
+        heads.read(LINES % (b"a", b"5"))
+    assert len(heads._kept) == 1
     for more in (b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"X-Length: 7\r\nContent-Length: 9\r\n"):
         raw = (LINES % (b"a", b"5")).replace(b"Accept: x\r\n", more)
         for _ in range(2):
@@ -60,15 +66,39 @@ def test_a_second_length_is_never_taken_for_the_digits() -> None:
 def test_the_memory_is_bounded() -> None:
     heads = request_heads(set())
     for number in range(COUNT_LIMIT * 2):
-        heads.read(b"GET /x HTTP/1.1\r\nHost: a\r\nX-A: %d\r\n\r\n" % number)
-    assert len(heads._known) <= COUNT_LIMIT
-    heads.read(b"GET /x HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 4000 + b"\r\n\r\n")
-    assert max(len(text) for text in heads._known) <= 2048
+        for _ in range(2):
+            heads.read(b"GET /x HTTP/1.1\r\nHost: a\r\nX-A: %d\r\n\r\n" % number)
+    assert 0 < len(heads._kept) <= COUNT_LIMIT
+    for _ in range(2):
+        heads.read(b"GET /x HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 4000 + b"\r\n\r\n")
+    assert max(len(text) for text in heads._kept) <= 2048
+
+
+def test_heads_that_never_come_twice_are_not_kept_and_push_out_nobody() -> None:
+    parsed: list[bytes] = []
+
+    def parse(raw: bytes) -> RequestHead:
+        parsed.append(raw)
+        return parse_request(raw)
+
+    heads: Heads[RequestHead] = Heads(parse)
+    for _ in range(3):
+        heads.read(LINES % (b"a", b"5"))
+    assert len(parsed) == 2
+    for number in range(COUNT_LIMIT * 20):
+        traced = b"Authorization: Bearer secret\r\nTraceparent: 00-%032x-00f067aa0ba902b7-01\r\n" % number
+        heads.read((LINES % (b"a", b"5")).replace(b"Accept: x\r\n", traced))
+    assert not any(b"secret" in text for text in heads._kept)
+    before = len(parsed)
+    heads.read(LINES % (b"a", b"5"))
+    assert len(parsed) == before
+    assert len(heads._seen) <= 8192
 
 
 def test_responses_share_their_lines() -> None:
     heads = response_heads()
     raw = b"HTTP/1.1 200 OK\r\nserver: x\r\nx-request-id: %b\r\ncontent-length: %d\r\ncontent-type: application/json\r\n\r\n"
+    heads.read(raw % (b"c", 5))
     first, second = heads.read(raw % (b"a", 3)), heads.read(raw % (b"b", 4))
     assert (first.length, second.length) == (3, 4)
     assert first.lines is second.lines == b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
