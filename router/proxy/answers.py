@@ -2,7 +2,6 @@
 
 import json
 from http import HTTPStatus
-from typing import Any
 
 from router.proxy.paths import Dialect
 
@@ -28,11 +27,11 @@ def error_body(status: int, code: str, message: str, dialect: Dialect = Dialect.
 
 def error_event(code: str, message: str, dialect: Dialect = Dialect.OPENAI) -> bytes:
     """The last event of a stream that broke; the blank line before it ends an event that was cut."""
-    told = error(HTTPStatus.BAD_GATEWAY, code, message, dialect)
+    content = error(HTTPStatus.BAD_GATEWAY, code, message, dialect)
     if dialect is Dialect.RESPONSES:
         # Typed clients read the event's own members, OpenAI's for Python raises for an `error`.
-        told = {"type": "error", "code": code, "message": message, "param": None, "sequence_number": 0, **told}
-    return b"\n\n%bdata: %b\n\n" % (event_line(dialect), _encode(told))
+        content = {"type": "error", "code": code, "message": message, "param": None, "sequence_number": 0, **content}
+    return b"\n\n%bdata: %b\n\n" % (event_line(dialect), _encode(content))
 
 
 def event_line(dialect: Dialect) -> bytes:
@@ -40,7 +39,7 @@ def event_line(dialect: Dialect) -> bytes:
     return b"" if dialect is Dialect.OPENAI else b"event: error\n"
 
 
-def error(status: int, code: str, message: str, dialect: Dialect = Dialect.OPENAI) -> dict[str, Any]:
+def error(status: int, code: str, message: str, dialect: Dialect = Dialect.OPENAI) -> dict[str, object]:
     """The same, not yet as bytes."""
     ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if dialect is Dialect.ANTHROPIC:
@@ -50,8 +49,8 @@ def error(status: int, code: str, message: str, dialect: Dialect = Dialect.OPENA
     return {"error": {"message": message, "type": kind, "code": code, "param": None}}
 
 
-def _encode(told: dict[str, Any]) -> bytes:
-    return json.dumps(told, separators=(",", ":")).encode()
+def _encode(content: dict[str, object]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def local_answer(

@@ -79,7 +79,7 @@ class UpstreamAttempt(ResponseListener):
 
     def __repr__(self) -> str:
         """For debugging."""
-        return f"<UpstreamAttempt {self.endpoint.name} {self.phase.value} status={self._status}>"
+        return f"<UpstreamAttempt {self.endpoint.name} {self.phase.value} status={self._status} {self._upstream}>"
 
     def begin(self) -> None:
         """Count the request as in flight and ask, over an idle connection or a new one."""
@@ -104,16 +104,12 @@ class UpstreamAttempt(ResponseListener):
         """Why it went there, for the access log."""
         return self._placement.story() if self._placement is not None else {}
 
-    def pause(self) -> None:
-        """The client cannot take more."""
+    def set_paused(self, *, paused: bool) -> None:
+        """The client cannot take more, or can again."""
+        if not paused:
+            self.last_byte_at = self._engine.now()  # the wait was the client's, not the replica's
         if self._upstream is not None:
-            self._upstream.pause()
-
-    def resume(self) -> None:
-        """The client can take more again."""
-        self.last_byte_at = self._engine.now()  # the wait was the client's, not the replica's
-        if self._upstream is not None:
-            self._upstream.resume()
+            self._upstream.set_paused(paused=paused)
 
     @property
     def deadlines_from(self) -> tuple[float, float]:

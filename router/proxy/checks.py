@@ -33,9 +33,9 @@ _REFUSALS = {
 
 def request_id_of(head: RequestHead) -> bytes:
     """The client's id if it is printable and short, else a new one."""
-    own = head.request_id
-    if own and len(own) <= _REQUEST_ID_LIMIT and own.isascii() and own.decode().isprintable():
-        return own
+    value = head.request_id
+    if value and len(value) <= _REQUEST_ID_LIMIT and value.isascii() and value.decode().isprintable():
+        return value
     return b"%016x" % random.getrandbits(64)
 
 
@@ -88,8 +88,8 @@ def check_path(engine: Engine, head: RequestHead, operation: Operation | None) -
         return True
     limits = engine.limits
     if not limits.any_path and head.path not in limits.extra_paths:
-        meant = nearest(head.path)
-        hint = f"; the nearest is {meant}" if meant is not None else ""
+        nearest_path = nearest(head.path)
+        hint = f"; the nearest is {nearest_path}" if nearest_path is not None else ""
         raise Rejected(404, "unknown_path", f"the router serves no such path{hint}")
     return False
 

@@ -59,10 +59,10 @@ class Chunked:
         surplus: What came after the end (a pipelined request, or poison).
     """
 
-    __slots__ = ("_left", "_line", "_seen_last", "_trailer_bytes", "ended", "surplus")
+    __slots__ = ("_line", "_remaining", "_seen_last", "_trailer_bytes", "ended", "surplus")
 
     def __init__(self) -> None:
-        self._left = 0  # payload bytes of this chunk yet to come, plus 2 for its line end; 0: at a size line
+        self._remaining = 0  # payload bytes of this chunk yet to come, plus 2 for its line end; 0: at a size line
         self._line = b""  # begun size line or trailer line
         self._seen_last = False
         self._trailer_bytes = 0
@@ -77,7 +77,7 @@ class Chunked:
         Raises:
             BadChunk: The framing is broken.
         """
-        if self._left or self._line or self._seen_last:
+        if self._remaining or self._line or self._seen_last:
             return False
         position, end = 0, len(data)
         while position < end:
@@ -106,7 +106,7 @@ class Chunked:
             self._line = b""
         position, size = 0, len(data)
         while position < size:
-            if self._left:
+            if self._remaining:
                 position = self._take_data(data, position, pieces)
                 continue
             limit = TRAILERS_LIMIT_BYTES - self._trailer_bytes + 2 if self._seen_last else LINE_LIMIT_BYTES
@@ -128,22 +128,22 @@ class Chunked:
                 raise BadChunk("chunk size is no hexadecimal number")
             length = int(match[1], 16)
             self._seen_last = length == 0
-            self._left = length + 2 if length else 0
+            self._remaining = length + 2 if length else 0
         return pieces
 
     def _take_data(self, data: bytes, position: int, pieces: list[bytes]) -> int:
         """Take what is there of the current chunk and its line end; returns the new position."""
-        if self._left > 2:  # noqa: PLR2004 - the CR LF behind the payload
-            piece = data[position : position + self._left - 2]
+        if self._remaining > 2:  # noqa: PLR2004 - the CR LF behind the payload
+            piece = data[position : position + self._remaining - 2]
             pieces.append(piece)
-            self._left -= len(piece)
+            self._remaining -= len(piece)
             position += len(piece)
-        expected = b"\r\n"[2 - self._left :] if self._left <= 2 else b""  # noqa: PLR2004 - see above
-        found = data[position : position + len(expected)]
-        if not expected.startswith(found):
+        expected = b"\r\n"[2 - self._remaining :] if self._remaining <= 2 else b""  # noqa: PLR2004 - see above
+        line_end = data[position : position + len(expected)]
+        if not expected.startswith(line_end):
             raise BadChunk("chunk data longer than its size")
-        self._left -= len(found)
-        return position + len(found)
+        self._remaining -= len(line_end)
+        return position + len(line_end)
 
     def _keep_line(self, begun: bytes, limit: int) -> None:
         if len(begun) >= limit or b"\n" in begun:

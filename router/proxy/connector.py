@@ -99,8 +99,8 @@ class Connector:
             where: dict[str, Any] = {"host": addresses[0], "port": endpoint.port}
             if len(addresses) > 1:
                 good_first = sorted(addresses, key=lambda address: address != pool.address)
-                reached, pool.address = await dial(good_first, endpoint.port)
-                where = {"sock": reached}
+                sock, pool.address = await dial(good_first, endpoint.port)
+                where = {"sock": sock}
             if endpoint.tls:
                 where |= {"ssl": self.tls or True, "server_hostname": endpoint.host, "ssl_shutdown_timeout": SHUTDOWN_S}
             _, connection = await loop.create_connection(lambda: cast("Any", Upstream(pool)), **where)

@@ -29,8 +29,8 @@ def answer_lines(origins: Collection[bytes], path: bytes, fields: Fields) -> byt
 
 def preflight_lines(origins: Collection[bytes], method: bytes, path: bytes, fields: Fields) -> bytes | None:
     """The answer's lines to a browser that asks before it sends a request; None if this is no such question, or not allowed."""
-    asked = _field(fields, b"access-control-request-method")
-    if method != b"OPTIONS" or asked is None or path.startswith(ADMIN_TREES):
+    requested_method = _field(fields, b"access-control-request-method")
+    if method != b"OPTIONS" or requested_method is None or path.startswith(ADMIN_TREES):
         return None
     allowed = _allowed(origins, _field(fields, b"origin"))
     if not allowed:
@@ -54,5 +54,5 @@ def _allowed(origins: Collection[bytes], origin: bytes | None) -> bytes:
     return b"access-control-allow-origin: %b\r\naccess-control-allow-credentials: true\r\n" % origin
 
 
-def _field(fields: Fields, wanted: bytes) -> bytes | None:
-    return next((value for name, value in fields if name == wanted), None)
+def _field(fields: Fields, field: bytes) -> bytes | None:
+    return next((value for name, value in fields if name == field), None)

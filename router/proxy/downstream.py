@@ -102,13 +102,13 @@ class Downstream(ClientConnection):
         """asyncio: the client reads slower than the replica writes."""
         self._paused_at = self._engine.now()
         if self._exchange is not None:
-            self._exchange.client_paused()
+            self._exchange.set_paused(paused=True)
 
     def resume_writing(self) -> None:
         """asyncio: the client caught up."""
         self._paused_at = None
         if self._exchange is not None:
-            self._exchange.client_resumed()
+            self._exchange.set_paused(paused=False)
         else:
             self._go_on()
 

@@ -216,15 +216,10 @@ class Exchange(AnsweredRequest):
 
     # -- from the client and the sweep -------------------------------------------------------------------------------
 
-    def client_paused(self) -> None:
-        """The client cannot take more."""
+    def set_paused(self, *, paused: bool) -> None:
+        """The client cannot take more, or can again."""
         if self._attempt is not None:
-            self._attempt.pause()
-
-    def client_resumed(self) -> None:
-        """The client can take more again."""
-        if self._attempt is not None:
-            self._attempt.resume()
+            self._attempt.set_paused(paused=paused)
 
     def client_gone(self) -> None:
         """The client closed: stop the replica's work at once; nobody is to blame."""

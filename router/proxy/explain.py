@@ -1,7 +1,5 @@
 """`POST /admin/explain`: for a given request body, who could be asked, with which score, who would be, and why not."""
 
-from typing import Any
-
 import msgspec
 
 from router.candidates import choose_from
@@ -20,15 +18,15 @@ def explain(engine: Engine, facts: Facts) -> bytes:
     peers = engine.peers_for(facts.model, EXPLAINED)
     choice = choose_from(peers, (), engine.outliers, now)
     roomy = [endpoint for endpoint in choice.endpoints if engine.has_room(endpoint)]
-    rule, scores, picked = engine.chooser.explain(roomy, facts, now) if roomy else ("none", {}, None)
-    chosen = {endpoint.id for endpoint in choice.endpoints}
-    explanation: dict[str, Any] = {
+    rule, scores, pick = engine.chooser.explain(roomy, facts, now) if roomy else ("none", {}, None)
+    candidates = {endpoint.id for endpoint in choice.endpoints}
+    explanation = {
         "model": facts.model,
         "text_bytes": facts.text_bytes,
         "affinity": facts.affinity,
         "rule": rule,
         "panic": choice.panic,
-        "picked": picked.id if picked is not None else None,
+        "picked": pick.id if pick is not None else None,
         "table_version": engine.table.version,
         "candidates": [
             {
@@ -41,7 +39,7 @@ def explain(engine: Engine, facts: Facts) -> bytes:
                 "cache_type": endpoint.cache_type,
                 "score": scores.get(endpoint.id, {}).get("score"),
                 "inputs": scores.get(endpoint.id),
-                "excluded": _why_not(engine, endpoint, chosen, scores, now),
+                "excluded": _why_not(engine, endpoint, candidates, scores, now),
             }
             for endpoint in peers
         ],
@@ -49,13 +47,13 @@ def explain(engine: Engine, facts: Facts) -> bytes:
     return msgspec.json.encode(explanation)
 
 
-def _why_not(engine: Engine, endpoint: Endpoint, chosen: set[str], scores: Scores, now: float) -> str | None:
+def _why_not(engine: Engine, endpoint: Endpoint, candidates: set[str], scores: Scores, now: float) -> str | None:
     """Why `endpoint` has no score; None when it has one."""
     if endpoint.id in scores:
         return None
-    if endpoint.id in chosen and endpoint.id in engine.chooser.passed_over:
+    if endpoint.id in candidates and endpoint.id in engine.chooser.passed_over:
         return "silent"
-    if endpoint.id in chosen:
+    if endpoint.id in candidates:
         return "cache_type" if engine.has_room(endpoint) else "full"
     if endpoint.eligibility in (Eligibility.DOWN, Eligibility.DRAINING):
         return endpoint.eligibility.value

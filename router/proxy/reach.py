@@ -32,21 +32,21 @@ def reason_of(error: BaseException, where: str) -> str:
     """
     match error:
         case ssl.SSLCertVerificationError():
-            said = f"its certificate is not believed: {error.verify_message}"
+            reason = f"its certificate is not believed: {error.verify_message}"
         case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "HTTP_REQUEST" | "RECORD_LAYER_FAILURE"):
-            said = "the port does not speak TLS, the record says https"
+            reason = "the port does not speak TLS, the record says https"
         case ssl.SSLError():
-            said = f"TLS failed: {error}"
+            reason = f"TLS failed: {error}"
         case TimeoutError():
-            said = f"no connection in time at {where}"
+            reason = f"no connection in time at {where}"
         case ConnectionRefusedError():
-            said = f"connection refused at {where}"
+            reason = f"connection refused at {where}"
         case ConnectionError():
-            said = f"the connection is closed as it begins at {where}"
+            reason = f"the connection is closed as it begins at {where}"
         case socket.gaierror() | UnicodeError():
-            said = f"the name does not resolve: {where}"
+            reason = f"the name does not resolve: {where}"
         case OSError(errno=errno.EHOSTUNREACH | errno.ENETUNREACH | errno.EHOSTDOWN):
-            said = f"no way to {where}"
+            reason = f"no way to {where}"
         case _:
-            said = f"{str(error) or type(error).__name__} at {where}"
-    return said
+            reason = f"{str(error) or type(error).__name__} at {where}"
+    return reason

@@ -14,7 +14,7 @@ _LOOKED_AT_BYTES = 128
 _CLOSE, _A_LETTER = 0.6, 0.9
 """Likenesses: of paths that somebody may have meant; and of those that differ in a letter or two, by which `/chat/completion`
 does not mean `/completion`."""
-_KNOWN = sorted(path.decode() for path in PROXIED.keys() | (CONTROL - {b"/"}))
+_SERVED = sorted(path.decode() for path in PROXIED.keys() | (CONTROL - {b"/"}))
 
 
 def known_path(path: bytes, prefixes: Sequence[bytes] = (), extra: Collection[bytes] = ()) -> bytes:
@@ -37,7 +37,7 @@ def known_path(path: bytes, prefixes: Sequence[bytes] = (), extra: Collection[by
 def nearest(path: bytes) -> str | None:
     """The known path that somebody who typed `path` most likely meant."""
     text = path[:_LOOKED_AT_BYTES].decode("latin-1")
-    close = next(iter(difflib.get_close_matches(text, _KNOWN, n=1, cutoff=_CLOSE)), None)
+    close = next(iter(difflib.get_close_matches(text, _SERVED, n=1, cutoff=_CLOSE)), None)
     if close is not None and difflib.SequenceMatcher(None, text, close).ratio() >= _A_LETTER:
         return close
-    return max((known for known in _KNOWN if text.rstrip("/").endswith(known)), key=len, default=close)
+    return max((served for served in _SERVED if text.rstrip("/").endswith(served)), key=len, default=close)

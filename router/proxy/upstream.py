@@ -99,17 +99,15 @@ class Upstream:
             transport.write(request)
             transport.write(body)
 
-    def pause(self) -> None:
-        """The client cannot take more: stop reading."""
-        if self.transport is not None and not self._paused:
-            self._paused = True
-            self.transport.pause_reading()
-
-    def resume(self) -> None:
-        """The client can take more."""
-        if self.transport is not None and self._paused:
-            self._paused = False
-            self.transport.resume_reading()
+    def set_paused(self, *, paused: bool) -> None:
+        """Stop reading while the client cannot take more."""
+        transport = self.transport
+        if transport is not None and paused != self._paused:
+            self._paused = paused
+            if paused:
+                transport.pause_reading()
+            else:
+                transport.resume_reading()
 
     def abort(self) -> None:
         """Drop the connection at once; its attempt hears nothing more."""
@@ -339,7 +337,7 @@ class Pool:
 
     def give_back(self, connection: Upstream) -> None:
         """Keep a connection whose response is complete."""
-        connection.resume()
+        connection.set_paused(paused=False)
         connection.idle_since = self._clock()
         if self._over or len(self._idle) >= IDLE_COUNT_LIMIT:
             connection.abort()

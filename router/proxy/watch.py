@@ -4,16 +4,13 @@ One that is late (`silence.py`) gets nothing from this worker while another is n
 five seconds. When several requests wait there, over all workers, it is set aside for everybody, as any outlier is.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from router.counters import EJECTIONS, HEARD_AT_US, STUCK, SharedCounters
 from router.model import Endpoint, Table
 from router.outlier import Outliers
 from router.policy.choose import Chooser
 from router.silence import Kind, Silence
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 SEVERAL = 3
 """Requests that wait at once."""
@@ -49,8 +46,8 @@ class StallWatch:
 
     def has_changed(self, endpoint: Endpoint) -> bool:
         """True when the master says something else of `endpoint` than when it was chosen, or nothing any more."""
-        found = self._by_id.get(endpoint.id)
-        return found is None or found.eligibility is not endpoint.eligibility
+        current = self._by_id.get(endpoint.id)
+        return current is None or current.eligibility is not endpoint.eligibility
 
     def answered(self, endpoint: Endpoint, kind: Kind, wait_s: float, now: float) -> None:
         """The first byte of an answer came."""
@@ -85,11 +82,11 @@ class StallWatch:
         for name, (endpoint, since) in before.items():
             if name not in self._stuck:
                 counters.put(endpoint.slot, STUCK, 0)
-                known = silence.replicas.get(name)  # none for one that left, came back since, and was not asked yet
-                if known is not None and known.heard_at >= since:
+                record = silence.replicas.get(name)  # none for one that left, came back since, and was not asked yet
+                if record is not None and record.heard_at >= since:
                     self._outliers.take_back(endpoint, now)
 
-    def _peers(self, endpoint: Endpoint) -> "Sequence[Endpoint]":
+    def _peers(self, endpoint: Endpoint) -> Sequence[Endpoint]:
         """Those that could stand in for `endpoint`."""
         return self._table.by_model[endpoint.models[0]] if endpoint.models else self._table.endpoints
 

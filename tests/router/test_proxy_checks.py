@@ -232,3 +232,17 @@ async def test_an_ejection_is_seen_by_the_other_workers(plane: Plane) -> None:
     await until(lambda: engine.outliers.ejected(engine.now()) == [endpoint.id])
     assert [(await plane.post(CHAT)).status for _ in range(3)] == [200] * 3
     assert not plane.replicas[0].calls
+
+
+async def test_what_is_under_way_says_where_it_stands(plane: Plane) -> None:
+    gate = Gate()
+    replica = await plane.add(gate)
+    [endpoint] = plane.route(replica)
+    post = asyncio.ensure_future(plane.post(CHAT, headers="x-request-id: abc\r\n"))
+    await until(lambda: replica.calls)
+    [exchange] = plane.engine.exchanges
+    attempt = "<UpstreamAttempt r0 waiting status=0 <Upstream r0 head>>"
+    assert repr(exchange) == f"<Exchange abc /v1/chat/completions asking {attempt}>"
+    gate.go.set()
+    await post
+    assert repr(plane.engine.connector.pool(endpoint)) == "<Pool r0 idle=1>"
