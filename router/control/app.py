@@ -160,11 +160,11 @@ async def _model_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if not request.path.startswith(("/v1/models", "/models")) or error.status < HTTPStatus.BAD_REQUEST:
             raise
         if isinstance(error, ApiError):
-            body = answers.error(error.status, "model_not_found", error.message)
+            content = answers.openai_error(error.status, "model_not_found", error.message)
         else:
-            body = answers.error(error.status, "bad_request", error.reason)
+            content = answers.openai_error(error.status, "bad_request", error.reason)
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-        return _answer(ModelFault(error=body["error"]), status=error.status, headers=headers)
+        return _answer(ModelFault(error=content), status=error.status, headers=headers)
 
 
 async def _health(request: web.Request) -> web.Response:

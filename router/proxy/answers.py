@@ -22,12 +22,12 @@ def error_body(status: int, code: str, message: str, dialect: Dialect = Dialect.
     OpenAI's: `{"error": {"message", "type", "code", "param"}}`; Anthropic's: `{"type": "error", "error": {"type",
     "message"}}`, where we add the code.
     """
-    return _encode(error(status, code, message, dialect))
+    return _encode(_error(status, code, message, dialect))
 
 
 def error_event(code: str, message: str, dialect: Dialect = Dialect.OPENAI) -> bytes:
     """The last event of a stream that broke; the blank line before it ends an event that was cut."""
-    content = error(HTTPStatus.BAD_GATEWAY, code, message, dialect)
+    content = _error(HTTPStatus.BAD_GATEWAY, code, message, dialect)
     if dialect is Dialect.RESPONSES:
         # Typed clients read the event's own members, OpenAI's for Python raises for an `error`.
         content = {"type": "error", "code": code, "message": message, "param": None, "sequence_number": 0, **content}
@@ -39,14 +39,17 @@ def event_line(dialect: Dialect) -> bytes:
     return b"" if dialect is Dialect.OPENAI else b"event: error\n"
 
 
-def error(status: int, code: str, message: str, dialect: Dialect = Dialect.OPENAI) -> dict[str, object]:
-    """The same, not yet as bytes."""
-    ours = status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    if dialect is Dialect.ANTHROPIC:
-        kind = _ANTHROPIC_TYPES.get(status, "api_error" if ours else "invalid_request_error")
-        return {"type": "error", "error": {"type": kind, "message": message, "code": code}}
-    kind = _TYPES.get(status, "server_error" if ours else "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "code": code, "param": None}}
+def openai_error(status: int, code: str, message: str) -> dict[str, str | None]:
+    """What stands under `error` for OpenAI's clients."""
+    kind = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+    return {"message": message, "type": _TYPES.get(status, kind), "code": code, "param": None}
+
+
+def _error(status: int, code: str, message: str, dialect: Dialect) -> dict[str, object]:
+    if dialect is not Dialect.ANTHROPIC:
+        return {"error": openai_error(status, code, message)}
+    kind = "api_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+    return {"type": "error", "error": {"type": _ANTHROPIC_TYPES.get(status, kind), "message": message, "code": code}}
 
 
 def _encode(content: dict[str, object]) -> bytes:
