@@ -30,6 +30,7 @@ from registry.core.writer import Writer
 from registry.fleet.agents import AgentClient
 from registry.fleet.created import NewReplicas
 from registry.fleet.doubts import Doubts
+from registry.fleet.index import FleetIndex
 from registry.fleet.routers import Routers
 from registry.http.context import REGISTRY, ConnectionLimit, Registry
 from registry.http.middleware import errors
@@ -84,9 +85,11 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     concurrency=settings.probe_concurrency,
                 )
                 prober.begin(loaded.instances)
+                index = FleetIndex()
+                index.begin(loaded.instances)
                 routers = Routers(clock)
                 metrics = Metrics(catalogue, writer, hub, routers)
-                writer.listeners += [hub.publish, prober.notice, metrics.notice]
+                writer.listeners += [hub.publish, prober.notice, index.notice, metrics.notice]
                 app[REGISTRY] = Registry(
                     catalogue=catalogue,
                     writer=writer,
@@ -102,6 +105,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     doubts=Doubts(clock),
                     on_loopback=is_loopback(settings.host),
                     agents=AgentClient(agents, agent_token),
+                    index=index,
                     created=NewReplicas(clock),
                     resolver=resolver,
                     started_at=clock.monotonic(),

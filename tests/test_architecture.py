@@ -76,6 +76,7 @@ PURE = (
     "registry/core/expiry.py",
     "registry/core/ownership.py",
     "registry/core/report.py",
+    "registry/fleet/index.py",
     "registry/fleet/placement.py",
     "registry/fleet/replicas.py",
     "registry/http/origin.py",

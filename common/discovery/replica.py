@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from common.wire.replica import ReplicaInfo
+
 FILTERS = ("server_mode", "status", "model_name")
 """Members that a list may be narrowed by."""
 REPORTED: Mapping[str, Any] = {
@@ -35,6 +37,21 @@ REPORTED: Mapping[str, Any] = {
 def select(infos: Iterable[Mapping[str, Any]], wanted: Mapping[str, str]) -> list[Mapping[str, Any]]:
     """Those that match every given filter; a model matches by name or among the models served."""
     return [info for info in infos if all(_matches(info, key, value) for key, value in wanted.items())]
+
+
+def select_infos(infos: Iterable[ReplicaInfo], filters: Mapping[str, str]) -> list[ReplicaInfo]:
+    """Those that match every filter; a model matches by name or among the models served."""
+    return [info for info in infos if all(_fits(info, key, value) for key, value in filters.items())]
+
+
+def _fits(info: ReplicaInfo, key: str, value: str) -> bool:
+    match key:
+        case "server_mode":
+            return _mode(info.server_mode) == _mode(value)
+        case "model_name":
+            return info.model_name == value or value in info.models
+        case _:
+            return info.status == value
 
 
 def _matches(info: Mapping[str, Any], key: str, value: str) -> bool:

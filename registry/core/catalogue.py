@@ -85,6 +85,8 @@ class Catalogue:
         shared: A shared store holds the leases; only a lease that it lost is aged here.
         capacity: Most records at once.
         rules: How leases end.
+
+    `healthy` counts the records that run and whose lease holds.
     """
 
     epoch: str
@@ -95,6 +97,7 @@ class Catalogue:
     generation_floor: int = 0
     renewals: int = 0
     preserving_since: float | None = None
+    healthy: int = 0
     _entries: dict[str, Entry] = field(default_factory=dict)
     _tombstones: dict[str, Tombstone] = field(default_factory=dict)
 
@@ -119,6 +122,7 @@ class Catalogue:
             fresh = replace(instance, stale=False, suspect=False, health=HealthStatus.UNKNOWN)
             renewed_at = now - ttl_s(fresh) if self.shared else now  # nothing was heard here yet
             self._entries[instance.name] = Entry(fresh, renewed_at, self.revision, held=self.shared)
+            self.healthy += fresh.is_healthy
         self.raise_floor(generation_floor)
 
     def raise_floor(self, generation: int) -> None:
@@ -278,10 +282,7 @@ class Catalogue:
 
     def _update(self, name: str, fields: Mapping[str, Any]) -> Decision:
         held = self._held(name)
-        merged = dict(fields)
-        if isinstance(given := fields.get("metadata"), Mapping):
-            merged["metadata"] = {**held.registration.metadata, **given}
-        registration = replace(held.registration, **merged)
+        registration = replace(held.registration, **fields)
         after = replace(held, registration=registration, stale=False, suspect=False)
         changes = (Upsert(after, durable=True),) if self._is_loose(held) or after != held else ()
         return Decision(changes, after, renews=True)
@@ -315,13 +316,16 @@ class Catalogue:
         if entry is None:
             entry = self._entries[instance.name] = Entry(instance, now, self.revision)
             self._tombstones.pop(instance.name, None)
+            self.healthy += instance.is_healthy
+        else:
+            self.healthy += instance.is_healthy - entry.instance.is_healthy
         entry.instance = instance
         entry.revision = self.revision
         if put.durable and self.shared:
             entry.held = True
 
     def _remove(self, removed: Removed, now: float) -> None:
-        del self._entries[removed.name]
+        self.healthy -= self._entries.pop(removed.name).instance.is_healthy
         self.generation_floor = max(self.generation_floor, removed.instance.generation)
         owner = removed.instance.registration
         if removed.reason == "deregistered" and owner.instance_id is not None:

@@ -32,12 +32,16 @@ class Registration:
 class Report:
     """A replica report as JSON text: its `lasting` members, and the `passing` ones that change with every heartbeat.
 
-    `replica_id` is the member of that name, if it is a string.
+    What the registry itself asks of ten thousand reports stands beside the text: members of the same names, None where
+    they are no string.
     """
 
     lasting: bytes
     passing: bytes = b"{}"
     replica_id: str | None = None
+    status: str | None = None
+    updated_at: str | None = None
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class Renew:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Change some fields; counts as a heartbeat. `fields` holds members of `Registration`; metadata is merged."""
+    """Change some fields; counts as a heartbeat. `fields` holds members of `Registration`, each replaced whole."""
 
     name: str
     fields: Mapping[str, Any]

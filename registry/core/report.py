@@ -5,19 +5,17 @@ memory to compare and to free some. As text a report is one object, and is compa
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
+from common.wire.replica import PASSING
+from common.wire.words import RecordKind, RecordStatus, ReplicaStatus
 from registry.core.model import Instance, Renew, Report
 
-VOLATILE_FIELDS = ("running", "waiting", "updated_at")
-"""Members that change with every heartbeat: shown and streamed, never written to a store."""
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def make_report(body: Mapping[str, Any]) -> Report:
+def make_report(body: Mapping[str, object]) -> Report:
     """The report in a heartbeat's body.
 
     There `status` is the record's; the replica's own is `replica_status`, and `status` of babysitters that know no such
@@ -27,16 +25,28 @@ def make_report(body: Mapping[str, Any]) -> Report:
     own = lasting.pop("replica_status", None)
     if isinstance(own, str):
         lasting["status"] = own
-    if lasting.get("status") == "draining":
-        lasting["status"] = "stopping"
-    passing = {name: lasting.pop(name) for name in VOLATILE_FIELDS if name in lasting}
-    replica_id = lasting.get("replica_id")
-    return Report(_encode(lasting), _encode(passing), replica_id if isinstance(replica_id, str) else None)
+    if lasting.get("status") == RecordStatus.DRAINING:
+        lasting["status"] = ReplicaStatus.STOPPING.value
+    passing = {name: lasting.pop(name) for name in PASSING if name in lasting}
+    return Report(
+        _encode(lasting),
+        _encode(passing) if passing else b"{}",
+        _text(lasting.get("replica_id")),
+        _text(lasting.get("status")),
+        _text(passing.get("updated_at")),
+        _text(lasting.get("request_id")),
+    )
 
 
-def read_report(report: Report) -> dict[str, Any]:
-    """All members of a report."""
-    return {**_decode(report.lasting), **_decode(report.passing)}
+def _text(member: object) -> str | None:
+    return member if isinstance(member, str) else None
+
+
+def report_text(report: Report) -> bytes:
+    """Both parts of a report as one JSON object."""
+    if report.passing == b"{}":
+        return report.lasting
+    return report.passing if report.lasting == b"{}" else report.lasting[:-1] + b"," + report.passing[1:]
 
 
 def lasting(report: Report | None) -> bytes | None:
@@ -44,16 +54,16 @@ def lasting(report: Report | None) -> bytes | None:
     return None if report is None else report.lasting
 
 
-def service_status(held: Instance, beat: Renew) -> str:
+def service_status(instance: Instance, beat: Renew) -> str:
     """The record's status after a heartbeat.
 
     A replica report speaks of the replica: its `ready` is a server's `running`, and it says nothing of a babysitter's
-    own record, which runs for as long as it beats. Any other status is taken as given.
+    own record, which runs for as long as it beats. Any other status is taken as it is.
     """
     if beat.status is None:
-        return held.registration.status
+        return instance.registration.status
     if beat.report is None or beat.report.replica_id is None:
         return beat.status
-    if held.kind != "openai-api":
-        return held.registration.status
-    return "running" if beat.status == "ready" else beat.status
+    if instance.kind != RecordKind.SERVER:
+        return instance.registration.status
+    return RecordStatus.RUNNING if beat.status == ReplicaStatus.READY else beat.status

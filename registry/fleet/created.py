@@ -1,11 +1,11 @@
 """What was just created, and where: remembered until heartbeats tell of it, and longer for a call that is repeated."""
 
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from dataclasses import dataclass, field
-from typing import Any
 
 from common.clock import Clock
+from common.wire.replica import ReplicaInfo
 
 REMEMBERED_S = 30.0
 """Long past the first heartbeat of a new replica's babysitter."""
@@ -18,10 +18,8 @@ MOST = 10_000
 class NewReplica:
     """A replica that an agent has just made; `info` is what its request says of it, `at` when (monotonic)."""
 
-    replica_id: str
-    request_id: str | None
+    info: ReplicaInfo
     node: str
-    info: Mapping[str, Any]
     at: float
 
 
@@ -58,12 +56,12 @@ class NewReplicas:
         node, at = self._asked.get(request_id, (None, 0.0))
         return node if self.clock.monotonic() - at <= ASKED_S else None
 
-    def remember(self, replica_id: str, info: Mapping[str, Any], *, node: str, request_id: str | None) -> None:
+    def remember(self, info: ReplicaInfo, *, node: str) -> None:
         """A replica was made: it is known from now on, whenever its babysitter will first be heard."""
         self._made = self.recent()
         if len(self._made) >= MOST:
             self._made.clear()
-        self._made[replica_id] = NewReplica(replica_id, request_id, node, info, self.clock.monotonic())
+        self._made[info.replica_id] = NewReplica(info, node, self.clock.monotonic())
 
     def forget(self, replica_id: str) -> None:
         """It was stopped: it is for its agent alone to show now."""
@@ -76,4 +74,4 @@ class NewReplicas:
 
     def placed(self, reported: Container[str]) -> Counter[str]:
         """How many replicas of each node were made that no heartbeat has shown yet. `reported`: ids that one has."""
-        return Counter(it.node for it in self.recent().values() if it.replica_id not in reported)
+        return Counter(it.node for it in self.recent().values() if it.info.replica_id not in reported)

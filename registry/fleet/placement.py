@@ -3,10 +3,6 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from registry.core.model import Instance
-from registry.core.report import read_report
-from registry.fleet.replicas import agent_node
-
 
 class NoAgent(Exception):
     """No agent can be asked; the text says why. `unknown_node` tells that the request names a node that is not there."""
@@ -31,40 +27,18 @@ class NodeAgent:
     draining: bool = False
 
 
-def agents(instances: Iterable[Instance]) -> list[NodeAgent]:
-    """Every agent, by the name of its node."""
-    found = []
-    for instance in instances:
-        node = agent_node(instance)
-        if node is None:
-            continue
-        told = read_report(instance.report) if instance.report is not None else {}
-        live, capacity = told.get("replicas_live"), told.get("capacity")
-        found.append(
-            NodeAgent(
-                node,
-                instance.registration.url,
-                live if isinstance(live, int) else 0,
-                capacity if isinstance(capacity, int) else None,
-                away=instance.stale,
-                draining=instance.is_draining,
-            )
-        )
-    return sorted(found, key=lambda agent: agent.node)
-
-
-def ranked(known: Iterable[NodeAgent], *, node: str | None, placed: Mapping[str, int]) -> list[NodeAgent]:
+def ranked(agents: Iterable[NodeAgent], *, node: str | None, placed: Mapping[str, int]) -> list[NodeAgent]:
     """The agents to ask, the best first: the one of `node`, else those with room, the least laden first.
 
     Args:
-        known: All agents.
+        agents: All of them.
         node: The node that the request names.
         placed: How many replicas each node was given since its agent last counted.
 
     Raises:
         NoAgent: There is none to ask.
     """
-    everyone = list(known)
+    everyone = list(agents)
     if node is not None:
         named = [agent for agent in everyone if agent.node == node]
         if not named:

@@ -1,68 +1,42 @@
 """Replicas as the release server shows them (docs/contract.md 5), read from the reports that came with heartbeats. PURE."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from common.discovery.replica import REPORTED
-from registry.core.model import Instance
-from registry.core.report import read_report
+import msgspec
 
-_DEFAULTS: Mapping[str, Any] = {
-    "server_mode": None,
-    "model_name": None,
-    "status": "unknown",
-    "display_status": "Pending",
-    "endpoint": "NA",
-    "port": None,
-    "multibox": None,
-    "namespace": None,
-    "workdir": None,
-    "created_at": None,
-    "request_id": None,
-    **REPORTED,
-}
-AGENT_KIND = "node-agent"
-"""`metadata.type` of a node agent's record."""
+from common.wire.base import JsonObject, Message
+from common.wire.create import Placement
+from common.wire.read import read_json_lenient
+from common.wire.replica import Replica, ReplicaInfo, ReplicaReport
+from common.wire.words import RecordKind, ReplicaStatus
+from registry.core.model import Instance, Report
+from registry.core.report import report_text
 
 
-def replica_infos(instances: Iterable[Instance]) -> dict[str, dict[str, Any]]:
-    """Every replica that was reported, by its id.
+class AgentCounts(Message, frozen=True, kw_only=True):
+    """What a registry reads of a node agent's report (`common.wire.replica.AgentReport`)."""
 
-    A replica may report with two records, its babysitter's and its server's: a record whose lease holds wins over one
-    whose lease ended, and the later update over the earlier. A node's agent speaks for a replica that has no
-    babysitter to do so, not yet or not any more.
-    """
-    found: dict[str, tuple[tuple[bool, str], Instance, dict[str, Any]]] = {}
-    for instance in instances:
-        for replica_id, report in _reports(instance):
-            rank = (not instance.stale, str(report.get("updated_at") or ""))
-            if replica_id not in found or rank > found[replica_id][0]:
-                found[replica_id] = (rank, instance, report)
-    return {
-        key: _info(instance, report) for key, (_, instance, report) in sorted(found.items(), key=lambda item: item[0])
-    }
+    replicas_live: int = 0
+    capacity: int | None = None
+    replicas: list[msgspec.Raw] = msgspec.field(default_factory=list)
 
 
-def pending_info(replica_id: str, body: Mapping[str, Any], *, node: str, request_id: str | None) -> dict[str, Any]:
-    """A replica that an agent made a moment ago, from its create request."""
-    given, metadata = body.get("placement"), body.get("metadata")
-    placement = given if isinstance(given, dict) else {}
-    return {
-        "replica_id": replica_id,
-        **_DEFAULTS,
-        "server_mode": body.get("server_mode"),
-        "model_name": body.get("model_name"),
-        "status": "pending",
-        "multibox": placement.get("multibox"),
-        "namespace": placement.get("namespace") or "inf-integ",
-        "request_id": request_id,
-        "metadata": {
-            **(metadata if isinstance(metadata, dict) else {}),
-            "node": node,
-            "stale": False,
-            "draining": False,
-        },
-    }
+class CreatePlacement(Message, frozen=True, kw_only=True):
+    """Where a create request wants its replica; the node's agent judges the rest."""
+
+    node: object = None
+    multibox: str | None = None
+    namespace: str = Placement().namespace
+
+
+class CreateGlance(Message, frozen=True, kw_only=True):
+    """What a registry reads of a create request (`common.wire.create.CreateRequest`): the node's agent judges it."""
+
+    server_mode: str | None = None
+    model_name: str | None = None
+    request_id: str | None = None
+    placement: CreatePlacement = CreatePlacement()
+    metadata: JsonObject = msgspec.field(default_factory=dict)
 
 
 def agent_node(instance: Instance) -> str | None:
@@ -72,33 +46,59 @@ def agent_node(instance: Instance) -> str | None:
     sent requests and shown a token.
     """
     node = instance.registration.metadata.get("node")
-    return node if instance.kind == AGENT_KIND and instance.name == f"agent-{node}" and isinstance(node, str) else None
+    is_agent = instance.kind == RecordKind.AGENT and instance.name == f"agent-{node}"
+    return node if is_agent and isinstance(node, str) else None
 
 
-def _reports(instance: Instance) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The replicas that a record reports, by id: a babysitter's its own, an agent's those that have none."""
-    if instance.report is None:
-        return
-    if instance.report.replica_id is not None:
-        yield instance.report.replica_id, read_report(instance.report)
-    elif agent_node(instance) is not None:
-        told = read_report(instance.report).get("replicas")
-        for report in told if isinstance(told, list) else []:
-            if isinstance(report, dict) and isinstance(report.get("replica_id"), str):
-                yield report["replica_id"], report
+def agent_counts(instance: Instance) -> AgentCounts:
+    """What a node's agent says of its node."""
+    return AgentCounts() if instance.report is None else read_json_lenient(AgentCounts, instance.report.lasting)
 
 
-def _info(instance: Instance, report: Mapping[str, Any]) -> dict[str, Any]:
-    said = instance.registration
-    info = {"replica_id": report["replica_id"], **_DEFAULTS, "host": said.host}
-    info.update({key: report[key] for key in _DEFAULTS if report.get(key) is not None})
-    given, node = report.get("metadata"), said.metadata.get("node")
-    info["metadata"] = {
-        **(given if isinstance(given, dict) else {}),
+def agent_replicas(counts: AgentCounts) -> Iterator[ReplicaInfo]:
+    """The replicas that an agent speaks for, since they have no babysitter to do so, not yet or not any more."""
+    for text in counts.replicas:
+        try:
+            yield read_json_lenient(ReplicaInfo, bytes(text))
+        except msgspec.MsgspecError:  # without an id it is no replica
+            continue
+
+
+def read_report(report: Report) -> ReplicaReport:
+    """A babysitter's report.
+
+    Raises:
+        msgspec.MsgspecError: It names no replica.
+    """
+    return read_json_lenient(ReplicaReport, report_text(report))
+
+
+def info_of(instance: Instance, replica: Replica) -> ReplicaInfo:
+    """A replica as it is shown, from the record that told of it and what it told."""
+    registration = instance.registration
+    node = registration.metadata.get("node")
+    members = {name: getattr(replica, name) for name in Replica.__struct_fields__}
+    members["host"] = replica.host or registration.host
+    members["metadata"] = {
+        **replica.metadata,
         **({"node": node} if isinstance(node, str) else {}),
-        "service": said.name,
-        "hostname": said.hostname,
+        "service": registration.name,
+        "hostname": registration.hostname,
         "stale": instance.stale,
         "draining": instance.is_draining,
     }
-    return info
+    return ReplicaInfo(**members)
+
+
+def pending_info(replica_id: str, request: CreateGlance, *, node: str, request_id: str | None) -> ReplicaInfo:
+    """A replica that an agent made a moment ago, from its create request."""
+    return ReplicaInfo(
+        replica_id=replica_id,
+        status=ReplicaStatus.PENDING,
+        server_mode=request.server_mode,
+        model_name=request.model_name,
+        multibox=request.placement.multibox,
+        namespace=request.placement.namespace,
+        request_id=request_id,
+        metadata={**request.metadata, "node": node, "stale": False, "draining": False},
+    )

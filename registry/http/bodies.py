@@ -114,7 +114,7 @@ class RegisterBody(Body):
 
 
 class UpdateBody(Body):
-    """`PUT /services/{name}`: any of the fields."""
+    """`PUT /services/{name}`: any of the fields, each replaced whole, as clients of both ancestors expect."""
 
     host: Host | None = None
     port: Port | None = None

@@ -13,6 +13,7 @@ from registry.core.writer import Writer
 from registry.fleet.agents import AgentClient
 from registry.fleet.created import NewReplicas
 from registry.fleet.doubts import Doubts
+from registry.fleet.index import FleetIndex
 from registry.fleet.routers import Routers
 from registry.http.guard import Grant, Guard
 from registry.outbound.addresses import AddressPolicy
@@ -61,6 +62,7 @@ class Registry:
     doubts: Doubts
     on_loopback: bool
     agents: AgentClient
+    index: FleetIndex
     created: NewReplicas
     resolver: GuardedResolver
     started_at: float

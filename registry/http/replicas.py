@@ -1,45 +1,41 @@
 """The release server's replica API for the whole fleet (docs/contract.md 5): reads from heartbeats, writes to the node's agent."""
 
 import asyncio
-import json
-from typing import Any
 
 import aiohttp
+import msgspec
+import structlog
 from aiohttp import web
 
-from common.discovery.replica import FILTERS, select
+from common.discovery.replica import FILTERS, select_infos
 from common.http.errors import ApiError, parse_json_object
 from common.http.relay import pass_bytes
 from common.names import is_replica_id
+from common.wire.read import read_json_lenient, read_lenient
+from common.wire.replica import Created, InfoMarks, OneReplica, ReplicaInfo, ReplicaList
 from registry.fleet.agents import STREAMS_MOST, AgentAnswer, AgentAway
-from registry.fleet.placement import NoAgent, NodeAgent, agents, ranked
-from registry.fleet.replicas import pending_info, replica_infos
+from registry.fleet.placement import NoAgent, NodeAgent, ranked
+from registry.fleet.replicas import CreateGlance, pending_info
 from registry.http.context import GRANT, REGISTRY, Registry, answer
 from registry.http.guard import EVERYTHING, Level
 from registry.http.listing import wait_for_news
 
+log = structlog.get_logger(__name__)
 BODY_LIMIT_BYTES = 1 << 20
 BODY_TIMEOUT_S = 30.0
 RETRY = {"Retry-After": "5"}
-CREATED, OK = 201, 200
-
-
-def known_infos(registry: Registry) -> dict[str, dict[str, Any]]:
-    """Every replica: those that were reported, and those made a moment ago."""
-    infos = replica_infos(entry.instance for entry in registry.catalogue)
-    for replica_id, made in registry.created.recent().items():
-        infos.setdefault(replica_id, dict(made.info))
-    return infos
+CREATED = 201
 
 
 async def list_replicas(request: web.Request) -> web.Response:
     """`GET /api/v1/replicas[?server_mode=…][&status=…][&model_name=…]`, and the same at `/v1/replicas` with long poll."""
     await wait_for_news(request)
-    catalogue = request.app[REGISTRY].catalogue
-    wanted = {key: request.query[key] for key in FILTERS if key in request.query}
-    found = select(known_infos(request.app[REGISTRY]).values(), wanted)
-    headers = {"X-Index": str(catalogue.revision), "X-Epoch": catalogue.epoch}
-    return answer({"total": len(found), "replicas": found}, headers=headers)
+    registry = request.app[REGISTRY]
+    filters = {key: request.query[key] for key in FILTERS if key in request.query}
+    recent = [made.info for key, made in registry.created.recent().items() if key not in registry.index]
+    infos = select_infos([*registry.index.infos(), *recent], filters)
+    headers = {"X-Index": str(registry.catalogue.revision), "X-Epoch": registry.catalogue.epoch}
+    return answer(ReplicaList(total=len(infos), replicas=infos), headers=headers)
 
 
 async def create(request: web.Request) -> web.Response:
@@ -52,20 +48,18 @@ async def create(request: web.Request) -> web.Response:
     ):
         raise ApiError(415, f"Content-Type: must be application/json, not {request.content_type}", field="Content-Type")
     raw = await _read(request)
-    body = parse_json_object(raw)
-    candidates = _candidates(registry, body)
-    asked = body.get("request_id")
-    request_id, reason = asked if isinstance(asked, str) else None, ""
-    for agent in candidates:
-        registry.created.asks(request_id, agent.node)
+    glance = read_lenient(CreateGlance, parse_json_object(raw))
+    reason = ""
+    for agent in _candidates(registry, glance):
+        registry.created.asks(glance.request_id, agent.node)
         try:
-            told = await registry.agents.ask(agent, "POST", "/api/v1/replicas", body=raw)
+            response = await registry.agents.ask(agent, "POST", "/api/v1/replicas", body=raw)
         except AgentAway as error:
-            registry.created.unasked(request_id)
+            registry.created.unasked(glance.request_id)
             reason = str(error)
             continue
-        _remember(registry, agent, body, told)
-        return _render(told)
+        _remember(registry, agent, glance, response)
+        return _render(response)
     raise ApiError(503, reason, headers=RETRY)
 
 
@@ -75,10 +69,10 @@ async def pass_on(request: web.Request) -> web.Response:
     replica_id = _id(request)
     raw = await _read(request)
     agent = await _agent_of(registry, replica_id)
-    told = await _ask(registry, agent, request.method, request.path, raw or None)
+    response = await _ask(registry, agent, request.method, request.path, raw or None)
     if request.method == "DELETE" or request.path.endswith("/stop"):
         registry.created.forget(replica_id)
-    return _render(told)
+    return _render(response)
 
 
 async def read_on(request: web.Request) -> web.Response:
@@ -92,9 +86,9 @@ async def get_replica(request: web.Request) -> web.Response:
     """`GET /api/v1/replicas/{id}`: from heartbeats; a replica that none tells of is looked for at the agents."""
     registry = request.app[REGISTRY]
     replica_id = request.match_info["id"]
-    info = replica_infos(entry.instance for entry in registry.catalogue).get(replica_id)
+    info = registry.index.get(replica_id)
     if info is not None:
-        return answer({"replica_id": replica_id, "status": info["status"], "info": info})
+        return answer(OneReplica(replica_id=replica_id, status=info.status, info=info))
     agent = await _agent_of(registry, _id(request))
     return _render(await _ask(registry, agent, "GET", f"/api/v1/replicas/{replica_id}", None))
 
@@ -114,15 +108,15 @@ async def stream(request: web.Request) -> web.StreamResponse:
             call = client.session.get(
                 url, params=request.query, headers=client.headers, timeout=timeout, allow_redirects=False
             )
-            async with call as told:
+            async with call as upstream:
                 deadline.reschedule(None)
-                response = web.StreamResponse(status=told.status)
-                response.headers["Content-Type"] = plain_type(told.headers.get("Content-Type", ""))
+                response = web.StreamResponse(status=upstream.status)
+                response.headers["Content-Type"] = plain_type(upstream.headers.get("Content-Type", ""))
                 for name in ("Cache-Control", "X-Accel-Buffering"):
-                    if name in told.headers:
-                        response.headers[name] = told.headers[name]
+                    if name in upstream.headers:
+                        response.headers[name] = upstream.headers[name]
                 await response.prepare(request)
-                await pass_bytes(request, told, response)
+                await pass_bytes(request, upstream, response)
                 return response
     except TimeoutError as error:
         raise ApiError(504, f"the agent of node {agent.node!r} did not answer") from error
@@ -159,38 +153,44 @@ async def _read(request: web.Request) -> bytes:
     return raw
 
 
-def _candidates(registry: Registry, body: dict[str, Any]) -> list[NodeAgent]:
+def _candidates(registry: Registry, glance: CreateGlance) -> list[NodeAgent]:
     """The agents to ask, the best first. A request that was made before goes to where it went then (E1)."""
-    placement = body.get("placement")
-    node = placement.get("node") if isinstance(placement, dict) else None
+    node = glance.placement.node
     if node is not None and not isinstance(node, str):
         raise ApiError(422, "field 'placement.node': must be the name of a node", field="placement.node")
-    reported = replica_infos(entry.instance for entry in registry.catalogue)
-    infos = {key: made.info for key, made in registry.created.recent().items()} | reported
-    asked = body.get("request_id")
-    if node is None and isinstance(asked, str):
-        nodes = [info["metadata"].get("node") for info in infos.values() if info["request_id"] == asked]
-        node = next((it for it in nodes if isinstance(it, str)), None) or registry.created.asked_before(asked)
-    known = agents(entry.instance for entry in registry.catalogue)
+    if node is None and glance.request_id is not None:
+        node = _node_of_request(registry, glance.request_id)
     try:
-        return ranked(known, node=node, placed=registry.created.placed(reported))
+        return ranked(registry.index.agents, node=node, placed=registry.created.placed(registry.index))
     except NoAgent as error:
         if error.unknown_node:
             raise ApiError(422, f"field 'placement.node': {error}", field="placement.node") from error
         raise ApiError(503, str(error), headers=RETRY) from error
 
 
-def _remember(registry: Registry, agent: NodeAgent, body: dict[str, Any], told: AgentAnswer) -> None:
-    if told.status not in (CREATED, OK):
+def _node_of_request(registry: Registry, request_id: str) -> str | None:
+    """Where a create request went that came before: by what is reported, was just made, or was only asked."""
+    recent = (made.info for made in registry.created.recent().values() if made.info.request_id == request_id)
+    for info in (*registry.index.of_request(request_id), *recent):
+        if (node := _node(info)) is not None:
+            return node
+    return registry.created.asked_before(request_id)
+
+
+def _node(info: ReplicaInfo) -> str | None:
+    return read_lenient(InfoMarks, info.metadata).node or None
+
+
+def _remember(registry: Registry, agent: NodeAgent, glance: CreateGlance, response: AgentAnswer) -> None:
+    if response.status != CREATED:
         return
     try:
-        content = json.loads(told.body)
-        replica_id, request_id = content["replica_id"], content.get("request_id")
-    except (ValueError, KeyError, TypeError):
+        created = read_json_lenient(Created, response.body)
+    except msgspec.MsgspecError as error:
+        log.warning("fleet.created_unreadable", node=agent.node, reason=str(error))
         return
-    if isinstance(replica_id, str) and told.status == CREATED:
-        info = pending_info(replica_id, body, node=agent.node, request_id=request_id)
-        registry.created.remember(replica_id, info, node=agent.node, request_id=request_id)
+    info = pending_info(created.replica_id, glance, node=agent.node, request_id=created.request_id)
+    registry.created.remember(info, node=agent.node)
 
 
 async def _agent_of(registry: Registry, replica_id: str) -> NodeAgent:
@@ -199,17 +199,18 @@ async def _agent_of(registry: Registry, replica_id: str) -> NodeAgent:
     Raises:
         ApiError: 404, nobody knows the replica; 409, no agent made it; 503, its agent is not registered.
     """
-    known = agents(entry.instance for entry in registry.catalogue)
-    info = known_infos(registry).get(replica_id)
+    agents = registry.index.agents
+    made = registry.created.recent().get(replica_id)
+    info = registry.index.get(replica_id) or (made.info if made else None)
     if info is None:
-        found = await registry.agents.search(known, replica_id)
-        if found is None:
+        agent = await registry.agents.search(agents, replica_id)
+        if agent is None:
             raise ApiError(404, f"replica {replica_id!r} not found")
-        return found
-    node = info["metadata"].get("node")
+        return agent
+    node = _node(info)
     if node is None:
         raise ApiError(409, f"replica {replica_id!r} was made by no agent; ask its babysitter")
-    for agent in known:
+    for agent in agents:
         if agent.node == node:
             return agent
     raise ApiError(503, f"the agent of node {node!r} is not registered", headers=RETRY)
@@ -222,10 +223,13 @@ async def _ask(registry: Registry, agent: NodeAgent, method: str, path: str, bod
         raise ApiError(503, str(error), headers=RETRY) from error
 
 
-def plain_type(told: str) -> str:
+def plain_type(content_type: str) -> str:
     """The type of an answer that is passed on: never one that a browser would show as a page of this registry."""
-    return told if told.startswith(("application/json", "text/event-stream", "text/plain")) else "text/plain"
+    plain = content_type.startswith(("application/json", "text/event-stream", "text/plain"))
+    return content_type if plain else "text/plain"
 
 
-def _render(told: AgentAnswer) -> web.Response:
-    return web.Response(status=told.status, body=told.body, headers={"Content-Type": plain_type(told.content_type)})
+def _render(response: AgentAnswer) -> web.Response:
+    return web.Response(
+        status=response.status, body=response.body, headers={"Content-Type": plain_type(response.content_type)}
+    )

@@ -6,7 +6,6 @@ from aiohttp import web
 
 from common import __version__
 from common.wire.registry import RegistryHealth, RegistryStats, ReplicasHealth
-from registry.fleet.replicas import replica_infos
 from registry.http.context import JSON_HEADERS, REGISTRY, Registry, answer
 from registry.views.render import encode_json
 from registry.views.targets import targets
@@ -20,7 +19,7 @@ async def health(request: web.Request) -> web.Response:
     return answer(
         RegistryHealth(
             registered_services=len(catalogue),
-            healthy_services=sum(entry.instance.is_healthy for entry in catalogue),
+            healthy_services=catalogue.healthy,
             timestamp=registry.renderer.timestamp(),
             epoch=catalogue.epoch,
             revision=catalogue.revision,
@@ -43,16 +42,15 @@ async def replicas_health(request: web.Request) -> web.Response:
 
 def count_replicas(registry: Registry) -> tuple[int, int]:
     """How many replicas there are, those made a moment ago among them, and how many are ready."""
-    infos = replica_infos(entry.instance for entry in registry.catalogue)
-    ready = sum(info["status"] == "ready" for info in infos.values())
-    return len(infos.keys() | registry.created.recent().keys()), ready
+    unreported = sum(replica_id not in registry.index for replica_id in registry.created.recent())
+    return len(registry.index) + unreported, registry.index.ready
 
 
 async def stats(request: web.Request) -> web.Response:
     """`GET /stats`."""
     registry = request.app[REGISTRY]
     instances = [entry.instance for entry in registry.catalogue]
-    healthy = sum(instance.is_healthy for instance in instances)
+    healthy = registry.catalogue.healthy
     return answer(
         RegistryStats(
             total_services=len(instances),

@@ -12,7 +12,8 @@ from common.clock import Clock, iso
 from common.wire.record import plain_weight
 from registry.core.catalogue import Catalogue, Entry
 from registry.core.expiry import ttl_s
-from registry.core.model import Instance, Report
+from registry.core.model import Instance
+from registry.core.report import report_text
 
 _encode = msgspec.json.Encoder().encode
 encode_json = _encode
@@ -24,7 +25,7 @@ def service_fields(instance: Instance) -> dict[str, Any]:
     said = instance.registration
     metadata: Mapping[str, Any] = said.metadata
     if instance.report is not None:
-        metadata = {**metadata, "replica": msgspec.Raw(_joined(instance.report))}
+        metadata = {**metadata, "replica": msgspec.Raw(report_text(instance.report))}
     fields = {
         "name": said.name,
         "host": said.host,
@@ -48,13 +49,6 @@ def service_fields(instance: Instance) -> dict[str, Any]:
     if said.instance_id is not None:
         fields["instance_id"] = said.instance_id
     return fields
-
-
-def _joined(report: Report) -> bytes:
-    """Both parts of a report as one JSON object."""
-    if report.passing == b"{}":
-        return report.lasting
-    return report.passing if report.lasting == b"{}" else report.lasting[:-1] + b"," + report.passing[1:]
 
 
 class Renderer:

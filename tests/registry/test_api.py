@@ -165,7 +165,7 @@ async def test_update_changes_given_fields_and_renews(client: Client, clock: Fak
     clock.advance(119)
     status, content = await send(client, "PUT", "/services/svc", {"port": 9007, "metadata": {"b": 2}, "status": None})
     assert status == 200
-    assert (content["service"]["port"], content["service"]["metadata"]) == (9007, {"a": 1, "b": 2})
+    assert (content["service"]["port"], content["service"]["metadata"]) == (9007, {"b": 2})
     clock.advance(119)
     await parts(client).writer.submit(Sweep())
     assert (await send(client, "GET", "/services/svc"))[1]["is_healthy"]

@@ -245,13 +245,13 @@ def test_drain_ends_with_its_owner_D28(driver: Driver) -> None:
     assert not driver.held().is_draining
 
 
-def test_update_merges_metadata_renews_and_is_durable(driver: Driver) -> None:
+def test_update_replaces_metadata_renews_and_is_durable(driver: Driver) -> None:
     driver.do(Register(said(metadata={"a": 1, "b": 1})))
     (revised,) = driver.do(Update("svc", {"port": 7, "metadata": {"b": 2}}), after=14)
     assert isinstance(revised.change, Upsert)
     assert revised.change.durable
     assert driver.held().registration.port == 7
-    assert driver.held().registration.metadata == {"a": 1, "b": 2}
+    assert driver.held().registration.metadata == {"b": 2}
     assert driver.do(Sweep(), after=14) == ()
     with pytest.raises(Unknown):
         driver.do(Update("other", {}))

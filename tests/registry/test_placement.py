@@ -6,8 +6,8 @@ import pytest
 
 from registry.core.model import Instance, Registration
 from registry.core.report import make_report
-from registry.fleet.placement import NoAgent, NodeAgent, agents, ranked
-from registry.fleet.replicas import replica_infos
+from registry.fleet.index import FleetIndex
+from registry.fleet.placement import NoAgent, NodeAgent, ranked
 
 
 def record(node: str, *, kind: str = "node-agent", stale: bool = False, **report: Any) -> Instance:
@@ -23,9 +23,15 @@ def record(node: str, *, kind: str = "node-agent", stale: bool = False, **report
     return Instance(said, generation=1, stale=stale, report=make_report(report) if report else None)
 
 
+def index_of(*instances: Instance) -> FleetIndex:
+    index = FleetIndex()
+    index.begin(instances)
+    return index
+
+
 def test_agents_are_the_records_of_their_kind() -> None:
-    found = agents([record("b", replicas_live=2, capacity=9), record("a", stale=True), record("x", kind="mock")])
-    assert found == [NodeAgent("a", "http://a:18100", away=True), NodeAgent("b", "http://b:18100", 2, 9)]
+    index = index_of(record("b", replicas_live=2, capacity=9), record("a", stale=True), record("x", kind="mock"))
+    assert index.agents == [NodeAgent("a", "http://a:18100", away=True), NodeAgent("b", "http://b:18100", 2, 9)]
 
 
 @pytest.mark.parametrize("name", ["evil", "agent-b", "agent-", "svc-agent-a"])
@@ -34,12 +40,13 @@ def test_only_a_record_of_the_nodes_own_name_is_its_agent(name: str) -> None:
     said = Registration(name, "10.0.0.9", 18100, "h", "http://10.0.0.9:18100", "running", metadata=told)
     spoken = make_report({"replicas": [{"replica_id": "r1", "status": "ready"}]})
     instance = Instance(said, generation=1, report=spoken)
-    assert agents([instance]) == []
-    assert replica_infos([instance]) == {}
+    index = index_of(instance)
+    assert index.agents == []
+    assert list(index.infos()) == []
 
 
 @pytest.mark.parametrize(
-    ("known", "node", "placed", "expected"),
+    ("agents", "node", "placed", "expected"),
     [
         ([NodeAgent("a", "u")], None, {}, ["a"]),
         ([NodeAgent("a", "u", 3), NodeAgent("b", "u", 1), NodeAgent("c", "u", 2)], None, {}, ["b", "c", "a"]),
@@ -51,12 +58,12 @@ def test_only_a_record_of_the_nodes_own_name_is_its_agent(name: str) -> None:
         ([NodeAgent("a", "u", 9, 9, away=True), NodeAgent("b", "u")], "a", {}, ["a"]),
     ],
 )
-def test_ranked(known: list[NodeAgent], node: str | None, placed: dict[str, int], expected: list[str]) -> None:
-    assert [agent.node for agent in ranked(known, node=node, placed=placed)] == expected
+def test_ranked(agents: list[NodeAgent], node: str | None, placed: dict[str, int], expected: list[str]) -> None:
+    assert [agent.node for agent in ranked(agents, node=node, placed=placed)] == expected
 
 
 @pytest.mark.parametrize(
-    ("known", "node", "said"),
+    ("agents", "node", "said"),
     [
         ([], None, "no node agent is registered"),
         ([NodeAgent("a", "u")], "b", "no agent of node 'b' is registered; there are: a"),
@@ -65,9 +72,9 @@ def test_ranked(known: list[NodeAgent], node: str | None, placed: dict[str, int]
         ([NodeAgent("a", "u", 0, 1)], None, "every node is full"),
     ],
 )
-def test_nobody_to_ask_is_told_with_the_reason(known: list[NodeAgent], node: str | None, said: str) -> None:
+def test_nobody_to_ask_is_told_with_the_reason(agents: list[NodeAgent], node: str | None, said: str) -> None:
     with pytest.raises(NoAgent, match=said) as caught:
-        ranked(known, node=node, placed={"a": 1})
+        ranked(agents, node=node, placed={"a": 1})
     assert caught.value.unknown_node is (node is not None)
 
 
@@ -79,7 +86,8 @@ def test_an_agent_speaks_for_replicas_without_a_babysitter_and_a_babysitter_for_
         generation=1,
         report=make_report({"replica_id": "r2", "status": "ready", "updated_at": "2026-01-02"}),
     )
-    infos = replica_infos([record("a", replicas=[silent, other, "odd", {"replica_id": 7}]), spoken])
-    assert {key: info["status"] for key, info in infos.items()} == {"r1": "failed", "r2": "ready"}
-    assert infos["r1"]["metadata"]["node"] == "a"
-    assert infos["r1"]["metadata"]["deleted"] is True
+    index = index_of(record("a", replicas=[silent, other, "odd", {"replica_id": 7}]), spoken)
+    infos = {info.replica_id: info for info in index.infos()}
+    assert {key: info.status for key, info in infos.items()} == {"r1": "failed", "r2": "ready"}
+    assert infos["r1"].metadata["node"] == "a"
+    assert infos["r1"].metadata["deleted"] is True

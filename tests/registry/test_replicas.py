@@ -1,10 +1,14 @@
+from collections.abc import Iterable
+
+import msgspec
 import pytest
 
 from common import __version__
-from common.discovery.replica import select
+from common.discovery.replica import select_infos
+from common.wire.replica import ReplicaInfo
 from registry.core.model import Instance, Registration
 from registry.core.report import make_report
-from registry.fleet.replicas import replica_infos
+from registry.fleet.index import FleetIndex
 from tests.registry.conftest import Client, ours
 
 INFO_FIELDS = (
@@ -18,12 +22,18 @@ def reported(name: str, *, stale: bool = False, **report: object) -> Instance:
     return Instance(said, generation=1, stale=stale, report=make_report(report) if report else None)
 
 
+def replica_infos(instances: Iterable[Instance]) -> dict[str, ReplicaInfo]:
+    index = FleetIndex()
+    index.begin(instances)
+    return {info.replica_id: info for info in index.infos()}
+
+
 def test_info_has_every_field_of_the_contract() -> None:
     infos = replica_infos([reported("a", replica_id="abc", status="ready", compile_wsjob=["wsjob-1"])])
-    assert set(INFO_FIELDS.split()) <= infos["abc"].keys()
-    assert infos["abc"]["endpoint"] == "NA"
-    assert infos["abc"]["compile_wsjob"] == ["wsjob-1"]
-    assert infos["abc"]["metadata"] == {"service": "a", "hostname": "node", "stale": False, "draining": False}
+    assert set(INFO_FIELDS.split()) <= msgspec.to_builtins(infos["abc"]).keys()
+    assert infos["abc"].endpoint == "NA"
+    assert infos["abc"].compile_wsjob == ["wsjob-1"]
+    assert infos["abc"].metadata == {"service": "a", "hostname": "node", "stale": False, "draining": False}
 
 
 def test_replica_with_two_records_is_one_and_the_living_one_counts() -> None:
@@ -32,11 +42,11 @@ def test_replica_with_two_records_is_one_and_the_living_one_counts() -> None:
     for records in ([old, new], [new, old]):
         infos = replica_infos([*records, reported("none"), reported("odd", replica_id=7)])
         assert list(infos) == ["x"]
-        assert infos["x"]["status"] == "unhealthy"
+        assert infos["x"].status == "unhealthy"
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found"),
+    ("filters", "expected"),
     [
         ({}, ["a", "b", "c"]),
         ({"status": "ready"}, ["a"]),
@@ -48,7 +58,7 @@ def test_replica_with_two_records_is_one_and_the_living_one_counts() -> None:
         ({"server_mode": "compile"}, []),
     ],
 )
-def test_select_needs_every_filter_to_match(wanted: dict[str, str], found: list[str]) -> None:
+def test_select_needs_every_filter_to_match(filters: dict[str, str], expected: list[str]) -> None:
     infos = replica_infos(
         [
             reported("1", replica_id="a", status="ready", model_name="m1"),
@@ -56,7 +66,7 @@ def test_select_needs_every_filter_to_match(wanted: dict[str, str], found: list[
             reported("3", replica_id="c", server_mode="inference"),
         ]
     )
-    assert [info["replica_id"] for info in select(infos.values(), wanted)] == found
+    assert [info.replica_id for info in select_infos(infos.values(), filters)] == expected
 
 
 async def test_replicas_over_http(client: Client) -> None:
