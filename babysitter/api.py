@@ -19,12 +19,16 @@ from babysitter.lifecycle import ReplicaState
 from babysitter.log_answer import send_log
 from babysitter.supervisor import Supervisor
 from common.clock import now_iso
+from common.http import openapi
 from common.http.access import bearer_matches
 from common.http.answers import json_answer
 from common.http.errors import ApiError, json_errors, read_json_object
-from common.wire.babysitter import BabysitterTold
+from common.http.openapi import Parameter, Route
+from common.wire.babysitter import BabysitterHealth, BabysitterInfo, BabysitterTimeline, BabysitterTold, ModelList
+from common.wire.base import JsonObject
+from common.wire.replica import StopRequest
 
-OPEN = frozenset({"/health", "/models", "/v1/models", "/info", "/metrics"})
+OPEN = frozenset({"/health", "/models", "/v1/models", "/info", "/metrics", "/openapi.json"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +49,7 @@ def make_app(context: ApiContext) -> web.Application:
     """The babysitter's application."""
     app = web.Application(client_max_size=1 << 16, middlewares=[json_errors, _guard])
     app[CONTEXT] = context
-    app.router.add_get("/health", health)
-    app.router.add_get("/models", models)
-    app.router.add_get("/v1/models", models)
-    app.router.add_get("/info", info)
-    app.router.add_get("/metrics", metrics)
-    app.router.add_get("/timeline", timeline)
-    app.router.add_get("/logs", logs)
-    app.router.add_post("/stop", stop)
-    app.router.add_post("/retry", retry)
+    openapi.add_routes(app, ROUTES)
     return app
 
 
@@ -137,3 +133,69 @@ async def logs(request: web.Request) -> web.StreamResponse:
             files.look()
 
     return await send_log(request, streams[name], look)
+
+
+async def description(_request: web.Request) -> web.Response:
+    """`GET /openapi.json`."""
+    return json_answer(describe())
+
+
+def describe() -> JsonObject:
+    """The OpenAPI document of these calls."""
+    return openapi.describe("inference-svc babysitter", ROUTES, faults=(401, 403))
+
+
+ROUTES = (
+    Route("GET", "/health", health, "How the server is; 200 while the babysitter runs.", {200: BabysitterHealth}),
+    Route("GET", "/models", models, "The server's models, 503 until it is ready.", {200: ModelList}, faults=(503,)),
+    Route("GET", "/v1/models", models, "The server's models, 503 until it is ready.", {200: ModelList}, faults=(503,)),
+    Route("GET", "/info", info, "Who this is, and the replica's whole report.", {200: BabysitterInfo}),
+    Route(
+        "GET",
+        "/metrics",
+        metrics,
+        "For Prometheus; numbers only, so it is open like the contract's calls.",
+        {200: None},
+        content_type="text/plain; version=0.0.4",
+    ),
+    Route(
+        "GET",
+        "/timeline",
+        timeline,
+        "Every transition with time, cause and how long the old state lasted, and the last deployment.",
+        {200: BabysitterTimeline},
+    ),
+    Route(
+        "GET",
+        "/logs",
+        logs,
+        "The last lines of the server's output, and what comes after.",
+        {200: None},
+        faults=(422,),
+        query=(
+            Parameter("stream", {"enum": ["stdout", "stderr"], "default": "stdout"}, "Which output."),
+            Parameter("tail", {"type": "integer", "minimum": 0, "default": 100}, "How many lines."),
+            Parameter("follow", {"type": "boolean", "default": False}, "Go on with what comes after."),
+        ),
+        endless=True,
+    ),
+    Route(
+        "POST",
+        "/stop",
+        stop,
+        "End the server for good, whatever `on_exit` says; the babysitter ends with it.",
+        {202: BabysitterTold},
+        faults=(422,),
+        body=StopRequest,
+        body_required=False,
+    ),
+    Route(
+        "POST",
+        "/retry",
+        retry,
+        "Start a failed replica again, with a clean count; 409 in any other state.",
+        {202: BabysitterTold},
+        faults=(409,),
+    ),
+    Route("GET", "/openapi.json", description, "This description.", {200: JsonObject}),
+)

@@ -15,7 +15,6 @@ from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
-from aiohttp import web
 from prometheus_client.core import Metric
 from pydantic_core import PydanticUndefined
 
@@ -173,11 +172,10 @@ def _default(setting: Option) -> str:
 def routes_page() -> str:
     """Every call of every process."""
     words = (
-        'Errors are JSON, `{"error": …}`, with the status that fits. Registry and router describe themselves at\n'
+        'Errors are JSON, `{"error": …}`, with the status that fits. Every service describes itself at\n'
         "`GET /openapi.json`. `HEAD` works where `GET` does. Who may call what: [security](../guides/security.md)."
     )
     registry = [(f"`{route.method} {route.path}`", route.summary) for route in ROUTES]
-    anything = cast("Any", SimpleNamespace())
     parts = [
         _routes_of("registry, port 18000", registry),
         _routes_of(
@@ -187,7 +185,7 @@ def routes_page() -> str:
         _passed_on(),
         _routes_of(
             "babysitter, its server's port + 1",
-            _handlers(babysitter_api.make_app(babysitter_api.ApiContext(anything, None, 0.0))),
+            _described(babysitter_api.describe()),
         ),
         _routes_of("agent, port 18100", _described(describe_agent())),
     ]
@@ -196,16 +194,6 @@ def routes_page() -> str:
 
 def _routes_of(title: str, rows: Iterable[tuple[str, str]]) -> list[str]:
     return [f"## {title}", "", *table(("call", "answer"), rows)]
-
-
-def _handlers(app: web.Application) -> Iterator[tuple[str, str]]:
-    """Each route of `app` with the first sentence that its handler's docstring has after the call itself."""
-    for route in app.router.routes():
-        if route.method == "HEAD" or route.resource is None:
-            continue
-        told = (inspect.getdoc(route.handler) or "").split("\n\n")[0].replace("\n", " ")
-        told = re.sub(r"^`[^`]*`[:.] ?", "", told)
-        yield f"`{route.method} {route.resource.canonical}`", told[:1].upper() + told[1:]
 
 
 def _described(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

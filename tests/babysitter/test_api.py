@@ -10,7 +10,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from babysitter import events as ev
-from babysitter.api import ApiContext, make_app
+from babysitter.api import ROUTES, ApiContext, make_app
 from babysitter.lifecycle import ReplicaState
 from babysitter.memory import Memory
 from babysitter.server_log import ServerLog
@@ -190,6 +190,19 @@ async def test_pages_of_a_browser_change_nothing(client: Client, supervisor: Sti
     answer = await client.post("/stop", headers={"Origin": "http://evil.example"})
     assert answer.status == 403
     assert supervisor.told == []
+
+
+async def test_description_names_the_call_and_every_member_of_its_answer(client: Client) -> None:
+    answer = await client.get("/openapi.json")
+    document = await answer.json()
+    assert {(method, path) for path, calls in document["paths"].items() for method in calls} == {
+        (route.method.lower(), route.path) for route in ROUTES
+    }
+    schemas = document["components"]["schemas"]
+    health = await (await client.get("/health")).json()
+    assert set(schemas["BabysitterHealth"]["properties"]) == set(health)
+    report = (await (await client.get("/info")).json())["replica"]
+    assert set(report) <= set(schemas["ReplicaReport"]["properties"])
 
 
 async def test_metrics_tell_state_restarts_and_stages(client: Client, supervisor: StillSupervisor) -> None:
