@@ -1,4 +1,4 @@
-"""StageReporter the registry of replicas that call themselves healthy and from which no request gets anything (W26).
+"""Telling the registry of replicas that call themselves healthy and from which no request gets anything (W26).
 
 Their babysitters hear it with their next heartbeat's answer and have the server prove itself. It is said again while it
 lasts; a registry that does not take it changes nothing for requests.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
 LAUNCHER = [ROOT / "ctl/launcher/variables.py", *sorted((ROOT / "ctl/launcher/scripts").glob("*.py"))]
 """What reads the variables of the launch scripts."""
 SCRIPT_TEXT = "".join(path.read_text() for path in (*sorted((ROOT / "script").glob("*.sh")), *LAUNCHER))
