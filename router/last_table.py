@@ -1,4 +1,4 @@
-"""The last known table on disk, so that a router can start while every registry is down (docs/architecture.md, Router)."""
+"""The last known table on disk, so that a router can start while every registry is down (docs/architecture.md)."""
 
 from pathlib import Path
 
