@@ -31,6 +31,16 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert [f"{aim}#{anchor}" for aim, anchor in into if aim.suffix == ".md" and anchor not in anchors(aim)] == []
 
 
+@pytest.mark.parametrize(
+    "page", ["CONTRIBUTING.md", "SECURITY.md", "README.md", "docs/architecture.md", "docs/faults.md"]
+)
+def test_every_file_that_a_page_for_developers_names_is_there(page: str) -> None:
+    """Paths in code marks from the project's folder; capitals stand for names that a reader chooses."""
+    folders = "babysitter|bench|common|config|ctl|deploy|docs|registry|router|script|tests"
+    named = re.findall(rf"`(?:\./)?((?:{folders})/[\w/.-]*)`", (ROOT / page).read_text())
+    assert [path for path in named if not (ROOT / path).exists() and not re.search(r"/[A-Z]+\.", path)] == []
+
+
 @pytest.mark.parametrize("room", ["babysitter", "bench", "common", "ctl", "registry", "router", "script", "tests"])
 def test_every_page_and_chapter_that_code_names_is_there(room: str) -> None:
     """`docs/contract.md 5` is a heading that begins with `5.`; of the other pages no numbers are named."""
