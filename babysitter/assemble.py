@@ -194,12 +194,11 @@ def server_settings(settings: BabysitterSettings) -> dict[str, str]:
 def hints(settings: BabysitterSettings) -> JsonObject:
     """What the record says besides what the operator put there."""
     slow_start_s = settings.probes.slow_start_s
-    members: JsonObject = {} if slow_start_s is None else {"slow_start_s": slow_start_s}
-    if isinstance(settings.backend, VllmBackend):
-        members["metrics_path"] = METRICS_PATH
-    if settings.api_key_file is not None:
-        members[KEY_LABEL] = settings.api_key_label or settings.name
-    return members
+    return {
+        **({} if slow_start_s is None else {"slow_start_s": slow_start_s}),
+        **({"metrics_path": METRICS_PATH} if isinstance(settings.backend, VllmBackend) else {}),
+        **({KEY_LABEL: settings.api_key_label or settings.name} if settings.api_key_file is not None else {}),
+    }
 
 
 def requested_of(request: CreateRequest, settings: BabysitterSettings) -> Requested:

@@ -46,7 +46,7 @@ CLAIM_TO_LOCK_S = 0.2
 """A shim makes its claim and then locks it; an unlocked claim is looked at twice."""
 SHIM_MARGIN_S = 10.0
 """How much longer than the grace a shim may take before we end the server without it."""
-KNOWN_LIMIT = 4096
+MEMBERS_LIMIT = 4096
 """Members that are remembered; a server with more of them is followed by parentage alone."""
 
 
@@ -89,7 +89,7 @@ class ServerAttempt:
         self._grace_s = grace_s
         self._ender: asyncio.Task[None] | None = None
         self._child: int | None = None
-        self._known: tuple[Identity, ...] = ()
+        self._remembered: tuple[Identity, ...] = ()
 
     def begin(self, command: ServerCommand, labels: AttemptLabels) -> int:
         """Start the shim; returns a descriptor that reads end-of-file once the server runs or has failed to.
@@ -111,21 +111,21 @@ class ServerAttempt:
         )
         content = json.dumps(msgspec.to_builtins(spec))  # msgspec's JSON has no place for bytes that are no UTF-8
         write_atomic(self.directory / "spec.json", content.encode())
-        ready, told = os.pipe2(os.O_CLOEXEC)
+        ready, write_end = os.pipe2(os.O_CLOEXEC)
         try:
-            os.set_inheritable(told, True)  # noqa: FBT003 - the only argument there is
+            os.set_inheritable(write_end, True)  # noqa: FBT003 - the only argument there is
             actions = [
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 2, str(self.directory / "shim.log"), os.O_WRONLY | os.O_CREAT, 0o600),
             ]
-            argv = [sys.executable, "-I", "-S", str(SHIM), str(self.directory), str(told)]
+            argv = [sys.executable, "-I", "-S", str(SHIM), str(self.directory), str(write_end)]
             self._child = os.posix_spawn(argv[0], argv, {}, file_actions=actions, setsid=True, setsigmask=())
         except OSError:
             os.close(ready)
             raise
         finally:
-            os.close(told)
+            os.close(write_end)
         return ready
 
     async def started(self, ready: int) -> Identity | None:
@@ -169,10 +169,10 @@ class ServerAttempt:
 
     def members(self) -> tuple[Identity, ...]:
         """Every live process of the attempt but its shim, oldest first; they are remembered as such. Blocks."""
-        alive = family.members(shim=self._shim, server=self.server, known=self._known, uuid=self.uuid)
-        if alive[:KNOWN_LIMIT] != self._known:
-            self._known = alive[:KNOWN_LIMIT]
-            content = AttemptMembers(members=list(self._known))
+        alive = family.members(shim=self._shim, server=self.server, remembered=self._remembered, uuid=self.uuid)
+        if alive[:MEMBERS_LIMIT] != self._remembered:
+            self._remembered = alive[:MEMBERS_LIMIT]
+            content = AttemptMembers(members=list(self._remembered))
             with contextlib.suppress(OSError):  # a full disk: the next babysitter has parentage and the mark
                 write_atomic(self.directory / "members.json", msgspec.json.encode(content))
         return alive
@@ -214,7 +214,8 @@ class ServerAttempt:
     @property
     def labels(self) -> AttemptLabels:
         """What `begin` was given, whichever babysitter that was."""
-        return read_lenient(AttemptLabels, self._read("server.json", AttemptServer).labels)
+        labels = self._read("server.json", AttemptServer).labels
+        return read_lenient(AttemptLabels, labels if isinstance(labels, dict) else {})
 
     def outcome(self) -> Exited:
         """How the attempt ended, from `exit.json`; unknown when nobody could write it."""
@@ -259,7 +260,7 @@ class ServerAttempt:
         self._shim = self._identity("claim")
         if self._shim is None and self._child is not None:
             self._shim = identity.identify(self._child)
-        self._known = self._known or tuple(self._read("members.json", AttemptMembers).members)
+        self._remembered = self._remembered or tuple(self._read("members.json", AttemptMembers).members)
 
     def _scan(self) -> None:
         """Find the server by parentage and mark (B3): the shim could not write, or died first."""

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -13,7 +13,7 @@ from babysitter.held_file import FileMark
 from babysitter.identity import Identity
 from babysitter.run_meta_tail import Mark
 from common.atomic_file import read_bounded
-from common.wire.base import JsonObject, Message
+from common.wire.base import Message
 from common.wire.read import read_lenient
 
 log = structlog.get_logger(__name__)
@@ -70,7 +70,7 @@ class AttemptServer(Message, frozen=True, kw_only=True):
     """`server.json`: who runs, besides its identity."""
 
     boot_id: str | None = None
-    labels: JsonObject = field(default_factory=dict)
+    labels: Any = None
 
 
 class AttemptMembers(Message, frozen=True, kw_only=True):

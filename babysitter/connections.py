@@ -60,13 +60,13 @@ def established(port: int) -> list[Connection]:
 
 
 def _ask(family: int, port: int) -> Iterator[Connection]:
-    wanted = _REQUEST.pack(
+    request = _REQUEST.pack(
         family, socket.IPPROTO_TCP, 1 << (_INFO - 1), 1 << _ESTABLISHED, _net(port), b"\0\0", 0, 0, 0
     )
-    header = _HEADER.pack(_HEADER.size + len(wanted), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0)
+    header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
         kernel.settimeout(1.0)
-        kernel.send(header + wanted)
+        kernel.send(header + request)
         while True:
             data = kernel.recv(_PIECE_BYTES)
             while data:

@@ -25,15 +25,15 @@ class Work:
 def parse_work(text: str) -> Work | None:
     """The work that `text` tells, summed over labels; None when it tells of no requests."""
     sums = dict.fromkeys((RUNNING, WAITING, STEPS), 0.0)
-    told = set()
+    present = set()
     for name, value in _samples(text):
         for names in sums:
             if name in names:
                 sums[names] += value
-                told.add(names)
-    if RUNNING not in told:
+                present.add(names)
+    if RUNNING not in present:
         return None
-    return Work(int(sums[RUNNING]), int(sums[WAITING]), sums[STEPS] if STEPS in told else None)
+    return Work(int(sums[RUNNING]), int(sums[WAITING]), sums[STEPS] if STEPS in present else None)
 
 
 def _samples(text: str) -> Iterator[tuple[str, float]]:

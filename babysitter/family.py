@@ -26,37 +26,37 @@ JANITOR_ROUNDS, KILL_ROUNDS = 10, 30
 
 
 def members(
-    *, shim: Identity | None, server: Identity | None, known: Iterable[Identity], uuid: str
+    *, shim: Identity | None, server: Identity | None, remembered: Iterable[Identity], uuid: str
 ) -> tuple[Identity, ...]:
     """The attempt's live processes but for the shim, oldest first.
 
     Args:
         shim: The attempt's shim, dead or alive.
         server: Its server, dead or alive.
-        known: Processes that were members once.
+        remembered: Processes that were members once.
         uuid: The attempt's mark.
     """
     boot, alive = identity.boot_id(), identity.processes()
-    roots = {root.pid for root in (shim, server, *known) if root is not None and _is(root, boot, alive)}
+    roots = {root.pid for root in (shim, server, *remembered) if root is not None and _is(root, boot, alive)}
     if server is not None and server.pid in roots:
-        roots |= {pid for pid, told in alive.items() if told.session == server.pid}
+        roots |= {pid for pid, kinship in alive.items() if kinship.session == server.pid}
     roots |= {pid for pid in alive if identity.carries(pid, uuid)}
-    found = descendants(roots, alive) - ({shim.pid} if shim is not None else set())
-    family = [Identity(boot, pid, alive[pid].ticks) for pid in found]
+    pids = descendants(roots, alive) - ({shim.pid} if shim is not None else set())
+    family = [Identity(boot, pid, alive[pid].ticks) for pid in pids]
     return tuple(sorted(family, key=lambda process: (process.ticks, process.pid)))
 
 
 def descendants(roots: Collection[int], alive: Mapping[int, Kinship]) -> set[int]:
     """PURE: `roots`, their children, and so on."""
     children: dict[int, list[int]] = {}
-    for pid, told in alive.items():
-        children.setdefault(told.parent, []).append(pid)
-    found, queue = set(roots), list(roots)
+    for pid, kinship in alive.items():
+        children.setdefault(kinship.parent, []).append(pid)
+    pids, queue = set(roots), list(roots)
     while queue:
-        fresh = [pid for pid in children.get(queue.pop(), ()) if pid not in found]
-        found.update(fresh)
+        fresh = [pid for pid in children.get(queue.pop(), ()) if pid not in pids]
+        pids.update(fresh)
         queue += fresh
-    return found
+    return pids
 
 
 async def end(look: Callable[[], Iterable[Identity]], *, patience_s: float) -> None:
@@ -65,19 +65,19 @@ async def end(look: Callable[[], Iterable[Identity]], *, patience_s: float) -> N
     if patience_s > 0:
         await _until_gone(look, lambda process: _ask(process, asked), patience_s)
     await _until_gone(look, _spare_or_kill, JANITOR_S)
-    left = await _until_gone(look, _kill, LAST_S)
-    if left:
-        log.error("server.refused_to_end", pids=[process.pid for process in left])
+    survivors = await _until_gone(look, _kill, LAST_S)
+    if survivors:
+        log.error("server.refused_to_end", pids=[process.pid for process in survivors])
 
 
 def kill(look: Callable[[], Iterable[Identity]]) -> None:
     """KILL all that `look` finds, those last that clean up after others. Blocks, two seconds at most."""
     for treat, rounds in ((_spare_or_kill, JANITOR_ROUNDS), (_kill, KILL_ROUNDS)):
         for _ in range(rounds):
-            left = tuple(look())
-            if not left:
+            survivors = tuple(look())
+            if not survivors:
                 return
-            for process in left:
+            for process in survivors:
                 treat(process)
             time.sleep(POLL_S)
 
@@ -88,13 +88,13 @@ async def _until_gone(
     """Treat whoever is there until nobody is, or the time is up; those left."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + limit_s
-    while left := tuple(await asyncio.to_thread(look)):
-        for process in left:
+    while survivors := tuple(await asyncio.to_thread(look)):
+        for process in survivors:
             treat(process)
         if loop.time() >= deadline:
             break
         await asyncio.sleep(POLL_S)
-    return left
+    return survivors
 
 
 def _ask(process: Identity, asked: set[Identity]) -> None:
@@ -119,5 +119,5 @@ def is_janitor(pid: int) -> bool:
 
 
 def _is(process: Identity, boot: str, alive: Mapping[int, Kinship]) -> bool:
-    told = alive.get(process.pid)
-    return told is not None and told.ticks == process.ticks and process.boot_id == boot
+    kinship = alive.get(process.pid)
+    return kinship is not None and kinship.ticks == process.ticks and process.boot_id == boot

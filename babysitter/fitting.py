@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from common.discovery.limits import BODY_LIMIT_BYTES, METADATA_LIMIT_BYTES
-from common.wire.base import JsonObject
+from common.wire.base import JsonObject, ModelObject
 from common.wire.replica import ReplicaHeartbeat
 
 MOST_MODELS = 10_000
@@ -27,7 +27,7 @@ EXPENDABLE = ("diagnostics", "models_list", "wsjob_states", "stages", "compile_w
 _size = msgspec.json.Encoder().encode
 
 
-def kept_models(seen: Sequence[JsonObject], before: Sequence[JsonObject]) -> list[JsonObject]:
+def kept_models(seen: Sequence[ModelObject], before: Sequence[ModelObject]) -> list[ModelObject]:
     """The model objects to remember: an object in which only what is restless changed stays what it was.
 
     Args:
@@ -44,7 +44,7 @@ def kept_models(seen: Sequence[JsonObject], before: Sequence[JsonObject]) -> lis
     return kept
 
 
-def names(models: Sequence[JsonObject]) -> list[str]:
+def names(models: Sequence[ModelObject]) -> list[str]:
     """Ids of the models, as many as may be told."""
     ids, size = [], 2
     for model in models:
@@ -56,7 +56,7 @@ def names(models: Sequence[JsonObject]) -> list[str]:
     return ids
 
 
-def in_record(models: Sequence[JsonObject], rest: JsonObject) -> JsonObject:
+def in_record(models: Sequence[ModelObject], rest: JsonObject) -> JsonObject:
     """The members of a record's metadata that speak of models: the whole objects only where everything stays small.
 
     Args:
@@ -69,7 +69,7 @@ def in_record(models: Sequence[JsonObject], rest: JsonObject) -> JsonObject:
     return whole if len(_size({**rest, **whole})) <= METADATA_LIMIT_BYTES else short
 
 
-def in_report(models: Sequence[JsonObject]) -> list[JsonObject]:
+def in_report(models: Sequence[ModelObject]) -> list[ModelObject]:
     """The model objects for a report, as many as fit."""
     objects, size = [], 2
     for model in models:
@@ -92,5 +92,5 @@ def fitting(report: ReplicaHeartbeat) -> ReplicaHeartbeat:
     return report
 
 
-def _settled(model: JsonObject) -> JsonObject:
+def _settled(model: ModelObject) -> ModelObject:
     return {name: value for name, value in model.items() if name not in RESTLESS}

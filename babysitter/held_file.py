@@ -41,21 +41,21 @@ class HeldFile:
         return cls(path, os.open(path, FLAGS | os.O_CREAT, 0o600))
 
     @classmethod
-    def of_process(cls, path: Path, pid: int, number: int, known: FileMark | None) -> Self | None:
+    def of_process(cls, path: Path, pid: int, number: int, mark: FileMark | None) -> Self | None:
         """What process `pid` has open as `number`; None when that is not the file it was started with.
 
         Args:
             path: The name that the file had.
             pid: The server.
             number: Its descriptor, 1 or 2.
-            known: `mark` of the file it was started with; None: then only the file at `path` now is believed.
+            mark: `mark` of the file it was started with; None: then only the file at `path` now is believed.
         """
         try:
             held = cls(path, os.open(f"/proc/{pid}/fd/{number}", FLAGS))
         except OSError:
             return None
         with contextlib.suppress(OSError):
-            if held.mark == known or (known is None and held.mark == _mark(path.stat())):
+            if held.mark == mark or (mark is None and held.mark == _mark(path.stat())):
                 return held
         held.close()
         return None

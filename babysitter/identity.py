@@ -57,8 +57,8 @@ def kinship(pid: int) -> Kinship | None:
 def processes() -> dict[int, Kinship]:
     """Every live process, by pid."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    found = {pid: kinship(pid) for pid in pids}
-    return {pid: told for pid, told in found.items() if told is not None}
+    kin = {pid: kinship(pid) for pid in pids}
+    return {pid: relation for pid, relation in kin.items() if relation is not None}
 
 
 def command(pid: int) -> list[bytes]:
@@ -71,8 +71,8 @@ def command(pid: int) -> list[bytes]:
 
 def start_ticks(pid: int) -> int | None:
     """Start time of a live process; None when it is gone."""
-    told = kinship(pid)
-    return None if told is None else told.ticks
+    kin = kinship(pid)
+    return None if kin is None else kin.ticks
 
 
 def identify(pid: int) -> Identity | None:
@@ -88,9 +88,9 @@ def is_alive(process: Identity) -> bool:
 
 def leads_session(process: Identity) -> bool:
     """True when this very process lives and leads a session, as every server that a shim started does."""
-    told = kinship(process.pid)
-    is_it = told is not None and told.ticks == process.ticks and process.boot_id == boot_id()
-    return is_it and told is not None and told.session == process.pid
+    kin = kinship(process.pid)
+    is_it = kin is not None and kin.ticks == process.ticks and process.boot_id == boot_id()
+    return is_it and kin is not None and kin.session == process.pid
 
 
 def carries(pid: int, uuid: str) -> bool:
@@ -104,17 +104,17 @@ def carries(pid: int, uuid: str) -> bool:
 def bearers(uuid: str) -> list[Identity]:
     """Every live process that carries the attempt's mark, oldest first."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    found = [identify(pid) for pid in pids if carries(pid, uuid)]
-    return sorted((process for process in found if process is not None), key=lambda process: process.ticks)
+    carriers = [identify(pid) for pid in pids if carries(pid, uuid)]
+    return sorted((process for process in carriers if process is not None), key=lambda process: process.ticks)
 
 
 def end_bearers(uuid: str, *, rounds: int = 50) -> None:
     """Kill every process that carries the mark, and those they start meanwhile. Blocks, a second at most."""
     for _ in range(rounds):
-        left = bearers(uuid)
-        if not left:
+        survivors = bearers(uuid)
+        if not survivors:
             return
-        for process in left:
+        for process in survivors:
             send(process, signal.SIGKILL)
         time.sleep(0.02)
 

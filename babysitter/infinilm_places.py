@@ -22,18 +22,18 @@ def find_script(backend: InfinilmBackend) -> tuple[Path, Path]:
     """
     work_dir = Path(backend.work_dir).expanduser().absolute() if backend.work_dir else None
     places = list(dict.fromkeys(_places(backend.launch_script, work_dir)))
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
+    script = next((place for place in places if place.is_file()), None)
+    if script is None:
         remedy = (
             "" if backend.launch_script else "; name it with --launch-script (LAUNCH_SCRIPT, backend.launch_script)"
         )
         raise ConfigurationError(f"InfiniLM's launch script is not at {', '.join(map(str, places))}{remedy}")
-    return found, work_dir or found.parent.parent
+    return script, work_dir or script.parent.parent
 
 
-def _places(given: str | None, work_dir: Path | None) -> Iterator[Path]:
-    if given is not None:
-        yield (work_dir or Path.cwd()) / Path(given).expanduser()
+def _places(launch_script: str | None, work_dir: Path | None) -> Iterator[Path]:
+    if launch_script is not None:
+        yield (work_dir or Path.cwd()) / Path(launch_script).expanduser()
         return
     if work_dir is not None:
         yield work_dir / SCRIPT
@@ -59,8 +59,8 @@ def rust_command(
     path = env.get("PATH", os.defpath)
     if shutil.which(argv[0], path=path) is not None:
         return tuple(argv), None
-    given = [Path(backend.work_dir).expanduser().absolute()] if backend.work_dir else []
-    places = list(dict.fromkeys([*given, *(base / RUST_CHECKOUT for base in (PROJECT.parent, PROJECT, Path.cwd()))]))
+    own = [Path(backend.work_dir).expanduser().absolute()] if backend.work_dir else []
+    places = list(dict.fromkeys([*own, *(base / RUST_CHECKOUT for base in (PROJECT.parent, PROJECT, Path.cwd()))]))
     checkout = next((place for place in places if (place / "Cargo.toml").is_file()), None)
     if checkout is None or shutil.which("cargo", path=path) is None:
         missing = "there is no cargo" if checkout else f"no checkout of InfiniLM-Rust at {', '.join(map(str, places))}"

@@ -24,19 +24,19 @@ def states(output: str, jobs: Iterable[str]) -> dict[str, str]:
     """State of each of `jobs` that the output knows."""
     rows = [line.split() for line in output.splitlines()]
     pods = [(words[0].rpartition("/")[2], _status(words)) for words in rows if len(words) >= LEAST_WORDS]
-    found = {}
+    worst = {}
     for job in jobs:
-        told = [status for name, status in pods if name == job or name.startswith(f"{job}-")]
-        if told:
-            found[job] = min(told, key=_worry)
-    return found
+        statuses = [status for name, status in pods if name == job or name.startswith(f"{job}-")]
+        if statuses:
+            worst[job] = min(statuses, key=_worry)
+    return worst
 
 
 def _status(words: Sequence[str]) -> str:
     """The word that is a known state, else the third column of `kubectl get pods`, else the last one."""
-    known = next((word for word in words[1:] if word in WORRY), None)
+    state_word = next((word for word in words[1:] if word in WORRY), None)
     third = words[LEAST_WORDS] if len(words) > LEAST_WORDS else words[-1]
-    return known or third
+    return state_word or third
 
 
 def _worry(status: str) -> int:

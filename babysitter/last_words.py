@@ -14,15 +14,15 @@ _BEGIN = re.compile(r"(?:Exception Group )?Traceback \(most recent call last\):"
 _CHAINED = ("During handling of the above", "The above exception was")
 
 
-def last_words(said: str, limit_bytes: int, *, elsewhere: str = "") -> str:
-    """At most `limit_bytes` (UTF-8) of `said`: its last lines, after the end of the first traceback if that lies before them.
+def last_words(output: str, limit_bytes: int, *, elsewhere: str = "") -> str:
+    """At most `limit_bytes` (UTF-8) of `output`: its last lines, after the end of the first traceback if that lies before them.
 
     Args:
-        said: The output.
+        output: The output.
         limit_bytes: Room.
-        elsewhere: Other output, where the traceback is looked for when `said` has none.
+        elsewhere: Other output, where the traceback is looked for when `output` has none.
     """
-    lines = said.splitlines()
+    lines = output.splitlines()
     shown = _last(lines, limit_bytes)
     cause, rest = find_cause(lines), lines
     if cause is None:
@@ -76,10 +76,10 @@ def _goes_on(text: str) -> bool:
 def _last(lines: list[str], room: int) -> list[str]:
     """The last whole lines that `room` bytes hold; the end of the last one when even that is longer."""
     taken: list[str] = []
-    left = room
+    room_left = room
     for line in reversed(lines):
-        left -= len(line.encode()) + (1 if taken else 0)
-        if left < 0:
+        room_left -= len(line.encode()) + (1 if taken else 0)
+        if room_left < 0:
             break
         taken.append(line)
     return taken[::-1] if taken or not lines else [_cut(lines[-1], room)]

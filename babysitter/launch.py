@@ -94,8 +94,8 @@ def make_command(settings: BabysitterSettings, plan: LaunchPlan, environ: Mappin
         env.setdefault("VLLM_API_KEY", read_credential(settings.api_key_file).removeprefix("Bearer "))
     program = argv[0]
     looked_at = str(work_dir / program) if "/" in program else program
-    found = shutil.which(looked_at, path=env.get("PATH", os.defpath))
-    if found is None:
+    program_path = shutil.which(looked_at, path=env.get("PATH", os.defpath))
+    if program_path is None:
         where = f"in {work_dir}" if "/" in program and not program.startswith("/") else "on PATH"
         raise ConfigurationError(
             f"{settings.name}: command {program!r} does not exist {where} or cannot be run; install it, "
@@ -103,7 +103,7 @@ def make_command(settings: BabysitterSettings, plan: LaunchPlan, environ: Mappin
         )
     log_dir = settings.log_dir.absolute()
     return ServerCommand(
-        argv=(found, *argv[1:]),
+        argv=(program_path, *argv[1:]),
         env=env,
         cwd=work_dir,
         stdout=log_dir / f"server_{settings.name}_stdout.log",

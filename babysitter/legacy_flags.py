@@ -2,12 +2,13 @@
 
 import argparse
 import shlex
-from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeAlias
 
 from common.settings import KeyPath, Layer, SettingsError
 
+Table: TypeAlias = dict[str, Any]
+"""A `[backend]` table as it stands in a file, and as flags make it."""
 KINDS = ("command", "vllm", "mock", "infinilm", "infinilm-rust")
 """What `--service-type` may say, in any case."""
 PASSED_ON = {
@@ -61,52 +62,52 @@ def add_backend_flags(parser: argparse.ArgumentParser) -> None:
     add("--model-name", metavar="NAME", help="InfiniLM, vLLM, mock: name of the model served")
 
 
-def backend_layer(parsed: argparse.Namespace, in_file: Mapping[str, Any]) -> Layer:
+def backend_layer(parsed: argparse.Namespace, in_file: Table) -> Layer:
     """The layer that the given flags make; `in_file` is the file's `[backend]`, which they override.
 
     Raises:
         SettingsError: The flags contradict each other or the file.
     """
-    given = vars(parsed)
-    table: dict[str, Any] = {}
+    flags = vars(parsed)
+    table: Table = {}
     labels: dict[KeyPath, str] = {("backend",): "flags"}
-    kind = _kind(given, in_file)
+    kind = _kind(flags, in_file)
     if kind is not None:
         table["type"] = kind
-    if "command" in given:
-        table["command"] = given["command"]
-    if "args" in given:
-        values: list[str] = given["args"]
+    if "command" in flags:
+        table["command"] = flags["command"]
+    if "args" in flags:
+        values: list[str] = flags["args"]
         table["args"] = shlex.split(values[0]) if len(values) == 1 else values
-    if "work_dir" in given:
-        table["work_dir"] = given["work_dir"]
-    if "env" in given:
-        table["env"] = dict(_pair(text) for text in given["env"])
-    table |= _of_kind(given, kind or str(in_file.get("type", "")).lower(), table)
+    if "work_dir" in flags:
+        table["work_dir"] = flags["work_dir"]
+    if "env" in flags:
+        table["env"] = dict(_pair(text) for text in flags["env"])
+    table |= _of_kind(flags, kind or str(in_file.get("type", "")).lower(), table)
     labels |= {("backend", name): f"--{name.replace('_', '-')}" for name in table}
     return Layer("flags", {"backend": table} if table else {}, labels)
 
 
-def _kind(given: Mapping[str, Any], in_file: Mapping[str, Any]) -> str | None:
+def _kind(flags: Table, in_file: Table) -> str | None:
     """The backend's type as the flags tell it, or None when the file's stands."""
-    if "service_type" in given:
-        kind: str = given["service_type"]
+    if "service_type" in flags:
+        kind: str = flags["service_type"]
         if kind not in KINDS:
             raise SettingsError(f"--service-type: must be command, vLLM, mock, InfiniLM or InfiniLM-Rust (got {kind})")
-        if "command" in given and kind != "command":
+        if "command" in flags and kind != "command":
             raise SettingsError("--service-type and --command contradict each other; give one")
         return kind
-    if "command" in given:
+    if "command" in flags:
         return "command"
-    if not in_file and "path" in given:
+    if not in_file and "path" in flags:
         return "infinilm"
     return None
 
 
-def _of_kind(given: Mapping[str, Any], kind: str, table: Mapping[str, Any]) -> dict[str, Any]:
+def _of_kind(flags: Table, kind: str, table: Table) -> Table:
     """The flags that one kind of backend understands, as members of its table; `table` has those of all kinds."""
-    passed = [name for name in PASSED_ON if name in given]
-    named = [name for name in ("path", "launch_script") if name in given]
+    passed = [name for name in PASSED_ON if name in flags]
+    named = [name for name in ("path", "launch_script") if name in flags]
     understood = {
         "command": {"path"},
         "vllm": {"path", "model_name"},
@@ -119,29 +120,29 @@ def _of_kind(given: Mapping[str, Any], kind: str, table: Mapping[str, Any]) -> d
         if kind == "infinilm-rust":
             raise SettingsError(f"{flag}: InfiniLM-Rust takes it from its configuration file")
         raise SettingsError(f"{flag}: only for --service-type InfiniLM (the backend is {kind or 'not given'})")
-    found: dict[str, Any] = {}
-    if "path" in given and kind in PATH_MEANS and PATH_MEANS[kind] not in table:
-        found[PATH_MEANS[kind]] = given["path"]
-    if "launch_script" in given:
-        found["launch_script"] = given["launch_script"]
-    if kind == "mock" and ("service_type" in given or "model_name" in given):
-        told = given.get("model_name") or PurePath(given.get("path", ONLY_MOCK)).name
-        found["models"] = [part.strip() for part in told.split(",") if part.strip()]
-    if kind == "vllm" and "model_name" in given:
-        found["args"] = [*table.get("args", ()), "--served-model-name", given["model_name"]]
+    members: Table = {}
+    if "path" in flags and kind in PATH_MEANS and PATH_MEANS[kind] not in table:
+        members[PATH_MEANS[kind]] = flags["path"]
+    if "launch_script" in flags:
+        members["launch_script"] = flags["launch_script"]
+    if kind == "mock" and ("service_type" in flags or "model_name" in flags):
+        names = flags.get("model_name") or PurePath(flags.get("path", ONLY_MOCK)).name
+        members["models"] = [part.strip() for part in names.split(",") if part.strip()]
+    if kind == "vllm" and "model_name" in flags:
+        members["args"] = [*table.get("args", ()), "--served-model-name", flags["model_name"]]
     if kind == "infinilm" and passed:
-        found["args"] = [*_infinilm_words(given), *table.get("args", ())]
-    return found
+        members["args"] = [*_infinilm_words(flags), *table.get("args", ())]
+    return members
 
 
-def _infinilm_words(given: Mapping[str, Any]) -> list[str]:
+def _infinilm_words(flags: Table) -> list[str]:
     """The words for InfiniLM's launch script."""
     words = []
     for name, flag in PASSED_ON.items():
         if name == "awq":
-            words += [flag] if given.get(name) else []
-        elif name in given:
-            words += [flag, str(given[name])]
+            words += [flag] if flags.get(name) else []
+        elif name in flags:
+            words += [flag, str(flags[name])]
     return words
 
 

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import field
 
 from babysitter.run_meta import Ledger
-from common.wire.base import JsonObject
+from common.wire.base import ModelObject
 from common.wire.read import read_lenient
 from common.wire.replica import ReplicaReport, Stage, Transition
 
@@ -34,7 +34,7 @@ class Memory(msgspec.Struct, kw_only=True):
     restarts: int = 0
     spent: int = 0
     failures: int = 0
-    models: list[JsonObject] = []
+    models: list[ModelObject] = []
     created_at: str | None = None
     ready_at: str | None = None
     timeline: list[Transition] = []
@@ -55,13 +55,13 @@ class SavedReplica(ReplicaReport, frozen=True, kw_only=True):
     memory: Memory = field(default_factory=Memory)
 
 
-def read_memory(content: Mapping[str, Any]) -> Memory:
+def read_memory(content: Mapping[str, object]) -> Memory:
     """The memory in a state file's content; a member that is missing or of another type keeps its default."""
     members = content.get("memory")
     return read_lenient(Memory, members) if isinstance(members, Mapping) else Memory()
 
 
-def read_saved(content: Mapping[str, Any]) -> SavedReplica | None:
+def read_saved(content: Mapping[str, object]) -> SavedReplica | None:
     """The whole content, as `read_memory` does; None when it is of no replica."""
     try:
         return read_lenient(SavedReplica, {**content, "memory": read_memory(content)})

@@ -34,17 +34,17 @@ def is_here(host: str) -> bool:
 
 def look_up(name: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     """The addresses of `name`; none when the resolver knows none or does not answer in time."""
-    found: set[ipaddress.IPv4Address | ipaddress.IPv6Address] = set()
+    addresses: set[ipaddress.IPv4Address | ipaddress.IPv6Address] = set()
 
     def ask() -> None:
         with contextlib.suppress(OSError):
             for *_, where in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM):
-                found.add(ipaddress.ip_address(str(where[0]).partition("%")[0]))
+                addresses.add(ipaddress.ip_address(str(where[0]).partition("%")[0]))
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(LOOK_UP_WAIT_S)
-    return set(found)
+    return set(addresses)
 
 
 def _binds(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
@@ -98,7 +98,7 @@ def clients(port: int) -> int:
     }
     with contextlib.suppress(OSError):
         return sum(not one.is_idle and one.remote_port not in ours for one in connections.established(port))
-    found = 0
+    count = 0
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
@@ -107,8 +107,8 @@ def clients(port: int) -> int:
         for line in lines:
             _, local, remote, state, *_ = line.split()
             if state == ESTABLISHED and _port(local) == port and _port(remote) not in ours:
-                found += 1
-    return found
+                count += 1
+    return count
 
 
 def _port(address: str) -> int:

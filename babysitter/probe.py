@@ -13,6 +13,7 @@ import psutil
 from babysitter.identity import Identity
 from common.discovery.model_list import MODELS_LIMIT_BYTES, parse_models
 from common.http.client import no_connection, read_bounded
+from common.wire.base import ModelObject
 
 MODELS_PATHS = ("/v1/models", "/models")
 JSON_LIMIT_BYTES = 1 << 20
@@ -48,10 +49,10 @@ class ServerProbe:
     configured: Sequence[str] = ()
     health_path: str = ""
     must_have_health: bool = False
-    _answers: dict[str, tuple[bytes, tuple[dict[str, Any], ...]]] = field(default_factory=dict)
+    _answers: dict[str, tuple[bytes, tuple[ModelObject, ...]]] = field(default_factory=dict)
     """The last answer at each path with its models: a long list is read again only when it changed."""
 
-    async def look(self, base_url: str) -> tuple[dict[str, Any], ...]:
+    async def look(self, base_url: str) -> tuple[ModelObject, ...]:
         """The model objects that the server at `base_url` serves.
 
         Raises:
@@ -72,8 +73,8 @@ class ServerProbe:
             raise NotReady(f"serves {', '.join(sorted(served))}, not the expected {', '.join(missing)}")
         return models
 
-    async def _models(self, base_url: str) -> tuple[dict[str, Any], ...]:
-        said = []
+    async def _models(self, base_url: str) -> tuple[ModelObject, ...]:
+        refusals = []
         if self.health_path:
             status, _ = await self._get(base_url + self.health_path)
             if status != HTTPStatus.OK and (self.must_have_health or status not in ABSENT):
@@ -83,23 +84,23 @@ class ServerProbe:
             try:
                 models = self._read(path, raw) if status == HTTPStatus.OK else ()
             except ValueError as error:
-                said.append(f"{path}: {error}")
+                refusals.append(f"{path}: {error}")
                 continue
             if models:
                 return models
-            said.append(f"{path}: " + ("no model" if status == HTTPStatus.OK else f"status {status}"))
+            refusals.append(f"{path}: " + ("no model" if status == HTTPStatus.OK else f"status {status}"))
         if self.configured:
             status, _ = await self._get(f"{base_url}/health")
             if status == HTTPStatus.OK:
                 return tuple({"id": name, "object": "model"} for name in self.configured)
-            said.append(f"/health: status {status}")
-        raise NotReady("; ".join(said))
+            refusals.append(f"/health: status {status}")
+        raise NotReady("; ".join(refusals))
 
-    def _read(self, path: str, raw: bytes) -> tuple[dict[str, Any], ...]:
-        known = self._answers.get(path)
-        if known is None or known[0] != raw:
-            known = self._answers[path] = (raw, parse_models(raw))
-        return known[1]
+    def _read(self, path: str, raw: bytes) -> tuple[ModelObject, ...]:
+        last = self._answers.get(path)
+        if last is None or last[0] != raw:
+            last = self._answers[path] = (raw, parse_models(raw))
+        return last[1]
 
     async def _get(self, url: str) -> tuple[int, bytes]:
         async with self.session.get(url, allow_redirects=False) as answer:
@@ -123,9 +124,9 @@ def stranger_on_port(port: int, ours: Callable[[], Iterable[Identity]]) -> str |
     """
     try:
         listeners = [
-            found.pid
-            for found in psutil.net_connections("tcp")
-            if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port
+            connection.pid
+            for connection in psutil.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
         ]
     except psutil.Error:
         return None

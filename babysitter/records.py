@@ -8,7 +8,7 @@ from babysitter import fitting
 from babysitter.lifecycle import ReplicaState
 from babysitter.view import View
 from common.wire.address import bare, url
-from common.wire.base import JsonObject
+from common.wire.base import JsonObject, ModelObject
 from common.wire.record import Registration, plain_weight
 from common.wire.replica import ReplicaHeartbeat
 from common.wire.words import RecordKind, RecordStatus
@@ -70,7 +70,7 @@ def server_heartbeat(view: View) -> ReplicaHeartbeat:
     return _heartbeat(view, server_status(view), fitting.in_report(view.models) if too_many else None)
 
 
-def _heartbeat(view: View, status: str, models_list: Sequence[JsonObject] | None = None) -> ReplicaHeartbeat:
+def _heartbeat(view: View, status: str, models_list: Sequence[ModelObject] | None = None) -> ReplicaHeartbeat:
     """The replica's report, in which `status` is the record's: an ancestor's registry calls any but `running` unhealthy."""
     members = {**structs.asdict(view.report), "status": status, "replica_status": view.report.status}
     if models_list is not None:

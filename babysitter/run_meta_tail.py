@@ -24,10 +24,10 @@ Mark = tuple[int, int, int]
 def mark_of(path: Path) -> Mark | None:
     """The file's mark, or None when it is missing or no regular file of its own (a link is not followed)."""
     try:
-        told = path.lstat()
+        status = path.lstat()
     except OSError:
         return None
-    return (told.st_ino, told.st_mtime_ns, told.st_size)
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 @dataclass(slots=True)
@@ -58,18 +58,18 @@ class RunMetaTail:
         if mark is None or mark in (self.stale, self._seen):
             return None
         try:
-            found = parse(read_bounded(self.path, limit_bytes=LIMIT_BYTES))
+            content = parse(read_bounded(self.path, limit_bytes=LIMIT_BYTES))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            found = UnusableRunMeta(
+            content = UnusableRunMeta(
                 os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
             )
-        if isinstance(found, UnusableRunMeta):
-            if found.reason != self._complained:
-                log.warning("run_meta.unusable", file=str(self.path), reason=found.reason)
-            self._complained = found.reason
-            return found
+        if isinstance(content, UnusableRunMeta):
+            if content.reason != self._complained:
+                log.warning("run_meta.unusable", file=str(self.path), reason=content.reason)
+            self._complained = content.reason
+            return content
         self._seen, self._complained = mark, None
-        self.tell(found)
-        return found
+        self.tell(content)
+        return content

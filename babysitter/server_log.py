@@ -92,13 +92,13 @@ class ServerLog:
 
     def tail(self, limit_bytes: int) -> str:
         """Why this attempt ended, by what it wrote to standard error, else to standard output; and where to see more."""
-        said = {path: tail(path, SEARCHED_BYTES, since=self.marks.get(path, 0)) for path in self._files()}
-        path = self.stderr if said[self.stderr] else self.stdout
+        outputs = {path: tail(path, SEARCHED_BYTES, since=self.marks.get(path, 0)) for path in self._files()}
+        path = self.stderr if outputs[self.stderr] else self.stdout
         more = f"(more: {path})"
-        if len(said[path].encode()) <= limit_bytes and path == self.stdout:
-            return said[path]
-        told = last_words(said[path], limit_bytes - len(more.encode()) - 1, elsewhere=said[self.stdout])
-        return told if told == said[path] else f"{told}\n{more}"
+        if len(outputs[path].encode()) <= limit_bytes and path == self.stdout:
+            return outputs[path]
+        words = last_words(outputs[path], limit_bytes - len(more.encode()) - 1, elsewhere=outputs[self.stdout])
+        return words if words == outputs[path] else f"{words}\n{more}"
 
     def _files(self) -> tuple[Path, Path]:
         return self.stdout, self.stderr

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from babysitter.legacy_flags import add_backend_flags, backend_layer
+from babysitter.legacy_flags import Table, add_backend_flags, backend_layer
 from common.names import is_host, is_service_name
 from common.settings import (
     CommaList,
@@ -24,6 +24,7 @@ from common.settings import (
     option,
 )
 from common.tracing import TracedSettings
+from common.wire.base import JsonObject
 
 ENV_PREFIX = "SVC_BABYSITTER_"
 LAST_PORT = 65_534
@@ -311,7 +312,7 @@ class BabysitterSettings(TracedSettings):
     )
     models: CommaList = option((), "Ids of a server whose models call tells none.", flags=())
     expected_models: CommaList = option((), "Ids that must be served before the server is ready.", flags=())
-    metadata: dict[str, Any] = option(dict, "Merged into the service record.", flags=())
+    metadata: JsonObject = option(dict, "Merged into the service record.", flags=())
     weight: float | None = option(None, "Relative share of the requests.", flags=(), gt=0)
     babysitter: RestartSettings = Field(default_factory=RestartSettings)
     probes: ProbeSettings = Field(default_factory=ProbeSettings)
@@ -350,8 +351,8 @@ class BabysitterSettings(TracedSettings):
 def config_file(argv: Sequence[str], env: Mapping[str, str]) -> Path | None:
     """The file that `parse` would read, so that it can be watched."""
     parsed, _ = _parser().parse_known_args(argv)
-    given = parsed.config or env.get(f"{ENV_PREFIX}CONFIG")
-    return Path(given) if given else None
+    path = parsed.config or env.get(f"{ENV_PREFIX}CONFIG")
+    return Path(path) if path else None
 
 
 def parse(argv: Sequence[str], env: Mapping[str, str]) -> BabysitterSettings:
@@ -365,7 +366,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> BabysitterSettings:
     config = parsed.config or env.get(f"{ENV_PREFIX}CONFIG")
     of_file = file_layer(Path(config)) if config else None
     in_file = of_file.data.get("backend") if of_file else None
-    of_flags = backend_layer(parsed, in_file if isinstance(in_file, Mapping) else {})
+    of_flags = backend_layer(parsed, in_file if isinstance(in_file, dict) else {})
     if of_file is not None and _is_another(of_flags.data.get("backend", {}), in_file):
         of_file = replace(of_file, data={name: value for name, value in of_file.data.items() if name != "backend"})
     layers = [*_replica_layers(getattr(parsed, "replica_dir", None)), *([of_file] if of_file else [])]
@@ -388,17 +389,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _is_another(of_flags: Mapping[str, Any], in_file: Any) -> bool:
+def _is_another(of_flags: Table, in_file: object) -> bool:
     """True when the flags give a backend of another type: nothing of the file's is meant for it."""
-    told = str(in_file.get("type", "")).lower() if isinstance(in_file, Mapping) else ""
-    return bool(told) and of_flags.get("type", told) != told
+    kind = str(in_file.get("type", "")).lower() if isinstance(in_file, Mapping) else ""
+    return bool(kind) and of_flags.get("type", kind) != kind
 
 
-def _replica_layers(given: str | None) -> list[Layer]:
+def _replica_layers(replica_dir: str | None) -> list[Layer]:
     """What `--replica-dir ROOT/ID` means: everything of the replica is under ROOT, and it outlives its babysitter."""
-    if given is None:
+    if replica_dir is None:
         return []
-    directory = Path(given).absolute()
+    directory = Path(replica_dir).absolute()
     backend = {"type": "cbclient", "request": str(directory / "request.json")}
     meant = {"name": directory.name, "on_exit": "detach", "backend": backend, "log_dir": str(directory)}
     return [Layer(f"replica directory {directory}", meant, {})]

@@ -38,16 +38,16 @@ def main() -> int:
     ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     spec = json.loads(read(f"{directory}/spec.json"))
     os.unlink(f"{directory}/spec.json")  # it holds the environment, and so perhaps secrets
-    known = {"uuid": spec["uuid"], "started_at": time.time(), "boot_id": boot_id()}
+    attempt = {"uuid": spec["uuid"], "started_at": time.time(), "boot_id": boot_id()}
     try:
         pid = spawn(spec)
     except OSError as error:
         ended = {"error": f"cannot start {spec['argv'][0]!r} in {spec['cwd']}: {error.strerror}"}
     else:
-        write(directory, "server.json", {**known, **identity(pid), "labels": spec["labels"]})
+        write(directory, "server.json", {**attempt, **identity(pid), "labels": spec["labels"]})
         os.close(ready)
         ended = watch(pid, float(spec["grace_s"]), detaches=spec["detaches"])
-    write(directory, "exit.json", {**known, **ended, "ended_at": time.time()})
+    write(directory, "exit.json", {**attempt, **ended, "ended_at": time.time()})
     return 0
 
 
@@ -71,18 +71,18 @@ def watch(server: int, grace_s: float, *, detaches: bool) -> dict:  # type: igno
     kill_at, moment_s = None, MOMENT_S
     while True:
         left_s = None if kill_at is None else max(0.0, kill_at - time.monotonic())
-        told = signal.sigwaitinfo(WATCHED) if left_s is None else signal.sigtimedwait(WATCHED, left_s)
+        received = signal.sigwaitinfo(WATCHED) if left_s is None else signal.sigtimedwait(WATCHED, left_s)
         ended = reap(server)
         if ended and detaches and ended["code"] == 0:
             return {**ended, "detached": True}
         if ended:
             return {**ended, "left": end_leftovers(moment_s)}
-        if told is None or told.si_signo == signal.SIGUSR1:
-            if told is not None:
+        if received is None or received.si_signo == signal.SIGUSR1:
+            if received is not None:
                 moment_s = 0.0  # whoever wants it gone at once wants all of it gone at once
             send([pid for pid in descendants() if pid == server or not is_janitor(pid)], signal.SIGKILL)
             kill_at = time.monotonic() + 1.0
-        elif told.si_signo == signal.SIGTERM and kill_at is None:
+        elif received.si_signo == signal.SIGTERM and kill_at is None:
             group(server, signal.SIGTERM)
             group(server, signal.SIGCONT)  # a stopped server cannot heed TERM
             kill_at = time.monotonic() + grace_s
@@ -90,7 +90,7 @@ def watch(server: int, grace_s: float, *, detaches: bool) -> dict:  # type: igno
 
 def reap(server: int) -> dict:  # type: ignore[type-arg] # goes into exit.json
     """Collect every dead child; how the server ended when it was among them, else an empty table."""
-    found = {}
+    end = {}
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -98,9 +98,9 @@ def reap(server: int) -> dict:  # type: ignore[type-arg] # goes into exit.json
                 break
             if pid == server:
                 code = os.waitstatus_to_exitcode(status)
-                found = {"code": code if code >= 0 else None, "signal": -code if code < 0 else None}
-                found["max_rss_bytes"] = usage.ru_maxrss * 1024
-    return found
+                end = {"code": code if code >= 0 else None, "signal": -code if code < 0 else None}
+                end["max_rss_bytes"] = usage.ru_maxrss * 1024
+    return end
 
 
 def end_leftovers(moment_s: float) -> int:
@@ -109,7 +109,7 @@ def end_leftovers(moment_s: float) -> int:
     TERM first, so that those who can clean up do; KILL after a moment; last of all a resource tracker, which unlinks
     the shared memory of the others when they are gone.
     """
-    left = len(descendants())
+    count = len(descendants())
     asked: set[int] = set()
     rounds = ((moment_s, signal.SIGTERM, False), (JANITOR_S, signal.SIGKILL, True), (LAST_S, signal.SIGKILL, False))
     for limit_s, number, spares in rounds:
@@ -122,11 +122,11 @@ def end_leftovers(moment_s: float) -> int:
                 send(fresh, signal.SIGCONT)
             else:
                 send([pid for pid in family if not (spares and is_janitor(pid))], signal.SIGKILL)
-            told = signal.sigtimedwait(WATCHED, 0.02)
-            if told is not None and told.si_signo == signal.SIGUSR1:
+            received = signal.sigtimedwait(WATCHED, 0.02)
+            if received is not None and received.si_signo == signal.SIGUSR1:
                 break
             reap(0)
-    return left
+    return count
 
 
 def descendants() -> list[int]:
@@ -138,12 +138,12 @@ def descendants() -> list[int]:
                 state, parent = read(f"/proc/{name}/stat").rpartition(b")")[2].split()[:2]
                 if state not in (b"Z", b"X"):
                     children.setdefault(int(parent), []).append(int(name))
-    found, queue = [], [os.getpid()]
+    pids, queue = [], [os.getpid()]
     while queue:
         fresh = children.get(queue.pop(), [])
-        found += fresh
+        pids += fresh
         queue += fresh
-    return found
+    return pids
 
 
 def send(pids: list[int], number: int) -> None:

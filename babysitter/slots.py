@@ -36,21 +36,21 @@ class Slots:
         self._patience_s = patience_s
 
     @contextlib.asynccontextmanager
-    async def held(self, wanted: Callable[[], bool]) -> AsyncIterator[None]:
-        """Hold a slot, once one is free; a start that is not `wanted` any more waits no longer."""
-        descriptor = await self._wait(wanted)
+    async def held(self, is_wanted: Callable[[], bool]) -> AsyncIterator[None]:
+        """Hold a slot, once one is free; a start that is not `is_wanted` any more waits no longer."""
+        descriptor = await self._wait(is_wanted)
         try:
             yield
         finally:
             if descriptor is not None:
                 os.close(descriptor)
 
-    async def _wait(self, wanted: Callable[[], bool]) -> int | None:
+    async def _wait(self, is_wanted: Callable[[], bool]) -> int | None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience_s
         try:
             self._make_directory()
-            while wanted():
+            while is_wanted():
                 descriptor = self._take()
                 if descriptor is not None:
                     return descriptor
@@ -64,8 +64,8 @@ class Slots:
 
     def _make_directory(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self._directory.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        status = self._directory.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             raise PermissionError(f"{self._directory} is not a directory of ours")
 
     def _take(self) -> int | None:

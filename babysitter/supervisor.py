@@ -29,7 +29,7 @@ from babysitter.view import Moment, View, make_report
 from babysitter.watcher import ServerWatcher
 from common.clock import Clock, iso
 from common.tasks import TaskScope
-from common.wire.base import JsonObject
+from common.wire.base import ModelObject
 from common.wire.replica import Transition
 
 log = structlog.get_logger(__name__)
@@ -334,7 +334,7 @@ class Supervisor:
         self.memory.diagnostics = await fetch_json(self._session, url, timeout_s=DIAGNOSTICS_TIMEOUT_S)
         await self.persist()
 
-    def _models_seen(self, models: list[JsonObject]) -> None:
+    def _models_seen(self, models: list[ModelObject]) -> None:
         if self.state is ReplicaState.WAITING_FOR_READY:
             self._jobs.look()  # who sees it ready is to see all of its jobs
         kept = kept_models(models, self.memory.models)

@@ -7,7 +7,6 @@ that instead (W51).
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
 
 import aiohttp
 import msgspec
@@ -21,7 +20,7 @@ AUTO = "auto"
 PATHS = ("/v1/completions", "/v1/chat/completions", "/chat/completions", "/v1/embeddings", "/v1/rerank")
 """Where an engine that nobody described is asked, in this order."""
 _CHAT = {"messages": [{"role": "user", "content": "1"}], "max_tokens": 1}
-BODIES: Mapping[str, Mapping[str, Any]] = {
+BODIES: Mapping[str, Mapping[str, object]] = {
     "/chat/completions": _CHAT,
     "/completions": {"prompt": "1", "max_tokens": 1},
     "/messages": _CHAT,
@@ -87,7 +86,7 @@ class TokenProbe:
             log.info("probe.no_generating_call", refused=refused)
             self._paths = ()
 
-    async def _post(self, url: str, body: Mapping[str, Any], path: str, timeout_s: float) -> tuple[int, str]:
+    async def _post(self, url: str, body: Mapping[str, object], path: str, timeout_s: float) -> tuple[int, str]:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._session.post(url, json=body, timeout=timeout, allow_redirects=False) as answer:
@@ -102,7 +101,7 @@ class TokenProbe:
         return answer.status, f"{path}: status {answer.status} {excerpt}".rstrip()
 
 
-def body_for(path: str) -> Mapping[str, Any]:
+def body_for(path: str) -> Mapping[str, object]:
     """The shortest request at `path`; an unknown path is taken for a completion."""
     return next((body for end, body in BODIES.items() if path.endswith(end)), BODIES["/completions"])
 
@@ -110,7 +109,7 @@ def body_for(path: str) -> Mapping[str, Any]:
 def is_error(raw: bytes) -> bool:
     """Whether a body that came with status 200 is an error all the same."""
     try:
-        said = msgspec.json.decode(raw)
+        content = msgspec.json.decode(raw)
     except msgspec.DecodeError:
         return True
-    return isinstance(said, dict) and bool(said.get("error"))
+    return isinstance(content, dict) and bool(content.get("error"))

@@ -11,7 +11,7 @@ from babysitter.memory import Memory
 from babysitter.spec import Spec
 from common.wire.address import url
 from common.wire.babysitter import BabysitterHealth, BabysitterInfo, BabysitterTimeline, ModelList
-from common.wire.base import JsonObject
+from common.wire.base import ModelObject
 from common.wire.replica import ReplicaReport
 from common.wire.words import NOT_SERVING, ReplicaStatus
 
@@ -103,7 +103,7 @@ class View:
     spec: Spec
     state: ReplicaState
     report: ReplicaReport
-    models: Sequence[JsonObject] = ()
+    models: Sequence[ModelObject] = ()
     serves: bool = False
     settling: bool = False
 

@@ -21,7 +21,7 @@ from babysitter.spec import Spec
 from common.atomic_file import read_bounded
 from common.log_tail import tail
 from common.wire.address import url
-from common.wire.base import JsonObject
+from common.wire.base import ModelObject
 
 PORT_FILE_LIMIT_BYTES = 4096
 READY_LINE_WITHIN_BYTES = 256 << 10
@@ -58,7 +58,7 @@ class ServerWatcher:
         attempt: Callable[[], ServerAttempt | None],
         busy: Callable[[], object],
         tell: Callable[[ev.Event], None],
-        models_seen: Callable[[list[JsonObject]], None],
+        models_seen: Callable[[list[ModelObject]], None],
     ) -> None:
         self.port = spec.addresses.port
         self.moved = asyncio.Event()

@@ -170,11 +170,11 @@ def options(model: type[BaseModel], env_prefix: str, path: KeyPath = ()) -> Iter
         extra: dict[str, Any] = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
         flags: list[str] | None = extra.get("flags")
         derived = () if path else (f"--{name.replace('_', '-')}",)
-        known = derived if flags is None else tuple(flags)
-        word = name if not path else next((flag[2:].replace("-", "_") for flag in known if flag.startswith("--")), "")
+        names = derived if flags is None else tuple(flags)
+        word = name if not path else next((flag[2:].replace("-", "_") for flag in names if flag.startswith("--")), "")
         words = (*(() if path else _mark(info, "was") or ()), word) if word and _takes_text(info) else ()
         variables = [variable for one in words for variable in _variables(env_prefix, one.upper())]
-        yield Option(path=(*path, name), flags=known, env=(*extra.get("env", ()), *variables), info=info)
+        yield Option(path=(*path, name), flags=names, env=(*extra.get("env", ()), *variables), info=info)
 
 
 def _variables(env_prefix: str, word: str) -> tuple[str, ...]:
@@ -279,15 +279,15 @@ def unknown_variables(model: type[BaseModel], env_prefix: str, env: Mapping[str,
 
     These are those with the service's own prefix, and those with a prefix of no service at all.
     """
-    known = {name for setting in options(model, env_prefix) for name in setting.env} | {f"{env_prefix}CONFIG"}
+    variables = {name for setting in options(model, env_prefix) for name in setting.env} | {f"{env_prefix}CONFIG"}
     strange = [
         name
         for name in env
         if name.startswith(PREFIX)
-        and name not in known | NO_SETTINGS
+        and name not in variables | NO_SETTINGS
         and (name.startswith(env_prefix) or not name.startswith(SERVICE_PREFIXES))
     ]
-    return {name: next(iter(difflib.get_close_matches(name, known, n=1)), None) for name in sorted(strange)}
+    return {name: next(iter(difflib.get_close_matches(name, variables, n=1)), None) for name in sorted(strange)}
 
 
 def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel], env_prefix: str) -> None:
@@ -313,10 +313,10 @@ def flag_layer(model: type[BaseModel], env_prefix: str, parsed: argparse.Namespa
     """The layer of the flags that `add_flags` made and the user gave."""
     data: dict[str, Any] = {}
     labels: dict[KeyPath, str] = {}
-    given = vars(parsed)
+    values = vars(parsed)
     for setting in options(model, env_prefix):
-        if setting.key in given:
-            _put(data, setting.path, given[setting.key])
+        if setting.key in values:
+            _put(data, setting.path, values[setting.key])
             labels[setting.path] = setting.flags[0]
     return Layer("flags", data, labels)
 
@@ -378,8 +378,8 @@ def find_config(*, env_prefix: str, argv: Sequence[str], env: Mapping[str, str])
     """The settings file that `load` would read, so that a service can watch it."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
-    given = parser.parse_known_args(argv)[0].config or env.get(f"{env_prefix}CONFIG")
-    return Path(given) if given else None
+    path = parser.parse_known_args(argv)[0].config or env.get(f"{env_prefix}CONFIG")
+    return Path(path) if path else None
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
@@ -443,17 +443,17 @@ def _fault(
     source = source or (layers[0].name if layers else "settings")
     key = ".".join(path) or "settings"
     if details["type"] == "extra_forbidden":
-        known = [setting.path[-1] for setting in options(model, "")] + list(model.model_fields)
-        close = difflib.get_close_matches(path[-1], known, n=1)
+        names = [setting.path[-1] for setting in options(model, "")] + list(model.model_fields)
+        close = difflib.get_close_matches(path[-1], names, n=1)
         return f"{source}: unknown key '{key}'" + (f" (did you mean '{close[0]}'?)" if close else "")
     if details["type"] == "missing":
         flags = next((setting.flags for setting in options(model, "") if setting.path == path), ())
         remedy = f"; set it in the file or with {flags[0]}" if flags else ""
         return f"{source}: '{key}' is missing{remedy}"
     message = details["msg"].removeprefix("Value error, ")
-    given = details["input"]
-    shown = f" (got {_show(given)})" if isinstance(given, str | int | float | bool) else ""
-    if str(given).startswith("tcp://"):
+    value = details["input"]
+    shown = f" (got {_show(value)})" if isinstance(value, str | int | float | bool) else ""
+    if str(value).startswith("tcp://"):
         shown += (
             "; Kubernetes sets such variables for a Service of that name: enableServiceLinks: false leaves them out"
         )

@@ -41,10 +41,10 @@ def words(command: str) -> list[str]:
 
 def option_value(args: Sequence[str], flag: str) -> str | None:
     """The value of `--flag value` or `--flag=value` among `args`; the last one counts."""
-    found = None
+    value = None
     for number, word in enumerate(args):
         if word == flag and number + 1 < len(args):
-            found = args[number + 1]
+            value = args[number + 1]
         elif word.startswith(f"{flag}="):
-            found = word.partition("=")[2]
-    return found
+            value = word.partition("=")[2]
+    return value

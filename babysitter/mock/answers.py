@@ -4,9 +4,11 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeAlias
 
 EMBEDDING_SIZE = 8
+Body: TypeAlias = dict[str, Any]
+"""A request's or an answer's JSON, as OpenAI's API has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +32,26 @@ class Generation:
         total = self.prompt_tokens + len(self.words)
         return {"prompt_tokens": self.prompt_tokens, "completion_tokens": len(self.words), "total_tokens": total}
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self) -> Body:
         """The body of an answer that is no stream."""
         text = "".join(self.words)
         content = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
         choice = {"index": 0, **content, "finish_reason": self.finish_reason, "logprobs": None}
         return {**self._head("chat.completion" if self.chat else "text_completion"), **self._tail([choice])}
 
-    def chunks(self, *, usage: bool) -> Iterator[dict[str, Any]]:
+    def chunks(self, *, usage: bool) -> Iterator[Body]:
         """The stream's events before `[DONE]`: one per word, the finish, and the usage when it was asked for."""
         head = self._head("chat.completion.chunk" if self.chat else "text_completion")
         for number, word in enumerate(self.words):
             role = {"role": "assistant"} if number == 0 else {}
             content = {"delta": {**role, "content": word}} if self.chat else {"text": word}
             yield {**head, "choices": [{"index": 0, **content, "finish_reason": None}]}
-        empty: dict[str, Any] = {"delta": {}} if self.chat else {"text": ""}
+        empty: Body = {"delta": {}} if self.chat else {"text": ""}
         yield {**head, "choices": [{"index": 0, **empty, "finish_reason": self.finish_reason}]}
         if usage:
             yield {**head, **self._tail([])}
 
-    def _head(self, kind: str) -> dict[str, Any]:
+    def _head(self, kind: str) -> Body:
         return {
             "id": self.identity,
             "object": kind,
@@ -58,27 +60,27 @@ class Generation:
             "system_fingerprint": self.server,
         }
 
-    def _tail(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _tail(self, choices: list[Body]) -> Body:
         return {"choices": choices, "usage": self.usage()}
 
 
-def text_of(body: dict[str, Any]) -> str:
+def text_of(body: Body) -> str:
     """All text of a request: `messages[].content` (a string, or parts with `text`), `prompt` or `input`."""
-    found: list[Any] = []
+    texts: list[Any] = []
     for message in body.get("messages") or []:
         content = message.get("content") if isinstance(message, dict) else None
         parts = content if isinstance(content, list) else [content]
-        found += [part["text"] if isinstance(part, dict) and "text" in part else part for part in parts]
+        texts += [part["text"] if isinstance(part, dict) and "text" in part else part for part in parts]
     for name in ("prompt", "input"):
         value = body.get(name)
-        found += value if isinstance(value, list) else [value]
-    return " ".join(part for part in found if isinstance(part, str))
+        texts += value if isinstance(value, list) else [value]
+    return " ".join(part for part in texts if isinstance(part, str))
 
 
 def words_for(model: str, prompt: str, count: int) -> list[str]:
     """`count` words that say who answers and then repeat the prompt."""
-    said = ["This", "is", model, "answering:", *prompt.split()]
-    repeated = itertools.islice(itertools.cycle(said), count)
+    text = ["This", "is", model, "answering:", *prompt.split()]
+    repeated = itertools.islice(itertools.cycle(text), count)
     return [word if number == 0 else f" {word}" for number, word in enumerate(repeated)]
 
 
@@ -88,6 +90,6 @@ def embedding(text: str) -> list[float]:
     return [byte / 127.5 - 1.0 for byte in digest]
 
 
-def model_list(models: list[str], created: int) -> list[dict[str, Any]]:
+def model_list(models: list[str], created: int) -> list[Body]:
     """The model objects of `GET /v1/models`."""
     return [{"id": name, "object": "model", "created": created, "owned_by": "mock"} for name in models]

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import ValidationError
 
-from babysitter.mock.answers import Generation, embedding, model_list, text_of, words_for
+from babysitter.mock.answers import Body, Generation, embedding, model_list, text_of, words_for
 from babysitter.mock.knobs import Knobs
 from common.http.answers import SEPARATORS, json_answer
 from common.http.errors import ApiError, read_json_object
@@ -42,7 +42,7 @@ class MockServer:
         self.created = int(time.time())
         self.counts: Counter[str] = Counter(requests=0, in_flight=0, held=0, finished=0, disconnects=0, chunks=0)
         self.calls: Counter[str] = Counter()
-        self.last_request: dict[str, Any] | None = None
+        self.last_request: Body | None = None
         self._news = asyncio.Condition()
         self._parked: list[asyncio.Event] = []
 
@@ -52,25 +52,25 @@ class MockServer:
         async with self._news:
             self._news.notify_all()
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Body:
         """What `GET /mock/state` tells."""
-        known = {"name": self.name, "pid": os.getpid(), "models": self.models, "calls": dict(self.calls)}
-        return {**known, **self.counts, "knobs": self.knobs.model_dump(), "last_request": self.last_request}
+        about = {"name": self.name, "pid": os.getpid(), "models": self.models, "calls": dict(self.calls)}
+        return {**about, **self.counts, "knobs": self.knobs.model_dump(), "last_request": self.last_request}
 
-    async def until(self, wanted: dict[str, int], wait_s: float) -> None:
-        """Wait until every counter in `wanted` is reached (`in_flight`: exactly); 408 after `wait_s`."""
+    async def until(self, counts: dict[str, int], wait_s: float) -> None:
+        """Wait until every counter in `counts` is reached (`in_flight`: exactly); 408 after `wait_s`."""
 
         def reached() -> bool:
             return all(
                 self.counts[name] == value if name == "in_flight" else self.counts[name] >= value
-                for name, value in wanted.items()
+                for name, value in counts.items()
             )
 
         async with self._news:
             try:
                 await asyncio.wait_for(self._news.wait_for(reached), wait_s)
             except TimeoutError:
-                raise ApiError(HTTPStatus.REQUEST_TIMEOUT, f"{wanted} not reached", state=self.state()) from None
+                raise ApiError(HTTPStatus.REQUEST_TIMEOUT, f"{counts} not reached", state=self.state()) from None
 
     async def park(self) -> None:
         """Hold this request until it is released."""
@@ -93,7 +93,7 @@ class MockServer:
         return len(chosen)
 
     @contextlib.asynccontextmanager
-    async def request(self, request: web.Request, body: dict[str, Any]) -> AsyncIterator[None]:
+    async def request(self, request: web.Request, body: Body) -> AsyncIterator[None]:
         """Count one inference request from its arrival to its end, and log it with its id, as engines do."""
         self.calls[request.path] += 1
         headers = {name.lower(): value for name, value in request.headers.items()}
@@ -170,17 +170,17 @@ async def health(request: web.Request) -> web.Response:
 async def models(request: web.Request) -> web.Response:
     """`GET /v1/models` and `/models`, as the `models_call` knob wants it."""
     server = request.app[SERVER]
-    found = model_list(server.models, server.created)
+    objects = model_list(server.models, server.created)
     match server.knobs.models_call:
         case "missing":
             raise web.HTTPNotFound
         case "broken":
             return web.Response(text="{not json", content_type="application/json")
         case "list":
-            return json_answer(found)
+            return json_answer(objects)
         case "empty":
-            found = []
-    return json_answer({"object": "list", "data": found})
+            objects = []
+    return json_answer({"object": "list", "data": objects})
 
 
 async def generate(request: web.Request) -> web.StreamResponse:
@@ -203,8 +203,8 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     body = await read_json_object(request)
     async with server.request(request, body):
         await _misbehave_first(server, request, body)
-        given = body.get("input", "")
-        texts = [str(text) for text in (given if isinstance(given, list) else [given])]
+        inputs = body.get("input", "")
+        texts = [str(text) for text in (inputs if isinstance(inputs, list) else [inputs])]
         data = [{"object": "embedding", "index": n, "embedding": embedding(text)} for n, text in enumerate(texts)]
         count = sum(len(text.split()) for text in texts)
         usage = {"prompt_tokens": count, "total_tokens": count}
@@ -218,8 +218,8 @@ async def echo(request: web.Request) -> web.StreamResponse:
     body = await read_json_object(request, empty=True)
     async with server.request(request, body):
         await _misbehave_first(server, request, body)
-        said = {"object": "mock.echo", "path": request.path, "server": server.name, "body": body}
-        return await _whole(server, request, said)
+        content = {"object": "mock.echo", "path": request.path, "server": server.name, "body": body}
+        return await _whole(server, request, content)
 
 
 async def mock_state(request: web.Request) -> web.Response:
@@ -235,9 +235,9 @@ async def mock_state(request: web.Request) -> web.Response:
 async def mock_knobs(request: web.Request) -> web.Response:
     """`POST /mock/knobs`: set some knobs, leave the others."""
     server = request.app[SERVER]
-    given = await read_json_object(request)
+    changes = await read_json_object(request)
     try:
-        server.knobs = Knobs.model_validate({**server.knobs.model_dump(), **given})
+        server.knobs = Knobs.model_validate({**server.knobs.model_dump(), **changes})
     except ValidationError as error:
         raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
     return json_answer(server.knobs.model_dump())
@@ -245,11 +245,11 @@ async def mock_knobs(request: web.Request) -> web.Response:
 
 async def mock_models(request: web.Request) -> web.Response:
     """`POST /mock/models {"models": [ids]}`: serve these from now on, as an engine that loads an adapter or is swapped."""
-    given = (await read_json_object(request)).get("models")
-    if not isinstance(given, list) or not given or not all(isinstance(name, str) for name in given):
+    names = (await read_json_object(request)).get("models")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "models: must be a list of names")
-    request.app[SERVER].models = given
-    return json_answer({"models": given})
+    request.app[SERVER].models = names
+    return json_answer({"models": names})
 
 
 async def mock_release(request: web.Request) -> web.Response:
@@ -258,7 +258,7 @@ async def mock_release(request: web.Request) -> web.Response:
     return json_answer({"released": request.app[SERVER].release(body.get("count"))})
 
 
-async def _misbehave_first(server: MockServer, request: web.Request, body: dict[str, Any]) -> None:
+async def _misbehave_first(server: MockServer, request: web.Request, body: Body) -> None:
     """Everything that happens before the first byte; raises `ApiError` for the answers that fail."""
     if server.knobs.hold:
         await server.park()
@@ -287,7 +287,7 @@ async def _misbehave(server: MockServer, request: web.Request, chunks: int) -> N
         await asyncio.Event().wait()
 
 
-def _answer(server: MockServer, body: dict[str, Any], *, chat: bool) -> Generation:
+def _answer(server: MockServer, body: Body, *, chat: bool) -> Generation:
     model = str(body.get("model", server.models[0]))
     prompt = text_of(body)
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
@@ -320,7 +320,7 @@ async def _stream(server: MockServer, request: web.Request, answer: Generation, 
     return response
 
 
-async def _whole(server: MockServer, request: web.Request, content: dict[str, Any]) -> web.StreamResponse:
+async def _whole(server: MockServer, request: web.Request, content: Body) -> web.StreamResponse:
     """A whole answer in two writes, so that it can break in the middle."""
     raw = json.dumps(content, separators=SEPARATORS).encode()
     headers = {"Content-Type": "application/json", "X-Mock-Server": server.name}

@@ -1,14 +1,14 @@
 """PURE. What a server answers to its models call, read in one way by whoever asks it."""
 
-from typing import Any
-
 import msgspec
+
+from common.wire.base import ModelObject
 
 MODELS_LIMIT_BYTES = 16 << 20
 """Of one such answer; two thousand models with all that an aggregator says of each are about 5 MiB."""
 
 
-def parse_models(raw: bytes) -> tuple[dict[str, Any], ...]:
+def parse_models(raw: bytes) -> tuple[ModelObject, ...]:
     """The model objects of a models call: `{"data": […]}` or a bare list, of objects with an `id` or of ids.
 
     Raises:

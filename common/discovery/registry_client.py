@@ -257,16 +257,16 @@ class RegistryClient:
             content = msgspec.json.decode(raw) if raw else {}
         except msgspec.DecodeError:
             content = {}
-        said = str(content.get("error", "")) if isinstance(content, dict) else ""
+        reason = str(content.get("error", "")) if isinstance(content, dict) else ""
         if status < HTTPStatus.MULTIPLE_CHOICES and isinstance(content, dict):
             return content
         if status == HTTPStatus.NOT_FOUND:
-            raise UnknownService(said or path)
+            raise UnknownService(reason or path)
         if status == HTTPStatus.CONFLICT:
-            raise StaleIncarnation(said or path)
+            raise StaleIncarnation(reason or path)
         if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _TRY_AGAIN:
-            raise RegistrationRefused(f"{url} answered {status}: {said}")
-        raise RegistryUnavailable(f"answered {status}: {said}")
+            raise RegistrationRefused(f"{url} answered {status}: {reason}")
+        raise RegistryUnavailable(f"answered {status}: {reason}")
 
     def _move_on(self, failed: str) -> None:
         """Use the next registry, unless another call already moved on."""

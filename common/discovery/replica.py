@@ -34,9 +34,9 @@ REPORTED: Mapping[str, Any] = {
 """Members that only the babysitter knows, and what they are before it has said anything."""
 
 
-def select(infos: Iterable[Mapping[str, Any]], wanted: Mapping[str, str]) -> list[Mapping[str, Any]]:
+def select(infos: Iterable[Mapping[str, Any]], filters: Mapping[str, str]) -> list[Mapping[str, Any]]:
     """Those that match every given filter; a model matches by name or among the models served."""
-    return [info for info in infos if all(_matches(info, key, value) for key, value in wanted.items())]
+    return [info for info in infos if all(_matches(info, key, value) for key, value in filters.items())]
 
 
 def select_infos(infos: Iterable[ReplicaInfo], filters: Mapping[str, str]) -> list[ReplicaInfo]:
@@ -61,6 +61,6 @@ def _matches(info: Mapping[str, Any], key: str, value: str) -> bool:
     return info[key] == value or value in models
 
 
-def _mode(said: object) -> object:
+def _mode(mode: object) -> object:
     """`inference` and `replica` are one mode."""
-    return "replica" if said == "inference" else said
+    return "replica" if mode == "inference" else mode

@@ -219,7 +219,7 @@ def test_memory_that_workers_share_is_counted_once_W51() -> None:
             assert [parent.stdout.readline(), parent.stdout.readline()] == [b"up\n", b"up\n"]
             root = identity.identify(parent.pid)
             assert root is not None
-            found = family.members(shim=None, server=root, known=(), uuid="none")
+            found = family.members(shim=None, server=root, remembered=(), uuid="none")
             assert len(found) == PREFORK_PROCESSES
             assert SHARED_MIB << 20 <= memory_bytes(found) < 2 * SHARED_MIB << 20
         finally:

@@ -9,9 +9,9 @@ from babysitter.__main__ import main
 from common.settings import Layer
 
 
-def _layers(given: str | None) -> list[Layer]:
+def _layers(replica_dir: str | None) -> list[Layer]:
     """What `--replica-dir` means, but for the backend."""
-    directory = Path(str(given)).absolute()
+    directory = Path(str(replica_dir)).absolute()
     request = json.loads((directory / "request.json").read_text())
     args = request.get("full_config", {}).get("mock", [])
     backend = {"type": "mock", "models": [request["model_name"]], "args": args}
