@@ -24,6 +24,7 @@ from common.settings import (
     option,
 )
 from common.tracing import TracedSettings
+from common.wire.address import bare
 from common.wire.base import JsonObject
 
 ENV_PREFIX = "SVC_BABYSITTER_"
@@ -345,7 +346,7 @@ class BabysitterSettings(TracedSettings):
     def _host_is_host(cls, value: str | None) -> str | None:
         if value is not None and not is_host(value):
             raise ValueError("must be a host name or an address")
-        return value
+        return value if value is None else bare(value)
 
 
 def config_file(argv: Sequence[str], env: Mapping[str, str]) -> Path | None:

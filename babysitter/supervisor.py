@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import assert_never
 
 import structlog
-from msgspec import UNSET, to_builtins
+from msgspec import to_builtins
 from msgspec.structs import asdict
 
 from babysitter import events as ev
@@ -25,7 +25,8 @@ from babysitter.probe import ServerProbe, fetch_json
 from babysitter.server_log import ServerLog
 from babysitter.server_runner import ServerRunner
 from babysitter.spec import Spec
-from babysitter.view import Moment, View, make_report
+from babysitter.view import View
+from babysitter.viewer import Viewer
 from babysitter.watcher import ServerWatcher
 from common.clock import Clock, iso
 from common.tasks import TaskScope
@@ -75,8 +76,6 @@ class Supervisor:
         self._life = Lifecycle(
             since=clock.monotonic(), restarts=memory.restarts, spent=memory.spent, failures=memory.failures
         )
-        self._now = Moment(port=spec.addresses.port, updated_at=iso(clock.utcnow()))
-        """Of it only what is noted when it happens; the rest is looked up for a view."""
         self._scope: TaskScope | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._writing = asyncio.Lock()
@@ -108,6 +107,7 @@ class Supervisor:
             tell=self.tell,
             models_seen=self._models_seen,
         )
+        self._viewer = Viewer(memory, home, self._runner, self._watcher, self._jobs, now=iso(clock.utcnow()))
 
     @property
     def state(self) -> ReplicaState:
@@ -148,40 +148,17 @@ class Supervisor:
 
     def note_settings(self, waiting: tuple[str, ...], refused: str | None) -> None:
         """Settings of the file that wait for a restart of the babysitter, and what is wrong with the file."""
-        self._now = replace(self._now, need_restart=waiting, config_refused=refused)
+        self._viewer.note(need_restart=waiting, config_refused=refused)
         self._changed()
 
     def note_refusal(self, reason: str | None) -> None:
         """Why a registry will not have a record of the replica; None: it has."""
-        self._now = replace(self._now, registration_error=reason)
+        self._viewer.note(registration_error=reason)
         self._changed()
 
     def view(self) -> View:
         """The replica now."""
-        life, attempt = self._life, self._runner.attempt
-        server = attempt.server if attempt is not None and life.state in ALIVE else None
-        outdated = self._runner.outdated if life.state in ALIVE else ()
-        watcher, work = self._watcher, self._watcher.work
-        now = replace(
-            self._now,
-            port=watcher.port,
-            replica_pid=None if server is None else server.pid,
-            need_restart=sorted({*self._now.need_restart, *outdated}),
-            persist_failed=self.home.state.failure,
-            wsjob_states=self._jobs.states,
-            rss_mb=watcher.memory_mb,
-            degraded=watcher.is_degraded,
-            running=UNSET if work is None else work.running,
-            waiting=UNSET if work is None else work.waiting,
-        )
-        return View(
-            spec=self.spec,
-            state=life.state,
-            report=make_report(self.spec, life, self.memory, now),
-            models=self.memory.models,
-            serves=server is not None or (self._runner.external.is_detached and life.state in ALIVE),
-            settling=self._runner.is_adopted and life.state is ReplicaState.WAITING_FOR_READY and life.error is None,
-        )
+        return self._viewer.view(self.spec, self._life)
 
     async def adopt(self) -> bool:
         """Look for the server of an earlier babysitter; True when it lives. What one that died has left is ended."""
@@ -254,7 +231,7 @@ class Supervisor:
         if moved:
             self._tell_story(before)
         if moved or any(getattr(self._life, name) != getattr(before, name) for name in ("error", "stalled", "late")):
-            self._now = replace(self._now, updated_at=iso(self._clock.utcnow()))
+            self._viewer.note(updated_at=iso(self._clock.utcnow()))
             await self.persist()
             self._changed()
         self._arm()
@@ -267,7 +244,7 @@ class Supervisor:
         move, restart_at = life.story[-1], None
         if life.state is ReplicaState.BACKING_OFF and life.wake_at is not None:
             restart_at = iso(now + timedelta(seconds=life.wake_at - life.since))
-        self._now = replace(self._now, next_restart_at=restart_at)
+        self._viewer.note(next_restart_at=restart_at)
         if life.state is ReplicaState.READY:
             self.memory.ready_at = iso(now)
             self.memory.port = self._watcher.port

@@ -56,10 +56,6 @@ class TaskScope:
         task.add_done_callback(lambda done: self._ended(done, service=service))
         return task
 
-    def names(self) -> list[str]:
-        """Names of the tasks alive, for tests and `/stats`."""
-        return sorted(task.get_name() for task in self._tasks)
-
     async def failed(self) -> TaskFailed:
         """Wait for the first failure of a task (for ever, if there is none)."""
         if self._failed is None:

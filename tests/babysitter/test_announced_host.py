@@ -37,6 +37,11 @@ def test_an_address_of_another_machine_is_announced_and_reached_by_listening_eve
     assert addresses.local in ("127.0.0.1", "::1")
 
 
+def test_brackets_of_a_url_are_none_of_the_hosts() -> None:
+    assert settled("[::1]").host == settled("::1").host == "::1"
+    assert settled("localhost", advertise_host="[2001:db8::7]").advertise_host == "2001:db8::7"
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.3", "0.0.0.0", "::"])
 def test_loopback_and_wildcards_are_listened_on_as_they_are_W38(host: str) -> None:
     assert settled(host).host == host

@@ -19,6 +19,22 @@ def record(registry: Registry, name: str) -> dict[str, Any]:
     return found if "name" in found else {}
 
 
+def test_host_in_brackets_registers_is_probed_and_serves(tmp_path: Path, registry: Registry) -> None:
+    with running(tmp_path, top={"registry_url": registry.url, "host": "[::1]"}) as node:
+        babysitter = node.start()
+        server = until("server record", lambda: record(registry, "r1-server"))
+        own = record(registry, "r1")
+        assert (own["host"], own["url"]) == ("::1", f"http://[::1]:{node.port + 1}")
+        assert (server["host"], server["url"]) == ("::1", f"http://[::1]:{node.port}")
+        healthy = until("probed", lambda: record(registry, "r1-server").get("health_status") == "healthy", 40.0)
+        assert healthy
+        assert ask(f"{server['url']}/v1/models")["data"][0]["id"] == "m"
+        report = ask(f"{own['url']}/info")["replica"]
+        assert (report["status"], report["base_url"]) == ("ready", server["url"])
+        babysitter.terminate()
+        assert babysitter.wait(60) == 0
+
+
 def test_records_follow_the_servers_life(tmp_path: Path, registry: Registry) -> None:
     backend = {"type": "mock", "models": ["m"], "args": ["--slow-start-s", "0.5"]}
     with running(

@@ -128,3 +128,9 @@ def test_info_keeps_the_ancestors_names() -> None:
     wanted = "service babysitter name host port url metadata service_type infinilm_server_port uptime restart_count"
     assert set(wanted.split()) <= set(told)
     assert told["port"] == 8002
+
+
+def test_engines_own_queue_is_in_every_heartbeat_where_it_tells_of_it() -> None:
+    beat = msgspec.to_builtins(records.server_heartbeat(view_of(running=3, waiting=4)))
+    assert (beat["running"], beat["waiting"]) == (3, 4)
+    assert not {"running", "waiting"} & set(msgspec.to_builtins(records.server_heartbeat(view_of())))
