@@ -22,12 +22,12 @@ TIMEOUT_KEYS = ("job_timeout_s", "job_time_sec", "job_timeout")
 """How configurations call the longest time of a job; the first that is there counts."""
 
 
-class Unusable(ValueError):
+class UnusableConfig(ValueError):
     """The configuration cannot become a request; the text names the key and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class RequestFlags:
     """What flags say; None leaves it to the file. `labels` are added to the file's."""
 
     server_mode: str | None = None
@@ -45,20 +45,20 @@ class Choices:
     request_id: str | None = None
 
 
-def from_model_config(config: Mapping[str, Any], chosen: Choices) -> dict[str, Any]:
+def from_model_config(config: Mapping[str, Any], chosen: RequestFlags) -> dict[str, Any]:
     """The create request of a model configuration, which it carries whole as `full_config`.
 
     The job's priority, timeout and labels are taken from `runconfig`. It has the members that the release server's own
     converter gave it, with the same values where nothing is said.
 
     Raises:
-        Unusable: It is of another shape.
+        UnusableConfig: It is of another shape.
     """
     runconfig = _table(config, "runconfig")
     model = _table(config, "model")
     name = chosen.model_name or model.get("name") or config.get("model_name")
     if not isinstance(name, str) or not name:
-        raise Unusable("model.name is missing; write it there or give --model-name")
+        raise UnusableConfig("model.name is missing; write it there or give --model-name")
     request: dict[str, Any] = {
         "server_mode": chosen.server_mode or "replica",
         "model_name": name,
@@ -73,7 +73,7 @@ def from_model_config(config: Mapping[str, Any], chosen: Choices) -> dict[str, A
     return laid_over(request, chosen)
 
 
-def laid_over(request: Mapping[str, Any], chosen: Choices) -> dict[str, Any]:
+def laid_over(request: Mapping[str, Any], chosen: RequestFlags) -> dict[str, Any]:
     """`request` with the flags over it."""
     names = ("server_mode", "model_name", "wait_for_ready", "run_diagnostics", "request_id")
     top = {name: getattr(chosen, name) for name in names}
@@ -92,7 +92,7 @@ def laid_over(request: Mapping[str, Any], chosen: Choices) -> dict[str, Any]:
     if chosen.use_uv is not None:
         tag = chosen.app_tag or _table(made, "placement").get("app_tag")
         if not tag and "cbclient_config" not in made:
-            raise Unusable("--use-uv needs a build: give --app-tag")
+            raise UnusableConfig("--use-uv needs a build: give --app-tag")
         _fill(made, "cbclient_config", {"use_uv": chosen.use_uv, **({"app_tag": tag} if tag else {})})
     return made
 
@@ -114,7 +114,7 @@ def _job(runconfig: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if key is not None:
         seconds = runconfig[key]
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 1:
-            raise Unusable(f"runconfig.{key} must be a number of seconds, not {seconds!r}")
+            raise UnusableConfig(f"runconfig.{key} must be a number of seconds, not {seconds!r}")
         yield "job_timeout_s", int(seconds)
     labels = runconfig.get("job_labels")
     if labels:
@@ -131,7 +131,7 @@ def _labels(given: Any) -> list[str]:
         return [part.strip() for part in given.split(",") if part.strip()]
     if isinstance(given, list):
         return [str(item) for item in given]
-    raise Unusable(f"runconfig.job_labels must be a list, not {type(given).__name__}")
+    raise UnusableConfig(f"runconfig.job_labels must be a list, not {type(given).__name__}")
 
 
 def _fill(request: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
@@ -144,5 +144,5 @@ def _table(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, Mapping):
-        raise Unusable(f"{key} must be a table, not {type(found).__name__}")
+        raise UnusableConfig(f"{key} must be a table, not {type(found).__name__}")
     return found

@@ -13,7 +13,7 @@ import aiohttp
 from ctl.api import Api, Place
 from ctl.codes import Code
 from ctl.problem import Problem
-from ctl.sse import Event, Events
+from ctl.sse import Events, ServerSentEvent
 
 POLL_S = 0.5
 PATIENCE_S = 60.0
@@ -90,7 +90,7 @@ async def _stream(
                     yield event.name, data
 
 
-def _data(event: Event) -> Mapping[str, Any] | None:
+def _data(event: ServerSentEvent) -> Mapping[str, Any] | None:
     try:
         found = json.loads(event.data)
     except ValueError:

@@ -21,7 +21,7 @@ from ctl.table import visible
 BAR_WIDTH = 24
 
 
-class Board:
+class ProgressBoard:
     """One line for each thing that is waited for.
 
     Args:
@@ -66,10 +66,10 @@ class Board:
 
 
 @contextmanager
-def board(out: Output) -> Iterator[Board]:
+def board(out: Output) -> Iterator[ProgressBoard]:
     """A board while the work lasts; what it shows last stays on the screen."""
     if out.as_json or not out.errors.is_terminal:
-        yield Board(out, None)
+        yield ProgressBoard(out, None)
         return
     columns = (
         SpinnerColumn(finished_text="[green]✔[/]"),
@@ -79,7 +79,7 @@ def board(out: Output) -> Iterator[Board]:
         StageColumn(),
     )
     with Progress(*columns, console=out.errors, refresh_per_second=8) as progress:
-        yield Board(out, progress)
+        yield ProgressBoard(out, progress)
 
 
 class StageColumn(ProgressColumn):

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ctl.problem import Problem
-from ctl.table import Table, as_text, one_line, style_of, visible
+from ctl.table import TextTable, as_text, one_line, style_of, visible
 
 
 class Output:
@@ -45,7 +45,7 @@ class Output:
         self.stdout.write(json.dumps(data, ensure_ascii=False, default=str) + "\n")
         self.stdout.flush()
 
-    def table(self, table: Table) -> None:
+    def table(self, table: TextTable) -> None:
         """A result as a table."""
         if not self.is_rich:
             self.stdout.write(as_text(table))
@@ -81,7 +81,7 @@ class Output:
         self.errors.print(said.append(visible(problem.line())))
 
 
-def rich_table(table: Table) -> RichTable:
+def rich_table(table: TextTable) -> RichTable:
     """The table in colours; long cells are folded, never cut, because ids and addresses are copied from it."""
     made = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold cyan")
     for name in table.columns:

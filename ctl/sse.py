@@ -7,7 +7,7 @@ LIMIT_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ServerSentEvent:
     """One event; `name` is `message` unless the sender gave one."""
 
     name: str
@@ -24,7 +24,7 @@ class Events:
         self._name = ""
         self._id = ""
 
-    def feed(self, chunk: bytes) -> Iterator[Event]:
+    def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         """The events that end within `chunk`.
 
         Raises:
@@ -38,7 +38,7 @@ class Events:
             if line:
                 self._take(line)
             elif self._data:
-                yield Event(self._name or "message", "\n".join(self._data), self._id)
+                yield ServerSentEvent(self._name or "message", "\n".join(self._data), self._id)
                 self._data, self._name = [], ""
             else:
                 self._name = ""

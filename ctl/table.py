@@ -16,7 +16,7 @@ _STYLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TextTable:
     """Column names, and rows of as many texts. `right` names the columns of numbers, `states` those to colour."""
 
     columns: tuple[str, ...]
@@ -40,7 +40,7 @@ def one_line(text: str) -> str:
     return " ".join(visible(text).split())
 
 
-def as_text(table: Table) -> str:
+def as_text(table: TextTable) -> str:
     """Aligned columns, two spaces apart, nothing cut: for pipes and files. An empty cell is `-`."""
     lines = [table.columns, *([one_line(cell) or "-" for cell in row] for row in table.rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(table.columns))]

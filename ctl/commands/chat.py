@@ -13,7 +13,7 @@ from ctl.call import Call, Command
 from ctl.codes import Code
 from ctl.problem import Problem
 from ctl.sse import Events
-from ctl.views.answer import Answer
+from ctl.views.answer import ChatAnswer
 
 PATH = "/v1/chat/completions"
 SILENCE_S = 600.0
@@ -69,7 +69,7 @@ async def converse(call: Call, calls: Api, messages: list[dict[str, Any]]) -> in
             call.out.note(answer.summary())
 
 
-async def ask(call: Call, calls: Api, messages: list[dict[str, Any]]) -> Answer:
+async def ask(call: Call, calls: Api, messages: list[dict[str, Any]]) -> ChatAnswer:
     """One answer, shown while it comes.
 
     Raises:
@@ -85,7 +85,7 @@ async def ask(call: Call, calls: Api, messages: list[dict[str, Any]]) -> Answer:
         **{name: value for name, value in wanted.items() if value is not None},
     }
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=SILENCE_S)
-    answer = Answer(time.monotonic())
+    answer = ChatAnswer(time.monotonic())
     events = Events()
     async with calls.open(call.router, "POST", PATH, body=body, timeout=timeout) as stream:
         async for chunk in stream.content.iter_any():
@@ -111,7 +111,7 @@ def show(call: Call, thoughts: str, text: str) -> None:
         call.out.write(text)
 
 
-def broken(call: Call, answer: Answer, reason: str) -> Problem:
+def broken(call: Call, answer: ChatAnswer, reason: str) -> Problem:
     """The stream's fault, on a line of its own."""
     if answer.pieces and not call.out.as_json:
         call.out.write("\n")

@@ -8,7 +8,7 @@ from ctl.call import Call, Command
 from ctl.codes import Code
 from ctl.commands.replicas_wait import add_wait_flags, until
 from ctl.commands.request import add_choices, choices, read_table
-from ctl.convert import Unusable, laid_over
+from ctl.convert import UnusableConfig, laid_over
 from ctl.problem import Problem
 
 CREATE_TIMEOUT_S = 60.0
@@ -52,7 +52,7 @@ def request(call: Call) -> dict[str, Any]:
     found = read_table(args.file) if args.file else {}
     try:
         body = laid_over(found, choices(args))
-    except Unusable as error:
+    except UnusableConfig as error:
         raise Problem(str(error), code=Code.USAGE) from error
     missing = [flag for key, flag in (("server_mode", "--mode"), ("model_name", "--model")) if key not in body]
     if missing:

@@ -9,9 +9,9 @@ from ctl.api import Api
 from ctl.call import Call, Command
 from ctl.codes import Code
 from ctl.follow import follow, info_of
-from ctl.live import Board, board
+from ctl.live import ProgressBoard, board
 from ctl.problem import Problem
-from ctl.views.progress import STEPS, Progress
+from ctl.views.progress import STEPS, ReplicaProgress
 
 
 def add_wait_flags(parser: ArgumentParser, said: str) -> None:
@@ -47,7 +47,7 @@ async def until(call: Call, calls: Api, ids: list[str], wanted: str) -> int:
     Raises:
         Problem: One has failed, or the time is up.
     """
-    ways = [Progress(replica_id) for replica_id in ids]
+    ways = [ReplicaProgress(replica_id) for replica_id in ids]
     try:
         async with asyncio.timeout(call.args.timeout):
             with board(call.out) as shown:
@@ -71,7 +71,7 @@ async def until(call: Call, calls: Api, ids: list[str], wanted: str) -> int:
     return Code.OK
 
 
-async def accompany(call: Call, calls: Api, way: Progress, wanted: str, shown: Board) -> None:
+async def accompany(call: Call, calls: Api, way: ReplicaProgress, wanted: str, shown: ProgressBoard) -> None:
     """Follow one replica until there is nothing to wait for."""
     known = False
     try:
@@ -90,14 +90,14 @@ async def accompany(call: Call, calls: Api, way: Progress, wanted: str, shown: B
     shown.end(way.replica_id, way.outcome, well=way.status == wanted)
 
 
-async def tell(call: Call, calls: Api, ways: list[Progress]) -> None:
+async def tell(call: Call, calls: Api, ways: list[ReplicaProgress]) -> None:
     """The result for `--json`: the infos as they are now."""
     if call.out.as_json:
         infos = await asyncio.gather(*(info_of(calls, call.api, way.replica_id) for way in ways))
         call.out.document(infos[0] if len(infos) == 1 else infos)
 
 
-def sorry(way: Progress) -> Problem:
+def sorry(way: ReplicaProgress) -> Problem:
     """What an operator needs of a replica that did not get there."""
     reason = way.error.strip().splitlines()
     said = f": {reason[0]}" if reason else ""

@@ -13,7 +13,7 @@ from common.atomic_file import write_atomic
 from ctl import completers
 from ctl.call import Call, Command
 from ctl.codes import Code
-from ctl.convert import MODES, Choices, Unusable, from_model_config
+from ctl.convert import MODES, RequestFlags, UnusableConfig, from_model_config
 from ctl.problem import Problem
 
 LIMIT_BYTES = 4 << 20
@@ -51,9 +51,9 @@ def add_choices(parser: ArgumentParser) -> None:
     group.add_argument("--request-id", metavar="ID", help="a second create with the same id makes nothing new")
 
 
-def choices(args: Namespace) -> Choices:
+def choices(args: Namespace) -> RequestFlags:
     """What those flags say."""
-    return Choices(
+    return RequestFlags(
         server_mode=args.server_mode,
         model_name=args.model_name,
         app_tag=args.app_tag,
@@ -76,7 +76,7 @@ def from_yaml(call: Call) -> int:
     try:
         request = from_model_config(read_table(args.file), choices(args))
         text = json.dumps(request, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    except (Unusable, ValueError) as error:
+    except (UnusableConfig, ValueError) as error:
         raise Problem(f"{args.file}: {error}", code=Code.CONFIG) from error
     if args.output is None:
         call.out.write(text)

@@ -22,7 +22,7 @@ from ctl.keys import pressed
 from ctl.output import rich_table
 from ctl.problem import Problem
 from ctl.views import top as views
-from ctl.views.rates import Rates, Sample, rates, read_metrics, total
+from ctl.views.rates import CounterSample, Rates, rates, read_metrics, total
 from ctl.views.top import SORTS, Row
 
 WINDOW_S = 10.0
@@ -32,17 +32,17 @@ FRAME_LINES = 5
 
 
 @dataclass(slots=True)
-class Watch:
+class TopState:
     """What was seen so far. `troubles` are services that do not answer now."""
 
-    samples: deque[Sample] = field(default_factory=deque)
+    samples: deque[CounterSample] = field(default_factory=deque)
     infos: Sequence[dict[str, Any]] = ()
     services: Sequence[dict[str, Any]] = ()
     troubles: list[str] = field(default_factory=list)
     sort: str = SORTS[0]
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def take(self, sample: Sample) -> None:
+    def take(self, sample: CounterSample) -> None:
         """Another look at the counters; those older than the window are forgotten, but for the last of them."""
         self.samples.append(sample)
         while len(self.samples) > 2 and self.samples[1].at <= sample.at - WINDOW_S:  # noqa: PLR2004 - a difference takes two
@@ -68,7 +68,7 @@ def add(parser: ArgumentParser) -> None:
 
 async def top(call: Call) -> int:
     """Look again and again."""
-    watch = Watch(sort=call.args.sort)
+    watch = TopState(sort=call.args.sort)
     count = 1 if call.args.once else call.args.count
     async with api.connect() as calls:
         await look(calls, call, watch)
@@ -96,7 +96,7 @@ async def top(call: Call) -> int:
     return Code.OK
 
 
-async def repeat(calls: Api, call: Call, watch: Watch, count: int | None, draw: Callable[[], None]) -> None:
+async def repeat(calls: Api, call: Call, watch: TopState, count: int | None, draw: Callable[[], None]) -> None:
     """Look and draw, `count` times or until a key ends it."""
     done = 0
     while count is None or done < count:
@@ -109,7 +109,7 @@ async def repeat(calls: Api, call: Call, watch: Watch, count: int | None, draw: 
         done += 1
 
 
-async def look(calls: Api, call: Call, watch: Watch) -> None:
+async def look(calls: Api, call: Call, watch: TopState) -> None:
     """Ask everybody; who does not answer is named, and shown as it was last."""
     router = call.router
     asked = await asyncio.gather(
@@ -127,11 +127,11 @@ async def look(calls: Api, call: Call, watch: Watch) -> None:
         watch.infos = infos.get("replicas", [])
     if isinstance(services, dict):
         watch.services = services.get("services", [])
-    if isinstance(metrics, Sample):
+    if isinstance(metrics, CounterSample):
         watch.take(metrics)
 
 
-async def counters(calls: Api, router: Place) -> Sample:
+async def counters(calls: Api, router: Place) -> CounterSample:
     """The router's counters now.
 
     Raises:
@@ -143,7 +143,7 @@ async def counters(calls: Api, router: Place) -> Sample:
         raise Problem(f"the router's metrics cannot be read: {error}") from error
 
 
-def show(call: Call, watch: Watch) -> None:
+def show(call: Call, watch: TopState) -> None:
     """One look for a pipe."""
     found = watch.rows()
     if call.out.as_json:
@@ -155,7 +155,7 @@ def show(call: Call, watch: Watch) -> None:
         call.out.note(trouble)
 
 
-def screen(call: Call, watch: Watch) -> RenderableType:
+def screen(call: Call, watch: TopState) -> RenderableType:
     """One look for a terminal, as many rows as it holds."""
     found = watch.rows()
     room = max(call.out.console.height - FRAME_LINES - len(watch.troubles), 1)

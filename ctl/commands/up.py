@@ -17,7 +17,7 @@ from ctl.launcher.plan import AGENT, BABYSITTER, PORTS, REGISTRY, ROUTER, Clash,
 from ctl.launcher.state_dir import StateDir
 from ctl.live import board
 from ctl.problem import Problem
-from ctl.table import Table
+from ctl.table import TextTable
 
 ROUTED_TIMEOUT_S = 10.0
 """So that the next command finds the models; a router that takes longer has its reasons."""
@@ -123,7 +123,7 @@ def report(call: Call, run: Launch, parts: Sequence[Part]) -> None:
         for launched in running
     ]
     rows += [(part.name, "ready", "elsewhere", "", part.url) for part in run.foreign]
-    call.out.table(Table(("NAME", "STATE", "STARTED", "PID", "SERVES"), rows, right=frozenset({"PID"})))
+    call.out.table(TextTable(("NAME", "STATE", "STARTED", "PID", "SERVES"), rows, right=frozenset({"PID"})))
     servers = any(launched.kind == BABYSITTER for launched in running)
     try_now = ["svcctl models", 'svcctl chat MODEL "Hello"', "svcctl top"] if servers else ["svcctl up --demo"]
     call.out.note(f"logs: {run.state.logs}\ntry: {'   '.join([*try_now, 'svcctl down'])}")

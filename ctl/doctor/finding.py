@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ctl.table import Table
+from ctl.table import TextTable
 
 
 class Verdict(StrEnum):
@@ -46,10 +46,10 @@ def fault(check: str, seen: str, remedy: str) -> Finding:
     return Finding(check, Verdict.FAULT, seen, remedy)
 
 
-def table(findings: Sequence[Finding]) -> Table:
+def table(findings: Sequence[Finding]) -> TextTable:
     """One row for each check."""
     rows = [(one.verdict.value, one.check, one.seen, one.remedy) for one in findings]
-    return Table(("", "CHECK", "SEEN", "WHAT TO DO"), rows, states=frozenset({""}))
+    return TextTable(("", "CHECK", "SEEN", "WHAT TO DO"), rows, states=frozenset({""}))
 
 
 def summary(findings: Sequence[Finding]) -> str:

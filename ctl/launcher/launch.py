@@ -14,7 +14,7 @@ from ctl.launcher import processes, ready
 from ctl.launcher.plan import AGENT, BABYSITTER, REGISTRY, ROUTER, Part
 from ctl.launcher.ready import Observation, Readiness
 from ctl.launcher.state_dir import Launched, StateDir
-from ctl.live import Board
+from ctl.live import ProgressBoard
 from ctl.problem import Problem
 
 POLL_S = 0.1
@@ -80,7 +80,7 @@ class Launch:
         return [one for name, one in self.running.items() if one.kind == kind and name not in out]
 
 
-async def bring_up(calls: Api, launch: Launch, parts: Sequence[Part], shown: Board) -> None:
+async def bring_up(calls: Api, launch: Launch, parts: Sequence[Part], shown: ProgressBoard) -> None:
     """The registry first, then everything else at once.
 
     Raises:
@@ -131,7 +131,7 @@ async def models(calls: Api, url: str) -> set[str]:
     return {str(model.get("id")) for model in response.get("data", [])}
 
 
-async def start(calls: Api, launch: Launch, part: Part, shown: Board) -> None:
+async def start(calls: Api, launch: Launch, part: Part, shown: ProgressBoard) -> None:
     """Start `part`, unless it runs: ours is left alone, another one that answers is used as it is.
 
     Raises:
@@ -170,7 +170,7 @@ async def answers(calls: Api, part: Part) -> bool:
     return "node" in health if part.kind == AGENT else health.get(part.kind) == "running"
 
 
-async def wait(calls: Api, launch: Launch, part: Part, shown: Board) -> None:
+async def wait(calls: Api, launch: Launch, part: Part, shown: ProgressBoard) -> None:
     """Wait until `part` is ready; a server that is still loading when the time is up is left to load.
 
     Raises:

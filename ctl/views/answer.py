@@ -4,18 +4,18 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from ctl.sse import Event
+from ctl.sse import ServerSentEvent
 from ctl.views.words import duration
 
 END_MARK = "[DONE]"
 
 
-class Broken(ValueError):
+class BrokenStream(ValueError):
     """The stream carries an error, or something that is no completion."""
 
 
 @dataclass(slots=True)
-class Answer:
+class ChatAnswer:
     """One answer as it grows. Instants are seconds of one monotonic clock."""
 
     began: float
@@ -28,11 +28,11 @@ class Answer:
     last: float | None = None
     done: bool = False
 
-    def take(self, event: Event, now: float) -> tuple[str, str]:
+    def take(self, event: ServerSentEvent, now: float) -> tuple[str, str]:
         """What `event` adds, as (thoughts, text).
 
         Raises:
-            Broken: It is an error, or no completion.
+            BrokenStream: It is an error, or no completion.
         """
         if event.data == END_MARK:
             self.done = True
@@ -40,12 +40,12 @@ class Answer:
         try:
             chunk = json.loads(event.data)
         except ValueError as error:
-            raise Broken(f"the stream holds no JSON: {event.data[:80]}") from error
+            raise BrokenStream(f"the stream holds no JSON: {event.data[:80]}") from error
         if not isinstance(chunk, dict):
-            raise Broken(f"the stream holds no completion: {event.data[:80]}")
+            raise BrokenStream(f"the stream holds no completion: {event.data[:80]}")
         if chunk.get("error"):
             told = chunk["error"]
-            raise Broken(str(told.get("message", told)) if isinstance(told, dict) else str(told))
+            raise BrokenStream(str(told.get("message", told)) if isinstance(told, dict) else str(told))
         if isinstance(chunk.get("usage"), dict):
             self.usage = chunk["usage"]
         return self._add(chunk.get("choices") or [{}], now)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ctl.table import Table
+from ctl.table import TextTable
 from ctl.views.words import age, names
 
 Record = Mapping[str, Any]
@@ -16,7 +16,7 @@ def status_of(record: Record) -> str:
     return "stale" if record.get("stale") else str(record.get("status", "?"))
 
 
-def services(records: Sequence[Record], now: float) -> Table:
+def services(records: Sequence[Record], now: float) -> TextTable:
     """One row for each record, by name. `BEAT` is the time since its last heartbeat."""
     rows = [
         (
@@ -30,10 +30,10 @@ def services(records: Sequence[Record], now: float) -> Table:
         )
         for record in sorted(records, key=lambda found: str(found.get("name")))
     ]
-    return Table(("NAME", "TYPE", "STATUS", "HEALTHY", "BEAT", "URL", "MODELS"), rows, right=frozenset({"BEAT"}))
+    return TextTable(("NAME", "TYPE", "STATUS", "HEALTHY", "BEAT", "URL", "MODELS"), rows, right=frozenset({"BEAT"}))
 
 
-def models(listed: Sequence[Record], replicas: Sequence[Record]) -> Table:
+def models(listed: Sequence[Record], replicas: Sequence[Record]) -> TextTable:
     """One row for each model: how many of the replicas that list it can be asked, and by whom it is served."""
     rows = []
     for model in listed:
@@ -44,10 +44,10 @@ def models(listed: Sequence[Record], replicas: Sequence[Record]) -> Table:
         who = ", ".join(sorted(str(replica.get("name")) for replica in ready))
         rows.append((name, f"{len(ready)}/{len(serving)}", str(in_flight), str(model.get("owned_by") or ""), who))
     columns = ("MODEL", "READY", "IN FLIGHT", "OWNED BY", "REPLICAS")
-    return Table(columns, rows, right=frozenset({"READY", "IN FLIGHT"}))
+    return TextTable(columns, rows, right=frozenset({"READY", "IN FLIGHT"}))
 
 
-def candidates(decision: Record) -> Table:
+def candidates(decision: Record) -> TextTable:
     """The router's candidates for a request: the one it would pick first, then the others by score."""
     picked = decision.get("picked")
     found = sorted(
@@ -68,7 +68,7 @@ def candidates(decision: Record) -> Table:
     ]
     columns = ("", "REPLICA", "STANDING", "SCORE", "IN FLIGHT", "WEIGHT", "CACHE", "WHY NOT")
     numbers = frozenset({"SCORE", "IN FLIGHT", "WEIGHT"})
-    return Table(columns, rows, right=numbers, states=frozenset({"STANDING"}))
+    return TextTable(columns, rows, right=numbers, states=frozenset({"STANDING"}))
 
 
 def decision_line(decision: Record) -> str:

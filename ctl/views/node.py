@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ctl.table import Table
+from ctl.table import TextTable
 from ctl.views.words import duration, moment
 
 SETTLED = frozenset({"ready", "stopping", "stopped", "failed"})
@@ -26,7 +26,7 @@ class Seen:
     well: bool = True
 
 
-def table(seen: Sequence[Seen]) -> Table:
+def table(seen: Sequence[Seen]) -> TextTable:
     """One row for each service."""
     rows = [
         (
@@ -39,7 +39,7 @@ def table(seen: Sequence[Seen]) -> Table:
         )
         for one in seen
     ]
-    return Table(("NAME", "HEALTH", "PID", "AGE", "URL", "DETAIL"), rows, right=frozenset({"PID", "AGE"}))
+    return TextTable(("NAME", "HEALTH", "PID", "AGE", "URL", "DETAIL"), rows, right=frozenset({"PID", "AGE"}))
 
 
 def registry_detail(health: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ JOBS = (("compile_wsjob", "compile"), ("execute_wsjob", "execute"))
 
 
 @dataclass(slots=True)
-class Progress:
+class ReplicaProgress:
     """One replica on its way. `stages` are the deployment's, by name.
 
     `late`: it is past the time that its request or the agent allows, and goes on; `overdue`: it became so while we waited.

@@ -26,7 +26,7 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class CounterSample:
     """All replicas' counters at `at`, seconds of one monotonic clock."""
 
     at: float
@@ -45,7 +45,7 @@ class Rates:
     ttft_p95_s: float | None = None
 
 
-def read_metrics(text: str, at: float) -> Sample:
+def read_metrics(text: str, at: float) -> CounterSample:
     """A sample from the router's `/metrics`.
 
     Raises:
@@ -66,10 +66,10 @@ def read_metrics(text: str, at: float) -> Sample:
             elif sample.name == FIRST_BYTE:
                 bound = float(sample.labels["le"])
                 counters.first_byte[bound] = counters.first_byte.get(bound, 0.0) + sample.value
-    return Sample(at, found)
+    return CounterSample(at, found)
 
 
-def rates(before: Sample, after: Sample) -> dict[str, Rates]:
+def rates(before: CounterSample, after: CounterSample) -> dict[str, Rates]:
     """Each replica's rates; a counter that went back (the router was restarted) counts from nought."""
     took_s = max(after.at - before.at, 1e-9)
     return {
@@ -78,7 +78,7 @@ def rates(before: Sample, after: Sample) -> dict[str, Rates]:
     }
 
 
-def total(before: Sample, after: Sample) -> Rates:
+def total(before: CounterSample, after: CounterSample) -> Rates:
     """All replicas together."""
     return _rates(_sum(before.replicas.values()), _sum(after.replicas.values()), max(after.at - before.at, 1e-9))
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ctl.table import Table
+from ctl.table import TextTable
 from ctl.views.words import age, duration, names
 
 Info = Mapping[str, Any]
@@ -28,7 +28,7 @@ def node_of(info: Info) -> str:
     return str(found.get("node") or found.get("hostname") or info.get("host") or "")
 
 
-def listed(infos: Sequence[Info], now: float) -> Table:
+def listed(infos: Sequence[Info], now: float) -> TextTable:
     """One row for each replica, the oldest first."""
     rows = [
         (
@@ -45,17 +45,17 @@ def listed(infos: Sequence[Info], now: float) -> Table:
         for info in sorted(infos, key=lambda info: (str(info.get("created_at") or ""), str(info.get("replica_id"))))
     ]
     columns = ("ID", "MODEL", "STATUS", "AGE", "NODE", "ENDPOINT", "JOBS", "RESTARTS", "ERROR")
-    return Table(columns, rows, right=frozenset({"AGE", "JOBS", "RESTARTS"}))
+    return TextTable(columns, rows, right=frozenset({"AGE", "JOBS", "RESTARTS"}))
 
 
-def one(info: Info) -> Table:
+def one(info: Info) -> TextTable:
     """Everything known of a replica: the usual members first, then the others; empty ones are left out."""
     keys = [key for key in _FIRST if key in info] + sorted(key for key in info if key not in _FIRST)
     rows = [(key, _value(info[key])) for key in keys if info[key] not in (None, "", [], {})]
-    return Table(("MEMBER", "VALUE"), rows)
+    return TextTable(("MEMBER", "VALUE"), rows)
 
 
-def transitions(timeline: Info) -> Table:
+def transitions(timeline: Info) -> TextTable:
     """Every change of state, with how long the old one lasted and why it ended."""
     rows = [
         (
@@ -69,10 +69,10 @@ def transitions(timeline: Info) -> Table:
         if isinstance(move, Mapping)
     ]
     columns = ("AT", "FROM", "STATE", "LASTED", "CAUSE")
-    return Table(columns, rows, right=frozenset({"LASTED"}))
+    return TextTable(columns, rows, right=frozenset({"LASTED"}))
 
 
-def stages(timeline: Info) -> Table:
+def stages(timeline: Info) -> TextTable:
     """The last deployment's stages."""
     rows = [
         (
@@ -85,7 +85,7 @@ def stages(timeline: Info) -> Table:
         for stage in timeline.get("stages") or ()
         if isinstance(stage, Mapping)
     ]
-    return Table(("STAGE", "STATE", "TOOK", "TRY", "DETAIL"), rows, right=frozenset({"TOOK", "TRY"}))
+    return TextTable(("STAGE", "STATE", "TOOK", "TRY", "DETAIL"), rows, right=frozenset({"TOOK", "TRY"}))
 
 
 def _count(info: Info, key: str) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ctl.table import Table
+from ctl.table import TextTable
 from ctl.views.rates import Rates
 from ctl.views.replicas import node_of, word
 from ctl.views.words import duration, names
@@ -72,7 +72,7 @@ def _rank(row: Row, by: str) -> tuple[float, ...]:
             return ()
 
 
-def table(shown: Sequence[Row]) -> Table:
+def table(shown: Sequence[Row]) -> TextTable:
     """The rows as they stand."""
     cells = [
         (
@@ -93,7 +93,7 @@ def table(shown: Sequence[Row]) -> Table:
     columns = (
         "REPLICA", "MODEL", "STATE", "NODE", "IN FLIGHT", "REQ/S", "TOK/S", "TTFT P50", "P95", "ERR/S", "RESTARTS",
     )  # fmt: skip
-    return Table(columns, cells, right=frozenset(columns[4:]))
+    return TextTable(columns, cells, right=frozenset(columns[4:]))
 
 
 def headline(all_rows: Sequence[Row], fleet: Rates) -> str:

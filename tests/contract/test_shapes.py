@@ -13,7 +13,7 @@ from babysitter.agent.requests import parse_body, read_request, warnings
 from babysitter.cbclient.params import effective_config
 from babysitter.launch import make_command, make_plan
 from babysitter.settings import BabysitterSettings, parse
-from ctl.convert import Choices, from_model_config
+from ctl.convert import RequestFlags, from_model_config
 
 HEAD = """
 # A comment with what the file is for
@@ -195,7 +195,7 @@ def test_the_example_of_the_readme_without_job_and_client_is_taken_as_it_is() ->
 
 
 def test_a_model_configuration_becomes_the_published_example() -> None:
-    chosen = Choices(app_tag=TAG, multibox="box1", namespace="inf-integ")
+    chosen = RequestFlags(app_tag=TAG, multibox="box1", namespace="inf-integ")
     made = from_model_config(yaml.safe_load(MODEL), chosen)
     labels = made["job"].pop("job_labels")
     assert labels == ["prp=stream", "etime=2h"]
@@ -206,7 +206,7 @@ def test_a_model_configuration_becomes_the_published_example() -> None:
 
 
 def test_flags_of_from_yaml_win_over_the_file_in_params_yaml() -> None:
-    chosen = Choices(app_tag=TAG, priority="p0", timeout_s=60, labels=("prp=mine", "x=y"))
+    chosen = RequestFlags(app_tag=TAG, priority="p0", timeout_s=60, labels=("prp=mine", "x=y"))
     request = read(from_model_config(yaml.safe_load(MODEL), chosen))
     workdir = PurePosixPath("/w")
     config = effective_config(request.full_config, replica={}, api={}, workdir=workdir, image=None, job=request.job)

@@ -8,7 +8,7 @@ import yaml
 
 from babysitter.cbclient.request import CreateRequest
 from ctl.codes import Code
-from ctl.convert import Choices, Unusable, from_model_config, laid_over
+from ctl.convert import RequestFlags, UnusableConfig, from_model_config, laid_over
 from tests.ctl.conftest import Suite
 
 CONFIG = """
@@ -28,7 +28,7 @@ replica: {concurrent_prompts: 4}
 
 def test_priority_timeout_and_labels_come_from_runconfig() -> None:
     config = yaml.safe_load(CONFIG)
-    made = from_model_config(config, Choices(app_tag="build-1", multibox="dh1", namespace="inf"))
+    made = from_model_config(config, RequestFlags(app_tag="build-1", multibox="dh1", namespace="inf"))
     assert made["job"] == {
         "job_priority": "p1",
         "job_timeout_s": 3600,
@@ -43,7 +43,7 @@ def test_priority_timeout_and_labels_come_from_runconfig() -> None:
 
 
 def test_flags_stand_over_the_file_and_labels_add_to_it() -> None:
-    chosen = Choices(
+    chosen = RequestFlags(
         priority="p3", timeout_s=60, labels=("a=b",), model_name="other", server_mode="replica_mock", node="n"
     )
     made = from_model_config(yaml.safe_load(CONFIG), chosen)
@@ -54,7 +54,7 @@ def test_flags_stand_over_the_file_and_labels_add_to_it() -> None:
 
 
 def test_a_request_has_the_old_converters_members_where_nothing_is_said_W41() -> None:
-    made = from_model_config({"model": {"name": "m"}}, Choices())
+    made = from_model_config({"model": {"name": "m"}}, RequestFlags())
     assert made == {
         "server_mode": "replica",
         "model_name": "m",
@@ -64,8 +64,8 @@ def test_a_request_has_the_old_converters_members_where_nothing_is_said_W41() ->
         "wait_for_ready": True,
         "run_diagnostics": False,
     }
-    assert from_model_config({"model": {"name": "m"}}, Choices(labels=("a=b",)))["job"]["job_labels"] == ["a=b"]
-    tagged = from_model_config({"model": {"name": "m"}}, Choices(app_tag="build-1"))
+    assert from_model_config({"model": {"name": "m"}}, RequestFlags(labels=("a=b",)))["job"]["job_labels"] == ["a=b"]
+    tagged = from_model_config({"model": {"name": "m"}}, RequestFlags(app_tag="build-1"))
     assert tagged["cbclient_config"] == {"app_tag": "build-1", "use_uv": True}
     assert tagged["placement"]["app_tag"] == "build-1"
     CreateRequest.model_validate({**tagged, "job": None})
@@ -89,7 +89,7 @@ async def test_from_yaml_takes_the_old_converters_flags_W41(suite: Suite, tmp_pa
     ("labels", "expected"), [({"a": 1, "b": "x"}, ["a=1", "b=x"]), ("a=1, b=x", ["a=1", "b=x"]), ([1], ["1"])]
 )
 def test_labels_may_be_written_in_any_way(labels: object, expected: list[str]) -> None:
-    made = from_model_config({"model": {"name": "m"}, "runconfig": {"job_labels": labels}}, Choices())
+    made = from_model_config({"model": {"name": "m"}, "runconfig": {"job_labels": labels}}, RequestFlags())
     assert made["job"]["job_labels"] == expected
 
 
@@ -103,14 +103,14 @@ def test_labels_may_be_written_in_any_way(labels: object, expected: list[str]) -
     ],
 )
 def test_what_cannot_become_a_request_names_its_key(config: dict[str, object], said: str) -> None:
-    with pytest.raises(Unusable, match=said):
-        from_model_config(config, Choices())
+    with pytest.raises(UnusableConfig, match=said):
+        from_model_config(config, RequestFlags())
 
 
 def test_uv_needs_a_build() -> None:
-    with pytest.raises(Unusable, match="--app-tag"):
-        laid_over({}, Choices(use_uv=True))
-    made = laid_over({"placement": {"app_tag": "t"}}, Choices(use_uv=True))
+    with pytest.raises(UnusableConfig, match="--app-tag"):
+        laid_over({}, RequestFlags(use_uv=True))
+    made = laid_over({"placement": {"app_tag": "t"}}, RequestFlags(use_uv=True))
     assert made["cbclient_config"] == {"use_uv": True, "app_tag": "t"}
 
 

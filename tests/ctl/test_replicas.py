@@ -10,7 +10,7 @@ from aiohttp import web
 
 from ctl.codes import Code
 from ctl.commands.replicas_wait import sorry
-from ctl.views.progress import Progress
+from ctl.views.progress import ReplicaProgress
 from tests.ctl.conftest import Suite, record
 
 ID = "abc123def456"
@@ -269,7 +269,7 @@ async def test_retry_of_a_replica_that_has_not_failed_is_refused(suite: Suite) -
 
 
 def test_a_wait_ends_when_the_start_becomes_late_and_a_second_one_waits_on_W43() -> None:
-    way = Progress(ID)
+    way = ReplicaProgress(ID)
     way.take("snapshot", {"status": "waiting_for_ready", "late": False})
     assert not way.reached("ready")
     way.take("status", {"status": "waiting_for_ready", "late": True, "error_message": "refused"})
@@ -278,7 +278,7 @@ def test_a_wait_ends_when_the_start_becomes_late_and_a_second_one_waits_on_W43()
     problem = sorry(way)
     assert problem.code is Code.TIME_IS_UP
     assert "late" in str(problem)
-    again = Progress(ID)
+    again = ReplicaProgress(ID)
     again.take("snapshot", {"status": "waiting_for_ready", "late": True})
     assert not again.reached("ready")
     again.take("status", {"status": "ready", "late": False})
@@ -286,7 +286,7 @@ def test_a_wait_ends_when_the_start_becomes_late_and_a_second_one_waits_on_W43()
 
 
 def test_a_way_has_a_share_unless_only_the_cluster_knows() -> None:
-    way = Progress(ID)
+    way = ReplicaProgress(ID)
     shares = []
     for name, data in LIFE:
         way.take(name, data)

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from ctl.codes import Code
 from ctl.views import top
-from ctl.views.rates import Rates, Sample, quantile, rates, read_metrics, total
+from ctl.views.rates import CounterSample, Rates, quantile, rates, read_metrics, total
 from ctl.views.top import Row
 from tests.ctl.conftest import Suite
 
@@ -58,7 +58,7 @@ def test_a_router_that_was_restarted_counts_from_nought() -> None:
 
 
 def test_a_page_that_is_no_metrics_is_a_value_error_or_nothing() -> None:
-    assert read_metrics("<html>", 0.0) == Sample(0.0, {})
+    assert read_metrics("<html>", 0.0) == CounterSample(0.0, {})
 
 
 @pytest.mark.parametrize(

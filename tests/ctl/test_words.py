@@ -2,8 +2,8 @@
 
 import pytest
 
-from ctl.sse import Event, Events
-from ctl.table import Table, as_text, visible
+from ctl.sse import Events, ServerSentEvent
+from ctl.table import TextTable, as_text, visible
 from ctl.views import node
 from ctl.views.words import age, duration, moment, size
 
@@ -31,7 +31,7 @@ def test_sizes_have_a_unit() -> None:
 
 
 def test_numbers_stand_right_and_no_line_ends_with_blanks() -> None:
-    text = as_text(Table(("NAME", "N"), [("a", "5"), ("long", "")], right=frozenset({"N"})))
+    text = as_text(TextTable(("NAME", "N"), [("a", "5"), ("long", "")], right=frozenset({"N"})))
     assert text == "NAME  N\na     5\nlong  -\n"
 
 
@@ -41,7 +41,7 @@ def test_control_characters_become_visible() -> None:
 
 def test_events_are_the_same_however_the_network_cuts_them() -> None:
     raw = ': beat\n\nid: 1\nevent: status\ndata: {"a":\ndata: 1}\n\ndata: später\r\n\r\n'.encode()
-    expected = [Event("status", '{"a":\n1}', "1"), Event("message", "später", "1")]
+    expected = [ServerSentEvent("status", '{"a":\n1}', "1"), ServerSentEvent("message", "später", "1")]
     for step in (1, 2, 7, len(raw)):
         events = Events()
         found = [event for at in range(0, len(raw), step) for event in events.feed(raw[at : at + step])]
