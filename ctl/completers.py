@@ -12,6 +12,7 @@ from argcomplete.completers import FilesCompleter
 
 from common.exits import ConfigurationError
 from common.http.access import read_token
+from common.wire.words import RecordKind
 from ctl import places
 from ctl.problem import Problem
 from ctl.secret import read_secret
@@ -35,7 +36,7 @@ def files(*endings: str) -> Completer:
 def services(parsed_args: Namespace, **_rest: Any) -> list[str]:
     """Names of the routable records."""
     found = _get(places.registry_url(parsed_args), "/services", parsed_args.token_file)["services"]
-    return [str(item["name"]) for item in found if item.get("metadata", {}).get("type") == "openai-api"]
+    return [str(item["name"]) for item in found if item.get("metadata", {}).get("type") == RecordKind.SERVER]
 
 
 def replicas(parsed_args: Namespace, **_rest: Any) -> list[str]:

@@ -5,16 +5,9 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-MODES = (
-    "inference",
-    "replica",
-    "replica_mock",
-    "api_gateway",
-    "api_gateway_mock",
-    "platform_workload",
-    "platform_workload_mock",
-    "catalog",
-)
+from common.wire.words import ServerMode
+
+MODES = (*(mode.value for mode in ServerMode), "catalog")
 """Those of requests; the last is the old converter's, for services that know it."""
 JOB = {"job_priority": "p2", "job_timeout_s": 86_400, "job_labels": None}
 """What a configuration says that says nothing of its job, as the old converter wrote it."""
@@ -74,7 +67,11 @@ def from_model_config(config: Mapping[str, Any], chosen: RequestFlags) -> dict[s
 
 
 def laid_over(request: Mapping[str, Any], chosen: RequestFlags) -> dict[str, Any]:
-    """`request` with the flags over it."""
+    """`request` with the flags over it.
+
+    What a flag says of the job is said in `full_config.runconfig` as well, where that says otherwise: release servers let
+    it stand over `job`.
+    """
     names = ("server_mode", "model_name", "wait_for_ready", "run_diagnostics", "request_id")
     top = {name: getattr(chosen, name) for name in names}
     made = {**request, **{key: value for key, value in top.items() if value is not None}}
@@ -88,7 +85,10 @@ def laid_over(request: Mapping[str, Any], chosen: RequestFlags) -> dict[str, Any
     job = {"job_priority": chosen.priority, "job_timeout_s": chosen.timeout_s}
     _fill(made, "job", {key: value for key, value in job.items() if value is not None})
     if chosen.labels:
-        _fill(made, "job", {"job_labels": [*(_table(made, "job").get("job_labels") or ()), *chosen.labels]})
+        _fill(made, "job", {"job_labels": _joined(_table(made, "job").get("job_labels"), chosen.labels)})
+    config = _table(made, "full_config")
+    if job_flags := dict(_over_runconfig(_table(config, "runconfig"), chosen)):
+        _fill(made, "full_config", {"runconfig": {**_table(config, "runconfig"), **job_flags}})
     if chosen.use_uv is not None:
         tag = chosen.app_tag or _table(made, "placement").get("app_tag")
         if not tag and "cbclient_config" not in made:
@@ -123,15 +123,30 @@ def _job(runconfig: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "disable_scheduler", runconfig["disable_scheduler"]
 
 
-def _labels(given: Any) -> list[str]:
+def _over_runconfig(runconfig: Mapping[str, Any], chosen: RequestFlags) -> Iterator[tuple[str, Any]]:
+    """Members of `runconfig` that a flag says otherwise."""
+    if chosen.priority is not None and "job_priority" in runconfig:
+        yield "job_priority", chosen.priority
+    if chosen.timeout_s is not None:
+        yield from ((key, chosen.timeout_s) for key in TIMEOUT_KEYS if key in runconfig)
+    if chosen.labels and runconfig.get("job_labels"):
+        yield "job_labels", _joined(runconfig["job_labels"], chosen.labels)
+
+
+def _joined(labels: Any, more: Sequence[str]) -> list[str]:
+    """Labels and more of them; of two with one name the later counts."""
+    return list({label.partition("=")[0]: label for label in [*_labels(labels or []), *more]}.values())
+
+
+def _labels(labels: Any) -> list[str]:
     """Labels as `name=value` texts; they may be written as a list, a table or one text with commas."""
-    if isinstance(given, Mapping):
-        return [f"{key}={value}" for key, value in given.items()]
-    if isinstance(given, str):
-        return [part.strip() for part in given.split(",") if part.strip()]
-    if isinstance(given, list):
-        return [str(item) for item in given]
-    raise UnusableConfig(f"runconfig.job_labels must be a list, not {type(given).__name__}")
+    if isinstance(labels, Mapping):
+        return [f"{key}={value}" for key, value in labels.items()]
+    if isinstance(labels, str):
+        return [part.strip() for part in labels.split(",") if part.strip()]
+    if isinstance(labels, list):
+        return [str(label) for label in labels]
+    raise UnusableConfig(f"job_labels must be a list, not {type(labels).__name__}")
 
 
 def _fill(request: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from common.wire.words import ReplicaStatus
+
 GOOD, BUSY, BAD, QUIET = "green", "yellow", "bold red", "dim"
-_STYLES = {
+_STYLES: dict[str, str] = {
+    **dict.fromkeys((status.value for status in ReplicaStatus), BUSY),
+    **dict.fromkeys(("draining", "suspect", "warn", "loading"), BUSY),
     **dict.fromkeys(("ready", "running", "healthy", "active", "yes", "ok", "fresh"), GOOD),
-    **dict.fromkeys(
-        ("pending", "creating", "starting", "waiting_for_ready", "draining", "stopping", "suspect", "warn", "loading"),
-        BUSY,
-    ),
     **dict.fromkeys(("failed", "unhealthy", "down", "no", "stale", "no answer", "fault"), BAD),
     **dict.fromkeys(("stopped", "not running", "unknown", "-", "skipped"), QUIET),
 }

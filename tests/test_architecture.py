@@ -50,6 +50,7 @@ PURE = (
     "common/discovery/replica.py",
     "common/exits.py",
     "common/names.py",
+    "ctl/answers.py",
     "ctl/convert.py",
     "ctl/doctor/finding.py",
     "ctl/doctor/judge.py",

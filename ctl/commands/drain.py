@@ -5,6 +5,7 @@ import time
 from argparse import ArgumentParser
 from urllib.parse import quote
 
+from common.wire.words import RecordKind
 from ctl import api, completers
 from ctl.api import Api
 from ctl.call import Call, Command
@@ -12,7 +13,6 @@ from ctl.codes import Code
 from ctl.problem import Problem
 
 POLL_S = 0.25
-ROUTABLE = "openai-api"
 
 
 def add_drain(parser: ArgumentParser) -> None:
@@ -64,7 +64,7 @@ async def routable_name(calls: Api, call: Call, name: str) -> str:
     answer = await calls.get(call.registry, "/services")
     types = {record["name"]: (record.get("metadata") or {}).get("type") for record in answer.get("services", [])}
     for wanted in (name, f"{name}-server"):
-        if types.get(wanted) == ROUTABLE:
+        if types.get(wanted) == RecordKind.SERVER:
             return wanted
     if name in types:
         raise Problem(f"{name} has no server that takes requests now", hint="see 'svcctl services'", code=Code.FAILED)

@@ -3,7 +3,8 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from ctl import api, completers
+from common.wire.replica import Warned
+from ctl import answers, api, completers
 from ctl.call import Call, Command
 from ctl.codes import Code
 from ctl.commands.replicas_wait import add_wait_flags, until
@@ -30,6 +31,8 @@ async def create(call: Call) -> int:
         replica_id = str(made.get("replica_id") or "")
         if not replica_id:
             raise Problem(f"{call.api.name} answers without a replica_id; is it at {call.api.url}?")
+        for member in answers.items(Warned, made, "warnings"):
+            call.out.note(f"{member.field}: {member.note}", "yellow")
         if not call.args.wait:
             if call.out.as_json:
                 call.out.document(made)

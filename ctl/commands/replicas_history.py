@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from common.wire.words import RecordKind
 from ctl import api
 from ctl.api import Api, Place
 from ctl.call import Call, Command
@@ -91,7 +92,7 @@ async def babysitter_of(calls: Api, call: Call, problem: Problem) -> Place:
     except Problem:
         raise problem from None
     url = str(record.get("url", ""))
-    if not url.startswith("http") or (record.get("metadata") or {}).get("type") == "openai-api":
+    if not url.startswith("http") or (record.get("metadata") or {}).get("type") == RecordKind.SERVER:
         raise problem
     return Place(f"the babysitter of {call.args.id}", (url,), "--registry-url", call.registry.token)
 

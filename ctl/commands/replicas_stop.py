@@ -3,6 +3,7 @@
 from argparse import ArgumentParser
 from typing import Any
 
+from common.wire.words import ReplicaStatus
 from ctl import api, completers
 from ctl.api import Api
 from ctl.call import Call, Command
@@ -12,7 +13,6 @@ from ctl.follow import path_of
 from ctl.problem import Problem
 
 STOP_TIMEOUT_S = 60.0
-ENDED = frozenset({"stopped"})
 
 
 def add_stop(parser: ArgumentParser) -> None:
@@ -67,7 +67,11 @@ async def chosen(calls: Api, call: Call) -> list[str]:
     """
     if call.args.all:
         listed = (await calls.get(call.api, "/api/v1/replicas")).get("replicas", [])
-        return [str(info["replica_id"]) for info in listed if call.args.delete or info.get("status") not in ENDED]
+        return [
+            str(info["replica_id"])
+            for info in listed
+            if call.args.delete or info.get("status") != ReplicaStatus.STOPPED
+        ]
     if not call.args.ids:
         raise Problem("which replicas?", hint="name them, or give --all", code=Code.USAGE)
     return list(call.args.ids)

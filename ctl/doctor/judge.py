@@ -4,13 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from common.names import is_localhost
+from common.wire.words import RecordKind, ReplicaStatus
 from ctl.doctor.finding import Finding, fault, ok, skipped, warn
 from ctl.views import node
 from ctl.views.words import duration, moment
 
 CLOCK_WARN_S, CLOCK_FAULT_S = 2.0, 60.0
-SERVER, AGENT = "openai-api", "node-agent"
-"""Kinds of records; everything else is a babysitter's."""
 EPHEMERAL = range(32_768, 61_000)
 """Ports that the kernel gives to outgoing connections: a server there may find its port taken after a restart (E8)."""
 Answer = Mapping[str, Any]
@@ -73,16 +72,16 @@ def replicas(infos: Sequence[Answer], now: float) -> Iterator[Finding]:
         metadata = info.get("metadata")
         stale = bool(metadata.get("stale")) if isinstance(metadata, Mapping) else False
         said = str(info.get("error_message") or "").strip().splitlines()
-        if status == "failed":
+        if status == ReplicaStatus.FAILED:
             reason = f": {said[0]}" if said else ""
             yield fault("replica", f"{name} has failed{reason}", f"svcctl replicas logs {name}, then stop or retry it")
-        elif status == "unhealthy":
+        elif status == ReplicaStatus.UNHEALTHY:
             yield fault("replica", f"{name} is unhealthy", f"svcctl replicas logs {name}")
         elif info.get("registration_error"):
             yield unregistered(name, str(info["registration_error"]))
         elif stale:
             yield warn("replica", f"{name}: its babysitter is silent", "look at its node; start the babysitter again")
-        elif info.get("late") and status != "ready":
+        elif info.get("late") and status != ReplicaStatus.READY:
             reason = f": {said[0]}" if said else ""
             yield warn("replica", f"{name} is late, and goes on{reason}", f"svcctl replicas timeline {name}")
         elif info.get("stalled"):
@@ -93,7 +92,7 @@ def replicas(infos: Sequence[Answer], now: float) -> Iterator[Finding]:
         if older:
             yield warn("settings", f"{name} {older}", "mend the file, or start the babysitter (and its server) again")
     yield from cautions(infos)
-    ready = sum(info.get("status") == "ready" for info in infos)
+    ready = sum(info.get("status") == ReplicaStatus.READY for info in infos)
     yield ok("replicas", f"{ready} of {len(infos)} replicas are ready")
 
 
@@ -102,7 +101,7 @@ def cautions(infos: Sequence[Answer]) -> Iterator[Finding]:
     warned: dict[str, list[str]] = {}
     for info in infos:
         for text in info.get("warnings") or ():
-            if info.get("status") not in ("stopped", "failed"):
+            if info.get("status") not in (ReplicaStatus.STOPPED, ReplicaStatus.FAILED):
                 warned.setdefault(str(text), []).append(str(info.get("replica_id", "?")))
     for text, names in warned.items():
         yield warn(
@@ -167,7 +166,7 @@ def versions(ours: str, told: Answer, name: str) -> Finding:
 
 def routable(records: Sequence[Answer]) -> list[Answer]:
     """Records that requests may go to."""
-    return [record for record in records if kind(record) == SERVER]
+    return [record for record in records if kind(record) == RecordKind.SERVER]
 
 
 def kind(record: Answer) -> str:

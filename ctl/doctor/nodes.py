@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common import __version__
+from common.wire.words import RecordKind
 from ctl.api import Api, Place
 from ctl.doctor import judge
 from ctl.doctor.finding import Finding, warn
@@ -18,10 +19,10 @@ Answer = Mapping[str, Any]
 
 async def nodes(calls: Api, records: Sequence[Answer]) -> list[Finding]:
     """One babysitter for each host, and every agent; both answer `/health` to everybody."""
-    agents = [record for record in records if judge.kind(record) == judge.AGENT]
+    agents = [record for record in records if judge.kind(record) == RecordKind.AGENT]
     sitters: dict[str, Answer] = {}
     for record in records:
-        if judge.kind(record) not in (judge.AGENT, judge.SERVER):
+        if judge.kind(record) not in (RecordKind.AGENT, RecordKind.SERVER):
             sitters.setdefault(str(record.get("host")), record)
     gate = asyncio.Semaphore(AT_ONCE)
     found = await asyncio.gather(*(ask(calls, record, gate) for record in (*sitters.values(), *agents)))
@@ -37,6 +38,6 @@ async def ask(calls: Api, record: Answer, gate: asyncio.Semaphore) -> Finding | 
             health = await calls.call(Place(name, (url,), ""), "GET", "/health", timeout_s=ASK_S)
         except Problem as problem:
             return warn("nodes", f"from here, {problem.message}", "is it up, and does a firewall let you through?")
-    if judge.kind(record) == judge.AGENT:
+    if judge.kind(record) == RecordKind.AGENT:
         return judge.versions(__version__, health, name)
     return judge.clock(f"{record.get('host')}", health.get("timestamp"), before, time.time())

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common.wire.words import ReplicaStatus
 from ctl.table import TextTable
 from ctl.views.words import duration, moment
 
-SETTLED = frozenset({"ready", "stopping", "stopped", "failed"})
+SETTLED = frozenset({ReplicaStatus.READY, ReplicaStatus.STOPPING, ReplicaStatus.STOPPED, ReplicaStatus.FAILED})
 LONG_WAIT_S = 60.0
 """A start that takes longer is shown with its last reason: a large model may take it, one that answers 401 never ends."""
 

@@ -4,8 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-STEPS = ("pending", "creating", "starting", "waiting_for_ready", "ready")
-ENDS = {"ready": frozenset({"ready", "failed", "stopped"}), "stopped": frozenset({"stopped"})}
+from common.wire.words import ReplicaStatus
+
+STEPS = tuple(ReplicaStatus)[: tuple(ReplicaStatus).index(ReplicaStatus.READY) + 1]
+"""From the create call on, in order."""
+ENDS = {
+    "ready": frozenset({ReplicaStatus.READY, ReplicaStatus.FAILED, ReplicaStatus.STOPPED}),
+    "stopped": frozenset({ReplicaStatus.STOPPED}),
+}
 """What ends the wait for a state: no other status can become it by itself."""
 JOBS = (("compile_wsjob", "compile"), ("execute_wsjob", "execute"))
 

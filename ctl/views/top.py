@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ctl.table import TextTable
+from ctl.views.progress import STEPS
 from ctl.views.rates import Rates
 from ctl.views.replicas import node_of, word
 from ctl.views.words import duration, names
 
 Answer = Mapping[str, Any]
 SORTS = ("busy", "name", "state", "ttft", "errors")
-ORDER = ("failed", "unhealthy", "down", "stale", "draining", "stopping", "creating", "pending", "starting")
+ORDER = ("failed", "unhealthy", "down", "stale", "draining", "stopping", *STEPS[:-1])
 """States that an operator wants to see first, when sorted by state; `ready` is last but for what has stopped."""
 
 

@@ -1,11 +1,12 @@
 """A model configuration as a create request."""
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
 
+from babysitter.cbclient.params import effective_config
 from babysitter.cbclient.request import CreateRequest
 from ctl.codes import Code
 from ctl.convert import RequestFlags, UnusableConfig, from_model_config, laid_over
@@ -99,7 +100,7 @@ def test_labels_may_be_written_in_any_way(labels: object, expected: list[str]) -
         ({}, "model.name is missing"),
         ({"model": []}, "model must be a table"),
         ({"model": {"name": "m"}, "runconfig": {"job_time_sec": "soon"}}, "runconfig.job_time_sec must be a number"),
-        ({"model": {"name": "m"}, "runconfig": {"job_labels": 5}}, "runconfig.job_labels must be a list"),
+        ({"model": {"name": "m"}, "runconfig": {"job_labels": 5}}, "job_labels must be a list"),
     ],
 )
 def test_what_cannot_become_a_request_names_its_key(config: dict[str, object], said: str) -> None:
@@ -153,3 +154,24 @@ async def test_json_is_read_as_json_whatever_yaml_would_make_of_it(suite: Suite,
     file.write_text(text)
     done = await suite.ctl("request", "from-yaml", str(file))
     assert done.json["full_config"] == {"model": {"name": "m", "rate": 1e-5, "path": "a/b"}}
+
+
+@pytest.mark.parametrize("timeout_key", ["job_timeout_s", "job_time_sec", "job_timeout"])
+def test_flags_stand_over_the_files_own_runconfig_as_far_as_params_yaml(timeout_key: str) -> None:
+    """A release server lets runconfig stand over `job`; ours does not: the flag wins with either."""
+    runconfig = {"job_priority": "p1", timeout_key: 3600, "job_labels": ["team=a", "kept=1"], "other": 5}
+    flags = RequestFlags(priority="p3", timeout_s=60, labels=("team=b",))
+    said = {"job_priority": "p3", timeout_key: 60, "job_labels": ["team=b", "kept=1"]}
+    config = {"model": {"name": "m"}, "runconfig": runconfig}
+    for made in (
+        from_model_config(config, flags),
+        laid_over({"server_mode": "replica", "model_name": "m", "full_config": config}, flags),
+    ):
+        assert made["full_config"]["runconfig"] == {**runconfig, **said}
+        job = CreateRequest.model_validate(made).job
+        for sent in (job, None):  # None: as one that only reads runconfig
+            params = effective_config(
+                made["full_config"], replica={}, api={}, workdir=PurePosixPath("/w"), image=None, job=sent
+            )
+            assert {key: params["runconfig"][key] for key in said} == said
+    assert runconfig["job_priority"] == "p1"

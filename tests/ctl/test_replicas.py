@@ -170,6 +170,19 @@ async def test_create_says_which_field_is_wrong(suite: Suite, tmp_path: Path) ->
     assert "placement.multibox: must not be empty" in done.stderr
 
 
+async def test_create_shows_what_of_the_request_is_not_carried_out(suite: Suite) -> None:
+    made = {
+        "replica_id": ID, "status": "pending", "message": "made",
+        "warnings": [{"field": "influxdb", "note": "nothing reads it"}, "not ours", {"field": "catalog_config"}],
+    }  # fmt: skip
+    suite.answers["registry POST /api/v1/replicas"] = (201, made)
+    done = await suite.ctl("replicas", "create", "--mode", "replica_mock", "--model", "m")
+    assert (done.code, done.stdout) == (0, f"{ID}\n")
+    assert done.stderr.splitlines()[:2] == ["influxdb: nothing reads it", "catalog_config: "]
+    told = await suite.ctl("replicas", "create", "--mode", "replica_mock", "--model", "m", "--json")
+    assert told.json["warnings"] == made["warnings"]
+
+
 async def test_create_of_nothing_says_what_is_missing(suite: Suite) -> None:
     done = await suite.ctl("replicas", "create")
     assert done.code == Code.USAGE
