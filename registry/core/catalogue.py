@@ -7,8 +7,11 @@ calls them; `now` is the monotonic clock. A revision is given to every change, a
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, assert_never
+from typing import assert_never
 
+from msgspec import UNSET, structs
+
+from common.wire.record import Registration
 from common.wire.words import HealthStatus
 from registry.core import expiry
 from registry.core.expiry import ExpiryRules, ttl_s
@@ -23,7 +26,6 @@ from registry.core.model import (
     Learn,
     LeaseEnd,
     Register,
-    Registration,
     Removed,
     Renew,
     Rewrite,
@@ -252,7 +254,7 @@ class Catalogue:
         registration = held.registration
         durable = loose or status != registration.status or lasting(report) != lasting(held.report)
         if status != registration.status:
-            registration = replace(registration, status=status)
+            registration = structs.replace(registration, status=status)
         after = Instance(registration, held.generation, held.draining, held.health, report)
         return Decision((Upsert(after, durable),), after, renews=True)
 
@@ -266,7 +268,7 @@ class Catalogue:
             new = Instance(registration, generation=self.generation_floor + 1)
             return Decision((Upsert(new, durable=True, claims=True),), new, renews=True, claim=claim)
         if claim is Claim.REPEAT:
-            same = replace(registration, timestamp=held.registration.timestamp)  # when it first said so
+            same = structs.replace(registration, timestamp=held.registration.timestamp)  # when it first said so
             after = replace(held, registration=same, stale=False, suspect=False)
             changes = (Upsert(after, durable=True, claims=True),) if self._is_loose(held) or after != held else ()
             return Decision(changes, after, renews=True, claim=claim)
@@ -280,9 +282,9 @@ class Catalogue:
         )
         return Decision((Upsert(after, durable=True, claims=True),), after, renews=True, claim=claim)
 
-    def _update(self, name: str, fields: Mapping[str, Any]) -> Decision:
+    def _update(self, name: str, fields: Mapping[str, object]) -> Decision:
         held = self._held(name)
-        registration = replace(held.registration, **fields)
+        registration = structs.replace(held.registration, **fields)
         after = replace(held, registration=registration, stale=False, suspect=False)
         changes = (Upsert(after, durable=True),) if self._is_loose(held) or after != held else ()
         return Decision(changes, after, renews=True)
@@ -328,5 +330,5 @@ class Catalogue:
         self.healthy -= self._entries.pop(removed.name).instance.is_healthy
         self.generation_floor = max(self.generation_floor, removed.instance.generation)
         owner = removed.instance.registration
-        if removed.reason == "deregistered" and owner.instance_id is not None:
+        if removed.reason == "deregistered" and owner.instance_id is not UNSET:
             self._tombstones[removed.name] = Tombstone(owner.instance_id, owner.incarnation, now + TOMBSTONE_S)

@@ -1,31 +1,14 @@
-"""The registry's nouns: what is registered, what is asked, what changed, and why something is refused."""
+"""The registry's nouns: what is registered, what is asked, what changed, and why something is refused.
+
+A registration without `instance_id` is a client's of the old kind; one without `ttl_s` asks for the old kind's lease.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
+from common.wire.record import Registration
 from common.wire.words import HealthStatus, RecordStatus
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """What a client says about itself when it registers.
-
-    `instance_id` None marks a client of the old kind. `ttl_s` None asks for the old kind's lease.
-    """
-
-    name: str
-    host: str
-    port: int
-    hostname: str
-    url: str
-    status: str
-    timestamp: Any = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    weight: float | None = None
-    instance_id: str | None = None
-    incarnation: int = 0
-    ttl_s: float | None = None
 
 
 @dataclass(slots=True)  # not frozen: it is made for every heartbeat, and that doubles its price
@@ -83,8 +66,8 @@ class Instance:
     @property
     def kind(self) -> str | None:
         """`metadata.type`, or None."""
-        found = self.registration.metadata.get("type")
-        return found if isinstance(found, str) else None
+        kind = self.registration.metadata.get("type")
+        return kind if isinstance(kind, str) else None
 
 
 # Commands: what may be asked of the catalogue.
@@ -113,7 +96,7 @@ class Update:
     """Change some fields; counts as a heartbeat. `fields` holds members of `Registration`, each replaced whole."""
 
     name: str
-    fields: Mapping[str, Any]
+    fields: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from registry.core.model import Conflict, Instance, Registration, Renew, Unknown
+from msgspec import UNSET
+
+from common.wire.record import Registration
+from registry.core.model import Conflict, Instance, Renew, Unknown
 
 TOMBSTONE_S = 60.0
 """How long a heartbeat of a deregistered incarnation is answered with a refusal instead of `register again`."""
@@ -41,7 +44,7 @@ def judge_registration(held: Instance | None, claim: Registration) -> Claim:
     if held is None:
         return Claim.NEW
     owner = held.registration
-    if owner.instance_id is None:
+    if owner.instance_id is UNSET:
         return Claim.TAKEOVER
     if owner.instance_id == claim.instance_id:
         if claim.incarnation == owner.incarnation:
@@ -68,7 +71,7 @@ def check_heartbeat(held: Instance | None, beat: Renew, tombstone: Tombstone | N
     owner = held.registration
     if beat.instance_id is None:
         return held
-    if owner.instance_id is None:
+    if owner.instance_id is UNSET:
         raise Unknown(f"service {beat.name!r} is registered without an instance_id; register again")
     if owner.instance_id != beat.instance_id:
         if held.stale:

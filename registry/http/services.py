@@ -3,10 +3,10 @@
 from aiohttp import web
 
 from common.http.errors import ApiError, read_json_object
-from common.wire.record import HeartbeatAnswer
+from common.wire.record import HeartbeatAnswer, Registration
 from common.wire.registry import Acknowledgement, ServiceHealth
 from registry.core.catalogue import Decision
-from registry.core.model import Deregister, Register, Registration, SetDraining, Unknown, Update
+from registry.core.model import Deregister, Register, SetDraining, Unknown, Update
 from registry.core.ownership import Claim
 from registry.http.bodies import FailingBody, RegisterBody, UpdateBody, parse
 from registry.http.context import GRANT, JSON_HEADERS, REGISTRY, answer, require_entry
@@ -29,9 +29,8 @@ async def register(request: web.Request) -> web.Response:
     registry = request.app[REGISTRY]
     request.get(GRANT, EVERYTHING).check(Level.REGISTER, body.name)
     check_place(registry.addresses, host=body.host, port=body.port, url=body.url)
-    members = {name: getattr(body, name) for name in RegisterBody.model_fields}
-    if body.timestamp is None:
-        members["timestamp"] = registry.renderer.timestamp()
+    members = {name: member for name in RegisterBody.model_fields if (member := getattr(body, name)) is not None}
+    members.setdefault("timestamp", registry.renderer.timestamp())
     registration = Registration(**members)
     decision = await registry.writer.submit(Register(registration))
     status = 200 if decision.claim is Claim.REPEAT else 201

@@ -18,10 +18,10 @@ FIRST_WITHIN_S = 1.0
 
 def probe_url(instance: Instance) -> str:
     """Where to ask (docs/contract.md 1): a routable record at its babysitter, one port up; anything else at its own URL."""
-    said = instance.registration
+    registration = instance.registration
     if instance.kind == "openai-api":
-        return f"{plan_of('', said.host, said.port + 1).url}/health"
-    return f"{plan_of(said.url, said.host, said.port).url}/health"
+        return f"{plan_of('', registration.host, registration.port + 1).url}/health"
+    return f"{plan_of(registration.url, registration.host, registration.port).url}/health"
 
 
 def verdict(current: HealthStatus, streak: int) -> HealthStatus:

@@ -1,10 +1,11 @@
 """How a record is written to a store: JSON, with nothing in it that time would make untrue."""
 
-from typing import Any
-
 import msgspec
 
-from registry.core.model import Instance, Registration
+from common.wire.base import JsonObject
+from common.wire.read import read_lenient
+from common.wire.record import Registration
+from registry.core.model import Instance
 from registry.core.report import make_report
 
 _NONE = msgspec.Raw(b"null")
@@ -17,9 +18,17 @@ class _Stored(msgspec.Struct, frozen=True):
     report: msgspec.Raw = _NONE
 
 
+class _Read(msgspec.Struct, frozen=True):
+    """As `_Stored`; versions before common/wire wrote null for what a client had not said."""
+
+    registration: dict[str, msgspec.Raw]
+    generation: int
+    draining: bool = False
+    report: JsonObject | None = None
+
+
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_Stored).decode
-_decode_report = msgspec.json.Decoder(dict[str, Any] | None).decode
+_decode = msgspec.json.Decoder(_Read).decode
 
 
 def encode(instance: Instance) -> bytes:
@@ -29,12 +38,12 @@ def encode(instance: Instance) -> bytes:
 
 
 def decode(raw: bytes) -> Instance:
-    """Read what `encode` wrote.
+    """Read what `encode` wrote, of this version or of an older one.
 
     Raises:
         msgspec.DecodeError: It is something else.
     """
     stored = _decode(raw)
-    said = _decode_report(stored.report)
-    report = None if said is None else make_report(said)
-    return Instance(stored.registration, stored.generation, draining=stored.draining, report=report)
+    registration = read_lenient(Registration, stored.registration)
+    report = None if stored.report is None else make_report(stored.report)
+    return Instance(registration, stored.generation, draining=stored.draining, report=report)

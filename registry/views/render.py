@@ -3,13 +3,13 @@
 Only `last_heartbeat` moves between changes, so it stands last and is written into the cached bytes at the end.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import msgspec
+from msgspec import UNSET
 
 from common.clock import Clock, iso
-from common.wire.record import plain_weight
+from common.wire.record import ServiceRecord, plain_weight
 from registry.core.catalogue import Catalogue, Entry
 from registry.core.expiry import ttl_s
 from registry.core.model import Instance
@@ -20,35 +20,40 @@ encode_json = _encode
 STAMP_LASTS_S = 0.01
 
 
-def service_fields(instance: Instance) -> dict[str, Any]:
-    """Every member of a service but `last_heartbeat`; none that an ancestor's client reads is null (docs/contract.md 7)."""
-    said = instance.registration
-    metadata: Mapping[str, Any] = said.metadata
+def service_record(instance: Instance) -> ServiceRecord:
+    """A record as it is shown, but for `last_heartbeat`."""
+    registration = instance.registration
+    metadata = registration.metadata
     if instance.report is not None:
         metadata = {**metadata, "replica": msgspec.Raw(report_text(instance.report))}
-    fields = {
-        "name": said.name,
-        "host": said.host,
-        "port": said.port,
-        "hostname": said.hostname,
-        "url": said.url,
-        "status": instance.status,
-        "timestamp": said.timestamp,
-        "health_status": instance.health.value,
-        "metadata": metadata,
-        "is_healthy": instance.is_healthy,
-        "incarnation": said.incarnation,
-        "generation": instance.generation,
-        "ttl_s": ttl_s(instance),
-        "draining": instance.is_draining,
-        "stale": instance.stale,
-        "suspect": instance.suspect,
-    }
-    if said.weight is not None:
-        fields["weight"] = plain_weight(said.weight)
-    if said.instance_id is not None:
-        fields["instance_id"] = said.instance_id
-    return fields
+    return ServiceRecord(
+        name=registration.name,
+        host=registration.host,
+        port=registration.port,
+        hostname=registration.hostname,
+        url=registration.url,
+        status=instance.status,
+        timestamp=registration.timestamp,
+        health_status=instance.health,
+        metadata=metadata,
+        is_healthy=instance.is_healthy,
+        weight=plain_weight(registration.weight) if registration.weight is not UNSET else None,
+        instance_id=registration.instance_id or None,
+        incarnation=registration.incarnation,
+        generation=instance.generation,
+        ttl_s=ttl_s(instance),
+        draining=instance.is_draining,
+        stale=instance.stale,
+        suspect=instance.suspect,
+    )
+
+
+def _head(instance: Instance) -> bytes:
+    """A record up to `last_heartbeat`'s value; what an ancestor's client reads is never null (docs/contract.md 7)."""
+    members = msgspec.structs.asdict(service_record(instance))
+    del members["last_heartbeat"]
+    shown = {name: member for name, member in members.items() if member is not None}
+    return _encode(shown)[:-1] + b',"last_heartbeat":'
 
 
 class Renderer:
@@ -107,8 +112,7 @@ class Renderer:
         instance = entry.instance
         cached = self._cache.get(instance.name)
         if cached is None or cached[0] is not instance:
-            head = _encode(service_fields(instance))[:-1] + b',"last_heartbeat":'
-            cached = (instance, head)
+            cached = (instance, _head(instance))
             self._cache[instance.name] = cached
         return b"%b%.3f}" % (cached[1], offset + self._renewed_at(entry))
 

@@ -7,6 +7,8 @@ node's agent is scraped when its record says where: `metadata.metrics_path`.
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from msgspec import UNSET
+
 from common.wire.address import authority
 from common.wire.registry import Peer, TargetGroup
 from common.wire.words import RecordKind
@@ -52,6 +54,6 @@ def _labels(instance: Instance) -> dict[str, str] | None:
     path = registration.metadata.get("metrics_path")
     if isinstance(path, str) and path.startswith("/") and len(path) <= PATH_LIMIT:
         labels["__metrics_path__"] = path
-    elif registration.instance_id is None or kind in JOBS:
+    elif registration.instance_id is UNSET or kind in JOBS:
         return None
     return {**labels, "job": JOBS.get(kind, "babysitter")}

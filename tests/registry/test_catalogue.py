@@ -1,8 +1,9 @@
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import UNSET, structs
 
+from common.wire.record import Registration
 from common.wire.words import HealthStatus
 from registry.core.catalogue import Catalogue, Revised
 from registry.core.model import (
@@ -12,7 +13,6 @@ from registry.core.model import (
     Full,
     Instance,
     Register,
-    Registration,
     Removed,
     Renew,
     SetDraining,
@@ -34,11 +34,11 @@ def said(name: str = "svc", instance_id: str | None = "a", incarnation: int = 1,
         hostname="h",
         url="http://h:1",
         status="running",
-        instance_id=instance_id,
+        instance_id=instance_id or UNSET,
         incarnation=incarnation,
-        ttl_s=15.0 if instance_id else None,
+        ttl_s=15.0 if instance_id else UNSET,
     )
-    return replace(made, **more)
+    return structs.replace(made, **more)
 
 
 class Driver:

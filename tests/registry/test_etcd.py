@@ -3,21 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from common.clock import SystemClock
 from common.tasks import TaskScope
+from common.wire.record import Registration
 from registry.core.catalogue import Catalogue
 from registry.core.model import (
     Conflict,
     Deregister,
     Instance,
     Register,
-    Registration,
     Renew,
     SetDraining,
     Sweep,
@@ -60,8 +61,18 @@ class Peer:
 
 
 def said(name: str = "svc", **changes: Any) -> Registration:
-    made = Registration(name, "h", 1, "h", "http://h:1", "running", instance_id="a", incarnation=1, ttl_s=SHORTEST_S)
-    return replace(made, **changes)
+    made = Registration(
+        name=name,
+        host="h",
+        port=1,
+        hostname="h",
+        url="http://h:1",
+        status="running",
+        instance_id="a",
+        incarnation=1,
+        ttl_s=SHORTEST_S,
+    )
+    return structs.replace(made, **changes)
 
 
 @asynccontextmanager

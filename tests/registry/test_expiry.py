@@ -2,14 +2,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
+from common.wire.record import Registration
 from registry.core.catalogue import Catalogue
 from registry.core.expiry import ExpiryRules, sweep
-from registry.core.model import Instance, Register, Registration, Removed, Renew, Sweep, Upsert
+from registry.core.model import Instance, Register, Removed, Renew, Sweep, Upsert
 
 
 def instance(name: str = "svc", ttl_s: float | None = None, **marks: Any) -> Instance:
-    said = Registration(name, "h", 1, "h", "http://h:1", "running", ttl_s=ttl_s)
+    said = Registration(
+        name=name, host="h", port=1, hostname="h", url="http://h:1", status="running", ttl_s=ttl_s or UNSET
+    )
     return replace(Instance(said, generation=1), **marks)
 
 
@@ -48,7 +52,16 @@ class Fleet:
         self.catalogue = Catalogue(epoch="e")
         self.names = [f"r{index}" for index in range(size)]
         for name in self.names:
-            said = Registration(name, "h", 1, "h", "http://h:1", "running", instance_id=name, ttl_s=10.0)
+            said = Registration(
+                name=name,
+                host="h",
+                port=1,
+                hostname="h",
+                url="http://h:1",
+                status="running",
+                instance_id=name,
+                ttl_s=10.0,
+            )
             self.catalogue.apply(Register(said), 0.0)
 
     def beat(self, names: list[str], now: float) -> None:

@@ -18,7 +18,8 @@ import pytest
 from common.discovery.lease import Lease
 from common.discovery.registry_client import RegistryClient, RegistryUnavailable
 from common.http.client import make_session
-from registry.core.model import Instance, Registration, Sweep, Upsert
+from common.wire.record import Registration
+from registry.core.model import Instance, Sweep, Upsert
 from registry.store.sqlite import SqliteStore
 from tests.ports import free_port
 from tests.registry.conftest import Beating, Client, FakeClock, StartClient, body, our_registration, ours, parts, until
@@ -233,7 +234,15 @@ async def test_damaged_tail_of_the_journal_costs_the_tail_only_C12(tmp_path: Pat
     store = SqliteStore(live / "r.sqlite3")
     await store.open()
     for number in range(20):
-        said = Registration(f"n{number:02}", "h", 1, "h", "http://h:1", "running", metadata={"padding": "x" * 3000})
+        said = Registration(
+            name=f"n{number:02}",
+            host="h",
+            port=1,
+            hostname="h",
+            url="http://h:1",
+            status="running",
+            metadata={"padding": "x" * 3000},
+        )
         await store.write([Upsert(Instance(said, generation=1), durable=True)])
     killed = tmp_path / "killed"
     shutil.copytree(live, killed)  # what a kill -9 leaves: the journal is not yet in the file

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from common.wire.record import Registration
 from common.wire.replica import ReplicaReport
 from registry.core.catalogue import Catalogue
-from registry.core.model import Deregister, Instance, Registration, Report, Upsert
+from registry.core.model import Deregister, Instance, Report, Upsert
 from registry.core.report import make_report
 from registry.fleet import index as index_module
 from registry.fleet.index import FleetIndex
@@ -19,7 +20,15 @@ RECORDS = 10_000
 
 
 def instance(name: str, *, node: str = "n1", stale: bool = False, **report: Any) -> Instance:
-    registration = Registration(name, "10.0.0.1", 8000, "h", "http://10.0.0.1:8000", "running", metadata={"node": node})
+    registration = Registration(
+        name=name,
+        host="10.0.0.1",
+        port=8000,
+        hostname="h",
+        url="http://10.0.0.1:8000",
+        status="running",
+        metadata={"node": node},
+    )
     return Instance(registration, generation=1, stale=stale, report=make_report(report) if report else None)
 
 
@@ -63,7 +72,15 @@ def test_a_record_that_tells_of_another_replica_tells_no_more_of_the_first() -> 
 def test_an_agent_is_one_for_as_long_as_its_record_says_so() -> None:
     def agent(kind: str, **changes: Any) -> Instance:
         metadata = {"type": kind, "node": "n1"}
-        registration = Registration("agent-n1", "10.0.0.1", 8000, "h", "http://n1", "running", metadata=metadata)
+        registration = Registration(
+            name="agent-n1",
+            host="10.0.0.1",
+            port=8000,
+            hostname="h",
+            url="http://n1",
+            status="running",
+            metadata=metadata,
+        )
         return replace(Instance(registration, 1, report=make_report({"replicas": [{"replica_id": "x"}]})), **changes)
 
     index = told(agent("node-agent"))

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec import UNSET
 
+from common.wire.record import Registration
 from registry.core.catalogue import Catalogue
 from registry.core.expiry import LEGACY_TTL_S
 from registry.core.model import (
@@ -16,7 +18,6 @@ from registry.core.model import (
     Deregister,
     Instance,
     Register,
-    Registration,
     Removed,
     Renew,
     SetDraining,
@@ -99,15 +100,15 @@ class CatalogueMachine(RuleBasedStateMachine):
     def register(self, name: str, owner: str | None, life: int) -> None:
         life = 0 if owner is None else life
         said = Registration(
-            name,
-            "h",
-            1,
-            "h",
-            "http://h:1",
-            "running",
-            instance_id=owner,
+            name=name,
+            host="h",
+            port=1,
+            hostname="h",
+            url="http://h:1",
+            status="running",
+            instance_id=owner or UNSET,
             incarnation=life,
-            ttl_s=None if owner is None else TTL_S,
+            ttl_s=UNSET if owner is None else TTL_S,
         )
         refused = self.do(Register(said))
         held = self.model.get(name)
@@ -179,7 +180,7 @@ class CatalogueMachine(RuleBasedStateMachine):
         assert shown.keys() == self.model.keys()
         for name, held in self.model.items():
             instance = shown[name]
-            assert instance.registration.instance_id == held.owner
+            assert (instance.registration.instance_id or None) == held.owner
             assert instance.registration.incarnation == held.life
             assert instance.generation == held.generation
             assert instance.stale == held.stale

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from registry.core.model import Instance, Registration
+from common.wire.record import Registration
+from registry.core.model import Instance
 from registry.core.report import make_report
 from registry.fleet.index import FleetIndex
 from registry.fleet.placement import NoAgent, NodeAgent, ranked
@@ -12,12 +13,12 @@ from registry.fleet.placement import NoAgent, NodeAgent, ranked
 
 def record(node: str, *, kind: str = "node-agent", stale: bool = False, **report: Any) -> Instance:
     said = Registration(
-        f"agent-{node}",
-        "10.0.0.1",
-        18100,
-        "h",
-        f"http://{node}:18100",
-        "running",
+        name=f"agent-{node}",
+        host="10.0.0.1",
+        port=18100,
+        hostname="h",
+        url=f"http://{node}:18100",
+        status="running",
         metadata={"type": kind, "node": node},
     )
     return Instance(said, generation=1, stale=stale, report=make_report(report) if report else None)
@@ -37,7 +38,15 @@ def test_agents_are_the_records_of_their_kind() -> None:
 @pytest.mark.parametrize("name", ["evil", "agent-b", "agent-", "svc-agent-a"])
 def test_only_a_record_of_the_nodes_own_name_is_its_agent(name: str) -> None:
     told = {"type": "node-agent", "node": "a"}
-    said = Registration(name, "10.0.0.9", 18100, "h", "http://10.0.0.9:18100", "running", metadata=told)
+    said = Registration(
+        name=name,
+        host="10.0.0.9",
+        port=18100,
+        hostname="h",
+        url="http://10.0.0.9:18100",
+        status="running",
+        metadata=told,
+    )
     spoken = make_report({"replicas": [{"replica_id": "r1", "status": "ready"}]})
     instance = Instance(said, generation=1, report=spoken)
     index = index_of(instance)
@@ -82,7 +91,9 @@ def test_an_agent_speaks_for_replicas_without_a_babysitter_and_a_babysitter_for_
     silent = {"replica_id": "r1", "status": "failed", "updated_at": "2026-01-01", "metadata": {"deleted": True}}
     other = {"replica_id": "r2", "status": "pending", "updated_at": "2026-01-01"}
     spoken = Instance(
-        Registration("r2", "h", 1, "h", "http://h:1", "running", metadata={"node": "a"}),
+        Registration(
+            name="r2", host="h", port=1, hostname="h", url="http://h:1", status="running", metadata={"node": "a"}
+        ),
         generation=1,
         report=make_report({"replica_id": "r2", "status": "ready", "updated_at": "2026-01-02"}),
     )

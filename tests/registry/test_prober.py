@@ -4,7 +4,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from registry.core.model import Instance, Registration, Upsert
+from common.wire.record import Registration
+from registry.core.model import Instance, Upsert
 from registry.store.memory import MemoryStore
 from tests.registry.conftest import Client, StartClient, body, parts, until
 
@@ -112,7 +113,9 @@ async def test_prober_bounds_its_concurrency(start_live: StartClient, probed: Pr
 
 async def test_restart_probes_nobody_out_of_turn(start_live: StartClient) -> None:
     store = MemoryStore()
-    said = Registration("svc", "127.0.0.1", 9001, "h", "http://127.0.0.1:9001", "running")
+    said = Registration(
+        name="svc", host="127.0.0.1", port=9001, hostname="h", url="http://127.0.0.1:9001", status="running"
+    )
     await store.write([Upsert(Instance(said, generation=3), durable=True)])
     client = await start_live(store, health_interval=3600)
     planned = dict(parts(client).prober._schedule._due)

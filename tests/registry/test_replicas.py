@@ -5,8 +5,9 @@ import pytest
 
 from common import __version__
 from common.discovery.replica import select_infos
+from common.wire.record import Registration
 from common.wire.replica import ReplicaInfo
-from registry.core.model import Instance, Registration
+from registry.core.model import Instance
 from registry.core.report import make_report
 from registry.fleet.index import FleetIndex
 from tests.registry.conftest import Client, ours
@@ -18,7 +19,9 @@ INFO_FIELDS = (
 
 
 def reported(name: str, *, stale: bool = False, **report: object) -> Instance:
-    said = Registration(name, "10.0.0.1", 8000, "node", "http://10.0.0.1:8000", "running")
+    said = Registration(
+        name=name, host="10.0.0.1", port=8000, hostname="node", url="http://10.0.0.1:8000", status="running"
+    )
     return Instance(said, generation=1, stale=stale, report=make_report(report) if report else None)
 
 

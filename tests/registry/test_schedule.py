@@ -1,12 +1,12 @@
-from dataclasses import replace
-
 import pytest
+from msgspec import structs
 
+from common.wire.record import Registration
 from common.wire.words import HealthStatus
-from registry.core.model import Instance, Registration
+from registry.core.model import Instance
 from registry.probes.schedule import Schedule, next_streak, probe_url, verdict
 
-SAID = Registration("n", "10.0.0.1", 8000, "h", "http://10.0.0.2:9000/", "running")
+SAID = Registration(name="n", host="10.0.0.1", port=8000, hostname="h", url="http://10.0.0.2:9000/", status="running")
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ SAID = Registration("n", "10.0.0.1", 8000, "h", "http://10.0.0.2:9000/", "runnin
 )
 def test_probe_url_follows_the_type(kind: str | None, host: str, url: str) -> None:
     metadata = {"type": kind} if kind else {}
-    assert probe_url(Instance(replace(SAID, host=host, metadata=metadata), generation=1)) == url
+    assert probe_url(Instance(structs.replace(SAID, host=host, metadata=metadata), generation=1)) == url
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from common.exits import ConfigurationError
+from common.wire.record import Registration
 from common.wire.words import HealthStatus
 from registry.choose_store import make_store
-from registry.core.model import Instance, Registration, Removed, Upsert
+from registry.core.model import Instance, Removed, Upsert
 from registry.core.report import make_report
 from registry.core.store import Store, StoreError, StoreUnavailable
 from registry.settings import RegistrySettings
@@ -24,7 +25,16 @@ Reopen = Callable[[], Store]
 
 
 def instance(name: str, **changes: Any) -> Instance:
-    said = Registration(name, "h", 1, "h", "http://h:1", "running", metadata={"models": ["é"]}, instance_id="i")
+    said = Registration(
+        name=name,
+        host="h",
+        port=1,
+        hostname="h",
+        url="http://h:1",
+        status="running",
+        metadata={"models": ["é"]},
+        instance_id="i",
+    )
     return replace(Instance(said, generation=3), **changes)
 
 

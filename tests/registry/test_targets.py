@@ -1,14 +1,19 @@
 from typing import Any
 
+from msgspec import UNSET
+
+from common.wire.record import Registration
 from common.wire.registry import Peer
-from registry.core.model import Instance, Registration
+from registry.core.model import Instance
 from registry.views.targets import targets
 
 
 def instance(name: str, kind: str, *, instance_id: str | None = "i", **changes: Any) -> Instance:
     metadata = {"type": kind, **changes.pop("metadata", {})}
     known = {"host": "10.0.0.1", "port": 9000, "hostname": "node-1", "url": "http://10.0.0.1:9000", "status": "running"}
-    return Instance(Registration(name=name, instance_id=instance_id, metadata=metadata, **{**known, **changes}), 1)
+    return Instance(
+        Registration(name=name, instance_id=instance_id or UNSET, metadata=metadata, **{**known, **changes}), 1
+    )
 
 
 def test_every_part_of_the_fleet_is_a_target_of_its_job() -> None:

@@ -10,9 +10,9 @@ import pytest
 from aiohttp import ClientResponse
 
 from common.discovery.registry_client import RegistryClient
-from common.wire.record import Beat, Delete, Put, Snapshot, Update, decode_update
+from common.wire.record import Beat, Delete, Put, Registration, Snapshot, Update, decode_update
 from registry.core.catalogue import Catalogue
-from registry.core.model import Deregister, Register, Registration
+from registry.core.model import Deregister, Register
 from registry.http import listing
 from registry.views import watch
 from registry.views.render import Renderer
@@ -155,7 +155,7 @@ class Hubbed:
         self.hub = WatchHub(self.catalogue, Renderer(self.catalogue, clock), limit=limit)
 
     def register(self, name: str) -> None:
-        said = Registration(name, "h", 1, "h", "http://h:1", "running")
+        said = Registration(name=name, host="h", port=1, hostname="h", url="http://h:1", status="running")
         self.hub.publish(self.catalogue.apply(Register(said), 0.0)[1])
 
 

@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from common.tasks import TaskScope
+from common.wire.record import Registration
 from registry.core.catalogue import Catalogue, Revised
-from registry.core.model import Change, Conflict, Deregister, Register, Registration, Renew, Sweep
+from registry.core.model import Change, Conflict, Deregister, Register, Renew, Sweep
 from registry.core.store import StoreFull
 from registry.core.writer import Writer
 from registry.store.memory import MemoryStore
@@ -43,7 +44,11 @@ async def writer(store: HeldStore, clock: FakeClock) -> AsyncIterator[Writer]:
 
 
 def claim(name: str = "svc", instance_id: str = "a") -> Register:
-    return Register(Registration(name, "h", 1, "h", "http://h:1", "running", instance_id=instance_id))
+    return Register(
+        Registration(
+            name=name, host="h", port=1, hostname="h", url="http://h:1", status="running", instance_id=instance_id
+        )
+    )
 
 
 async def test_registration_is_shown_only_once_the_store_has_it(writer: Writer, store: HeldStore) -> None:
