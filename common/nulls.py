@@ -10,8 +10,10 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from common.wire.base import JsonObject
 
-def without_nulls(model: type[BaseModel], body: Mapping[str, Any]) -> dict[str, Any]:
+
+def without_nulls(model: type[BaseModel], body: Mapping[str, Any]) -> JsonObject:
     """`body` without the members of `model` that are null, and the same within its members that are models.
 
     What stands in a free-form member stays as it is, and so does a member that the model does not know.

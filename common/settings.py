@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import tomli
 import yaml
@@ -21,6 +21,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 Model = TypeVar("Model", bound="Settings")
+Table: TypeAlias = dict[str, Any]
+"""What an operator wrote: a table of a settings file, as it was parsed."""
 KeyPath = tuple[str, ...]
 FILE_LIMIT_BYTES = 1 << 20
 PREFIX = "SVC_"
@@ -115,7 +117,7 @@ def option(
         limits: Passed to `pydantic.Field` (`ge`, `le`, `pattern` …).
     """
     made = {"default_factory": default} if callable(default) else {"default": default}
-    extra: dict[str, Any] = {
+    extra: Any = {
         "flags": None if flags is None else list(flags),
         "env": list(env),
         "restart": restart,
@@ -167,14 +169,13 @@ def options(model: type[BaseModel], env_prefix: str, path: KeyPath = ()) -> Iter
         if section is not None:
             yield from options(section, env_prefix, (*path, name))
             continue
-        extra: dict[str, Any] = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-        flags: list[str] | None = extra.get("flags")
+        flags = _mark(info, "flags")
         derived = () if path else (f"--{name.replace('_', '-')}",)
         names = derived if flags is None else tuple(flags)
         word = name if not path else next((flag[2:].replace("-", "_") for flag in names if flag.startswith("--")), "")
         words = (*(() if path else _mark(info, "was") or ()), word) if word and _takes_text(info) else ()
         variables = [variable for one in words for variable in _variables(env_prefix, one.upper())]
-        yield Option(path=(*path, name), flags=names, env=(*extra.get("env", ()), *variables), info=info)
+        yield Option(path=(*path, name), flags=names, env=(*(_mark(info, "env") or ()), *variables), info=info)
 
 
 def _variables(env_prefix: str, word: str) -> tuple[str, ...]:
@@ -246,7 +247,7 @@ class Layer:
     """One source of settings. `labels` names where each key was set; other keys are said to be from `name`."""
 
     name: str
-    data: Mapping[str, Any]
+    data: Table
     labels: Mapping[KeyPath, str]
 
 
@@ -264,7 +265,7 @@ def file_layer(path: Path) -> Layer:
 
 def env_layer(model: type[BaseModel], env_prefix: str, env: Mapping[str, str]) -> Layer:
     """The layer of the environment; an empty variable counts as not set."""
-    data: dict[str, Any] = {}
+    data: Table = {}
     labels: dict[KeyPath, str] = {}
     for setting in options(model, env_prefix):
         for variable in setting.env:
@@ -298,20 +299,16 @@ def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel], env_prefi
         described = (setting.info.description or "").replace("%", "%%")
         default = setting.info.get_default(call_default_factory=True, validated_data={})
         shown = "" if default in (None, PydanticUndefined, (), "") else f" (default: {_show(default)})"
-        named: dict[str, Any] = {
-            "dest": setting.key,
-            "default": argparse.SUPPRESS,
-            "help": f"{described}{shown}",
-        }
-        if setting.is_switch:
-            parser.add_argument(*setting.flags, action=argparse.BooleanOptionalAction, **named)
-        else:
-            parser.add_argument(*setting.flags, metavar=setting.path[-1].upper(), **named)
+        form: Any = (
+            {"action": argparse.BooleanOptionalAction} if setting.is_switch else {"metavar": setting.path[-1].upper()}
+        )
+        help_text = f"{described}{shown}"
+        parser.add_argument(*setting.flags, dest=setting.key, default=argparse.SUPPRESS, help=help_text, **form)
 
 
 def flag_layer(model: type[BaseModel], env_prefix: str, parsed: argparse.Namespace) -> Layer:
     """The layer of the flags that `add_flags` made and the user gave."""
-    data: dict[str, Any] = {}
+    data: Table = {}
     labels: dict[KeyPath, str] = {}
     values = vars(parsed)
     for setting in options(model, env_prefix):
@@ -327,7 +324,7 @@ def build(model: type[Model], layers: Sequence[Layer]) -> Model:
     Raises:
         SettingsError: One line per fault, each naming its source and its key.
     """
-    merged: dict[str, Any] = {}
+    merged: Table = {}
     origin: dict[KeyPath, str] = {}
     for layer in layers:
         _merge(merged, layer.data, (), layer, origin)
@@ -390,20 +387,18 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
-def _put(data: dict[str, Any], path: KeyPath, value: Any) -> None:
+def _put(data: Table, path: KeyPath, value: Any) -> None:
     for name in path[:-1]:
         data = data.setdefault(name, {})
     data[path[-1]] = value
 
 
-def _merge(
-    into: dict[str, Any], data: Mapping[str, Any], path: KeyPath, layer: Layer, origin: dict[KeyPath, str]
-) -> None:
+def _merge(into: Table, data: Table, path: KeyPath, layer: Layer, origin: dict[KeyPath, str]) -> None:
     for name, value in data.items():
         here = (*path, str(name))
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             existing = into.get(name)
-            table: dict[str, Any] = existing if isinstance(existing, dict) else {}
+            table: Table = existing if isinstance(existing, dict) else {}
             into[name] = table
             origin.setdefault(here, layer.labels.get(here, layer.name))
             _merge(table, value, here, layer, origin)
@@ -412,9 +407,7 @@ def _merge(
             origin[here] = layer.labels.get(here, layer.name)
 
 
-def _truths_for_numbers(
-    model: type[BaseModel], merged: Mapping[str, Any], origin: Mapping[KeyPath, str]
-) -> Iterator[str]:
+def _truths_for_numbers(model: type[BaseModel], merged: Table, origin: Mapping[KeyPath, str]) -> Iterator[str]:
     """`port = true` is a mistake; pydantic would read 1."""
     for setting in options(model, ""):
         kinds = {setting.info.annotation, *get_args(setting.info.annotation)}
@@ -433,7 +426,7 @@ def _truths_for_numbers(
 def _fault(
     model: type[BaseModel],
     details: ErrorDetails,
-    merged: Mapping[str, Any],
+    merged: Table,
     origin: Mapping[KeyPath, str],
     layers: Sequence[Layer],
 ) -> str:

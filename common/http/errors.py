@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 
 from common.http.answers import json_answer
+from common.wire.base import JsonObject
 
 log = structlog.get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -92,14 +93,14 @@ def _finite(text: str) -> float:
     return number
 
 
-def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> JsonObject:
     table = dict(pairs)
     if len(table) != len(pairs):
         raise ValueError("a key appears twice")
     return table
 
 
-async def read_json_object(request: web.Request, *, empty: bool = False) -> dict[str, Any]:
+async def read_json_object(request: web.Request, *, empty: bool = False) -> JsonObject:
     """The request's body as a JSON object, whatever its Content-Type says (docs/contract.md 1: `curl -d` works).
 
     Args:
@@ -113,7 +114,7 @@ async def read_json_object(request: web.Request, *, empty: bool = False) -> dict
     return {} if empty and not raw else parse_json_object(raw)
 
 
-def parse_json_object(raw: bytes) -> dict[str, Any]:
+def parse_json_object(raw: bytes) -> JsonObject:
     """A body that was read already, as a JSON object.
 
     Raises:
