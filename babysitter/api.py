@@ -24,8 +24,9 @@ from common.http.access import bearer_matches
 from common.http.answers import json_answer
 from common.http.errors import ApiError, json_errors, read_json_object
 from common.http.openapi import Parameter, Route
-from common.wire.babysitter import BabysitterHealth, BabysitterInfo, BabysitterTimeline, BabysitterTold, ModelList
+from common.wire.babysitter import BabysitterHealth, BabysitterInfo, BabysitterTimeline, BabysitterTold
 from common.wire.base import JsonObject
+from common.wire.models import ModelList
 from common.wire.replica import StopRequest
 
 OPEN = frozenset({"/health", "/models", "/v1/models", "/info", "/metrics", "/openapi.json"})

@@ -10,8 +10,9 @@ from babysitter.lifecycle import Lifecycle, ReplicaState, display_status, wire_s
 from babysitter.memory import Memory
 from babysitter.spec import Spec
 from common.wire.address import url
-from common.wire.babysitter import BabysitterHealth, BabysitterInfo, BabysitterTimeline, ModelList
+from common.wire.babysitter import BabysitterHealth, BabysitterInfo, BabysitterTimeline
 from common.wire.base import ModelObject
+from common.wire.models import ModelList
 from common.wire.replica import ReplicaReport
 from common.wire.words import NOT_SERVING, ReplicaStatus
 

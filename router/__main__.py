@@ -6,7 +6,7 @@ from functools import partial
 
 from common.service import read_settings, run
 from common.settings import find_config
-from router.master import serve
+from router.assemble import serve
 from router.settings import RouterSettings
 
 

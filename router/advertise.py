@@ -1,6 +1,6 @@
 """What a router says of itself when it watches the registry: how the registry's page and Prometheus find it.
 
-It is said with the watch and holds for as long as the watch does, so there is no record, no lease and no goodbye; no
+It goes out as parameters of the watch and holds for as long as the watch does: no record, no lease, no deregistration. No
 request depends on it. A registry that does not know the parameters ignores them.
 """
 

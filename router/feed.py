@@ -1,7 +1,7 @@
 """What master and workers say to each other, over one socket pair each: a length, then MessagePack.
 
-The master sends the plan once (settings and who the worker is), then every table; a worker beats, and the master reads
-its death or its silence from that.
+The master sends the setup once (settings and who the worker is), then every table. A worker sends its status every second;
+when that stops the worker hangs, and when the stream ends it is dead.
 """
 
 import asyncio

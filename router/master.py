@@ -5,34 +5,23 @@ changed. Requests never pass here, so nothing that happens here can break one.
 """
 
 import asyncio
-import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import aiohttp
 import structlog
-from aiohttp import web
 
 from common.discovery.registry_client import RegistryClient, RegistryError
-from common.http.access import read_token, require_guard
-from common.http.client import make_session
-from common.http.serve import stop_signals, until_stopped
 from common.http.tls import client_context, read_ca
-from common.reload import Change, Reloader, hangup_event
+from common.reload import Change
 from common.service import ConfigurationError
 from common.settings import SettingsError
-from common.tasks import TaskScope
 from common.tracing import require_tracing
-from router import advertise, compiled, complaints, last_table
-from router.control.app import Overview, make_app
-from router.control.replica_api import ReplicaApi
-from router.control_socket import control_socket
+from router import complaints, last_table
 from router.directory import Directory
 from router.model import Replica, Table
 from router.prober import ProbeResult, ReplicaProber
 from router.replica_keys import ReplicaKeys
-from router.serves import calls_that_matter
 from router.settings import RouterSettings, read_api_keys, read_replica_keys
 from router.static_file import StaticServices, read_static_services
 from router.workers import WorkerPool
@@ -41,10 +30,6 @@ log = structlog.get_logger(__name__)
 TICK_S = 1.0
 UNREACHED_AFTER = 3
 """Requests in a row that say more than a probe does."""
-TAKEN_BY_WORKERS = ("log_level", "log_json", "trace_endpoint", "trace_sample")
-"""What other services are started again for: here the workers are, one after the other, and read it anew."""
-FIRST_ANSWER_WAIT_S = 2.0
-"""How long the start waits for the registry before it serves from the last known table."""
 
 
 class Master:
@@ -218,136 +203,3 @@ class Master:
             self._changed.clear()
             self.pool.publish(self.next_table())
             await asyncio.to_thread(last_table.save, self.table_path, self.directory.saved())
-
-
-def files_of(settings: RouterSettings) -> tuple[Path | None, ...]:
-    """Files that the settings name and that are read again when they change."""
-    return (
-        *(settings.static_services, settings.api_keys_file, settings.replica_ca_file),
-        *settings.replica_keys.values(),
-    )
-
-
-async def serve(
-    settings: RouterSettings,
-    *,
-    config: Path | None,
-    reread: Callable[[], RouterSettings],
-    environment: Mapping[str, str],
-) -> None:
-    """Run a router until it is told to stop.
-
-    Args:
-        settings: What it starts with.
-        config: The settings file in use, if any; watched for changes.
-        reread: Reads the settings again.
-        environment: What the workers inherit.
-
-    Raises:
-        ConfigurationError: The address, a token file, the keys or the static services cannot be used.
-        TaskFailed: A defect of ours.
-    """
-    guarded = settings.api_keys_file is not None
-    require_guard("router", settings.host, guarded=guarded, insecure=settings.insecure_no_auth)
-    require_tracing(settings)
-    token = read_token(settings.registry_token_file) if settings.registry_token_file else None
-    with control_socket(settings.data_dir) as control_path:
-        async with (
-            TaskScope("router") as scope,
-            make_session(timeout_s=settings.health_timeout, limit=256) as session,
-        ):
-            stop = stop_signals()  # before the pool: a signal during its start must end it too
-            hangup = hangup_event()
-            pool = WorkerPool(settings, control_path, scope, environment)
-            master = Master(settings, pool)
-            reloader = Reloader(  # made before the files are read: what changes meanwhile is seen
-                settings,
-                reread,
-                master.take,
-                files=lambda now: (config, *files_of(now)),
-                hangup=hangup,
-                spared=TAKEN_BY_WORKERS,
-                then=master.renew_workers,
-            )
-            try:
-                master.load_files()
-            except SettingsError as error:
-                raise ConfigurationError(str(error)) from error
-            pool.bind()
-            overview = Overview(master, pool.counters)
-            presence = (
-                advertise.presence(settings.host, pool.port, settings.advertise_url) if settings.advertise else {}
-            )
-            client = None
-            if settings.registry_url:
-                master.directory.restore(last_table.load(master.table_path))
-                client = RegistryClient(settings.registry_url, session, token=token, watching_as=presence)
-            app = make_app(overview, make_replica_api(settings, session, client))
-            runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-            await runner.setup()
-            await web.UnixSite(runner, control_path).start()
-            prober = master.prober = make_prober(master, session)
-            scope.spawn("probe", prober.run(), service=True)
-            scope.spawn("reach", master.watch_reach(), service=True)
-            if client is not None:
-                scope.spawn("follow", master.follow(client), service=True)
-                await _wait_for_first_answer(master)
-            if settings.compiled and (reason := compiled.why_not()):
-                log.info("workers.not_compiled", reason=reason)
-            await pool.start(master.next_table())
-            scope.spawn("publish", master.publish(), service=True)
-            scope.spawn("reload", reloader.run(), service=True)
-            readers = [scope.spawn("traffic", overview.watch_traffic(), service=True)]
-            if client is not None and presence:
-                telling = complaints.tell(client, presence["router"], master.failing)
-                readers.append(scope.spawn("complaints", telling, service=True))
-            log.info("service.listening", what="router", host=settings.host, port=pool.port, workers=settings.workers)
-            try:
-                await until_stopped(scope, stop)
-            finally:
-                for reader in readers:
-                    reader.cancel()  # it reads the pool's counters
-                await pool.stop()
-                await runner.cleanup()
-
-
-def make_prober(master: Master, session: aiohttp.ClientSession) -> ReplicaProber:
-    """What asks the replicas that `master` knows."""
-    settings = master.settings
-    return ReplicaProber(
-        session,
-        master.replicas,
-        master.note_probe,
-        interval_s=settings.health_interval,
-        timeout_s=settings.health_timeout,
-        rng=random.Random(),  # noqa: S311 - jitter, not secrets
-        tls=lambda: master.tls,
-        is_doubted=master.is_ejected,
-        calls=calls_that_matter(settings.proxy_paths),
-    )
-
-
-def make_replica_api(
-    settings: RouterSettings, session: aiohttp.ClientSession, client: RegistryClient | None
-) -> ReplicaApi | None:
-    """What passes `/api/v1/*` on, where it is wanted.
-
-    Raises:
-        ConfigurationError: An admin token would be lent to callers who showed no key, or there is no registry.
-    """
-    if settings.replica_api_token_file is not None and settings.api_keys_file is None:
-        raise ConfigurationError("router: replica_api_token_file needs api_keys_file: else anybody could use the token")
-    if not settings.expose_replica_api:
-        return None
-    if client is None:
-        raise ConfigurationError("router: expose_replica_api needs a registry (--registry-url)")
-    token = read_token(settings.replica_api_token_file) if settings.replica_api_token_file else None
-    return ReplicaApi(session, settings.registry_url, lambda: client.url, token)
-
-
-async def _wait_for_first_answer(master: Master) -> None:
-    """Give the registry a moment, so that a fresh start does not answer 503 with a registry at hand."""
-    try:
-        await asyncio.wait_for(master.first_answer.wait(), FIRST_ANSWER_WAIT_S)
-    except TimeoutError:
-        log.warning("registry.silent", reason="starting from the last known table")

@@ -8,7 +8,7 @@ import msgspec
 
 from common.discovery.plan import Plan, plan_of
 from common.wire.address import authority
-from common.wire.base import JsonObject
+from common.wire.base import ModelObject
 from common.wire.hints import Hints, hints_of
 from common.wire.record import ServiceRecord
 
@@ -137,7 +137,7 @@ class Replica:
     """Our probe failed, and has not passed twice since."""
     learned_models: tuple[str, ...] = ()
     learned_prefix: str | None = None
-    learned_objects: Mapping[str, JsonObject] = field(default_factory=dict)
+    learned_objects: Mapping[str, ModelObject] = field(default_factory=dict)
     """What the server itself says of its models, by id."""
     problem: str | None = None
     """What our latest probe found wrong, in plain words."""
@@ -178,7 +178,7 @@ class Replica:
         return tuple(self.hints.models or ())
 
     @property
-    def model_objects(self) -> Mapping[str, JsonObject]:
+    def model_objects(self) -> Mapping[str, ModelObject]:
         """What its server says of its models, by id: by the record, else by its report, else as our probe learned it."""
         report = self.hints.replica
         listed = self.hints.models_list or (report.models_list if report is not None else None) or ()

@@ -92,11 +92,11 @@ class Outliers:
 
     @property
     def quiet(self) -> bool:
-        """True while there is nothing to hold against anybody."""
+        """True while no endpoint has a fault or an ejection on record."""
         return not self._records
 
     def forgive(self, name: str) -> None:
-        """The endpoint of this id was out of reach and is back, by the master's own probes."""
+        """Drop what is on record of an endpoint: by the master's own probes it is back."""
         self._records.pop(name, None)
 
     def admits(self, endpoint: Endpoint, now: float) -> bool:

@@ -22,7 +22,7 @@ import structlog
 from common.discovery.model_list import MODELS_LIMIT_BYTES, parse_models
 from common.discovery.plan import Plan
 from common.http.client import read_bounded
-from common.wire.base import JsonObject
+from common.wire.base import ModelObject
 from router.model import Replica
 from router.proxy.reach import SPEAKS_TLS
 from router.serves import learned
@@ -41,7 +41,7 @@ ASKS_FOR_TLS = (b"plain HTTP request was sent to HTTPS", b"HTTP request to an HT
 _NEEDS_KEY = (401, 403)
 OBJECTS_LIMIT_BYTES = 256 << 10
 """Of a list whose objects are kept for `/v1/models`; of a longer one only the ids are."""
-Objects = Mapping[str, JsonObject]
+Objects = Mapping[str, ModelObject]
 Listed = tuple[tuple[str, ...], Objects]
 _NO_SUCH_PATH = (404, 405, 501)
 _SERVER_ERROR = 500

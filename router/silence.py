@@ -3,7 +3,7 @@
 A health check may pass while the engine behind it hangs, and then only the requests themselves tell. The silence of a replica is
 the time in which some request waited for its first byte and nothing came, neither that nor a further byte of a stream; any
 byte ends it. It is held against the replica once it is longer than its own answers of that kind usually let wait
-(`policy/wait.py`), so a replica that is slow, or has a long queue that moves, is not meant. What is usual is kept by kind:
+(`policy/wait.py`), so replicas that are slow, or have a long queue that moves, are left alone. What is usual is kept by kind:
 by path, and streams apart from answers in one piece, for the latter come only when all is written.
 
 A worker looks four times a second (`waits`, `heard`, then `judge`). Time in which the worker itself stood still is nobody's

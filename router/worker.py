@@ -171,7 +171,7 @@ async def _beat(writer: asyncio.StreamWriter, engine: Engine, *, is_compiled: bo
 async def _drain(engine: Engine, timeout_s: float) -> None:
     """Let requests under way finish, then end the rest with an error."""
     engine.drain()
-    # Who was accepted a moment ago and has not asked yet would be refused without a reason.
+    # A client that connected a moment ago may be about to send its request: serve it, rather than refuse it.
     await asyncio.sleep(FRESH_GRACE_S)
     try:
         async with asyncio.timeout(timeout_s):

@@ -1,7 +1,8 @@
 """The workers as the master sees them: spawned with their sockets, fed with tables, replaced when they die or hang.
 
-Each slot has one worker that counts; a worker that was replaced drains beside it until it ends. The listening sockets belong to the master, one per worker slot (SO_REUSEPORT). A new worker gets its predecessor's
-socket, so that connections waiting in its backlog are not lost.
+Each slot has one worker that counts; a worker that was replaced drains beside it until it ends. The listening sockets
+belong to the master, one per worker slot (SO_REUSEPORT). A new worker gets its predecessor's socket, so that connections
+waiting in its backlog are not lost.
 """
 
 import asyncio

@@ -67,6 +67,7 @@ PURE = (
     "common/wire/base.py",
     "common/wire/fault.py",
     "common/wire/hints.py",
+    "common/wire/models.py",
     "common/wire/read.py",
     "common/wire/record.py",
     "common/wire/registry.py",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from router.model import Endpoint, Facts
 from router.policy.blocks import bytes_of
-from router.policy.decision import Decision
+from router.policy.decision import RoutingDecision
 from router.policy.fleet_view import FleetView
 from router.policy.least_loaded import LeastLoaded
 from router.policy.rule import Scores
@@ -40,10 +40,10 @@ class RandomChoice(_ByChance):
 
     name = "random"
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:  # noqa: ARG002 - all policies are asked alike
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> RoutingDecision:  # noqa: ARG002 - all policies are asked alike
         """One of `candidates` (at least one)."""
         weights = [endpoint.weight for endpoint in candidates]
-        return Decision(self.rng.choices(candidates, weights if any(weights) else None)[0])
+        return RoutingDecision(self.rng.choices(candidates, weights if any(weights) else None)[0])
 
 
 class LeastRequests(_ByChance):
@@ -55,9 +55,9 @@ class LeastRequests(_ByChance):
         super().__init__(rng)
         self._in_flight = in_flight
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:  # noqa: ARG002 - all policies are asked alike
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> RoutingDecision:  # noqa: ARG002 - all policies are asked alike
         """Equals by chance."""
-        return Decision(min(candidates, key=lambda endpoint: (self._in_flight(endpoint), self.rng.random())))
+        return RoutingDecision(min(candidates, key=lambda endpoint: (self._in_flight(endpoint), self.rng.random())))
 
 
 class TwoChoices(_ByChance):
@@ -70,7 +70,7 @@ class TwoChoices(_ByChance):
         super().__init__(rng)
         self._least_loaded = LeastLoaded(fleet, in_flight)
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> RoutingDecision:
         """Of one or two candidates the least loaded."""
         return self._least_loaded.pick(self.rng.sample(candidates, min(2, len(candidates))), facts, now)
 
@@ -92,9 +92,9 @@ class Prefix(_ByChance):
         self._fleet = fleet
         self._in_flight = in_flight
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:  # noqa: ARG002 - all policies are asked alike
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> RoutingDecision:  # noqa: ARG002 - all policies are asked alike
         """The replica with the longest match among `candidates` (at least one), or the one with the fewest requests."""
-        return Decision(self.rng.choice(self._equals(candidates, facts)))
+        return RoutingDecision(self.rng.choice(self._equals(candidates, facts)))
 
     def _equals(self, candidates: Sequence[Endpoint], facts: Facts) -> list[Endpoint]:
         loads = [self._in_flight(endpoint) for endpoint in candidates]

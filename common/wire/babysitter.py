@@ -51,13 +51,6 @@ class BabysitterInfo(Message, frozen=True, kw_only=True):
     replica: ReplicaReport
 
 
-class ModelList(Message, frozen=True, kw_only=True):
-    """`GET /models`: the server's own model objects."""
-
-    object: Literal["list"] = "list"
-    data: list[JsonObject]
-
-
 class BabysitterTimeline(Message, frozen=True, kw_only=True):
     """`GET /timeline`: what the replica went through; `state` is the babysitter's own word, finer than a status."""
 

@@ -77,13 +77,6 @@ class RouterStats(Message, frozen=True, kw_only=True):
     services: list[RoutedService]
 
 
-class ModelList(Message, frozen=True, kw_only=True):
-    """`GET /v1/models`: OpenAI's list; a model object is as its server writes it."""
-
-    object: Literal["list"] = "list"
-    data: list[JsonObject]
-
-
 class ModelFault(Message, frozen=True, kw_only=True):
     """A refusal about models, as OpenAI's and Anthropic's clients both read it."""
 

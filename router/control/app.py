@@ -14,9 +14,9 @@ from common.http import openapi
 from common.http.errors import ApiError, Handler, json_errors
 from common.http.openapi import Parameter, Route
 from common.wire.base import JsonObject, Message
+from common.wire.models import ModelList
 from common.wire.router import (
     ModelFault,
-    ModelList,
     ReplicaTraffic,
     RoutedService,
     RoutedServices,

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from msgspec import UNSET
 
 from common.wire.address import url
-from common.wire.base import JsonObject
+from common.wire.base import ModelObject
+from common.wire.models import ModelList
 from common.wire.record import plain_weight
-from common.wire.router import ModelList, RoutedService, RouterHealth
+from common.wire.router import RoutedService, RouterHealth
 from router.model import Eligibility, Replica
 
 
@@ -63,7 +64,7 @@ def model_list(replicas: Sequence[Replica], aliases: Mapping[str, Collection[str
     A replica's own model object (`metadata.models_list`, else as its server told our probe) is shown when it has one;
     `created` is 0 and `owned_by` its parent service otherwise.
     """
-    models: dict[str, JsonObject] = {}
+    models: dict[str, ModelObject] = {}
     for replica in replicas:
         if not is_healthy(replica):
             continue

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from router.model import Endpoint, Facts, Table
 from router.policy import affinity, cache_type
 from router.policy.cost import Cost
-from router.policy.decision import Decision
+from router.policy.decision import RoutingDecision
 from router.policy.fleet_view import FleetView
 from router.policy.least_loaded import LeastLoaded
 from router.policy.models import MEMORY, ModelRules
 from router.policy.replica_view import PlacedRequest
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import Rng, RoutingPolicy, Scores
-from router.policy.session import Session
+from router.policy.session import StickySession
 from router.policy.slow_start import SlowStart
 
 
@@ -101,18 +101,18 @@ class Chooser:
         """See `models.py`."""
         return self.rules.resolve(model, key, is_ready, self._rng)
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> RoutingDecision:
         """One of `candidates` (at least one)."""
         if len(candidates) == 1:
-            return Decision(candidates[0])
+            return RoutingDecision(candidates[0])
         candidates = self._narrowed(candidates, facts, now)
         if len(candidates) == 1:
-            return Decision(candidates[0])
+            return RoutingDecision(candidates[0])
         policy = self.policy(facts.model, facts.policy)
         owner = self._owner(candidates, facts, policy)
-        return policy.pick(candidates, facts, now) if owner is None else Decision(owner)
+        return policy.pick(candidates, facts, now) if owner is None else RoutingDecision(owner)
 
-    def placed(self, decision: Decision, facts: Facts, now: float) -> PlacedRequest | None:
+    def placed(self, decision: RoutingDecision, facts: Facts, now: float) -> PlacedRequest | None:
         """A request goes where `pick` decided; None where nobody needs to know."""
         if not self._tracking and facts.policy is None:
             return None
@@ -169,6 +169,6 @@ class Chooser:
             case "least_loaded":
                 return LeastLoaded(self.fleet, self._in_flight)
             case "session":
-                return Session(self._in_flight, LeastLoaded(self.fleet, self._in_flight))
+                return StickySession(self._in_flight, LeastLoaded(self.fleet, self._in_flight))
             case _:
                 return Cost(self.fleet)

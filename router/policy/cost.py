@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from router.model import Endpoint, Facts
 from router.policy.blocks import bytes_of
-from router.policy.decision import Decision
+from router.policy.decision import RoutingDecision
 from router.policy.fleet_view import FleetView
 from router.policy.replica_view import ReplicaView
 from router.policy.round_robin import RoundRobin
@@ -66,14 +66,14 @@ class Cost:
         self._rotation = RoundRobin()
         self.utilisation = 0.0
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> RoutingDecision:
         """The cheapest of `candidates` (at least one)."""
         views = self._fleet.views(candidates, now)
         waits = [view.backlog_s(now) for view in views]
         self._note_busy(len(waits) - waits.count(0.0), len(waits))
         costs = self._costs(candidates, facts, views, waits)
         near = self._near(candidates, facts, costs)
-        return Decision(near[0] if len(near) == 1 else self._rotation.next(near), candidates, costs.scores)
+        return RoutingDecision(near[0] if len(near) == 1 else self._rotation.next(near), candidates, costs.scores)
 
     def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint:
         """The cheapest, or whose turn it is among the nearly equal."""

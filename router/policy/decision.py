@@ -7,7 +7,7 @@ from router.model import Endpoint
 
 
 @dataclass
-class Decision:
+class RoutingDecision:
     """One choice; `scores` is empty where it was not made by scores."""
 
     endpoint: Endpoint

@@ -6,7 +6,7 @@ Both are divided by the weight.
 from collections.abc import Callable, Sequence
 
 from router.model import Endpoint, Facts
-from router.policy.decision import Decision
+from router.policy.decision import RoutingDecision
 from router.policy.fleet_view import FleetView
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import Scores
@@ -32,9 +32,9 @@ class LeastLoaded:
         self._in_flight = in_flight
         self._rotation = RoundRobin()
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:  # noqa: ARG002 - all policies are asked alike
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> RoutingDecision:  # noqa: ARG002 - all policies are asked alike
         """The least loaded of `candidates` (at least one); equals take turns by weight."""
-        return Decision(self._rotation.next(self._least(candidates)))
+        return RoutingDecision(self._rotation.next(self._least(candidates)))
 
     def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint:  # noqa: ARG002 - see pick
         """The least loaded, or the one of the equals whose turn it is."""

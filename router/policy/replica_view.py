@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from router.model import Facts
 from router.policy.blocks import ENDS, SMALLEST_BYTES, bytes_of
 from router.policy.cache_size import Sizes, learned_bytes
-from router.policy.decision import Decision
+from router.policy.decision import RoutingDecision
 from router.policy.elsewhere import Elsewhere
 from router.policy.pace import OWN_FADE, Pace, pooled
 from router.policy.prefix_index import PrefixIndex
@@ -86,7 +86,7 @@ class PlacedRequest:
     """The tokens of its answer, if that said so."""
 
     policy: str = ""
-    decision: Decision | None = None
+    decision: RoutingDecision | None = None
 
     def story(self) -> dict[str, object]:
         """The decision for the access log: what was expected of the replica, and what the others would have cost."""

@@ -7,7 +7,7 @@ weights: weights 5, 1, 1 give a a b a c a a, never five in a row.
 from collections.abc import Sequence
 
 from router.model import Endpoint, Facts
-from router.policy.decision import Decision
+from router.policy.decision import RoutingDecision
 from router.policy.rule import Scores
 
 CREDIT_LIMIT = 4096
@@ -24,9 +24,9 @@ class RoundRobin:
     def __init__(self) -> None:
         self._credit: dict[str, float] = {}
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:  # noqa: ARG002 - all policies are asked alike
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> RoutingDecision:  # noqa: ARG002 - all policies are asked alike
         """The next of `candidates` (at least one)."""
-        return Decision(self.next(candidates))
+        return RoutingDecision(self.next(candidates))
 
     def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:  # noqa: ARG002 - see pick
         """What each would have at the next pick, negative because the least score wins."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from router.model import Endpoint, Facts
-from router.policy.decision import Decision
+from router.policy.decision import RoutingDecision
 
 Scores = dict[str, dict[str, float]]
 """By endpoint id: what the decision was made from, `score` among it; the least score wins."""
@@ -27,7 +27,7 @@ class RoutingPolicy(Protocol):
     tracks: bool
     """True when it goes by what the fleet is believed to do, and so must be told of every placement."""
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> RoutingDecision:
         """One of `candidates` (at least one)."""
         ...
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 from router.model import Endpoint, Facts
 from router.policy import affinity
-from router.policy.decision import Decision
+from router.policy.decision import RoutingDecision
 from router.policy.rule import RoutingPolicy, Scores
 
 
-class Session:
+class StickySession:
     """Bounded stickiness.
 
     Args:
@@ -28,10 +28,12 @@ class Session:
         self._other = other
         self.tracks = other.tracks
 
-    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Decision:
+    def pick(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> RoutingDecision:
         """The session's replica among `candidates` (at least one), or the next one in its order that has room."""
         key = facts.session
-        return self._other.pick(candidates, facts, now) if key is None else Decision(self._owner(key, candidates))
+        return (
+            self._other.pick(candidates, facts, now) if key is None else RoutingDecision(self._owner(key, candidates))
+        )
 
     def peek(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Endpoint:
         """See `pick`."""

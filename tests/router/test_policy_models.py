@@ -8,7 +8,7 @@ import pytest
 
 from router.model import Endpoint, Facts, Table
 from router.policy.choose import Chooser
-from router.policy.decision import Decision
+from router.policy.decision import RoutingDecision
 from router.policy.models import MEMORY, ModelRule, ModelRules, faults
 from router.policy.slow_start import SlowStart
 from router.policy.usage import cached_share
@@ -148,9 +148,9 @@ def test_each_model_has_its_policy_and_placements_are_told_only_where_they_matte
         False,
         False,
     )
-    assert made.placed(Decision(pool[0]), Facts(model="m"), 0.0) is not None
-    assert made.placed(Decision(pool[0]), Facts(model="n"), 0.0) is None
-    assert made.placed(Decision(pool[2]), Facts(model="single"), 0.0) is None
+    assert made.placed(RoutingDecision(pool[0]), Facts(model="m"), 0.0) is not None
+    assert made.placed(RoutingDecision(pool[0]), Facts(model="n"), 0.0) is None
+    assert made.placed(RoutingDecision(pool[2]), Facts(model="single"), 0.0) is None
 
 
 def test_a_round_robin_fleet_is_told_nothing_at_all() -> None:
@@ -158,7 +158,7 @@ def test_a_round_robin_fleet_is_told_nothing_at_all() -> None:
     made.set_table(table(endpoint("a"), endpoint("b")), 0.0)
     assert not made.reads_any_prompt()
     assert not made._tracking
-    assert made.placed(Decision(endpoint("a")), Facts(model="m"), 0.0) is None
+    assert made.placed(RoutingDecision(endpoint("a")), Facts(model="m"), 0.0) is None
 
 
 def test_a_weight_of_zero_gets_nothing_while_another_has_some() -> None:

@@ -16,14 +16,14 @@ from router.policy.least_loaded import LeastLoaded
 from router.policy.replica_view import PlacedRequest
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import RoutingPolicy
-from router.policy.session import Session
+from router.policy.session import StickySession
 from tests.router.test_policy import endpoint
 
 InFlight = Callable[[Endpoint], int]
 RULES: dict[str, Callable[[FleetView, InFlight], RoutingPolicy]] = {
     "round_robin": lambda _fleet, _in_flight: RoundRobin(),
     "least_loaded": LeastLoaded,
-    "session": lambda _fleet, in_flight: Session(in_flight, RoundRobin()),
+    "session": lambda _fleet, in_flight: StickySession(in_flight, RoundRobin()),
     "cost": lambda fleet, _in_flight: Cost(fleet),
 }
 
@@ -264,7 +264,7 @@ def test_a_new_life_of_a_replica_begins_with_nothing_known_D27() -> None:
 
 def test_session_sticks_within_bounds_and_spills_beyond() -> None:
     in_flight: Counter[str] = Counter()
-    policy = Session(lambda one: in_flight[one.id], RoundRobin())
+    policy = StickySession(lambda one: in_flight[one.id], RoundRobin())
     pool = [endpoint(name) for name in "abcd"]
     owner = policy.pick(pool, facts(session="s"), 0.0).endpoint
     assert {policy.pick(pool, facts(session="s"), 0.0).endpoint for _ in range(9)} == {owner}

@@ -14,10 +14,10 @@ from yarl import URL
 
 from common.http.client import make_session
 from common.service import ConfigurationError
+from router.assemble import make_replica_api
 from router.control.app import Overview, make_app
 from router.control.replica_api import ReplicaApi
 from router.keys import Key
-from router.master import make_replica_api
 from router.proxy import checks
 from router.proxy.head import parse_request
 from router.settings import RouterSettings
