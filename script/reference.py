@@ -23,13 +23,13 @@ sys.path.insert(0, str(ROOT))
 
 from babysitter import api as babysitter_api  # noqa: E402 - the project's root comes first
 from babysitter.agent.metrics import families as agent_families  # noqa: E402 - as above
-from babysitter.agent.openapi import describe as describe_agent  # noqa: E402 - as above
+from babysitter.agent.routes import describe as describe_agent  # noqa: E402 - as above
 from babysitter.agent.settings import AgentSettings  # noqa: E402 - as above
 from babysitter.metrics import families as babysitter_families  # noqa: E402 - as above
 from babysitter.settings import BACKEND_LABELS, BabysitterSettings, Backend  # noqa: E402 - as above
 from common.exits import Exit  # noqa: E402 - as above
 from common.settings import Option, options  # noqa: E402 - as above
-from common.wire.replica import ReplicaReport  # noqa: E402 - as above
+from common.wire.replica import NodeCounts, ReplicaReport  # noqa: E402 - as above
 from ctl.codes import MEANINGS  # noqa: E402 - as above
 from registry.http.routes import ROUTES  # noqa: E402 - as above
 from registry.settings import RegistrySettings  # noqa: E402 - as above
@@ -251,7 +251,7 @@ def metric_families() -> dict[str, list[Metric]]:
         "registry": list(Metrics(crowd, crowd, crowd, crowd).collect()),
         "router": list(router.collect()),
         "babysitter": list(babysitter_families(nobody, 0.0)),
-        "agent": list(agent_families("n", (), {"replicas_live": 0, "capacity": 0}, 0)),
+        "agent": list(agent_families("n", (), NodeCounts(), 0)),
     }
 
 

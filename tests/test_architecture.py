@@ -73,6 +73,7 @@ PURE = (
     "common/wire/registry.py",
     "common/wire/replica.py",
     "common/wire/router.py",
+    "common/wire/stream.py",
     "common/wire/words.py",
     "registry/core/catalogue.py",
     "registry/core/expiry.py",

@@ -7,11 +7,12 @@ from functools import partial
 
 import structlog
 
-from babysitter.agent.api import AgentContext, make_app
+from babysitter.agent.api import AgentContext
 from babysitter.agent.launch_spec import make_launch_spec
 from babysitter.agent.manager import ReplicaManager
 from babysitter.agent.registration import AgentRegistration
 from babysitter.agent.reload import apply, files_of, token_of
+from babysitter.agent.routes import make_app
 from babysitter.agent.settings import AgentSettings, config_file, parse
 from babysitter.agent.store import ReplicaStore
 from common.clock import SystemClock

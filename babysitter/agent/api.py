@@ -1,14 +1,13 @@
 """The agent's HTTP API (docs/contract.md 5, docs/agent.md): parse, one call, render."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 import aiohttp
 from aiohttp import web
 from msgspec import UNSET
+from msgspec.structs import asdict
 
 from babysitter import metrics as scrapes
 from babysitter.agent import streams
@@ -16,20 +15,24 @@ from babysitter.agent.controller import ReplicaController
 from babysitter.agent.manager import ReplicaManager
 from babysitter.agent.metrics import families
 from babysitter.agent.model import Desired
-from babysitter.agent.openapi import describe
-from babysitter.agent.requests import BODY_LIMIT_BYTES, check_content_type, parse_body, warnings, wrong
+from babysitter.agent.requests import check_content_type, parse_body, warnings, wrong
 from common import __version__
 from common.clock import now_iso
 from common.discovery.replica import FILTERS, select
-from common.http.access import bearer_matches
 from common.http.answers import json_answer
-from common.http.errors import ApiError, detailed, json_errors
-from common.wire.replica import Created
+from common.http.errors import ApiError
+from common.wire.replica import (
+    AgentHealth,
+    Created,
+    OneReplica,
+    ReplicaHealth,
+    ReplicaList,
+    ReplicaMessage,
+    Timeline,
+)
 from common.wire.words import ReplicaStatus
 
-OPEN = frozenset({"/health", "/api/v1/health", "/metrics"})
 BODY_TIMEOUT_S = 30.0
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(slots=True)
@@ -44,56 +47,11 @@ class AgentContext:
 AGENT: web.AppKey[AgentContext] = web.AppKey("agent", AgentContext)
 
 
-def make_app(agent: AgentContext) -> web.Application:
-    """The agent as an application."""
-    app = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=[json_errors, _guard])
-    app[AGENT] = agent
-    replicas = "/api/v1/replicas"
-    app.router.add_get("/health", health)
-    app.router.add_get("/api/v1/health", health)
-    app.router.add_get("/metrics", metrics)
-    app.router.add_get("/openapi.json", openapi)
-    app.router.add_post(replicas, create)
-    app.router.add_get(replicas, list_replicas)
-    app.router.add_get(f"{replicas}/{{id}}", get_replica)
-    app.router.add_delete(f"{replicas}/{{id}}", delete)
-    app.router.add_post(f"{replicas}/{{id}}/stop", stop)
-    app.router.add_post(f"{replicas}/{{id}}/health", replica_health)
-    app.router.add_post(f"{replicas}/{{id}}/retry", retry)
-    app.router.add_get(f"{replicas}/{{id}}/events", events, allow_head=False)
-    app.router.add_get(f"{replicas}/{{id}}/timeline", timeline)
-    app.router.add_get(f"{replicas}/{{id}}/logs", logs, allow_head=False)
-    return app
-
-
-@web.middleware
-async def _guard(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    token = request.app[AGENT].token
-    if token is not None and request.path not in OPEN:
-        headers = request.headers.getall("Authorization", [])
-        if len(headers) != 1 or not bearer_matches(headers[0], token):
-            raise ApiError(
-                HTTPStatus.UNAUTHORIZED, "a valid bearer token is needed", headers={"WWW-Authenticate": "Bearer"}
-            )
-    if request.method not in READING and "Origin" in request.headers:
-        raise ApiError(HTTPStatus.FORBIDDEN, "pages of a browser may not change anything here")
-    return await detailed(handler)(request)
-
-
 async def health(request: web.Request) -> web.Response:
     """`GET /health` and `GET /api/v1/health`."""
     agent = request.app[AGENT]
-    return json_answer(
-        {
-            "status": "healthy",
-            "version": __version__,
-            "node": agent.node,
-            "timestamp": now_iso(),
-            **agent.manager.counts(),
-        }
-    )
+    counts = asdict(agent.manager.counts())
+    return json_answer(AgentHealth(version=__version__, node=agent.node, timestamp=now_iso(), **counts))
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -101,15 +59,9 @@ async def metrics(request: web.Request) -> web.Response:
     agent = request.app[AGENT]
     controllers = agent.manager.controllers()
     silent = sum(not controller.has_babysitter and not controller.record.over for controller in controllers)
-    statuses = [str(controller.info()["status"]) for controller in controllers]
+    statuses = [controller.info().status for controller in controllers]
     body = scrapes.page(families(agent.node, statuses, agent.manager.counts(), silent))
     return web.Response(body=body, headers={"Content-Type": scrapes.CONTENT_TYPE})
-
-
-async def openapi(request: web.Request) -> web.Response:
-    """`GET /openapi.json`."""
-    del request
-    return json_answer(describe())
 
 
 async def create(request: web.Request) -> web.Response:
@@ -126,7 +78,7 @@ async def create(request: web.Request) -> web.Response:
     controller, repeated = await asyncio.shield(manager.create(create_request, body))
     created = Created(
         replica_id=controller.replica_id,
-        status=controller.info()["status"] if repeated else ReplicaStatus.PENDING,
+        status=controller.info().status if repeated else ReplicaStatus.PENDING,
         message=f"Replica {controller.replica_id} created {'before, by this request_id' if repeated else 'successfully'}",
         request_id=controller.record.request_id,
         warnings=warnings(create_request, body) or UNSET,
@@ -138,13 +90,13 @@ async def list_replicas(request: web.Request) -> web.Response:
     """`GET /api/v1/replicas[?server_mode=…][&status=…][&model_name=…]`."""
     filters = {key: request.query[key] for key in FILTERS if key in request.query}
     infos = select((controller.info() for controller in request.app[AGENT].manager.controllers()), filters)
-    return json_answer({"total": len(infos), "replicas": infos})
+    return json_answer(ReplicaList(total=len(infos), replicas=infos))
 
 
 async def get_replica(request: web.Request) -> web.Response:
     """`GET /api/v1/replicas/{id}`."""
     info = _controller(request).info()
-    return json_answer({"replica_id": info["replica_id"], "status": info["status"], "info": info})
+    return json_answer(OneReplica(replica_id=info.replica_id, status=info.status, info=info))
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -174,14 +126,12 @@ async def stop(request: web.Request) -> web.Response:
 async def retry(request: web.Request) -> web.Response:
     """`POST /api/v1/replicas/{id}/retry`."""
     controller = _controller(request)
-    if controller.info()["status"] != "failed" or not await controller.retry():
-        status = controller.info()["status"]
-        raise ApiError(HTTPStatus.CONFLICT, f"only a failed replica is retried; {controller.replica_id} is {status}")
-    content = {
-        "replica_id": controller.replica_id,
-        "status": "starting",
-        "message": f"Replica {controller.replica_id} is retried",
-    }
+    replica_id = controller.replica_id
+    if controller.info().status is not ReplicaStatus.FAILED or not await controller.retry():
+        status = controller.info().status
+        raise ApiError(HTTPStatus.CONFLICT, f"only a failed replica is retried; {replica_id} is {status}")
+    message = f"Replica {replica_id} is retried"
+    content = ReplicaMessage(replica_id=replica_id, status=ReplicaStatus.STARTING, message=message)
     return json_answer(content, status=HTTPStatus.ACCEPTED)
 
 
@@ -189,9 +139,9 @@ async def replica_health(request: web.Request) -> web.Response:
     """`POST /api/v1/replicas/{id}/health`: asks the server now."""
     controller, manager = _controller(request), request.app[AGENT].manager
     info = controller.info()
-    base_url, status = info["base_url"], info["status"]
+    base_url, status = info.base_url, info.status
     healthy, message = False, f"Replica {controller.replica_id} is {status}"
-    if isinstance(base_url, str) and info["replica_pid"] is not None:
+    if base_url is not None and info.replica_pid is not None:
         timeout = aiohttp.ClientTimeout(total=manager.settings.default_health_timeout_s)
         try:
             async with manager.session.get(f"{base_url}/health", timeout=timeout, allow_redirects=False) as answer:
@@ -199,23 +149,23 @@ async def replica_health(request: web.Request) -> web.Response:
                 message = f"{base_url}/health answers {answer.status}; the replica is {status}"
         except (aiohttp.ClientError, TimeoutError) as error:
             message = f"{base_url}/health: {str(error) or type(error).__name__}; the replica is {status}"
-    content = {"replica_id": controller.replica_id, "healthy": healthy, "base_url": base_url, "message": message}
-    return json_answer(content)
+    return json_answer(
+        ReplicaHealth(replica_id=controller.replica_id, healthy=healthy, base_url=base_url, message=message)
+    )
 
 
 async def timeline(request: web.Request) -> web.Response:
     """`GET /api/v1/replicas/{id}/timeline`."""
     controller = _controller(request)
-    content = controller.state().get("memory")
-    memory: dict[str, Any] = content if isinstance(content, dict) else {}
+    memory = controller.state().memory
     return json_answer(
-        {
-            "replica_id": controller.replica_id,
-            "status": controller.info()["status"],
-            "transitions": memory.get("timeline", []),
-            "stages": memory.get("stages", []),
-            "jobs": memory.get("jobs", {}),
-        }
+        Timeline(
+            replica_id=controller.replica_id,
+            status=controller.info().status,
+            transitions=memory.timeline,
+            stages=memory.stages,
+            jobs=memory.jobs,
+        )
     )
 
 
@@ -234,14 +184,8 @@ def _controller(request: web.Request) -> ReplicaController:
 
 
 def _stopped(controller: ReplicaController) -> web.Response:
-    outcome = (
-        "stopped successfully"
-        if controller.record.over
-        else "is being stopped; it is over when its status says stopped"
-    )
-    content = {
-        "replica_id": controller.replica_id,
-        "status": "stopped",
-        "message": f"Replica {controller.replica_id} {outcome}",
-    }
-    return json_answer(content)
+    outcome = "stopped successfully"
+    if not controller.record.over:
+        outcome = "is being stopped; it is over when its status says stopped"
+    message = f"Replica {controller.replica_id} {outcome}"
+    return json_answer(ReplicaMessage(replica_id=controller.replica_id, status=ReplicaStatus.STOPPED, message=message))

@@ -1,11 +1,12 @@
-"""PURE: what happened between two pictures of a replica, as the events of its stream (docs/agent.md)."""
+"""PURE: what happened between two infos of a replica, as the events of its stream (docs/agent.md)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-SHOWN = ("status", "display_status", "endpoint", "error_message", "stalled", "late")
-JOBS = ("compile_wsjob", "execute_wsjob")
+from common.wire.base import Message
+from common.wire.replica import ReplicaInfo, Transition
+from common.wire.stream import JobsChange, StatusChange
+from common.wire.words import ReplicaStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,37 +14,31 @@ class StreamEvent:
     """One event of the stream."""
 
     name: str
-    data: Mapping[str, Any]
+    data: Message
 
 
 def changes(
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
+    before: ReplicaInfo,
+    after: ReplicaInfo,
     *,
-    moves_before: Sequence[Mapping[str, Any]],
-    moves_after: Sequence[Mapping[str, Any]],
+    moves_before: Sequence[Transition],
+    moves_after: Sequence[Transition],
 ) -> list[StreamEvent]:
     """Events that lead from one info to the next: moves, stages, jobs, and last the status that came of them.
 
     `moves_before` and `moves_after` are the timeline's entries, of which the oldest may be forgotten meanwhile.
     """
     events = [StreamEvent("transition", move) for move in fresh(moves_before, moves_after)]
-    old_stages = {stage.get("name"): stage for stage in before["stages"]}
-    events += [StreamEvent("stage", stage) for stage in after["stages"] if stage != old_stages.get(stage.get("name"))]
-    if any(before[name] != after[name] for name in JOBS):
-        events.append(StreamEvent("jobs", {name: after[name] for name in JOBS}))
-    if any(before[name] != after[name] for name in SHOWN):
-        events.append(StreamEvent("status", status(after)))
+    old_stages = {stage.name: stage for stage in before.stages}
+    events += [StreamEvent("stage", stage) for stage in after.stages if stage != old_stages.get(stage.name)]
+    if _jobs(before) != _jobs(after):
+        events.append(StreamEvent("jobs", _jobs(after)))
+    if _status(before, at=after.updated_at) != _status(after, at=after.updated_at):
+        events.append(StreamEvent("status", _status(after, at=after.updated_at)))
     return events
 
 
-def status(info: Mapping[str, Any]) -> dict[str, Any]:
-    """The data of a `status` event."""
-    members = {name: info[name] for name in SHOWN}
-    return {"replica_id": info["replica_id"], **members, "at": info["updated_at"]}
-
-
-def fresh(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def fresh(before: Sequence[Transition], after: Sequence[Transition]) -> list[Transition]:
     """The entries of `after` that came behind the last one of `before`."""
     if not before:
         return list(after)
@@ -52,13 +47,29 @@ def fresh(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]
     return list(after[last_at + 1 :])
 
 
-def reason_to_end(info: Mapping[str, Any], until: str | None) -> str | None:
+def reason_to_end(status: ReplicaStatus, until: str | None) -> str | None:
     """Why a stream has nothing more to tell; None while it has. `until` is None or `ready`."""
-    status = info["status"]
-    if status == "stopped":
+    if status is ReplicaStatus.STOPPED:
         return "the replica is stopped"
-    if until == "ready" and status == "ready":
+    if until == "ready" and status is ReplicaStatus.READY:
         return "the replica is ready"
-    if until == "ready" and status == "failed":
+    if until == "ready" and status is ReplicaStatus.FAILED:
         return "the replica has failed"
     return None
+
+
+def _status(info: ReplicaInfo, *, at: str | None) -> StatusChange:
+    return StatusChange(
+        replica_id=info.replica_id,
+        status=info.status,
+        display_status=info.display_status,
+        endpoint=info.endpoint,
+        error_message=info.error_message,
+        stalled=info.stalled,
+        late=info.late,
+        at=at,
+    )
+
+
+def _jobs(info: ReplicaInfo) -> JobsChange:
+    return JobsChange(compile_wsjob=info.compile_wsjob, execute_wsjob=info.execute_wsjob)

@@ -9,10 +9,10 @@ import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import structlog
+from msgspec import to_builtins
 
 from babysitter import backoff, identity
 from babysitter.agent import picture, processes
@@ -20,8 +20,12 @@ from babysitter.agent.launch_spec import LaunchSpec
 from babysitter.agent.model import Desired, ReplicaRecord
 from babysitter.agent.processes import BabysitterProcess
 from babysitter.agent.store import ReplicaStore
+from babysitter.memory import SavedReplica
 from common.clock import Clock
 from common.exits import Exit
+from common.wire.create import RequestGlance
+from common.wire.replica import ReplicaInfo, StopRequest
+from common.wire.words import ReplicaStatus
 
 log = structlog.get_logger(__name__)
 RETRY_FIRST_S = 1.0
@@ -35,7 +39,7 @@ POLL_S = 0.05
 DISK_RETRY_S = 5.0
 STOP_TRIES = 2
 RENEWED_WITHIN_S = 20.0
-DEPLOYING = frozenset({"pending", "creating"})
+DEPLOYING = frozenset({ReplicaStatus.PENDING, ReplicaStatus.CREATING})
 """A babysitter that is left until it has got so far: another one would begin the deployment anew."""
 
 
@@ -60,7 +64,7 @@ class ReplicaController:
     def __init__(
         self,
         record: ReplicaRecord,
-        request: dict[str, Any],
+        request: RequestGlance,
         store: ReplicaStore,
         launch_spec: LaunchSpec,
         *,
@@ -107,11 +111,11 @@ class ReplicaController:
         """True while its babysitter runs, and so reports to the registry itself."""
         return self._babysitter is not None and self._babysitter.is_alive
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> SavedReplica:
         """What its babysitter wrote last."""
         return self._store.state(self.replica_id)
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> ReplicaInfo:
         """The replica as it is shown: as its babysitter wrote last, unless the server it wrote of is gone."""
         state = self.state()
         attempt = picture.claimed_attempt(state)
@@ -140,7 +144,7 @@ class ReplicaController:
             await self._save()
             self._wake.set()
             return True
-        return await self._tell("/retry", {})
+        return await self._tell("/retry")
 
     @property
     def is_outdated(self) -> bool:
@@ -149,7 +153,7 @@ class ReplicaController:
             self._is_wanted()
             and self.has_babysitter
             and not self._store.has_settings(self.replica_id, self.launch_spec.settings)
-            and self.state().get("status") not in DEPLOYING
+            and self.state().status not in DEPLOYING
         )
 
     async def renew(self) -> bool:
@@ -179,14 +183,14 @@ class ReplicaController:
             if self.record.fault is not None:
                 await self._wake.wait()
                 continue
-            if not self.has_babysitter and self.state().get("status") == "stopped":
+            if not self.has_babysitter and self.state().status is ReplicaStatus.STOPPED:
                 self.record.desired = Desired.STOPPED  # by a call of its babysitter, perhaps while no agent ran
                 break
             began = self._clock.monotonic()
             code = await self._keep_babysitter()
             if not self._is_wanted():
                 break
-            if self.state().get("status") == "stopped":
+            if self.state().status is ReplicaStatus.STOPPED:
                 continue
             if self._renewing:
                 self._renewing = False
@@ -293,7 +297,7 @@ class ReplicaController:
         for _ in range(STOP_TRIES):
             babysitter = self._adopt()
             if babysitter is None:
-                if self.state().get("status") == "stopped" or not self._has_begun():
+                if self.state().status is ReplicaStatus.STOPPED or not self._has_begun():
                     return
                 self._wake.clear()
                 try:
@@ -302,18 +306,17 @@ class ReplicaController:
                     log.error("babysitter.not_started", replica=self.replica_id, reason=str(error))
             if babysitter is not None:
                 await self._end_through(babysitter)
-        if self.state().get("status") != "stopped":
+        if self.state().status is not ReplicaStatus.STOPPED:
             log.warning("replica.ended_by_force", replica=self.replica_id)
             await asyncio.to_thread(processes.end_servers, self.directory / "attempts")
-            memory = self.state().get("memory")
-            mark = memory.get("deploying") if isinstance(memory, dict) else None
-            if isinstance(mark, str) and mark:
+            mark = self.state().memory.deploying
+            if mark:
                 await asyncio.to_thread(identity.end_bearers, mark)
 
     def _has_begun(self) -> bool:
         """True when a babysitter has started anything that might be left."""
-        memory = self.state().get("memory")
-        return isinstance(memory, dict) and bool(memory.get("attempts") or memory.get("deploying"))
+        memory = self.state().memory
+        return bool(memory.attempts or memory.deploying)
 
     async def _end_through(self, babysitter: BabysitterProcess) -> None:
         """Tell the babysitter to stop, as often as it takes to reach it, and wait for its end; at last kill it."""
@@ -329,7 +332,7 @@ class ReplicaController:
                     return
                 if reached is not self.record.force:
                     force = self.record.force
-                    reached = force if await self._tell("/stop", {"force": force}) else None
+                    reached = force if await self._tell("/stop", StopRequest(force=force)) else None
                 self._wake.clear()
                 woken = asyncio.ensure_future(self._wake.wait())
                 wait_s = left_s if reached is self.record.force else TELL_AGAIN_S
@@ -338,13 +341,17 @@ class ReplicaController:
         finally:
             ended.cancel()
 
-    async def _tell(self, path: str, body: dict[str, Any]) -> bool:
+    async def _tell(self, path: str, body: StopRequest | None = None) -> bool:
         """One call of its babysitter; True for a success."""
         url = f"{self.launch_spec.babysitter_url(self.record.port)}{path}"
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
         try:
             async with self._session.post(
-                url, json=body, headers=self.launch_spec.headers, timeout=timeout, allow_redirects=False
+                url,
+                json=to_builtins(body or {}),
+                headers=self.launch_spec.headers,
+                timeout=timeout,
+                allow_redirects=False,
             ) as answer:
                 return answer.ok
         except (aiohttp.ClientError, TimeoutError):

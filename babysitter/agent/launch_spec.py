@@ -4,7 +4,6 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from babysitter.agent.settings import ENV_PREFIX, PLAIN_ENV, AgentSettings, babysitter_settings
 from babysitter.assemble import WILDCARDS
@@ -15,6 +14,7 @@ from common.http.access import is_loopback, read_token
 from common.names import bind_address
 from common.settings import file_layer
 from common.wire.address import url
+from common.wire.base import JsonObject
 
 STOP_MARGIN_S = 30.0
 TOKEN_BYTES = 32
@@ -31,7 +31,7 @@ class LaunchSpec:
     root: Path
     command: tuple[str, ...]
     env: Mapping[str, str]
-    settings: Mapping[str, Any]
+    settings: JsonObject
     local_host: str
     token: str | None
     stop_limit_s: float
@@ -81,7 +81,7 @@ def make_launch_spec(settings: AgentSettings, env: Mapping[str, str], root: Path
     )
 
 
-def _settings(settings: AgentSettings) -> dict[str, Any]:
+def _settings(settings: AgentSettings) -> JsonObject:
     """What the agent's own settings mean for a babysitter; what is not set is left to the operator's file."""
     probes = {
         "start_interval_s": settings.default_poll_interval_s,

@@ -5,15 +5,13 @@ An id and ports are chosen and reserved without an `await` between, so that no t
 
 import asyncio
 import contextlib
-import json
 import random
 import secrets
 import string
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import structlog
@@ -28,9 +26,15 @@ from babysitter.agent.requests import digest, read_request
 from babysitter.agent.settings import AgentSettings
 from babysitter.agent.store import FULL, ReplicaStore
 from babysitter.cbclient.request import CreateRequest
+from babysitter.memory import Memory, SavedReplica
 from common.clock import Clock, iso
 from common.http.errors import ApiError
 from common.tasks import TaskScope
+from common.wire.base import JsonObject
+from common.wire.create import RequestGlance
+from common.wire.read import read_lenient
+from common.wire.replica import NodeCounts
+from common.wire.words import ReplicaStatus
 
 log = structlog.get_logger(__name__)
 ID_LENGTH = 12
@@ -127,7 +131,7 @@ class ReplicaManager:
             raise ApiError(404, f"replica {replica_id!r} not found")
         return controller
 
-    def read(self, body: Mapping[str, Any]) -> CreateRequest:
+    def read(self, body: JsonObject) -> CreateRequest:
         """The request in a body.
 
         Raises:
@@ -138,7 +142,7 @@ class ReplicaManager:
             raise ApiError(422, f"field 'placement.node': this is node {self.settings.node!r}", field="placement.node")
         return request
 
-    async def create(self, request: CreateRequest, body: Mapping[str, Any]) -> tuple[ReplicaController, bool]:
+    async def create(self, request: CreateRequest, body: JsonObject) -> tuple[ReplicaController, bool]:
         """Make the replica of `request`, which stands in `body`; True when it was made before, by the same one (E1).
 
         Raises:
@@ -155,7 +159,7 @@ class ReplicaManager:
         content = {**body, "request_id": request_id}
         arriving = self._arriving[record.replica_id] = _Arriving(record)
         try:
-            await asyncio.to_thread(self._create_files, record, content)
+            await asyncio.to_thread(self._create_files, record, request, content)
         except OSError as error:
             del self._by_request[request_id]
             log.error("replica.not_made", replica=record.replica_id, reason=str(error))
@@ -169,7 +173,7 @@ class ReplicaManager:
                 port=record.port,
                 model=request.model_name,
             )
-            return self._admit(record, content, None), False
+            return self._admit(record, read_lenient(RequestGlance, content), None), False
         finally:
             del self._arriving[record.replica_id]
             arriving.over.set()
@@ -187,16 +191,16 @@ class ReplicaManager:
                 task.cancel()
             log.info("agent.cleaned_up", replicas=len(controllers), late=len(late))
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> NodeCounts:
         """How many replicas there are, how many of them are ready, and for how many more there is room."""
-        infos = [controller.info()["status"] for controller in self._controllers.values()]
+        statuses = [controller.info().status for controller in self._controllers.values()]
         used = sum(not controller.record.over for controller in self._controllers.values())
-        return {
-            "replicas_total": len(infos),
-            "replicas_ready": infos.count("ready"),
-            "replicas_live": used,
-            "capacity": self.settings.max_replicas,
-        }
+        return NodeCounts(
+            replicas_total=len(statuses),
+            replicas_ready=statuses.count(ReplicaStatus.READY),
+            replicas_live=used,
+            capacity=self.settings.max_replicas,
+        )
 
     def _same(self, replica_id: str, request_id: str, mark: str) -> ReplicaController:
         controller = self._controllers.get(replica_id)
@@ -247,24 +251,22 @@ class ReplicaManager:
                 return port
         raise ApiError(507, f"no two ports between {first} and {last} are free (settings first_port, last_port)")
 
-    def _create_files(self, record: ReplicaRecord, request: Mapping[str, Any]) -> None:
-        first = {
-            "replica_id": record.replica_id,
-            "server_mode": request["server_mode"],
-            "model_name": request["model_name"],
-            "status": "pending",
-            "display_status": "Pending",
-            "endpoint": "NA",
-            "port": record.port,
-            "workdir": str(self.store.directory(record.replica_id)),
-            "created_at": record.created_at,
-            "updated_at": record.created_at,
-            "memory": {"created_at": record.created_at},
-        }
-        self.store.create(record, json.dumps(request).encode(), self.launch_spec.settings, first)
+    def _create_files(self, record: ReplicaRecord, request: CreateRequest, content: JsonObject) -> None:
+        first = SavedReplica(
+            replica_id=record.replica_id,
+            server_mode=request.server_mode,
+            model_name=request.model_name,
+            status=ReplicaStatus.PENDING,
+            port=record.port,
+            workdir=str(self.store.directory(record.replica_id)),
+            created_at=record.created_at,
+            updated_at=record.created_at,
+            memory=Memory(created_at=record.created_at),
+        )
+        self.store.create(record, content, self.launch_spec.settings, first)
 
     def _admit(
-        self, record: ReplicaRecord, request: dict[str, Any], babysitter: BabysitterProcess | None
+        self, record: ReplicaRecord, request: RequestGlance, babysitter: BabysitterProcess | None
     ) -> ReplicaController:
         controller = ReplicaController(
             record,

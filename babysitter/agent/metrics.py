@@ -1,24 +1,15 @@
 """What a scrape of an agent shows: this node's replicas by status, and the room that is left. Made when asked."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-STATUSES = (
-    "pending",
-    "creating",
-    "starting",
-    "waiting_for_ready",
-    "ready",
-    "unhealthy",
-    "stopping",
-    "stopped",
-    "failed",
-)
+from common.wire.replica import NodeCounts
+from common.wire.words import ReplicaStatus
 
 
-def families(node: str, statuses: Iterable[str], counts: Mapping[str, int], silent: int) -> Iterator[Metric]:
+def families(node: str, statuses: Iterable[ReplicaStatus], counts: NodeCounts, silent: int) -> Iterator[Metric]:
     """The families.
 
     Args:
@@ -32,11 +23,12 @@ def families(node: str, statuses: Iterable[str], counts: Mapping[str, int], sile
     yield info
     counted = Counter(statuses)
     replicas = GaugeMetricFamily("svc_agent_replicas", "Replicas of the node, by status.", labels=["status"])
-    for status in STATUSES:
-        replicas.add_metric([status], counted[status])
+    for status in ReplicaStatus:
+        if status is not ReplicaStatus.UNKNOWN:  # which the agent shows as pending
+            replicas.add_metric([status], counted[status])
     yield replicas
-    yield GaugeMetricFamily("svc_agent_replicas_live", "Replicas that hold ports.", value=counts["replicas_live"])
-    yield GaugeMetricFamily("svc_agent_capacity", "Replicas that the node may hold at once.", value=counts["capacity"])
+    yield GaugeMetricFamily("svc_agent_replicas_live", "Replicas that hold ports.", value=counts.replicas_live)
+    yield GaugeMetricFamily("svc_agent_capacity", "Replicas that the node may hold at once.", value=counts.capacity)
     yield GaugeMetricFamily(
         "svc_agent_replicas_without_babysitter", "Replicas whose babysitter does not run.", value=silent
     )

@@ -1,13 +1,15 @@
-"""PURE: what the agent itself must remember of a replica, and how it reads it back from doubtful JSON."""
+"""PURE: what the agent itself must remember of a replica, as it stands in `agent.json`."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
-from typing import Any
+from typing import Annotated
+
+import msgspec
 
 from common.names import is_replica_id
+from common.wire.base import JsonObject
 
 LAST_PORT = 65_534
+Port = Annotated[int, msgspec.Meta(gt=0, le=LAST_PORT)]
 
 
 class Desired(StrEnum):
@@ -18,8 +20,7 @@ class Desired(StrEnum):
     DELETED = "deleted"
 
 
-@dataclass(slots=True)
-class ReplicaRecord:
+class ReplicaRecord(msgspec.Struct):
     """One replica of this node.
 
     `port` is the server's; the babysitter has the next one, and both are reserved until the replica is `over`: stopped
@@ -28,7 +29,7 @@ class ReplicaRecord:
     """
 
     replica_id: str
-    port: int
+    port: Port
     request_id: str
     digest: str
     created_at: str
@@ -37,25 +38,21 @@ class ReplicaRecord:
     over: bool = False
     fault: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """For `agent.json`."""
-        return {**asdict(self), "desired": self.desired.value}
+    def __post_init__(self) -> None:
+        """The id becomes a path (E4)."""
+        if not is_replica_id(self.replica_id):
+            raise ValueError(f"{self.replica_id!r} is no replica id")
 
 
-def record_from_json(value: Any) -> ReplicaRecord | None:
-    """Read what `to_json` gave; None for anything else."""
-    if not isinstance(value, Mapping):
-        return None
-    kinds: dict[str, type] = {"port": int, "force": bool, "over": bool}
-    members = {member.name: value.get(member.name) for member in fields(ReplicaRecord)}
-    for name, member in members.items():
-        if name == "fault":
-            if not isinstance(member, str | None):
-                return None
-        elif type(member) is not kinds.get(name, str):
-            return None
+class RemovedReplica(ReplicaRecord):
+    """A replica whose directory is gone, as it stands in `state/{id}.gone.json`, with its create request."""
+
+    request: JsonObject = {}
+
+
+def read_record(content: object) -> ReplicaRecord | None:
+    """The record in a file's content; None for anything else. What a later version added is ignored."""
     try:
-        record = ReplicaRecord(**{**members, "desired": Desired(members["desired"])})  # type: ignore[arg-type] # judged above
-    except ValueError:
+        return msgspec.convert(content, ReplicaRecord)
+    except msgspec.ValidationError:
         return None
-    return record if is_replica_id(record.replica_id) and 0 < record.port <= LAST_PORT else None

@@ -1,78 +1,76 @@
 """PURE: a replica as the release server shows it (docs/contract.md 5), from its request, its state file, and what is wanted."""
 
-from collections.abc import Mapping
-from typing import Any
+from msgspec import UNSET, to_builtins
+from msgspec.structs import replace
 
 from babysitter.agent.model import Desired, ReplicaRecord
-from common.discovery.replica import REPORTED
+from babysitter.memory import SavedReplica
+from common.wire.create import RequestGlance
+from common.wire.replica import InfoMarks, Replica, ReplicaInfo
+from common.wire.words import NOT_SERVING, DisplayStatus, ReplicaStatus
 
-ENDED = frozenset({"stopped", "failed"})
-SERVED = frozenset({"ready", "unhealthy", "waiting_for_ready"})
-DISPLAY = {"ready": "Active", "failed": "Failed", "stopped": "Failed", "unhealthy": "Failed", "stopping": "Failed"}
+ENDED = frozenset({ReplicaStatus.STOPPED, ReplicaStatus.FAILED})
+SERVED = frozenset({ReplicaStatus.READY, ReplicaStatus.UNHEALTHY, ReplicaStatus.WAITING_FOR_READY})
+DISPLAY = {
+    ReplicaStatus.READY: DisplayStatus.ACTIVE,
+    **dict.fromkeys((*ENDED, ReplicaStatus.UNHEALTHY, ReplicaStatus.STOPPING), DisplayStatus.FAILED),
+}
+"""All others are pending."""
 
 
-def status_of(record: ReplicaRecord, state: Mapping[str, Any]) -> str:
-    """The replica's status: what is wanted and known to be over wins over what its babysitter wrote last."""
+def status_of(record: ReplicaRecord, state: SavedReplica) -> ReplicaStatus:
+    """The replica's status: what is wanted, and what is over, win over what its babysitter wrote last."""
     if record.over:
-        return "stopped"
+        return ReplicaStatus.STOPPED
     if record.desired is not Desired.RUNNING:
-        return "stopping"
+        return ReplicaStatus.STOPPING
     if record.fault is not None:
-        return "failed"
-    status = state.get("status")
-    return status if isinstance(status, str) else "pending"
+        return ReplicaStatus.FAILED
+    return ReplicaStatus.PENDING if state.status is ReplicaStatus.UNKNOWN else state.status
 
 
-def claimed_attempt(state: Mapping[str, Any]) -> str | None:
+def claimed_attempt(state: SavedReplica) -> str | None:
     """The attempt whose server is said to run; None when the state says of none."""
-    memory = state.get("memory")
-    attempt = memory.get("attempt") if isinstance(memory, Mapping) else None
-    return attempt if state.get("status") in SERVED and isinstance(attempt, str) else None
+    return state.memory.attempt if state.status in SERVED else None
 
 
-def between_servers(state: Mapping[str, Any]) -> dict[str, Any]:
+def between_servers(state: SavedReplica) -> SavedReplica:
     """The state of a replica whose server is gone, and whose babysitter has yet to say so."""
-    return {**state, "status": "starting", "endpoint": "NA", "base_url": None, "replica_pid": None}
+    return replace(state, status=ReplicaStatus.STARTING, endpoint=NOT_SERVING, base_url=None, replica_pid=None)
 
 
-def info(
-    record: ReplicaRecord, state: Mapping[str, Any], request: Mapping[str, Any], *, workdir: str, node: str
-) -> dict[str, Any]:
+def info(record: ReplicaRecord, state: SavedReplica, request: RequestGlance, *, workdir: str, node: str) -> ReplicaInfo:
     """The whole info.
 
     Args:
         record: What the agent knows.
-        state: The state file's content, `{}` while there is none.
+        state: What the babysitter wrote last.
         request: The create request.
         workdir: The replica's directory.
         node: This node's name.
     """
     status = status_of(record, state)
-    placement_member = request.get("placement")
-    placement: Mapping[str, Any] = placement_member if isinstance(placement_member, Mapping) else {}
-    marks = {"node": node, **({"deleted": True} if record.desired is Desired.DELETED else {})}
-    reported = {name: state.get(name, default) for name, default in REPORTED.items()}
-    shown = {
+    display = DISPLAY.get(status, DisplayStatus.PENDING)
+    if status is ReplicaStatus.STOPPING and state.display_status is DisplayStatus.ACTIVE:
+        display = DisplayStatus.ACTIVE
+    marks = InfoMarks(node=node, deleted=True if record.desired is Desired.DELETED else UNSET)
+    members = {name: getattr(state, name) for name in Replica.__struct_fields__} | {
         "replica_id": record.replica_id,
-        "server_mode": request.get("server_mode"),
-        "model_name": request.get("model_name"),
+        "server_mode": request.server_mode,
+        "model_name": request.model_name,
         "status": status,
-        "display_status": DISPLAY.get(status, "Pending"),
-        "endpoint": state.get("endpoint", "NA"),
-        **reported,
-        "port": state.get("port") or record.port,
-        "multibox": placement.get("multibox"),
-        "namespace": placement.get("namespace") or "inf-integ",
+        "display_status": display,
+        "port": state.port or record.port,
+        "multibox": request.placement.multibox,
+        "namespace": request.placement.namespace,
         "workdir": workdir,
         "created_at": record.created_at,
-        "updated_at": reported["updated_at"] or record.created_at,
+        "updated_at": state.updated_at or record.created_at,
         "request_id": record.request_id,
-        "metadata": {**(request.get("metadata") or {}), **marks},
+        "metadata": {**request.metadata, **to_builtins(marks)},
     }
     if record.desired is Desired.RUNNING and record.fault is not None:
-        shown["error_message"] = record.fault
-    if status == "stopping" and state.get("display_status") == "Active":
-        shown["display_status"] = "Active"
+        members["error_message"] = record.fault
     if status in ENDED:
-        shown.update(endpoint="NA", base_url=None, replica_pid=None)
-    return shown
+        members |= {"endpoint": NOT_SERVING, "base_url": None, "replica_pid": None}
+    return ReplicaInfo(**members)

@@ -1,7 +1,8 @@
 """The agent's own record in the registry: its address, its capacity, and the replicas whose babysitter does not run."""
 
 import time
-from typing import Any
+
+from msgspec.structs import asdict
 
 from babysitter.agent.manager import ReplicaManager
 from babysitter.agent.settings import AgentSettings
@@ -13,7 +14,6 @@ from common.discovery.lease import Lease
 from common.discovery.registry_client import RegistryClient
 from common.names import bind_address
 from common.wire.address import url
-from common.wire.read import read_lenient
 from common.wire.record import Registration
 from common.wire.replica import AgentReport, ReplicaInfo
 from common.wire.words import RecordKind, RecordStatus
@@ -83,15 +83,15 @@ class AgentRegistration:
             instance_id=self._instance_id,
             incarnation=self._incarnation,
             node=self._settings.node,
-            **self._manager.counts(),
+            **asdict(self._manager.counts()),
             replicas=[_short(controller.info()) for controller in silent[:MOST_SHOWN]],
         )
 
 
-def _short(info: dict[str, Any]) -> ReplicaInfo:
+def _short(info: ReplicaInfo) -> ReplicaInfo:
     """What others need to show the replica, and no more than a heartbeat can carry."""
-    short = {name: info[name] for name in SHOWN}
-    short["metadata"] = {name: info["metadata"][name] for name in ("node", "deleted") if name in info["metadata"]}
-    if isinstance(short["error_message"], str):
-        short["error_message"] = short["error_message"][:TEXT_LIMIT]
-    return read_lenient(ReplicaInfo, short)
+    members = {name: getattr(info, name) for name in SHOWN}
+    members["metadata"] = {name: info.metadata[name] for name in ("node", "deleted") if name in info.metadata}
+    if info.error_message is not None:
+        members["error_message"] = info.error_message[:TEXT_LIMIT]
+    return ReplicaInfo(**members)

@@ -11,18 +11,24 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import structlog
+from msgspec.structs import asdict, replace
 
-from babysitter.agent.model import ReplicaRecord, record_from_json
+from babysitter.agent.model import RemovedReplica, ReplicaRecord, read_record
+from babysitter.memory import SavedReplica, read_saved
 from babysitter.state_file import LIMIT_BYTES, StateFile, decode
 from common import lock_file
 from common.atomic_file import read_bounded, write_atomic
 from common.names import is_replica_id
 from common.service import ConfigurationError
+from common.wire.base import JsonObject
+from common.wire.create import RequestGlance
+from common.wire.read import read_lenient
+from common.wire.words import NOT_SERVING, DisplayStatus, ReplicaStatus
 
 log = structlog.get_logger(__name__)
 FILE_LIMIT_BYTES = 2 << 20
@@ -44,7 +50,7 @@ class ReplicaStore:
         self.root = root.resolve()  # babysitters are found again by this path, whatever the next agent is told
         self.state_dir = self.root / "state"
         self._lock: int | None = None
-        self._seen: dict[str, tuple[Signature, dict[str, Any]]] = {}
+        self._seen: dict[str, tuple[Signature, SavedReplica]] = {}
 
     def acquire(self) -> None:
         """Make the root and take it for this agent alone (E9).
@@ -107,9 +113,7 @@ class ReplicaStore:
             if record is not None and not (self.root / record.replica_id).exists():
                 yield record
 
-    def create(
-        self, record: ReplicaRecord, request: bytes, settings: Mapping[str, Any], first: Mapping[str, Any]
-    ) -> None:
+    def create(self, record: ReplicaRecord, request: JsonObject, settings: JsonObject, first: SavedReplica) -> None:
         """Make a replica's directory: it is whole or not there (E3).
 
         Args:
@@ -124,10 +128,10 @@ class ReplicaStore:
         fresh = self.root / f"{NEW}{record.replica_id}"
         try:
             fresh.mkdir(mode=0o700)
-            write_atomic(fresh / "request.json", request)
+            write_atomic(fresh / "request.json", json.dumps(request).encode())
             write_atomic(fresh / "babysitter.json", _encode(settings))
             for _ in range(2):  # the second makes the first its backup
-                _save(StateFile(fresh / "agent.json"), record.to_json())
+                _save(StateFile(fresh / "agent.json"), record)
             _save(StateFile(self.state_path(record.replica_id)), first)
             fresh.rename(self.directory(record.replica_id))
         except OSError:
@@ -141,13 +145,13 @@ class ReplicaStore:
         Raises:
             OSError: The disk refuses; the old content is whole.
         """
-        _save(StateFile(self.directory(record.replica_id) / "agent.json"), record.to_json())
+        _save(StateFile(self.directory(record.replica_id) / "agent.json"), record)
 
-    def write_settings(self, replica_id: str, settings: Mapping[str, Any]) -> None:
+    def write_settings(self, replica_id: str, settings: JsonObject) -> None:
         """Write its babysitter's settings anew, for the next babysitter."""
         write_atomic(self.directory(replica_id) / "babysitter.json", _encode(settings))
 
-    def has_settings(self, replica_id: str, settings: Mapping[str, Any]) -> bool:
+    def has_settings(self, replica_id: str, settings: JsonObject) -> bool:
         """True when its babysitter was started with these settings; also when that cannot be told."""
         try:
             return read_bounded(
@@ -156,25 +160,27 @@ class ReplicaStore:
         except (OSError, ValueError):
             return True
 
-    def request(self, replica_id: str) -> dict[str, Any]:
-        """The create request; `{}` when it cannot be read."""
-        request = _read(self.directory(replica_id) / "request.json")
-        return request or _read(self._gone(replica_id)).get("request", {})
+    def request(self, replica_id: str) -> RequestGlance:
+        """The create request, as far as it can be read."""
+        request = _read(self.directory(replica_id) / "request.json") or _read(self._gone(replica_id)).get("request")
+        return read_lenient(RequestGlance, request if isinstance(request, dict) else {})
 
     def state_path(self, replica_id: str) -> Path:
         """`{root}/state/{id}.json`."""
         return self.state_dir / f"{replica_id}.json"
 
-    def state(self, replica_id: str) -> dict[str, Any]:
-        """What the babysitter wrote last; `{}` when nothing can be believed. Read again only when it changed."""
+    def state(self, replica_id: str) -> SavedReplica:
+        """What the babysitter wrote last, and before that `pending`. The file is read again only when it changed."""
         path = self.state_path(replica_id)
         signature = self.signature(replica_id)
+        nothing = SavedReplica(replica_id=replica_id, status=ReplicaStatus.PENDING)
         if signature is None:
-            return {}
+            return nothing
         seen = self._seen.get(replica_id)
         if seen is None or seen[0] != signature:
-            content = _state(path) or _state(StateFile(path).backup) or (seen[1] if seen else {})
-            seen = (signature, content)
+            content = _checked(path) or _checked(StateFile(path).backup)
+            saved = read_saved({**content, "replica_id": replica_id}) if content else None
+            seen = (signature, saved or (seen[1] if seen else nothing))
             self._seen[replica_id] = seen
         return seen[1]
 
@@ -194,18 +200,25 @@ class ReplicaStore:
         """
         self.state_path(replica_id).with_suffix(".pid").unlink(missing_ok=True)
         state = self.state(replica_id)
-        if state.get("status") != "stopped":
-            changes = {"status": "stopped", "display_status": "Failed", "endpoint": "NA", "replica_pid": None}
-            _save(StateFile(self.state_path(replica_id), seq=int(state.get("seq", 0))), {**state, **changes})
+        if state.status is not ReplicaStatus.STOPPED:
+            content = _checked(self.state_path(replica_id)) or {}
+            stopped = replace(
+                state,
+                status=ReplicaStatus.STOPPED,
+                display_status=DisplayStatus.FAILED,
+                endpoint=NOT_SERVING,
+                replica_pid=None,
+            )
+            _save(StateFile(self.state_path(replica_id), seq=int(content.get("seq", 0))), stopped)
 
     def remove(self, record: ReplicaRecord) -> None:
         """Remove the directory; the state file, the request and the record stay to be shown for a while."""
         directory = self.directory(record.replica_id)
         if not directory.exists():
             return
-        content = {**record.to_json(), "request": self.request(record.replica_id)}
+        removed = RemovedReplica(**asdict(record), request=_read(directory / "request.json"))
         try:
-            _save(StateFile(self._gone(record.replica_id)), content)
+            _save(StateFile(self._gone(record.replica_id)), removed)
         except OSError as error:  # a full disk: the directory goes all the more
             log.warning("replica.not_shown_any_more", replica=record.replica_id, reason=str(error))
         gone = self.root / f"{GONE}{record.replica_id}-{uuid.uuid4().hex[:8]}"
@@ -238,7 +251,7 @@ class ReplicaStore:
         return self.state_dir / f"{replica_id}.gone.json"
 
     def _record(self, path: Path) -> ReplicaRecord | None:
-        record = record_from_json(_state(path) or _state(StateFile(path).backup))
+        record = read_record(_checked(path) or _checked(StateFile(path).backup))
         if record is None:
             log.error("replica.unreadable", file=str(path))
         return record
@@ -249,21 +262,21 @@ def _is_ours(path: Path) -> bool:
     return path.lstat().st_uid == os.geteuid()
 
 
-def _encode(content: Mapping[str, Any]) -> bytes:
+def _encode(content: JsonObject) -> bytes:
     return json.dumps(content, indent=1).encode() + b"\n"
 
 
-def _save(file: StateFile, content: Mapping[str, Any]) -> None:
+def _save(file: StateFile, content: msgspec.Struct) -> None:
     """Write a checked file, and keep the version before it.
 
     Raises:
         OSError: The disk refuses.
     """
-    if not file.save(dict(content)):
+    if not file.save(msgspec.to_builtins(content)):
         raise OSError(errno.ENOSPC, file.failure)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> JsonObject:
     try:
         content = json.loads(read_bounded(path, limit_bytes=FILE_LIMIT_BYTES))
     except (OSError, ValueError, RecursionError):
@@ -271,7 +284,8 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _state(path: Path) -> dict[str, Any] | None:
+def _checked(path: Path) -> JsonObject | None:
+    """The content of a file that `_save` or a babysitter wrote; None when there is none to be believed."""
     try:
         return decode(read_bounded(path, limit_bytes=LIMIT_BYTES))
     except (OSError, ValueError, RecursionError):

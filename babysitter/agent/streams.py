@@ -1,11 +1,10 @@
 """What a replica tells while it happens: its event stream and its logs. Nothing here can change a replica."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
 
+import msgspec
 from aiohttp import ClientConnectionResetError, web
 
 from babysitter.agent.changes import StreamEvent, changes, reason_to_end
@@ -14,6 +13,7 @@ from babysitter.agent.requests import wrong
 from babysitter.cbclient.modes import MODES
 from babysitter.log_answer import is_open, number_of_lines, send_log, write
 from common.log_tail import LogFile, open_log
+from common.wire.stream import LogLine, StreamEnd
 
 LOOK_S = 0.2
 BEAT_S = 10.0
@@ -26,7 +26,7 @@ def log_path(controller: ReplicaController, stream: str) -> Path:
         return controller.directory / "worker_stderr.log"
     if stream == "deploy":
         return controller.directory / "deploy.log"
-    mode = MODES.get(str(controller.request.get("server_mode")))
+    mode = MODES.get(controller.request.server_mode or "")
     return controller.directory / f"{mode.logs if mode else 'replica'}_{stream}.log"
 
 
@@ -73,23 +73,24 @@ async def happenings(
 ) -> AsyncIterator[StreamEvent | None]:
     """Events as they come, a None now and then when there are none, the last one `end`."""
     loop = asyncio.get_running_loop()
-    before, moves = controller.info(), _moves(controller)
+    before, moves = controller.info(), controller.state().memory.timeline
     yield StreamEvent("snapshot", before)
     said_at = loop.time()
     while True:
         # Before the logs: what was written until then is among them.
-        after, moves_after = controller.info(), _moves(controller)
+        after, moves_after = controller.info(), list(controller.state().memory.timeline)
         for name, file in files.items():
             for line in await asyncio.to_thread(file.lines):
                 said_at = loop.time()
-                yield StreamEvent("log", {"stream": name, "line": line})
+                yield StreamEvent("log", LogLine(stream=name, line=line))
         for event in changes(before, after, moves_before=moves, moves_after=moves_after):
             said_at = loop.time()
             yield event
         before, moves = after, moves_after
-        reason = reason_to_end(after, until)
+        reason = reason_to_end(after.status, until)
         if reason is not None:
-            yield StreamEvent("end", {"replica_id": controller.replica_id, "status": after["status"], "reason": reason})
+            end = StreamEnd(replica_id=controller.replica_id, status=after.status, reason=reason)
+            yield StreamEvent("end", end)
             return
         if loop.time() - said_at >= BEAT_S:
             said_at = loop.time()
@@ -99,11 +100,5 @@ async def happenings(
 
 def encode(event: StreamEvent, number_: int) -> bytes:
     """One event of the stream."""
-    data = json.dumps(event.data, separators=(",", ":"))
+    data = msgspec.json.encode(event.data).decode()
     return f"id: {number_}\nevent: {event.name}\ndata: {data}\n\n".encode()
-
-
-def _moves(controller: ReplicaController) -> list[dict[str, Any]]:
-    memory = controller.state().get("memory")
-    moves = memory.get("timeline") if isinstance(memory, dict) else None
-    return moves if isinstance(moves, list) else []

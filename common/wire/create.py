@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from common.wire.base import JsonObject
+from common.wire.base import JsonObject, Message
 from common.wire.words import ServerMode
 
 Text = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -131,3 +131,21 @@ class CreateRequest(Part):
     def job_priority(self) -> str | None:
         """As asked for; None leaves params.yaml to full_config."""
         return self.job.job_priority if self.job else None
+
+
+class PlacementGlance(Message, frozen=True, kw_only=True):
+    """The part of a request's `placement` that an info shows, and that chooses a node."""
+
+    node: object = None
+    multibox: str | None = None
+    namespace: str = Placement().namespace
+
+
+class RequestGlance(Message, frozen=True, kw_only=True):
+    """What is read of a `CreateRequest` by whoever does not judge it: a registry, and an agent that has taken it before."""
+
+    server_mode: str | None = None
+    model_name: str | None = None
+    request_id: str | None = None
+    placement: PlacementGlance = PlacementGlance()
+    metadata: JsonObject = {}

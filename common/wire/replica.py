@@ -3,7 +3,7 @@
 Times are ISO 8601 in UTC, durations seconds.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from msgspec import UNSET, UnsetType, field
 
@@ -230,15 +230,28 @@ class Timeline(Message, frozen=True, kw_only=True):
     jobs: JobLedger = field(default_factory=JobLedger)
 
 
-class AgentReport(Message, frozen=True, kw_only=True):
+class NodeCounts(Message, frozen=True, kw_only=True):
+    """How full a node is. `replicas_live` hold a place, of which there are `capacity`."""
+
+    replicas_total: int = 0
+    replicas_ready: int = 0
+    replicas_live: int = 0
+    capacity: int = 0
+
+
+class AgentReport(NodeCounts, frozen=True, kw_only=True):
     """A node agent's heartbeat: how full the node is, and the replicas that have no babysitter to speak for them."""
 
     instance_id: str
     incarnation: int
     node: str
-    replicas_total: int = 0
-    replicas_ready: int = 0
-    replicas_live: int = 0
-    """Those that hold a place."""
-    capacity: int = 0
     replicas: list[ReplicaInfo] = []
+
+
+class AgentHealth(NodeCounts, frozen=True, kw_only=True):
+    """A node agent's `GET /health`; `timestamp` is now."""
+
+    status: Literal["healthy"] = "healthy"
+    version: str
+    node: str
+    timestamp: str

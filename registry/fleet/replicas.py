@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from common.wire.base import JsonObject, Message
-from common.wire.create import Placement
+from common.wire.base import Message
+from common.wire.create import RequestGlance
 from common.wire.read import read_json_lenient
 from common.wire.replica import Replica, ReplicaInfo, ReplicaReport
 from common.wire.words import RecordKind, ReplicaStatus
@@ -19,24 +19,6 @@ class AgentCounts(Message, frozen=True, kw_only=True):
     replicas_live: int = 0
     capacity: int | None = None
     replicas: list[msgspec.Raw] = msgspec.field(default_factory=list)
-
-
-class CreatePlacement(Message, frozen=True, kw_only=True):
-    """Where a create request wants its replica; the node's agent judges the rest."""
-
-    node: object = None
-    multibox: str | None = None
-    namespace: str = Placement().namespace
-
-
-class CreateGlance(Message, frozen=True, kw_only=True):
-    """What a registry reads of a create request (`common.wire.create.CreateRequest`): the node's agent judges it."""
-
-    server_mode: str | None = None
-    model_name: str | None = None
-    request_id: str | None = None
-    placement: CreatePlacement = CreatePlacement()
-    metadata: JsonObject = msgspec.field(default_factory=dict)
 
 
 def agent_node(instance: Instance) -> str | None:
@@ -90,7 +72,7 @@ def info_of(instance: Instance, replica: Replica) -> ReplicaInfo:
     return ReplicaInfo(**members)
 
 
-def pending_info(replica_id: str, request: CreateGlance, *, node: str, request_id: str | None) -> ReplicaInfo:
+def pending_info(replica_id: str, request: RequestGlance, *, node: str, request_id: str | None) -> ReplicaInfo:
     """A replica that an agent made a moment ago, from its create request."""
     return ReplicaInfo(
         replica_id=replica_id,

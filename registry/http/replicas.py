@@ -7,15 +7,16 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from common.discovery.replica import FILTERS, select_infos
+from common.discovery.replica import FILTERS, select
 from common.http.errors import ApiError, parse_json_object
 from common.http.relay import pass_bytes
 from common.names import is_replica_id
+from common.wire.create import RequestGlance
 from common.wire.read import read_json_lenient, read_lenient
 from common.wire.replica import Created, InfoMarks, OneReplica, ReplicaInfo, ReplicaList
 from registry.fleet.agents import STREAMS_MOST, AgentAnswer, AgentAway
 from registry.fleet.placement import NoAgent, NodeAgent, ranked
-from registry.fleet.replicas import CreateGlance, pending_info
+from registry.fleet.replicas import pending_info
 from registry.http.context import GRANT, REGISTRY, Registry, answer
 from registry.http.guard import EVERYTHING, Level
 from registry.http.listing import wait_for_news
@@ -33,7 +34,7 @@ async def list_replicas(request: web.Request) -> web.Response:
     registry = request.app[REGISTRY]
     filters = {key: request.query[key] for key in FILTERS if key in request.query}
     recent = [made.info for key, made in registry.created.recent().items() if key not in registry.index]
-    infos = select_infos([*registry.index.infos(), *recent], filters)
+    infos = select([*registry.index.infos(), *recent], filters)
     headers = {"X-Index": str(registry.catalogue.revision), "X-Epoch": registry.catalogue.epoch}
     return answer(ReplicaList(total=len(infos), replicas=infos), headers=headers)
 
@@ -48,7 +49,7 @@ async def create(request: web.Request) -> web.Response:
     ):
         raise ApiError(415, f"Content-Type: must be application/json, not {request.content_type}", field="Content-Type")
     raw = await _read(request)
-    glance = read_lenient(CreateGlance, parse_json_object(raw))
+    glance = read_lenient(RequestGlance, parse_json_object(raw))
     reason = ""
     for agent in _candidates(registry, glance):
         registry.created.asks(glance.request_id, agent.node)
@@ -153,7 +154,7 @@ async def _read(request: web.Request) -> bytes:
     return raw
 
 
-def _candidates(registry: Registry, glance: CreateGlance) -> list[NodeAgent]:
+def _candidates(registry: Registry, glance: RequestGlance) -> list[NodeAgent]:
     """The agents to ask, the best first. A request that was made before goes to where it went then (E1)."""
     node = glance.placement.node
     if node is not None and not isinstance(node, str):
@@ -181,7 +182,7 @@ def _node(info: ReplicaInfo) -> str | None:
     return read_lenient(InfoMarks, info.metadata).node or None
 
 
-def _remember(registry: Registry, agent: NodeAgent, glance: CreateGlance, response: AgentAnswer) -> None:
+def _remember(registry: Registry, agent: NodeAgent, glance: RequestGlance, response: AgentAnswer) -> None:
     if response.status != CREATED:
         return
     try:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from common import __version__
-from common.discovery.replica import select_infos
+from common.discovery.replica import select
 from common.wire.record import Registration
 from common.wire.replica import ReplicaInfo
 from registry.core.model import Instance
@@ -69,7 +69,7 @@ def test_select_needs_every_filter_to_match(filters: dict[str, str], expected: l
             reported("3", replica_id="c", server_mode="inference"),
         ]
     )
-    assert [info.replica_id for info in select_infos(infos.values(), filters)] == expected
+    assert [info.replica_id for info in select(infos.values(), filters)] == expected
 
 
 async def test_replicas_over_http(client: Client) -> None:

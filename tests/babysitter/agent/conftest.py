@@ -15,9 +15,10 @@ from aiohttp.web import Application, Request
 
 from babysitter import identity
 from babysitter.agent import processes
-from babysitter.agent.api import AGENT, AgentContext, make_app
+from babysitter.agent.api import AGENT, AgentContext
 from babysitter.agent.launch_spec import make_launch_spec
 from babysitter.agent.manager import ReplicaManager
+from babysitter.agent.routes import make_app
 from babysitter.agent.settings import AgentSettings
 from babysitter.agent.store import ReplicaStore
 from common.clock import SystemClock

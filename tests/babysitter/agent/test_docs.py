@@ -4,8 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from babysitter.agent.api import AgentContext, make_app
-from babysitter.agent.openapi import describe
+from babysitter.agent.api import AgentContext
+from babysitter.agent.routes import describe, make_app
 from babysitter.agent.settings import ENV_PREFIX, PLAIN_ENV, AgentSettings
 from common.settings import options
 

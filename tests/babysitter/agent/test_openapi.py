@@ -10,12 +10,12 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
-from babysitter.agent.openapi import CALLS
+from babysitter.agent.routes import ROUTES
 from tests.babysitter.agent.agent_process import agent
 
 # Which builds, wheels and directories there are, no schema can say; nor that "80" is taken for 80 and null for nothing.
 EXCLUDED: list[Any] = [positive_data_acceptance, negative_data_rejection]
-ENDING = [call for call in CALLS if not call[1].endswith(("/events", "/logs"))]
+ENDING = [route for route in ROUTES if not route.endless]
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,10 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenApiSchema]:
 @pytest.mark.parametrize(
     ("method", "path", "mode"),
     [
-        pytest.param(method, path, mode, id=f"{method} {path} {mode.value}")
-        for method, path, _, _, body, query in ENDING
+        pytest.param(route.method.lower(), route.path, mode, id=f"{route.method} {route.path} {mode.value}")
+        for route in ENDING
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-        if mode is GenerationMode.POSITIVE or body  # a filter that matches nothing is no fault
+        if mode is GenerationMode.POSITIVE or route.body  # a filter that matches nothing is no fault
     ],
 )
 def test_api_answers_as_it_is_described(api: OpenApiSchema, method: str, path: str, mode: GenerationMode) -> None:

@@ -4,24 +4,33 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from babysitter.agent.model import Desired, ReplicaRecord
 from babysitter.agent.store import ReplicaStore
 from babysitter.cbclient.environments import Environments
+from babysitter.memory import SavedReplica
 from babysitter.state_file import decode
 from common.atomic_file import write_atomic
 from common.service import ConfigurationError
+from common.wire.words import ReplicaStatus
 from tests.babysitter.agent.conftest import WAIT_S, StartAgent, create, reached, wanted
 
 RECORD = ReplicaRecord("abc123def456", 20_000, "r1", "d", "t")
-REQUEST = b'{"server_mode": "replica", "model_name": "m"}'
+REQUEST = {"server_mode": "replica", "model_name": "m"}
+
+
+def saved(**members: Any) -> SavedReplica:
+    return SavedReplica(replica_id=RECORD.replica_id, **members)
 
 
 @pytest.fixture
@@ -33,10 +42,10 @@ def store(tmp_path: Path) -> Iterator[ReplicaStore]:
 
 
 def test_what_was_created_is_found_again(store: ReplicaStore) -> None:
-    store.create(RECORD, REQUEST, {"host": "h"}, {"status": "pending"})
+    store.create(RECORD, REQUEST, {"host": "h"}, saved(status=ReplicaStatus.PENDING))
     assert list(store.records()) == [RECORD]
-    assert store.request(RECORD.replica_id)["model_name"] == "m"
-    assert store.state(RECORD.replica_id)["status"] == "pending"
+    assert store.request(RECORD.replica_id).model_name == "m"
+    assert store.state(RECORD.replica_id).status == "pending"
 
 
 def test_the_directory_of_environments_is_no_replica(store: ReplicaStore, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,13 +61,13 @@ def test_the_directory_of_environments_is_no_replica(store: ReplicaStore, capsys
 def test_what_was_cut_is_cleared_away_E3(store: ReplicaStore) -> None:
     for name in (".new-abc123def457", ".gone-abc123def458-1"):
         (store.root / name).mkdir()
-        (store.root / name / "request.json").write_bytes(REQUEST)
+        (store.root / name / "request.json").write_text(json.dumps(REQUEST))
     assert list(store.records()) == []
     assert sorted(path.name for path in store.root.iterdir()) == ["agent.lock", "state"]
 
 
 def test_a_state_without_a_directory_is_cleared_away_E3(store: ReplicaStore) -> None:
-    store.create(RECORD, REQUEST, {}, {})
+    store.create(RECORD, REQUEST, {}, saved())
     store.directory(RECORD.replica_id).rename(store.root / ".new-abc123def456")
     (store.state_dir / "by-hand.json").write_text("{}")
     assert list(store.records()) == []
@@ -68,7 +77,7 @@ def test_a_state_without_a_directory_is_cleared_away_E3(store: ReplicaStore) -> 
 def test_a_link_is_no_replica_E4(store: ReplicaStore, tmp_path: Path) -> None:
     other = ReplicaStore(tmp_path / "other")
     other.acquire()
-    other.create(RECORD, REQUEST, {}, {})
+    other.create(RECORD, REQUEST, {}, saved())
     other.release()
     (store.root / RECORD.replica_id).symlink_to(other.root / RECORD.replica_id)
     assert list(store.records()) == []
@@ -86,18 +95,18 @@ def test_a_second_agent_is_refused_E9(store: ReplicaStore) -> None:
 
 
 def test_a_damaged_state_file_is_read_from_its_backup_or_memory_B8(store: ReplicaStore) -> None:
-    store.create(RECORD, REQUEST, {}, {"status": "pending"})
+    store.create(RECORD, REQUEST, {}, saved(status=ReplicaStatus.CREATING))
     path = store.state_path(RECORD.replica_id)
-    assert store.state(RECORD.replica_id)["status"] == "pending"
+    assert store.state(RECORD.replica_id).status == "creating"
     path.write_bytes(path.read_bytes()[:-7])
-    assert store.state(RECORD.replica_id)["status"] == "pending"
+    assert store.state(RECORD.replica_id).status == "creating"
     path.unlink()
-    assert store.state(RECORD.replica_id) == {}
+    assert store.state(RECORD.replica_id) == saved(status=ReplicaStatus.PENDING)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{}", b"\x00" * 100, b"[]", b'{"port": 1}'])
 def test_a_damaged_memory_is_read_from_its_backup_B8(store: ReplicaStore, damaged: bytes) -> None:
-    store.create(RECORD, REQUEST, {}, {})
+    store.create(RECORD, REQUEST, {}, saved())
     (store.directory(RECORD.replica_id) / "agent.json").write_bytes(damaged)
     assert list(store.records()) == [RECORD]
     store.save(replace(RECORD, desired=Desired.STOPPED))
@@ -106,15 +115,43 @@ def test_a_damaged_memory_is_read_from_its_backup_B8(store: ReplicaStore, damage
 
 def test_removing_leaves_what_is_shown_and_forgetting_leaves_nothing(store: ReplicaStore) -> None:
     gone = replace(RECORD, desired=Desired.DELETED, over=True)
-    store.create(gone, REQUEST, {}, {"status": "ready", "endpoint": "http://h:1"})
+    store.create(gone, REQUEST, {}, saved(status=ReplicaStatus.READY, endpoint="http://h:1"))
     store.close_state(gone.replica_id)
     store.remove(gone)
     assert not store.directory(gone.replica_id).exists()
     assert list(store.records()) == [gone]
-    assert store.state(gone.replica_id)["status"] == "stopped"
-    assert store.request(gone.replica_id)["model_name"] == "m"
+    assert store.state(gone.replica_id).status == "stopped"
+    assert store.request(gone.replica_id).model_name == "m"
     store.forget(gone.replica_id)
     assert list(store.state_dir.iterdir()) == []
+
+
+async def test_replicas_of_the_last_version_are_adopted_with_all_that_is_known_of_them(
+    start_agent: StartAgent, tmp_path: Path
+) -> None:
+    """The files are those that the version before the wire had structs wrote, byte by byte."""
+    root = tmp_path / "root"
+    shutil.copytree(Path(__file__).parent / "last_version", root, copy_function=shutil.copy)
+    silent = (sys.executable, "-c", "import time; time.sleep(600)")  # so that nobody writes the state anew
+    client = await start_agent(local_workdir_root=root, babysitter_command=silent)
+    infos = {}
+    for replica_id in ("oldready0001", "oldgone00001"):
+        async with client.get(f"/api/v1/replicas/{replica_id}") as answer:
+            infos[replica_id] = (await answer.json())["info"]
+    ready, gone = infos["oldready0001"], infos["oldgone00001"]
+    assert (ready["status"], ready["endpoint"], ready["port"]) == ("ready", "http://127.0.0.1:20000", 20_000)
+    assert (ready["multibox"], ready["compile_wsjob"], ready["models"]) == ("dh1", ["wsjob-1"], ["m"])
+    assert (ready["created_at"], ready["ready_at"]) == ("2026-11-01T10:00:00.000Z", "2026-11-01T10:05:00.000Z")
+    assert ready["metadata"] == {"team": "a", "node": "n1"}
+    assert ready["stages"][0]["detail"] == "python -m venv"
+    assert (gone["status"], gone["endpoint"], gone["model_name"]) == ("stopped", "NA", "m")
+    assert gone["metadata"] == {"team": "a", "node": "n1", "deleted": True}
+    async with client.get("/api/v1/replicas/oldready0001/timeline") as answer:
+        timeline = await answer.json()
+    assert timeline["transitions"][0]["to"] == "ready"
+    assert timeline["jobs"]["cancelled"]["wsjob-0"]["output"] == "ok"
+    async with client.post("/api/v1/replicas", json=wanted(request_id="request-oldready0001")) as answer:
+        assert (answer.status, (await answer.json())["replica_id"]) == (409, "oldready0001")
 
 
 def test_a_root_has_one_path_however_it_is_written(store: ReplicaStore, tmp_path: Path) -> None:
@@ -194,13 +231,13 @@ async def test_a_full_disk_does_not_keep_a_replica_from_being_removed_B9(
 
 
 def test_a_state_that_cannot_be_closed_is_told_B9(store: ReplicaStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.create(RECORD, REQUEST, {}, {"status": "ready"})
+    store.create(RECORD, REQUEST, {}, saved(status=ReplicaStatus.READY))
     make_room = let_disk_refuse(monkeypatch)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         store.close_state(RECORD.replica_id)
     make_room()
     store.close_state(RECORD.replica_id)
-    assert store.state(RECORD.replica_id)["status"] == "stopped"
+    assert store.state(RECORD.replica_id).status == "stopped"
 
 
 @pytest.fixture
