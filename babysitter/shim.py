@@ -1,4 +1,4 @@
-"""The server's parent: a small process that outlives the babysitter (docs/faults.md: how a server survives its babysitter).
+"""The server's parent: a small process that outlives the babysitter (docs/faults/server.md).
 
 `python -I -S shim.py ATTEMPT_DIR READY_FD` reads `spec.json` there, starts the server in a session of its own, writes
 `server.json`, closes READY_FD, waits, ends whatever the server left behind, writes `exit.json` and exits. SIGTERM: TERM

@@ -76,6 +76,17 @@ def test_every_id_in_a_comment_is_in_the_catalogue() -> None:
     assert unknown == []
 
 
+def test_every_id_in_a_page_or_a_script_is_in_the_catalogue() -> None:
+    texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md"), *ROOT.glob("script/*.sh")]
+    unknown = [
+        f"{text.relative_to(ROOT)}: {name}"
+        for text in (*texts, ROOT / "pyproject.toml")
+        for name in ID.findall(text.read_text())
+        if name not in catalogue()
+    ]
+    assert unknown == []
+
+
 def test_every_row_is_named_by_a_test_or_by_code_or_says_what_holds_it() -> None:
     """What holds a row that nobody names: a file of tests, or another row that is named."""
     named = {
