@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 
 from common.http.client import make_session, no_connection, read_bounded
+from common.wire.base import JsonObject
 from ctl.codes import Code
 from ctl.problem import Problem
 from ctl.refusal import refusal
@@ -47,7 +48,7 @@ class Api:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    async def get(self, place: Place, path: str, *, params: Mapping[str, str] | None = None) -> dict[str, Any]:
+    async def get(self, place: Place, path: str, *, params: Mapping[str, str] | None = None) -> JsonObject:
         """`GET path`, a JSON object.
 
         Raises:
@@ -64,7 +65,7 @@ class Api:
         body: Any = None,
         params: Mapping[str, str] | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """One call, at each address in turn until one answers; the answer, a JSON object.
 
         Raises:

@@ -3,13 +3,13 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 
+from common.wire.base import JsonObject
 from ctl.api import Api, Place
 from ctl.codes import Code
 from ctl.problem import Problem
@@ -28,7 +28,7 @@ def path_of(replica_id: str, rest: str = "") -> str:
     return f"/api/v1/replicas/{quote(replica_id, safe='')}{rest}"
 
 
-async def info_of(calls: Api, place: Place, replica_id: str) -> Mapping[str, Any]:
+async def info_of(calls: Api, place: Place, replica_id: str) -> JsonObject:
     """A replica's info.
 
     Raises:
@@ -36,14 +36,14 @@ async def info_of(calls: Api, place: Place, replica_id: str) -> Mapping[str, Any
     """
     answer = await calls.get(place, path_of(replica_id))
     info = answer.get("info")
-    if not isinstance(info, Mapping):
+    if not isinstance(info, dict):
         raise Problem(f"{place.name} answers no replica for {replica_id}")
     return info
 
 
 async def follow(
     calls: Api, place: Place, replica_id: str, *, until_ready: bool
-) -> AsyncGenerator[tuple[str, Mapping[str, Any]], None]:
+) -> AsyncGenerator[tuple[str, JsonObject], None]:
     """Events for ever, as (name, data), the first of them a `snapshot`; ends after the stream's own `end`.
 
     Raises:
@@ -73,7 +73,7 @@ async def follow(
 
 async def _stream(
     calls: Api, place: Place, replica_id: str, *, until_ready: bool
-) -> AsyncGenerator[tuple[str, Mapping[str, Any]], None]:
+) -> AsyncGenerator[tuple[str, JsonObject], None]:
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=SILENCE_S)
     params = {"until": "ready"} if until_ready else None
     parser = Events()
@@ -82,17 +82,17 @@ async def _stream(
             raise Problem(f"{place.name} has no event streams", code=Code.NOT_FOUND)
         async for chunk in answer.content.iter_any():
             try:
-                found = list(parser.feed(chunk))
+                events = list(parser.feed(chunk))
             except ValueError as error:
                 raise Problem(f"{place.name}: {error}") from error
-            for event in found:
+            for event in events:
                 if (data := _data(event)) is not None:
                     yield event.name, data
 
 
-def _data(event: ServerSentEvent) -> Mapping[str, Any] | None:
+def _data(event: ServerSentEvent) -> JsonObject | None:
     try:
-        found = json.loads(event.data)
+        data = json.loads(event.data)
     except ValueError:
         return None
-    return found if isinstance(found, Mapping) else None
+    return data if isinstance(data, dict) else None

@@ -3,10 +3,10 @@
 import sys
 import time
 from argparse import ArgumentParser
-from typing import Any
 
 import aiohttp
 
+from common.wire.base import JsonObject
 from ctl import api, completers
 from ctl.api import Api
 from ctl.call import Call, Command
@@ -53,7 +53,7 @@ async def chat(call: Call) -> int:
     return Code.OK
 
 
-async def converse(call: Call, calls: Api, messages: list[dict[str, Any]]) -> int:
+async def converse(call: Call, calls: Api, messages: list[JsonObject]) -> int:
     """Questions from the terminal until end of file; what was said before goes along."""
     call.out.note(f"talking to {call.args.model}; Ctrl-D ends it")
     while True:
@@ -69,7 +69,7 @@ async def converse(call: Call, calls: Api, messages: list[dict[str, Any]]) -> in
             call.out.note(answer.summary())
 
 
-async def ask(call: Call, calls: Api, messages: list[dict[str, Any]]) -> ChatAnswer:
+async def ask(call: Call, calls: Api, messages: list[JsonObject]) -> ChatAnswer:
     """One answer, shown while it comes.
 
     Raises:

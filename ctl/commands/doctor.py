@@ -2,13 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from itertools import chain
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from common import __version__
-from ctl import api, ports
+from common.wire.babysitter import BabysitterHealth
+from common.wire.base import JsonObject, Message
+from common.wire.record import ServiceRecord
+from common.wire.registry import RegistryHealth, ReplicasHealth
+from common.wire.replica import ReplicaInfo
+from common.wire.router import RoutedService, RouterHealth
+from ctl import answers, api, ports
 from ctl.api import Api, Place
 from ctl.call import Call, Command
 from ctl.codes import Code
@@ -20,7 +27,7 @@ from ctl.launcher.state_dir import Launched, StateDir
 from ctl.problem import Problem
 
 DOCTOR_TIMEOUT_S = 5.0
-Answer = Mapping[str, Any]
+M = TypeVar("M", bound=Message)
 
 
 async def doctor(call: Call) -> int:
@@ -55,13 +62,13 @@ async def services(calls: Api, call: Call) -> list[Finding]:
     findings = [*registry_findings, *router_findings]
     records = None
     if health is not None:
-        findings += judge.registry(health)
-        records = await listed(calls, registry, "/services", "services", findings)
+        findings += judge.registry(answers.read(RegistryHealth, health))
+        records = await listed(calls, registry, "/services", ServiceRecord, findings)
         findings += judge.addresses(records or ())
         findings += await nodes(calls, records or ())
     if router_health is not None:
-        known = await listed(calls, router, "/services", "services", findings)
-        findings += judge.router(router_health, known or (), records)
+        routed = await listed(calls, router, "/services", RoutedService, findings)
+        findings += judge.router(answers.read(RouterHealth, router_health), routed or (), records)
     if health is not None or call.args.api_url:
         findings += await replica_api(calls, call)
     return findings
@@ -70,30 +77,33 @@ async def services(calls: Api, call: Call) -> list[Finding]:
 async def started_here(calls: Api, call: Call) -> list[Finding]:
     """What the babysitters say that were launched here: one whose own record is refused too is in no list."""
     launched = [one for one in StateDir(call.state_dir).all() if one.kind == BABYSITTER and one.url]
-    told = await asyncio.gather(*(_health(calls, one) for one in launched))
-    return [found for one, health in zip(launched, told, strict=True) for found in judge.babysitter(one.name, health)]
+    findings = await asyncio.gather(*(of_babysitter(calls, one) for one in launched))
+    return list(chain.from_iterable(findings))
 
 
-async def _health(calls: Api, launched: Launched) -> Answer:
+async def of_babysitter(calls: Api, launched: Launched) -> list[Finding]:
+    """What one says; 'svcctl status' shows who does not answer."""
+    place = Place(launched.name, (launched.url,), "")
     try:
-        return await calls.call(Place(launched.name, (launched.url,), ""), "GET", "/health", timeout_s=DOCTOR_TIMEOUT_S)
+        health = await calls.call(place, "GET", "/health", timeout_s=DOCTOR_TIMEOUT_S)
     except Problem:
-        return {}  # 'svcctl status' shows who does not answer
+        return []
+    return list(judge.babysitter(launched.name, answers.read(BabysitterHealth, health)))
 
 
 async def replica_api(calls: Api, call: Call) -> list[Finding]:
     """Its version, and its replicas."""
     findings: list[Finding] = []
     try:
-        told = await calls.call(call.api, "GET", "/api/v1/health", timeout_s=DOCTOR_TIMEOUT_S)
+        health = await calls.call(call.api, "GET", "/api/v1/health", timeout_s=DOCTOR_TIMEOUT_S)
     except Problem as problem:
         return [fault("replica API", problem.message, problem.hint or "'svcctl status' shows who answers")]
-    findings.append(judge.versions(__version__, told, "the replica API"))
-    infos = await listed(calls, call.api, "/api/v1/replicas", "replicas", findings)
+    findings.append(judge.versions(__version__, answers.read(ReplicasHealth, health).version, "the replica API"))
+    infos = await listed(calls, call.api, "/api/v1/replicas", ReplicaInfo, findings)
     return [*findings, *judge.replicas(infos or (), time.time())]
 
 
-async def reach(calls: Api, place: Place, check: str) -> tuple[list[Finding], Answer | None]:
+async def reach(calls: Api, place: Place, check: str) -> tuple[list[Finding], JsonObject | None]:
     """Whether a service answers, whether it is the right one, and how its clock goes."""
     before = time.time()
     try:
@@ -117,14 +127,14 @@ def silent(place: Place, problem: Problem) -> str:
     return problem.hint
 
 
-async def listed(calls: Api, place: Place, path: str, member: str, findings: list[Finding]) -> Sequence[Answer] | None:
-    """A list that a service gives; a refusal is a finding."""
+async def listed(calls: Api, place: Place, path: str, kind: type[M], findings: list[Finding]) -> Sequence[M] | None:
+    """The list at `path`, in the member that is called as its last part; a refusal is a finding."""
     try:
         answer = await calls.call(place, "GET", path, timeout_s=DOCTOR_TIMEOUT_S)
     except Problem as problem:
         findings.append(fault("access", problem.message, problem.hint or "see the message"))
         return None
-    return [item for item in answer.get(member, []) if isinstance(item, Mapping)]
+    return answers.items(kind, answer, path.rpartition("/")[2])
 
 
 COMMANDS = (

@@ -5,8 +5,10 @@ import time
 from argparse import ArgumentParser
 from urllib.parse import quote
 
+from common.wire.record import ServiceRecord
+from common.wire.router import RoutedService
 from common.wire.words import RecordKind
-from ctl import api, completers
+from ctl import answers, api, completers
 from ctl.api import Api
 from ctl.call import Call, Command
 from ctl.codes import Code
@@ -34,11 +36,11 @@ async def drain(call: Call) -> int:
         name = await routable_name(calls, call, call.args.name)
         answer = await calls.call(call.registry, "POST", f"/services/{quote(name, safe='')}/drain")
         call.out.note(f"{name}: drains; no new requests go to it ('svcctl undrain {name}' takes it back)")
-        left = await until_idle(calls, call, name) if call.args.wait else None
+        in_flight = await until_idle(calls, call, name) if call.args.wait else None
     if call.out.as_json:
-        call.out.document({**answer, "in_flight": left})
-    if left:
-        raise Problem(f"{name}: {left} request(s) still under way", hint="wait longer", code=Code.TIME_IS_UP)
+        call.out.document({**answer, "in_flight": in_flight})
+    if in_flight:
+        raise Problem(f"{name}: {in_flight} request(s) still under way", hint="wait longer", code=Code.TIME_IS_UP)
     if call.args.wait:
         call.out.note(f"{name}: no request is under way", "green")
     return Code.OK
@@ -62,10 +64,10 @@ async def routable_name(calls: Api, call: Call, name: str) -> str:
         Problem: There is none.
     """
     answer = await calls.get(call.registry, "/services")
-    types = {record["name"]: (record.get("metadata") or {}).get("type") for record in answer.get("services", [])}
-    for wanted in (name, f"{name}-server"):
-        if types.get(wanted) == RecordKind.SERVER:
-            return wanted
+    types = {record.name: record.type for record in answers.items(ServiceRecord, answer, "services")}
+    for server in (name, f"{name}-server"):
+        if types.get(server) == RecordKind.SERVER:
+            return server
     if name in types:
         raise Problem(f"{name} has no server that takes requests now", hint="see 'svcctl services'", code=Code.FAILED)
     raise Problem(f"no service {name!r}", hint="'svcctl services' lists them", code=Code.NOT_FOUND)
@@ -75,15 +77,15 @@ async def until_idle(calls: Api, call: Call, name: str) -> int:
     """Wait until the router has nothing under way to `name`; how much is left when the time is up."""
     deadline = time.monotonic() + call.args.timeout
     while True:
-        answer = await calls.get(call.router, "/services")
-        found = [service for service in answer.get("services", []) if service.get("name") == name]
+        routed = answers.items(RoutedService, await calls.get(call.router, "/services"), "services")
+        servers = [service for service in routed if service.name == name]
         # A router that has not heard of the drain yet may still send.
-        told = all(service.get("standing") == "draining" for service in found)
-        left = sum(int(service.get("in_flight") or 0) for service in found)
-        if told and not left:
+        has_heard = all(service.standing == "draining" for service in servers)
+        in_flight = sum(service.in_flight for service in servers)
+        if has_heard and not in_flight:
             return 0
         if time.monotonic() >= deadline:
-            return max(left, 1)
+            return max(in_flight, 1)
         await asyncio.sleep(POLL_S)
 
 

@@ -3,10 +3,10 @@
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from common.wire.base import JsonObject
 from ctl import api, completers
 from ctl.call import Call, Command
 from ctl.codes import Code
@@ -37,7 +37,7 @@ async def explain(call: Call) -> int:
     return Code.OK if decision.get("picked") is not None else Code.FAILED
 
 
-def request(call: Call) -> dict[str, Any]:
+def request(call: Call) -> JsonObject:
     """The request to explain.
 
     Raises:

@@ -1,8 +1,8 @@
 """`svcctl replicas create`: make a replica from a request, from flags, or from both."""
 
 from argparse import ArgumentParser
-from typing import Any
 
+from common.wire.base import JsonObject
 from common.wire.replica import Warned
 from ctl import answers, api, completers
 from ctl.call import Call, Command
@@ -45,7 +45,7 @@ async def create(call: Call) -> int:
         return await until(call, calls, [replica_id], "ready")
 
 
-def request(call: Call) -> dict[str, Any]:
+def request(call: Call) -> JsonObject:
     """The body of the create call.
 
     Raises:

@@ -6,8 +6,10 @@ from urllib.parse import quote
 
 import aiohttp
 
+from common.wire.record import ServiceRecord
+from common.wire.replica import Stage, Transition
 from common.wire.words import RecordKind
-from ctl import api
+from ctl import answers, api
 from ctl.api import Api, Place
 from ctl.call import Call, Command
 from ctl.codes import Code
@@ -35,17 +37,16 @@ async def timeline(call: Call) -> int:
     """Print what it went through."""
     async with api.connect() as calls:
         try:
-            told = await calls.get(call.api, path_of(call.args.id, "/timeline"))
+            timeline_ = await calls.get(call.api, path_of(call.args.id, "/timeline"))
         except Problem as problem:
-            sitter = await babysitter_of(calls, call, problem)
-            told = await calls.get(sitter, "/timeline")
+            timeline_ = await calls.get(await babysitter_of(calls, call, problem), "/timeline")
     if call.out.as_json:
-        call.out.document(told)
+        call.out.document(timeline_)
         return Code.OK
-    call.out.table(views.transitions(told))
-    if told.get("stages"):
+    call.out.table(views.transitions(answers.items(Transition, timeline_, "transitions")))
+    if stages := answers.items(Stage, timeline_, "stages"):
         call.out.line("")
-        call.out.table(views.stages(told))
+        call.out.table(views.stages(stages))
     return Code.OK
 
 
@@ -57,8 +58,7 @@ async def logs(call: Call) -> int:
         try:
             await copy(calls, call, call.api, path_of(args.id, "/logs"), params)
         except Problem as problem:
-            sitter = await babysitter_of(calls, call, problem)
-            await copy(calls, call, sitter, "/logs", params)
+            await copy(calls, call, await babysitter_of(calls, call, problem), "/logs", params)
     return Code.OK
 
 
@@ -88,13 +88,14 @@ async def babysitter_of(calls: Api, call: Call, problem: Problem) -> Place:
     if problem.code is Code.UNREACHABLE:
         raise problem
     try:
-        record = await calls.get(call.registry, f"/services/{quote(call.args.id, safe='')}")
+        record = answers.read(
+            ServiceRecord, await calls.get(call.registry, f"/services/{quote(call.args.id, safe='')}")
+        )
     except Problem:
         raise problem from None
-    url = str(record.get("url", ""))
-    if not url.startswith("http") or (record.get("metadata") or {}).get("type") == RecordKind.SERVER:
+    if not record.url.startswith("http") or record.type == RecordKind.SERVER:
         raise problem
-    return Place(f"the babysitter of {call.args.id}", (url,), "--registry-url", call.registry.token)
+    return Place(f"the babysitter of {call.args.id}", (record.url,), "--registry-url", call.registry.token)
 
 
 COMMANDS = (

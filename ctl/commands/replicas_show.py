@@ -3,16 +3,16 @@
 import time
 from argparse import ArgumentParser
 
-from ctl import api, completers
+from common.wire.replica import ReplicaInfo
+from common.wire.words import ReplicaStatus
+from ctl import answers, api, completers
 from ctl.call import Call, Command
 from ctl.codes import Code
 from ctl.convert import MODES
 from ctl.follow import info_of
 from ctl.views import replicas as views
 
-STATUSES = (
-    "pending", "creating", "starting", "waiting_for_ready", "ready", "unhealthy", "stopping", "stopped", "failed",
-)  # fmt: skip
+STATUSES = [status.value for status in ReplicaStatus if status is not ReplicaStatus.UNKNOWN]
 
 
 def add_list(parser: ArgumentParser) -> None:
@@ -31,11 +31,11 @@ def add_id(parser: ArgumentParser) -> None:
 async def listing(call: Call) -> int:
     """Print the replicas."""
     args = call.args
-    wanted = {"status": args.status, "model_name": args.model, "server_mode": args.mode}
-    params = {name: value for name, value in wanted.items() if value}
+    filters = {"status": args.status, "model_name": args.model, "server_mode": args.mode}
+    params = {name: value for name, value in filters.items() if value}
     async with api.connect() as calls:
         answer = await calls.get(call.api, "/api/v1/replicas", params=params)
-    infos = answer.get("replicas", [])
+    infos = answers.items(ReplicaInfo, answer, "replicas")
     if call.out.as_json:
         call.out.document(answer)
     elif infos:
@@ -53,7 +53,7 @@ async def get(call: Call) -> int:
         call.out.document(info)
     else:
         call.out.table(views.one(info))
-    return Code.FAILED if info.get("status") == "failed" else Code.OK
+    return Code.FAILED if info.get("status") == ReplicaStatus.FAILED else Code.OK
 
 
 COMMANDS = (

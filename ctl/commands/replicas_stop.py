@@ -1,10 +1,11 @@
 """`svcctl replicas stop|retry`: end replicas, and let a failed one begin again."""
 
 from argparse import ArgumentParser
-from typing import Any
 
+from common.wire.base import JsonObject
+from common.wire.replica import ReplicaInfo
 from common.wire.words import ReplicaStatus
-from ctl import api, completers
+from ctl import answers, api, completers
 from ctl.api import Api
 from ctl.call import Call, Command
 from ctl.codes import Code
@@ -36,26 +37,26 @@ async def stop(call: Call) -> int:
     """Stop replicas; one that cannot be stopped does not keep the others running."""
     async with api.connect() as calls:
         ids = await chosen(calls, call)
-        answers: list[Any] = []
+        replies: list[JsonObject] = []
         if call.args.force or not call.args.delete:
-            answers = await each(calls, call, ids, ("POST", "/stop"), {"force": call.args.force})
+            replies = await each(calls, call, ids, ("POST", "/stop"), {"force": call.args.force})
         if call.args.delete:
-            answers = await each(calls, call, ids, ("DELETE", ""))
+            replies = await each(calls, call, ids, ("DELETE", ""))
         if call.args.wait and ids:
             return await until(call, calls, ids, "stopped")
     if call.out.as_json:
-        call.out.document(answers)
+        call.out.document(replies)
     return Code.OK
 
 
 async def retry(call: Call) -> int:
     """Let failed replicas begin again."""
     async with api.connect() as calls:
-        answers = await each(calls, call, call.args.ids, ("POST", "/retry"))
+        replies = await each(calls, call, call.args.ids, ("POST", "/retry"))
         if call.args.wait:
             return await until(call, calls, call.args.ids, "ready")
     if call.out.as_json:
-        call.out.document(answers)
+        call.out.document(replies)
     return Code.OK
 
 
@@ -66,26 +67,22 @@ async def chosen(calls: Api, call: Call) -> list[str]:
         Problem: None were named.
     """
     if call.args.all:
-        listed = (await calls.get(call.api, "/api/v1/replicas")).get("replicas", [])
-        return [
-            str(info["replica_id"])
-            for info in listed
-            if call.args.delete or info.get("status") != ReplicaStatus.STOPPED
-        ]
+        infos = answers.items(ReplicaInfo, await calls.get(call.api, "/api/v1/replicas"), "replicas")
+        return [info.replica_id for info in infos if call.args.delete or info.status is not ReplicaStatus.STOPPED]
     if not call.args.ids:
         raise Problem("which replicas?", hint="name them, or give --all", code=Code.USAGE)
     return list(call.args.ids)
 
 
 async def each(
-    calls: Api, call: Call, ids: list[str], action: tuple[str, str], body: dict[str, Any] | None = None
-) -> list[Any]:
+    calls: Api, call: Call, ids: list[str], action: tuple[str, str], body: JsonObject | None = None
+) -> list[JsonObject]:
     """One call for each replica, `action` being its method and the end of its path; the first problem is raised last.
 
     Raises:
         Problem: A replica could not be told.
     """
-    answers, problems = [], []
+    replies, problems = [], []
     for replica_id in ids:
         try:
             method, rest = action
@@ -93,11 +90,11 @@ async def each(
         except Problem as problem:
             problems.append(problem)
             continue
-        answers.append(answer)
+        replies.append(answer)
         call.out.note(f"{replica_id}: {answer.get('message') or answer.get('status')}", "")
     if problems:
         raise problems[0]
-    return answers
+    return replies
 
 
 COMMANDS = (

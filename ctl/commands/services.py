@@ -3,7 +3,9 @@
 import time
 from argparse import ArgumentParser
 
-from ctl import api
+from common.wire.record import ServiceRecord
+from common.wire.router import RoutedService
+from ctl import answers, api
 from ctl.call import Call, Command
 from ctl.codes import Code
 from ctl.views import fleet
@@ -19,12 +21,12 @@ async def services(call: Call) -> int:
     async with api.connect() as calls:
         answer = await calls.get(call.registry, "/services")
     records = [
-        record
-        for record in answer.get("services", [])
-        if call.args.type in (None, (record.get("metadata") or {}).get("type"))
+        record for record in answers.items(ServiceRecord, answer, "services") if call.args.type in (None, record.type)
     ]
     if call.out.as_json:
-        call.out.document({**answer, "services": records, "total": len(records)})
+        names = {record.name for record in records}
+        shown = [record for record in answer.get("services", []) if record.get("name") in names]
+        call.out.document({**answer, "services": shown, "total": len(shown)})
     elif records:
         call.out.table(fleet.services(records, time.time()))
     else:
@@ -37,13 +39,13 @@ async def models(call: Call) -> int:
     router = call.router
     async with api.connect() as calls:
         listed = await calls.get(router, "/v1/models")
-        known = await calls.get(router, "/services")
+        routed = await calls.get(router, "/services")
     if call.out.as_json:
         call.out.document(listed)
     elif listed.get("data"):
-        call.out.table(fleet.models(listed["data"], known.get("services", [])))
+        call.out.table(fleet.models(listed["data"], answers.items(RoutedService, routed, "services")))
     else:
-        count = known.get("total", 0)
+        count = routed.get("total", 0)
         call.out.note(f"no model can be asked: the router knows {count} replica(s), none of them ready")
     return Code.OK
 

@@ -4,9 +4,10 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
 
-from ctl import api
+from common.wire.base import JsonObject
+from common.wire.replica import ReplicaInfo
+from ctl import answers, api
 from ctl.api import Api, Place
 from ctl.call import Call, Command
 from ctl.codes import Code
@@ -17,7 +18,7 @@ from ctl.problem import Problem
 from ctl.views import node
 from ctl.views.node import Seen
 
-DETAILS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+DETAILS: Mapping[str, Callable[[JsonObject], str]] = {
     REGISTRY: node.registry_detail,
     ROUTER: node.router_detail,
     AGENT: node.api_detail,
@@ -41,10 +42,11 @@ async def status(call: Call) -> int:
     else:
         call.out.table(node.table(seen))
         if replicas is not None:
-            call.out.line(node.replicas_line(replicas), "dim" if not replicas else "")
-            for info in replicas:
+            infos = answers.items(ReplicaInfo, {"replicas": replicas}, "replicas")
+            call.out.line(node.replicas_line(infos), "dim" if not infos else "")
+            for info in infos:
                 if waits := node.long_wait(info, time.time()):
-                    call.out.line(f"{info.get('replica_id', '?')} {waits}", "yellow")
+                    call.out.line(f"{info.replica_id} {waits}", "yellow")
         if not here:
             call.out.note(f"nothing was started from {call.state_dir}; 'svcctl up' starts a node")
     return Code.OK if all(one.well for one in seen) else Code.FAILED
@@ -74,7 +76,7 @@ async def _ask(calls: Api, kind: str, place: Place, *, pid: int | None = None, s
     return Seen(place.name, place.url, word, DETAILS[kind](health), pid, since_s, well=word in WELL)
 
 
-async def listed(calls: Api, call: Call) -> list[Mapping[str, Any]] | None:
+async def listed(calls: Api, call: Call) -> list[JsonObject] | None:
     """The replicas; None when nobody tells."""
     try:
         return list((await calls.get(call.api, "/api/v1/replicas")).get("replicas", []))

@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from ctl import api
+from common.wire.replica import ReplicaInfo
+from common.wire.router import RoutedService
+from ctl import answers, api
 from ctl.api import Api, Place
 from ctl.call import Call, Command
 from ctl.codes import Code
@@ -36,8 +37,8 @@ class TopState:
     """What was seen so far. `troubles` are services that do not answer now."""
 
     samples: deque[CounterSample] = field(default_factory=deque)
-    infos: Sequence[dict[str, Any]] = ()
-    services: Sequence[dict[str, Any]] = ()
+    infos: Sequence[ReplicaInfo] = ()
+    services: Sequence[RoutedService] = ()
     troubles: list[str] = field(default_factory=list)
     sort: str = SORTS[0]
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -50,8 +51,8 @@ class TopState:
 
     def rows(self) -> list[Row]:
         """The table now."""
-        known = rates(self.samples[0], self.samples[-1]) if self.samples else {}
-        return views.ordered(views.rows(self.infos, self.services, known), self.sort)
+        by_name = rates(self.samples[0], self.samples[-1]) if self.samples else {}
+        return views.ordered(views.rows(self.infos, self.services, by_name), self.sort)
 
     def fleet(self) -> Rates:
         """All of it."""
@@ -124,9 +125,9 @@ async def look(calls: Api, call: Call, watch: TopState) -> None:
             raise one
     infos, services, metrics = asked
     if isinstance(infos, dict):
-        watch.infos = infos.get("replicas", [])
+        watch.infos = answers.items(ReplicaInfo, infos, "replicas")
     if isinstance(services, dict):
-        watch.services = services.get("services", [])
+        watch.services = answers.items(RoutedService, services, "services")
     if isinstance(metrics, CounterSample):
         watch.take(metrics)
 
@@ -145,25 +146,25 @@ async def counters(calls: Api, router: Place) -> CounterSample:
 
 def show(call: Call, watch: TopState) -> None:
     """One look for a pipe."""
-    found = watch.rows()
+    shown = watch.rows()
     if call.out.as_json:
-        call.out.entry(views.document(found, watch.fleet(), watch.troubles))
+        call.out.entry(views.document(shown, watch.fleet(), watch.troubles))
         return
-    call.out.line(views.headline(found, watch.fleet()))
-    call.out.table(views.table(found))
+    call.out.line(views.headline(shown, watch.fleet()))
+    call.out.table(views.table(shown))
     for trouble in watch.troubles:
         call.out.note(trouble)
 
 
 def screen(call: Call, watch: TopState) -> RenderableType:
     """One look for a terminal, as many rows as it holds."""
-    found = watch.rows()
+    shown = watch.rows()
     room = max(call.out.console.height - FRAME_LINES - len(watch.troubles), 1)
-    title = Text("svcctl top", "bold cyan").append("   " + views.headline(found, watch.fleet()), "bold white")
-    hidden = f"{len(found) - room} more replicas   " if len(found) > room else ""
+    title = Text("svcctl top", "bold cyan").append("   " + views.headline(shown, watch.fleet()), "bold white")
+    hidden = f"{len(shown) - room} more replicas   " if len(shown) > room else ""
     keys = f"{hidden}sorted by {watch.sort}   s: sort   q: quit   every {call.args.interval:g} s, rates over {WINDOW_S:.0f} s"
     troubles = [Text(trouble, "bold red") for trouble in watch.troubles]
-    return Group(title, *troubles, Text(""), rich_table(views.table(found[:room])), Text(""), Text(keys, "dim"))
+    return Group(title, *troubles, Text(""), rich_table(views.table(shown[:room])), Text(""), Text(keys, "dim"))
 
 
 COMMANDS = (

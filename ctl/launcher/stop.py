@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from common.wire.replica import ReplicaInfo
 from common.wire.words import ReplicaStatus
+from ctl import answers
 from ctl.api import Api, Place
 from ctl.codes import Code
 from ctl.follow import path_of
@@ -50,5 +52,5 @@ async def count_replicas(calls: Api, agent: Place) -> int:
 
 async def alive(calls: Api, agent: Place) -> list[str]:
     """Replicas that have not stopped; a failed one still has its babysitter."""
-    listed = (await calls.get(agent, "/api/v1/replicas")).get("replicas", [])
-    return [str(one["replica_id"]) for one in listed if one.get("status") != ReplicaStatus.STOPPED]
+    infos = answers.items(ReplicaInfo, await calls.get(agent, "/api/v1/replicas"), "replicas")
+    return [info.replica_id for info in infos if info.status is not ReplicaStatus.STOPPED]

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.wire.base import JsonObject
 from ctl.sse import ServerSentEvent
 from ctl.views.words import duration
 
@@ -22,7 +23,7 @@ class ChatAnswer:
     text: str = ""
     thoughts: str = ""
     finish_reason: str | None = None
-    usage: dict[str, Any] = field(default_factory=dict)
+    usage: JsonObject = field(default_factory=dict)
     pieces: int = 0
     first: float | None = None
     last: float | None = None
@@ -86,7 +87,7 @@ class ChatAnswer:
         ended = "" if self.finish_reason in (None, "stop") else f", ended by {self.finish_reason}"
         return f"first token after {duration(self.first - self.began)}, {self.tokens} tokens{pace}{ended}"
 
-    def to_json(self, model: str) -> dict[str, Any]:
+    def to_json(self, model: str) -> JsonObject:
         """The answer as one document."""
         return {
             "model": model,

@@ -1,56 +1,56 @@
 """PURE. Services, models and routing decisions as tables."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from common.wire.base import JsonObject
+from common.wire.hints import Hints
+from common.wire.record import ServiceRecord
+from common.wire.router import RoutedService
+from ctl import answers
 from ctl.table import TextTable
 from ctl.views.words import age, names
 
-Record = Mapping[str, Any]
 
-
-def status_of(record: Record) -> str:
+def status_of(record: ServiceRecord) -> str:
     """A record's state in one word: what it says, unless its lease is over."""
-    if record.get("draining"):
-        return "draining"
-    return "stale" if record.get("stale") else str(record.get("status", "?"))
+    return "draining" if record.draining else "stale" if record.stale else record.status
 
 
-def services(records: Sequence[Record], now: float) -> TextTable:
+def services(records: Sequence[ServiceRecord], now: float) -> TextTable:
     """One row for each record, by name. `BEAT` is the time since its last heartbeat."""
     rows = [
         (
-            str(record.get("name", "?")),
-            str(_metadata(record).get("type") or ""),
+            record.name,
+            record.type or "",
             status_of(record),
-            "yes" if record.get("is_healthy") else "no",
-            age(record.get("last_heartbeat"), now),
-            str(record.get("url", "")),
-            names(_metadata(record).get("models")),
+            "yes" if record.is_healthy else "no",
+            age(record.last_heartbeat or None, now),
+            record.url,
+            names(answers.read(Hints, record.metadata).models),
         )
-        for record in sorted(records, key=lambda found: str(found.get("name")))
+        for record in sorted(records, key=lambda record: record.name)
     ]
     return TextTable(("NAME", "TYPE", "STATUS", "HEALTHY", "BEAT", "URL", "MODELS"), rows, right=frozenset({"BEAT"}))
 
 
-def models(listed: Sequence[Record], replicas: Sequence[Record]) -> TextTable:
+def models(listed: Sequence[JsonObject], replicas: Sequence[RoutedService]) -> TextTable:
     """One row for each model: how many of the replicas that list it can be asked, and by whom it is served."""
     rows = []
     for model in listed:
         name = str(model.get("id", "?"))
-        serving = [replica for replica in replicas if name in (replica.get("models") or ())]
-        ready = [replica for replica in serving if replica.get("healthy")]
-        in_flight = sum(int(replica.get("in_flight") or 0) for replica in serving)
-        who = ", ".join(sorted(str(replica.get("name")) for replica in ready))
+        serving = [replica for replica in replicas if name in replica.models]
+        ready = [replica for replica in serving if replica.healthy]
+        in_flight = sum(replica.in_flight for replica in serving)
+        who = ", ".join(sorted(replica.name for replica in ready))
         rows.append((name, f"{len(ready)}/{len(serving)}", str(in_flight), str(model.get("owned_by") or ""), who))
     columns = ("MODEL", "READY", "IN FLIGHT", "OWNED BY", "REPLICAS")
     return TextTable(columns, rows, right=frozenset({"READY", "IN FLIGHT"}))
 
 
-def candidates(decision: Record) -> TextTable:
+def candidates(decision: JsonObject) -> TextTable:
     """The router's candidates for a request: the one it would pick first, then the others by score."""
     picked = decision.get("picked")
-    found = sorted(
+    best_first = sorted(
         decision.get("candidates") or (), key=lambda one: (one.get("id") != picked, -(one.get("score") or 0.0))
     )
     rows = [
@@ -64,14 +64,14 @@ def candidates(decision: Record) -> TextTable:
             str(one.get("cache_type") or ""),
             str(one.get("excluded") or ""),
         )
-        for one in found
+        for one in best_first
     ]
     columns = ("", "REPLICA", "STANDING", "SCORE", "IN FLIGHT", "WEIGHT", "CACHE", "WHY NOT")
     numbers = frozenset({"SCORE", "IN FLIGHT", "WEIGHT"})
     return TextTable(columns, rows, right=numbers, states=frozenset({"STANDING"}))
 
 
-def decision_line(decision: Record) -> str:
+def decision_line(decision: JsonObject) -> str:
     """The decision in a sentence."""
     names_by_id = {one.get("id"): one.get("name") for one in decision.get("candidates") or ()}
     picked = names_by_id.get(decision.get("picked"))
@@ -82,8 +82,3 @@ def decision_line(decision: Record) -> str:
         return f"{model}: no replica can take a request now"
     panic = "; none is fresh, so whoever is registered is asked" if decision.get("panic") else ""
     return f"{model}: would go to {picked}, by the rule '{decision.get('rule')}'{panic}"
-
-
-def _metadata(record: Record) -> Record:
-    found = record.get("metadata")
-    return found if isinstance(found, Mapping) else {}

@@ -1,12 +1,18 @@
 """PURE. The node at a glance: its services, what was launched here, replicas by state."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from common.wire.babysitter import BabysitterHealth
+from common.wire.base import JsonObject
+from common.wire.registry import RegistryHealth, ReplicasHealth
+from common.wire.replica import ReplicaInfo
+from common.wire.router import RouterHealth
 from common.wire.words import ReplicaStatus
+from ctl import answers
 from ctl.table import TextTable
+from ctl.views.replicas import first_line
 from ctl.views.words import duration, moment
 
 SETTLED = frozenset({ReplicaStatus.READY, ReplicaStatus.STOPPING, ReplicaStatus.STOPPED, ReplicaStatus.FAILED})
@@ -43,60 +49,59 @@ def table(seen: Sequence[Seen]) -> TextTable:
     return TextTable(("NAME", "HEALTH", "PID", "AGE", "URL", "DETAIL"), rows, right=frozenset({"PID", "AGE"}))
 
 
-def registry_detail(health: Mapping[str, Any]) -> str:
+def registry_detail(answer: JsonObject) -> str:
     """What the registry says of itself."""
-    told = f"{health.get('healthy_services', '?')}/{health.get('registered_services', '?')} records healthy"
-    if health.get("self_preservation"):
-        told += "; many leases ended at once, so none is dropped"
-    if health.get("store") not in (None, "ok"):
-        told += f"; its store is {health['store']}"
-    return told
+    health = answers.read(RegistryHealth, answer)
+    detail = f"{health.healthy_services}/{health.registered_services} records healthy"
+    if health.self_preservation:
+        detail += "; many leases ended at once, so none is dropped"
+    return detail if health.store == "ok" else f"{detail}; its store is {health.store}"
 
 
-def router_detail(health: Mapping[str, Any]) -> str:
+def router_detail(answer: JsonObject) -> str:
     """What the router says of itself."""
-    told = f"{health.get('healthy_services', '?')} replicas can be asked"
-    if health.get("left_out"):
-        told += f"; {health['left_out']} are left out: raise --max-endpoints"
-    return f"{told}; registry: {health['registry_error']}" if health.get("registry_error") else told
+    health = answers.read(RouterHealth, answer)
+    detail = f"{health.healthy_services or '?'} replicas can be asked"
+    if health.left_out:
+        detail += f"; {health.left_out} are left out: raise --max-endpoints"
+    return f"{detail}; registry: {health.registry_error}" if health.registry_error else detail
 
 
-def api_detail(health: Mapping[str, Any]) -> str:
+def api_detail(answer: JsonObject) -> str:
     """What the replica API says of itself."""
-    return f"{health.get('replicas_ready', '?')}/{health.get('replicas_total', '?')} replicas ready"
+    health = answers.read(ReplicasHealth, answer)
+    return f"{health.replicas_ready}/{health.replicas_total} replicas ready"
 
 
-def babysitter_detail(health: Mapping[str, Any]) -> str:
+def babysitter_detail(answer: JsonObject) -> str:
     """What a babysitter says of its server."""
-    told = f"restarts {health['restart_count']}" if health.get("restart_count") else ""
-    error = str(health.get("error_message") or "").strip().splitlines()
-    return "; ".join(part for part in (told, error[0] if error else "", older_settings(health)) if part)
+    health = answers.read(BabysitterHealth, answer)
+    restarts = f"restarts {health.restart_count}" if health.restart_count else ""
+    return "; ".join(part for part in (restarts, first_line(health.error_message), older_settings(health)) if part)
 
 
-def older_settings(health: Mapping[str, Any]) -> str:
+def older_settings(health: BabysitterHealth | ReplicaInfo) -> str:
     """What of a babysitter's file is not in force; nothing when all of it is."""
-    if health.get("config_refused"):
-        return f"has a file with a fault, which is not in force: {str(health['config_refused']).splitlines()[0]}"
-    names = health.get("need_restart") or []
-    return f"runs with older settings than its file: {', '.join(map(str, names))}" if names else ""
+    if health.config_refused:
+        return f"has a file with a fault, which is not in force: {first_line(health.config_refused)}"
+    return f"runs with older settings than its file: {', '.join(health.need_restart)}" if health.need_restart else ""
 
 
-def long_wait(info: Mapping[str, Any], now: float) -> str:
+def long_wait(info: ReplicaInfo, now: float) -> str:
     """What a replica has been waiting for longer than usual, with its last reason (W33); nothing when it has not."""
-    status, reason = str(info.get("status", "?")), str(info.get("error_message") or "").strip()
-    since, restarts = moment(info.get("status_since")), info.get("restart_count") or 0
-    if status in SETTLED or not reason:
+    since, reason = moment(info.status_since), first_line(info.error_message)
+    if info.status in SETTLED or not reason:
         return ""
     lasted_s = 0.0 if since is None else max(0.0, now - since)
-    if lasted_s < LONG_WAIT_S and not restarts:
+    if lasted_s < LONG_WAIT_S and not info.restart_count:
         return ""
-    again = f", restarted {restarts} times" if restarts else ""
-    return f"has been {status} for {duration(lasted_s)}{again}: {reason.splitlines()[0]}"
+    again = f", restarted {info.restart_count} times" if info.restart_count else ""
+    return f"has been {info.status} for {duration(lasted_s)}{again}: {reason}"
 
 
-def replicas_line(replicas: Sequence[Mapping[str, Any]]) -> str:
+def replicas_line(replicas: Sequence[ReplicaInfo]) -> str:
     """Replicas by state, in a sentence."""
     if not replicas:
         return "no replicas"
-    counts = Counter(str(replica.get("status", "?")) for replica in replicas)
+    counts = Counter(replica.status for replica in replicas)
     return f"{len(replicas)} replicas: " + ", ".join(f"{count} {status}" for status, count in counts.most_common())

@@ -1,10 +1,14 @@
 """PURE. How far a replica is, from its infos and its events."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.wire.words import ReplicaStatus
+from common.wire.base import JsonObject
+from common.wire.replica import Stage
+from common.wire.words import NOT_SERVING, ReplicaStatus, StageState
+from ctl import answers
+from ctl.views.replicas import first_line
 
 STEPS = tuple(ReplicaStatus)[: tuple(ReplicaStatus).index(ReplicaStatus.READY) + 1]
 """From the create call on, in order."""
@@ -24,16 +28,16 @@ class ReplicaProgress:
     """
 
     replica_id: str
-    status: str = "pending"
+    status: str = ReplicaStatus.PENDING
     error: str = ""
-    endpoint: str = "NA"
+    endpoint: str = NOT_SERVING
     stalled: bool = False
     late: bool | None = None
     overdue: bool = False
-    stages: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    stages: dict[str, Stage] = field(default_factory=dict)
     jobs: dict[str, Sequence[str]] = field(default_factory=dict)
 
-    def take(self, name: str, data: Mapping[str, Any]) -> None:
+    def take(self, name: str, data: JsonObject) -> None:
         """An event of its stream; a `snapshot` is a whole info."""
         if name == "stage":
             self._stage(data)
@@ -54,8 +58,8 @@ class ReplicaProgress:
             self.status = str(data.get("status") or self.status)
 
     def _stage(self, stage: Any) -> None:
-        if isinstance(stage, Mapping) and stage.get("name"):
-            self.stages[str(stage["name"])] = stage
+        if isinstance(stage, dict) and (read := answers.read(Stage, stage)).name:
+            self.stages[read.name] = read
 
     def reached(self, wanted: str) -> bool:
         """There is nothing more to wait for; the wish has come true when `status` is it."""
@@ -64,18 +68,18 @@ class ReplicaProgress:
     @property
     def outcome(self) -> str:
         """How it ended, for the last line of a bar."""
-        if self.status == "ready":
+        if self.status == ReplicaStatus.READY:
             return f"ready at {self.endpoint}"
-        reason = self.error.strip().splitlines()
-        return self.status + (f": {reason[0]}" if reason else "")
+        reason = first_line(self.error)
+        return self.status + (f": {reason}" if reason else "")
 
     @property
     def stage(self) -> str:
         """Where it is, in a few words: the status, and what goes on within it."""
         running = self._running()
         word = self.status.replace("_", " ")
-        if self.status == "creating" and running is not None:
-            word = f"{word} · {running['name']}"
+        if self.status == ReplicaStatus.CREATING and running is not None:
+            word = f"{word} · {running.name}"
         if self.status in STEPS[2:4]:
             word = next((f"{word} · {kind}" for key, kind in reversed(JOBS) if self.jobs.get(key)), word)
         return f"{word} (its log is silent)" if self.stalled else f"{word} (late)" if self.late else word
@@ -84,19 +88,19 @@ class ReplicaProgress:
     def detail(self) -> str:
         """The latest news of it."""
         running = self._running()
-        if self.status == "creating" and running is not None:
-            return " ".join(str(running.get("detail") or "").split())[:80]
+        if self.status == ReplicaStatus.CREATING and running is not None:
+            return " ".join(running.detail.split())[:80]
         return next((str(self.jobs[key][-1]) for key, _ in reversed(JOBS) if self.jobs.get(key)), "")
 
     @property
     def share(self) -> float | None:
         """Steps done, of all; None while only the cluster knows how long it takes."""
-        if self.status not in STEPS or self.status == "waiting_for_ready":
+        if self.status not in STEPS or self.status == ReplicaStatus.WAITING_FOR_READY:
             return None
         base = STEPS.index(self.status) / (len(STEPS) - 1)
-        done = sum(stage.get("state") in ("done", "reused") for stage in self.stages.values())
-        within = done / (done + 1) if self.status == "creating" and done else 0.0
+        done = sum(stage.state in (StageState.DONE, StageState.REUSED) for stage in self.stages.values())
+        within = done / (done + 1) if self.status == ReplicaStatus.CREATING and done else 0.0
         return base + within / (len(STEPS) - 1)
 
-    def _running(self) -> Mapping[str, Any] | None:
-        return next((stage for stage in self.stages.values() if stage.get("state") == "running"), None)
+    def _running(self) -> Stage | None:
+        return next((stage for stage in self.stages.values() if stage.state is StageState.RUNNING), None)

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
+from common.wire.base import JsonObject
+from common.wire.hints import Hints
+from common.wire.replica import ReplicaInfo
+from common.wire.router import RoutedService
+from common.wire.words import ReplicaStatus
+from ctl import answers
 from ctl.table import TextTable
 from ctl.views.progress import STEPS
 from ctl.views.rates import Rates
 from ctl.views.replicas import node_of, word
 from ctl.views.words import duration, names
 
-Answer = Mapping[str, Any]
 SORTS = ("busy", "name", "state", "ttft", "errors")
 ORDER = ("failed", "unhealthy", "down", "stale", "draining", "stopping", *STEPS[:-1])
 """States that an operator wants to see first, when sorted by state; `ready` is last but for what has stopped."""
@@ -28,30 +32,26 @@ class Row:
     rates: Rates = field(default_factory=Rates)
 
 
-def rows(infos: Sequence[Answer], services: Sequence[Answer], rates: Mapping[str, Rates]) -> list[Row]:
-    """Replicas as their keepers tell, joined with what the router sees of their servers.
+def rows(infos: Sequence[ReplicaInfo], services: Sequence[RoutedService], rates: Mapping[str, Rates]) -> list[Row]:
+    """Replicas as their babysitters tell, joined with what the router sees of their servers.
 
     The server of replica X is X-server, or names X as its parent; a server of nobody's is a row of its own.
     """
-    found: list[Row] = []
-    left = {str(service.get("name")): service for service in services}
-    parents = {str((service.get("metadata") or {}).get("parent_service")): name for name, service in left.items()}
+    made: list[Row] = []
+    others = {service.name: service for service in services}
+    parents = {answers.read(Hints, service.metadata).parent_service: service.name for service in services}
     for info in infos:
-        replica_id = str(info.get("replica_id", "?"))
-        server = parents.get(replica_id, f"{replica_id}-server")
-        service = left.pop(server, None)
+        server = parents.get(info.replica_id, f"{info.replica_id}-server")
+        service = others.pop(server, None)
         state = word(info)
-        if state == "ready" and service is not None and service.get("standing") in ("down", "draining"):
-            state = str(service["standing"])
-        model = str(info.get("model_name") or names(info.get("models")))
-        now = rates.get(server, Rates())
-        found.append(Row(replica_id, model, state, node_of(info), int(info.get("restart_count") or 0), now))
-    for name, service in left.items():
-        state = "ready" if service.get("healthy") else str(service.get("standing", "?"))
-        found.append(
-            Row(name, names(service.get("models")), state, str(service.get("host", "")), 0, rates.get(name, Rates()))
-        )
-    return found
+        if state == ReplicaStatus.READY and service is not None and service.standing in ("down", "draining"):
+            state = service.standing
+        model = info.model_name or names(info.models)
+        made.append(Row(info.replica_id, model, state, node_of(info), info.restart_count, rates.get(server, Rates())))
+    for name, service in others.items():
+        state = ReplicaStatus.READY.value if service.healthy else service.standing
+        made.append(Row(name, names(service.models), state, service.host, 0, rates.get(name, Rates())))
+    return made
 
 
 def ordered(all_rows: Sequence[Row], by: str) -> list[Row]:
@@ -112,7 +112,7 @@ def headline(all_rows: Sequence[Row], fleet: Rates) -> str:
     )
 
 
-def document(all_rows: Sequence[Row], fleet: Rates, troubles: Sequence[str]) -> dict[str, Any]:
+def document(all_rows: Sequence[Row], fleet: Rates, troubles: Sequence[str]) -> JsonObject:
     """One look as JSON."""
     return {"replicas": [asdict(row) for row in all_rows], "fleet": asdict(fleet), "troubles": list(troubles)}
 

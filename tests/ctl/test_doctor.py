@@ -8,12 +8,31 @@ import pytest
 
 from babysitter.assemble import NO_IMAGE
 from common import __version__
+from common.wire.babysitter import BabysitterHealth
+from common.wire.record import ServiceRecord
+from common.wire.registry import RegistryHealth
+from common.wire.replica import ReplicaInfo
+from common.wire.router import RoutedService, RouterHealth
+from ctl import answers
 from ctl.codes import Code
 from ctl.doctor import judge, machine
 from ctl.doctor.finding import Verdict, fault, ok, summary, warn
 from ctl.ports import holder
 from ctl.views.words import moment
 from tests.ctl.conftest import Suite, record
+
+
+def infos(*members: dict[str, Any]) -> list[ReplicaInfo]:
+    return [answers.read(ReplicaInfo, it) for it in members]
+
+
+def records(*members: dict[str, Any]) -> list[ServiceRecord]:
+    return [answers.read(ServiceRecord, it) for it in members]
+
+
+def router_health(**members: Any) -> RouterHealth:
+    return answers.read(RouterHealth, members)
+
 
 WELL = {
     "registry GET /health": {
@@ -90,27 +109,28 @@ def test_clocks_are_compared_within_the_time_of_the_call(told: Any, verdict: Ver
 
 
 def test_addresses_that_others_cannot_reach_are_told() -> None:
-    records = [record("near"), record("far", host="10.0.0.7", port=40_000)]
-    told = list(judge.addresses(records))
+    told = list(judge.addresses(records(record("near"), record("far", host="10.0.0.7", port=40_000))))
     assert [one.verdict for one in told] == [Verdict.WARN, Verdict.WARN]
     assert "registered at loopback: near; others at 10.0.0.7" in told[0].seen
     assert "port 40000" in told[1].seen  # E8
-    assert list(judge.addresses([record("near")])) == []
+    assert list(judge.addresses(records(record("near")))) == []
 
 
 def test_a_registry_in_trouble_is_told() -> None:
-    found = list(judge.registry({"store": "unavailable", "self_preservation": True}))
+    found = list(judge.registry(answers.read(RegistryHealth, {"store": "unavailable", "self_preservation": True})))
     assert [one.verdict for one in found] == [Verdict.FAULT, Verdict.WARN, Verdict.OK]
 
 
 def test_a_router_without_registry_is_told_once() -> None:
-    found = list(judge.router({"registry_error": "refused", "registry_url": "http://r"}, [], [record("a")]))
+    found = list(
+        judge.router(router_health(registry_error="refused", registry_url="http://r"), [], records(record("a")))
+    )
     assert [one.verdict for one in found] == [Verdict.FAULT]
 
 
 def test_replica_whose_settings_are_older_than_its_file_is_a_warning_W31() -> None:
     old: dict[str, Any] = {"replica_id": "a", "status": "ready", "need_restart": ["backend"]}
-    found = list(judge.replicas([old, {"replica_id": "b", "status": "ready"}], 0))
+    found = list(judge.replicas(infos(old, {"replica_id": "b", "status": "ready"}), 0))
     assert [(one.verdict, one.seen) for one in found] == [
         (Verdict.WARN, "a runs with older settings than its file: backend"),
         (Verdict.OK, "2 of 2 replicas are ready"),
@@ -118,17 +138,22 @@ def test_replica_whose_settings_are_older_than_its_file_is_a_warning_W31() -> No
 
 
 def test_a_stalled_or_silent_replica_is_a_warning() -> None:
-    infos: list[dict[str, Any]] = [
+    members: list[dict[str, Any]] = [
         {"replica_id": "a", "status": "starting", "stalled": True},
         {"replica_id": "b", "status": "ready", "metadata": {"stale": True}},
         {"replica_id": "c", "status": "unhealthy"},
     ]
-    assert [one.verdict for one in judge.replicas(infos, 0)] == [Verdict.WARN, Verdict.WARN, Verdict.FAULT, Verdict.OK]
+    assert [one.verdict for one in judge.replicas(infos(*members), 0)] == [
+        Verdict.WARN,
+        Verdict.WARN,
+        Verdict.FAULT,
+        Verdict.OK,
+    ]
 
 
 def test_a_missing_image_registry_is_asked_for_once_W41() -> None:
     info = {"status": "ready", "warnings": [NO_IMAGE]}
-    found = list(judge.replicas([{**info, "replica_id": name} for name in ("a", "b")], 0))
+    found = list(judge.replicas(infos(*({**info, "replica_id": name} for name in ("a", "b"))), 0))
     assert [one.verdict for one in found] == [Verdict.WARN, Verdict.OK]
     assert found[0].seen == "a, b: the server is told no image (--cbcore)"
     assert found[0].remedy.startswith("set cbclient.image_registry")
@@ -136,7 +161,7 @@ def test_a_missing_image_registry_is_asked_for_once_W41() -> None:
 
 def test_a_late_replica_is_a_warning_with_its_last_reason_W43() -> None:
     late = {"replica_id": "a", "status": "waiting_for_ready", "late": True, "error_message": "refused\nmore"}
-    found = list(judge.replicas([late, {**late, "replica_id": "b", "status": "ready"}], 0))
+    found = list(judge.replicas(infos(late, {**late, "replica_id": "b", "status": "ready"}), 0))
     assert [(one.verdict, one.seen) for one in found] == [
         (Verdict.WARN, "a is late, and goes on: refused"),
         (Verdict.OK, "1 of 2 replicas are ready"),
@@ -178,14 +203,15 @@ async def test_each_node_is_asked_for_its_clock_and_each_agent_for_its_version(s
 
 
 def test_a_replica_that_requests_do_not_reach_is_told_with_the_reason_W18() -> None:
-    known = [
+    services = [
         {"name": "a", "healthy": True, "url": "http://a:1", "problem": "the port speaks TLS (4 requests in a row)"},
         {"name": "b", "healthy": True, "url": "http://b:1"},
     ]
-    for health in ({}, {"registry_error": "refused", "registry_url": "http://r"}):
-        found = next(one for one in judge.router(health, known, None) if one.check == "reach")
+    routed = answers.items(RoutedService, {"services": services}, "services")
+    for health in (router_health(), router_health(registry_error="refused", registry_url="http://r")):
+        found = next(one for one in judge.router(health, routed, None) if one.check == "reach")
         assert (found.verdict, "a fail: the port speaks TLS (4 requests" in found.seen) == (Verdict.FAULT, True)
-        assert sum(one.check == "reach" for one in judge.router(health, known, None)) == 1
+        assert sum(one.check == "reach" for one in judge.router(health, routed, None)) == 1
 
 
 @pytest.mark.parametrize(
@@ -206,12 +232,12 @@ def test_state_that_lasts_is_shown_with_its_last_reason_W33(
     info = {"replica_id": "a", "status": "waiting_for_ready", "status_since": since, "error_message": reason, **more}
     begun = moment(since)
     assert begun is not None
-    found = [one.seen for one in judge.replicas([info], begun + now_s) if one.verdict is not Verdict.OK]
+    found = [one.seen for one in judge.replicas(infos(info), begun + now_s) if one.verdict is not Verdict.OK]
     assert found == ([f"a {told}"] if told else [])
 
 
 def test_servers_left_out_of_the_routers_table_are_a_fault_W16() -> None:
-    (found,) = judge.router({"left_out": 976}, [], [record("a")])
+    (found,) = judge.router(router_health(left_out=976), [], records(record("a")))
     assert (found.verdict, "976 servers" in found.seen, "--max-endpoints" in found.remedy) == (
         Verdict.FAULT,
         True,
@@ -221,7 +247,7 @@ def test_servers_left_out_of_the_routers_table_are_a_fault_W16() -> None:
 
 def test_a_refused_registration_is_a_fault_with_its_reason_W16() -> None:
     refused = {"replica_id": "a", "status": "ready", "registration_error": "400: too long"}
-    assert [one.verdict for one in judge.replicas([refused], 0)] == [Verdict.FAULT, Verdict.OK]
-    (found,) = judge.babysitter("a", {"registration_error": "400: too long"})
+    assert [one.verdict for one in judge.replicas(infos(refused), 0)] == [Verdict.FAULT, Verdict.OK]
+    (found,) = judge.babysitter("a", answers.read(BabysitterHealth, {"registration_error": "400: too long"}))
     assert (found.verdict, found.seen) == (Verdict.FAULT, "the registry refuses the record of a: 400: too long")
-    assert list(judge.babysitter("a", {})) == []
+    assert list(judge.babysitter("a", answers.read(BabysitterHealth, {}))) == []

@@ -9,6 +9,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from common.wire.replica import ReplicaInfo
+from common.wire.router import RoutedService
+from ctl import answers
 from ctl.codes import Code
 from ctl.views import top
 from ctl.views.rates import CounterSample, Rates, quantile, rates, read_metrics, total
@@ -91,7 +94,12 @@ SERVICES: list[dict[str, Any]] = [
 
 def test_rows_join_replicas_with_their_servers_and_keep_those_of_nobody() -> None:
     found = {
-        row.name: row for row in top.rows(INFOS, SERVICES, {"a-server": Rates(tokens=5.0), "static": Rates(errors=1.0)})
+        row.name: row
+        for row in top.rows(
+            answers.items(ReplicaInfo, {"replicas": INFOS}, "replicas"),
+            answers.items(RoutedService, {"services": SERVICES}, "services"),
+            {"a-server": Rates(tokens=5.0), "static": Rates(errors=1.0)},
+        )
     }
     assert {name: row.state for name, row in found.items()} == {
         "a": "ready", "b": "creating", "c": "draining", "static": "down",

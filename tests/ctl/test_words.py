@@ -52,5 +52,5 @@ def test_babysitter_whose_settings_are_older_than_its_file_is_shown_so_W31() -> 
     told = node.babysitter_detail({"restart_count": 2, "need_restart": ["backend", "port"]})
     assert told == "restarts 2; runs with older settings than its file: backend, port"
     refused = {"need_restart": [], "config_refused": "babysitter.toml: no TOML\nmore"}
-    assert node.older_settings(refused) == "has a file with a fault, which is not in force: babysitter.toml: no TOML"
-    assert node.older_settings({"need_restart": [], "config_refused": None}) == node.older_settings({}) == ""
+    assert node.babysitter_detail(refused) == "has a file with a fault, which is not in force: babysitter.toml: no TOML"
+    assert node.babysitter_detail({"need_restart": [], "config_refused": None}) == node.babysitter_detail({}) == ""
