@@ -1,4 +1,4 @@
-"""Who may import what: the rules of the house, held by reading every module."""
+"""Who may import what, and what PURE modules may do: held by reading every module."""
 
 import ast
 import fnmatch
