@@ -1,4 +1,4 @@
-"""What a request must pass before it is routed: its path, its method, its key, its body."""
+"""The checks that a request passes before it is routed: its path, method, key and body; and what routing learns from it."""
 
 import random
 import re

@@ -1,8 +1,8 @@
-"""PURE. Which pages in a browser may read what the router answers (CORS, fetch.spec.whatwg.org 3.2): those of the settings.
+"""PURE. Which pages in a browser may read the router's answers (CORS, fetch.spec.whatwg.org 3.2): those of the settings.
 
-The lines are made once per head that is remembered, never per request. A listed origin is echoed, and its page may send
-credentials; `*` allows any page, and none with credentials, as the standard has it. The trees that change the fleet answer
-no page at all: a visitor's browser must not be a way to them.
+The lines are made once per head that is kept, not per request. A listed origin is echoed, and its page may send credentials.
+`*` allows any page, without credentials, as the standard has it. The trees that change the fleet answer no page at all: a
+visitor's browser must not be a way to them.
 """
 
 from collections.abc import Collection

@@ -1,7 +1,7 @@
-"""The client's leg: one connection, its requests one after the other, each answered before the next is read.
+"""A client's connection: its requests are answered one after the other, each before the next is read.
 
-Pipelined requests wait as bytes, bounded, and reading stops above the bound. A request is handed on only once its body
-is whole; heads and bodies have deadlines; whatever is wrong is answered once and the connection closed after it.
+Pipelined requests wait as bytes, up to a bound; above it the socket is not read. A request is handed on once its body is
+whole. Heads and bodies have deadlines. A request that is wrong is answered once, and then the connection is closed.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ PENDING_LIMIT_BYTES = 65536
 """Of pipelined bytes kept while an answer is under way; above it the socket is not read."""
 _TOO_MUCH = "the router holds too many request bodies; try again"
 LINGER_S = 2.0
-"""After a refusal the rest of the request is read and dropped for so long, so that the client can read why."""
+"""How long the rest of a refused request is read and dropped, so that the client can read why."""
 
 
 class _Reading(Enum):

@@ -52,7 +52,7 @@ _DROPPED = frozenset(
 
 
 _EVENTS = (b"text/event-stream", b"text/*", b"*/*", b"application/json")
-"""The last one too: OpenAI's and Anthropic's own clients send it and nothing else when they ask for a stream."""
+"""`application/json` is among them: OpenAI's and Anthropic's own clients send it alone when they ask for a stream."""
 _CODING = frozenset({b"accept-encoding"})
 
 

@@ -18,7 +18,7 @@ class EndMark(Enum):
 
 
 class Dialect(Enum):
-    """How a path's clients expect to be told of an error."""
+    """The form in which a path's clients expect an error."""
 
     OPENAI = "openai"
     RESPONSES = "responses"
@@ -30,9 +30,9 @@ class Dialect(Enum):
 class Operation:
     """One proxied path.
 
-    `prefixed`: OpenAI's own, which a replica may serve under `/v1`, bare, or both. `by_engine`: false where a server's front
-    answers without its engine, so that such an answer says nothing of that. `repeatable`: asking a second server does no harm;
-    false where the first may have kept something.
+    `prefixed`: OpenAI's own, which a replica may serve under `/v1`, bare, or both. `by_engine`: the engine answers; where a
+    server's front answers alone, the answer says nothing of the engine. `repeatable`: asking a second server does no harm;
+    false where the first may have stored something.
     """
 
     name: bytes

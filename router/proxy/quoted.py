@@ -1,6 +1,6 @@
-"""PURE. An answer that is no event stream, for a client that was given an event stream's head already: it becomes one event.
+"""PURE. A response that is no event stream, for a client that has an event stream's head already: it becomes one event.
 
-JSON, an error's mostly, is quoted; what cannot stand in an event (compressed, no JSON, too large) is named by an error.
+JSON, mostly an error, is quoted. A response that cannot stand in an event (compressed, no JSON, too large) becomes an error.
 """
 
 from router.proxy import answers

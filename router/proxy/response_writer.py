@@ -4,8 +4,8 @@ The head is held until the first byte of the body, so that until then another re
 whole (up to a limit): a client never gets half an object under a 200 (docs/faults.md A3). A stream that breaks after its
 first byte ends with an error event and without the closing chunk: never clean, never a second response (A1, F1, F2).
 
-The router writes (comments, an error event) only into an event stream whose bytes it can read: one that is compressed, or
-of a told length, passes untouched and is judged by its framing alone.
+The router adds comments and an error event only to an event stream whose bytes it can read. A stream that is compressed or
+has a Content-Length passes untouched, and is judged by its framing alone.
 """
 
 import re

@@ -1,6 +1,6 @@
-"""PURE. Paths as people type them: a slash too many, a prefix of another product; and which path is meant by one we lack.
+"""PURE. Paths as people type them (a slash too many, a prefix of another product), and the path that was probably meant.
 
-Only a path that ends up at a known one is read so. Any other stays as it came, and is refused as it came.
+Only a path that becomes a served one is changed. Any other stays as it came, and is refused as it came.
 """
 
 import difflib
@@ -12,8 +12,8 @@ from router.proxy.paths import CONTROL, MODEL_TREES, PROXIED
 _SLASHES = re.compile(rb"/{2,}")
 _LOOKED_AT_BYTES = 128
 _CLOSE, _A_LETTER = 0.6, 0.9
-"""Likenesses: of paths that somebody may have meant; and of those that differ in a letter or two, by which `/chat/completion`
-does not mean `/completion`."""
+"""`difflib` ratios: from the first on a path may have been meant; from the second on it differs in a letter or two only, and
+wins over a served path that the typed one ends with (`/chat/completion` is not `/completion`)."""
 _SERVED = sorted(path.decode() for path in PROXIED.keys() | (CONTROL - {b"/"}))
 
 

@@ -1,8 +1,8 @@
-"""PURE. How an event stream ended, by its last events: finished, with the engine's own error, or neither.
+"""PURE. How an event stream ended, judged by its last events: finished, with the engine's own error, or cut off.
 
-Read only where the path's end mark did not come. Some engines send none (InfiniLM's older server, `transformers serve`), and
-most end a stream with an error without it (llama.cpp): neither was cut off. Not compiled: msgspec makes the classes below
-from their annotations, and mypyc keeps none.
+This is read only where the path's end mark did not come. Some engines send none (InfiniLM's older server, `transformers
+serve`), and most end a stream with an error without it (llama.cpp): such streams were not cut off. Not compiled: msgspec
+needs the annotations of the classes below, and mypyc keeps none.
 """
 
 from typing import Any

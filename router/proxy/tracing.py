@@ -1,7 +1,7 @@
-"""A trace's part in the router: one span per request, one below it per wait in the queue and per attempt.
+"""A trace's part in the router: one span per request, and below it one per wait in the queue and one per attempt.
 
-Made when an attempt or a request is over, from the times it has recorded by then; only the ids are chosen earlier, because
-the replica is told them (`traceparent`). Off, this costs a comparison with None.
+Spans are made when an attempt or a request is over, from the times recorded by then. Only the ids are chosen earlier, because
+the replica gets them (`traceparent`). Without tracing this costs a comparison with None.
 """
 
 import random

@@ -1,7 +1,7 @@
-"""The replica's leg: one connection, and the pool of idle ones per endpoint.
+"""A replica's connection, and the pool of idle ones per endpoint.
 
-A connection serves one exchange at a time, frames its response, and hands the bytes on as they came. It returns to the
-pool only when the response ended exactly where its framing said and nothing of the request is left to send.
+A connection serves one request at a time, frames its response, and hands the bytes on as they came. It returns to the pool
+only when the response ended exactly where its framing says, and the whole request has been written.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """What a worker does about replicas that stand still: it passes over them, sets them aside, and takes them back.
 
-One that is late (`silence.py`) gets nothing from this worker while another is not, except that somebody tries again after
-five seconds. When several requests wait there, over all workers, it is set aside for everybody, as any outlier is.
+A replica that is late (`silence.py`) gets no request from this worker while another replica is on time; every five seconds
+one request tries it again. When several requests wait there, counted over all workers, it is set aside for everybody, as any
+outlier is.
 """
 
 from collections.abc import Sequence
