@@ -11,10 +11,8 @@ One `Directory` lives in the master and is written by one task only. It answers 
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from common.discovery.plan import plan_of
-from common.wire.base import JsonObject
 from common.wire.record import Beat, Delete, Put, ServiceRecord, Snapshot, Update
 from common.wire.words import RecordKind
 from router.model import Endpoint, Replica, Table
@@ -30,29 +28,6 @@ OF_ITS_LIFE = (
 """What a replica keeps when only its record changes."""
 RISE = 2
 """Good probes in a row that bring back a replica which probes took out (docs/faults.md A4)."""
-
-
-class Static(Protocol):
-    """An entry of the static services file."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def weight(self) -> float | None:
-        """Its relative share, if it has one of its own."""
-        ...
-
-    @property
-    def metadata(self) -> JsonObject:
-        """As in a record."""
-        ...
-
-    def place(self) -> tuple[str, str, int]:
-        """URL, host and port."""
-        ...
 
 
 @dataclass(slots=True)
@@ -126,9 +101,8 @@ class Directory:
         for replica in self.replicas.values():
             replica.authorization = keys.of(replica)
 
-    def set_static(self, services: Iterable[Static], *, kept: Collection[str] = ()) -> None:
+    def set_static(self, records: Iterable[ServiceRecord], *, kept: Collection[str] = ()) -> None:
         """Replace the static services; those named in `kept` stay as they are, if there are any."""
-        records = [_record_of(service) for service in services]
         routable = {record.name: record for record in records if record.type in (None, RecordKind.SERVER)}
         stay = routable.keys() | set(kept)
         for name in [replica.name for replica in self.replicas.values() if replica.static]:
@@ -281,13 +255,6 @@ class Directory:
 def _place(record: ServiceRecord) -> str:
     """Where it is, as part of a generation: `host:port`, with scheme and base path when they are not the usual ones."""
     return plan_of(record.url, record.host, record.port).url.removeprefix("http://")
-
-
-def _record_of(service: Static) -> ServiceRecord:
-    url, host, port = service.place()
-    return ServiceRecord(
-        name=service.name, host=host, port=port, url=url, weight=service.weight, metadata=service.metadata
-    )
 
 
 def _seen(replica: Replica) -> tuple[object, ...]:

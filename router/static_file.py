@@ -13,6 +13,7 @@ from common.nulls import without_nulls
 from common.service import ConfigurationError
 from common.settings import Layer, Settings, SettingsError, build, read_file
 from common.wire.base import JsonObject
+from common.wire.record import ServiceRecord
 
 
 class StaticService(Settings):
@@ -54,14 +55,18 @@ class StaticService(Settings):
             raise ValueError("needs 'host' and 'port', or a 'url'")
         return self
 
-    def place(self) -> tuple[str, str, int]:
-        """URL, host and port of its record."""
-        if self.url is None:
-            plan = plan_of("", self.host, self.port)
-        else:
-            default = DEFAULT_PORTS[self.url.partition(":")[0].lower()]
-            plan = plan_of(self.url, self.host, self.port or default)
-        return self.url or plan.url, plan.host, plan.port
+    def record(self) -> ServiceRecord:
+        """As a record of a registry would have it."""
+        default = DEFAULT_PORTS[self.url.partition(":")[0].lower()] if self.url else 0
+        plan = plan_of(self.url or "", self.host, self.port or default)
+        return ServiceRecord(
+            name=self.name,
+            host=plan.host,
+            port=plan.port,
+            url=self.url or plan.url,
+            weight=self.weight,
+            metadata=self.metadata,
+        )
 
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -72,13 +77,13 @@ class StaticServices:
     """What a file says.
 
     Args:
-        services: The good entries.
+        services: The good entries, as records.
         keys: What those with an `api_key_file` want to see in `Authorization`, by name.
         faults: One line for each entry that is left out.
         faulty: Names of those entries, where they can be read: what was known of them may stay.
     """
 
-    services: tuple[StaticService, ...] = ()
+    services: tuple[ServiceRecord, ...] = ()
     keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     faults: tuple[str, ...] = ()
     faulty: frozenset[str] = frozenset()
@@ -96,7 +101,7 @@ def read_static_services(path: Path) -> StaticServices:
         content = inner.get("services") if isinstance(inner, dict) else None
     if not isinstance(content, list):
         raise SettingsError(f"{path}: needs a list of services, or one under 'services'")
-    services: dict[str, StaticService] = {}
+    services: dict[str, ServiceRecord] = {}
     keys: dict[str, str] = {}
     faults: list[str] = []
     faulty: set[str] = set()
@@ -111,7 +116,7 @@ def read_static_services(path: Path) -> StaticServices:
                 raise SettingsError(f"{where}: the name {service.name!r} appears twice")
             if service.api_key_file is not None:
                 keys[service.name] = read_credential(service.api_key_file)
-            services[service.name] = service
+            services[service.name] = service.record()
         except (SettingsError, ConfigurationError) as error:
             text = str(error)
             faults.append(text if text.startswith(where) else f"{where}: {text}")

@@ -4,8 +4,9 @@ All of it is learned from what passes through the router: when a request was pla
 ended. An engine's own metrics are not needed; `cached_tokens` in an answer and the length of the engine's own queue are
 used where a replica tells them.
 
-None of the constants below was fitted. Each was chosen for the reason beside it, and the whole was then checked with
-`bench/replay` on a recorded trace and on made-up ones (docs/routing.md, "What was measured").
+The constants below are choices, each for the reason beside it. They were varied on a recorded trace with `bench/replay`, and
+checked on made-up ones. Of all that was varied there, only what a cache is believed to hold and how much the backlog counts
+made a difference worth naming (docs/routing.md, "What the replay assumes").
 """
 
 from collections import deque

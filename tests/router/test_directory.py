@@ -138,8 +138,8 @@ def test_static_services_never_vanish_and_follow_their_file() -> None:
     book = directory()
     book.set_static(
         [
-            StaticService(name="s", host="::1", port=1, weight=3, metadata={"models": ["x"]}),
-            StaticService(name="other", host="h", port=2, metadata={"type": "babysitter"}),
+            StaticService(name="s", host="::1", port=1, weight=3, metadata={"models": ["x"]}).record(),
+            StaticService(name="other", host="h", port=2, metadata={"type": "babysitter"}).record(),
         ]
     )
     book.apply(snapshot(), 0.0)

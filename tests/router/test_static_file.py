@@ -99,7 +99,7 @@ def test_static_replica_may_be_given_by_url_with_scheme_and_base_path_W19(
     url: str, where: tuple[str, int, bool, str, str | None]
 ) -> None:
     book = directory()
-    book.set_static([StaticService(name="a", url=url, metadata={"models": ["m"]})])
+    book.set_static([StaticService(name="a", url=url, metadata={"models": ["m"]}).record()])
     [endpoint] = book.table().endpoints
     assert (endpoint.host, endpoint.port, endpoint.tls, endpoint.base_path, endpoint.api_prefix) == where
 
@@ -122,7 +122,7 @@ def test_key_of_a_static_service_is_read_from_its_file_and_shown_nowhere_W3(tmp_
 
 def test_null_in_the_static_file_is_absent_W21(tmp_path: Path) -> None:
     path = written(tmp_path, '[{"name":"a","host":"h","port":1,"weight":null,"metadata":null,"url":null}]')
-    assert read_static_services(path).services == (StaticService(name="a", host="h", port=1),)
+    assert read_static_services(path).services == (StaticService(name="a", host="h", port=1).record(),)
 
 
 def test_static_service_that_becomes_another_type_is_no_replica_any_more(tmp_path: Path) -> None:
