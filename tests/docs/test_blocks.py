@@ -1,10 +1,13 @@
 """What every page shows is true: commands exist, their flags too, calls have routes, settings files load."""
 
+import contextlib
+import importlib
+import io
 import json
 import re
 import shlex
-import subprocess
 import sys
+import unittest.mock
 from functools import cache
 from typing import Any
 
@@ -39,15 +42,16 @@ def where(block: Block) -> str:
 
 @cache
 def help_of(module: str, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *words, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    return done.stdout
+    """What the program prints; in this process, which has imported most of it already."""
+    main = importlib.import_module(f"{module}.__main__").main
+    printed = io.StringIO()
+    with (
+        unittest.mock.patch.object(sys, "argv", [module, *words, "--help"]),
+        contextlib.redirect_stdout(printed),
+        contextlib.suppress(SystemExit),
+    ):
+        main()
+    return printed.getvalue()
 
 
 def commands(text: str) -> list[list[str]]:

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,6 +40,11 @@ def copy_tree(target: Path) -> None:
         if name and (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
+            # Python's own compiled form, where it is: compiling the whole tree anew would take each copy seconds.
+            cache = Path(cache_from_source(name))
+            if name.endswith(".py") and (ROOT / cache).is_file():
+                (target / cache).parent.mkdir(exist_ok=True)
+                shutil.copy2(ROOT / cache, target / cache)
 
 
 @dataclass
