@@ -28,20 +28,27 @@ step() {
 }
 
 mapfile -t scripts < <(grep -rlE '^#!.*\b(ba)?sh$' script deploy .ci)
-step ruff check .
-step ruff format --check .
-step mypy
-step mypy script/helper.py script/reference.py
-for program in deploy/python/{build,compile}.py; do step mypy "$program"; done
-step shellcheck -x "${scripts[@]}"
-# Workers of the tests' routers run the compiled data plane, where that can be made.
+check() {
+  step ruff check .
+  step ruff format --check .
+  step mypy
+  step mypy script/helper.py script/reference.py
+  for program in deploy/python/{build,compile}.py; do step mypy "$program"; done
+  step shellcheck -x "${scripts[@]}"
+}
+# Workers of the tests' routers run the compiled data plane, where that can be made. Beside that the checks, each of which
+# works on one processor.
 say "== router, compiled"
-python deploy/python/compile.py || (($? == 69)) || fail "the data plane does not compile (said above)"
+check &
+checks=$! compiled=0
+python deploy/python/compile.py || compiled=$?
+wait "$checks" || exit
+((compiled == 0 || compiled == 69)) || fail "the data plane does not compile (said above)"
 say "== pytest"
 # Two workers: the suite is made to share a small machine. The tests of one file stay together, in their order: some share
 # a real node. (pytest-xdist's groups do nothing under this pytest, which no longer keeps the id that they change.)
 # A worker that dies ends the run: xdist would wait for ever for the rest of its file.
-run_tests() { python -m pytest -n 2 --dist loadfile --max-worker-restart 0 "$@"; }
+run_tests() { python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 "$@"; }
 run_tests "$@"
 # Those of the world one after the other: each loads the machine by itself.
 if [[ -n $ALL ]]; then python -m pytest -m world --timeout 1800 "$@"; fi

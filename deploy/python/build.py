@@ -4,6 +4,7 @@ SVC_COMPILE=no    a pure wheel in any case        SVC_COMPILE=yes    a compiled 
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,5 +39,7 @@ class CompiledDataPlane(BuildHookInterface[Any]):
             self._folder.cleanup()
 
     def dependencies(self) -> list[str]:
-        """What compiling needs in the environment of the build."""
+        """What compiling needs in the environment of the build, where there is a compiler."""
+        if os.environ.get("SVC_COMPILE") == "no" or shutil.which(os.environ.get("CC", "cc").split()[0]) is None:
+            return []
         return ["mypy>=1.14", "setuptools>=75", "msgspec>=0.19", "httptools>=0.6.4"]

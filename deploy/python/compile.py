@@ -62,9 +62,6 @@ def check_tools() -> None:
     Raises:
         CannotCompile: A package, the C compiler or a header is missing.
     """
-    missing = [name for name in BUILT_WITH if importlib.util.find_spec(name) is None]
-    if missing:
-        raise CannotCompile(f"{', '.join(missing)}: not in this Python environment ({sys.prefix})")
     compiler = shlex.split(os.environ.get("CC", "cc"))
     include = sysconfig.get_path("include")
     command = [*compiler, f"-I{include}", "-fsyntax-only", "-x", "c", "-"]
@@ -77,6 +74,9 @@ def check_tools() -> None:
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["it says nothing"])[0]
         raise CannotCompile(f"headers of C or Python are missing ({said}): apt-get install libc6-dev python3-dev")
+    missing = [name for name in BUILT_WITH if importlib.util.find_spec(name) is None]
+    if missing:
+        raise CannotCompile(f"{', '.join(missing)}: not in this Python environment ({sys.prefix})")
 
 
 def read_by(modules: Iterable[str]) -> list[str]:
