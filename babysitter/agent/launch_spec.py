@@ -1,5 +1,6 @@
 """What every replica of this node gets alike: its babysitter's settings, environment, address and token."""
 
+import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,13 +26,13 @@ NOT_INHERITED = (ENV_PREFIX, "SVC_LAUNCHED")
 class LaunchSpec:
     """What a replica is started with.
 
-    `settings` go into each `babysitter.json`; `stop_limit_s` is how long a babysitter may take to end its server.
+    `settings` is the content of each `babysitter.json`; `stop_limit_s` is how long a babysitter may take to end its server.
     """
 
     root: Path
     command: tuple[str, ...]
     env: Mapping[str, str]
-    settings: JsonObject
+    settings: bytes
     local_host: str
     token: str | None
     stop_limit_s: float
@@ -71,7 +72,7 @@ def make_launch_spec(settings: AgentSettings, env: Mapping[str, str], root: Path
         env=own_python.environment(
             {name: value for name, value in env.items() if name not in PLAIN_ENV and not name.startswith(NOT_INHERITED)}
         ),
-        settings=merged(operators, ours),
+        settings=json.dumps(merged(operators, ours), indent=1).encode() + b"\n",
         local_host=WILDCARDS.get(address, address),
         token=token,
         stop_limit_s=restarts.drain_timeout_s + restarts.stop_grace_s + judged.jobs.cancel_timeout_s + STOP_MARGIN_S,

@@ -5,6 +5,7 @@ An id and ports are chosen and reserved without an `await` between, so that no t
 
 import asyncio
 import contextlib
+import json
 import random
 import secrets
 import string
@@ -159,7 +160,7 @@ class ReplicaManager:
         content = {**body, "request_id": request_id}
         arriving = self._arriving[record.replica_id] = _Arriving(record)
         try:
-            await asyncio.to_thread(self._create_files, record, request, content)
+            await asyncio.to_thread(self._create_files, record, request, json.dumps(content).encode())
         except OSError as error:
             del self._by_request[request_id]
             log.error("replica.not_made", replica=record.replica_id, reason=str(error))
@@ -251,7 +252,7 @@ class ReplicaManager:
                 return port
         raise ApiError(507, f"no two ports between {first} and {last} are free (settings first_port, last_port)")
 
-    def _create_files(self, record: ReplicaRecord, request: CreateRequest, content: JsonObject) -> None:
+    def _create_files(self, record: ReplicaRecord, request: CreateRequest, content: bytes) -> None:
         first = SavedReplica(
             replica_id=record.replica_id,
             server_mode=request.server_mode,

@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 
 from common.names import is_replica_id
-from common.wire.base import JsonObject
+from common.wire.create import RequestGlance
 
 LAST_PORT = 65_534
 Port = Annotated[int, msgspec.Meta(gt=0, le=LAST_PORT)]
@@ -45,9 +45,9 @@ class ReplicaRecord(msgspec.Struct):
 
 
 class RemovedReplica(ReplicaRecord):
-    """A replica whose directory is gone, as it stands in `state/{id}.gone.json`, with its create request."""
+    """A replica whose directory is gone, as it stands in `state/{id}.gone.json`, with what is shown of its request."""
 
-    request: JsonObject = {}
+    request: RequestGlance = RequestGlance()
 
 
 def read_record(content: object) -> ReplicaRecord | None:

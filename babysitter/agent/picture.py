@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from babysitter.agent.model import Desired, ReplicaRecord
 from babysitter.memory import SavedReplica
-from common.wire.create import RequestGlance
+from common.wire.create import NAMESPACE, RequestGlance
 from common.wire.replica import InfoMarks, Replica, ReplicaInfo
 from common.wire.words import NOT_SERVING, DisplayStatus, ReplicaStatus
 
@@ -62,7 +62,7 @@ def info(record: ReplicaRecord, state: SavedReplica, request: RequestGlance, *, 
         "display_status": display,
         "port": state.port or record.port,
         "multibox": request.placement.multibox,
-        "namespace": request.placement.namespace,
+        "namespace": request.placement.namespace or NAMESPACE,
         "workdir": workdir,
         "created_at": record.created_at,
         "updated_at": state.updated_at or record.created_at,

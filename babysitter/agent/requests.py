@@ -14,6 +14,7 @@ from babysitter.cbclient.request import CreateRequest, unknown
 from babysitter.cbclient.wheels import WheelError, check_allowed
 from common.http.errors import ApiError, parse_json_object
 from common.nulls import without_nulls
+from common.wire.base import JsonObject
 from common.wire.replica import Warned
 
 BODY_LIMIT_BYTES = 1 << 20
@@ -54,7 +55,7 @@ def check_content_type(request: web.Request) -> None:
         raise ApiError(415, f"Content-Type: must be application/json, not {request.content_type}", field="Content-Type")
 
 
-def parse_body(raw: bytes) -> dict[str, Any]:
+def parse_body(raw: bytes) -> JsonObject:
     """The JSON object in a body.
 
     Raises:
@@ -74,7 +75,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def read_request(body: Mapping[str, Any], *, wheel_dirs: Sequence[Path], model_dirs: Sequence[Path]) -> CreateRequest:
+def read_request(body: JsonObject, *, wheel_dirs: Sequence[Path], model_dirs: Sequence[Path]) -> CreateRequest:
     """The create request.
 
     Args:
@@ -96,7 +97,7 @@ def read_request(body: Mapping[str, Any], *, wheel_dirs: Sequence[Path], model_d
     return request
 
 
-def warnings(request: CreateRequest, body: Mapping[str, Any]) -> list[Warned]:
+def warnings(request: CreateRequest, body: JsonObject) -> list[Warned]:
     """The members of an accepted request that are not carried out, and those that are unknown."""
     notes = [Warned(field=field, note=note) for field, note in NOT_CARRIED_OUT.items() if _member(request, field)]
     if request.gateway_config.mock_backend and not MODES[request.server_mode].is_gateway:
@@ -108,7 +109,7 @@ def warnings(request: CreateRequest, body: Mapping[str, Any]) -> list[Warned]:
     return notes
 
 
-def digest(body: Mapping[str, Any]) -> str:
+def digest(body: JsonObject) -> str:
     """The same for two bodies that ask for the same, whatever their `request_id`."""
     content = {name: value for name, value in body.items() if name != "request_id"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -122,7 +123,7 @@ def _member(request: CreateRequest, field: str) -> object:
     return member
 
 
-def _check_mode(body: Mapping[str, Any]) -> None:
+def _check_mode(body: JsonObject) -> None:
     placement, mode = body.get("placement"), body.get("server_mode")
     multibox = placement.get("multibox") if isinstance(placement, Mapping) else None
     if isinstance(multibox, str) and not multibox.strip():

@@ -7,7 +7,6 @@ half made or half removed has a name that begins with a dot, and is cleared away
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import uuid
@@ -27,7 +26,7 @@ from common.names import is_replica_id
 from common.service import ConfigurationError
 from common.wire.base import JsonObject
 from common.wire.create import RequestGlance
-from common.wire.read import read_lenient
+from common.wire.read import read_json_lenient, read_lenient
 from common.wire.words import NOT_SERVING, DisplayStatus, ReplicaStatus
 
 log = structlog.get_logger(__name__)
@@ -113,13 +112,13 @@ class ReplicaStore:
             if record is not None and not (self.root / record.replica_id).exists():
                 yield record
 
-    def create(self, record: ReplicaRecord, request: JsonObject, settings: JsonObject, first: SavedReplica) -> None:
+    def create(self, record: ReplicaRecord, request: bytes, settings: bytes, first: SavedReplica) -> None:
         """Make a replica's directory: it is whole or not there (E3).
 
         Args:
             record: The replica.
-            request: What `request.json` holds.
-            settings: What its babysitter is told.
+            request: The content of `request.json`.
+            settings: That of `babysitter.json`, the file of settings of its babysitter.
             first: The state file's content until the babysitter writes it.
 
         Raises:
@@ -128,8 +127,8 @@ class ReplicaStore:
         fresh = self.root / f"{NEW}{record.replica_id}"
         try:
             fresh.mkdir(mode=0o700)
-            write_atomic(fresh / "request.json", json.dumps(request).encode())
-            write_atomic(fresh / "babysitter.json", _encode(settings))
+            write_atomic(fresh / "request.json", request)
+            write_atomic(fresh / "babysitter.json", settings)
             for _ in range(2):  # the second makes the first its backup
                 _save(StateFile(fresh / "agent.json"), record)
             _save(StateFile(self.state_path(record.replica_id)), first)
@@ -147,23 +146,27 @@ class ReplicaStore:
         """
         _save(StateFile(self.directory(record.replica_id) / "agent.json"), record)
 
-    def write_settings(self, replica_id: str, settings: JsonObject) -> None:
+    def write_settings(self, replica_id: str, settings: bytes) -> None:
         """Write its babysitter's settings anew, for the next babysitter."""
-        write_atomic(self.directory(replica_id) / "babysitter.json", _encode(settings))
+        write_atomic(self.directory(replica_id) / "babysitter.json", settings)
 
-    def has_settings(self, replica_id: str, settings: JsonObject) -> bool:
+    def has_settings(self, replica_id: str, settings: bytes) -> bool:
         """True when its babysitter was started with these settings; also when that cannot be told."""
         try:
-            return read_bounded(
-                self.directory(replica_id) / "babysitter.json", limit_bytes=FILE_LIMIT_BYTES
-            ) == _encode(settings)
+            return (
+                read_bounded(self.directory(replica_id) / "babysitter.json", limit_bytes=FILE_LIMIT_BYTES) == settings
+            )
         except (OSError, ValueError):
             return True
 
     def request(self, replica_id: str) -> RequestGlance:
         """The create request, as far as it can be read."""
-        request = _read(self.directory(replica_id) / "request.json") or _read(self._gone(replica_id)).get("request")
-        return read_lenient(RequestGlance, request if isinstance(request, dict) else {})
+        try:
+            raw = read_bounded(self.directory(replica_id) / "request.json", limit_bytes=FILE_LIMIT_BYTES)
+            return read_json_lenient(RequestGlance, raw)
+        except (OSError, ValueError, RecursionError):
+            request = (_checked(self._gone(replica_id)) or {}).get("request")
+            return read_lenient(RequestGlance, request if isinstance(request, dict) else {})
 
     def state_path(self, replica_id: str) -> Path:
         """`{root}/state/{id}.json`."""
@@ -216,7 +219,7 @@ class ReplicaStore:
         directory = self.directory(record.replica_id)
         if not directory.exists():
             return
-        removed = RemovedReplica(**asdict(record), request=_read(directory / "request.json"))
+        removed = RemovedReplica(**asdict(record), request=self.request(record.replica_id))
         try:
             _save(StateFile(self._gone(record.replica_id)), removed)
         except OSError as error:  # a full disk: the directory goes all the more
@@ -262,10 +265,6 @@ def _is_ours(path: Path) -> bool:
     return path.lstat().st_uid == os.geteuid()
 
 
-def _encode(content: JsonObject) -> bytes:
-    return json.dumps(content, indent=1).encode() + b"\n"
-
-
 def _save(file: StateFile, content: msgspec.Struct) -> None:
     """Write a checked file, and keep the version before it.
 
@@ -274,14 +273,6 @@ def _save(file: StateFile, content: msgspec.Struct) -> None:
     """
     if not file.save(msgspec.to_builtins(content)):
         raise OSError(errno.ENOSPC, file.failure)
-
-
-def _read(path: Path) -> JsonObject:
-    try:
-        content = json.loads(read_bounded(path, limit_bytes=FILE_LIMIT_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _checked(path: Path) -> JsonObject | None:

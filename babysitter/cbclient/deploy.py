@@ -31,6 +31,7 @@ from babysitter.cbclient.wheels import WheelError
 from babysitter.spec import DeployError
 from common.atomic_file import write_atomic
 from common.clock import Clock, iso
+from common.wire.base import JsonObject
 from common.wire.replica import Stage
 from common.wire.words import StageState
 
@@ -180,15 +181,8 @@ class ClientDeployer:
         places = (roots.workspace, roots.artifact_cache, roots.release_stage)
         return [*self._rules.wheel_dirs, *(path for path in places if path is not None)]
 
-    def _config(self, image_name: str | None) -> dict[str, Any]:
-        return effective_config(
-            self._request.full_config,
-            replica=self._request.replica_config.replica_config,
-            api=self._request.replica_config.api_config,
-            workdir=PurePosixPath(self._workdir),
-            image=image_name,
-            job=self._request.job,
-        )
+    def _config(self, image_name: str | None) -> JsonObject:
+        return effective_config(self._request, workdir=PurePosixPath(self._workdir), image=image_name)
 
     def _write_params(self, resolved: Resolved) -> None:
         config = self._config(resolved.image)
@@ -256,13 +250,15 @@ class ClientDeployer:
         return command
 
     def _command(self, resolved: Resolved) -> ServerCommand:
+        runconfig = self._config(resolved.image)["runconfig"]
         return make_command(
             self._request,
             self._rules,
             workdir=self._workdir,
             port=self._port,
             spec=resolved.spec,
-            runconfig=self._config(resolved.image)["runconfig"],
+            image=runconfig.get("cbcore_image"),
+            skip_version_check=bool(runconfig.get("disable_version_check")),
             environ=self._environ,
         )
 

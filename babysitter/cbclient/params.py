@@ -6,13 +6,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from babysitter.cbclient.modes import Mode
-from common.wire.create import Job
+from common.wire.base import JsonObject
+from common.wire.create import CreateRequest, Job
 
 TIME_LIMITS = ("job_time_sec", "job_timeout_s", "job_timeout")
 """How a runconfig may call the longest time of a job, in seconds; the first is what the server's own files say."""
 
 
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> JsonObject:
     """`base` with `over` laid over it, tables key by key."""
     result = dict(deepcopy(dict(base)))
     for name, value in over.items():
@@ -22,47 +23,39 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def effective_config(
-    full_config: Mapping[str, Any],
-    *,
-    replica: Mapping[str, Any],
-    api: Mapping[str, Any],
-    workdir: PurePosixPath,
-    image: str | None,
-    job: Job | None,
-) -> dict[str, Any]:
+def effective_config(request: CreateRequest, *, workdir: PurePosixPath, image: str | None) -> JsonObject:
     """What params.yaml and full_config.json hold.
 
-    `replica` and `api` go over `full_config.replica` and `.api_config`; `runconfig` gets the image where it names none,
-    what the request's `job` says, and a model_dir that lies under `workdir` unless it is absolute.
+    The request's `replica_config` goes over `full_config.replica` and `.api_config`; `runconfig` gets the image where it
+    names none, what the request's `job` says, and a model_dir that lies under `workdir` unless it is absolute.
     """
-    over = {name: table for name, table in (("replica", replica), ("api_config", api)) if table}
-    config = merged(full_config, over)
+    own = request.replica_config
+    tables = {"replica": own.replica_config, "api_config": own.api_config}
+    config = merged(request.full_config, {name: table for name, table in tables.items() if table})
     section = config.get("runconfig")
     runconfig = dict(section) if isinstance(section, Mapping) else {}
     if image is not None:
         runconfig.setdefault("cbcore_image", image)
-    if job is not None:
-        runconfig |= job_members(runconfig, job)
+    if request.job is not None:
+        _lay_over(runconfig, request.job)
     runconfig["model_dir"] = str(workdir / str(runconfig.get("model_dir") or "model_dir"))
     return {**config, "runconfig": runconfig}
 
 
-def job_members(runconfig: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    """The members of `runconfig` that `job` decides: what it names itself wins, labels (`name=value`) one by one."""
-    named, members = job.model_fields_set, dict[str, Any]()
+def _lay_over(runconfig: JsonObject, job: Job) -> None:
+    """Put what `job` names itself over `runconfig`, labels (`name=value`) one by one."""
+    named = job.model_fields_set
     if "job_priority" in named or "job_priority" not in runconfig:
-        members["job_priority"] = job.job_priority
+        runconfig["job_priority"] = job.job_priority
     if "job_timeout_s" in named:
         names = [name for name in TIME_LIMITS if name in runconfig] or TIME_LIMITS[:1]
-        members |= dict.fromkeys(names, job.job_timeout_s)
+        runconfig |= dict.fromkeys(names, job.job_timeout_s)
     if job.job_labels:
         before = runconfig.get("job_labels")
         labels = [*(before if isinstance(before, list) else ()), *job.job_labels]
-        members["job_labels"] = list({str(label).partition("=")[0]: label for label in labels}.values())
+        runconfig["job_labels"] = list({str(label).partition("=")[0]: label for label in labels}.values())
     if "disable_scheduler" in named:
-        members["disable_scheduler"] = job.disable_scheduler
-    return members
+        runconfig["disable_scheduler"] = job.disable_scheduler
 
 
 def server_flags(mode: Mode, *, image: str | None, skip_version_check: bool) -> list[str]:

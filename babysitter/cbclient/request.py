@@ -1,7 +1,6 @@
 """The create request as it stands in request.json (docs/contract.md 5), with what only a node can judge."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +12,7 @@ from common.atomic_file import read_bounded
 from common.nulls import without_nulls
 from common.service import ConfigurationError
 from common.wire import create
+from common.wire.base import JsonObject
 
 LIMIT_BYTES = 1 << 20
 
@@ -50,20 +50,20 @@ class CreateRequest(create.CreateRequest):
     cbclient_config: ClientConfig | None = None
 
 
-def unknown(body: Mapping[str, Any], model: type[BaseModel] = CreateRequest, path: str = "") -> list[str]:
+def unknown(body: JsonObject, model: type[BaseModel] = CreateRequest, path: str = "") -> list[str]:
     """Dotted names of the members of `body` that nothing here reads."""
     if model.model_config.get("extra") == "allow":
         return []
-    found = []
+    names = []
     for name, value in body.items():
         field = model.model_fields.get(name)
         if field is None:
-            found.append(f"{path}{name}")
+            names.append(f"{path}{name}")
             continue
         part = next((it for it in (field.annotation, *get_args(field.annotation)) if _is_model(it)), None)
-        if part is not None and isinstance(value, Mapping):
-            found += unknown(value, part, f"{path}{name}.")
-    return found
+        if part is not None and isinstance(value, dict):
+            names += unknown(value, part, f"{path}{name}.")
+    return names
 
 
 def _is_model(annotation: Any) -> bool:
@@ -82,8 +82,8 @@ def load(path: Path) -> CreateRequest:
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     except ValidationError as error:
-        told = [f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise ConfigurationError("\n".join(told)) from error
+        faults = [f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise ConfigurationError("\n".join(faults)) from error
     except ValueError as error:
         raise ConfigurationError(f"{path}: {error}") from error
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from babysitter.attempt import ServerCommand
 from babysitter.cbclient.modes import MODES
@@ -26,7 +25,8 @@ def make_command(
     workdir: Path,
     port: int,
     spec: EnvironmentSpec,
-    runconfig: Mapping[str, Any],
+    image: str | None,
+    skip_version_check: bool,
     environ: Mapping[str, str],
 ) -> ServerCommand:
     """The server's command: the module when the environment has it, else the older script.
@@ -55,8 +55,7 @@ def make_command(
         "logfile": str(workdir / f"{mode.logs}_server.log"),
         "workdir": str(workdir),
     }
-    skip = rules.skip_version_check or bool(runconfig.get("disable_version_check"))
-    flags = server_flags(mode, image=runconfig.get("cbcore_image"), skip_version_check=skip)
+    flags = server_flags(mode, image=image, skip_version_check=skip_version_check or rules.skip_version_check)
     task = server_environment(
         model_name=request.model_name,
         workdir=str(workdir),

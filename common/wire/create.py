@@ -13,6 +13,8 @@ from common.wire.words import ServerMode
 Text = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """What stands in a command line must not look like a flag."""
+NAMESPACE = "inf-integ"
+"""The cluster's namespace where a request names none."""
 
 
 class Part(BaseModel):
@@ -25,7 +27,7 @@ class Placement(Part):
     """Where on the cluster, and on which node of ours."""
 
     multibox: Name | None = None
-    namespace: Name = "inf-integ"
+    namespace: Name = NAMESPACE
     app_tag: Text | None = None
     node: Name | None = None
 
@@ -138,7 +140,7 @@ class PlacementGlance(Message, frozen=True, kw_only=True):
 
     node: object = None
     multibox: str | None = None
-    namespace: str = Placement().namespace
+    namespace: str | None = None
 
 
 class RequestGlance(Message, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from common.wire.base import Message
-from common.wire.create import RequestGlance
+from common.wire.create import NAMESPACE, RequestGlance
 from common.wire.read import read_json_lenient
 from common.wire.replica import Replica, ReplicaInfo, ReplicaReport
 from common.wire.words import RecordKind, ReplicaStatus
@@ -80,7 +80,7 @@ def pending_info(replica_id: str, request: RequestGlance, *, node: str, request_
         server_mode=request.server_mode,
         model_name=request.model_name,
         multibox=request.placement.multibox,
-        namespace=request.placement.namespace,
+        namespace=request.placement.namespace or NAMESPACE,
         request_id=request_id,
         metadata={**request.metadata, "node": node, "stale": False, "draining": False},
     )

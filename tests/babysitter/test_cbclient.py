@@ -32,7 +32,6 @@ from babysitter.settings import BabysitterSettings, parse
 from babysitter.spec import DeployError
 from common.clock import SystemClock
 from common.service import ConfigurationError
-from common.wire.create import Job
 from tests.babysitter.stand_in.wheels import make_wheel
 
 
@@ -270,8 +269,9 @@ def test_merged_lays_tables_over_tables() -> None:
 
 
 def effective(full: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {"replica": {}, "api": {}, "image": "r/cbcore:t", "job": None, **changes}
-    return effective_config(full, workdir=PurePosixPath("/w"), **given)
+    image = changes.pop("image", "r/cbcore:t")
+    request = CreateRequest.model_validate({**MINIMAL, "full_config": full, **changes})
+    return effective_config(request, workdir=PurePosixPath("/w"), image=image)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ LABELS = ["team=inference", "etime=2h"]
 def test_what_the_requests_job_says_itself_wins_over_the_runconfig_W41(
     runconfig: dict[str, Any], job: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    config = effective({"runconfig": runconfig}, job=Job.model_validate(job), image=None)
+    config = effective({"runconfig": runconfig}, job=job, image=None)
     assert config["runconfig"] == {**expected, "model_dir": "/w/model_dir"}
 
 
@@ -342,7 +342,7 @@ def test_a_gateway_is_started_with_the_mocked_backend_that_its_request_asks_for(
 
 def test_replica_config_goes_over_full_config() -> None:
     full = {"replica": {"a": 1, "b": 2}, "api_config": {"workers": 4}, "model": {"x": 1}}
-    config = effective(full, replica={"b": 3}, api={"workers": 8})
+    config = effective(full, replica_config={"replica_config": {"b": 3}, "api_config": {"workers": 8}})
     assert config["replica"] == {"a": 1, "b": 3}
     assert config["api_config"] == {"workers": 8}
     assert config["model"] == {"x": 1}
@@ -406,7 +406,8 @@ def command_of(workdir: Path, changes: dict[str, Any]) -> ServerCommand:
         workdir=workdir,
         port=8001,
         spec=EnvironmentSpec(None),
-        runconfig={"job_priority": "p1"},
+        image=None,
+        skip_version_check=False,
         environ={},
     )
 

@@ -209,7 +209,7 @@ def test_flags_of_from_yaml_win_over_the_file_in_params_yaml() -> None:
     chosen = RequestFlags(app_tag=TAG, priority="p0", timeout_s=60, labels=("prp=mine", "x=y"))
     request = read(from_model_config(yaml.safe_load(MODEL), chosen))
     workdir = PurePosixPath("/w")
-    config = effective_config(request.full_config, replica={}, api={}, workdir=workdir, image=None, job=request.job)
+    config = effective_config(request, workdir=workdir, image=None)
     asked = {"job_priority": "p0", "job_time_sec": 60, "job_labels": ["prp=mine", "etime=2h", "x=y"]}
     assert {name: config["runconfig"][name] for name in asked} == asked
 

@@ -168,10 +168,8 @@ def test_flags_stand_over_the_files_own_runconfig_as_far_as_params_yaml(timeout_
         laid_over({"server_mode": "replica", "model_name": "m", "full_config": config}, flags),
     ):
         assert made["full_config"]["runconfig"] == {**runconfig, **said}
-        job = CreateRequest.model_validate(made).job
-        for sent in (job, None):  # None: as one that only reads runconfig
-            params = effective_config(
-                made["full_config"], replica={}, api={}, workdir=PurePosixPath("/w"), image=None, job=sent
-            )
+        for sent in (made, {**made, "job": None}):  # None: as one that only reads runconfig
+            request = CreateRequest.model_validate(sent)
+            params = effective_config(request, workdir=PurePosixPath("/w"), image=None)
             assert {key: params["runconfig"][key] for key in said} == said
     assert runconfig["job_priority"] == "p1"

@@ -142,7 +142,7 @@ def test_a_restarted_agent_shows_100_replicas_within_two_seconds(tmp_path: Path)
     for number in range(100):
         replica_id = f"replica-{number:04}"
         record = ReplicaRecord(replica_id, 20_000 + 2 * number, replica_id, "d", "t", fault="none shall start")
-        store.create(record, {"server_mode": "replica", "model_name": "m"}, {}, SavedReplica(replica_id=replica_id))
+        store.create(record, b"{}", b"{}", SavedReplica(replica_id=replica_id))
     store.release()
     with agent(tmp_path) as node:
         began = time.monotonic()

@@ -96,6 +96,12 @@ def test_info_has_every_member_of_the_contract_before_a_babysitter_said_anything
     assert found["updated_at"] == found["created_at"] == RECORD.created_at
 
 
+def test_a_null_namespace_is_the_default_one_and_costs_no_other_member_W41() -> None:
+    request = read_lenient(RequestGlance, {"placement": {"multibox": "dh1", "namespace": None}, "metadata": None})
+    found = info(RECORD, state({}), request, workdir="/r/x", node="n1")
+    assert (found.multibox, found.namespace, found.metadata) == ("dh1", "inf-integ", {"node": "n1"})
+
+
 def test_info_of_a_stopped_replica_has_no_endpoint() -> None:
     found = picture({"status": "ready", "endpoint": "http://h:1", "base_url": "http://h:1"}, over=True)
     assert (found["status"], found["endpoint"], found["base_url"]) == ("stopped", "NA", None)

@@ -26,7 +26,7 @@ from common.wire.words import ReplicaStatus
 from tests.babysitter.agent.conftest import WAIT_S, StartAgent, create, reached, wanted
 
 RECORD = ReplicaRecord("abc123def456", 20_000, "r1", "d", "t")
-REQUEST = {"server_mode": "replica", "model_name": "m"}
+REQUEST = b'{"server_mode": "replica", "model_name": "m"}'
 
 
 def saved(**members: Any) -> SavedReplica:
@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Iterator[ReplicaStore]:
 
 
 def test_what_was_created_is_found_again(store: ReplicaStore) -> None:
-    store.create(RECORD, REQUEST, {"host": "h"}, saved(status=ReplicaStatus.PENDING))
+    store.create(RECORD, REQUEST, b"{}", saved(status=ReplicaStatus.PENDING))
     assert list(store.records()) == [RECORD]
     assert store.request(RECORD.replica_id).model_name == "m"
     assert store.state(RECORD.replica_id).status == "pending"
@@ -61,13 +61,13 @@ def test_the_directory_of_environments_is_no_replica(store: ReplicaStore, capsys
 def test_what_was_cut_is_cleared_away_E3(store: ReplicaStore) -> None:
     for name in (".new-abc123def457", ".gone-abc123def458-1"):
         (store.root / name).mkdir()
-        (store.root / name / "request.json").write_text(json.dumps(REQUEST))
+        (store.root / name / "request.json").write_bytes(REQUEST)
     assert list(store.records()) == []
     assert sorted(path.name for path in store.root.iterdir()) == ["agent.lock", "state"]
 
 
 def test_a_state_without_a_directory_is_cleared_away_E3(store: ReplicaStore) -> None:
-    store.create(RECORD, REQUEST, {}, saved())
+    store.create(RECORD, REQUEST, b"{}", saved())
     store.directory(RECORD.replica_id).rename(store.root / ".new-abc123def456")
     (store.state_dir / "by-hand.json").write_text("{}")
     assert list(store.records()) == []
@@ -77,7 +77,7 @@ def test_a_state_without_a_directory_is_cleared_away_E3(store: ReplicaStore) -> 
 def test_a_link_is_no_replica_E4(store: ReplicaStore, tmp_path: Path) -> None:
     other = ReplicaStore(tmp_path / "other")
     other.acquire()
-    other.create(RECORD, REQUEST, {}, saved())
+    other.create(RECORD, REQUEST, b"{}", saved())
     other.release()
     (store.root / RECORD.replica_id).symlink_to(other.root / RECORD.replica_id)
     assert list(store.records()) == []
@@ -95,7 +95,7 @@ def test_a_second_agent_is_refused_E9(store: ReplicaStore) -> None:
 
 
 def test_a_damaged_state_file_is_read_from_its_backup_or_memory_B8(store: ReplicaStore) -> None:
-    store.create(RECORD, REQUEST, {}, saved(status=ReplicaStatus.CREATING))
+    store.create(RECORD, REQUEST, b"{}", saved(status=ReplicaStatus.CREATING))
     path = store.state_path(RECORD.replica_id)
     assert store.state(RECORD.replica_id).status == "creating"
     path.write_bytes(path.read_bytes()[:-7])
@@ -106,7 +106,7 @@ def test_a_damaged_state_file_is_read_from_its_backup_or_memory_B8(store: Replic
 
 @pytest.mark.parametrize("damaged", [b"", b"{}", b"\x00" * 100, b"[]", b'{"port": 1}'])
 def test_a_damaged_memory_is_read_from_its_backup_B8(store: ReplicaStore, damaged: bytes) -> None:
-    store.create(RECORD, REQUEST, {}, saved())
+    store.create(RECORD, REQUEST, b"{}", saved())
     (store.directory(RECORD.replica_id) / "agent.json").write_bytes(damaged)
     assert list(store.records()) == [RECORD]
     store.save(replace(RECORD, desired=Desired.STOPPED))
@@ -115,7 +115,7 @@ def test_a_damaged_memory_is_read_from_its_backup_B8(store: ReplicaStore, damage
 
 def test_removing_leaves_what_is_shown_and_forgetting_leaves_nothing(store: ReplicaStore) -> None:
     gone = replace(RECORD, desired=Desired.DELETED, over=True)
-    store.create(gone, REQUEST, {}, saved(status=ReplicaStatus.READY, endpoint="http://h:1"))
+    store.create(gone, REQUEST, b"{}", saved(status=ReplicaStatus.READY, endpoint="http://h:1"))
     store.close_state(gone.replica_id)
     store.remove(gone)
     assert not store.directory(gone.replica_id).exists()
@@ -231,7 +231,7 @@ async def test_a_full_disk_does_not_keep_a_replica_from_being_removed_B9(
 
 
 def test_a_state_that_cannot_be_closed_is_told_B9(store: ReplicaStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.create(RECORD, REQUEST, {}, saved(status=ReplicaStatus.READY))
+    store.create(RECORD, REQUEST, b"{}", saved(status=ReplicaStatus.READY))
     make_room = let_disk_refuse(monkeypatch)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         store.close_state(RECORD.replica_id)
