@@ -17,11 +17,12 @@ from babysitter import events as ev
 from babysitter import ports
 from babysitter.api import ApiContext, make_app
 from babysitter.assemble import make_engine, make_probe, make_spec, other_hosts, settle_host
+from babysitter.backend_settings import BACKEND_LABELS
 from babysitter.home import Home
 from babysitter.memory import new_memory, read_memory
 from babysitter.reload import apply
 from babysitter.reporter import Reporter
-from babysitter.settings import BACKEND_LABELS, BabysitterSettings, config_file, parse
+from babysitter.settings import BabysitterSettings, config_file, parse
 from babysitter.start_trace import start_spans
 from babysitter.supervisor import Supervisor
 from common import own_python

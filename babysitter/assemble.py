@@ -12,6 +12,7 @@ import aiohttp
 import structlog
 
 from babysitter import ports
+from babysitter.backend_settings import BACKEND_LABELS, SERVER_WORDS, CbclientBackend, InfinilmRustBackend, VllmBackend
 from babysitter.cbclient.deploy import ClientDeployer
 from babysitter.cbclient.modes import MODES
 from babysitter.cbclient.request import CreateRequest, load
@@ -21,15 +22,7 @@ from babysitter.engine_health import EngineHealth
 from babysitter.launch import make_command, make_plan
 from babysitter.lifecycle import RestartPolicy
 from babysitter.probe import ServerProbe
-from babysitter.settings import (
-    BACKEND_LABELS,
-    SERVER_WORDS,
-    BabysitterSettings,
-    CbclientBackend,
-    InfinilmRustBackend,
-    RestartSettings,
-    VllmBackend,
-)
+from babysitter.settings import BabysitterSettings, RestartSettings
 from babysitter.slots import Slots
 from babysitter.spec import Addresses, JobRules, LogRules, Requested, Spec
 from babysitter.token_probe import AUTO, TokenProbe

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from babysitter.settings import InfinilmBackend, InfinilmRustBackend
+from babysitter.backend_settings import InfinilmBackend, InfinilmRustBackend
 from common.service import ConfigurationError
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -8,10 +8,7 @@ from pathlib import Path
 
 from babysitter import infinilm_places
 from babysitter.attempt import ServerCommand
-from babysitter.backends import command, infinilm, mock, vllm
-from babysitter.backends.plan import LaunchContext, LaunchPlan
-from babysitter.settings import (
-    BabysitterSettings,
+from babysitter.backend_settings import (
     CbclientBackend,
     CommandBackend,
     InfinilmBackend,
@@ -19,6 +16,9 @@ from babysitter.settings import (
     MockBackend,
     VllmBackend,
 )
+from babysitter.backends import command, infinilm, mock, vllm
+from babysitter.backends.plan import LaunchContext, LaunchPlan
+from babysitter.settings import BabysitterSettings
 from common import own_python
 from common.http.access import read_credential
 from common.service import ConfigurationError

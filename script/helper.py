@@ -17,8 +17,9 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from babysitter.settings import BabysitterSettings, SettingsError, parse
+from babysitter.settings import BabysitterSettings, parse
 from common.exits import ConfigurationError, Exit
+from common.settings import SettingsError
 from ctl.codes import Code
 from ctl.launcher.launch import CannotStart
 from ctl.launcher.plan import BABYSITTER, BabysitterFile

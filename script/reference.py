@@ -25,8 +25,9 @@ from babysitter import api as babysitter_api  # noqa: E402 - the project's root 
 from babysitter.agent.metrics import families as agent_families  # noqa: E402 - as above
 from babysitter.agent.routes import describe as describe_agent  # noqa: E402 - as above
 from babysitter.agent.settings import AgentSettings  # noqa: E402 - as above
+from babysitter.backend_settings import BACKEND_LABELS, Backend  # noqa: E402 - as above
 from babysitter.metrics import families as babysitter_families  # noqa: E402 - as above
-from babysitter.settings import BACKEND_LABELS, BabysitterSettings, Backend  # noqa: E402 - as above
+from babysitter.settings import BabysitterSettings  # noqa: E402 - as above
 from common.exits import Exit  # noqa: E402 - as above
 from common.settings import Option, options  # noqa: E402 - as above
 from common.wire.replica import NodeCounts, ReplicaReport  # noqa: E402 - as above

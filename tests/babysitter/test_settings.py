@@ -5,16 +5,9 @@ from pathlib import Path
 import pytest
 
 from babysitter.assemble import make_policy
-from babysitter.settings import (
-    BabysitterSettings,
-    CommandBackend,
-    InfinilmBackend,
-    InfinilmRustBackend,
-    MockBackend,
-    SettingsError,
-    VllmBackend,
-    parse,
-)
+from babysitter.backend_settings import CommandBackend, InfinilmBackend, InfinilmRustBackend, MockBackend, VllmBackend
+from babysitter.settings import BabysitterSettings, parse
+from common.settings import SettingsError
 
 GUIDE = """
 name = "babysitter-service-1"
