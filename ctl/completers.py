@@ -35,20 +35,20 @@ def files(*endings: str) -> Completer:
 
 def services(parsed_args: Namespace, **_rest: Any) -> list[str]:
     """Names of the routable records."""
-    found = _get(places.registry_url(parsed_args), "/services", parsed_args.token_file)["services"]
-    return [str(item["name"]) for item in found if item.get("metadata", {}).get("type") == RecordKind.SERVER]
+    records = _get(places.registry_url(parsed_args), "/services", parsed_args.token_file)["services"]
+    return [str(item["name"]) for item in records if item.get("metadata", {}).get("type") == RecordKind.SERVER]
 
 
 def replicas(parsed_args: Namespace, **_rest: Any) -> list[str]:
     """Ids of the replicas."""
-    found = _get(places.api_url(parsed_args), "/api/v1/replicas", parsed_args.token_file)["replicas"]
-    return [str(item["replica_id"]) for item in found]
+    infos = _get(places.api_url(parsed_args), "/api/v1/replicas", parsed_args.token_file)["replicas"]
+    return [str(item["replica_id"]) for item in infos]
 
 
 def models(parsed_args: Namespace, **_rest: Any) -> list[str]:
     """Ids of the models that can be asked."""
-    found = _get(places.router_url(parsed_args), "/v1/models", parsed_args.key_file, key=True)["data"]
-    return [str(item["id"]) for item in found]
+    listed = _get(places.router_url(parsed_args), "/v1/models", parsed_args.key_file, key=True)["data"]
+    return [str(item["id"]) for item in listed]
 
 
 def _get(base: str, path: str, secret_file: str | None, *, key: bool = False) -> Any:

@@ -155,9 +155,9 @@ def _fill(request: dict[str, Any], section: str, values: Mapping[str, Any]) -> N
 
 
 def _table(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = config.get(key)
-    if found is None:
+    table = config.get(key)
+    if table is None:
         return {}
-    if not isinstance(found, Mapping):
-        raise UnusableConfig(f"{key} must be a table, not {type(found).__name__}")
-    return found
+    if not isinstance(table, Mapping):
+        raise UnusableConfig(f"{key} must be a table, not {type(table).__name__}")
+    return table

@@ -15,6 +15,8 @@ from ctl.codes import Code
 from ctl.problem import Problem
 from ctl.sse import Events, ServerSentEvent
 
+NamedEvent = tuple[str, JsonObject]
+"""An event's name and data."""
 POLL_S = 0.5
 PATIENCE_S = 60.0
 """So long a service may be away while something is waited for: a registry that restarts ends no wait."""
@@ -41,9 +43,7 @@ async def info_of(calls: Api, place: Place, replica_id: str) -> JsonObject:
     return info
 
 
-async def follow(
-    calls: Api, place: Place, replica_id: str, *, until_ready: bool
-) -> AsyncGenerator[tuple[str, JsonObject], None]:
+async def follow(calls: Api, place: Place, replica_id: str, *, until_ready: bool) -> AsyncGenerator[NamedEvent, None]:
     """Events for ever, as (name, data), the first of them a `snapshot`; ends after the stream's own `end`.
 
     Raises:
@@ -71,9 +71,7 @@ async def follow(
         await asyncio.sleep(POLL_S)
 
 
-async def _stream(
-    calls: Api, place: Place, replica_id: str, *, until_ready: bool
-) -> AsyncGenerator[tuple[str, JsonObject], None]:
+async def _stream(calls: Api, place: Place, replica_id: str, *, until_ready: bool) -> AsyncGenerator[NamedEvent, None]:
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=SILENCE_S)
     params = {"until": "ready"} if until_ready else None
     parser = Events()

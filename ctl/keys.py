@@ -10,8 +10,8 @@ from typing import TextIO
 
 
 @contextmanager
-def pressed(source: TextIO, told: Callable[[str], None]) -> Iterator[None]:
-    """Call `told` with each key; does nothing when `source` is no terminal. Ctrl-C stays an interrupt."""
+def pressed(source: TextIO, take: Callable[[str], None]) -> Iterator[None]:
+    """Call `take` with each key; does nothing when `source` is no terminal. Ctrl-C stays an interrupt."""
     if not source.isatty():
         yield
         return
@@ -24,7 +24,7 @@ def pressed(source: TextIO, told: Callable[[str], None]) -> Iterator[None]:
         if not typed:
             loop.remove_reader(descriptor)
         for key in typed:
-            told(key)
+            take(key)
 
     tty.setcbreak(descriptor)
     loop.add_reader(descriptor, read)

@@ -87,5 +87,5 @@ class StageColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """rich: the cell."""
-        found = task.fields["stage"]
-        return found if isinstance(found, Text) else Text(str(found))
+        stage = task.fields["stage"]
+        return stage if isinstance(stage, Text) else Text(str(stage))

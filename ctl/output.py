@@ -73,12 +73,12 @@ class Output:
     def error(self, problem: Problem) -> None:
         """What is wrong, in one line; under --json as a document, on standard error all the same."""
         if self.as_json:
-            told = {"error": problem.message, "hint": problem.hint or None, "exit_code": int(problem.code)}
-            self.errors.file.write(json.dumps(told, ensure_ascii=False) + "\n")
+            document = {"error": problem.message, "hint": problem.hint or None, "exit_code": int(problem.code)}
+            self.errors.file.write(json.dumps(document, ensure_ascii=False) + "\n")
             return
-        said = Text("svcctl: ")
-        said.append("error: ", "bold red")
-        self.errors.print(said.append(visible(problem.line())))
+        line = Text("svcctl: ")
+        line.append("error: ", "bold red")
+        self.errors.print(line.append(visible(problem.line())))
 
 
 def rich_table(table: TextTable) -> RichTable:

@@ -55,8 +55,8 @@ def build(commands: Sequence[Command], env: Mapping[str, str]) -> argparse.Argum
         place, word = subs, first
         if second:
             if first not in groups:
-                said = GROUPS[first]
-                group = subs.add_parser(first, help=said, description=_sentence(said), formatter_class=Help)
+                purpose = GROUPS[first]
+                group = subs.add_parser(first, help=purpose, description=_sentence(purpose), formatter_class=Help)
                 groups[first] = group.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
             place, word = groups[first], second
         made = place.add_parser(
@@ -100,8 +100,8 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     """The flags of every command; their defaults stand on the top parser, so that a flag counts before and after it."""
     group = parser.add_argument_group("where, and how it is shown")
 
-    def add(flag: str, said: str, metavar: str, *, is_file: bool = False) -> None:
-        action = group.add_argument(flag, metavar=metavar, default=argparse.SUPPRESS, help=said)
+    def add(flag: str, help_text: str, metavar: str, *, is_file: bool = False) -> None:
+        action = group.add_argument(flag, metavar=metavar, default=argparse.SUPPRESS, help=help_text)
         if is_file:
             completers.attach(action, completers.files())
 

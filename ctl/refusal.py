@@ -13,42 +13,42 @@ SAID_LIMIT = 600
 
 def refusal(name: str, secret: str, status: int, content: Any) -> Problem:
     """The problem. `name` is the service's, `secret` the flag of its token."""
-    said = said_in(content) or responses.get(status, "no reason given")
+    reason = reason_in(content) or responses.get(status, "no reason given")
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return Problem(f"{name} refused: {said}", hint=f"give it with {secret}", code=Code.REFUSED)
+        return Problem(f"{name} refused: {reason}", hint=f"give it with {secret}", code=Code.REFUSED)
     if status == HTTPStatus.NOT_FOUND:
-        return Problem(f"{name}: {said}", code=Code.NOT_FOUND)
+        return Problem(f"{name}: {reason}", code=Code.NOT_FOUND)
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Problem(f"{name} refused ({status}): {said}", code=Code.REFUSED)
+        return Problem(f"{name} refused ({status}): {reason}", code=Code.REFUSED)
     if code_in(content) == "model_not_found":
         hint = "'svcctl models' lists those that can be asked"
-        return Problem(f"{name} failed ({status}): {said}", hint=hint, code=Code.NOT_FOUND)
-    return Problem(f"{name} failed ({status}): {said}", hint="'svcctl doctor' looks for the cause")
+        return Problem(f"{name} failed ({status}): {reason}", hint=hint, code=Code.NOT_FOUND)
+    return Problem(f"{name} failed ({status}): {reason}", hint="'svcctl doctor' looks for the cause")
 
 
-def said_in(content: Any) -> str:
+def reason_in(content: Any) -> str:
     """The error text of an answer: ours, OpenAI's, or a list of fields that are wrong."""
     if isinstance(content, str):
         return content[:SAID_LIMIT]
     if not isinstance(content, dict):
         return ""
-    told = content.get("error", content.get("detail", content.get("message", "")))
-    if isinstance(told, dict):
-        told = told.get("message", "")
-    if isinstance(told, list):
-        told = "; ".join(_field_fault(item) for item in told)
-    return str(told)[:SAID_LIMIT]
+    error = content.get("error", content.get("detail", content.get("message", "")))
+    if isinstance(error, dict):
+        error = error.get("message", "")
+    if isinstance(error, list):
+        error = "; ".join(_field_fault(item) for item in error)
+    return str(error)[:SAID_LIMIT]
 
 
 def code_in(content: Any) -> str | None:
     """The `code` of an answer in OpenAI's form."""
-    told = content.get("error") if isinstance(content, dict) else None
-    return told.get("code") if isinstance(told, dict) else None
+    error = content.get("error") if isinstance(content, dict) else None
+    return error.get("code") if isinstance(error, dict) else None
 
 
 def _field_fault(item: Any) -> str:
     if not isinstance(item, dict):
         return str(item)
     place = ".".join(str(part) for part in item.get("loc", ()) if part != "body")
-    said = str(item.get("msg", item))
-    return f"{place}: {said}" if place else said
+    fault = str(item.get("msg", item))
+    return f"{place}: {fault}" if place else fault

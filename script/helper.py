@@ -65,8 +65,8 @@ def tell_unread() -> None:
 def work(command: str, words: Sequence[str]) -> Coroutine[Any, Any, int]:
     """The command's work."""
     end = words.index("--") if "--" in words else len(words)
-    said = dict(word.split("=", 1) for word in words[1:end] if "=" in word)
-    script = Script(Path(__file__).resolve().parents[1], os.environ, Variables({**os.environ, **said}), read)
+    pairs = dict(word.split("=", 1) for word in words[1:end] if "=" in word)
+    script = Script(Path(__file__).resolve().parents[1], os.environ, Variables({**os.environ, **pairs}), read)
     if command == "status":
         return down.status(script)
     if command == "down":

@@ -6,7 +6,6 @@ from argparse import ArgumentParser
 
 import aiohttp
 
-from common.wire.base import JsonObject
 from ctl import api, completers
 from ctl.api import Api
 from ctl.call import Call, Command
@@ -53,36 +52,36 @@ async def chat(call: Call) -> int:
     return Code.OK
 
 
-async def converse(call: Call, calls: Api, messages: list[JsonObject]) -> int:
+async def converse(call: Call, calls: Api, messages: list[dict[str, str]]) -> int:
     """Questions from the terminal until end of file; what was said before goes along."""
     call.out.note(f"talking to {call.args.model}; Ctrl-D ends it")
     while True:
         try:
-            said = call.out.console.input("[bold cyan]> [/]")
+            question = call.out.console.input("[bold cyan]> [/]")
         except EOFError:
             call.out.line("")
             return Code.OK
-        if said.strip():
-            messages.append({"role": "user", "content": said})
+        if question.strip():
+            messages.append({"role": "user", "content": question})
             answer = await ask(call, calls, messages)
             messages.append({"role": "assistant", "content": answer.text})
             call.out.note(answer.summary())
 
 
-async def ask(call: Call, calls: Api, messages: list[JsonObject]) -> ChatAnswer:
+async def ask(call: Call, calls: Api, messages: list[dict[str, str]]) -> ChatAnswer:
     """One answer, shown while it comes.
 
     Raises:
         Problem: The router refuses, or the stream breaks.
     """
     args = call.args
-    wanted = {"max_tokens": args.max_tokens, "temperature": args.temperature}
+    options = {"max_tokens": args.max_tokens, "temperature": args.temperature}
     body = {
         "model": args.model,
         "messages": messages,
         "stream": True,
         "stream_options": {"include_usage": True},
-        **{name: value for name, value in wanted.items() if value is not None},
+        **{name: value for name, value in options.items() if value is not None},
     }
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=SILENCE_S)
     answer = ChatAnswer(time.monotonic())

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from common import __version__
 from common.wire.babysitter import BabysitterHealth
-from common.wire.base import JsonObject, Message
+from common.wire.base import Message
 from common.wire.record import ServiceRecord
 from common.wire.registry import RegistryHealth, ReplicasHealth
 from common.wire.replica import ReplicaInfo
@@ -103,7 +103,7 @@ async def replica_api(calls: Api, call: Call) -> list[Finding]:
     return [*findings, *judge.replicas(infos or (), time.time())]
 
 
-async def reach(calls: Api, place: Place, check: str) -> tuple[list[Finding], JsonObject | None]:
+async def reach(calls: Api, place: Place, check: str) -> tuple[list[Finding], object]:
     """Whether a service answers, whether it is the right one, and how its clock goes."""
     before = time.time()
     try:

@@ -51,12 +51,12 @@ def request(call: Call) -> JsonObject:
         return {"model": args.model, "messages": [{"role": "user", "content": args.prompt}], **key}
     try:
         raw = sys.stdin.buffer.read() if args.body == "-" else Path(args.body).read_bytes()
-        found = msgspec.json.decode(raw)
+        body = msgspec.json.decode(raw)
     except (OSError, msgspec.DecodeError) as error:
         raise Problem(f"{args.body}: {error}", code=Code.CONFIG) from error
-    if not isinstance(found, dict):
+    if not isinstance(body, dict):
         raise Problem(f"{args.body}: must be a JSON object", code=Code.CONFIG)
-    return found
+    return body
 
 
 COMMANDS = (

@@ -52,9 +52,9 @@ def request(call: Call) -> JsonObject:
         Problem: It is not said what to create.
     """
     args = call.args
-    found = read_table(args.file) if args.file else {}
+    in_file = read_table(args.file) if args.file else {}
     try:
-        body = laid_over(found, choices(args))
+        body = laid_over(in_file, choices(args))
     except UnusableConfig as error:
         raise Problem(str(error), code=Code.USAGE) from error
     missing = [flag for key, flag in (("server_mode", "--mode"), ("model_name", "--model")) if key not in body]

@@ -2,7 +2,6 @@
 
 from argparse import ArgumentParser
 
-from common.wire.base import JsonObject
 from common.wire.replica import ReplicaInfo
 from common.wire.words import ReplicaStatus
 from ctl import answers, api, completers
@@ -37,7 +36,7 @@ async def stop(call: Call) -> int:
     """Stop replicas; one that cannot be stopped does not keep the others running."""
     async with api.connect() as calls:
         ids = await chosen(calls, call)
-        replies: list[JsonObject] = []
+        replies: list[object] = []
         if call.args.force or not call.args.delete:
             replies = await each(calls, call, ids, ("POST", "/stop"), {"force": call.args.force})
         if call.args.delete:
@@ -75,14 +74,15 @@ async def chosen(calls: Api, call: Call) -> list[str]:
 
 
 async def each(
-    calls: Api, call: Call, ids: list[str], action: tuple[str, str], body: JsonObject | None = None
-) -> list[JsonObject]:
+    calls: Api, call: Call, ids: list[str], action: tuple[str, str], body: dict[str, bool] | None = None
+) -> list[object]:
     """One call for each replica, `action` being its method and the end of its path; the first problem is raised last.
 
     Raises:
         Problem: A replica could not be told.
     """
-    replies, problems = [], []
+    replies: list[object] = []
+    problems = []
     for replica_id in ids:
         try:
             method, rest = action

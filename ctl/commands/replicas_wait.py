@@ -12,11 +12,12 @@ from ctl.follow import follow, info_of
 from ctl.live import ProgressBoard, board
 from ctl.problem import Problem
 from ctl.views.progress import STEPS, ReplicaProgress
+from ctl.views.replicas import first_line
 
 
-def add_wait_flags(parser: ArgumentParser, said: str) -> None:
+def add_wait_flags(parser: ArgumentParser, help_text: str) -> None:
     """Flags of everything that may wait."""
-    parser.add_argument("--wait", action="store_true", help=said)
+    parser.add_argument("--wait", action="store_true", help=help_text)
     add_timeout(parser)
 
 
@@ -30,7 +31,7 @@ def add_wait(parser: ArgumentParser) -> None:
     ids = parser.add_argument("ids", metavar="ID", nargs="+", help="replicas")
     completers.attach(ids, completers.replicas)
     parser.add_argument(
-        "--for", dest="wanted", choices=("ready", "stopped"), default="ready", help="what to wait for (default: ready)"
+        "--for", dest="goal", choices=("ready", "stopped"), default="ready", help="what to wait for (default: ready)"
     )
     add_timeout(parser)
 
@@ -38,10 +39,10 @@ def add_wait(parser: ArgumentParser) -> None:
 async def wait(call: Call) -> int:
     """Wait for replicas that exist."""
     async with api.connect() as calls:
-        return await until(call, calls, call.args.ids, call.args.wanted)
+        return await until(call, calls, call.args.ids, call.args.goal)
 
 
-async def until(call: Call, calls: Api, ids: list[str], wanted: str) -> int:
+async def until(call: Call, calls: Api, ids: list[str], goal: str) -> int:
     """Wait for all of `ids`; the worst outcome is the command's.
 
     Raises:
@@ -52,42 +53,42 @@ async def until(call: Call, calls: Api, ids: list[str], wanted: str) -> int:
         async with asyncio.timeout(call.args.timeout):
             with board(call.out) as shown:
                 ended = await asyncio.gather(
-                    *(accompany(call, calls, way, wanted, shown) for way in ways), return_exceptions=True
+                    *(accompany(call, calls, way, goal, shown) for way in ways), return_exceptions=True
                 )
     except asyncio.CancelledError:
         call.out.note(f"nothing is stopped; wait again with: svcctl replicas wait {' '.join(ids)}")
         raise
     except TimeoutError as error:
-        left = ", ".join(f"{way.replica_id} ({way.stage})" for way in ways if not way.reached(wanted))
-        said = f"not {wanted} after {call.args.timeout:g} s: {left}"
-        raise Problem(said, hint="it goes on; wait again", code=Code.TIME_IS_UP) from error
+        waiting = ", ".join(f"{way.replica_id} ({way.stage})" for way in ways if not way.reached(goal))
+        message = f"not {goal} after {call.args.timeout:g} s: {waiting}"
+        raise Problem(message, hint="it goes on; wait again", code=Code.TIME_IS_UP) from error
     for fault in ended:
         if isinstance(fault, BaseException):
             raise fault
     await tell(call, calls, ways)
     for way in ways:
-        if way.status != wanted:
+        if way.status != goal:
             raise sorry(way)
     return Code.OK
 
 
-async def accompany(call: Call, calls: Api, way: ReplicaProgress, wanted: str, shown: ProgressBoard) -> None:
+async def accompany(call: Call, calls: Api, way: ReplicaProgress, goal: str, shown: ProgressBoard) -> None:
     """Follow one replica until there is nothing to wait for."""
-    known = False
+    was_there = False
     try:
-        async with aclosing(follow(calls, call.api, way.replica_id, until_ready=wanted == "ready")) as events:
+        async with aclosing(follow(calls, call.api, way.replica_id, until_ready=goal == "ready")) as events:
             async for name, data in events:
-                known = True
+                was_there = True
                 way.take(name, data)
-                if way.reached(wanted):
+                if way.reached(goal):
                     break
                 shown.show(way.replica_id, way.stage, share=way.share, detail=way.detail)
     except Problem as problem:
         # A deleted replica is forgotten after a while: it was there, so it is gone.
-        if not (known and wanted == "stopped" and problem.code is Code.NOT_FOUND):
+        if not (was_there and goal == "stopped" and problem.code is Code.NOT_FOUND):
             raise
         way.take("end", {"status": "stopped"})
-    shown.end(way.replica_id, way.outcome, well=way.status == wanted)
+    shown.end(way.replica_id, way.outcome, well=way.status == goal)
 
 
 async def tell(call: Call, calls: Api, ways: list[ReplicaProgress]) -> None:
@@ -99,14 +100,14 @@ async def tell(call: Call, calls: Api, ways: list[ReplicaProgress]) -> None:
 
 def sorry(way: ReplicaProgress) -> Problem:
     """What an operator needs of a replica that did not get there."""
-    reason = way.error.strip().splitlines()
-    said = f": {reason[0]}" if reason else ""
+    reason = first_line(way.error)
+    why = f": {reason}" if reason else ""
     if way.overdue and way.status in STEPS:
-        told = f"{way.replica_id} is late: not ready in the time that its request or the agent allows{said}"
+        message = f"{way.replica_id} is late: not ready in the time that its request or the agent allows{why}"
         return Problem(
-            told, hint=f"it goes on; wait again: svcctl replicas wait {way.replica_id}", code=Code.TIME_IS_UP
+            message, hint=f"it goes on; wait again: svcctl replicas wait {way.replica_id}", code=Code.TIME_IS_UP
         )
-    return Problem(f"{way.replica_id} is {way.status}{said}", hint=f"see 'svcctl replicas logs {way.replica_id}'")
+    return Problem(f"{way.replica_id} is {way.status}{why}", hint=f"see 'svcctl replicas logs {way.replica_id}'")
 
 
 COMMANDS = (

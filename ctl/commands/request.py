@@ -21,8 +21,8 @@ LIMIT_BYTES = 4 << 20
 
 def add(parser: ArgumentParser) -> None:
     """Flags of `request from-yaml`."""
-    given = parser.add_argument("file", metavar="FILE", help="the model configuration; - is standard input")
-    completers.attach(given, completers.files("yaml", "yml", "json"))
+    file = parser.add_argument("file", metavar="FILE", help="the model configuration; - is standard input")
+    completers.attach(file, completers.files("yaml", "yml", "json"))
     add_choices(parser)
     output = parser.add_argument("-o", "--output", metavar="FILE", help="write it there instead")
     completers.attach(output, completers.files("json"))
@@ -106,14 +106,14 @@ def read_table(file: str) -> dict[str, Any]:
                 raw = opened.read(LIMIT_BYTES + 1)
         if len(raw) > LIMIT_BYTES:
             raise Problem(f"{file}: larger than {LIMIT_BYTES} bytes", code=Code.CONFIG)
-        found = parse(raw.decode())
+        table = parse(raw.decode())
     except OSError as error:
         raise Problem(f"{file}: {error.strerror}", code=Code.CONFIG) from error
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise Problem(f"{file}: no valid YAML or JSON: {error}", code=Code.CONFIG) from error
-    if not isinstance(found, dict):
-        raise Problem(f"{file}: must hold a table, not {type(found).__name__}", code=Code.CONFIG)
-    return found
+    if not isinstance(table, dict):
+        raise Problem(f"{file}: must hold a table, not {type(table).__name__}", code=Code.CONFIG)
+    return table
 
 
 def parse(text: str) -> Any:

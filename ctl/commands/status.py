@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from common.wire.base import JsonObject
 from common.wire.replica import ReplicaInfo
 from ctl import answers, api
 from ctl.api import Api, Place
@@ -18,7 +17,7 @@ from ctl.problem import Problem
 from ctl.views import node
 from ctl.views.node import Seen
 
-DETAILS: Mapping[str, Callable[[JsonObject], str]] = {
+DETAILS: Mapping[str, Callable[[object], str]] = {
     REGISTRY: node.registry_detail,
     ROUTER: node.router_detail,
     AGENT: node.api_detail,
@@ -76,7 +75,7 @@ async def _ask(calls: Api, kind: str, place: Place, *, pid: int | None = None, s
     return Seen(place.name, place.url, word, DETAILS[kind](health), pid, since_s, well=word in WELL)
 
 
-async def listed(calls: Api, call: Call) -> list[JsonObject] | None:
+async def listed(calls: Api, call: Call) -> list[object] | None:
     """The replicas; None when nobody tells."""
     try:
         return list((await calls.get(call.api, "/api/v1/replicas")).get("replicas", []))

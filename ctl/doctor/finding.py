@@ -58,5 +58,5 @@ def summary(findings: Sequence[Finding]) -> str:
     warnings = sum(one.verdict is Verdict.WARN for one in findings)
     if not faults and not warnings:
         return f"all well: {len(findings)} checks"
-    told = [f"{count} {word}{'s' if count > 1 else ''}" for count, word in ((faults, "fault"), (warnings, "warning"))]
-    return " and ".join(text for text in told if not text.startswith("0")) + f" in {len(findings)} checks"
+    counts = [f"{count} {word}{'s' if count > 1 else ''}" for count, word in ((faults, "fault"), (warnings, "warning"))]
+    return " and ".join(text for text in counts if not text.startswith("0")) + f" in {len(findings)} checks"

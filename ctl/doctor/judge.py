@@ -114,8 +114,8 @@ def babysitter(name: str, health: BabysitterHealth) -> Iterator[Finding]:
 
 def unregistered(name: str, reason: str) -> Finding:
     """A server that serves, and that no router can find."""
-    said = f"the registry refuses the record of {name}: {reason}"
-    return fault("registration", said, "see 'A server is unregistered' in docs/troubleshooting.md")
+    seen = f"the registry refuses the record of {name}: {reason}"
+    return fault("registration", seen, "see 'A server is unregistered' in docs/troubleshooting.md")
 
 
 def addresses(records: Sequence[ServiceRecord]) -> Iterator[Finding]:
@@ -145,9 +145,9 @@ def clock(name: str, timestamp: object, before: float, after: float) -> Finding:
     off_s = max(before - theirs, theirs - after, 0.0)
     if off_s < CLOCK_WARN_S:
         return ok("clocks", f"{name}'s agrees with this machine's")
-    said = f"{name}'s is {duration(off_s)} {'behind' if theirs < before else 'ahead of'} this machine's"
+    seen = f"{name}'s is {duration(off_s)} {'behind' if theirs < before else 'ahead of'} this machine's"
     remedy = "run NTP on both (timedatectl set-ntp true); logs and ages are wrong until then"
-    return (fault if off_s > CLOCK_FAULT_S else warn)("clocks", said, remedy)
+    return (fault if off_s > CLOCK_FAULT_S else warn)("clocks", seen, remedy)
 
 
 def versions(ours: str, theirs: str, name: str) -> Finding:

@@ -21,11 +21,11 @@ LEAST_INODES = 1000
 
 def packages() -> Iterator[Finding]:
     """The interpreter, and every package that the suite needs, by the floors of its own metadata."""
-    version = ".".join(map(str, sys.version_info[:3]))
+    python = ".".join(map(str, sys.version_info[:3]))
     try:
         needed = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
-        yield skipped("packages", f"Python {version}; run from a source tree, so there are no floors to check")
+        yield skipped("packages", f"Python {python}; run from a source tree, so there are no floors to check")
         return
     missing = []
     for text in needed:
@@ -33,15 +33,15 @@ def packages() -> Iterator[Finding]:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            found = metadata.version(requirement.name)
+            version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            found = None
-        if found is None or not requirement.specifier.contains(found, prereleases=True):
-            missing.append(f"{requirement.name} {found or 'is missing'} (needs {requirement.specifier})")
+            version = None
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            missing.append(f"{requirement.name} {version or 'is missing'} (needs {requirement.specifier})")
     if missing:
         yield fault("packages", ", ".join(missing), f"{sys.executable} -m pip install --upgrade {DISTRIBUTION}")
     else:
-        yield ok("packages", f"Python {version}; every package is new enough")
+        yield ok("packages", f"Python {python}; every package is new enough")
 
 
 def disk(folder: Path) -> Iterator[Finding]:
@@ -52,13 +52,13 @@ def disk(folder: Path) -> Iterator[Finding]:
         return
     room = os.statvfs(place)
     free, share = room.f_bavail * room.f_frsize, room.f_bavail / max(room.f_blocks, 1)
-    said = f"{size(free)} free at {place} ({share:.0%})"
+    seen = f"{size(free)} free at {place} ({share:.0%})"
     if free < LEAST_FREE_BYTES:
-        yield fault("disk", said, "make room: logs are in STATE/logs, environments of replicas beside their folders")
+        yield fault("disk", seen, "make room: logs are in STATE/logs, environments of replicas beside their folders")
     elif free < LITTLE_FREE_BYTES:
-        yield warn("disk", said, "make room soon")
+        yield warn("disk", seen, "make room soon")
     else:
-        yield ok("disk", said)
+        yield ok("disk", seen)
     if room.f_files and room.f_favail < LEAST_INODES:
         yield fault("disk", f"only {room.f_favail} more files fit at {place}", "remove files there")
 
@@ -72,12 +72,12 @@ def limits() -> Finding:
     return warn("limits", f"only {soft} open files per process", remedy)
 
 
-def secret(check: str, option: str, read: Callable[[], object], given: str | None) -> Finding:
+def secret(check: str, option: str, read: Callable[[], object], file: str | None) -> Finding:
     """A file with a token or a key."""
-    if given is None:
+    if file is None:
         return skipped(check, f"none given ({option})")
     try:
         read()
     except Problem as problem:
         return fault(check, problem.message, problem.hint or "see the message")
-    return ok(check, f"{given} can be read, and only by its owner")
+    return ok(check, f"{file} can be read, and only by its owner")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.discovery.model_list import parse_models
 from ctl import ports
 from ctl.api import Api, Place
 from ctl.codes import Code
@@ -126,9 +127,16 @@ async def routed(calls: Api, launch: Launch, timeout_s: float) -> str:
 
 
 async def models(calls: Api, url: str) -> set[str]:
-    """Ids of the models listed at `url`."""
-    response = await calls.call(Place(url, (url,), ""), "GET", "/models", timeout_s=ready.ASK_S)
-    return {str(model.get("id")) for model in response.get("data", [])}
+    """Ids of the models listed at `url`; none where there is no list yet.
+
+    Raises:
+        Problem: No answer, or one that is no success.
+    """
+    text = await calls.text(Place(url, (url,), ""), "/models")
+    try:
+        return {str(model["id"]) for model in parse_models(text.encode())}
+    except ValueError:
+        return set()
 
 
 async def start(calls: Api, launch: Launch, part: Part, shown: ProgressBoard) -> None:

@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.wire.base import JsonObject
 from ctl.sse import ServerSentEvent
 from ctl.views.words import duration
 
@@ -23,7 +22,7 @@ class ChatAnswer:
     text: str = ""
     thoughts: str = ""
     finish_reason: str | None = None
-    usage: JsonObject = field(default_factory=dict)
+    usage: dict[str, object] = field(default_factory=dict)
     pieces: int = 0
     first: float | None = None
     last: float | None = None
@@ -45,8 +44,8 @@ class ChatAnswer:
         if not isinstance(chunk, dict):
             raise BrokenStream(f"the stream holds no completion: {event.data[:80]}")
         if chunk.get("error"):
-            told = chunk["error"]
-            raise BrokenStream(str(told.get("message", told)) if isinstance(told, dict) else str(told))
+            fault = chunk["error"]
+            raise BrokenStream(str(fault.get("message", fault)) if isinstance(fault, dict) else str(fault))
         if isinstance(chunk.get("usage"), dict):
             self.usage = chunk["usage"]
         return self._add(chunk.get("choices") or [{}], now)
@@ -87,7 +86,7 @@ class ChatAnswer:
         ended = "" if self.finish_reason in (None, "stop") else f", ended by {self.finish_reason}"
         return f"first token after {duration(self.first - self.began)}, {self.tokens} tokens{pace}{ended}"
 
-    def to_json(self, model: str) -> JsonObject:
+    def to_json(self, model: str) -> dict[str, object]:
         """The answer as one document."""
         return {
             "model": model,

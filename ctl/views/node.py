@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.wire.babysitter import BabysitterHealth
-from common.wire.base import JsonObject
 from common.wire.registry import RegistryHealth, ReplicasHealth
 from common.wire.replica import ReplicaInfo
 from common.wire.router import RouterHealth
@@ -49,7 +48,7 @@ def table(seen: Sequence[Seen]) -> TextTable:
     return TextTable(("NAME", "HEALTH", "PID", "AGE", "URL", "DETAIL"), rows, right=frozenset({"PID", "AGE"}))
 
 
-def registry_detail(answer: JsonObject) -> str:
+def registry_detail(answer: object) -> str:
     """What the registry says of itself."""
     health = answers.read(RegistryHealth, answer)
     detail = f"{health.healthy_services}/{health.registered_services} records healthy"
@@ -58,7 +57,7 @@ def registry_detail(answer: JsonObject) -> str:
     return detail if health.store == "ok" else f"{detail}; its store is {health.store}"
 
 
-def router_detail(answer: JsonObject) -> str:
+def router_detail(answer: object) -> str:
     """What the router says of itself."""
     health = answers.read(RouterHealth, answer)
     detail = f"{health.healthy_services or '?'} replicas can be asked"
@@ -67,13 +66,13 @@ def router_detail(answer: JsonObject) -> str:
     return f"{detail}; registry: {health.registry_error}" if health.registry_error else detail
 
 
-def api_detail(answer: JsonObject) -> str:
+def api_detail(answer: object) -> str:
     """What the replica API says of itself."""
     health = answers.read(ReplicasHealth, answer)
     return f"{health.replicas_ready}/{health.replicas_total} replicas ready"
 
 
-def babysitter_detail(answer: JsonObject) -> str:
+def babysitter_detail(answer: object) -> str:
     """What a babysitter says of its server."""
     health = answers.read(BabysitterHealth, answer)
     restarts = f"restarts {health.restart_count}" if health.restart_count else ""

@@ -61,9 +61,9 @@ class ReplicaProgress:
         if isinstance(stage, dict) and (read := answers.read(Stage, stage)).name:
             self.stages[read.name] = read
 
-    def reached(self, wanted: str) -> bool:
+    def reached(self, goal: str) -> bool:
         """There is nothing more to wait for; the wish has come true when `status` is it."""
-        return self.status in ENDS[wanted] or (self.overdue and wanted == "ready")
+        return self.status in ENDS[goal] or (self.overdue and goal == "ready")
 
     @property
     def outcome(self) -> str:

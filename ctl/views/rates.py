@@ -51,11 +51,11 @@ def read_metrics(text: str, at: float) -> CounterSample:
     Raises:
         ValueError: It is no metrics page.
     """
-    found: dict[str, Counters] = {}
+    by_replica: dict[str, Counters] = {}
     needed = "\n".join(line for line in text.splitlines() if line.startswith(_NEEDED))
     for family in text_string_to_metric_families(needed + "\n"):
         for sample in family.samples:
-            counters = found.setdefault(sample.labels.get("replica", ""), Counters())
+            counters = by_replica.setdefault(sample.labels.get("replica", ""), Counters())
             if sample.name == REQUESTS:
                 counters.requests += sample.value
                 counters.errors += sample.value if sample.labels.get("outcome") not in NO_ERROR else 0.0
@@ -66,7 +66,7 @@ def read_metrics(text: str, at: float) -> CounterSample:
             elif sample.name == FIRST_BYTE:
                 bound = float(sample.labels["le"])
                 counters.first_byte[bound] = counters.first_byte.get(bound, 0.0) + sample.value
-    return CounterSample(at, found)
+    return CounterSample(at, by_replica)
 
 
 def rates(before: CounterSample, after: CounterSample) -> dict[str, Rates]:

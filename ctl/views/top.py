@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from common.wire.base import JsonObject
 from common.wire.hints import Hints
 from common.wire.replica import ReplicaInfo
 from common.wire.router import RoutedService
@@ -112,7 +111,7 @@ def headline(all_rows: Sequence[Row], fleet: Rates) -> str:
     )
 
 
-def document(all_rows: Sequence[Row], fleet: Rates, troubles: Sequence[str]) -> JsonObject:
+def document(all_rows: Sequence[Row], fleet: Rates, troubles: Sequence[str]) -> dict[str, object]:
     """One look as JSON."""
     return {"replicas": [asdict(row) for row in all_rows], "fleet": asdict(fleet), "troubles": list(troubles)}
 

@@ -26,10 +26,10 @@ def moment(text: object) -> float | None:
     if not isinstance(text, str):
         return None
     try:
-        found = datetime.fromisoformat(text)
+        then = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    return (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp()
 
 
 def age(text: object, now: float) -> str:

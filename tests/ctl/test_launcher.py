@@ -91,6 +91,9 @@ class FakeApi(Api):
             raise answer
         return dict(answer)
 
+    async def text(self, place: Place, path: str) -> str:
+        return json.dumps(await self.call(place, "GET", path))
+
 
 def quiet() -> ProgressBoard:
     return ProgressBoard(Output(sys.stdout, sys.stdout, as_json=True), None)

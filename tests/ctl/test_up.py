@@ -210,6 +210,7 @@ def test_up_works_from_a_wheel_without_the_repository(tmp_path: Path, demo_port:
         cwd=ROOT,
         check=True,
         capture_output=True,
+        env={**os.environ, "SVC_COMPILE": "no"},
         timeout=60,
     )
     site = tmp_path / "site"
