@@ -124,9 +124,9 @@ class ReplicaController:
         return picture.info(self.record, state, self.request, workdir=str(self.directory), node=self._node)
 
     async def want(self, desired: Desired, *, force: bool = False) -> None:
-        """Have it stopped, or stopped and removed. What was wanted before is never taken back.
+        """Ask for the replica to be stopped, or stopped and removed. `desired` never moves back up its list.
 
-        A disk that cannot take the wish down does not stop it: it may be full of what is to be removed.
+        It goes on when the disk cannot save it: the disk may be full of what is to be removed.
         """
         order = list(Desired)
         before = (self.record.desired, self.record.force)
@@ -157,9 +157,9 @@ class ReplicaController:
         )
 
     async def renew(self) -> bool:
-        """Have its babysitter started again, with the settings as they are now; the server goes on and is adopted.
+        """Restart its babysitter with the settings that are in force now; the server goes on and is adopted.
 
-        False when the new one does not start: its settings are then not for others either.
+        False when the new one does not start; other babysitters would not start with these settings either.
         """
         babysitter = self._babysitter
         if babysitter is None:
@@ -210,7 +210,7 @@ class ReplicaController:
         return self.record.desired is Desired.RUNNING
 
     async def _keep_babysitter(self) -> int | None:
-        """See that a babysitter runs; returns its exit code once it has ended, or None once something else is wanted."""
+        """Start a babysitter if none runs, and wait: its exit code once it has ended, None once `desired` changes."""
         try:
             babysitter = self._babysitter if self.has_babysitter else await self._start()
         except OSError as error:
@@ -235,7 +235,7 @@ class ReplicaController:
         return self._babysitter
 
     async def _start(self) -> BabysitterProcess | None:
-        """Start a babysitter when it is its turn; None when none is wanted any more by then."""
+        """Start a babysitter when its turn has come; None when the replica is no longer wanted by then."""
         async with self._starts:
             if self._wake.is_set():
                 return None
@@ -257,7 +257,7 @@ class ReplicaController:
         return self._babysitter
 
     async def _finish(self) -> None:
-        """End it, however far it has come; then let go of everything that is wanted no more."""
+        """End the server and the babysitter in whatever phase they are; then remove the files once that is desired."""
         if not self.record.over:
             await self._end()
             self.record.over = True
@@ -268,13 +268,13 @@ class ReplicaController:
         while self.record.desired is not Desired.DELETED:
             self._wake.clear()
             await self._wake.wait()
-        await self._insist(lambda: self._store.remove(self.record))
+        await self._until_disk_allows(lambda: self._store.remove(self.record))
         age_s = self._store.gone_s(self.replica_id, self._clock.utcnow().timestamp()) or 0.0
         await asyncio.sleep(max(0.0, self._retention_s - age_s))
-        await self._insist(lambda: self._store.forget(self.replica_id))
+        await self._until_disk_allows(lambda: self._store.forget(self.replica_id))
 
     async def _write_end(self) -> None:
-        """Write that it is over until the disk takes it, lest a later agent start it again (B9).
+        """Save that the replica is over, again and again until the disk takes it: else a later agent starts it again (B9).
 
         It is not waited for before a removal: the disk may be full of what is to be removed.
         """
@@ -357,8 +357,8 @@ class ReplicaController:
         except (aiohttp.ClientError, TimeoutError):
             return False
 
-    async def _insist(self, work: Callable[[], None]) -> None:
-        """Do what the disk may refuse for a while, until it does not (B9)."""
+    async def _until_disk_allows(self, work: Callable[[], None]) -> None:
+        """Run `work`, again and again until the disk allows it (B9)."""
         while True:
             try:
                 await asyncio.to_thread(work)
@@ -369,7 +369,7 @@ class ReplicaController:
                 return
 
     async def _save(self) -> bool:
-        """Remember the record, one writer at a time; a disk that refuses (False) is told, and stops nothing."""
+        """Save the record, one writer at a time; False when the disk refuses, which is logged and stops nothing."""
         saved = True
         async with self._saving:
             try:

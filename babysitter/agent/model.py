@@ -13,7 +13,7 @@ Port = Annotated[int, msgspec.Meta(gt=0, le=LAST_PORT)]
 
 
 class Desired(StrEnum):
-    """What is to become of a replica. It only ever moves down this list."""
+    """The state that was asked for. It only ever moves down this list."""
 
     RUNNING = "running"
     STOPPED = "stopped"

@@ -1,4 +1,4 @@
-"""PURE: a replica as the release server shows it (docs/contract.md 5), from its request, its state file, and what is wanted."""
+"""PURE: a replica as the release server shows it (docs/contract.md 5), from its request, its state file and its record."""
 
 from msgspec import UNSET, to_builtins
 from msgspec.structs import replace
@@ -19,7 +19,7 @@ DISPLAY = {
 
 
 def status_of(record: ReplicaRecord, state: SavedReplica) -> ReplicaStatus:
-    """The replica's status: what is wanted, and what is over, win over what its babysitter wrote last."""
+    """The replica's status. What the agent knows (over, being stopped, cannot start) wins over the state file."""
     if record.over:
         return ReplicaStatus.STOPPED
     if record.desired is not Desired.RUNNING:
@@ -30,7 +30,7 @@ def status_of(record: ReplicaRecord, state: SavedReplica) -> ReplicaStatus:
 
 
 def claimed_attempt(state: SavedReplica) -> str | None:
-    """The attempt whose server is said to run; None when the state says of none."""
+    """The attempt whose server runs, as the state file has it; None when it names none."""
     return state.memory.attempt if state.status in SERVED else None
 
 

@@ -110,7 +110,7 @@ def warnings(request: CreateRequest, body: JsonObject) -> list[Warned]:
 
 
 def digest(body: JsonObject) -> str:
-    """The same for two bodies that ask for the same, whatever their `request_id`."""
+    """A hash of the body without its `request_id`: equal for two bodies that ask for the same replica."""
     content = {name: value for name, value in body.items() if name != "request_id"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What an agent can be told: a file, the environment (the release server's names as well), and flags (docs/contract.md 5)."""
+"""The agent's settings: from a file, the environment (under the release server's names as well), and flags (docs/contract.md 5)."""
 
 import socket
 from collections.abc import Mapping, Sequence
@@ -151,7 +151,7 @@ def _with_config(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def babysitter_settings(settings: AgentSettings, env: Mapping[str, str]) -> BabysitterSettings:
-    """What a babysitter will make of the operator's file, so that a fault in it is told now and not at every replica.
+    """The settings that a babysitter will read from the operator's file: a fault is reported now, not at every replica.
 
     Raises:
         ConfigurationError: A babysitter would refuse to start.

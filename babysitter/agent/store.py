@@ -118,7 +118,7 @@ class ReplicaStore:
         Args:
             record: The replica.
             request: The content of `request.json`.
-            settings: That of `babysitter.json`, the file of settings of its babysitter.
+            settings: The content of `babysitter.json`.
             first: The state file's content until the babysitter writes it.
 
         Raises:
@@ -151,7 +151,7 @@ class ReplicaStore:
         write_atomic(self.directory(replica_id) / "babysitter.json", settings)
 
     def has_settings(self, replica_id: str, settings: bytes) -> bool:
-        """True when its babysitter was started with these settings; also when that cannot be told."""
+        """True when its babysitter was started with these settings, or its file cannot be read."""
         try:
             return (
                 read_bounded(self.directory(replica_id) / "babysitter.json", limit_bytes=FILE_LIMIT_BYTES) == settings
@@ -276,7 +276,7 @@ def _save(file: StateFile, content: msgspec.Struct) -> None:
 
 
 def _checked(path: Path) -> JsonObject | None:
-    """The content of a file that `_save` or a babysitter wrote; None when there is none to be believed."""
+    """The content of a file that `_save` or a babysitter wrote; None when there is none, or it is damaged."""
     try:
         return decode(read_bounded(path, limit_bytes=LIMIT_BYTES))
     except (OSError, ValueError, RecursionError):

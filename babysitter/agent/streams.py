@@ -1,4 +1,4 @@
-"""What a replica tells while it happens: its event stream and its logs. Nothing here can change a replica."""
+"""A replica's event stream and its logs, as they grow. Nothing here can change a replica."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping

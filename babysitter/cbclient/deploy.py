@@ -40,7 +40,7 @@ OWN = "own"
 """Key of an environment that is the operator's, not ours."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNSURE = ("not_found", "index_unreachable", "failed")
-"""Faults behind which another may stand: pip tells these of most troubles of an index."""
+"""Faults that pip reports for most troubles of an index: the index is asked for the real one."""
 
 
 class ClientDeployer:
@@ -239,7 +239,7 @@ class ClientDeployer:
         return "".join(f"{line}\n" for line in sorted(lock)).encode()
 
     async def _examined(self, fault: Fault, step: Step) -> Fault:
-        """The fault, better known: an index that cannot be reached looks to pip like one without the package."""
+        """The fault after a look at the index: to pip, one that cannot be reached looks like one without the package."""
         if fault.word not in UNSURE or not step.requirements:
             return fault
         package, index = Requirement(step.requirements[0]).name, split_index(self._rules.index_url)
@@ -266,7 +266,7 @@ class ClientDeployer:
         return tool.environment(self._environ, mark=self._mark, netrc=netrc, ca_file=self._rules.ca_file)
 
     async def _stage(self, name: str, work: Callable[[Callable[[str], None]], Any]) -> Any:
-        """Run one stage with retries, telling its progress; raises `DeployError` when it fails for good."""
+        """Run one stage with retries and report its progress; raises `DeployError` when it fails for good."""
         for attempt in range(1, self._rules.tries + 1):
             stage = StageReporter(name, attempt, self._tell, self._clock, self._workdir / "deploy.log")
             try:

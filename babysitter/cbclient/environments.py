@@ -91,7 +91,7 @@ class Environments:
 
 
 def link(workdir: Path, target: Path) -> Path:
-    """Make the replica's `cbclient` lead to `target`, in one step, whatever was there."""
+    """Make the replica's `cbclient` a link to `target`, in one step, in place of what was there."""
     place = workdir / "cbclient"
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)

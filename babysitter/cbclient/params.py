@@ -76,7 +76,7 @@ def server_environment(
     port: int,
     full_config: str,
 ) -> dict[str, str]:
-    """The variables that the server is told its task in."""
+    """The environment variables that describe the server's task."""
     return {
         "MODEL_NAME": model_name,
         "WORKDIR": workdir,

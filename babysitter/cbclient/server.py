@@ -1,4 +1,4 @@
-"""The server of a deployed client: is it all of one build, which entry point does it have, what is its command?"""
+"""The command of a deployed client's server: checks that its packages are of one build, and finds its entry point."""
 
 from collections.abc import Mapping
 from pathlib import Path
