@@ -36,7 +36,7 @@ from registry.http.context import REGISTRY, ConnectionLimit, Registry
 from registry.http.middleware import errors
 from registry.http.routes import add_routes
 from registry.outbound.relay import PageRelay
-from registry.outbound.sessions import GuardedResolver, agent_session, https_session
+from registry.outbound.sessions import GuardedResolver, agent_session, probe_session
 from registry.probes.prober import HealthProber
 from registry.reload import put_in_force
 from registry.settings import RegistrySettings
@@ -63,7 +63,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
     async def running(app: web.Application) -> AsyncIterator[None]:
         resolver = GuardedResolver(policy)
         async with (
-            https_session(resolver, tls) as session,
+            probe_session(resolver, tls) as session,
             aclosing(PageRelay(resolver)) as relay,
             agent_session(resolver) as agents,
             TaskScope("registry") as scope,
@@ -78,7 +78,6 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                 prober = HealthProber(
                     writer,
                     session,
-                    resolver,
                     clock,
                     interval_s=settings.health_interval,
                     timeout_s=settings.health_timeout,

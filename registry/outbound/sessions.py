@@ -7,6 +7,7 @@ import aiohttp
 import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from common import __version__
 from common.hosts import Resolver
 from common.http.client import KEEPALIVE_S
 from registry.outbound.addresses import AddressPolicy, AddressRefused, parse_address
@@ -34,12 +35,12 @@ class GuardedResolver(Resolver):
             everything = await super().resolve(host, port, family)
         except UnicodeError as error:  # an empty label, or one of more than 63 letters
             raise OSError(f"{host} is no name") from error
-        for found in everything:
-            address = parse_address(found["host"].partition("%")[0])
+        for resolved in everything:
+            address = parse_address(resolved["host"].partition("%")[0])
             try:
                 if address is not None:
                     self.policy.check_address(address)
-                    allowed.append(found)
+                    allowed.append(resolved)
             except AddressRefused as error:
                 log.warning("probe.address_refused", host=host, reason=str(error))
         if not allowed:
@@ -47,8 +48,8 @@ class GuardedResolver(Resolver):
         return allowed
 
 
-def https_session(resolver: AbstractResolver, tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
-    """The session for probes over https: no connection, cookie or proxy is shared between two servers."""
+def probe_session(resolver: AbstractResolver, tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
+    """The session for probes: no connection, cookie or proxy is shared between two servers."""
     connector = aiohttp.TCPConnector(
         limit=0, force_close=True, resolver=resolver, use_dns_cache=False, ssl=True if tls is None else tls
     )
@@ -56,6 +57,7 @@ def https_session(resolver: AbstractResolver, tls: ssl.SSLContext | None = None)
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
+        headers={"User-Agent": f"inference-svc/{__version__}"},
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 import aiohttp
 import structlog
-from aiohttp.abc import AbstractResolver
 
 from common.clock import Clock
 from common.tasks import TaskScope
@@ -26,8 +25,7 @@ class HealthProber:
 
     Args:
         writer: Takes the verdicts.
-        session: For https; everything else is asked without it.
-        resolver: Turns names into addresses that may be asked.
+        session: Asks.
         clock: Monotonic time.
         interval_s: Between two probes of one record.
         concurrency: Most probes at once.
@@ -38,7 +36,6 @@ class HealthProber:
         self,
         writer: Writer,
         session: aiohttp.ClientSession,
-        resolver: AbstractResolver,
         clock: Clock,
         *,
         interval_s: float,
@@ -48,7 +45,6 @@ class HealthProber:
     ) -> None:
         self._writer = writer
         self._session = session
-        self._resolver = resolver
         self._timeout_s = timeout_s
         self._clock = clock
         self._interval_s = interval_s
@@ -92,7 +88,7 @@ class HealthProber:
 
     async def probe(self, instance: Instance) -> bool:
         """Ask once; true for a 200 within the timeout."""
-        return await ask(probe_url(instance), timeout_s=self._timeout_s, resolver=self._resolver, session=self._session)
+        return await ask(self._session, probe_url(instance), timeout_s=self._timeout_s)
 
     def _ended(self, _task: asyncio.Task[None]) -> None:
         self._running -= 1
