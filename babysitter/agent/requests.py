@@ -12,15 +12,13 @@ from pydantic import ValidationError
 from babysitter.cbclient.modes import MODES
 from babysitter.cbclient.request import CreateRequest, unknown
 from babysitter.cbclient.wheels import WheelError, check_allowed
-from common.http.errors import ApiError, parse_json_object
+from common.http.errors import ApiError, check_values, parse_json_object, wrong_field
 from common.nulls import without_nulls
 from common.wire.base import JsonObject
 from common.wire.replica import Warned
 
 BODY_LIMIT_BYTES = 1 << 20
 METADATA_LIMIT_BYTES = 8192
-NESTING_LIMIT = 64
-LARGEST_INT = 2**63
 MOST_UNKNOWN = 20
 WARNED_LENGTH = 100
 NOT_PASSED_ON = (
@@ -41,8 +39,7 @@ CONTENT_TYPES = frozenset({"application/json", "application/x-www-form-urlencode
 
 def wrong(field: str, problem: str, status: int = 422) -> ApiError:
     """The refusal of one field."""
-    details = [{"field": field, "problem": problem}]
-    return ApiError(status, f"field {field!r}: {problem}", field=field, details=details)
+    return wrong_field(field, problem, status)
 
 
 def check_content_type(request: web.Request) -> None:
@@ -62,16 +59,7 @@ def parse_body(raw: bytes) -> JsonObject:
         ApiError: 400 for what is no JSON object, 422 for what is nested too deep or a number too large.
     """
     body = parse_json_object(raw)
-    stack: list[tuple[Any, int, str]] = [(value, 1, key) for key, value in body.items()]
-    while stack:
-        value, depth, field = stack.pop()
-        if isinstance(value, dict | list):
-            if depth > NESTING_LIMIT:
-                raise wrong(field, f"is nested deeper than {NESTING_LIMIT}")
-            inner = value.values() if isinstance(value, dict) else value
-            stack.extend((item, depth + 1, field) for item in inner)
-        elif isinstance(value, int) and not -LARGEST_INT <= value < LARGEST_INT:
-            raise wrong(field, "holds an integer beyond 64 bits")
+    check_values(body, status=422)
     return body
 
 

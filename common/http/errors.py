@@ -14,6 +14,8 @@ from common.http.answers import json_answer
 from common.wire.base import JsonObject
 
 log = structlog.get_logger(__name__)
+NESTING_LIMIT = 64
+LARGEST_INT = 2**63
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -132,3 +134,26 @@ def parse_json_object(raw: bytes) -> JsonObject:
     if not isinstance(value, dict):
         raise ApiError(400, f"the body must be a JSON object, not {type(value).__name__}")
     return value
+
+
+def check_values(body: JsonObject, *, status: int) -> None:
+    """Refuse what JSON can say and our encoders or other parsers cannot (docs/faults.md G14, M13).
+
+    Raises:
+        ApiError: Of this status; a member is nested deeper than `NESTING_LIMIT`, or holds an integer beyond 64 bits.
+    """
+    stack: list[tuple[object, int, str]] = [(value, 1, key) for key, value in body.items()]
+    while stack:
+        value, depth, field = stack.pop()
+        if isinstance(value, dict | list):
+            if depth > NESTING_LIMIT:
+                raise wrong_field(field, f"is nested deeper than {NESTING_LIMIT}", status)
+            inner = value.values() if isinstance(value, dict) else value
+            stack.extend((item, depth + 1, field) for item in inner)
+        elif isinstance(value, int) and not -LARGEST_INT <= value < LARGEST_INT:
+            raise wrong_field(field, "holds an integer beyond 64 bits", status)
+
+
+def wrong_field(field: str, problem: str, status: int) -> ApiError:
+    """The refusal of one member."""
+    return ApiError(status, f"field {field!r}: {problem}", field=field, details=[{"field": field, "problem": problem}])

@@ -1,6 +1,6 @@
 """PURE. The service record as it travels between registry, babysitters and routers (docs/contract.md 1), and the watch."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -87,6 +87,14 @@ def record_from_wire(value: Any) -> ServiceRecord:
     if isinstance(value, dict):
         value = {name: member for name, member in value.items() if member is not None}
     return msgspec.convert(value, ServiceRecord, strict=False)
+
+
+class Heartbeat(Message, frozen=True, kw_only=True):
+    """What a registry acts upon in the body of `POST /services/{name}/heartbeat`; all else in it is a replica's report."""
+
+    status: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
+    instance_id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?!\n)$")] | None = None
+    incarnation: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None = None
 
 
 class Doubt(Message, frozen=True, kw_only=True):

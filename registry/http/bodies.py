@@ -16,13 +16,12 @@ from pydantic import (
 )
 
 from common.discovery.limits import METADATA_LIMIT_BYTES, MODELS_LIMIT_BYTES
-from common.http.errors import ApiError
+from common.http.errors import ApiError, check_values
 from common.names import is_host, is_service_name
 from common.nulls import without_nulls
+from common.wire.base import JsonObject
 
 MODELS = ("models", "models_list")
-NESTING_LIMIT = 64
-LARGEST_INT = 2**63
 
 
 def _name(text: str) -> str:
@@ -83,7 +82,7 @@ Hostname = Annotated[StrictStr, Field(max_length=253), AfterValidator(_printable
 Url = Annotated[StrictStr, Field(max_length=512), AfterValidator(_url)]
 Status = Annotated[StrictStr, Field(min_length=1, max_length=64), AfterValidator(_printable)]
 Reason = Annotated[StrictStr, Field(max_length=300), AfterValidator(_printable)]
-Metadata = Annotated[dict[str, Any], BeforeValidator(_metadata)]
+Metadata = Annotated[JsonObject, BeforeValidator(_metadata)]
 Weight = Annotated[float, BeforeValidator(_not_bool), Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 InstanceId = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Incarnation = Annotated[StrictInt, Field(ge=0, le=2**53)]
@@ -138,39 +137,16 @@ class FailingBody(Body):
     failing: Annotated[dict[Name, Reason], Field(max_length=4096)]
 
 
-class HeartbeatBody(Body):
-    """`POST /services/{name}/heartbeat`: nothing, some of these, or a whole replica report."""
-
-    status: Status | None = None
-    instance_id: InstanceId | None = None
-    incarnation: Incarnation | None = None
-
-
-class CreateReplicaBody(Body):
-    """`POST /api/v1/replicas`, as far as the registry looks at it: the node's agent judges it."""
-
-    server_mode: StrictStr
-    model_name: StrictStr
-    placement: dict[str, Any] = {}
-    request_id: StrictStr | None = None
-
-
-class StopReplicaBody(Body):
-    """`POST /api/v1/replicas/{id}/stop`."""
-
-    force: bool = False
-
-
 Model = TypeVar("Model", bound=Body)
 
 
-def parse(model: type[Model], body: dict[str, Any]) -> Model:
+def parse(model: type[Model], body: JsonObject) -> Model:
     """Validate a body.
 
     Raises:
         ApiError: 400; the message and `details` name every bad field, `field` the first.
     """
-    _check_values(body)
+    check_values(body, status=400)
     try:
         return model.model_validate(without_nulls(model, body))
     except ValidationError as error:
@@ -179,9 +155,9 @@ def parse(model: type[Model], body: dict[str, Any]) -> Model:
             {"field": str(fault["loc"][0]), "problem": _problem(fault["type"], fault["msg"])} for fault in faults
         ]
         missing = [detail["field"] for detail in details if detail["problem"] == "missing"]
-        said = [f"missing required field: {', '.join(missing)}"] if missing else []
-        said += [f"field {it['field']!r}: {it['problem']}" for it in details if it["problem"] != "missing"]
-        raise ApiError(400, "; ".join(said), field=details[0]["field"], details=details) from error
+        problems = [f"missing required field: {', '.join(missing)}"] if missing else []
+        problems += [f"field {it['field']!r}: {it['problem']}" for it in details if it["problem"] != "missing"]
+        raise ApiError(400, "; ".join(problems), field=details[0]["field"], details=details) from error
 
 
 def _problem(kind: str, message: str) -> str:
@@ -189,17 +165,3 @@ def _problem(kind: str, message: str) -> str:
         return "missing"
     text = message.removeprefix("Value error, ")
     return text[:1].lower() + text[1:]
-
-
-def _check_values(body: dict[str, Any]) -> None:
-    """Refuse what JSON can say and our encoders or other parsers cannot (docs/faults.md G14, M13)."""
-    stack: list[tuple[Any, int, str]] = [(value, 1, key) for key, value in body.items()]
-    while stack:
-        value, depth, field = stack.pop()
-        if isinstance(value, dict | list):
-            if depth > NESTING_LIMIT:
-                raise ApiError(400, f"field {field!r} is nested deeper than {NESTING_LIMIT}", field=field)
-            inner = value.values() if isinstance(value, dict) else value
-            stack.extend((item, depth + 1, field) for item in inner)
-        elif isinstance(value, int) and not -LARGEST_INT <= value < LARGEST_INT:
-            raise ApiError(400, f"field {field!r} holds an integer beyond 64 bits", field=field)

@@ -11,7 +11,7 @@ from common.http.errors import detailed
 from common.http.openapi import Parameter, Route
 from common.wire.base import JsonObject
 from common.wire.create import CreateRequest
-from common.wire.record import HeartbeatAnswer, ServiceRecord
+from common.wire.record import Heartbeat, HeartbeatAnswer, ServiceRecord
 from common.wire.registry import (
     Acknowledgement,
     RegistryHealth,
@@ -26,7 +26,7 @@ from common.wire.registry import (
 )
 from common.wire.replica import Created, OneReplica, ReplicaHealth, ReplicaList, ReplicaMessage, StopRequest, Timeline
 from registry.http import listing, page, replicas, services, status
-from registry.http.bodies import FailingBody, HeartbeatBody, RegisterBody, UpdateBody
+from registry.http.bodies import FailingBody, RegisterBody, UpdateBody
 from registry.http.context import answer
 
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
@@ -65,7 +65,7 @@ ROUTES: tuple[Route, ...] = (
         "Renew the lease; may carry a status or a replica report.",
         {200: HeartbeatAnswer},
         (404, *_BODY, *_WRITES),
-        body=HeartbeatBody,
+        body=Heartbeat,
         body_required=False,
     ),
     Route("GET", "/health", status.health, "How the registry is.", {200: RegistryHealth}),

@@ -3,7 +3,9 @@ from typing import Any
 import pytest
 
 from common.http.errors import ApiError
-from registry.http.bodies import HeartbeatBody, RegisterBody, UpdateBody, parse
+from common.wire.record import Heartbeat, Registration
+from registry.http.bodies import RegisterBody, UpdateBody, parse
+from registry.http.heartbeat import check
 from tests.registry.conftest import body
 
 BAD: list[tuple[str, Any, str]] = [
@@ -103,7 +105,7 @@ def test_nesting_beyond_limit_is_refused_without_recursion() -> None:
     deep: Any = {}
     for _ in range(5000):
         deep = {"x": deep}
-    with pytest.raises(ApiError, match="'metadata' is nested deeper"):
+    with pytest.raises(ApiError, match="'metadata': is nested deeper"):
         parse(RegisterBody, body(metadata=deep))
 
 
@@ -131,13 +133,13 @@ def test_update_may_be_partial_but_not_wrong() -> None:
 
 def test_heartbeat_of_wrong_type_is_refused() -> None:
     with pytest.raises(ApiError, match="'incarnation'"):
-        parse(HeartbeatBody, {"incarnation": "1"})
+        check({"incarnation": "1"})
 
 
 def test_null_for_an_optional_member_is_absent_W21() -> None:
     nulls = dict.fromkeys(("timestamp", "metadata", "weight", "instance_id", "incarnation", "ttl_s"))
     assert parse(RegisterBody, {**body(), **nulls}) == parse(RegisterBody, body())
-    assert parse(HeartbeatBody, {"status": None, "incarnation": None}) == HeartbeatBody()
+    assert check({"status": None, "incarnation": None}) == Heartbeat()
     assert parse(UpdateBody, {"host": None, "metadata": None}).model_fields_set == set()
 
 
@@ -153,3 +155,8 @@ def test_models_of_a_babysitter_of_the_old_kind_do_not_count_as_metadata_W16() -
     for name in ("models", "models_list"):
         with pytest.raises(ApiError, match="bytes of models"):
             parse(RegisterBody, body(metadata={name: ["m" * 1000] * 400}))
+
+
+def test_a_registration_is_what_crosses_the_border() -> None:
+    assert set(RegisterBody.model_fields) == set(Registration.__struct_fields__)
+    assert set(UpdateBody.model_fields) < set(Registration.__struct_fields__)

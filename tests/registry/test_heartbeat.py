@@ -5,16 +5,17 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.http.errors import ApiError
+from common.http.errors import ApiError, check_values, parse_json_object
+from common.wire.replica import ReplicaHeartbeat, Stage
 from registry.core.model import Renew
 from registry.core.report import make_report, report_text
 from registry.http import heartbeat
-from registry.http.bodies import HeartbeatBody, parse
 from registry.http.heartbeat import _quickly
 from tests.registry.conftest import Client, body
 
@@ -80,6 +81,9 @@ async def test_report_is_kept_whole_whichever_way_it_is_read() -> None:
         b'{"status":""}',
         b'{"status":"a\\u0000b"}',
         b'{"instance_id":"a b"}',
+        b'{"instance_id":"a\\n"}',
+        b'{"stages":[{"name":"a","name":"b"}]}',
+        b'{"stages":[{"took_s":99999999999999999999}]}',
         b'{"incarnation":-1}',
         b'{"incarnation":true}',
         b'{"incarnation":1.5}',
@@ -97,13 +101,18 @@ async def test_faulty_heartbeat_is_refused_C15(raw: bytes) -> None:
     assert caught.value.status == 400
 
 
-VALUES = st.one_of(
+SCALARS = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-(2**65), 2**65),
     st.floats(),
     st.text(max_size=70),
     st.lists(st.text(max_size=5), max_size=3),
+)
+VALUES = st.one_of(
+    SCALARS,
+    st.lists(st.dictionaries(st.sampled_from(["name", 'a":']), SCALARS, max_size=2), max_size=2),
+    st.dictionaries(st.text(max_size=3), SCALARS, max_size=2),
 )
 KEYS = st.sampled_from(["status", "instance_id", "incarnation", "running", "models", 'a":', "b"])
 
@@ -114,5 +123,26 @@ def test_quick_reading_agrees_with_the_thorough_one(said: dict[str, Any], compac
     raw = json.dumps(said, separators=(",", ":") if compact else None).encode()
     quick = _quickly(raw)
     if quick is not None:
-        assert quick == json.loads(raw)
-        parse(HeartbeatBody, quick)
+        slow = parse_json_object(raw)
+        check_values(slow, status=400)
+        assert quick == slow
+
+
+async def test_every_bad_member_is_named() -> None:
+    with pytest.raises(ApiError) as caught:
+        await read(b'{"status":"a\\u0007","incarnation":-1,"instance_id":"i"}')
+    assert caught.value.fields["field"] == "status"
+    assert [detail["field"] for detail in caught.value.fields["details"]] == ["status", "incarnation"]
+
+
+def test_a_babysitters_own_report_is_read_quickly() -> None:
+    stage = {"name": "compile", "state": "done", "began_at": "2026-01-01T00:00:00Z", "took_s": 1.5, "attempt": 1}
+    report = ReplicaHeartbeat(
+        replica_id="abc123def456",
+        status="running",
+        stages=[msgspec.convert(stage, Stage)],
+        wsjob_states={"wsjob-1": "running"},
+        models=["m"],
+        metadata={"team": "a"},
+    )
+    assert _quickly(msgspec.json.encode(report)) is not None
