@@ -35,7 +35,7 @@ def make_store(settings: RegistrySettings) -> Store:
     if separator and scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
         return SqliteStore(Path(rest[1:]))
     if separator and scheme in ("etcd", "etcds") and (endpoints := _endpoints(rest)):
-        tls = _tls(settings, wanted=scheme == "etcds")
+        tls = _tls(settings, required=scheme == "etcds")
         urls = [url_of(host, port, scheme="http" if tls is None else "https") for host, port in endpoints]
         return EtcdStore(urls, tls=tls, login=_login(settings))
     raise ConfigurationError(f"--store {url}: not {FORMS}")
@@ -52,9 +52,9 @@ def _endpoints(text: str) -> list[tuple[str, int]]:
     return endpoints
 
 
-def _tls(settings: RegistrySettings, *, wanted: bool) -> ssl.SSLContext | None:
+def _tls(settings: RegistrySettings, *, required: bool) -> ssl.SSLContext | None:
     """What etcd's members are checked with, and our certificate where they want one; None without TLS."""
-    if not wanted:
+    if not required:
         for name in ("etcd_ca_file", "etcd_cert_file", "etcd_key_file"):
             if getattr(settings, name) is not None:
                 raise ConfigurationError(f"{name} is for an etcd with TLS: set store to etcds://HOST:PORT")

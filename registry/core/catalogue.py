@@ -58,14 +58,15 @@ class Entry:
 class Decision:
     """What a command will do: the changes, the record that it leaves, and whether that record's lease is renewed.
 
-    `held` is set by what a shared store says of the lease; `unheard` that no heartbeat of this owner came here.
+    `held` is set by what a shared store says of the lease; `aged` says that no heartbeat of this owner came to this registry:
+    by its own clock the lease is over, and only the store keeps the record.
     """
 
     changes: tuple[Change, ...] = ()
     answer: Instance | None = None
     renews: bool = False
     held: bool | None = None
-    unheard: bool = False
+    aged: bool = False
     claim: Claim | None = None
     swept: expiry.Swept | None = None
 
@@ -131,7 +132,7 @@ class Catalogue:
         """New names get generations above `generation` from now on."""
         self.generation_floor = max(self.generation_floor, generation)
 
-    def age_loose(self, now: float) -> None:
+    def renew_unheld(self, now: float) -> None:
         """Give every lease that no store holds its full length from `now` on: the store was away and lost them."""
         for entry in self._entries.values():
             if not entry.held and not entry.instance.stale:
@@ -164,8 +165,8 @@ class Catalogue:
             case Deregister(name, instance_id):
                 return self._deregister(name, instance_id)
             case SetDraining(name, on):
-                held = self._held(name)
-                return self._changed(held, replace(held, draining=on), durable=True)
+                current = self._record(name)
+                return self._changed(current, replace(current, draining=on), durable=True)
             case SetHealth(name, generation, health):
                 return self._set_health(name, generation, health)
             case Sweep():
@@ -195,36 +196,36 @@ class Catalogue:
                 self.renewals += 1
             if decision.held is not None:
                 entry.held = decision.held
-            if decision.unheard:
+            if decision.aged:
                 entry.renewed_at = min(entry.renewed_at, now - ttl_s(entry.instance))
         return tuple(revised)
 
     # Deciding.
 
-    def _held(self, name: str) -> Instance:
+    def _record(self, name: str) -> Instance:
         entry = self._entries.get(name)
         if entry is None:
             raise Unknown(f"service {name!r} not found")
         return entry.instance
 
-    def _is_loose(self, held: Instance) -> bool:
+    def _must_rewrite(self, current: Instance) -> bool:
         """True when a renewed record must be written again, because a store may have let go of it."""
-        return held.stale or (self.shared and not self._entries[held.name].held)
+        return current.stale or (self.shared and not self._entries[current.name].held)
 
     def _decide_for_store(self, command: StoreCommand) -> Decision:
         match command:
             case Rewrite(name):
-                held = self._held(name)
-                return Decision((Upsert(held, durable=True),), held)
+                current = self._record(name)
+                return Decision((Upsert(current, durable=True),), current)
             case Learn(instance):
                 return self._learn(instance)
             case Forget(name):
-                held = self._held(name)
-                return Decision((Removed(held, "deregistered", durable=False),), held)
+                current = self._record(name)
+                return Decision((Removed(current, "deregistered", durable=False),), current)
             case LeaseEnd(name):
-                held = self._held(name)
-                changed = self._changed(held, replace(held, stale=True), durable=False)
-                return replace(changed, held=False, unheard=True)
+                current = self._record(name)
+                changed = self._changed(current, replace(current, stale=True), durable=False)
+                return replace(changed, held=False, aged=True)
         assert_never(command)
 
     def _learn(self, instance: Instance) -> Decision:
@@ -240,63 +241,65 @@ class Catalogue:
             )
             if after == here:
                 return Decision((), here, held=True)
-        unheard = entry is None or entry.instance.generation != after.generation
-        return Decision((Upsert(after, durable=False),), after, held=True, unheard=unheard)
+        aged = entry is None or entry.instance.generation != after.generation
+        return Decision((Upsert(after, durable=False),), after, held=True, aged=aged)
 
     def _renew(self, beat: Renew, now: float) -> Decision:
         entry = self._entries.get(beat.name)
-        held = check_heartbeat(None if entry is None else entry.instance, beat, self._tombstones.get(beat.name), now)
-        status = service_status(held, beat)
-        report = held.report if beat.report is None else beat.report
-        loose = self._is_loose(held)
-        if status == held.registration.status and not loose and report == held.report:
-            return Decision((), held, renews=True)
-        registration = held.registration
-        durable = loose or status != registration.status or lasting(report) != lasting(held.report)
+        current = check_heartbeat(None if entry is None else entry.instance, beat, self._tombstones.get(beat.name), now)
+        status = service_status(current, beat)
+        report = current.report if beat.report is None else beat.report
+        rewrite = self._must_rewrite(current)
+        if status == current.registration.status and not rewrite and report == current.report:
+            return Decision((), current, renews=True)
+        registration = current.registration
+        durable = rewrite or status != registration.status or lasting(report) != lasting(current.report)
         if status != registration.status:
             registration = structs.replace(registration, status=status)
-        after = Instance(registration, held.generation, held.draining, held.health, report)
+        after = Instance(registration, current.generation, current.draining, current.health, report)
         return Decision((Upsert(after, durable),), after, renews=True)
 
     def _register(self, registration: Registration) -> Decision:
         entry = self._entries.get(registration.name)
-        held = None if entry is None else entry.instance
-        claim = judge_registration(held, registration)
-        if held is None:
+        current = None if entry is None else entry.instance
+        claim = judge_registration(current, registration)
+        if current is None:
             if len(self._entries) >= self.capacity:
                 raise Full(f"the registry holds {self.capacity} records and takes no more")
             new = Instance(registration, generation=self.generation_floor + 1)
             return Decision((Upsert(new, durable=True, claims=True),), new, renews=True, claim=claim)
         if claim is Claim.REPEAT:
-            same = structs.replace(registration, timestamp=held.registration.timestamp)  # when it first said so
-            after = replace(held, registration=same, stale=False, suspect=False)
-            changes = (Upsert(after, durable=True, claims=True),) if self._is_loose(held) or after != held else ()
+            same = structs.replace(registration, timestamp=current.registration.timestamp)  # when it first said so
+            after = replace(current, registration=same, stale=False, suspect=False)
+            changes = (
+                (Upsert(after, durable=True, claims=True),) if self._must_rewrite(current) or after != current else ()
+            )
             return Decision(changes, after, renews=True, claim=claim)
-        owner = held.registration
+        owner = current.registration
         same_place = (owner.host, owner.port, owner.url) == (registration.host, registration.port, registration.url)
         after = Instance(
             registration,
-            generation=held.generation + 1,
-            draining=held.draining and owner.instance_id == registration.instance_id,
-            health=held.health if same_place else HealthStatus.UNKNOWN,
+            generation=current.generation + 1,
+            draining=current.draining and owner.instance_id == registration.instance_id,
+            health=current.health if same_place else HealthStatus.UNKNOWN,
         )
         return Decision((Upsert(after, durable=True, claims=True),), after, renews=True, claim=claim)
 
     def _update(self, name: str, fields: Mapping[str, object]) -> Decision:
-        held = self._held(name)
-        registration = structs.replace(held.registration, **fields)
-        after = replace(held, registration=registration, stale=False, suspect=False)
-        changes = (Upsert(after, durable=True),) if self._is_loose(held) or after != held else ()
+        current = self._record(name)
+        registration = structs.replace(current.registration, **fields)
+        after = replace(current, registration=registration, stale=False, suspect=False)
+        changes = (Upsert(after, durable=True),) if self._must_rewrite(current) or after != current else ()
         return Decision(changes, after, renews=True)
 
     def _deregister(self, name: str, instance_id: str | None) -> Decision:
-        held = self._held(name)
-        owner = held.registration.instance_id
+        current = self._record(name)
+        owner = current.registration.instance_id
         if instance_id is not None and instance_id != owner:
             holder = f"instance {owner}" if owner else "no instance"
-            where = f"{held.registration.host}:{held.registration.port}"
+            where = f"{current.registration.host}:{current.registration.port}"
             raise Conflict(f"{name!r} belongs to {holder} at {where}; not deregistered")
-        return Decision((Removed(held, "deregistered"),), held)
+        return Decision((Removed(current, "deregistered"),), current)
 
     def _set_health(self, name: str, generation: int, health: HealthStatus) -> Decision:
         entry = self._entries.get(name)
@@ -305,9 +308,9 @@ class Catalogue:
         return self._changed(entry.instance, replace(entry.instance, health=health), durable=False)
 
     @staticmethod
-    def _changed(held: Instance, after: Instance, *, durable: bool) -> Decision:
-        if after == held:
-            return Decision((), held)
+    def _changed(current: Instance, after: Instance, *, durable: bool) -> Decision:
+        if after == current:
+            return Decision((), current)
         return Decision((Upsert(after, durable),), after)
 
     # Committing.

@@ -31,19 +31,19 @@ class Tombstone:
     until: float
 
 
-def judge_registration(held: Instance | None, claim: Registration) -> Claim:
+def judge_registration(current: Instance | None, claim: Registration) -> Claim:
     """Decide a claim.
 
     Args:
-        held: The record under the claimed name, `stale` when its lease has ended.
+        current: The record under the claimed name, `stale` when its lease has ended.
         claim: The registration.
 
     Raises:
         Conflict: Another instance holds the lease, or a later incarnation of this one does.
     """
-    if held is None:
+    if current is None:
         return Claim.NEW
-    owner = held.registration
+    owner = current.registration
     if owner.instance_id is UNSET:
         return Claim.TAKEOVER
     if owner.instance_id == claim.instance_id:
@@ -52,36 +52,36 @@ def judge_registration(held: Instance | None, claim: Registration) -> Claim:
         if claim.incarnation > owner.incarnation:
             return Claim.TAKEOVER
         raise Conflict(f"{_belongs(owner)}, incarnation {owner.incarnation}; {claim.incarnation} is stale")
-    if held.stale:
+    if current.stale:
         return Claim.TAKEOVER
     raise Conflict(f"{_belongs(owner)}, until its lease ends")
 
 
-def check_heartbeat(held: Instance | None, beat: Renew, tombstone: Tombstone | None, now: float) -> Instance:
+def check_heartbeat(current: Instance | None, beat: Renew, tombstone: Tombstone | None, now: float) -> Instance:
     """Return the record that `beat` may renew.
 
     Raises:
         Unknown: There is none, or the caller must register to have it.
         Conflict: The caller's life is over: deregistered, or overtaken.
     """
-    if held is None:
+    if current is None:
         if tombstone is not None and now < tombstone.until and _is_buried(beat, tombstone):
             raise Conflict(f"{beat.name!r} was deregistered; incarnation {beat.incarnation} is gone")
         raise Unknown(f"service {beat.name!r} not found; register again")
-    owner = held.registration
+    owner = current.registration
     if beat.instance_id is None:
-        return held
+        return current
     if owner.instance_id is UNSET:
         raise Unknown(f"service {beat.name!r} is registered without an instance_id; register again")
     if owner.instance_id != beat.instance_id:
-        if held.stale:
+        if current.stale:
             raise Unknown(f"service {beat.name!r} has lost its owner; register again")
         raise Conflict(_belongs(owner))
     if beat.incarnation is not None and beat.incarnation < owner.incarnation:
         raise Conflict(f"{_belongs(owner)}, incarnation {owner.incarnation}; {beat.incarnation} is stale")
     if beat.incarnation is not None and beat.incarnation > owner.incarnation:
         raise Unknown(f"incarnation {beat.incarnation} of {beat.name!r} is not registered; register again")
-    return held
+    return current
 
 
 def _belongs(owner: Registration) -> str:

@@ -52,10 +52,10 @@ CONFLICT_TRIES = 5
 
 @dataclass(slots=True)
 class CheckStore:
-    """Ask a shared store about one name now; `news` says whether that changed anything."""
+    """Ask a shared store about one name now; `changed`: it knew something that the catalogue did not."""
 
     name: str
-    news: bool = False
+    changed: bool = False
 
 
 Item = Command | Event | CheckStore
@@ -99,7 +99,7 @@ class Writer:
             return await self._submit_shared(command)
         except (Unknown, Conflict):
             name = command.registration.name if isinstance(command, Register) else getattr(command, "name", None)
-            if name is None or self.away is not None or not await self._look(name):
+            if name is None or self.away is not None or not await self._check_store(name):
                 raise
         return await self._submit_shared(command)
 
@@ -158,14 +158,14 @@ class Writer:
                 log.warning("store.rewrite_failed", name=name, waiting=len(self.unwritten), reason=str(error))
                 return
 
-    async def _look(self, name: str) -> bool:
-        """Before a refusal: ask the store whether this registry has only not heard yet. True when there was news."""
-        look = CheckStore(name)
+    async def _check_store(self, name: str) -> bool:
+        """Before a refusal: ask the store whether this registry has only not heard yet. True when it had not."""
+        check = CheckStore(name)
         try:
-            await self._enqueue(look)
+            await self._enqueue(check)
         except StoreUnavailable:
             return False
-        return look.news
+        return check.changed
 
     async def _enqueue(self, item: Item) -> Decision:
         done: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
@@ -179,7 +179,7 @@ class Writer:
         match item:
             case CheckStore(name):
                 event = await self.store.look(name)
-                item.news = event is not None and await self._take_in(event)
+                item.changed = event is not None and await self._take_in(event)
                 return Decision()
             case Written() | Vanished() | Away() | Back():
                 await self._take_in(item)
@@ -257,7 +257,7 @@ class Writer:
         self._apply(Forget(conflict.name) if conflict.current is None else Learn(conflict.current))
 
     async def _take_in(self, event: Event) -> bool:
-        """Bring the catalogue up to date; False when the event was no news."""
+        """Bring the catalogue up to date; False when the catalogue knew it."""
         if not self.store.accept(event):
             return False
         match event:
@@ -298,12 +298,12 @@ class Writer:
         for name in back.deregistered:
             self._apply(Forget(name))
         for instance in back.instances.values():
-            known = self.catalogue.get(instance.name)
-            if known and instance.name in self.unwritten and known.instance.generation == instance.generation:
-                known.held = True  # what was heard here meanwhile is newer
+            here = self.catalogue.get(instance.name)
+            if here and instance.name in self.unwritten and here.instance.generation == instance.generation:
+                here.held = True  # what was heard here meanwhile is newer
             else:
                 self._apply(Learn(instance))
-        self.catalogue.age_loose(self.clock.monotonic())
+        self.catalogue.renew_unheld(self.clock.monotonic())
 
 
 def _durable(decision: Decision) -> list[Upsert | Removed]:

@@ -75,19 +75,19 @@ class AgentClient:
         except TimeoutError as error:
             raise ApiError(504, f"the agent of node {agent.node!r} did not answer within {timeout_s:g} s") from error
         except aiohttp.ClientError as error:
-            said = str(error) or type(error).__name__
-            raise ApiError(502, f"the agent of node {agent.node!r} gave no answer of use: {said}") from error
+            reason = str(error) or type(error).__name__
+            raise ApiError(502, f"the agent of node {agent.node!r} gave no answer of use: {reason}") from error
 
     async def search(self, agents: list[NodeAgent], replica_id: str) -> NodeAgent | None:
         """The agent that knows the replica, by asking all at once; None when none that answers does."""
 
         async def knows(agent: NodeAgent) -> bool:
             try:
-                found = await self.ask(agent, "GET", f"/api/v1/replicas/{replica_id}", timeout_s=SEARCH_TIMEOUT_S)
+                response = await self.ask(agent, "GET", f"/api/v1/replicas/{replica_id}", timeout_s=SEARCH_TIMEOUT_S)
             except (AgentAway, ApiError) as error:
                 log.warning("fleet.search", node=agent.node, reason=str(error))
                 return False
-            return found.status == 200  # noqa: PLR2004 - it is there
+            return response.status == 200  # noqa: PLR2004 - it is there
 
         answers = await asyncio.gather(*(knows(agent) for agent in agents))
-        return next((agent for agent, known in zip(agents, answers, strict=True) if known), None)
+        return next((agent for agent, is_there in zip(agents, answers, strict=True) if is_there), None)

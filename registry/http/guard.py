@@ -71,14 +71,14 @@ class Guard:
         """
         if not self.grants:
             return EVERYTHING
-        found = None
+        granted = None
         for token, grant in self.grants:
             if bearer_matches(authorization, token):
-                found = grant
-        if found is None:
+                granted = grant
+        if granted is None:
             self._count_failure(address)
             raise ApiError(401, "a valid bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
-        return found
+        return granted
 
     def _count_failure(self, address: str) -> None:
         second = int(self.monotonic())

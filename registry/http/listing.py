@@ -30,17 +30,17 @@ async def list_services(request: web.Request) -> web.Response:
     """`GET /services[?status=…][&healthy=true|false][&index=N&wait=30s[&epoch=E]]`."""
     registry = request.app[REGISTRY]
     catalogue = registry.catalogue
-    wanted = _healthy(request)
+    healthy = _healthy(request)
     await wait_for_news(request)
     status = request.query.get("status")
-    if status is None and wanted is None:
+    if status is None and healthy is None:
         shown, total = registry.renderer.table(), len(catalogue)
     else:
         entries = [
             entry
             for entry in catalogue
             if (status is None or entry.instance.status == status)
-            and (wanted is None or entry.instance.is_healthy == wanted)
+            and (healthy is None or entry.instance.is_healthy == healthy)
         ]
         shown, total = registry.renderer.services(entries), len(entries)
     body = b'{"services":%b,"total":%d,"timestamp":"%b"}' % (shown, total, registry.renderer.timestamp().encode())
@@ -151,7 +151,7 @@ def _number(request: web.Request, name: str) -> int | None:
 
 
 def _seconds(text: str) -> float:
-    found = _DURATION.fullmatch(text)
-    if found is None:
+    duration = _DURATION.fullmatch(text)
+    if duration is None:
         raise ApiError(400, f"parameter 'wait' must be like 30s, not {text[:32]!r}", field="wait")
-    return min(float(found[1]) * _UNIT_S[found[2]], LONGEST_WAIT_S)
+    return min(float(duration[1]) * _UNIT_S[duration[2]], LONGEST_WAIT_S)

@@ -124,10 +124,10 @@ class PageRelay:
 async def _refused(answer: aiohttp.ClientResponse, name: str) -> ApiError:
     """What another status means to the page, with the reason that the other side gave."""
     try:
-        said = msgspec.json.decode(await read_bounded(answer, ERROR_LIMIT_BYTES))
+        refusal = msgspec.json.decode(await read_bounded(answer, ERROR_LIMIT_BYTES))
     except (msgspec.DecodeError, AnswerTooLarge):
-        said = None
-    reason = said.get("error") if isinstance(said, dict) else None
+        refusal = None
+    reason = refusal.get("error") if isinstance(refusal, dict) else None
     text = reason.get("message") if isinstance(reason, dict) else reason
     shown = f": {text}" if isinstance(text, str) else ""
     return ApiError(502, f"{name} answered {answer.status}{shown}", upstream_status=answer.status)
