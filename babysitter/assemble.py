@@ -30,6 +30,7 @@ from common.clock import Clock
 from common.http.access import is_loopback
 from common.service import ConfigurationError
 from common.wire.base import JsonObject
+from common.wire.hints import hints_of
 from common.wire.record import KEY_LABEL
 
 log = structlog.get_logger(__name__)
@@ -236,12 +237,14 @@ def make_engine(settings: BabysitterSettings, spec: Spec, session: aiohttp.Clien
     probes = settings.probes
     is_client = isinstance(settings.backend, CbclientBackend)
     path = "" if is_client and probes.generate_path == AUTO else probes.generate_path
-    metrics_path = spec.metadata.get("metrics_path", None if is_client else METRICS_PATH)
+    metrics_path = hints_of(spec.metadata).metrics_path
+    if metrics_path is None and not is_client:
+        metrics_path = METRICS_PATH
     return EngineHealth(
         TokenProbe(session, path),
         session,
         clock=clock,
-        metrics_path=metrics_path if isinstance(metrics_path, str) else None,
+        metrics_path=metrics_path,
         start_timeout_s=probes.generate_timeout_s,
         # So that a hung one has failed `unhealthy_after` times well before `liveness_s` is over.
         idle_timeout_s=min(probes.generate_timeout_s, (probes.liveness_s or math.inf) / probes.unhealthy_after),

@@ -175,7 +175,7 @@ class Replica:
     @property
     def declared_models(self) -> tuple[str, ...]:
         """Model ids by the record."""
-        return tuple(self.hints.models or ())
+        return tuple(model for model in self.hints.models or () if isinstance(model, str))
 
     @property
     def model_objects(self) -> Mapping[str, ModelObject]:

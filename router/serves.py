@@ -48,11 +48,12 @@ def call_of(path: str) -> str:
     return path
 
 
-def declared(serves: Sequence[str] | str | None) -> tuple[str, ...] | None:
+def declared(serves: Sequence[object] | str | None) -> tuple[str, ...] | None:
     """The calls of `metadata.serves` (a list, or one); None when it says nothing that is known."""
     calls: list[str] = []
     for entry in [serves] if isinstance(serves, str) else serves or ():
-        calls += [call_of(entry)] if entry.startswith("/") else KINDS.get(entry.lower(), ())
+        if isinstance(entry, str):
+            calls += [call_of(entry)] if entry.startswith("/") else KINDS.get(entry.lower(), ())
     return tuple(dict.fromkeys(calls)) or None
 
 

@@ -27,6 +27,8 @@ class ReportHints(Message, frozen=True, kw_only=True):
 class Hints(Message, frozen=True, kw_only=True):
     """What a record's metadata says to routers, registries and Prometheus. None: it says nothing of it.
 
+    Operators write some of it by hand: an entry of a list that is no text, or no object, costs no other entry.
+
     Args:
         type: `RecordKind`, or a babysitter's label.
         models: Ids of the models served.
@@ -47,7 +49,7 @@ class Hints(Message, frozen=True, kw_only=True):
     """
 
     type: str | None = None
-    models: list[str] | None = None
+    models: list[Any] | None = None
     models_list: list[Any] | None = None
     parent_service: str | None = None
     babysitter_url: str | None = None
@@ -56,7 +58,7 @@ class Hints(Message, frozen=True, kw_only=True):
     cache_type: str | None = None
     max_concurrency: Positive | None = None
     weight: NotNegative | None = None
-    serves: list[str] | str | None = None
+    serves: list[Any] | str | None = None
     stream_end_mark: bool | None = None
     slow_start_s: NotNegative | None = None
     metrics_path: str | None = None

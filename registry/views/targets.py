@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from msgspec import UNSET
 
 from common.wire.address import authority
+from common.wire.hints import hints_of
 from common.wire.registry import Peer, TargetGroup
 from common.wire.words import RecordKind
 from registry.core.model import Instance
@@ -51,8 +52,8 @@ def _labels(instance: Instance) -> dict[str, str] | None:
     if registration.url.startswith("https:"):
         labels["__scheme__"] = "https"
     kind = instance.kind or ""
-    path = registration.metadata.get("metrics_path")
-    if isinstance(path, str) and path.startswith("/") and len(path) <= PATH_LIMIT:
+    path = hints_of(registration.metadata).metrics_path
+    if path is not None and path.startswith("/") and len(path) <= PATH_LIMIT:
         labels["__metrics_path__"] = path
     elif registration.instance_id is UNSET or kind in JOBS:
         return None

@@ -315,3 +315,13 @@ def test_a_host_in_brackets_is_routed_to() -> None:
     book = directory()
     book.apply(snapshot(record(host="[::1]", url=""), record("b-server", host="[::1]", url="http://[::1]:9000")), 0.0)
     assert [(one.host, one.port, one.authority) for one in book.table().endpoints] == [("::1", 9000, "[::1]:9000")] * 2
+
+
+def test_an_entry_that_is_no_text_costs_a_record_none_of_its_other_models_and_calls() -> None:
+    metadata = {"type": "openai-api", "models": ["m", 7], "serves": ["embed", None]}
+    book = directory()
+    book.apply(Put(epoch="e", revision=1, service=record(metadata=metadata)), 0.0)
+    (endpoint,) = book.table().endpoints
+    assert endpoint.models == ("m",)
+    assert endpoint.serves is not None
+    assert "/embeddings" in endpoint.serves
