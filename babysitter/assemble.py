@@ -15,7 +15,7 @@ from babysitter import ports
 from babysitter.backend_settings import BACKEND_LABELS, SERVER_WORDS, CbclientBackend, InfinilmRustBackend, VllmBackend
 from babysitter.cbclient.deploy import ClientDeployer
 from babysitter.cbclient.modes import MODES
-from babysitter.cbclient.request import CreateRequest, load
+from babysitter.cbclient.request import CheckedRequest, load
 from babysitter.cbclient.rules import Rules
 from babysitter.cbclient.wheels import Roots
 from babysitter.engine_health import EngineHealth
@@ -60,7 +60,7 @@ def other_hosts(host: str) -> tuple[str, ...]:
     return () if host in WILDCARDS or is_loopback(host) else ("127.0.0.1",)
 
 
-def make_policy(settings: BabysitterSettings, request: CreateRequest | None) -> RestartPolicy:
+def make_policy(settings: BabysitterSettings, request: CheckedRequest | None) -> RestartPolicy:
     """When to restart, give up, and distrust; a request's own deadlines are honoured (A10)."""
     restarts, probes = settings.babysitter, settings.probes
     asked = request.timeouts if request else None
@@ -195,7 +195,7 @@ def hints(settings: BabysitterSettings) -> JsonObject:
     }
 
 
-def requested_of(request: CreateRequest, settings: BabysitterSettings) -> Requested:
+def requested_of(request: CheckedRequest, settings: BabysitterSettings) -> Requested:
     """What every report says of the request."""
     return Requested(
         server_mode=request.server_mode,
@@ -208,7 +208,7 @@ def requested_of(request: CreateRequest, settings: BabysitterSettings) -> Reques
     )
 
 
-def warnings_of(request: CreateRequest, settings: BabysitterSettings) -> tuple[str, ...]:
+def warnings_of(request: CheckedRequest, settings: BabysitterSettings) -> tuple[str, ...]:
     """What the operator should know of a request that is carried out all the same."""
     runconfig = request.full_config.get("runconfig")
     named = isinstance(runconfig, Mapping) and runconfig.get("cbcore_image")

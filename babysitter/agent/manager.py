@@ -26,7 +26,7 @@ from babysitter.agent.processes import BabysitterProcess
 from babysitter.agent.requests import digest, read_request
 from babysitter.agent.settings import AgentSettings
 from babysitter.agent.store import FULL, ReplicaStore
-from babysitter.cbclient.request import CreateRequest
+from babysitter.cbclient.request import CheckedRequest
 from babysitter.memory import Memory, SavedReplica
 from common.clock import Clock, iso
 from common.http.errors import ApiError
@@ -132,7 +132,7 @@ class ReplicaManager:
             raise ApiError(404, f"replica {replica_id!r} not found")
         return controller
 
-    def read(self, body: JsonObject) -> CreateRequest:
+    def read(self, body: JsonObject) -> CheckedRequest:
         """The request in a body.
 
         Raises:
@@ -143,7 +143,7 @@ class ReplicaManager:
             raise ApiError(422, f"field 'placement.node': this is node {self.settings.node!r}", field="placement.node")
         return request
 
-    async def create(self, request: CreateRequest, body: JsonObject) -> tuple[ReplicaController, bool]:
+    async def create(self, request: CheckedRequest, body: JsonObject) -> tuple[ReplicaController, bool]:
         """Make the replica of `request`, which stands in `body`; True when it was made before, by the same one (E1).
 
         Raises:
@@ -252,7 +252,7 @@ class ReplicaManager:
                 return port
         raise ApiError(507, f"no two ports between {first} and {last} are free (settings first_port, last_port)")
 
-    def _create_files(self, record: ReplicaRecord, request: CreateRequest, content: bytes) -> None:
+    def _create_files(self, record: ReplicaRecord, request: CheckedRequest, content: bytes) -> None:
         first = SavedReplica(
             replica_id=record.replica_id,
             server_mode=request.server_mode,

@@ -9,7 +9,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from babysitter.cbclient.modes import MODES
-from babysitter.cbclient.request import CreateRequest, unknown
+from babysitter.cbclient.request import CheckedRequest, unknown
 from babysitter.cbclient.wheels import WheelError, check_allowed
 from common.http.errors import ApiError, check_values, parse_json_object, wrong_field
 from common.nulls import without_nulls
@@ -62,7 +62,7 @@ def parse_body(raw: bytes) -> JsonObject:
     return body
 
 
-def read_request(body: JsonObject, *, wheel_dirs: Sequence[Path], model_dirs: Sequence[Path]) -> CreateRequest:
+def read_request(body: JsonObject, *, wheel_dirs: Sequence[Path], model_dirs: Sequence[Path]) -> CheckedRequest:
     """The create request.
 
     Args:
@@ -75,7 +75,7 @@ def read_request(body: JsonObject, *, wheel_dirs: Sequence[Path], model_dirs: Se
     """
     _check_mode(body)
     try:
-        request = CreateRequest.model_validate_json(json.dumps(without_nulls(CreateRequest, body)))
+        request = CheckedRequest.model_validate_json(json.dumps(without_nulls(CheckedRequest, body)))
     except ValidationError as error:
         raise _refusal(error) from error
     if len(json.dumps(request.metadata)) > METADATA_LIMIT_BYTES:
@@ -84,7 +84,7 @@ def read_request(body: JsonObject, *, wheel_dirs: Sequence[Path], model_dirs: Se
     return request
 
 
-def warnings(request: CreateRequest, body: JsonObject) -> list[Warned]:
+def warnings(request: CheckedRequest, body: JsonObject) -> list[Warned]:
     """The members of an accepted request that are not carried out, and those that are unknown."""
     notes = [Warned(field=field, note=note) for field, note in NOT_CARRIED_OUT.items() if _member(request, field)]
     if request.gateway_config.mock_backend and not MODES[request.server_mode].is_gateway:
@@ -102,7 +102,7 @@ def digest(body: JsonObject) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _member(request: CreateRequest, field: str) -> object:
+def _member(request: CheckedRequest, field: str) -> object:
     """The member of that dotted name; None when a table on the way to it is absent."""
     member: object = request
     for name in field.split("."):
@@ -120,7 +120,7 @@ def _check_mode(body: JsonObject) -> None:
         raise wrong("platform_config", f"is needed by the mode {mode}", 400)
 
 
-def _check_paths(request: CreateRequest, wheel_dirs: Sequence[Path], model_dirs: Sequence[Path]) -> None:
+def _check_paths(request: CheckedRequest, wheel_dirs: Sequence[Path], model_dirs: Sequence[Path]) -> None:
     """Nothing that a request names may lead out of where it belongs (E4)."""
     wheel = request.cbclient_config.cbclient_whl if request.cbclient_config else None
     if wheel is not None:

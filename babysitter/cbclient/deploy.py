@@ -20,9 +20,9 @@ from babysitter.attempt import ServerCommand
 from babysitter.cbclient import tool, wheels
 from babysitter.cbclient.environments import Environments, link
 from babysitter.cbclient.index_check import examine
-from babysitter.cbclient.packages import EnvironmentSpec, Fault, Step, fault_of, key, split_index
+from babysitter.cbclient.packages import EnvironmentSpec, PipFault, Step, fault_of, key, split_index
 from babysitter.cbclient.params import effective_config
-from babysitter.cbclient.request import CreateRequest
+from babysitter.cbclient.request import CheckedRequest
 from babysitter.cbclient.rules import Resolved, Rules
 from babysitter.cbclient.server import make_command
 from babysitter.cbclient.stage_reporter import StageReporter
@@ -58,7 +58,7 @@ class ClientDeployer:
 
     def __init__(
         self,
-        request: CreateRequest,
+        request: CheckedRequest,
         workdir: Path,
         port: int,
         rules: Rules,
@@ -238,7 +238,7 @@ class ClientDeployer:
         await asyncio.to_thread(shutil.rmtree, extra)
         return "".join(f"{line}\n" for line in sorted(lock)).encode()
 
-    async def _examined(self, fault: Fault, step: Step) -> Fault:
+    async def _examined(self, fault: PipFault, step: Step) -> PipFault:
         """The fault after a look at the index: to pip, one that cannot be reached looks like one without the package."""
         if fault.word not in UNSURE or not step.requirements:
             return fault
@@ -292,7 +292,7 @@ class ClientDeployer:
 class _Failed(Exception):
     """A tool failed."""
 
-    def __init__(self, fault: Fault, output: str) -> None:
+    def __init__(self, fault: PipFault, output: str) -> None:
         super().__init__(fault.word)
         self.fault = fault
         lines = [line for line in output.splitlines() if line.strip()]

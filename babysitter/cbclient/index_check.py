@@ -13,12 +13,12 @@ from pathlib import Path
 from socket import gaierror
 from urllib.parse import urlsplit
 
-from babysitter.cbclient.packages import Fault, Index
+from babysitter.cbclient.packages import Index, PipFault
 
 TIMEOUT_S = 15.0
 
 
-def examine(index: Index, package: str, *, ca_file: Path | None) -> Fault | None:
+def examine(index: Index, package: str, *, ca_file: Path | None) -> PipFault | None:
     """What keeps `package` of `index` from being seen; None when its page is there. Blocks for at most `TIMEOUT_S` a step."""
     url = f"{index.url.rstrip('/')}/{package}/"
     proxy = _proxy(url)
@@ -33,7 +33,7 @@ def examine(index: Index, package: str, *, ca_file: Path | None) -> Fault | None
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         return _failure(reason, way, proxied=bool(proxy))
     except ValueError as error:
-        return Fault("index_unreachable", retry=False, text=f"{index.url} is no index URL: {error}")
+        return PipFault("index_unreachable", retry=False, text=f"{index.url} is no index URL: {error}")
 
 
 def _opener(index: Index, ca_file: Path | None) -> urllib.request.OpenerDirector:
@@ -56,30 +56,32 @@ def _proxy(url: str) -> str | None:
     return urlsplit(named if "://" in named else f"http://{named}").netloc.rpartition("@")[2]
 
 
-def _refusal(status: int, way: str) -> Fault | None:
+def _refusal(status: int, way: str) -> PipFault | None:
     problem = f"{way} answers {status}"
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return Fault(
+        return PipFault(
             "index_refused", retry=False, text=f"{problem}: set a login in PIP_INDEX_URL or cbclient.index_url"
         )
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-        return Fault("index_proxy", retry=False, text=f"{problem}: set a login in HTTPS_PROXY or HTTP_PROXY")
+        return PipFault("index_proxy", retry=False, text=f"{problem}: set a login in HTTPS_PROXY or HTTP_PROXY")
     if status == HTTPStatus.NOT_FOUND:
-        return Fault("not_found", retry=False, text=f"{problem}: the index has no such package, or is not at this URL")
-    return Fault("index_unreachable", retry=True, text=problem)
+        return PipFault(
+            "not_found", retry=False, text=f"{problem}: the index has no such package, or is not at this URL"
+        )
+    return PipFault("index_unreachable", retry=True, text=problem)
 
 
-def _failure(reason: object, way: str, *, proxied: bool) -> Fault:
+def _failure(reason: object, way: str, *, proxied: bool) -> PipFault:
     problem = f"{way}: {reason}"
     if isinstance(reason, ssl.SSLCertVerificationError):
-        return Fault(
+        return PipFault(
             "index_tls", retry=False, text=f"{problem}: set cbclient.ca_file or PIP_CERT to the index's own CA"
         )
     if isinstance(reason, ssl.SSLError):
-        return Fault("index_tls", retry=False, text=f"{problem}: does it speak TLS at this port?")
+        return PipFault("index_tls", retry=False, text=f"{problem}: does it speak TLS at this port?")
     if proxied:
         refused = str(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED.value) in str(reason)
-        return Fault("index_proxy", retry=not refused, text=f"{problem}: see HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
+        return PipFault("index_proxy", retry=not refused, text=f"{problem}: see HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
     if isinstance(reason, gaierror):
-        return Fault("index_name", retry=True, text=f"{problem}: the index's name is not known here")
-    return Fault("index_unreachable", retry=True, text=problem)
+        return PipFault("index_name", retry=True, text=f"{problem}: the index's name is not known here")
+    return PipFault("index_unreachable", retry=True, text=problem)

@@ -128,7 +128,7 @@ def split_index(url: str) -> Index:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class PipFault:
     """Why pip failed, in a word, and whether trying again can help; `text` says it better than pip's last line."""
 
     word: str
@@ -137,24 +137,24 @@ class Fault:
 
 
 _FAULTS = (
-    (re.compile(r"No space left on device|Disk quota exceeded|Errno 28"), Fault("no_space", retry=False)),
-    (re.compile(r"is not a trusted or secure host"), Fault(
+    (re.compile(r"No space left on device|Disk quota exceeded|Errno 28"), PipFault("no_space", retry=False)),
+    (re.compile(r"is not a trusted or secure host"), PipFault(
         "index_untrusted", retry=False,
         text="the index is asked without TLS and is not on this machine: use https, or name its host in cbclient.trusted_hosts",
     )),
-    (re.compile(r"DO NOT MATCH THE HASHES"), Fault("hash_mismatch", retry=True)),
+    (re.compile(r"DO NOT MATCH THE HASHES"), PipFault("hash_mismatch", retry=True)),
     (
         re.compile(r"ConnectionError|NewConnectionError|ReadTimeout|Connection refused|Connection broken|"
                    r"5\d\d Server Error|HTTP error 5|timed out|Temporary failure in name resolution|IncompleteRead"),
-        Fault("index_unreachable", retry=True),
+        PipFault("index_unreachable", retry=True),
     ),
-    (re.compile(r"ResolutionImpossible|conflicting dependencies"), Fault("conflict", retry=False)),
-    (re.compile(r"No matching distribution found|Could not find a version"), Fault("not_found", retry=False)),
-    (re.compile(r"401 |403 "), Fault("index_refused", retry=False)),
-    (re.compile(r"^took longer than", re.MULTILINE), Fault("too_slow", retry=True)),
+    (re.compile(r"ResolutionImpossible|conflicting dependencies"), PipFault("conflict", retry=False)),
+    (re.compile(r"No matching distribution found|Could not find a version"), PipFault("not_found", retry=False)),
+    (re.compile(r"401 |403 "), PipFault("index_refused", retry=False)),
+    (re.compile(r"^took longer than", re.MULTILINE), PipFault("too_slow", retry=True)),
 )  # fmt: skip
 
 
-def fault_of(output: str) -> Fault:
+def fault_of(output: str) -> PipFault:
     """What pip's output says about its failure; an unreachable index counts before the packages it did not show."""
-    return next((fault for pattern, fault in _FAULTS if pattern.search(output)), Fault("failed", retry=True))
+    return next((fault for pattern, fault in _FAULTS if pattern.search(output)), PipFault("failed", retry=True))

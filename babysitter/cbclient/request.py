@@ -17,7 +17,7 @@ from common.wire.base import JsonObject
 LIMIT_BYTES = 1 << 20
 
 
-class Placement(create.Placement):
+class CheckedPlacement(create.Placement):
     """With a tag that names a version."""
 
     @field_validator("app_tag")
@@ -26,7 +26,7 @@ class Placement(create.Placement):
         return _check_tag(value)
 
 
-class ClientConfig(create.ClientConfig):
+class CheckedClientConfig(create.ClientConfig):
     """With tags that name a version, and requirements that name packages."""
 
     @field_validator("app_tag", "client_version")
@@ -43,14 +43,14 @@ class ClientConfig(create.ClientConfig):
             raise ValueError(str(error)) from error
 
 
-class CreateRequest(create.CreateRequest):
+class CheckedRequest(create.CreateRequest):
     """A request that this node can carry out."""
 
-    placement: Placement = Field(default_factory=Placement)
-    cbclient_config: ClientConfig | None = None
+    placement: CheckedPlacement = Field(default_factory=CheckedPlacement)
+    cbclient_config: CheckedClientConfig | None = None
 
 
-def unknown(body: JsonObject, model: type[BaseModel] = CreateRequest, path: str = "") -> list[str]:
+def unknown(body: JsonObject, model: type[BaseModel] = CheckedRequest, path: str = "") -> list[str]:
     """Dotted names of the members of `body` that nothing here reads."""
     if model.model_config.get("extra") == "allow":
         return []
@@ -70,7 +70,7 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def load(path: Path) -> CreateRequest:
+def load(path: Path) -> CheckedRequest:
     """The request in a file.
 
     Raises:
@@ -78,7 +78,7 @@ def load(path: Path) -> CreateRequest:
     """
     try:
         body = json.loads(read_bounded(path, limit_bytes=LIMIT_BYTES))
-        return CreateRequest.model_validate(without_nulls(CreateRequest, body) if isinstance(body, dict) else body)
+        return CheckedRequest.model_validate(without_nulls(CheckedRequest, body) if isinstance(body, dict) else body)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     except ValidationError as error:

@@ -7,7 +7,7 @@ from babysitter.attempt import ServerCommand
 from babysitter.cbclient.modes import MODES
 from babysitter.cbclient.packages import EnvironmentSpec
 from babysitter.cbclient.params import server_environment, server_flags
-from babysitter.cbclient.request import CreateRequest
+from babysitter.cbclient.request import CheckedRequest
 from babysitter.cbclient.rules import Rules
 from babysitter.cbclient.versions import canonical
 from babysitter.spec import DeployError
@@ -19,7 +19,7 @@ NEVER_PASSED_ON = ("SVC_", "PIP_")
 
 
 def make_command(
-    request: CreateRequest,
+    request: CheckedRequest,
     rules: Rules,
     *,
     workdir: Path,

@@ -24,7 +24,7 @@ from babysitter.cbclient.packages import (
     split_index,
 )
 from babysitter.cbclient.params import effective_config, merged, server_flags
-from babysitter.cbclient.request import CreateRequest, load
+from babysitter.cbclient.request import CheckedRequest, load
 from babysitter.cbclient.server import make_command
 from babysitter.cbclient.versions import TagError, has_client_package, image, image_tag, version_of, wheel_names
 from babysitter.cbclient.wheels import Roots, WheelError
@@ -270,7 +270,7 @@ def test_merged_lays_tables_over_tables() -> None:
 
 def effective(full: dict[str, Any], **changes: Any) -> dict[str, Any]:
     image = changes.pop("image", "r/cbcore:t")
-    request = CreateRequest.model_validate({**MINIMAL, "full_config": full, **changes})
+    request = CheckedRequest.model_validate({**MINIMAL, "full_config": full, **changes})
     return effective_config(request, workdir=PurePosixPath("/w"), image=image)
 
 
@@ -401,7 +401,7 @@ def command_of(workdir: Path, changes: dict[str, Any]) -> ServerCommand:
     entry.parent.mkdir(parents=True)
     entry.write_text("")
     return make_command(
-        CreateRequest.model_validate({**MINIMAL, **changes}),
+        CheckedRequest.model_validate({**MINIMAL, **changes}),
         make_rules(parse(["-p", "8001", "--command", "true"], {})),
         workdir=workdir,
         port=8001,
@@ -439,11 +439,11 @@ def test_a_request_with_a_tag_and_no_image_registry_is_warned_of_W41(
 ) -> None:
     given = {"port": 8001, "backend": {"type": "mock", "models": ["m"]}, "cbclient": client}
     settings = BabysitterSettings.model_validate(given)
-    assert warnings_of(CreateRequest.model_validate({**MINIMAL, **change}), settings) == told
+    assert warnings_of(CheckedRequest.model_validate({**MINIMAL, **change}), settings) == told
 
 
 def test_defaults_of_a_request_are_the_contracts() -> None:
-    request = CreateRequest.model_validate(MINIMAL)
+    request = CheckedRequest.model_validate(MINIMAL)
     assert request.placement.namespace == "inf-integ"
     assert (request.app_tag, request.job_priority, request.full_config) == ("2.3.0", None, {})
 

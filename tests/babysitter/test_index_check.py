@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from babysitter.cbclient.index_check import examine
-from babysitter.cbclient.packages import Fault, Index, fault_of, split_index
+from babysitter.cbclient.packages import Index, PipFault, fault_of, split_index
 from tests.ports import free_port
 
 LOGIN = "Basic " + base64.b64encode(b"someone:secret").decode()
@@ -52,7 +52,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.lower(), raising=False)
 
 
-def look(url: str, ca_file: Path | None = None) -> Fault | None:
+def look(url: str, ca_file: Path | None = None) -> PipFault | None:
     return examine(split_index(url), "pkg", ca_file=ca_file)
 
 

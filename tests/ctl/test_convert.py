@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from babysitter.cbclient.params import effective_config
-from babysitter.cbclient.request import CreateRequest
+from babysitter.cbclient.request import CheckedRequest
 from ctl.codes import Code
 from ctl.convert import RequestFlags, UnusableConfig, from_model_config, laid_over
 from tests.ctl.conftest import Suite
@@ -69,7 +69,7 @@ def test_a_request_has_the_old_converters_members_where_nothing_is_said_W41() ->
     tagged = from_model_config({"model": {"name": "m"}}, RequestFlags(app_tag="build-1"))
     assert tagged["cbclient_config"] == {"app_tag": "build-1", "use_uv": True}
     assert tagged["placement"]["app_tag"] == "build-1"
-    CreateRequest.model_validate({**tagged, "job": None})
+    CheckedRequest.model_validate({**tagged, "job": None})
 
 
 async def test_from_yaml_takes_the_old_converters_flags_W41(suite: Suite, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_flags_stand_over_the_files_own_runconfig_as_far_as_params_yaml(timeout_
     ):
         assert made["full_config"]["runconfig"] == {**runconfig, **said}
         for sent in (made, {**made, "job": None}):  # None: as one that only reads runconfig
-            request = CreateRequest.model_validate(sent)
+            request = CheckedRequest.model_validate(sent)
             params = effective_config(request, workdir=PurePosixPath("/w"), image=None)
             assert {key: params["runconfig"][key] for key in said} == said
     assert runconfig["job_priority"] == "p1"

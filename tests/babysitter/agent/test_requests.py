@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from babysitter.agent.requests import digest, parse_body, read_request, warnings
-from babysitter.cbclient.request import CreateRequest
+from babysitter.cbclient.request import CheckedRequest
 from common.http.errors import ApiError
 from tests.babysitter.agent.conftest import Client, wanted
 
@@ -67,7 +67,7 @@ BAD: list[tuple[str, Any, int]] = [
 ]
 
 
-def read(body: dict[str, Any]) -> CreateRequest:
+def read(body: dict[str, Any]) -> CheckedRequest:
     return read_request(body, wheel_dirs=(), model_dirs=())
 
 
