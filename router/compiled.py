@@ -20,7 +20,6 @@ Python environment that they were made for."""
 LIST = "sources"
 """A build's list of what it was made from."""
 SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
-PACKAGES = ("router", "router.policy", "router.proxy")
 MODULES = (
     "router.counters",
     "router.candidates",
@@ -122,6 +121,6 @@ def activate() -> bool:
     if build is None:
         return False
     sys.path.append(str(build))  # for the library that all of them share
-    for name in PACKAGES:
+    for name in sorted({module.rpartition(".")[0] for module in MODULES}):
         importlib.import_module(name).__path__.insert(0, str(build / name.replace(".", "/")))
     return True
