@@ -317,9 +317,7 @@ class Supervisor:
         kept = kept_models(models, self.memory.models)
         if kept != self.memory.models:
             self.memory.models = kept
-            if (
-                self.state is not ReplicaState.WAITING_FOR_READY
-            ):  # it is about to be ready, which will be told with this
+            if self.state is not ReplicaState.WAITING_FOR_READY:  # that is about to be ready, which tells of these too
                 self._changed()
 
     def _jobs_seen(self) -> None:
