@@ -92,7 +92,8 @@ class FleetIndex:
                     yield info
 
     def _best(self, replica_id: str) -> _Teller:
-        return max(self._by_replica[replica_id].values(), key=lambda teller: teller.rank(replica_id))
+        tellers = self._by_replica[replica_id].values()
+        return next(iter(tellers)) if len(tellers) == 1 else max(tellers, key=lambda it: it.rank(replica_id))
 
     # Keeping.
 
