@@ -28,12 +28,13 @@ from babysitter.supervisor import Supervisor
 from common import own_python
 from common.clock import SystemClock, iso
 from common.discovery.registry_client import RegistryClient
+from common.exits import ConfigurationError
 from common.http.access import is_loopback, read_credential, read_token
 from common.http.client import make_session
 from common.http.serve import Address, start, stop_signals, until_stopped
 from common.names import bind_address
 from common.reload import Reloader, hangup_event
-from common.service import ConfigurationError, complain, run_loaded
+from common.service import complain, run_loaded
 from common.settings import SettingsError
 from common.tasks import TaskScope
 from common.tracing import Tracing, open_tracing, require_tracing

@@ -27,8 +27,8 @@ from babysitter.slots import Slots
 from babysitter.spec import Addresses, JobRules, LogRules, Requested, Spec
 from babysitter.token_probe import AUTO, TokenProbe
 from common.clock import Clock
+from common.exits import ConfigurationError
 from common.http.access import is_loopback
-from common.service import ConfigurationError
 from common.wire.base import JsonObject
 from common.wire.hints import hints_of
 from common.wire.record import KEY_LABEL

@@ -13,7 +13,7 @@ from babysitter.attempt import ServerAttempt
 from babysitter.state_file import StateFile
 from common import lock_file
 from common.atomic_file import write_atomic
-from common.service import ConfigurationError
+from common.exits import ConfigurationError
 
 KEPT_ATTEMPTS = 3
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from babysitter.backend_settings import InfinilmBackend, InfinilmRustBackend
-from common.service import ConfigurationError
+from common.exits import ConfigurationError
 
 PROJECT = Path(__file__).resolve().parent.parent
 SCRIPT = "launch_server.py"

@@ -20,8 +20,8 @@ from babysitter.backends import command, infinilm, mock, vllm
 from babysitter.backends.plan import LaunchContext, LaunchPlan
 from babysitter.settings import BabysitterSettings
 from common import own_python
+from common.exits import ConfigurationError
 from common.http.access import read_credential
-from common.service import ConfigurationError
 
 OWN_PREFIX = "SVC_"
 """Variables of the suite's own settings; tokens may be among them, and no server needs them (B18)."""

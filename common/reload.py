@@ -16,7 +16,8 @@ from typing import Generic
 import structlog
 
 from common import systemd
-from common.service import Chosen, ConfigurationError, warn_of_retired
+from common.exits import ConfigurationError
+from common.service import Chosen, warn_of_retired
 from common.settings import SettingsError, needing_restart
 
 log = structlog.get_logger(__name__)

@@ -9,8 +9,7 @@ from typing import TypeVar
 import structlog
 
 from common import ending, log, systemd
-from common.exits import ConfigurationError as ConfigurationError  # noqa: PLC0414 - most take it from here
-from common.exits import Exit
+from common.exits import ConfigurationError, Exit
 from common.settings import Settings, SettingsError, load, option, unknown_variables
 from common.tasks import TaskFailed
 

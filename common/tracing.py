@@ -7,7 +7,8 @@ its exporter are.
 from typing import TYPE_CHECKING
 
 from common import __version__
-from common.service import ConfigurationError, ServiceSettings
+from common.exits import ConfigurationError
+from common.service import ServiceSettings
 from common.settings import option
 from common.span import Span
 

@@ -10,11 +10,11 @@ import structlog
 from aiohttp import web
 
 from common.discovery.registry_client import RegistryClient
+from common.exits import ConfigurationError
 from common.http.access import read_token, require_guard
 from common.http.client import make_session
 from common.http.serve import stop_signals, until_stopped
 from common.reload import Reloader, hangup_event
-from common.service import ConfigurationError
 from common.settings import SettingsError
 from common.tasks import TaskScope
 from common.tracing import require_tracing

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.service import ConfigurationError
+from common.exits import ConfigurationError
 
 LIMIT_BYTES = 107
 """Of a socket's path (unix(7))."""

@@ -12,9 +12,9 @@ from pathlib import Path
 import structlog
 
 from common.discovery.registry_client import RegistryClient, RegistryError
+from common.exits import ConfigurationError
 from common.http.tls import client_context, read_ca
 from common.reload import Change
-from common.service import ConfigurationError
 from common.settings import SettingsError
 from common.tracing import require_tracing
 from router import complaints, last_table

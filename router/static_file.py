@@ -7,10 +7,10 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from common.discovery.plan import plan_of
+from common.exits import ConfigurationError
 from common.http.access import read_credential
 from common.names import is_host, is_service_name
 from common.nulls import without_nulls
-from common.service import ConfigurationError
 from common.settings import Layer, Settings, SettingsError, build, read_file
 from common.wire.base import JsonObject
 from common.wire.record import ServiceRecord

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from common import own_python, systemd
+from common.exits import ConfigurationError
 from common.http.access import require_guard
 from common.http.serve import Address, explain_bind
 from common.names import bind_address
-from common.service import ConfigurationError
 from common.tasks import TaskFailed, TaskScope
 from router import feed
 from router.counters import BLOCKS_EACH, Shape, SharedCounters

@@ -9,8 +9,9 @@ from pydantic import field_validator, model_validator
 from babysitter.settings import BabysitterSettings
 from babysitter.settings import parse as parse_babysitter
 from common import own_python
+from common.exits import ConfigurationError
 from common.names import is_host, is_service_name
-from common.service import LOG_LEVELS, ConfigurationError, ServiceSettings
+from common.service import LOG_LEVELS, ServiceSettings
 from common.settings import CommaList, CommaPaths, SettingsError, find_config, load, option
 
 ENV_PREFIX = "SVC_AGENT_"

@@ -22,8 +22,8 @@ from babysitter.memory import SavedReplica, read_saved
 from babysitter.state_file import LIMIT_BYTES, StateFile, decode
 from common import lock_file
 from common.atomic_file import read_bounded, write_atomic
+from common.exits import ConfigurationError
 from common.names import is_replica_id
-from common.service import ConfigurationError
 from common.wire.base import JsonObject
 from common.wire.create import RequestGlance
 from common.wire.read import read_json_lenient, read_lenient

@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from babysitter.cbclient.packages import RequirementError, check_custom
 from babysitter.cbclient.versions import TagError, version_of
 from common.atomic_file import read_bounded
+from common.exits import ConfigurationError
 from common.nulls import without_nulls
-from common.service import ConfigurationError
 from common.wire import create
 from common.wire.base import JsonObject
 

@@ -13,7 +13,7 @@ A service writes each call once, with the types of `common/wire` that it takes a
 
 A type is whatever msgspec describes (structs, `list[Thing]`, `JsonObject` for a document of any form) or a pydantic model.
 None stands for an answer that is no JSON; `content_type` names what it is then. Each status of `faults`, the call's and
-the service's, is answered with a `Fault`.
+the service's, is answered with an `ErrorBody`.
 """
 
 import re
@@ -29,7 +29,7 @@ from pydantic import BaseModel
 from common import __version__
 from common.http.errors import Handler
 from common.wire.base import JsonObject
-from common.wire.fault import Fault
+from common.wire.fault import ErrorBody
 
 REFERENCE = "#/components/schemas/"
 
@@ -49,7 +49,7 @@ class Route:
 
     Args:
         answers: The type of each status that is no fault; None for an answer that is no JSON.
-        faults: Further statuses, whose body is a `Fault`.
+        faults: Further statuses, whose body is an `ErrorBody`.
         body: The type of the request's body.
         body_required: False where an empty body will do.
         content_type: Of answers that are no JSON.
@@ -88,7 +88,7 @@ def describe(title: str, routes: Iterable[Route], *, faults: tuple[int, ...]) ->
     """
     routes = tuple(routes)
     kinds = [kind for route in routes for kind in (route.body, *route.answers.values()) if kind is not None]
-    schemas, components = _schemas([*kinds, Fault])
+    schemas, components = _schemas([*kinds, ErrorBody])
     paths: dict[str, JsonObject] = {}
     for route in routes:
         paths.setdefault(_plain(route), {})[route.method.lower()] = _operation(route, schemas, faults)
@@ -127,7 +127,7 @@ def _operation(route: Route, schemas: Mapping[Any, JsonObject], faults: tuple[in
     in_query = [
         {"name": it.name, "in": "query", "schema": dict(it.schema), "description": it.text} for it in route.query
     ]
-    answers = dict(route.answers) | dict.fromkeys((*route.faults, *faults), Fault)
+    answers = dict(route.answers) | dict.fromkeys((*route.faults, *faults), ErrorBody)
     operation: JsonObject = {
         "summary": route.summary,
         "parameters": in_path + in_query,

@@ -11,8 +11,8 @@ import structlog
 from aiohttp import web
 
 from common import systemd
+from common.exits import ConfigurationError
 from common.names import bind_address
-from common.service import ConfigurationError
 from common.tasks import TaskScope
 
 log = structlog.get_logger(__name__)

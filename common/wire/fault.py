@@ -12,7 +12,7 @@ class FieldFault(Message, frozen=True, kw_only=True):
     problem: str
 
 
-class Fault(Message, frozen=True, kw_only=True):
+class ErrorBody(Message, frozen=True, kw_only=True):
     """Body of every refusal.
 
     Args:

@@ -11,8 +11,8 @@ from aiohttp import web
 from babysitter import assemble, ports
 from babysitter.assemble import make_addresses, other_hosts, settle_host
 from babysitter.settings import BabysitterSettings
+from common.exits import ConfigurationError
 from common.http.serve import Address, bound_port, start
-from common.service import ConfigurationError
 from tests.babysitter.real import ask, running, until
 from tests.ports import free_port
 

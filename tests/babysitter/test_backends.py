@@ -9,7 +9,7 @@ from babysitter.backends.plan import option_value
 from babysitter.launch import make_command, make_plan
 from babysitter.settings import BabysitterSettings
 from common import own_python
-from common.service import ConfigurationError
+from common.exits import ConfigurationError
 
 
 def settings(**backend: object) -> BabysitterSettings:

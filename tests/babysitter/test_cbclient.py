@@ -31,7 +31,7 @@ from babysitter.cbclient.wheels import Roots, WheelError
 from babysitter.settings import BabysitterSettings, parse
 from babysitter.spec import DeployError
 from common.clock import SystemClock
-from common.service import ConfigurationError
+from common.exits import ConfigurationError
 from tests.babysitter.stand_in.wheels import make_wheel
 
 

@@ -8,7 +8,7 @@ from babysitter import infinilm_places
 from babysitter.attempt import ServerCommand
 from babysitter.launch import make_command, make_plan
 from babysitter.settings import BabysitterSettings, parse
-from common.service import ConfigurationError
+from common.exits import ConfigurationError
 
 SYSTEM = "/usr/bin:/bin"
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from common.exits import ConfigurationError
 from common.http.access import bearer_matches, is_loopback, read_credential, read_token, require_guard
-from common.service import ConfigurationError
 
 TOKEN = "0123456789abcdef" * 2
 

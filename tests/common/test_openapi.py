@@ -57,7 +57,7 @@ def test_answers_faults_parameters_and_bodies_are_told() -> None:
     paths = described()["paths"]
     one = paths["/things/{name}"]["get"]
     assert [(it["name"], it["in"]) for it in one["parameters"]] == [("name", "path")]
-    fault = {"application/json": {"schema": {"$ref": "#/components/schemas/Fault"}}}
+    fault = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
     assert {status: it["content"] for status, it in one["responses"].items()} == {
         "200": {"application/json": {"schema": {"$ref": "#/components/schemas/ReplicaList"}}},
         "404": fault,

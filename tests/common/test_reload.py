@@ -11,8 +11,9 @@ import pytest
 import structlog
 
 from common import reload
+from common.exits import ConfigurationError
 from common.reload import Change, Reloader, changes, hangup_event
-from common.service import ConfigurationError, ServiceSettings
+from common.service import ServiceSettings
 from common.settings import SettingsError, option
 
 ASKED = Change(asked=True, files=())

@@ -9,8 +9,8 @@ import time
 import pytest
 from aiohttp import ClientSession, web
 
+from common.exits import ConfigurationError
 from common.http.serve import Address, bound_port, explain_bind, start, stop_signals, until_stopped
-from common.service import ConfigurationError
 from common.tasks import TaskFailed, TaskScope
 
 
@@ -109,7 +109,8 @@ def run_service(body: str, *argv: str, **env: str) -> subprocess.CompletedProces
 import asyncio, sys
 from aiohttp import web
 from common.http.serve import Address, start
-from common.service import ConfigurationError, ServiceSettings, run
+from common.exits import ConfigurationError
+from common.service import ServiceSettings, run
 from common.settings import option
 from common.tasks import TaskFailed
 

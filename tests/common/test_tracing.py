@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from common.service import ConfigurationError
+from common.exits import ConfigurationError
 from common.span import Span
 from common.tracing import TracedSettings, Tracing, open_tracing, require_tracing
 

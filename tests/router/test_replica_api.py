@@ -12,8 +12,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
+from common.exits import ConfigurationError
 from common.http.client import make_session
-from common.service import ConfigurationError
 from router.assemble import make_replica_api
 from router.control.app import Overview, make_app
 from router.control.replica_api import ReplicaApi

@@ -13,7 +13,7 @@ from babysitter.agent import processes, reload
 from babysitter.agent.api import AGENT
 from babysitter.agent.launch_spec import make_launch_spec
 from babysitter.agent.settings import AgentSettings
-from common.service import ConfigurationError
+from common.exits import ConfigurationError
 from common.settings import SettingsError, needing_restart
 from tests.babysitter.agent.agent_process import agent
 from tests.babysitter.agent.conftest import Client, StartAgent, create, manager_of, reached, wanted

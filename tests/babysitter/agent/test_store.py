@@ -21,7 +21,7 @@ from babysitter.cbclient.environments import Environments
 from babysitter.memory import SavedReplica
 from babysitter.state_file import decode
 from common.atomic_file import write_atomic
-from common.service import ConfigurationError
+from common.exits import ConfigurationError
 from common.wire.words import ReplicaStatus
 from tests.babysitter.agent.conftest import WAIT_S, StartAgent, create, reached, wanted
 
