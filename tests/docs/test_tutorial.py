@@ -9,7 +9,7 @@ from tests.deploy.installed import ROOT, build, environment
 from tests.docs.pages import TUTORIAL, blocks
 from tests.docs.session import Session, matches, require
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]  # twenty commands, on a busy machine
 
 
 @pytest.fixture
