@@ -48,7 +48,7 @@ def test_every_reference_names_a_schema_structs_and_models_alike() -> None:
         "Created",
         "CreateRequest",
         "Placement",
-        "Fault",
+        "ErrorBody",
     } <= named
     assert schemas["CreateRequest"]["required"] == ["server_mode", "model_name"]
 
