@@ -38,6 +38,7 @@ IGNORED: dict[str, str] = {
     "ErrorBody.details": "as ErrorBody.field",
     "ErrorBody.upstream_status": "as ErrorBody.field",
     "FieldFault.*": "as ErrorBody.field: pydantic's findings, made into plain tables",
+    "Heartbeat.*": "ReplicaHeartbeat and AgentReport are sent, and ancestors' bodies; the registry reads these members first",
     "Hints.*": "operators write it under [metadata], ancestors' babysitters in their records; ours in babysitter/records.py",
     "ReportHints.*": "a part of ReplicaReport, as routers read it",
     "ReplicaReport.models_list": "routers read it as ReportHints.models_list; babysitter/records.py adds it to the members",
