@@ -238,7 +238,7 @@ def make_engine(settings: BabysitterSettings, spec: Spec, session: aiohttp.Clien
     is_client = isinstance(settings.backend, CbclientBackend)
     path = "" if is_client and probes.generate_path == AUTO else probes.generate_path
     metrics_path = hints_of(spec.metadata).metrics_path
-    if metrics_path is None and not is_client:
+    if "metrics_path" not in spec.metadata and not is_client:
         metrics_path = METRICS_PATH
     return EngineHealth(
         TokenProbe(session, path),

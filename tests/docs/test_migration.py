@@ -11,7 +11,8 @@ from tests.docs.pages import ROOT
 from tests.docs.test_blocks import help_of
 
 PAGES = {name: (ROOT / "docs/migration" / f"{name}.md").read_text() for name in ("infinilm-svc", "release-server")}
-SCRIPTS = "".join(path.read_text() for folder in ("script", "deploy/docker") for path in (ROOT / folder).glob("*.sh"))
+READERS = [*(ROOT / "script").glob("*.sh"), *(ROOT / "deploy/docker").glob("*.sh"), ROOT / "ctl/launcher/variables.py"]
+SCRIPTS = "".join(path.read_text() for path in READERS)
 OF_SERVERS = server_environment(
     model_name="", workdir="", multibox=None, namespace="", mode=MODES["replica"], job_priority="", app_tag=None, port=1,
     full_config="",
