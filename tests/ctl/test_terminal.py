@@ -111,7 +111,8 @@ def replica(node: Node) -> str:
     file = node.state.parent / "request.json"
     done = node.ctl("replicas", "create", "-f", str(file), "--wait", "--timeout", "100")
     assert done.code == 0, done.stderr
-    return replicas(node).pop()
+    listed = node.json("replicas", "list")["replicas"]  # with that of the test before, which is stopped
+    return next(str(info["replica_id"]) for info in listed if info["status"] == "ready")
 
 
 def replicas(node: Node) -> set[str]:
