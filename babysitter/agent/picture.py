@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from babysitter.agent.model import Desired, ReplicaRecord
 from babysitter.memory import SavedReplica
 from common.wire.create import NAMESPACE, RequestGlance
-from common.wire.replica import InfoMarks, Replica, ReplicaInfo
+from common.wire.replica import InfoMarks, ReplicaInfo, ReplicaMembers
 from common.wire.words import NOT_SERVING, DisplayStatus, ReplicaStatus
 
 ENDED = frozenset({ReplicaStatus.STOPPED, ReplicaStatus.FAILED})
@@ -54,7 +54,7 @@ def info(record: ReplicaRecord, state: SavedReplica, request: RequestGlance, *, 
     if status is ReplicaStatus.STOPPING and state.display_status is DisplayStatus.ACTIVE:
         display = DisplayStatus.ACTIVE
     marks = InfoMarks(node=node, deleted=True if record.desired is Desired.DELETED else UNSET)
-    members = {name: getattr(state, name) for name in Replica.__struct_fields__} | {
+    members = {name: getattr(state, name) for name in ReplicaMembers.__struct_fields__} | {
         "replica_id": record.replica_id,
         "server_mode": request.server_mode,
         "model_name": request.model_name,

@@ -17,13 +17,13 @@ NAMESPACE = "inf-integ"
 """The cluster's namespace where a request names none."""
 
 
-class Part(BaseModel):
+class RequestPart(BaseModel):
     """Read as the release server read it: `"5"` is a number, what is unknown is not used (and told)."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
-class Placement(Part):
+class Placement(RequestPart):
     """Where on the cluster, and on which node of ours."""
 
     multibox: Name | None = None
@@ -32,7 +32,7 @@ class Placement(Part):
     node: Name | None = None
 
 
-class ClientConfig(Part):
+class ClientConfig(RequestPart):
     """Which client environment."""
 
     app_tag: Text | None = None
@@ -49,21 +49,21 @@ class ClientConfig(Part):
         return self
 
 
-class ReplicaConfig(Part):
+class ReplicaConfig(RequestPart):
     """Laid over full_config."""
 
     replica_config: JsonObject = Field(default_factory=dict)
     api_config: JsonObject = Field(default_factory=dict)
 
 
-class GatewayConfig(Part):
+class GatewayConfig(RequestPart):
     """For the gateway modes."""
 
     mock_backend: bool = False
     extra: JsonObject = Field(default_factory=dict)
 
 
-class Job(Part):
+class Job(RequestPart):
     """How the cluster is to treat the jobs."""
 
     job_priority: Text = "p2"
@@ -72,7 +72,7 @@ class Job(Part):
     disable_scheduler: bool = False
 
 
-class Timeouts(Part):
+class Timeouts(RequestPart):
     """How long each phase may take, in seconds.
 
     `port_discovery_timeout_s`: until the server listens. `readiness_timeout_s`: until it is ready. `poll_interval_s`:
@@ -94,7 +94,7 @@ class Timeouts(Part):
         return float(getattr(self, name)) if name in self.model_fields_set else None
 
 
-class Influxdb(Part):
+class Influxdb(RequestPart):
     """Passed on as it is."""
 
     model_config = ConfigDict(extra="allow")
@@ -103,7 +103,7 @@ class Influxdb(Part):
     host: str | None = None
 
 
-class CreateRequest(Part):
+class CreateRequest(RequestPart):
     """One replica wanted."""
 
     server_mode: ServerMode

@@ -32,7 +32,7 @@ class Transition(Message, frozen=True, kw_only=True, rename={"before": "from", "
     lasted_s: float = 0.0
 
 
-class Replica(Message, frozen=True, kw_only=True):
+class ReplicaMembers(Message, frozen=True, kw_only=True):
     """What a report and an info have in common.
 
     Args:
@@ -89,11 +89,11 @@ class Replica(Message, frozen=True, kw_only=True):
     metadata: JsonObject = {}
 
 
-class ReplicaInfo(Replica, frozen=True, kw_only=True):
+class ReplicaInfo(ReplicaMembers, frozen=True, kw_only=True):
     """A replica as `/api/v1/replicas` shows it; `metadata` is the request's, and what `InfoMarks` says."""
 
 
-class ReplicaReport(Replica, frozen=True, kw_only=True):
+class ReplicaReport(ReplicaMembers, frozen=True, kw_only=True):
     """A replica as its babysitter reports it.
 
     Args:

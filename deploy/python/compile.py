@@ -72,8 +72,8 @@ def check_tools() -> None:
     except OSError as error:
         raise CannotCompile("no C compiler, for example: apt-get install gcc libc6-dev python3-dev") from error
     if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["it says nothing"])[0]
-        raise CannotCompile(f"headers of C or Python are missing ({said}): apt-get install libc6-dev python3-dev")
+        output = (done.stderr.strip().splitlines() or ["it says nothing"])[0]
+        raise CannotCompile(f"headers of C or Python are missing ({output}): apt-get install libc6-dev python3-dev")
     missing = [name for name in BUILT_WITH if importlib.util.find_spec(name) is None]
     if missing:
         raise CannotCompile(f"{', '.join(missing)}: not in this Python environment ({sys.prefix})")
@@ -153,15 +153,15 @@ def translate_in(work: Path) -> None:
     """
     for room in ("router", "common"):
         shutil.copytree(compiled.ROOT / room, work / room, ignore=shutil.ignore_patterns("__pycache__"))
-    command, said = [sys.executable, str(HERE), TRANSLATE], []
+    command, output = [sys.executable, str(HERE), TRANSLATE], []
     with subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:  # noqa: S603 - ourselves
         for line in child.stdout or ():
             if line.startswith(SAYS):
                 print(line, end="", flush=True)  # noqa: T201 - see `say`
             else:
-                said.append(line)
+                output.append(line)
     if child.returncode != 0:
-        raise CannotCompile("failed; the last it said:\n" + "".join(said[-15:]).rstrip())
+        raise CannotCompile("failed; the last it said:\n" + "".join(output[-15:]).rstrip())
 
 
 def build(target: Path) -> None:

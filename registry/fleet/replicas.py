@@ -7,7 +7,7 @@ import msgspec
 from common.wire.base import Message
 from common.wire.create import NAMESPACE, RequestGlance
 from common.wire.read import read_json_lenient
-from common.wire.replica import Replica, ReplicaInfo, ReplicaReport
+from common.wire.replica import ReplicaInfo, ReplicaMembers, ReplicaReport
 from common.wire.words import RecordKind, ReplicaStatus
 from registry.core.model import Instance, Report
 from registry.core.report import report_text
@@ -55,11 +55,11 @@ def read_report(report: Report) -> ReplicaReport:
     return read_json_lenient(ReplicaReport, report_text(report))
 
 
-def info_of(instance: Instance, replica: Replica) -> ReplicaInfo:
+def info_of(instance: Instance, replica: ReplicaMembers) -> ReplicaInfo:
     """A replica as it is shown, from the record that told of it and what it told."""
     registration = instance.registration
     node = registration.metadata.get("node")
-    members = {name: getattr(replica, name) for name in Replica.__struct_fields__}
+    members = {name: getattr(replica, name) for name in ReplicaMembers.__struct_fields__}
     members["host"] = replica.host or registration.host
     members["metadata"] = {
         **replica.metadata,

@@ -26,7 +26,7 @@ Request = Mapping[str, object]
 """A request's JSON; `bytes` in it travel as base64."""
 
 
-class Code(IntEnum):
+class GrpcCode(IntEnum):
     """gRPC's status codes, as far as they mean something to us (grpc.io/docs/guides/status-codes)."""
 
     INVALID_ARGUMENT = 3
@@ -262,7 +262,7 @@ class Gateway:
         try:
             return await self._post(url + path, data, timeout_s)
         except _Refusal as refusal:
-            if self._login is None or refusal.code not in (Code.UNAUTHENTICATED, Code.INVALID_ARGUMENT):
+            if self._login is None or refusal.code not in (GrpcCode.UNAUTHENTICATED, GrpcCode.INVALID_ARGUMENT):
                 raise
         await self._log_in(url, timeout_s)
         return await self._post(url + path, data, timeout_s)
@@ -274,9 +274,9 @@ class Gateway:
         try:
             (reply,) = await self._post(f"{url}/auth/authenticate", msgspec.json.encode(body), timeout_s)
         except _Refusal as refusal:
-            if refusal.code == Code.INVALID_ARGUMENT:
+            if refusal.code == GrpcCode.INVALID_ARGUMENT:
                 raise StoreRefused(f"etcd does not take user {self._login.user!r}: {refusal}") from None
-            if refusal.code != Code.FAILED_PRECONDITION:
+            if refusal.code != GrpcCode.FAILED_PRECONDITION:
                 raise
             log.warning("store.no_authentication", url=url, user=self._login.user)
             self._token = ""
@@ -308,13 +308,13 @@ class Gateway:
 def _judge(refusal: _Refusal) -> None:
     """Raise what no other member would answer differently; return for what is this member's alone."""
     match refusal.code:
-        case Code.NOT_FOUND:
+        case GrpcCode.NOT_FOUND:
             raise NotFound(str(refusal)) from refusal
-        case Code.RESOURCE_EXHAUSTED:
+        case GrpcCode.RESOURCE_EXHAUSTED:
             raise StoreFull(f"etcd: {refusal}") from refusal
-        case Code.PERMISSION_DENIED:
+        case GrpcCode.PERMISSION_DENIED:
             raise StoreRefused(f"etcd: {refusal}") from refusal
-        case Code.UNAUTHENTICATED | Code.INVALID_ARGUMENT:
+        case GrpcCode.UNAUTHENTICATED | GrpcCode.INVALID_ARGUMENT:
             remedy = "; if it wants a user, set etcd_user and etcd_password_file"
             raise StoreRefused(f"etcd refuses: {refusal}{remedy}") from refusal
 

@@ -19,10 +19,10 @@ ROOT = HERE if (HERE / "router").is_dir() else HERE.parents[2]
 
 def enter() -> None:
     """Have Python look for modules among ours first, then among installed ones, and nowhere else."""
-    told = {os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep)}  # noqa: PTH100 - as site does
+    listed = {os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep)}  # noqa: PTH100 - as site does
     # Where this package was found there may be what it depends on (pip install --target), whoever names that folder.
     installed = {*site.getsitepackages(), site.getusersitepackages(), str(HERE.parent)}
-    kept = [entry for entry in sys.path if entry and (entry in installed or entry not in told)]
+    kept = [entry for entry in sys.path if entry and (entry in installed or entry not in listed)]
     sys.path[:] = [str(ROOT), *(entry for entry in kept if entry != str(ROOT))]
 
 
