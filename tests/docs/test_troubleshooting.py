@@ -10,7 +10,8 @@ CODES = (r'\b[45]\d\d,\s*"([a-z_]+)"', r'broken\(\s*"([a-z_]+)"', r'(?:late =|re
 
 
 def codes() -> set[str]:
-    text = "".join(path.read_text() for path in (ROOT / "router" / "proxy").glob("*.py"))
+    files = [ROOT / "router" / "dispatch.py", *(ROOT / "router" / "proxy").glob("*.py")]
+    text = "".join(path.read_text() for path in files)
     return {code for pattern in CODES for code in re.findall(pattern, text)} | {why.value for why in Refusal}
 
 
