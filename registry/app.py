@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
+import aiohttp
 import structlog
 from aiohttp import web
 
@@ -75,14 +76,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                 renderer = Renderer(catalogue, clock)
                 hub = WatchHub(catalogue, renderer, limit=settings.max_watchers)
                 writer = Writer(catalogue, store, clock)
-                prober = HealthProber(
-                    writer,
-                    session,
-                    clock,
-                    interval_s=settings.health_interval,
-                    timeout_s=settings.health_timeout,
-                    concurrency=settings.probe_concurrency,
-                )
+                prober = _make_prober(settings, writer, session, clock)
                 prober.begin(loaded.instances)
                 index = FleetIndex()
                 index.begin(loaded.instances)
@@ -124,6 +118,19 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
     app.on_shutdown.append(end_watches)
     add_routes(app)
     return app
+
+
+def _make_prober(
+    settings: RegistrySettings, writer: Writer, session: aiohttp.ClientSession, clock: Clock
+) -> HealthProber:
+    return HealthProber(
+        writer,
+        session,
+        clock,
+        interval_s=settings.health_interval,
+        timeout_s=settings.health_timeout,
+        concurrency=settings.probe_concurrency,
+    )
 
 
 def _spawn_services(scope: TaskScope, writer: Writer, prober: HealthProber, *, follows: bool, sweep_s: float) -> None:

@@ -257,28 +257,28 @@ class Gateway:
 
     async def _ask(self, url: str, path: str, data: bytes, timeout_s: float) -> list[Reply]:
         """One call at one member; logs in before the first, and again when the token has ended."""
-        if self._login is not None and self._token is None:
-            await self._log_in(url, timeout_s)
+        login = self._login
+        if login is not None and self._token is None:
+            await self._log_in(login, url, timeout_s)
         try:
             return await self._post(url + path, data, timeout_s)
         except _Refusal as refusal:
-            if self._login is None or refusal.code not in (GrpcCode.UNAUTHENTICATED, GrpcCode.INVALID_ARGUMENT):
+            if login is None or refusal.code not in (GrpcCode.UNAUTHENTICATED, GrpcCode.INVALID_ARGUMENT):
                 raise
-        await self._log_in(url, timeout_s)
+        await self._log_in(login, url, timeout_s)
         return await self._post(url + path, data, timeout_s)
 
-    async def _log_in(self, url: str, timeout_s: float) -> None:
-        assert self._login is not None  # noqa: S101 - asked for by callers that have one
-        body = {"name": self._login.user, "password": self._login.password}
+    async def _log_in(self, login: Login, url: str, timeout_s: float) -> None:
+        body = {"name": login.user, "password": login.password}
         self._token = None
         try:
             (reply,) = await self._post(f"{url}/auth/authenticate", msgspec.json.encode(body), timeout_s)
         except _Refusal as refusal:
             if refusal.code == GrpcCode.INVALID_ARGUMENT:
-                raise StoreRefused(f"etcd does not take user {self._login.user!r}: {refusal}") from None
+                raise StoreRefused(f"etcd does not take user {login.user!r}: {refusal}") from None
             if refusal.code != GrpcCode.FAILED_PRECONDITION:
                 raise
-            log.warning("store.no_authentication", url=url, user=self._login.user)
+            log.warning("store.no_authentication", url=url, user=login.user)
             self._token = ""
         else:
             self._token = reply.token

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.node import Node, copy_tree
-from tests.e2e.test_launch import GIVEN, MOCK_BACKEND, configure, server_port
-from tests.ports import free_ports
+from tests.e2e.test_launch import one_replica, server_port
 
 pytestmark = pytest.mark.e2e
 
@@ -25,15 +24,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def node(copy: Path) -> Iterator[Node]:
-    registry_port, router_port, port = free_ports(3)
-    node = Node(copy, registry_port, router_port, GIVEN | {"SERVER_PORT": str(port)})
-    configure(node, MOCK_BACKEND)
-    yield node
-    node.run("stop_all.sh")
-    remaining = node.left()
-    for process in remaining:
-        process.kill()
-    assert remaining == []
+    with one_replica(copy) as node:
+        yield node
 
 
 def svcctl(node: Node, *argv: str) -> subprocess.CompletedProcess[str]:

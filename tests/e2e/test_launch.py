@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -43,11 +44,11 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def node(copy: Path) -> Iterator[Node]:
-    """A node with free ports and one replica in `one.toml`; what a test leaves running fails it."""
+@contextmanager
+def one_replica(folder: Path) -> Iterator[Node]:
+    """A node with free ports and one replica in `one.toml`; what is left running at its end is a fault."""
     registry_port, router_port, port = free_ports(3)
-    node = Node(copy, registry_port, router_port, GIVEN | {"SERVER_PORT": str(port)})
+    node = Node(folder, registry_port, router_port, GIVEN | {"SERVER_PORT": str(port)})
     configure(node, MOCK_BACKEND)
     yield node
     node.run("stop_all.sh")
@@ -55,6 +56,12 @@ def node(copy: Path) -> Iterator[Node]:
     for process in left:
         process.kill()
     assert left == []
+
+
+@pytest.fixture
+def node(copy: Path) -> Iterator[Node]:
+    with one_replica(copy) as node:
+        yield node
 
 
 def server_port(node: Node) -> int:

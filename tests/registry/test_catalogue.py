@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from msgspec import UNSET, structs
+from msgspec import UNSET
 
 from common.wire.record import Registration
 from common.wire.words import HealthStatus
@@ -24,21 +24,12 @@ from registry.core.model import (
 )
 from registry.core.ownership import Claim
 from registry.core.report import make_report
+from tests.registry.records import registration
 
 
 def said(name: str = "svc", instance_id: str | None = "a", incarnation: int = 1, **more: Any) -> Registration:
-    made = Registration(
-        name=name,
-        host="h",
-        port=1,
-        hostname="h",
-        url="http://h:1",
-        status="running",
-        instance_id=instance_id or UNSET,
-        incarnation=incarnation,
-        ttl_s=15.0 if instance_id else UNSET,
-    )
-    return structs.replace(made, **more)
+    identity = {"instance_id": instance_id or UNSET, "incarnation": incarnation}
+    return registration(name, **{**identity, "ttl_s": 15.0 if instance_id else UNSET, **more})
 
 
 class Driver:

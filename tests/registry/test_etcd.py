@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import structs
 
 from common.clock import SystemClock
 from common.tasks import TaskScope
@@ -33,6 +32,7 @@ from registry.store.etcd import SERVICES, EtcdStore
 from tests.ports import free_port
 from tests.registry.conftest import until
 from tests.registry.etcd import Etcd, require_etcd
+from tests.registry.records import registration
 
 SHORTEST_S = 2.0
 """etcd gives no shorter lease."""
@@ -61,18 +61,7 @@ class Peer:
 
 
 def said(name: str = "svc", **changes: Any) -> Registration:
-    made = Registration(
-        name=name,
-        host="h",
-        port=1,
-        hostname="h",
-        url="http://h:1",
-        status="running",
-        instance_id="a",
-        incarnation=1,
-        ttl_s=SHORTEST_S,
-    )
-    return structs.replace(made, **changes)
+    return registration(name, **{"instance_id": "a", "incarnation": 1, "ttl_s": SHORTEST_S, **changes})
 
 
 @asynccontextmanager

@@ -9,31 +9,21 @@ import pytest
 import trustme
 
 from common.exits import ConfigurationError
-from common.wire.record import Registration
 from registry.choose_store import make_store
 from registry.core.model import Instance, Upsert
 from registry.core.store import Away, Back, Store, StoreUnavailable, Written
 from registry.settings import RegistrySettings
 from tests.ports import free_port
 from tests.registry.etcd import Certificates, Etcd, require_etcd
+from tests.registry.records import registration
 
 PASSWORD = "correct horse"
 ROOT = ("--user", "root:root-password")
 
 
 def record(name: str) -> Upsert:
-    registration = Registration(
-        name=name,
-        host="h",
-        port=1,
-        hostname="h",
-        url="http://h:1",
-        status="running",
-        instance_id="a",
-        incarnation=1,
-        ttl_s=60.0,
-    )
-    return Upsert(Instance(registration, generation=1), durable=True, claims=True)
+    registered = registration(name, instance_id="a", incarnation=1, ttl_s=60.0)
+    return Upsert(Instance(registered, generation=1), durable=True, claims=True)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from common.wire.record import Registration
 from registry.core.catalogue import Catalogue
 from registry.core.expiry import ExpiryRules, sweep
 from registry.core.model import Instance, Register, Removed, Renew, Sweep, Upsert
+from tests.registry.records import registration
 
 
 def instance(name: str = "svc", ttl_s: float | None = None, **marks: Any) -> Instance:
@@ -52,17 +53,7 @@ class Fleet:
         self.catalogue = Catalogue(epoch="e")
         self.names = [f"r{index}" for index in range(size)]
         for name in self.names:
-            said = Registration(
-                name=name,
-                host="h",
-                port=1,
-                hostname="h",
-                url="http://h:1",
-                status="running",
-                instance_id=name,
-                ttl_s=10.0,
-            )
-            self.catalogue.apply(Register(said), 0.0)
+            self.catalogue.apply(Register(registration(name, instance_id=name, ttl_s=10.0)), 0.0)
 
     def beat(self, names: list[str], now: float) -> None:
         for name in names:

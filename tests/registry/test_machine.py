@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec import UNSET
 
-from common.wire.record import Registration
 from registry.core.catalogue import Catalogue
 from registry.core.expiry import LEGACY_TTL_S
 from registry.core.model import (
@@ -26,6 +25,7 @@ from registry.core.model import (
     Update,
     Upsert,
 )
+from tests.registry.records import registration
 
 NAMES = st.sampled_from(["a", "b", "c"])
 OWNERS = st.sampled_from([None, "one", "two"])
@@ -99,17 +99,8 @@ class CatalogueMachine(RuleBasedStateMachine):
     @rule(name=NAMES, owner=OWNERS, life=LIVES)
     def register(self, name: str, owner: str | None, life: int) -> None:
         life = 0 if owner is None else life
-        said = Registration(
-            name=name,
-            host="h",
-            port=1,
-            hostname="h",
-            url="http://h:1",
-            status="running",
-            instance_id=owner or UNSET,
-            incarnation=life,
-            ttl_s=UNSET if owner is None else TTL_S,
-        )
+        ttl_s = UNSET if owner is None else TTL_S
+        said = registration(name, instance_id=owner or UNSET, incarnation=life, ttl_s=ttl_s)
         refused = self.do(Register(said))
         held = self.model.get(name)
         if held and held.owner is not None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from common.exits import ConfigurationError
-from common.wire.record import Registration
 from common.wire.words import HealthStatus
 from registry.choose_store import make_store
 from registry.core.model import Instance, Removed, Upsert
@@ -20,21 +19,13 @@ from registry.settings import RegistrySettings
 from registry.store.etcd import EtcdStore
 from registry.store.memory import MemoryStore
 from registry.store.sqlite import SqliteStore
+from tests.registry.records import registration
 
 Reopen = Callable[[], Store]
 
 
 def instance(name: str, **changes: Any) -> Instance:
-    said = Registration(
-        name=name,
-        host="h",
-        port=1,
-        hostname="h",
-        url="http://h:1",
-        status="running",
-        metadata={"models": ["é"]},
-        instance_id="i",
-    )
+    said = registration(name, metadata={"models": ["é"]}, instance_id="i")
     return replace(Instance(said, generation=3), **changes)
 
 
