@@ -7,11 +7,8 @@ The environment (127 MB, some seconds) and a model of random weights are made on
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -21,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.engines.install import HERE, PLACE, environment, once, run
 from tests.ports import free_port
 
-HERE = Path(__file__).resolve().parent
 VERSION = "2026.10.11549"
-FOLDER = HERE.parents[1] / "data" / "engines" / f"llama_cpp-{VERSION}"
+FOLDER = PLACE / f"llama_cpp-{VERSION}"
 PACKAGES = (f"xllamacpp=={VERSION}", "gguf==0.19.0", "numpy>=2")
-INSTALL_S, START_S, END_S = 600.0, 120.0, 30.0
+START_S, END_S = 120.0, 30.0
 """Generous: only a failure reaches them."""
 
 
@@ -48,27 +45,13 @@ def python() -> Path:
     Raises:
         CalledProcessError: It cannot be installed.
     """
-    found, done = FOLDER / "bin" / "python", FOLDER / "installed"
-    FOLDER.parent.mkdir(parents=True, exist_ok=True)
-    with (FOLDER.parent / f"{FOLDER.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # test workers may ask at once
-        if not done.exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(FOLDER)], check=True, timeout=INSTALL_S)
-            install = [str(found), "-m", "pip", "install", "-q", "--disable-pip-version-check", *PACKAGES]
-            subprocess.run(install, check=True, timeout=INSTALL_S)
-            done.touch()
-    return found
+    return once(FOLDER, lambda: environment(FOLDER, PACKAGES)) / "bin" / "python"
 
 
 def model() -> Path:
     """The tiny model's file; makes it the first time."""
-    path = FOLDER / "tiny.gguf"
-    interpreter = python()
-    if not path.exists():
-        begun = FOLDER / f"tiny.{os.getpid()}.gguf"
-        subprocess.run([str(interpreter), str(HERE / "tiny_gguf.py"), str(begun)], check=True, timeout=INSTALL_S)
-        begun.rename(path)
-    return path
+    interpreter, path = str(python()), FOLDER / "tiny.gguf"
+    return once(path, lambda: run(interpreter, str(HERE / "tiny_gguf.py"), str(path)))
 
 
 def backend(port: int, **params: object) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def main(settings: dict[str, object]) -> None:
     params = xllamacpp.CommonParams()
     params.model.path = settings.pop("model")
     params.model_alias = {settings.pop("alias")}
-    params.hostnames = ["127.0.0.1"]
+    params.hostnames = settings.pop("hostnames", ["127.0.0.1"])
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     for name, value in settings.items():
         setattr(params, name, value)
