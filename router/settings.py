@@ -4,7 +4,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from pydantic import Field, field_validator, model_validator
@@ -16,11 +16,28 @@ from router.keys import Key, KeyFile, faults
 from router.policy.cache_type import DEFAULT_THRESHOLD_BYTES
 from router.policy.models import POLICIES, RETIRED, ModelRule, ModelRules
 from router.policy.models import faults as faults_of_rules
+from router.policy.parameters import faults as faults_of_parameters
+from router.policy.parameters import parameters
 
 _ORIGIN = re.compile(
     r"[a-z][a-z0-9+.-]*://[a-z0-9._-]+(?::[0-9]{1,5})?|[a-z][a-z0-9+.-]*://\[[0-9a-f:]+\](?::[0-9]{1,5})?"
 )
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._-]+)+")
+
+
+class ParameterSettings(Settings):
+    """What the router changes in the requests for one model, alias or pattern."""
+
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    forced: dict[str, Any] = Field(default_factory=dict)
+    removed: CommaList = ()
+
+    @model_validator(mode="after")
+    def _can_be_changed(self) -> Self:
+        wrong = faults_of_parameters(self.defaults, self.forced, self.removed)
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
 
 
 class ModelSettings(Settings):
@@ -29,6 +46,7 @@ class ModelSettings(Settings):
     policy: str | None = None
     split: dict[str, float] = Field(default_factory=dict)
     fallbacks: CommaList = ()
+    parameters: ParameterSettings = ParameterSettings()
 
 
 class RouterSettings(TracedSettings):
@@ -86,7 +104,10 @@ class RouterSettings(TracedSettings):
         f"Who gets a request, for models without a policy of their own: {', '.join(POLICIES)} (docs/routing.md).",
     )
     models: dict[str, ModelSettings] = option(
-        {}, "Per model name or pattern: policy, split (an alias's parts by weight), fallbacks.", flags=()
+        {},
+        "Per model name or pattern: policy, split (an alias's parts by weight), fallbacks, parameters (what is changed in "
+        "its requests: defaults, forced, removed).",
+        flags=(),
     )
     sticky_keys: bool = option(
         True,
@@ -215,7 +236,13 @@ class RouterSettings(TracedSettings):
 
 def _rule(entry: ModelSettings) -> ModelRule:
     policy = RETIRED.get(entry.policy, entry.policy) if entry.policy is not None else None
-    return ModelRule(policy=policy, split=entry.split, fallbacks=entry.fallbacks)
+    changes = entry.parameters
+    return ModelRule(
+        policy=policy,
+        split=entry.split,
+        fallbacks=entry.fallbacks,
+        parameters=parameters(changes.defaults, changes.forced, changes.removed),
+    )
 
 
 def read_api_keys(path: Path) -> tuple[Key, ...]:

@@ -81,4 +81,6 @@ def decision_line(decision: JsonObject) -> str:
     if picked is None:
         return f"{model}: no replica can take a request now"
     panic = "; none is fresh, so whoever is registered is asked" if decision.get("panic") else ""
-    return f"{model}: would go to {picked}, by the rule '{decision.get('rule')}'{panic}"
+    names = decision.get("changed") or ()
+    changes = f"; the router's settings change {', '.join(map(str, names))} in it" if names else ""
+    return f"{model}: would go to {picked}, by the rule '{decision.get('rule')}'{panic}{changes}"

@@ -1,4 +1,4 @@
-"""PURE. What is set per model: its policy, where its name leads, and who stands in for it.
+"""PURE. What is set per model: its policy, where its name leads, who stands in for it, and its requests' parameters.
 
 A rule's name is a model's, or a pattern (`gpt-*`); the exact name wins, then the longest pattern. A rule with a `split`
 is an alias: each request becomes one for a real model, by weight among those that have a ready replica, the same key
@@ -12,6 +12,7 @@ from zlib import crc32
 
 import msgspec
 
+from router.policy.parameters import Parameters
 from router.policy.rule import Rng
 
 POLICIES = ("cost", "round_robin", "least_loaded", "session")
@@ -29,6 +30,8 @@ class ModelRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: str | None = None
     split: dict[str, float] = {}
     fallbacks: tuple[str, ...] = ()
+    parameters: Parameters | None = None
+    """What is changed in its requests."""
 
 
 NO_RULE = ModelRule()
@@ -44,6 +47,7 @@ class ModelRules:
 
     def __init__(self, policy: str = "cost", rules: dict[str, ModelRule] | None = None) -> None:
         self.rules = rules or {}
+        self.has_parameters = any(rule.parameters is not None for rule in self.rules.values())
         self._policy = policy
         self._patterns = sorted((name for name in self.rules if _is_pattern(name)), key=len, reverse=True)
         self._found: dict[str, ModelRule] = {}

@@ -12,6 +12,7 @@ from router.form import read_multipart, with_part
 from router.keys import Key, Refusal
 from router.model import Facts
 from router.policy.models import POLICIES
+from router.policy.parameters import NoObject, Parameters
 from router.proxy.engine import Engine
 from router.proxy.head import RequestHead
 from router.proxy.paths import ADMIN_TREES, PROXIED, Operation, is_control
@@ -115,7 +116,7 @@ def _read(engine: Engine, head: RequestHead, body: bytes, forwarded: str | None)
     """What the body says, in whichever of its types."""
     if head.is_multipart:
         return read_multipart(head.content_type or b"", body, forwarded=forwarded)
-    if head.is_urlencoded and not _JSON_OBJECT.match(body):
+    if not is_json(head, body):
         models = _models_of_fields(body)
         return Facts(model=checked_model(*models) if models else None, affinity=forwarded)
     wants_text = engine.needs.text_length
@@ -123,6 +124,11 @@ def _read(engine: Engine, head: RequestHead, body: bytes, forwarded: str | None)
     if head.is_urlencoded and _models_of_fields(body) - {facts.model}:
         raise BadBody("read as fields, the body names another 'model'; send Content-Type: application/json")
     return facts
+
+
+def is_json(head: RequestHead, body: bytes) -> bool:
+    """False for a form of either kind."""
+    return not head.is_multipart and (not head.is_urlencoded or _JSON_OBJECT.match(body) is not None)
 
 
 def _agreed(head: RequestHead, facts: Facts) -> Facts:
@@ -155,23 +161,43 @@ def renamed(head: RequestHead, body: bytes, model: str) -> tuple[RequestHead, by
         head.query_models = frozenset({model})
     if head.is_multipart:
         return head, with_part(head.content_type or b"", body, model)
-    if head.is_urlencoded and not _JSON_OBJECT.match(body):
+    if not is_json(head, body):
         return head, urlencoded.with_model(body, model)
     return head, with_model(body, model)
 
 
-def follow_rules(engine: Engine, head: RequestHead, body: bytes, facts: Facts) -> tuple[RequestHead, bytes, Facts]:
-    """The request for the model that its model's name leads to: an alias's part, or a fallback."""
+def follow_rules(
+    engine: Engine, head: RequestHead, body: bytes, facts: Facts, operation: Operation | None
+) -> tuple[RequestHead, bytes, Facts]:
+    """The request for the model that its model's name leads to (an alias's part, or a fallback), with both names' parameters.
+
+    Raises:
+        Rejected: A parameter is forced into what is no object.
+    """
     model, key = facts.model, facts.affinity
     if model is None:
         return head, body, facts
     if key is not None and not key.startswith("key:"):
         key = None  # an address may be everybody's behind a proxy: all of them would be one part's
+    rules = engine.chooser.rules
     target = engine.chooser.resolve(model, key, engine.is_ready)
-    if target == model:
-        return head, body, facts
-    renamed_head, renamed_body = renamed(head, body, target)
-    return renamed_head, renamed_body, facts_of(engine, renamed_head, renamed_body, head.operation)
+    before = body
+    if target != model:
+        head, body = renamed(head, body, target)
+    if rules.has_parameters and operation is not None and operation.by_engine and is_json(head, body):
+        body = _with_parameters(body, rules.find(model).parameters)
+        if target != model:
+            body = _with_parameters(body, rules.find(target).parameters)
+    return head, body, facts if body is before else facts_of(engine, head, body, operation)
+
+
+def _with_parameters(body: bytes, parameters: Parameters | None) -> bytes:
+    if parameters is None:
+        return body
+    try:
+        return parameters.apply(body)
+    except NoObject as error:
+        raise Rejected(400, "invalid_body", str(error)) from error
 
 
 def policy_needs(engine: Engine, head: RequestHead) -> PolicyNeeds | None:

@@ -14,12 +14,13 @@ from router.admission import PRIORITIES, Priority
 from router.counters import QUEUE_WAIT, RETRIES
 from router.dispatch import Action, Dispatch, Failure, Judgement, LocalAnswer
 from router.model import Endpoint, Facts
+from router.policy.parameters import differing
 from router.policy.replica_view import PlacedRequest
 from router.proxy import access_log, checks
 from router.proxy.answering import AnsweredRequest
 from router.proxy.attempt import UpstreamAttempt
 from router.proxy.engine import Engine
-from router.proxy.explain import explain
+from router.proxy.explain import EXPLAINED, explain
 from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.paths import PROXIED
 from router.proxy.response_writer import ResponseWriter
@@ -94,7 +95,9 @@ class Exchange(AnsweredRequest):
                     raise checks.reject(refusal)
             if engine.chooser.rules.rules:
                 before = len(self.body)
-                self.head, self.body, self.facts = checks.follow_rules(engine, head, self.body, self.facts)
+                self.head, self.body, self.facts = checks.follow_rules(
+                    engine, head, self.body, self.facts, head.operation
+                )
                 engine.body_bytes += len(self.body) - before
         except checks.Rejected as rejected:
             self.fail(rejected.answer)
@@ -107,8 +110,12 @@ class Exchange(AnsweredRequest):
         """Answer from the router itself: its control plane, or this worker's own explanation."""
         engine, head = self._engine, self.head
         if head.path == b"/admin/explain" and head.method == b"POST":
-            facts = checks.facts_of(engine, head, self.body, PROXIED[b"/chat/completions"])
-            self.answer(200, explain(engine, facts))
+            operation, body = PROXIED[EXPLAINED], self.body
+            facts = checks.facts_of(engine, head, body, operation)
+            if engine.chooser.rules.rules:
+                _, body, facts = checks.follow_rules(engine, head, body, facts, operation)
+            changed = differing(self.body, body) if body is not self.body and checks.is_json(head, body) else ()
+            self.answer(200, explain(engine, facts, changed))
             return
         self.dispatch.ask_only(engine.control)
         self._ask(engine.control, None)

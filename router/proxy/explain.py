@@ -1,5 +1,7 @@
 """`POST /admin/explain`: for a given request body, who could be asked, with which score, who would be, and why not."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from router.candidates import choose_from
@@ -12,8 +14,8 @@ EXPLAINED = b"/chat/completions"
 """The path that a body to be explained is taken to be for."""
 
 
-def explain(engine: Engine, facts: Facts) -> bytes:
-    """The decision that this worker would make now, as JSON; changes nothing."""
+def explain(engine: Engine, facts: Facts, changed: Sequence[str] = ()) -> bytes:
+    """The decision that this worker would make now, as JSON; changes nothing. `changed`: what rules change in the body."""
     now = engine.now()
     peers = engine.peers_for(facts.model, EXPLAINED)
     choice = choose_from(peers, (), engine.outliers, now)
@@ -22,6 +24,7 @@ def explain(engine: Engine, facts: Facts) -> bytes:
     candidates = {endpoint.id for endpoint in choice.endpoints}
     explanation = {
         "model": facts.model,
+        "changed": changed,
         "text_bytes": facts.text_bytes,
         "affinity": facts.affinity,
         "rule": rule,

@@ -179,6 +179,9 @@ async def test_explain_shows_the_pick_first_and_why_not_the_others(suite: Suite)
     assert picked.split() == ["→", "a-server", "fresh", "0.5", "3/8", "1", "paged", "-"]
     assert other.split()[-1] == "draining"
     assert suite.calls("router POST /admin/explain")[0]["prompt_cache_key"] == "k"
+    suite.answers["router POST /admin/explain"] = {**DECISION, "changed": ["top_k", "n"]}
+    done = await suite.ctl("explain", "m")
+    assert done.stdout.splitlines()[0].endswith("'round_robin'; the router's settings change top_k, n in it")
 
 
 async def test_explain_fails_when_nobody_would_get_the_request(suite: Suite) -> None:

@@ -430,6 +430,14 @@ async def test_files_are_taken_when_they_change_and_bad_ones_refused(node: Node,
                 return answer.headers.get("x-served-by") == "s"
 
         await node.until(says_who)
+        config.write_text("served_by = true\n[models.m]\nparameters.forced = { top_k = 7 }\n")
+
+        async def changed_on_the_way() -> bool:
+            await node.chat()
+            asked = [call.body for call in replica.calls if call.body]
+            return json.loads(asked[-1]) == {**CHAT, "top_k": 7}
+
+        await node.until(changed_on_the_way)
         config.write_text("served_by = true\nmax_endpoints = 77\n")
 
         async def told() -> bool:
@@ -438,7 +446,7 @@ async def test_files_are_taken_when_they_change_and_bad_ones_refused(node: Node,
         await node.until(told)
         lines = [json.loads(line) for line in log.read_text().splitlines() if "config.reloaded" in line]
         assert ["served_by"] in [line["changed"] for line in lines]
-        assert lines[-1]["changed"] == []
+        assert lines[-1]["changed"] == ["models"]
         assert lines[-1]["files"] == [str(config)]
 
 
