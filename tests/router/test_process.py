@@ -435,7 +435,7 @@ async def test_files_are_taken_when_they_change_and_bad_ones_refused(node: Node,
         async def changed_on_the_way() -> bool:
             await node.chat()
             asked = [call.body for call in replica.calls if call.body]
-            return json.loads(asked[-1]) == {**CHAT, "top_k": 7}
+            return bool(json.loads(asked[-1]) == {**CHAT, "top_k": 7})
 
         await node.until(changed_on_the_way)
         config.write_text("served_by = true\nmax_endpoints = 77\n")
