@@ -45,10 +45,16 @@ python deploy/python/compile.py || compiled=$?
 wait "$checks" || exit
 ((compiled == 0 || compiled == 69)) || fail "the data plane does not compile (said above)"
 say "== pytest"
-# Two workers: the suite is made to share a small machine. The tests of one file stay together, in their order: some share
-# a real node. (pytest-xdist's groups do nothing under this pytest, which no longer keeps the id that they change.)
-# A worker that dies ends the run: xdist would wait for ever for the rest of its file.
-run_tests() { python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 "$@"; }
+# Two workers for a processor, as tests wait more than they compute; at most eight, who have ports of their own
+# (tests/ports.py). The tests of one file stay together, in their order: some share a real node. (pytest-xdist's groups do
+# nothing under this pytest, which no longer keeps the id that they change.)
+# A worker that dies ends the run: xdist would wait for ever for the rest of its file. And for a worker that stands still:
+# after forty minutes, four times what a run takes, it is interrupted, and tests/conftest.py says which tests did not end.
+workers=$((2 * $(nproc) < 8 ? 2 * $(nproc) : 8))
+run_tests() {
+  timeout --foreground --signal INT --kill-after 60 40m \
+    python -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder --max-worker-restart 0 "$@"
+}
 run_tests "$@"
 # Those of the world one after the other: each loads the machine by itself.
 if [[ -n $ALL ]]; then python -m pytest -m world --timeout 1800 "$@"; fi

@@ -111,8 +111,9 @@ def replica(node: Node) -> str:
     file = node.state.parent / "request.json"
     done = node.ctl("replicas", "create", "-f", str(file), "--wait", "--timeout", "100")
     assert done.code == 0, done.stderr
-    listed = node.json("replicas", "list")["replicas"]  # with that of the test before, which is stopped
-    return next(str(info["replica_id"]) for info in listed if info["status"] == "ready")
+    listed = node.json("replicas", "list")["replicas"]  # with the demo's, and that of the test before, which is stopped
+    ready = [info for info in listed if info["status"] == "ready" and info["model_name"] == "llama3.1-8b"]
+    return str(ready[0]["replica_id"])
 
 
 def replicas(node: Node) -> set[str]:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from common.tasks import TaskScope
 from router.counters import Shape, SharedCounters
@@ -106,6 +106,13 @@ class FakeReplica:
     async def start(self, address: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> "FakeReplica":
         self._server = await asyncio.start_server(self._serve, address, 0, ssl=tls)
         return self
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
     @property
     def port(self) -> int:

@@ -59,6 +59,8 @@ async def test_a_killed_replica_costs_only_the_answers_it_had_begun_A1(node: Nod
     slow = ("--token-delay-s", "0.05", "--tokens", "60")
     async with mock(node.folder, ports[0], *slow) as first, mock(node.folder, ports[1], *slow):
         static = static_file(node.folder, *ports)
+        for port in ports:  # the router's first probe meets both: the next one comes in 30 s
+            await node.until_listening(port)
         async with node.router("--static-services", static, "--health-interval", "30"):
             await node.until(node.chats)
             begun = asyncio.Semaphore(0)
@@ -385,14 +387,13 @@ async def test_ten_thousand_posts_to_servers_that_close_idle_sockets_D9(planes: 
 
 async def test_fake_replica_counts_connections() -> None:
     """The double itself: a kept connection is one connection."""
-    fake = await FakeReplica(answer_ok).start()
-    reader, writer = await asyncio.open_connection("127.0.0.1", fake.port)
-    for _ in range(2):
-        writer.write(request(CHAT, headers="connection: keep-alive\r\n"))
-        assert (await read_reply(reader)).status == 200
-    assert (fake.connections, len(fake.calls)) == (1, 2)
-    writer.close()
-    await fake.stop()
+    async with FakeReplica(answer_ok) as fake:
+        reader, writer = await asyncio.open_connection("127.0.0.1", fake.port)
+        for _ in range(2):
+            writer.write(request(CHAT, headers="connection: keep-alive\r\n"))
+            assert (await read_reply(reader)).status == 200
+        assert (fake.connections, len(fake.calls)) == (1, 2)
+        writer.close()
 
 
 async def test_fake_replica_resets(plane: Plane) -> None:

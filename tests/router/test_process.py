@@ -133,9 +133,8 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
 
 @pytest.fixture
 async def replica() -> AsyncIterator[FakeReplica]:
-    fake = await FakeReplica(answer_ok).start()
-    yield fake
-    await fake.stop()
+    async with FakeReplica(answer_ok) as fake:
+        yield fake
 
 
 async def test_a_registered_replica_is_routed_at_once_and_its_goodbye_obeyed(node: Node, replica: FakeReplica) -> None:
@@ -206,10 +205,6 @@ async def test_adapter_loaded_later_and_a_model_swapped_behind_the_address_are_r
         else:
             await answer_ok(call)
 
-    fake = await FakeReplica(answer).start()
-    static = node.folder / "static.json"
-    static.write_text(json.dumps([{"name": "s", "host": "127.0.0.1", "port": fake.port}]))
-
     async def listed() -> bool:
         return {model["id"] for model in (await node.get("/v1/models"))["data"]} == set(models)
 
@@ -217,14 +212,22 @@ async def test_adapter_loaded_later_and_a_model_swapped_behind_the_address_are_r
         async with node.http.post(f"{node.url}/v1/chat/completions", json={**CHAT, "model": model}) as answered:
             return answered.status
 
-    async with node.router("--static-services", str(static)):
-        await node.until(node.chats)
-        for changed in (["m", "lora"], ["other"], [f"model-{number}" for number in range(2000)]):
-            models[:] = changed
-            await node.until(listed)
-            assert await chatted(changed[-1]) == 200
-        assert await chatted("m") == 503
-    await fake.stop()
+    async with FakeReplica(answer) as fake:
+        static = node.folder / "static.json"
+        static.write_text(json.dumps([{"name": "s", "host": "127.0.0.1", "port": fake.port}]))
+        async with node.router("--static-services", str(static)):
+            await node.until(node.chats)
+            for changed in (["m", "lora"], ["other"], [f"model-{number}" for number in range(2000)]):
+                models[:] = changed
+                await node.until(listed)
+
+                async def is_served(
+                    model: str = changed[-1],
+                ) -> bool:  # by the other worker, too, which hears of it after
+                    return [await chatted(model) for _ in range(8)] == [200] * 8
+
+                await node.until(is_served)
+            assert await chatted("m") == 503
 
 
 async def test_replicas_beyond_max_endpoints_are_told_W16(node: Node, replica: FakeReplica) -> None:

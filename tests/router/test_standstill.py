@@ -107,6 +107,8 @@ async def test_little_goes_to_a_stopped_server_for_half_a_minute_under_every_pol
     pace = ("--token-delay-s", "0.01", "--tokens", "20")
     async with mock(node.folder, ports[0], *pace) as hung, mock(node.folder, ports[1], *pace):
         static = static_file(node.folder, *ports)
+        for port in ports:  # the router's first probe meets both
+            await node.until_listening(port)
         flags = ("--static-services", static, "--health-interval", "600", "--policy", policy)
         async with node.router(*flags):
             await node.until(node.chats)
