@@ -113,7 +113,7 @@ _NO_FIRST_BYTE: Final = Failure(
     AttemptOutcome.TIMED_OUT,
     LocalAnswer(504, "first_byte_timeout", "the replica sent no answer in time"),
 )
-_FELL_SILENT: Final = Failure(
+FELL_SILENT: Final = Failure(
     AttemptVerdict.FAULT, AttemptOutcome.TIMED_OUT, LocalAnswer(504, "idle_timeout", "the replica stopped sending")
 )
 
@@ -228,7 +228,7 @@ class Dispatch:
         if now > sent_at + limits.first_byte_timeout_s:
             return _NO_FIRST_BYTE
         if now > last_byte_at + limits.idle_timeout_s:
-            return _FELL_SILENT
+            return FELL_SILENT
         if now > queued_at + limits.queue_timeout_s:
             answer = _queue_answer(503, "queue_timeout", "no replica had room in time", retry_after_s)
             return Failure(AttemptVerdict.NEUTRAL, AttemptOutcome.TIMED_OUT, answer)

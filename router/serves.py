@@ -32,6 +32,7 @@ KINDS = {
     "moderate": ("/moderations",),
     "transcribe": ("/audio/transcriptions", "/audio/translations"),
     "speak": ("/audio/speech",),
+    "realtime": ("/realtime",),
     "draw": ("/images/generations", "/images/edits", "/images/variations"),
 }
 """What may be declared instead of paths."""

@@ -92,6 +92,7 @@ class RouterSettings(TracedSettings):
     connect_timeout_s: float = option(2.0, "Seconds to connect to a replica.", gt=0)
     first_byte_timeout_s: float = option(600.0, "Seconds until the first byte of an answer.", gt=0)
     idle_timeout_s: float = option(300.0, "Seconds between two bytes of an answer.", gt=0)
+    websocket_timeout_s: float = option(3600.0, "Seconds one WebSocket may last, as long as OpenAI's.", gt=0)
     max_retries: int = option(2, "Further replicas tried before the first byte of an answer.", ge=0, le=10)
     cache_type_routing_threshold: int = option(
         DEFAULT_THRESHOLD_BYTES,

@@ -61,6 +61,7 @@ def limits_of(settings: RouterSettings) -> Limits:
         sse_keepalive_s=settings.sse_keepalive_s,
         access_log_sample=settings.access_log_sample,
         served_by=settings.served_by,
+        websocket_timeout_s=settings.websocket_timeout_s,
         allow_policy_header=settings.allow_policy_header,
         session_header=settings.session_header.lower().encode(),
     )

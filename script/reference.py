@@ -212,7 +212,7 @@ def _passed_on() -> list[str]:
     forms: dict[str, list[str]] = {}
     for path in sorted(map(bytes.decode, PROXIED), key=lambda path: (path.removeprefix("/v1"), path)):
         forms.setdefault(path.removeprefix("/v1"), []).append(f"`{path}`")
-    words = "Any method. Further paths: the setting `proxy_paths`."
+    words = "`POST`; `/realtime` is a WebSocket. Further paths, by any method: the setting `proxy_paths`."
     return [
         "## router: passed on to a ready replica",
         "",

@@ -108,6 +108,7 @@ PURE = (
     "router/proxy/quoted.py",
     "router/proxy/spelling.py",
     "router/proxy/stream_end.py",
+    "router/proxy/websocket.py",
     "router/retry.py",
     "router/serves.py",
     "router/silence.py",

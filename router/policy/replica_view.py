@@ -106,6 +106,10 @@ class PlacedRequest:
         """The first token came: the prompt was read."""
         self.view.first_byte(self, now)
 
+    def is_no_prompt(self) -> None:
+        """There is nothing to read, and nothing to learn: it only takes a place until it is over."""
+        self.view.is_no_prompt(self)
+
     def over(self, now: float) -> None:
         """The request ended, however it did."""
         self.view.over(self, now)
@@ -279,6 +283,10 @@ class ReplicaView:
         self._previous = now
         if not self.reports:
             self._learn_from_time(placement)
+
+    def is_no_prompt(self, placement: PlacedRequest) -> None:
+        """See `PlacedRequest`."""
+        self._is_read(placement)
 
     def over(self, placement: PlacedRequest, now: float) -> None:
         """See `PlacedRequest`."""

@@ -5,9 +5,9 @@ from router.proxy.sides import ProxiedRequest
 
 
 def line(
-    request: ProxiedRequest, attempt: UpstreamAttempt | None, *, status: int, sent_bytes: int, now: float
+    request: ProxiedRequest, attempt: UpstreamAttempt | None, *, status: int, passed: tuple[int, int], now: float
 ) -> dict[str, object]:
-    """Its fields; `attempt` is the last one, if any was made."""
+    """Its fields; `attempt` is the last one, if any was made; `passed`: bytes to the replica, bytes to the client."""
     first_byte_at = attempt.first_byte_at if attempt is not None else 0.0
     return {
         "request_id": request.request_id.decode(),
@@ -20,7 +20,7 @@ def line(
         "attempts": request.dispatch.attempts,
         "first_byte_ms": round((first_byte_at - request.started) * 1e3, 3) if first_byte_at else None,
         "duration_ms": round((now - request.started) * 1e3, 3),
-        "request_bytes": len(request.body),
-        "response_bytes": sent_bytes,
+        "request_bytes": passed[0],
+        "response_bytes": passed[1],
         **(attempt.story() if attempt is not None else {}),
     }

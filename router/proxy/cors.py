@@ -44,6 +44,15 @@ def preflight_lines(origins: Collection[bytes], method: bytes, path: bytes, fiel
     )
 
 
+def may_open(origins: Collection[bytes], host: bytes | None, fields: Fields) -> bool:
+    """False for a WebSocket that a page of a foreign origin opens: browsers ask for no leave to, so the server must judge.
+
+    Programs send no `Origin`, and a page that came from this very host is its own.
+    """
+    origin = _field(fields, b"origin")
+    return origin is None or bool(_allowed(origins, origin)) or origin.partition(b"://")[2] == host
+
+
 def _allowed(origins: Collection[bytes], origin: bytes | None) -> bytes:
     if origin is None:
         return b""

@@ -15,6 +15,7 @@ from router.proxy.exchange import Exchange
 from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, RequestHead
 from router.proxy.paths import dialect_of
 from router.proxy.sides import ClientConnection
+from router.proxy.tunnel import WebSocketExchange
 
 PENDING_LIMIT_BYTES = 65536
 """Of pipelined bytes kept while an answer is under way; above it the socket is not read."""
@@ -115,6 +116,9 @@ class Downstream(ClientConnection):
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the client."""
         if self._exchange is not None or (self.paused and self._reading is _Reading.HEAD):
+            if self._exchange is not None and self._exchange.is_tunnel:
+                self._exchange.client_data(data)
+                return
             self._buffer += data
             if len(self._buffer) > PENDING_LIMIT_BYTES and self._transport is not None:
                 self._transport.pause_reading()
@@ -148,6 +152,23 @@ class Downstream(ClientConnection):
         # While the client cannot take this answer's end, the next one is not begun: it would pile up behind it (D3).
         if not self.paused:
             self._go_on()
+
+    def take_over(self) -> bytes:
+        """From now on bytes go to the exchange as they come; returns those that came before."""
+        data, self._buffer = self._buffer, b""
+        self.hold(paused=False)
+        return data
+
+    def hold(self, *, paused: bool) -> None:
+        """Stop reading while the replica cannot take more."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or paused == self._reading_paused:
+            return
+        self._reading_paused = paused
+        if paused:
+            transport.pause_reading()
+        else:
+            transport.resume_reading()
 
     def check(self, now: float) -> None:
         """Called by the sweep: end what has taken too long."""
@@ -324,7 +345,11 @@ class Downstream(ClientConnection):
     def _dispatch(self, head: RequestHead, body: bytes, rest: bytes) -> None:
         self._reading = _Reading.HEAD
         self._buffer = rest
-        exchange = self._exchange = Exchange(self._engine, self, head, body)
+        exchange = self._exchange = (
+            Exchange(self._engine, self, head, body)
+            if head.websocket is None
+            else WebSocketExchange(self._engine, self, head, body)
+        )
         exchange.start()
 
     def _reserve(self, size: int) -> None:

@@ -13,6 +13,7 @@ from router import dispatch
 from router.admission import PRIORITIES, Priority
 from router.counters import QUEUE_WAIT, RETRIES
 from router.dispatch import Action, Dispatch, Failure, Judgement, LocalAnswer
+from router.keys import Key
 from router.model import Endpoint, Facts
 from router.policy.parameters import differing
 from router.policy.replica_view import PlacedRequest
@@ -88,11 +89,7 @@ class Exchange(AnsweredRequest):
                 return
             self.facts = checks.facts_of(engine, head, self.body, head.operation)
             if key is not None:
-                self.caller = key.name
-                self._priority = PRIORITIES[key.priority]
-                refusal = engine.keys.allows(key, self.facts.model, self.started)
-                if refusal is not None:
-                    raise checks.reject(refusal)
+                self._charge(key)
             if engine.chooser.rules.rules:
                 before = len(self.body)
                 self.head, self.body, self.facts = checks.follow_rules(
@@ -105,6 +102,18 @@ class Exchange(AnsweredRequest):
         if engine.limits.sse_keepalive_s and self.wants_events:
             self._comment_at = self.started + engine.limits.sse_keepalive_s
         self.choose()
+
+    def _charge(self, key: Key) -> None:
+        """Count the request against its key.
+
+        Raises:
+            Rejected: The key does not cover it.
+        """
+        self.caller = key.name
+        self._priority = PRIORITIES[key.priority]
+        refusal = self._engine.keys.allows(key, self.facts.model, self.started)
+        if refusal is not None:
+            raise checks.reject(refusal)
 
     def _ask_control(self) -> None:
         """Answer from the router itself: its control plane, or this worker's own explanation."""
@@ -156,8 +165,11 @@ class Exchange(AnsweredRequest):
         if engine.traces is not None and self.trace is None and not self.dispatch.is_own:
             self.trace = engine.traces.begin(self.head.forwarded, self.started)
         self._served_by = endpoint.name
-        self._attempt = UpstreamAttempt(engine, self, endpoint, placement)
+        self._attempt = self._new_attempt(endpoint, placement)
         self._attempt.begin()
+
+    def _new_attempt(self, endpoint: Endpoint, placement: PlacedRequest | None) -> UpstreamAttempt:
+        return UpstreamAttempt(self._engine, self, endpoint, placement)
 
     def _join_queue(self) -> None:
         engine = self._engine
@@ -223,6 +235,10 @@ class Exchange(AnsweredRequest):
 
     # -- from the client and the sweep -------------------------------------------------------------------------------
 
+    def client_data(self, data: bytes) -> None:
+        """Bytes from the client, once this is a tunnel."""
+        raise NotImplementedError
+
     def set_paused(self, *, paused: bool) -> None:
         """The client cannot take more, or can again."""
         if self._attempt is not None:
@@ -276,6 +292,10 @@ class Exchange(AnsweredRequest):
         if self._attempt is not None:
             self._attempt.drop(judgement)
 
+    def _bytes_passed(self) -> tuple[int, int]:
+        """To the replica, to the client."""
+        return len(self.body), self._writer.sent_bytes if self._writer is not None else 0
+
     def finish(self, *, keep_alive: bool = False, notify: bool = True) -> None:
         """The request is over, one way or another."""
         if self.phase is RequestPhase.DONE:
@@ -286,9 +306,9 @@ class Exchange(AnsweredRequest):
         engine.body_bytes -= len(self.body)
         share = engine.limits.access_log_sample
         if share and random.random() < share:  # noqa: S311 - a sample, no secret
-            sent_bytes = self._writer.sent_bytes if self._writer is not None else 0
+            passed = self._bytes_passed()
             engine.log_lines.append(
-                access_log.line(self, self._attempt, status=self._status, sent_bytes=sent_bytes, now=engine.now())
+                access_log.line(self, self._attempt, status=self._status, passed=passed, now=engine.now())
             )
         if engine.traces is not None and not self.dispatch.is_own:
             trace = self.trace or engine.traces.begin(self.head.forwarded, self.started)

@@ -22,7 +22,7 @@ _REQUEST_LINE = re.compile(rb"([A-Z]{3,16}) (\*|/[!\"$-~]*) HTTP/1\.([01])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n\x00]*)?\r\n")
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
-_UPGRADE = re.compile(rb"\r\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee]:[^\r\n]*")
+_UPGRADE = re.compile(rb"\r\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee]:([^\r\n]*)")
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"})
 
 BODILESS = frozenset({204, 304})
@@ -71,6 +71,8 @@ class RequestHead(msgspec.Struct):
     hop_by_hop: frozenset[bytes] = frozenset()
     """Fields that `Connection` names; the ones we act on cannot be removed that way."""
     operation: Operation | None = None
+    websocket: bytes | None = None
+    """What `Upgrade` says, on a path that takes a WebSocket; None on every other."""
     forwarded: bytes = b""
     cors: bytes = b""
     """Lines for the answer, so that a page may read it."""
@@ -130,13 +132,17 @@ def parse_request(raw: bytes, prefixes: Sequence[bytes] = (), extra: Collection[
         raise BadHead("method not supported", 405)
     if len(target) > FIELD_LIMIT_BYTES:
         raise BadHead("the target is too long", 414)
+    upgrades = []
     if _UPGRADE.search(raw):
-        raw = _UPGRADE.sub(b"", raw)  # never honoured, never forwarded (R69, R70)
+        upgrades = _UPGRADE.findall(raw)
+        raw = _UPGRADE.sub(b"", raw)  # not honoured, never forwarded as it came (R69, R70)
     written, _, query = target.partition(b"?")
     path = known_path(written, prefixes, extra)
     if path.startswith(b"//"):
         raise BadHead("malformed request line")  # R66
     head = RequestHead(method, path, query, http10=minor == b"0", keep_alive=minor == b"1", operation=PROXIED.get(path))
+    if head.operation is not None and head.operation.websocket:
+        head.websocket = b",".join(upgrades)
     if query:
         head.query_models = models_in(query)
     try:
@@ -191,6 +197,8 @@ def _fields(parser: type, raw: bytes) -> Fields:
         parser(collector).feed_data(raw)
     except httptools.HttpParserError as error:
         raise BadHead("malformed header") from error
+    except httptools.HttpParserUpgrade:
+        pass  # of a 101, whose fields are all there: it is taken only where it was asked for
     if len(collector.fields) > FIELD_COUNT_LIMIT:
         raise BadHead("too many header fields", 431)
     if len(raw) > FIELD_LIMIT_BYTES and any(

@@ -38,3 +38,4 @@ class Limits:
     body_timeout_s: float = 600.0
     keepalive_s: float = 60.0
     write_stall_s: float = WRITE_STALL_S
+    websocket_timeout_s: float = 3600.0

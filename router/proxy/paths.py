@@ -40,6 +40,8 @@ class Operation:
     end_mark: EndMark = EndMark.NONE
     by_engine: bool = True
     repeatable: bool = True
+    websocket: bool = False
+    """It takes a WebSocket, and nothing else."""
 
 
 _ANTHROPIC = (b"/v1/messages", b"/messages")
@@ -65,6 +67,7 @@ _OPENAI = {
     b"/images/edits": EndMark.NONE,
     b"/images/variations": EndMark.NONE,
 }
+_WEBSOCKETS = (b"/realtime",)
 _OTHERS = (
     b"/score",
     b"/classify",
@@ -105,6 +108,8 @@ def _table() -> dict[bytes, Operation]:
             by_engine=name not in _BY_THE_FRONT,
             repeatable=name != b"/responses",
         )
+    for name in _WEBSOCKETS:
+        table[name] = table[b"/v1" + name] = Operation(name, prefixed=True, by_engine=False, websocket=True)
     for name in _OTHERS:
         by_engine = name not in _BY_THE_FRONT
         table[name] = Operation(name, prefixed=False, by_engine=by_engine)

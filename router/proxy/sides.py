@@ -47,6 +47,14 @@ class ClientConnection:
         """Called by the sweep: end what has taken too long."""
         raise NotImplementedError
 
+    def take_over(self) -> bytes:
+        """From now on bytes go to the request as they come; returns those that came before."""
+        raise NotImplementedError
+
+    def hold(self, *, paused: bool) -> None:
+        """Stop reading while the replica cannot take more."""
+        raise NotImplementedError
+
     def abort(self) -> None:
         """Reset the connection: the only honest end of an answer without framing."""
         raise NotImplementedError
@@ -79,6 +87,8 @@ class ProxiedRequest:
     failed: tuple[Endpoint, ...] = ()
     """Who could not answer this request, for reasons that may be the request's."""
     trace: Trace | None = None
+    is_tunnel = False
+    """It became a connection of another protocol, whose bytes pass both ways."""
 
     @property
     def kind(self) -> Kind | None:
@@ -126,6 +136,13 @@ class ResponseListener:
     def on_head(self, head: ResponseHead) -> None:
         """The response begins."""
         raise NotImplementedError
+
+    def on_switch(self, _head: ResponseHead) -> bool:
+        """A 101 came: True if it was asked for, and what follows are the bytes of another protocol."""
+        return False
+
+    def on_write_paused(self, *, paused: bool) -> None:
+        """The replica cannot take more, or can again; a request is whole, and bounded, already."""
 
     def on_body(self, data: bytes, *, framed: bool) -> None:
         """Bytes of the response; `framed` when they are whole chunks, never the closing one."""

@@ -142,10 +142,19 @@ class Upstream:
             self._fail(MALFORMED)
 
     def pause_writing(self) -> None:
-        """asyncio: the replica takes the request more slowly than we have it; it is whole, and bounded, already."""
+        """asyncio: the replica takes bytes more slowly than we have them."""
+        if self._attempt is not None:
+            self._attempt.on_write_paused(paused=True)
 
     def resume_writing(self) -> None:
         """asyncio: it has caught up."""
+        if self._attempt is not None:
+            self._attempt.on_write_paused(paused=False)
+
+    def write(self, data: bytes) -> None:
+        """Bytes for the replica, after it switched to another protocol."""
+        if self.transport is not None:
+            self.transport.write(data)
 
     def eof_received(self) -> bool:
         """asyncio: the replica closed its side; we close ours."""
@@ -185,11 +194,7 @@ class Upstream:
             head = self._pool.heads.read(raw)
         rest = data[end + 4 :]
         if head.status < 200:  # noqa: PLR2004 - informational: swallowed (D12)
-            self._informational += 1
-            if self._informational > INFORMATIONAL_LIMIT or head.status == 101:  # noqa: PLR2004 - no upgrade was asked
-                raise BadHead("too many informational answers")
-            if rest:
-                self._head_data(attempt, rest)
+            self._interim(attempt, head, rest)
             return
         self._expect_body(head)
         if head.length == len(rest) and not head.is_event_stream:
@@ -198,6 +203,21 @@ class Upstream:
         attempt.on_head(head)
         if self._attempt is attempt and (rest or head.length == 0):  # else it chose to try elsewhere
             self.data_received(rest)
+
+    def _interim(self, attempt: ResponseListener, head: ResponseHead, rest: bytes) -> None:
+        """Wait for the answer itself; after a switch of protocols pass on all that comes, to the connection's end."""
+        if head.status != 101:  # noqa: PLR2004 - as HTTP has it
+            self._informational += 1
+            if self._informational > INFORMATIONAL_LIMIT:
+                raise BadHead("too many informational answers")
+            if rest:
+                self._head_data(attempt, rest)
+            return
+        if not attempt.on_switch(head):
+            raise BadHead("a switch of protocols that was not asked for")
+        self._phase = _Framing.CLOSE
+        if rest and self._attempt is attempt:
+            attempt.on_body(rest, framed=False)
 
     def _whole(self, attempt: ResponseListener, head: ResponseHead, body: bytes) -> None:
         """Head and body came in one read, as most short answers do."""

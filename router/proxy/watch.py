@@ -8,7 +8,7 @@ outlier is.
 from collections.abc import Sequence
 
 from router.counters import EJECTIONS, HEARD_AT_US, STUCK, SharedCounters
-from router.model import Endpoint, Table
+from router.model import Eligibility, Endpoint, Table
 from router.outlier import Outliers
 from router.policy.choose import Chooser
 from router.silence import Kind, Silence
@@ -49,6 +49,11 @@ class StallWatch:
         """True when the master says something else of `endpoint` than when it was chosen, or nothing any more."""
         current = self._by_id.get(endpoint.id)
         return current is None or current.eligibility is not endpoint.eligibility
+
+    def drains(self, endpoint: Endpoint) -> bool:
+        """True when the master says by now that `endpoint` is leaving."""
+        current = self._by_id.get(endpoint.id)
+        return current is not None and current.eligibility is Eligibility.DRAINING
 
     def answered(self, endpoint: Endpoint, kind: Kind, wait_s: float, now: float) -> None:
         """The first byte of an answer came."""
