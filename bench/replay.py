@@ -18,13 +18,14 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # a script's own folder comes first otherwise, and holds a `router` that is not the router
 
+from bench.flags import names_of  # noqa: E402
 from bench.replay import offline, sockets, traces  # noqa: E402 - see above
 from bench.replay.cases import BASE, CASES, Case  # noqa: E402
 from bench.replay.figures import Figures, bars_svg, lines_svg, medians, quantile, table  # noqa: E402
@@ -138,19 +139,6 @@ def in_time(
 def note(text: str) -> None:
     """Progress, apart from the report."""
     print(text, file=sys.stderr, flush=True)
-
-
-def names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """A flag's list of names, or `all`."""
-
-    def names(text: str) -> list[str]:
-        given = list(known) if text == "all" else text.split(",")
-        strange = [name for name in given if name not in known]
-        if strange:
-            raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(known)}")
-        return given
-
-    return names
 
 
 def parse(words: list[str]) -> argparse.Namespace:

@@ -31,6 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # a script's own folder comes first otherwise, and holds a `router` that is not the router
 
+from bench.flags import names_of  # noqa: E402 - see above
 from bench.router import figures  # noqa: E402 - see above
 from bench.router.figures import DIRECT, OURS, Sample, Streams  # noqa: E402
 from bench.router.machine import (  # noqa: E402
@@ -274,16 +275,6 @@ def write_json(path: Path, bench: Bench, samples: list[Sample], streams: Streams
 
 def parse(words: list[str]) -> argparse.Namespace:
     """The command line."""
-
-    def names_of(known: Sequence[str]) -> Any:
-        def names(text: str) -> list[str]:
-            given = text.split(",")
-            strange = [name for name in given if name not in known]
-            if strange:
-                raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(known)}")
-            return given
-
-        return names
 
     targets, workloads = [DIRECT, *PEERS, OURS], [*WORKLOADS, STREAMS]
     parser = argparse.ArgumentParser(

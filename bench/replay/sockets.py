@@ -55,7 +55,9 @@ def replay(requests: Sequence[Request], setup: Setup, target: str, program: str,
         for port in ports:
             _get(port, "/v1/models")
         words = (
-            _ours(target, router_port, there, place) if not program else _sglang(target, program, router_port, there)
+            our_words(target, router_port, there, place.folder, place.workers)
+            if not program
+            else sglang_words(target, program, router_port, there)
         )
         log = place.folder / f"{target.replace(':', '-')}.log"
         router = stack.enter_context(started(words, core=place.router_core, log=log, folder=ROOT))
@@ -109,31 +111,33 @@ def _mocks(ports: Sequence[int], setup: Setup, place: Place) -> Iterator[None]:
         yield
 
 
-def _ours(policy: str, port: int, replicas: Sequence[int], place: Place) -> list[str]:
-    _write_services(replicas, place)
-    words = [sys.executable, "-m", "router", "--router-port", str(port), "--workers", str(place.workers)]
-    words += ["--policy", policy, "--static-services", str(_services(place)), "--data-dir", str(place.folder)]
+def our_words(policy: str, port: int, replicas: Sequence[int], folder: Path, workers: int) -> list[str]:
+    """The command of our router with that policy before replicas at those ports."""
+    _write_services(replicas, folder)
+    words = [sys.executable, "-m", "router", "--router-port", str(port), "--workers", str(workers)]
+    words += ["--policy", policy, "--static-services", str(_services(folder)), "--data-dir", str(folder)]
     return [*words, "--registry-url", f"http://127.0.0.1:{free_port()}"]
 
 
-def _sglang(target: str, program: str, port: int, replicas: Sequence[int]) -> list[str]:
+def sglang_words(target: str, program: str, port: int, replicas: Sequence[int]) -> list[str]:
+    """The command of sglang-router; `target` is `sglang:POLICY`."""
     words = [program, *SGLANG.flags, "--host", "127.0.0.1", "--port", str(port)]
     words += ["--policy", target.partition(":")[2], "--prometheus-port", str(free_port())]
     return [*words, "--worker-urls", *(f"http://127.0.0.1:{replica}" for replica in replicas)]
 
 
-def _services(place: Place) -> Path:
-    return place.folder / "services.json"
+def _services(folder: Path) -> Path:
+    return folder / "services.json"
 
 
-def _write_services(replicas: Sequence[int], place: Place) -> None:
+def _write_services(replicas: Sequence[int], folder: Path) -> None:
     metadata = {"type": "openai-api", "models": [MODEL]}
     services = [
         {"name": f"replica-{port}", "host": "127.0.0.1", "port": port, "metadata": metadata} for port in replicas
     ]
-    beside = _services(place).with_suffix(".new")
+    beside = _services(folder).with_suffix(".new")
     beside.write_text(json.dumps(services))
-    beside.replace(_services(place))
+    beside.replace(_services(folder))
 
 
 def _joins(
@@ -143,7 +147,7 @@ def _joins(
 
     def join(port: int) -> None:
         if ours:
-            _write_services([*there, port], place)
+            _write_services([*there, port], place.folder)
             return
         asked = urllib.request.Request(
             f"http://127.0.0.1:{router_port}/workers",

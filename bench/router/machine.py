@@ -69,12 +69,12 @@ def memory_bytes(pid: int) -> int:
 def started(
     command: Sequence[str | Path],
     *,
-    core: int,
+    core: int | str,
     log: Path,
     folder: Path,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program on one core in a session of its own (so that ^C ends it through us), and end it with its tree."""
+    """Run a program on one core (or several, as taskset lists them) in a session of its own (so that ^C ends it through us), and end it with its tree."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["taskset", "-c", str(core), *map(str, command)],

@@ -1,0 +1,140 @@
+"""vLLM servers on loopback: started, asked for their own counters, their caches emptied."""
+
+import contextlib
+import json
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.replay.mock import MODEL
+from bench.router.machine import BenchError, free_port, started, wait_until_answers
+from tests.engines import vllm
+from tests.engines.install import once, run
+
+READY_S = 600.0
+"""Half a minute on a quiet machine."""
+RESET_S = 60.0
+SOURCE = Path(__file__).resolve().parent / "model.py"
+LARGE = "bench-llama"
+KV_BYTES_PER_TOKEN = 2 * 8 * 512 * 2
+"""Keys and values, layers, hidden size, bytes of a bfloat16: of the model that `model.py` makes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """An engine's own, since it began."""
+
+    queries: float = 0.0
+    """Prompt tokens that its prefix cache was asked for."""
+    hits: float = 0.0
+    written: float = 0.0
+
+    def __sub__(self, earlier: "Counters") -> "Counters":
+        return Counters(self.queries - earlier.queries, self.hits - earlier.hits, self.written - earlier.written)
+
+
+_NAMES = {
+    "vllm:prefix_cache_queries_total{": "queries",
+    "vllm:prefix_cache_hits_total{": "hits",
+    "vllm:generation_tokens_total{": "written",
+}
+
+
+_HEADERS = {"content-type": "application/json"}
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One server. `name` is what it says of itself in every answer (`system_fingerprint`)."""
+
+    name: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def counters(self) -> Counters:
+        """What it has counted."""
+        found = dict.fromkeys(_NAMES.values(), 0.0)
+        for line in self._ask("/metrics").decode().splitlines():
+            for start, name in _NAMES.items():
+                if line.startswith(start):
+                    found[name] += float(line.split()[-1])
+        return Counters(**found)
+
+    def forget(self) -> None:
+        """Empty its prefix cache.
+
+        Raises:
+            BenchError: It refuses, as it does while requests run.
+        """
+        deadline = time.monotonic() + RESET_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                self._ask("/reset_prefix_cache", b"")
+                return
+            time.sleep(0.5)
+        raise BenchError(f"{self.name} does not empty its cache within {RESET_S:.0f} s")
+
+    def tokens(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The prompt that it makes of `messages`."""
+        said = self._ask("/tokenize", json.dumps({"model": MODEL, "messages": messages}).encode())
+        found: list[int] = json.loads(said)["tokens"]
+        return found
+
+    def _ask(self, path: str, body: bytes | None = None) -> bytes:
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, body, _HEADERS), timeout=RESET_S) as answer:
+            said: bytes = answer.read()
+        return said
+
+
+def most_possible(prompts: Sequence[Sequence[int]], block_tokens: int) -> float:
+    """The share of all tokens that one endless cache of whole blocks would hit, had each prompt been read before the next."""
+    cached: set[int] = set()
+    hits = 0
+    for prompt in prompts:
+        chained, held = 0, True
+        for end in range(block_tokens, len(prompt), block_tokens):
+            chained = hash((chained, *prompt[end - block_tokens : end]))
+            held = held and chained in cached
+            hits += held * block_tokens
+            cached.add(chained)
+    return hits / max(1, sum(map(len, prompts)))
+
+
+def large_model() -> Path:
+    """The folder of the model that `model.py` makes; made the first time."""
+    folder = vllm.MODELS / LARGE
+    interpreter = vllm.program().with_name("python")
+    return once(folder, lambda: run(str(interpreter), str(SOURCE), str(folder)))
+
+
+def small_model() -> Path:
+    """The tests' own, of two layers: the quicker the engine, the more of a router is seen."""
+    return vllm.model("llama")
+
+
+@contextmanager
+def running(count: int, model: Path, more: Sequence[str], cores: str, work: Path) -> Iterator[list[Replica]]:
+    """`count` servers of `model`, ready, until the block ends. `more`: further arguments of each."""
+    replicas = [Replica(f"replica-{number}", free_port()) for number in range(count)]
+    env = {**vllm.ENVIRONMENT, "VLLM_SERVER_DEV_MODE": "1"}  # without it nobody may empty the cache
+    if "--kv-cache-memory-bytes" in more:
+        del env["VLLM_CPU_KVCACHE_SPACE"]  # whole GB, and counts for more than the flag
+    with ExitStack() as stack:
+        begun = []
+        for replica in replicas:
+            words = [str(vllm.program()), "serve", str(model), "--served-model-name", MODEL, "--host", "127.0.0.1"]
+            words += ["--port", str(replica.port), "--dtype", "bfloat16", "--enforce-eager", "--max-num-seqs", "16"]
+            words += ["--enable-prompt-tokens-details", "--fingerprint-mode", "custom"]
+            words += ["--fingerprint-value", replica.name, *more]
+            log = work / f"{replica.name}.log"
+            process = stack.enter_context(started(words, core=cores, log=log, folder=work, env=env))
+            begun.append((replica, process, log))
+        for replica, process, log in begun:
+            wait_until_answers(replica.port, b"GET /health HTTP/1.1\r\nhost: r\r\n\r\n", process, log, READY_S)
+        yield replicas
