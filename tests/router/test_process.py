@@ -1,6 +1,7 @@
 """The router as a process: master, workers and a real registry, on loopback, ended by their process ids."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -17,9 +18,14 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
+from fastapi import FastAPI, WebSocket
+from starlette.websockets import WebSocketDisconnect
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
 
 from tests.ports import free_port
 from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, event, plain
+from tests.router.realtime import uvicorn_server
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
@@ -302,6 +308,38 @@ async def test_sigterm_lets_a_stream_finish_and_leaves_nothing_behind_D16(node: 
             assert b"[DONE]" in await stream.content.read()
         assert await asyncio.wait_for(router.wait(), 10) == 0
         assert not any(psutil.pid_exists(pid) for pid in workers)
+
+
+async def test_sigterm_closes_a_websocket_after_the_drain_D33(node: Node) -> None:
+    app = FastAPI()
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": "m"}]}
+
+    @app.websocket("/v1/realtime")
+    async def realtime(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_text("hello")
+        with contextlib.suppress(WebSocketDisconnect):
+            await socket.receive_text()
+
+    static = node.folder / "static.json"
+    async with uvicorn_server(app) as port:
+        service = {"name": "s", "host": "127.0.0.1", "port": port, "metadata": {"models": ["m"]}}
+        static.write_text(json.dumps({"services": [service]}))
+        async with node.router("--static-services", str(static), "--drain-timeout", "1") as router:
+            await node.until_listening(node.router_port)
+            url = f"ws://127.0.0.1:{node.router_port}/v1/realtime?model=m"
+            async with connect(url, proxy=None) as client:
+                assert await client.recv() == "hello"
+                assert (await node.get("/services"))["services"][0]["in_flight"] == 1
+                router.terminate()
+                with pytest.raises(ConnectionClosedError) as closed:
+                    await client.recv()
+                assert closed.value.rcvd is not None
+                assert closed.value.rcvd.code == 1012
+            assert await asyncio.wait_for(router.wait(), 10) == 0
 
 
 async def test_workers_end_when_their_master_is_killed_so_that_a_new_one_can_start_D17(

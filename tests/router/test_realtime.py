@@ -5,19 +5,18 @@ import base64
 import contextlib
 import hashlib
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
-import uvicorn
 from fastapi import FastAPI, WebSocket
+from openai import AsyncOpenAI
 from starlette.websockets import WebSocketDisconnect
 from structlog.testing import capture_logs
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
@@ -25,11 +24,10 @@ from router.counters import BYTES_IN, BYTES_OUT, IN_FLIGHT, OUTCOMES, AttemptOut
 from router.keys import Key
 from router.model import Eligibility, Table
 from router.policy.models import ModelRule, ModelRules
-from tests.ports import free_port
 from tests.router.conftest import MakePlane
 from tests.router.fakes import Call, Plane, plain, read_reply
+from tests.router.realtime import echo, library_server, talk_to, url, uvicorn_server
 
-Handler = Callable[[ServerConnection], Awaitable[None]]
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 PROOF = base64.b64encode(hashlib.sha1(KEY + GUID).digest())  # noqa: S324 - as RFC 6455 has it
@@ -39,37 +37,6 @@ SWITCH = (
     b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
     b"sec-websocket-accept: " + PROOF + b"\r\n\r\n"
 )
-
-
-async def echo(socket: ServerConnection) -> None:
-    async for message in socket:
-        await socket.send(message)
-
-
-@asynccontextmanager
-async def library_server(handler: Handler, **more: Any) -> AsyncIterator[int]:
-    async with serve(handler, "127.0.0.1", 0, **more) as server:
-        yield int(next(iter(server.sockets)).getsockname()[1])
-
-
-@asynccontextmanager
-async def uvicorn_server(app: FastAPI) -> AsyncIterator[int]:
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="off"))
-    running = asyncio.ensure_future(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    yield port
-    server.should_exit = True
-    await running
-
-
-def url(plane: Plane, query: str = "?model=m", path: str = "/v1/realtime") -> str:
-    return f"ws://127.0.0.1:{plane.port}{path}{query}"
-
-
-def talk_to(plane: Plane, query: str = "?model=m", **more: Any) -> connect:
-    return connect(url(plane, query), proxy=None, **more)
 
 
 async def until(what: Callable[[], bool], wait_s: float = 5.0) -> None:
@@ -196,6 +163,32 @@ async def test_a_model_that_is_an_alias_is_another_in_the_query(planes: MakePlan
         async with talk_to(plane, "?intent=x&model=speech"):
             pass
     assert paths == ["/v1/realtime?intent=x&model=m"]
+
+
+async def test_openais_own_client_speaks_with_a_realtime_server_W62(plane: Plane) -> None:
+    app, asked = FastAPI(), []
+
+    @app.websocket("/v1/realtime")
+    async def realtime(socket: WebSocket) -> None:
+        asked.append((socket.query_params["model"], socket.headers["authorization"]))
+        await socket.accept()
+        await socket.send_json({"type": "session.created", "event_id": "1", "session": {"type": "realtime"}})
+        update = await socket.receive_json()
+        await socket.send_json({"type": "session.updated", "event_id": "2", "session": update["session"]})
+        with contextlib.suppress(WebSocketDisconnect):
+            await socket.receive_text()
+
+    async with (
+        uvicorn_server(app) as port,
+        AsyncOpenAI(base_url=f"http://127.0.0.1:{plane.port}/v1", api_key="sk-1", max_retries=0) as client,
+    ):
+        plane.route(port)
+        async with client.realtime.connect(model="m") as session:
+            assert (await session.recv()).type == "session.created"
+            await session.session.update(session={"type": "realtime", "instructions": "be brief"})
+            assert (await session.recv()).type == "session.updated"
+        await until(lambda: plane.in_flight() == 0)
+    assert asked == [("m", "Bearer sk-1")]
 
 
 # -- who may -----------------------------------------------------------------------------------------------------------
