@@ -1,8 +1,9 @@
 """A speech recogniser (Qwen3-ASR) without weights, for `vllm serve --load-format dummy`: it hears nonsense, in real time.
 
-    tiny_speech.py OUT
+    tiny_speech.py speech OUT
 
-Run by vLLM's interpreter. It is a model that vLLM 0.32 serves at `/v1/realtime`, by that architecture's name.
+Run by vLLM's interpreter. By its architecture's name vLLM 0.32 serves it at `/v1/realtime`. `OUT/site` has what stands in for
+torchvision, whose builds want CUDA's torch: vLLM imports it with its speech models, which see no picture.
 """
 
 import json
@@ -45,6 +46,27 @@ HEARING = {
     "n_window_infer": 800,
 }
 
+WITHOUT_PICTURES = """
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from unittest.mock import MagicMock
+
+__version__ = "0.28.0"
+
+class Anything(MetaPathFinder, Loader):
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self, is_package=True) if name.startswith("torchvision.") else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        module.__getattr__ = lambda name: MagicMock(name=name)
+
+sys.meta_path.insert(0, Anything())
+"""
+
 
 def main(out: Path) -> None:
     words = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate(SPECIALS + LETTERS)}, merges=[]))
@@ -61,7 +83,10 @@ def main(out: Path) -> None:
         "thinker_config": {"audio_config": HEARING, "text_config": TEXT, **places},
     }
     (out / "config.json").write_text(json.dumps(config))
+    stand_in = out / "site" / "torchvision" / "__init__.py"
+    stand_in.parent.mkdir(parents=True, exist_ok=True)
+    stand_in.write_text(WITHOUT_PICTURES)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[2]))

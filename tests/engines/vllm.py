@@ -47,9 +47,10 @@ def program() -> Path:
 
 
 def model(kind: str) -> Path:
-    """The folder of the tiny `llama` or `bert`; makes it the first time."""
+    """The folder of the tiny `llama`, `bert` or `speech`; makes it the first time."""
     interpreter, folder = program().with_name("python"), MODELS / kind
-    words = [str(interpreter), str(HERE / "tiny_models.py"), kind, str(folder)]
+    maker = "tiny_speech.py" if kind == "speech" else "tiny_models.py"
+    words = [str(interpreter), str(HERE / maker), kind, str(folder)]
     return once(folder, lambda: run(*words))
 
 
