@@ -17,7 +17,7 @@ from common.wire.record import Beat, Delete, Put, ServiceRecord, Snapshot, Updat
 from common.wire.words import RecordKind
 from router.model import Endpoint, Replica, Table
 from router.replica_keys import ReplicaKeys
-from router.serves import declared
+from router.serves import declared, has_messages
 
 FORMS = ("/v1", "")
 """Of a server's paths."""
@@ -183,6 +183,7 @@ class Directory:
             eligibility=replica.eligibility,
             limit=hints.max_concurrency or self.default_limit,
             serves=declared(hints.serves) or replica.learned_calls or None,
+            messages=has_messages(hints.messages, hints.serves, replica.learned_calls),
             waiting=hints.replica.waiting if hints.replica is not None else None,
             slow_start_s=hints.slow_start_s,
             end_marked=hints.stream_end_mark,

@@ -108,6 +108,9 @@ MALFORMED: Final = Failure(
 STOPPING: Final = Failure(
     AttemptVerdict.NEUTRAL, AttemptOutcome.CLIENT_GONE, LocalAnswer(503, "router_stopping", "the router is stopping")
 )
+NO_COUNT: Final = LocalAnswer(
+    404, "no_token_count", "the servers of this model do not count tokens (/v1/messages/count_tokens)", _DO_NOT_RETRY
+)
 _NO_FIRST_BYTE: Final = Failure(
     AttemptVerdict.FAULT,
     AttemptOutcome.TIMED_OUT,
@@ -175,6 +178,11 @@ class Dispatch:
         """An attempt at `endpoint` begins."""
         self.attempts += 1
         self.tried = (*self.tried, endpoint.id)
+
+    def take_back(self, endpoint: Endpoint) -> None:
+        """The attempt at `endpoint` only showed that it is to be asked otherwise: it was none."""
+        self.attempts -= 1
+        self.tried = tuple(one for one in self.tried if one != endpoint.id)
 
     def answered(self, status: int, *, begun: bool, others: bool, budget: bool, suspect: bool) -> Action:
         """A response's head came.

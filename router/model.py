@@ -59,6 +59,8 @@ class Endpoint:
     """What the replica wants to see in that header instead of the client's; a secret."""
     serves: tuple[str, ...] | None = None
     """The calls that it answers (`serves.py`); None where nothing is known of that."""
+    messages: bool | None = None
+    """Whether it has Anthropic's `/v1/messages` itself; None where nothing is known of that."""
     waiting: int | None = None
     """Requests that wait inside the engine, by its latest report; None when it does not say."""
     slow_start_s: float | None = None

@@ -39,6 +39,7 @@ KINDS = {
 LLAMA_CPP = (*GENERATE, "/embeddings", "/embedding", "/rerank", "/completion", "/infill", "/props", "/slots")
 _LLAMA_CPP_SIGNS = "llamacpp"
 _PATHS_LIMIT = 256
+_MESSAGES, _CHATS = "/messages", "/chat/completions"
 
 
 def call_of(path: str) -> str:
@@ -56,6 +57,29 @@ def declared(serves: Sequence[object] | str | None) -> tuple[str, ...] | None:
         if isinstance(entry, str):
             calls += [call_of(entry)] if entry.startswith("/") else KINDS.get(entry.lower(), ())
     return tuple(dict.fromkeys(calls)) or None
+
+
+def has_messages(
+    setting: str | None, serves: Sequence[object] | str | None, learned_calls: Collection[str] | None
+) -> bool | None:
+    """Whether a replica has Anthropic's `/v1/messages`; None where nothing says so.
+
+    Args:
+        setting: `metadata.messages`, which decides.
+        serves: `metadata.serves`; only a path says it, a kind is meant roughly.
+        learned_calls: What it tells itself, which is exact where it tells of chats.
+    """
+    if setting is not None:
+        return setting == "native"
+    paths = [
+        call_of(entry) for entry in ([serves] if isinstance(serves, str) else serves or ()) if isinstance(entry, str)
+    ]
+    for calls in (paths, learned_calls or ()):
+        if _MESSAGES in calls:
+            return True
+        if _CHATS in calls:
+            return False
+    return None
 
 
 def learned(page: bytes, models: bytes, relevant: Collection[str] | None) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 from pydantic import Field, field_validator, model_validator
@@ -47,6 +47,7 @@ class ModelSettings(Settings):
     split: dict[str, float] = Field(default_factory=dict)
     fallbacks: CommaList = ()
     parameters: ParameterSettings = ParameterSettings()
+    messages: Literal["native", "translate"] | None = None
 
 
 class RouterSettings(TracedSettings):
@@ -243,6 +244,7 @@ def _rule(entry: ModelSettings) -> ModelRule:
         split=entry.split,
         fallbacks=entry.fallbacks,
         parameters=parameters(changes.defaults, changes.forced, changes.removed),
+        messages=entry.messages,
     )
 
 

@@ -96,6 +96,7 @@ PURE = (
     "router/facts.py",
     "router/form.py",
     "router/keys.py",
+    "router/messages/*.py",
     "router/outlier.py",
     "router/policy/*.py",
     "router/replica_keys.py",

@@ -1,7 +1,7 @@
 """PURE. Members of a record's `metadata` that others act upon; everything else in there is the operator's own."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -41,6 +41,7 @@ class Hints(Message, frozen=True, kw_only=True):
         max_concurrency: Requests that the server takes at once.
         weight: Relative share, where the record itself has none.
         serves: Calls that it answers, as kinds or as paths (router/serves.py).
+        messages: `native` if it has Anthropic's `/v1/messages` itself, `translate` if it is to get chats instead.
         stream_end_mark: Whether its streams end with `[DONE]`.
         slow_start_s: Time in which routers raise a fresh server's share.
         metrics_path: Where Prometheus finds its metrics.
@@ -59,6 +60,7 @@ class Hints(Message, frozen=True, kw_only=True):
     max_concurrency: Positive | None = None
     weight: NotNegative | None = None
     serves: list[Any] | str | None = None
+    messages: Literal["native", "translate"] | None = None
     stream_end_mark: bool | None = None
     slow_start_s: NotNegative | None = None
     metrics_path: str | None = None

@@ -32,6 +32,8 @@ class ModelRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fallbacks: tuple[str, ...] = ()
     parameters: Parameters | None = None
     """What is changed in its requests."""
+    messages: str | None = None
+    """`native` or `translate`, whatever is known of its replicas (`proxy/translation.py`)."""
 
 
 NO_RULE = ModelRule()

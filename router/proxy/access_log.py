@@ -17,6 +17,7 @@ def line(
         "model": request.facts.model,
         "replica": attempt.endpoint.name if attempt is not None else None,
         "status": status,
+        **({"translated": True} if request.translation is not None and request.translation.active else {}),
         "attempts": request.dispatch.attempts,
         "first_byte_ms": round((first_byte_at - request.started) * 1e3, 3) if first_byte_at else None,
         "duration_ms": round((now - request.started) * 1e3, 3),

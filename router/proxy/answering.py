@@ -9,6 +9,7 @@ from router.proxy.head import ResponseHead
 from router.proxy.paths import EndMark, dialect_of
 from router.proxy.response_writer import ResponseWriter
 from router.proxy.sides import ClientConnection, ProxiedRequest
+from router.proxy.translation import MessagesWriter
 
 
 class AnsweredRequest(ProxiedRequest):
@@ -102,6 +103,14 @@ class AnsweredRequest(ProxiedRequest):
 
     def _new_writer(self) -> ResponseWriter:
         operation = self.head.operation
+        if self.translation is not None:
+            return MessagesWriter(
+                self._client.sink(),
+                self.translation,
+                http10=self.head.http10,
+                keep_alive=self.head.keep_alive and not self._engine.draining,
+                held_limit_bytes=self._engine.limits.held_limit_bytes,
+            )
         return ResponseWriter(
             self._client.sink(),
             http10=self.head.http10,

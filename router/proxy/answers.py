@@ -12,6 +12,7 @@ _ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
+    529: "overloaded_error",
 }
 """platform.claude.com/docs/en/api/errors"""
 

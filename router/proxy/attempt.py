@@ -181,6 +181,13 @@ class UpstreamAttempt(ResponseListener):
     def on_whole(self, head: ResponseHead, body: bytes) -> None:
         """The whole answer at once."""
         self._upstream = None
+        translation = self._exchange.translation
+        if translation is not None and translation.active:
+            self.on_head(head)
+            if self._writer is not None:
+                self.on_body(body, framed=False)
+                self.on_end()
+            return
         self._status = head.status
         exchange, engine = self._exchange, self._engine
         engine.connector.note_reached(self.endpoint)
@@ -250,13 +257,14 @@ class UpstreamAttempt(ResponseListener):
         self._sent_at = self._engine.now()
         self._upstream = connection
         exchange = self._exchange
-        head = exchange.head
+        head, translation = exchange.sent_head, exchange.translation
+        translated = translation is not None and translation.active
         connection.send(
             self,
             self._pool.request(exchange, self.endpoint.api_prefix),
-            exchange.body,
+            exchange.sent_body,
             to_head_request=head.method == b"HEAD",
-            raw_chunks=not head.http10 and exchange.facts.choices == 1,
+            raw_chunks=not head.http10 and exchange.facts.choices == 1 and not translated,
         )
 
     def _fail(self, failure: Failure) -> None:

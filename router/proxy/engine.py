@@ -65,6 +65,8 @@ class Engine:
     log_lines: list[dict[str, object]] = field(default_factory=list)
     traces: Traces | None = None
     waiting: Waiting[ProxiedRequest] = field(init=False)
+    without_messages: set[str] = field(default_factory=set)
+    """Ids of replicas that answered a request for `/v1/messages` as one answers to a path that does not exist."""
     _heard: set[str] = field(default_factory=set)
     """Models that somebody listed since the worker began."""
 
@@ -93,7 +95,9 @@ class Engine:
         self._heard.update(table.by_model)
         self.chooser.set_table(table, self.now())
         self.needs = Needs(table, self.chooser, self.limits, keys=self.needs.key)
-        self.outliers.forget_all_but({endpoint.id for endpoint in table.endpoints})
+        ids = {endpoint.id for endpoint in table.endpoints}
+        self.outliers.forget_all_but(ids)
+        self.without_messages &= ids
         self.watch.set_table(table)
         self.connector.set_table(table)
 
@@ -106,7 +110,18 @@ class Engine:
         if model is not None or not self.needs.call:
             return self.peers(model)
         call = call_of(path.decode("latin-1"))
-        return [one for one in self.table.endpoints if one.serves is None or call in one.serves]
+        also = "/chat/completions" if call == "/messages" else call  # which it can be translated to
+        return [one for one in self.table.endpoints if one.serves is None or call in one.serves or also in one.serves]
+
+    def has_messages(self, endpoint: Endpoint, model: str | None) -> bool | None:
+        """Whether a message goes to `endpoint` as it is: by the model's setting, else by what is known; None where nothing is."""
+        wanted = self.chooser.rules.find(model).messages if model is not None else None
+        return endpoint.messages if wanted is None else wanted == "native"
+
+    def translates(self, endpoint: Endpoint, model: str | None) -> bool:
+        """True when a message for `endpoint` is to become a chat; where nothing is known, by what was seen."""
+        has = self.has_messages(endpoint, model)
+        return endpoint.id in self.without_messages if has is None else not has
 
     def may_come(self, model: str) -> bool:
         """True when `model` was there, is named in the settings, or when the router has heard of no model at all yet."""

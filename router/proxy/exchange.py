@@ -13,6 +13,7 @@ from router import dispatch
 from router.admission import PRIORITIES, Priority
 from router.counters import QUEUE_WAIT, RETRIES
 from router.dispatch import Action, Dispatch, Failure, Judgement, LocalAnswer
+from router.facts import BadBody
 from router.keys import Key
 from router.model import Endpoint, Facts
 from router.policy.parameters import differing
@@ -26,6 +27,7 @@ from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.paths import PROXIED
 from router.proxy.response_writer import ResponseWriter
 from router.proxy.sides import ClientConnection
+from router.proxy.translation import COUNT_TOKENS, MESSAGES, NO_SUCH_CALL, Translation
 
 _NO_FACTS = Facts()
 
@@ -101,6 +103,8 @@ class Exchange(AnsweredRequest):
             return
         if engine.limits.sse_keepalive_s and self.wants_events:
             self._comment_at = self.started + engine.limits.sse_keepalive_s
+        if head.operation is MESSAGES or head.operation is COUNT_TOKENS:
+            self.translation = Translation(self.request_id, counts=head.operation is COUNT_TOKENS)
         self.choose()
 
     def _charge(self, key: Key) -> None:
@@ -154,7 +158,25 @@ class Exchange(AnsweredRequest):
         if not tried:
             engine.retries.note_request(now)
         decision = engine.chooser.pick(roomy, self.facts, now)
+        if self.translation is not None and not self._translate_for(decision.endpoint, self.translation):
+            return
         self._ask(decision.endpoint, engine.chooser.placed(decision, self.facts, now))
+
+    def _translate_for(self, endpoint: Endpoint, translation: Translation) -> bool:
+        """Make it ready for `endpoint`, which may have only chats; False when it is answered instead."""
+        engine = self._engine
+        translation.active = engine.translates(endpoint, self.facts.model)
+        if not translation.active:
+            return True
+        if translation.counts:
+            self.fail(dispatch.NO_COUNT)
+            return False
+        try:
+            engine.body_bytes += translation.make(self.head, self.body)
+        except BadBody as error:
+            self.fail(LocalAnswer(400, "not_translatable", str(error)))
+            return False
+        return True
 
     def _ask(self, endpoint: Endpoint, placement: PlacedRequest | None) -> None:
         engine = self._engine
@@ -165,6 +187,8 @@ class Exchange(AnsweredRequest):
         if engine.traces is not None and self.trace is None and not self.dispatch.is_own:
             self.trace = engine.traces.begin(self.head.forwarded, self.started)
         self._served_by = endpoint.name
+        sent = self.translation.sent if self.translation is not None else None
+        self.sent_head, self.sent_body = sent or (self.head, self.body)
         self._attempt = self._new_attempt(endpoint, placement)
         self._attempt.begin()
 
@@ -190,7 +214,7 @@ class Exchange(AnsweredRequest):
     def forwarded_lines(self) -> bytes:
         """The client's header lines that go on to the replica."""
         traces, trace = self._engine.traces, self.trace
-        lines = self.head.forwarded_for_stream if self.wants_events else self.head.forwarded
+        lines = self.sent_head.forwarded_for_stream if self.wants_events else self.sent_head.forwarded
         return traces.forwarded(trace, lines) if traces is not None and trace is not None else lines
 
     def accept(self, head: ResponseHead) -> ResponseWriter | None:
@@ -198,6 +222,8 @@ class Exchange(AnsweredRequest):
         self._status = head.status
         engine, attempt = self._engine, self._attempt
         assert attempt is not None  # noqa: S101 - its answer is taken
+        if self.translation is not None and self._lacks_call(head.status, attempt.endpoint, self.translation):
+            return None
         if head.status in dispatch.RETRIED:
             action = self.dispatch.answered(
                 head.status,
@@ -210,8 +236,32 @@ class Exchange(AnsweredRequest):
                 return None
         return self.relay(head, end_marked=attempt.endpoint.end_marked)
 
+    def _lacks_call(self, status: int, endpoint: Endpoint, translation: Translation) -> bool:
+        """True when `endpoint` has no such call, it seems: it is asked for a chat then, or the client is told.
+
+        That it answers to a chat is the proof: some servers answer 404 for a model, too.
+        """
+        engine = self._engine
+        if status not in NO_SUCH_CALL:
+            return False
+        if translation.active:
+            engine.without_messages.discard(endpoint.id)
+            return False
+        if translation.counts:
+            translation.refused = "/messages/count_tokens" not in (endpoint.serves or ())
+            return translation.refused
+        if engine.has_messages(endpoint, self.facts.model) is not None or endpoint.id in translation.tried:
+            return False
+        translation.tried = (*translation.tried, endpoint.id)
+        engine.without_messages.add(endpoint.id)
+        self.dispatch.take_back(endpoint)
+        return True
+
     def ask_another(self, judgement: Judgement) -> None:
         """The attempt was dropped for a response that another replica may better."""
+        if self.translation is not None and self.translation.refused:
+            self.fail(dispatch.NO_COUNT)
+            return
         if judgement.charged:
             self._engine.retries.note_retry()
         self.choose()
@@ -304,6 +354,9 @@ class Exchange(AnsweredRequest):
         engine = self._engine
         engine.exchanges.discard(self)
         engine.body_bytes -= len(self.body)
+        if self.translation is not None:
+            engine.body_bytes -= self.translation.bytes_kept
+            self._status = self.translation.status or self._status
         share = engine.limits.access_log_sample
         if share and random.random() < share:  # noqa: S311 - a sample, no secret
             passed = self._bytes_passed()

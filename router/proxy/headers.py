@@ -51,6 +51,10 @@ _DROPPED = frozenset(
 )
 
 
+_OF_THE_BODY = frozenset(
+    {b"content-type", b"content-encoding", b"content-digest", b"content-md5", b"digest", b"etag", b"repr-digest"}
+)
+_NOT_OF_CHATS = frozenset({b"accept-encoding", b"content-type", b"x-api-key"})
 _EVENTS = (b"text/event-stream", b"text/*", b"*/*", b"application/json")
 """`application/json` is among them: OpenAI's and Anthropic's own clients send it alone when they ask for a stream."""
 _CODING = frozenset({b"accept-encoding"})
@@ -78,6 +82,19 @@ def forwarded_lines(head: RequestHead, allowed: Collection[bytes]) -> bytes:
     )
 
 
+def as_chat(lines: bytes) -> bytes:
+    """Forwarded lines of a request that is translated into one for chat completions: plain JSON, and a key as OpenAI's."""
+    forwarded = [b"content-type: application/json", b"accept-encoding: identity"]
+    names = {line.partition(b":")[0] for line in lines.split(b"\r\n")}
+    for line in lines.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name == b"x-api-key" and b"authorization" not in names:
+            forwarded.append(b"authorization: Bearer " + value.strip())
+        elif name and name not in _NOT_OF_CHATS and not name.startswith(b"anthropic-"):
+            forwarded.append(line)
+    return b"\r\n".join(forwarded) + b"\r\n"
+
+
 def without_credentials(lines: bytes) -> bytes:
     """Forwarded lines for a replica that has a key of its own: the client's is not for it."""
     return _without(lines, CREDENTIALS)
@@ -90,9 +107,19 @@ def _without(lines: bytes, names: Collection[bytes]) -> bytes:
 
 def response_lines(head: ResponseHead) -> bytes:
     """Status line and the fields that go back, without framing and without the blank line."""
-    lines = [b"HTTP/1.1 " + head.reason_line]
+    return b"".join([b"HTTP/1.1 " + head.reason_line, *_fields_back(head)])
+
+
+def retyped(head: ResponseHead, status_text: bytes, kind: bytes) -> bytes:
+    """The same for an answer that gets another body, of type `kind`; `status_text` as `ResponseHead.reason_line`."""
+    fields = [line for line in _fields_back(head) if line.partition(b":")[0].lower() not in _OF_THE_BODY]
+    return b"".join([b"HTTP/1.1 " + status_text, *fields, b"content-type: %b\r\n" % kind])
+
+
+def _fields_back(head: ResponseHead) -> list[bytes]:
+    lines: list[bytes] = []
     for field in head.fields:
         lower = field[0].lower()
         if lower not in _DROPPED and lower not in head.hop_by_hop:
             lines.append(b"%b: %b\r\n" % field)
-    return b"".join(lines)
+    return lines

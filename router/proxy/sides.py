@@ -13,6 +13,7 @@ from router.model import Endpoint, Facts
 from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.response_writer import ResponseWriter
 from router.proxy.tracing import Trace
+from router.proxy.translation import Translation
 from router.silence import Kind
 
 
@@ -73,6 +74,9 @@ class ProxiedRequest:
 
     head: RequestHead
     body: bytes
+    sent_head: RequestHead
+    """As the replica that is asked gets it."""
+    sent_body: bytes
     facts: Facts
     dispatch: Dispatch
     caller: str
@@ -89,6 +93,8 @@ class ProxiedRequest:
     trace: Trace | None = None
     is_tunnel = False
     """It became a connection of another protocol, whose bytes pass both ways."""
+    translation: Translation | None = None
+    """Of a request of Anthropic's Messages API."""
 
     @property
     def kind(self) -> Kind | None:

@@ -328,7 +328,7 @@ class Pool:
 
     def request(self, request: ProxiedRequest, api_prefix: str | None) -> bytes:
         """The request's head as the endpoint gets it; `api_prefix`: which form of paths it serves."""
-        head, body, forwarded = request.head, request.body, request.forwarded_lines()
+        head, body, forwarded = request.sent_head, request.sent_body, request.forwarded_lines()
         return b"%b %b%b%b HTTP/1.1\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
             head.method,
             self.base_path,

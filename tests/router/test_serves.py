@@ -17,7 +17,7 @@ from common.wire.record import Put, ServiceRecord
 from router.directory import Directory
 from router.model import Replica, Table
 from router.prober import ReplicaProber
-from router.serves import KINDS, call_of, calls_that_matter, declared, learned
+from router.serves import KINDS, call_of, calls_that_matter, declared, has_messages, learned
 from tests.engines import llama_cpp
 from tests.ports import free_port
 from tests.router.fakes import Call, Plane, plain
@@ -34,6 +34,34 @@ def test_a_call_is_known_by_its_path_without_the_version_W51() -> None:
         "/rerank",
         "/v1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "serves", "learned_calls", "has"),
+    [
+        (None, None, None, None),
+        (None, None, (), None),
+        (None, None, ("/chat/completions", "/messages"), True),
+        (None, None, ("/chat/completions",), False),
+        (None, None, ("/embeddings",), None),
+        (None, ["generate"], None, None),
+        (None, ["/v1/chat/completions", "/v1/messages"], None, True),
+        (None, "/v1/chat/completions", None, False),
+        ("native", None, ("/chat/completions",), True),
+        ("translate", ["/v1/messages"], ("/messages",), False),
+    ],
+)
+def test_who_has_anthropics_call_is_set_or_told(
+    setting: str | None, serves: Any, learned_calls: tuple[str, ...] | None, *, has: bool | None
+) -> None:
+    assert has_messages(setting, serves, learned_calls) is has
+    record = ServiceRecord(
+        name="a", host="h", port=1, url="http://h:1", metadata={"messages": setting, "serves": serves}
+    )
+    directory = Directory(grace_s=1.0, max_errors=1, slots=1)
+    directory.set_static([record])
+    directory.note_probe("a", ok=True, calls=learned_calls)
+    assert directory.table().endpoints[0].messages is has
 
 
 @pytest.mark.parametrize(

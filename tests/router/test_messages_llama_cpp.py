@@ -1,0 +1,116 @@
+"""llama.cpp's own server has the Messages API: what it answers itself, beside what it answers to translated messages.
+
+Without chance (temperature 0) the same prompt gives the same text: equal answers show that the translated request led to the
+very prompt that the engine makes of the original one.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anthropic
+import pytest
+
+from router.policy.models import ModelRule, ModelRules
+from tests.engines import llama_cpp
+from tests.engines.llama_cpp import LlamaCpp
+from tests.router.conftest import MakePlane
+from tests.router.fakes import Plane
+
+pytestmark = [pytest.mark.world, pytest.mark.timeout(700)]
+WEATHER: Any = {
+    "name": "weather",
+    "description": "of a town",
+    "input_schema": {"type": "object", "properties": {"rain": {"type": "boolean"}}, "required": ["rain"]},
+}
+CALLED: Any = [
+    {"role": "user", "content": [{"type": "text", "text": "Is it raining"}, {"type": "text", "text": "in Ulm?"}]},
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "text", "text": "I look."},
+            {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"rain": True}},
+        ],
+    },
+    {
+        "role": "user",
+        "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "rain"}]}],
+    },
+]
+ASKED: dict[str, dict[str, Any]] = {
+    "plain": {"messages": [{"role": "user", "content": "hello"}]},
+    "system": {"messages": [{"role": "user", "content": "hello"}], "system": [{"type": "text", "text": "be short"}]},
+    "stops": {"messages": [{"role": "user", "content": "hello"}], "stop_sequences": ["e", "a", " "]},
+    "talk": {"messages": CALLED, "tools": [WEATHER]},
+}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[LlamaCpp]:
+    with llama_cpp.serving(n_parallel=1, use_jinja=True) as running:
+        yield running
+
+
+@pytest.fixture
+async def claudes(planes: MakePlane, engine: LlamaCpp) -> AsyncIterator[dict[str, anthropic.AsyncAnthropic]]:
+    """Clients whose messages go to the engine as they are, and translated."""
+    clients: dict[str, anthropic.AsyncAnthropic] = {}
+    for way in ("native", "translate"):
+        plane: Plane = await planes(rules=ModelRules(rules={"*": ModelRule(messages=way)}))
+        plane.route(engine.port, models=("tiny",))
+        clients[way] = anthropic.AsyncAnthropic(base_url=f"http://127.0.0.1:{plane.port}", api_key="k", max_retries=0)
+    yield clients
+    for client in clients.values():
+        await client.close()
+
+
+def seen(message: anthropic.types.Message) -> dict[str, Any]:
+    """What must not differ; ids do, and which prompt was in the cache before."""
+    told = message.to_dict()
+    usage: Any = told["usage"]
+    blocks: Any = told["content"]
+    return {
+        "content": [
+            {name: value for name, value in block.items() if name not in ("id", "signature")} for block in blocks
+        ],
+        "stop": (told["stop_reason"], told["stop_sequence"]),
+        "prompt": usage["input_tokens"] + (usage.get("cache_read_input_tokens") or 0),
+        "output": usage["output_tokens"],
+        "rest": (told["type"], told["role"], told["model"]),
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("name", ASKED)
+async def test_a_translated_message_is_answered_as_the_engine_answers_it_itself(
+    claudes: dict[str, anthropic.AsyncAnthropic], name: str, *, stream: bool
+) -> None:
+    told = {}
+    asked: Any = {"model": "tiny", "max_tokens": 16, "extra_body": {"temperature": 0.0}, **ASKED[name]}
+    for way, claude in claudes.items():
+        if stream:
+            async with claude.messages.stream(**asked) as events:
+                told[way] = seen(await events.get_final_message())
+        else:
+            told[way] = seen(await claude.messages.create(**asked))
+    if name == "stops":  # the engine tells which text stopped it in its messages only, and calls that an `end_turn`
+        assert [told[way].pop("stop")[0] for way in told] == ["end_turn"] * 2
+    assert told["translate"] == told["native"]
+
+
+async def test_errors_are_told_as_the_engine_tells_them_itself(claudes: dict[str, anthropic.AsyncAnthropic]) -> None:
+    asked: Any = {"model": "tiny", "max_tokens": 4, "messages": [{"role": "user", "content": "word " * 9000}]}
+    told = []
+    for claude in claudes.values():
+        with pytest.raises(anthropic.BadRequestError) as caught:
+            await claude.messages.create(**asked)
+        body: Any = caught.value.body
+        told.append(body["error"])
+    own, translated = told  # the engine's own error is one of OpenAI's on this path, too
+    assert (translated["type"], translated["message"]) == ("invalid_request_error", own["message"])
+
+
+async def test_tokens_are_counted_by_the_engine(claudes: dict[str, anthropic.AsyncAnthropic]) -> None:
+    hello: Any = [{"role": "user", "content": "hello"}]
+    assert (await claudes["native"].messages.count_tokens(model="tiny", messages=hello)).input_tokens > 0
+    with pytest.raises(anthropic.NotFoundError):
+        await claudes["translate"].messages.count_tokens(model="tiny", messages=hello)
