@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import shutil
+import subprocess
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -11,11 +13,14 @@ import anthropic
 import msgspec
 import pytest
 
+from common.settings import Layer, SettingsError, build
 from router.keys import Key
 from router.model import Eligibility, Table
 from router.policy.models import ModelRule, ModelRules
+from router.settings import RouterSettings
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, Plane, Script, plain, request
+from tests.router.test_real_clients import node_program
 
 HELLO: Any = [{"role": "user", "content": "hi"}]
 USAGE = {"prompt_tokens": 100, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 75}}
@@ -302,6 +307,45 @@ async def test_an_answer_that_is_no_completion_is_an_honest_502(planes: MakePlan
     assert (line["status"], line["translated"], line["path"]) == (502, True, "/v1/messages")
 
 
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (plain(b"x", extra=b"content-encoding: gzip\r\n"), "upstream_untranslatable"),
+        (plain(b"", status=b"204 No Content"), "upstream_untranslatable"),
+        (b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{"choices":[', "upstream_truncated"),
+    ],
+    ids=["compressed", "empty", "half"],
+)  # fmt: skip
+async def test_an_answer_that_cannot_be_read_or_is_half_is_a_502(plane: Plane, answer: bytes, code: str) -> None:
+    async def script(call: Call) -> None:
+        await call.send(answer)
+        call.close()
+
+    plane.route(await plane.add(script), messages=False)
+    async with client(plane) as claude:
+        with pytest.raises(anthropic.InternalServerError) as caught:
+            await claude.messages.create(model="m", max_tokens=8, messages=HELLO)
+    told: Any = caught.value.body
+    assert (caught.value.status_code, told["error"]["code"]) == (502, code)
+
+
+async def test_a_message_without_a_model_goes_to_whoever_can_answer_it(plane: Plane) -> None:
+    embeds, chats = await plane.add(only_chats(b"")), await plane.add(only_chats(plain(completion(content="hello"))))
+    first, second = plane.route(embeds, chats)
+    endpoints = replace(first, serves=("/embeddings",)), replace(second, serves=("/chat/completions",), messages=False)
+    plane.engine.set_table(Table.of(9, endpoints))
+    reply = await plane.post(json.dumps({"max_tokens": 8, "messages": HELLO}).encode(), "/v1/messages")
+    assert reply.status == 200
+    assert b'"text":"hello"' in reply.body
+
+
+def test_the_setting_stands_under_the_models_name() -> None:
+    settings = build(RouterSettings, [Layer("test", {"models": {"m": {"messages": "translate"}}}, {})])
+    assert settings.model_rules().find("m").messages == "translate"
+    with pytest.raises(SettingsError, match=r"models\.m\.messages"):
+        build(RouterSettings, [Layer("test", {"models": {"m": {"messages": "maybe"}}}, {})])
+
+
 async def test_what_cannot_be_translated_is_a_400_that_names_it(plane: Plane) -> None:
     replica = await chatting(plane, plain(completion(content="never")))
     document: Any = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "aa"}}
@@ -449,3 +493,39 @@ async def test_turns_of_a_conversation_find_the_same_cache(planes: MakePlane) ->
             await claude.messages.create(model="m", max_tokens=8, messages=talk)
             talk = [*talk, {"role": "assistant", "content": "ok"}, {"role": "user", "content": "and? " * 500}]
     assert sorted(len(replica.calls) for replica in replicas) == [0, 0, 4]
+
+
+NODE_PROGRAM = """
+import Anthropic from "@anthropic-ai/sdk";
+
+const claude = new Anthropic({ baseURL: process.argv[2], apiKey: "k", maxRetries: 0 });
+const asked = { model: "m", max_tokens: 9, messages: [{ role: "user", content: "hello" }] };
+const texts = [], stream = claude.messages.stream(asked);
+stream.on("text", (text) => texts.push(text));
+const final = await stream.finalMessage();
+let refused = null;
+const prefill = [...asked.messages, { role: "assistant", content: "Once" }];
+try { await claude.messages.create({ ...asked, messages: prefill }); } catch (error) { refused = [error.status, error.type]; }
+console.log(JSON.stringify({ texts, content: final.content, reason: final.stop_reason, usage: final.usage, refused }));
+"""
+
+
+@pytest.mark.world
+@pytest.mark.timeout(700)
+async def test_the_official_client_for_node_reads_a_translated_stream(plane: Plane) -> None:
+    assert shutil.which("node"), "apt-get install nodejs npm"
+    await chatting(
+        plane, [piece(content="one "), piece(content="two"), piece(tool_calls=[CALLS[0]]), piece("tool_calls"), COUNTED]
+    )
+    program = (await asyncio.to_thread(node_program)).with_name("messages.mjs")
+    program.write_text(NODE_PROGRAM)
+    node = await asyncio.create_subprocess_exec(
+        "node", program, f"http://127.0.0.1:{plane.port}", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, err = await asyncio.wait_for(node.communicate(), 60)
+    assert node.returncode == 0, err.decode()
+    told = json.loads(out)
+    assert (told["texts"], told["reason"]) == (["one ", "two"], "tool_use")
+    assert told["content"][1] == {"type": "tool_use", "id": "call_1", "name": "weather", "input": {"town": "Ulm"}}
+    assert (told["usage"]["input_tokens"], told["usage"]["cache_read_input_tokens"]) == (25, 75)
+    assert told["refused"] == [400, "invalid_request_error"]

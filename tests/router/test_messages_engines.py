@@ -1,27 +1,42 @@
-"""llama.cpp's own server has the Messages API: what it answers itself, beside what it answers to translated messages.
+"""llama.cpp and vLLM have the Messages API: what they answer themselves, beside what they answer to translated messages.
 
 Without chance (temperature 0) the same prompt gives the same text: equal answers show that the translated request led to the
 very prompt that the engine makes of the original one.
 """
 
+import os
+import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx
 import pytest
 
 from router.policy.models import ModelRule, ModelRules
-from tests.engines import llama_cpp
-from tests.engines.llama_cpp import LlamaCpp
+from tests.engines import llama_cpp, vllm
+from tests.ports import free_port
 from tests.router.conftest import MakePlane
 from tests.router.fakes import Plane
 
-pytestmark = [pytest.mark.world, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.world, pytest.mark.timeout(1800)]
+START_S = 900.0
+"""vLLM takes half a minute, alone; only a failure reaches this."""
 WEATHER: Any = {
     "name": "weather",
     "description": "of a town",
-    "input_schema": {"type": "object", "properties": {"rain": {"type": "boolean"}}, "required": ["rain"]},
+    "strict": True,
+    "input_schema": {
+        "type": "object",
+        "properties": {"rain": {"type": "boolean"}},
+        "required": ["rain"],
+        "additionalProperties": False,
+    },
 }
+NO_BLANKS = ("--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}')
+"""Else a model of random weights may write nothing but them where JSON allows it."""
 CALLED: Any = [
     {"role": "user", "content": [{"type": "text", "text": "Is it raining"}, {"type": "text", "text": "in Ulm?"}]},
     {
@@ -41,22 +56,58 @@ ASKED: dict[str, dict[str, Any]] = {
     "system": {"messages": [{"role": "user", "content": "hello"}], "system": [{"type": "text", "text": "be short"}]},
     "stops": {"messages": [{"role": "user", "content": "hello"}], "stop_sequences": ["e", "a", " "]},
     "talk": {"messages": CALLED, "tools": [WEATHER]},
+    "call": {
+        "messages": [{"role": "user", "content": "hello"}],
+        "tools": [WEATHER],
+        "tool_choice": {"type": "tool", "name": "weather"},
+        "max_tokens": 300,
+    },
 }
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[LlamaCpp]:
-    with llama_cpp.serving(n_parallel=1, use_jinja=True) as running:
-        yield running
+@pytest.fixture(scope="module", params=["llama_cpp", "vllm"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """Its name and its port."""
+    if request.param == "llama_cpp":
+        with llama_cpp.serving(n_parallel=1, use_jinja=True) as running:
+            yield request.param, running.port
+        return
+    port = free_port()
+    backend = vllm.backend(port, "--enable-auto-tool-choice", "--tool-call-parser", "hermes", *NO_BLANKS)
+    log = tmp_path_factory.mktemp("vllm") / "log"
+    environment = {**os.environ, **backend["env"]}
+    with (
+        log.open("wb") as out,
+        subprocess.Popen([backend["command"], *backend["args"]], env=environment, stdout=out, stderr=out) as process,
+    ):
+        try:
+            _await_ready(port, process, log)
+            yield request.param, port
+        finally:
+            process.terminate()
+
+
+def _await_ready(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).raise_for_status()
+        except httpx.HTTPError:
+            time.sleep(0.2)
+        else:
+            return
+    raise AssertionError(f"vLLM is not ready; its log ends with:\n{log.read_text(errors='replace')[-2000:]}")
 
 
 @pytest.fixture
-async def claudes(planes: MakePlane, engine: LlamaCpp) -> AsyncIterator[dict[str, anthropic.AsyncAnthropic]]:
+async def claudes(planes: MakePlane, engine: tuple[str, int]) -> AsyncIterator[dict[str, anthropic.AsyncAnthropic]]:
     """Clients whose messages go to the engine as they are, and translated."""
     clients: dict[str, anthropic.AsyncAnthropic] = {}
     for way in ("native", "translate"):
-        plane: Plane = await planes(rules=ModelRules(rules={"*": ModelRule(messages=way)}))
-        plane.route(engine.port, models=("tiny",))
+        plane: Plane = await planes(
+            first_byte_timeout_s=120.0, total_timeout_s=240.0, rules=ModelRules(rules={"*": ModelRule(messages=way)})
+        )
+        plane.route(engine[1], models=("tiny",))
         clients[way] = anthropic.AsyncAnthropic(base_url=f"http://127.0.0.1:{plane.port}", api_key="k", max_retries=0)
     yield clients
     for client in clients.values():
@@ -72,7 +123,7 @@ def seen(message: anthropic.types.Message) -> dict[str, Any]:
         "content": [
             {name: value for name, value in block.items() if name not in ("id", "signature")} for block in blocks
         ],
-        "stop": (told["stop_reason"], told["stop_sequence"]),
+        "stop": (told["stop_reason"], told.get("stop_sequence")),
         "prompt": usage["input_tokens"] + (usage.get("cache_read_input_tokens") or 0),
         "output": usage["output_tokens"],
         "rest": (told["type"], told["role"], told["model"]),
@@ -82,7 +133,7 @@ def seen(message: anthropic.types.Message) -> dict[str, Any]:
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("name", ASKED)
 async def test_a_translated_message_is_answered_as_the_engine_answers_it_itself(
-    claudes: dict[str, anthropic.AsyncAnthropic], name: str, *, stream: bool
+    claudes: dict[str, anthropic.AsyncAnthropic], engine: tuple[str, int], name: str, *, stream: bool
 ) -> None:
     told = {}
     asked: Any = {"model": "tiny", "max_tokens": 16, "extra_body": {"temperature": 0.0}, **ASKED[name]}
@@ -92,7 +143,9 @@ async def test_a_translated_message_is_answered_as_the_engine_answers_it_itself(
                 told[way] = seen(await events.get_final_message())
         else:
             told[way] = seen(await claude.messages.create(**asked))
-    if name == "stops":  # the engine tells which text stopped it in its messages only, and calls that an `end_turn`
+    if (
+        name == "stops" and engine[0] == "llama_cpp"
+    ):  # it tells which text stopped it in its messages only, and calls that an `end_turn`
         assert [told[way].pop("stop")[0] for way in told] == ["end_turn"] * 2
     assert told["translate"] == told["native"]
 
@@ -105,7 +158,7 @@ async def test_errors_are_told_as_the_engine_tells_them_itself(claudes: dict[str
             await claude.messages.create(**asked)
         body: Any = caught.value.body
         told.append(body["error"])
-    own, translated = told  # the engine's own error is one of OpenAI's on this path, too
+    own, translated = told  # the engines' own types are others: llama.cpp answers in OpenAI's form on this path, too
     assert (translated["type"], translated["message"]) == ("invalid_request_error", own["message"])
 
 
