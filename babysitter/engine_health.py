@@ -6,19 +6,24 @@ that nothing comes back, must show that it can (W26, W45).
 """
 
 import asyncio
+import math
 from http import HTTPStatus
 
 import aiohttp
+import structlog
 
 from babysitter import ports
 from babysitter.engine_metrics import Work, parse_work
 from babysitter.probe import ABSENT
 from babysitter.token_probe import TokenProbe
 from common.clock import Clock
-from common.http.client import read_bounded
+from common.exposition import ACCEPT, PAGE_LIMIT_BYTES, UnreadablePage, text_of
+from common.http.client import AnswerTooLarge, read_bounded
 
-METRICS_LIMIT_BYTES = 8 << 20
+log = structlog.get_logger(__name__)
 METRICS_TIMEOUT_S = 5.0
+UNREADABLE_PAUSE_S = 60.0
+"""After metrics that cannot be read: an endless one would take its time and its bytes at every look."""
 
 
 class EngineHealth:
@@ -50,8 +55,9 @@ class EngineHealth:
         self._session = session
         self._clock = clock
         self._metrics_path = metrics_path
-        self._is_silent = False
-        """It answered there, and told nothing."""
+        self._read_again_at = 0.0
+        """When its metrics are worth a look again: never, once it answered there and told nothing."""
+        self._has_warned = False
         self._start_timeout_s = start_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._interval_s = interval_s
@@ -68,7 +74,7 @@ class EngineHealth:
         Raises:
             NotReady: It makes no token.
         """
-        self.work, self._is_silent = None, False
+        self.work, self._read_again_at, self._has_warned = None, 0.0, False
         await self._ask(base_url, model, self._start_timeout_s)
 
     async def look(self, base_url: str, model: str, port: int) -> None:
@@ -79,7 +85,7 @@ class EngineHealth:
         """
         await self._read_work(base_url)
         if await self._is_due(port):
-            timeout_s = self._start_timeout_s if self.work is None else self._idle_timeout_s
+            timeout_s = self._start_timeout_s if self._running is None else self._idle_timeout_s
             await self._ask(base_url, model, timeout_s)
 
     async def _ask(self, base_url: str, model: str, timeout_s: float) -> None:
@@ -98,21 +104,57 @@ class EngineHealth:
             return True
         if self._interval_s is None or self._clock.monotonic() - self._moved_at < self._interval_s:
             return False
-        if self.work is None:
+        if self.work is None or self._running is None:
             return not await asyncio.to_thread(ports.clients, port)
         return self.work.steps is not None or not (self.work.running or self.work.waiting)
 
+    @property
+    def _running(self) -> int | None:
+        return None if self.work is None else self.work.running
+
     async def _read_work(self, base_url: str) -> None:
         before, self.work = self.work, None
-        if self._metrics_path is None or self._is_silent:
+        if self._metrics_path is None or self._clock.monotonic() < self._read_again_at:
             return
-        timeout = aiohttp.ClientTimeout(total=METRICS_TIMEOUT_S)
+        url = base_url + self._metrics_path
         try:
-            async with self._session.get(base_url + self._metrics_path, timeout=timeout) as answer:
-                text = (await read_bounded(answer, METRICS_LIMIT_BYTES)).decode(errors="replace")
+            status, text = await self._read_page(url)
+            self.work = parse_work(text)
+        except UnreadablePage as error:
+            self._read_again_at = self._clock.monotonic() + UNREADABLE_PAUSE_S
+            self._warn(url, str(error))
+            return
         except (aiohttp.ClientError, OSError, TimeoutError):
             return  # the engine tells nothing, which `None` says
-        self.work = parse_work(text)
-        self._is_silent = self.work is None and answer.status in (HTTPStatus.OK, *ABSENT)
-        if self.work and before and self.work.steps is not None and self.work.steps > (before.steps or 0.0):
+        if self.work is None:
+            self._read_again_at = math.inf if status in (HTTPStatus.OK, *ABSENT) else 0.0
+            return
+        self._warn(url, *self.work.odd)
+        steps = self.work.steps
+        if before and steps is not None and steps > (before.steps or 0.0):
             self._saw_it_move()
+
+    async def _read_page(self, url: str) -> tuple[int, str]:
+        """Status, and the page of a 200.
+
+        Raises:
+            UnreadablePage: It is none.
+            aiohttp.ClientError: There is no answer; OSError and TimeoutError likewise.
+        """
+        timeout = aiohttp.ClientTimeout(total=METRICS_TIMEOUT_S)
+        async with self._session.get(url, timeout=timeout, headers={"Accept": ACCEPT}) as answer:
+            if answer.status != HTTPStatus.OK:
+                return answer.status, ""
+            try:
+                body = await read_bounded(answer, PAGE_LIMIT_BYTES)
+            except AnswerTooLarge as error:
+                raise UnreadablePage(f"it has more than {PAGE_LIMIT_BYTES} bytes") from error
+            except TimeoutError as error:
+                raise UnreadablePage(f"it does not end within {METRICS_TIMEOUT_S:g} s") from error
+            return answer.status, text_of(body, answer.headers.get("Content-Type"))
+
+    def _warn(self, url: str, *reasons: str) -> None:
+        """Say what is wrong with its metrics, once in its life."""
+        if reasons and not self._has_warned:
+            log.warning("engine.metrics_passed_over", url=url, reasons=reasons)
+            self._has_warned = True

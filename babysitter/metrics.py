@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 
+from msgspec import UNSET
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from babysitter.lifecycle import ReplicaState
 from babysitter.view import View
+from common.wire.replica import ReplicaReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -71,3 +73,35 @@ def families(view: View, uptime_s: float) -> Iterator[Metric]:
     for stage in report.stages:
         stages.add_metric([stage.name], stage.took_s)
     yield stages
+    yield from _engine(report)
+
+
+def _engine(report: ReplicaReport) -> Iterator[Metric]:
+    """What the engine tells, under one name for all engines; a family has no sample where it does not."""
+    told = (
+        (GaugeMetricFamily, "engine_requests_running", "Requests that the engine works on.", report.running),
+        (GaugeMetricFamily, "engine_requests_waiting", "Requests in the engine's own queue.", report.waiting),
+        (
+            GaugeMetricFamily,
+            "engine_kv_cache_usage_ratio",
+            "How full the engine's KV cache is, from 0 to 1; of several, the fullest.",
+            report.kv_cache_usage,
+        ),
+        (
+            CounterMetricFamily,
+            "engine_prefix_cache_query_tokens",
+            "Prompt tokens that the engine looked for in its prefix cache since it began.",
+            report.prefix_query_tokens,
+        ),
+        (
+            CounterMetricFamily,
+            "engine_prefix_cache_hit_tokens",
+            "Prompt tokens that the engine found in its prefix cache since it began.",
+            report.prefix_hit_tokens,
+        ),
+    )
+    for kind, name, text, figure in told:
+        family = kind(name, text)
+        if figure is not UNSET:
+            family.add_metric([], figure)
+        yield family

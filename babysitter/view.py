@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from msgspec import UNSET, UnsetType
 
+from babysitter.engine_metrics import Work
 from babysitter.fitting import names
 from babysitter.lifecycle import Lifecycle, ReplicaState, display_status, wire_status
 from babysitter.memory import Memory
@@ -16,6 +18,8 @@ from common.wire.models import ModelList
 from common.wire.replica import ReplicaReport
 from common.wire.words import NOT_SERVING, ReplicaStatus
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
@@ -23,7 +27,7 @@ class Moment:
 
     `port` is the server's; `need_restart` names settings whose value in the file is not yet in force, `config_refused`
     tells what is wrong with the file, `registration_error` why a registry refuses a record, `persist_failed` why the
-    disk refuses the state; `running` and `waiting` are the engine's requests, where it tells.
+    disk refuses the state; `work` is what the engine tells, where it does.
     """
 
     port: int
@@ -37,13 +41,12 @@ class Moment:
     wsjob_states: dict[str, str] = field(default_factory=dict)
     rss_mb: int = 0
     degraded: bool = False
-    running: int | UnsetType = UNSET
-    waiting: int | UnsetType = UNSET
+    work: Work | None = None
 
 
 def make_report(spec: Spec, life: Lifecycle, memory: Memory, now: Moment) -> ReplicaReport:
     """The replica's report, of its settings, its state, what is remembered, and the moment."""
-    addresses, requested = spec.addresses, spec.requested
+    addresses, requested, work = spec.addresses, spec.requested, now.work or Work()
     serves = life.state in (ReplicaState.READY, ReplicaState.DRAINING)
     trouble = life.error
     if trouble is None and now.registration_error is not None:
@@ -88,9 +91,16 @@ def make_report(spec: Spec, life: Lifecycle, memory: Memory, now: Moment) -> Rep
         diagnostics=memory.diagnostics if spec.diagnostics else None,
         rss_mb=now.rss_mb,
         degraded=now.degraded,
-        running=now.running,
-        waiting=now.waiting,
+        running=_told(work.running),
+        waiting=_told(work.waiting),
+        kv_cache_usage=_told(work.kv_cache_usage),
+        prefix_query_tokens=_told(work.prefix_query_tokens),
+        prefix_hit_tokens=_told(work.prefix_hit_tokens),
     )
+
+
+def _told(figure: T | None) -> T | UnsetType:
+    return UNSET if figure is None else figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

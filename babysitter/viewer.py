@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-from msgspec import UNSET
-
 from babysitter.home import Home
 from babysitter.job_keeper import JobKeeper
 from babysitter.lifecycle import ALIVE, Lifecycle, ReplicaState
@@ -33,7 +31,7 @@ class Viewer:
 
     def view(self, spec: Spec, life: Lifecycle) -> View:
         """The replica now."""
-        runner, watcher, work = self._runner, self._watcher, self._watcher.work
+        runner, watcher = self._runner, self._watcher
         is_alive = life.state in ALIVE
         server = runner.attempt.server if runner.attempt is not None and is_alive else None
         now = replace(
@@ -45,8 +43,7 @@ class Viewer:
             wsjob_states=self._jobs.states,
             rss_mb=watcher.memory_mb,
             degraded=watcher.is_degraded,
-            running=UNSET if work is None else work.running,
-            waiting=UNSET if work is None else work.waiting,
+            work=watcher.work if is_alive else None,
         )
         return View(
             spec=spec,

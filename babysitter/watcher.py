@@ -95,8 +95,8 @@ class ServerWatcher:
 
     @property
     def work(self) -> Work | None:
-        """What the engine told of its requests, where it does."""
-        return self._engine.work
+        """What the engine of this attempt told of its work, where it does."""
+        return self._engine.work if self.is_proven else None
 
     def recall(self, port: int) -> None:
         """An adopted server's: its ready line may be old by now, or have been written while nobody looked."""

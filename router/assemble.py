@@ -20,6 +20,7 @@ from common.tasks import TaskScope
 from common.tracing import require_tracing
 from router import advertise, compiled, complaints, last_table
 from router.control.app import Overview, make_app
+from router.control.engine_metrics import EngineMetrics
 from router.control.replica_api import ReplicaApi
 from router.control_socket import control_socket
 from router.master import Master
@@ -83,7 +84,7 @@ async def serve(
             except SettingsError as error:
                 raise ConfigurationError(str(error)) from error
             pool.bind()
-            overview = Overview(master, pool.counters)
+            overview = Overview(master, pool.counters, EngineMetrics(session, master.replicas, lambda: master.tls))
             presence = presence_of(settings, pool.port)
             client = make_client(master, session, token, presence)
             app = make_app(overview, make_replica_api(settings, session, client))

@@ -50,6 +50,11 @@ class ReplicaMembers(Message, frozen=True, kw_only=True):
         need_restart: Settings whose new value is not yet in force.
         config_refused: What is wrong with the settings file as it is now.
         warnings: What the operator should know of a request that is carried out all the same.
+        running: Requests in the engine. This and what follows is absent where the engine does not tell.
+        waiting: Requests in the engine's own queue.
+        kv_cache_usage: How full its KV cache is, from 0 to 1.
+        prefix_query_tokens: Prompt tokens that it looked for in its prefix cache since it began.
+        prefix_hit_tokens: Those of them that it found there.
     """
 
     replica_id: str
@@ -87,6 +92,11 @@ class ReplicaMembers(Message, frozen=True, kw_only=True):
     request_id: str | None = None
     diagnostics: Any = None
     metadata: JsonObject = {}
+    running: int | UnsetType = UNSET
+    waiting: int | UnsetType = UNSET
+    kv_cache_usage: float | UnsetType = UNSET
+    prefix_query_tokens: int | UnsetType = UNSET
+    prefix_hit_tokens: int | UnsetType = UNSET
 
 
 class ReplicaInfo(ReplicaMembers, frozen=True, kw_only=True):
@@ -102,8 +112,6 @@ class ReplicaReport(ReplicaMembers, frozen=True, kw_only=True):
         state_persist_failed: Why the disk refused its state, or None.
         rss_mb: Memory of the server's processes in MiB, in coarse steps; pages that they share are counted once.
         degraded: The server takes more memory than its soft limit.
-        running: Requests in the engine, where it tells.
-        waiting: Requests in the engine's own queue, where it tells.
         models_list: Model objects that were too many for the record.
         left_out: Members that were cut, since a registry bounds a report.
     """
@@ -115,11 +123,11 @@ class ReplicaReport(ReplicaMembers, frozen=True, kw_only=True):
     degraded: bool = False
     models_list: list[JsonObject] | UnsetType = UNSET
     left_out: list[str] | UnsetType = UNSET
-    running: int | UnsetType = UNSET
-    waiting: int | UnsetType = UNSET
 
 
-PASSING: Final = frozenset({"running", "waiting", "updated_at"})
+PASSING: Final = frozenset(
+    {"running", "waiting", "kv_cache_usage", "prefix_query_tokens", "prefix_hit_tokens", "updated_at"}
+)
 """Members of a report that change with every heartbeat: shown and streamed, never written to a store. All others last."""
 
 

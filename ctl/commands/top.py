@@ -174,7 +174,9 @@ COMMANDS = (
         top,
         add,
         details="Rates are the router's, over the last ten seconds. TOK/S counts the pieces of streamed answers, which\n"
-        "are single tokens with most servers. In a pipe each look is a table, under --json a document per line.",
+        "are single tokens with most servers. RUN, WAIT, KV and CACHED are what the engines tell, where they do: requests\n"
+        "in work and in the engine's queue, how full its KV cache is, and the share of prompt tokens that it found in its\n"
+        "prefix cache since it began. In a pipe each look is a table, under --json a document per line.",
         examples=("svcctl top", "svcctl top --once", "svcctl top --interval 5 --json | jq .fleet"),
     ),
 )

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+from msgspec import UNSET
+
 from common.wire.hints import Hints
 from common.wire.replica import ReplicaInfo
 from common.wire.router import RoutedService
@@ -20,6 +22,16 @@ ORDER = ("failed", "unhealthy", "down", "stale", "draining", "stopping", *STEPS[
 
 
 @dataclass(frozen=True, slots=True)
+class Engine:
+    """What its engine tells; None where it does not. Shares are from 0 to 1."""
+
+    running: int | None = None
+    waiting: int | None = None
+    kv_cache_usage: float | None = None
+    prefix_hit_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One replica, or one server that has no babysitter."""
 
@@ -29,6 +41,7 @@ class Row:
     node: str
     restarts: int
     rates: Rates = field(default_factory=Rates)
+    engine: Engine = field(default_factory=Engine)
 
 
 def rows(infos: Sequence[ReplicaInfo], services: Sequence[RoutedService], rates: Mapping[str, Rates]) -> list[Row]:
@@ -46,11 +59,23 @@ def rows(infos: Sequence[ReplicaInfo], services: Sequence[RoutedService], rates:
         if state == ReplicaStatus.READY and service is not None and service.standing in ("down", "draining"):
             state = service.standing
         model = info.model_name or names(info.models)
-        made.append(Row(info.replica_id, model, state, node_of(info), info.restart_count, rates.get(server, Rates())))
+        seen = rates.get(server, Rates())
+        made.append(Row(info.replica_id, model, state, node_of(info), info.restart_count, seen, engine_of(info)))
     for name, service in others.items():
         state = ReplicaStatus.READY.value if service.healthy else service.standing
         made.append(Row(name, names(service.models), state, service.host, 0, rates.get(name, Rates())))
     return made
+
+
+def engine_of(info: ReplicaInfo) -> Engine:
+    """What a replica's report says of its engine."""
+    queries, hits = info.prefix_query_tokens or None, info.prefix_hit_tokens
+    return Engine(
+        None if info.running is UNSET else info.running,
+        None if info.waiting is UNSET else info.waiting,
+        None if info.kv_cache_usage is UNSET else info.kv_cache_usage,
+        None if queries is None or hits is UNSET else hits / queries,
+    )
 
 
 def ordered(all_rows: Sequence[Row], by: str) -> list[Row]:
@@ -73,7 +98,8 @@ def _rank(row: Row, by: str) -> tuple[float, ...]:
 
 
 def table(shown: Sequence[Row]) -> TextTable:
-    """The rows as they stand."""
+    """The rows as they stand; without the engines' columns where none tells anything."""
+    engines = any(row.engine != Engine() for row in shown)
     cells = [
         (
             row.name,
@@ -87,13 +113,21 @@ def table(shown: Sequence[Row]) -> TextTable:
             _time(row.rates.ttft_p95_s),
             number(row.rates.errors),
             str(row.restarts) if row.restarts else "",
+            *(_engine_cells(row.engine) if engines else ()),
         )
         for row in shown
     ]
     columns = (
         "REPLICA", "MODEL", "STATE", "NODE", "IN FLIGHT", "REQ/S", "TOK/S", "TTFT P50", "P95", "ERR/S", "RESTARTS",
+        *(("RUN", "WAIT", "KV", "CACHED") if engines else ()),
     )  # fmt: skip
     return TextTable(columns, cells, right=frozenset(columns[4:]))
+
+
+def _engine_cells(engine: Engine) -> tuple[str, ...]:
+    counts = ("" if count is None else str(count) for count in (engine.running, engine.waiting))
+    shares = ("" if share is None else f"{share:.0%}" for share in (engine.kv_cache_usage, engine.prefix_hit_share))
+    return (*counts, *shares)
 
 
 def headline(all_rows: Sequence[Row], fleet: Rates) -> str:

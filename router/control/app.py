@@ -25,6 +25,7 @@ from common.wire.router import (
     Traffic,
 )
 from router.control import metrics, views
+from router.control.engine_metrics import EngineMetrics
 from router.control.replica_api import BODY_LIMIT_BYTES, ReplicaApi
 from router.control.traffic import SAMPLE_S, TrafficHistory, TrafficSample
 from router.counters import DURATION, EJECTIONS, ERRORS, IN_FLIGHT, REQUESTS, SharedCounters
@@ -46,9 +47,11 @@ class Overview:
     Args:
         fleet: The master.
         counters: The counters.
+        engines: Asks the engines for their metrics.
     """
 
-    def __init__(self, fleet: MasterState, counters: SharedCounters) -> None:
+    def __init__(self, fleet: MasterState, counters: SharedCounters, engines: EngineMetrics) -> None:
+        self.engines = engines
         self._fleet = fleet
         self._counters = counters
         self._traffic = TrafficHistory()
@@ -200,6 +203,12 @@ async def _metrics(request: web.Request) -> web.Response:
     return web.Response(body=page, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
+async def _engine_metrics(request: web.Request) -> web.Response:
+    """What every engine tells Prometheus, each sample with its `replica`."""
+    page = await request.app[OVERVIEW].engines.page()
+    return web.Response(body=page, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
 async def _traffic(request: web.Request) -> web.Response:
     """Rates and percentiles of the last quarter of an hour, and every replica as it is now."""
     text = request.query.get("since", "0")
@@ -246,6 +255,7 @@ ROUTES: tuple[Route, ...] = (
     _get("/services", _services, {200: RoutedServices}),
     _get("/stats", _stats, {200: RouterStats}),
     _get("/metrics", _metrics, {200: None}),
+    _get("/metrics/engines", _engine_metrics, {200: None}),
     _get("/traffic", _traffic, {200: Traffic}, faults=(400,), query=(_SINCE,)),
     _get("/models", _models, {200: ModelList}),
     _get("/models/{model:.+}", _model, _ONE_MODEL),

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import aiohttp
 import pytest
+import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -49,6 +50,7 @@ class Rig:
     def __init__(self, session: aiohttp.ClientSession, metrics_path: str | None) -> None:
         self.token, self.time, self.text, self.url, self.port = Token(), Time(), "", "", free_port()
         self.status, self.served = 200, 0
+        self.rubbish: dict[str, Any] | None = None
         self.health = EngineHealth(
             cast("Any", self.token),
             session,
@@ -68,7 +70,7 @@ class Rig:
 
     async def serve(self, _request: web.Request) -> web.Response:
         self.served += 1
-        return web.Response(text=self.text, status=self.status)
+        return web.Response(**(self.rubbish or {"text": self.text, "status": self.status}))
 
 
 @pytest.fixture(params=["/metrics", None])
@@ -93,7 +95,7 @@ async def test_idle_engine_is_asked_once_in_an_interval_W45(rig: Rig) -> None:
 @pytest.mark.parametrize("rig", ["/metrics"], indirect=True)
 async def test_busy_engine_that_moves_is_never_asked(rig: Rig) -> None:
     assert [await rig.look(59, vllm(3, tokens)) for tokens in range(1, 10)] == [0] * 9
-    assert rig.health.work == Work(running=3, waiting=0, steps=9)
+    assert rig.health.work == Work(running=3, steps=9)
 
 
 @pytest.mark.parametrize("rig", ["/metrics"], indirect=True)
@@ -147,7 +149,43 @@ async def test_server_that_tells_no_work_is_asked_for_it_once_in_its_life_W45(
     rig.status = 200
     await rig.health.start(rig.url, "m")
     await rig.look(1, vllm(2, 5))
-    assert rig.health.work == Work(running=2, waiting=0, steps=5)
+    assert rig.health.work == Work(running=2, steps=5)
+
+
+RUBBISH: dict[str, Any] = {
+    "binary": {"body": b"\x00\xff", "content_type": "text/plain"},
+    "html": {"text": "<html></html>", "content_type": "text/html"},
+    "of another type": {"text": vllm(3, 5), "content_type": "application/json"},
+    "twice": {"text": vllm(3, 5) * 2},
+    "endless": {"text": vllm(3, 5) + "x 1\n" * (1 << 20)},
+}
+
+
+@pytest.mark.parametrize("rig", ["/metrics"], indirect=True)
+@pytest.mark.parametrize("kind", RUBBISH)
+async def test_rubbish_tells_nothing_is_named_once_and_is_looked_at_again_after_a_while_A21(
+    rig: Rig, kind: str
+) -> None:
+    rig.rubbish = RUBBISH[kind]
+    with structlog.testing.capture_logs() as lines:
+        asked = [await rig.look(1) for _ in range(100)]
+    assert rig.health.work is None
+    assert rig.served == 2  # at once, and 60 s later
+    assert sum(asked) == 1  # of an engine that does not tell, a token proves it
+    [line] = lines
+    assert (line["event"], line["url"]) == ("engine.metrics_passed_over", f"{rig.url}/metrics")
+    rig.rubbish = None
+    await rig.look(60, vllm(2, 5))
+    assert rig.health.work == Work(running=2, steps=5)
+
+
+@pytest.mark.parametrize("rig", ["/metrics"], indirect=True)
+async def test_figure_that_cannot_be_true_is_named_once_and_costs_no_other_A21(rig: Rig) -> None:
+    with structlog.testing.capture_logs() as lines:
+        for tokens in range(5):
+            await rig.look(1, vllm(3, tokens) + "vllm:kv_cache_usage_perc NaN\n")
+    assert rig.health.work == Work(running=3, steps=4, odd=("vllm:kv_cache_usage_perc nan",))
+    assert [line["reasons"] for line in lines] == [("vllm:kv_cache_usage_perc nan",)]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +211,7 @@ async def test_engine_of_any_command_is_asked_for_its_work_W45(settings: Any, as
         engine = make_engine(made, spec, session, SystemClock())
         await engine.look(str(server.make_url("")).rstrip("/"), "m", 1)
     assert paths == asked
-    assert engine.work == (Work(1, 0, 2.0) if asked else None)
+    assert engine.work == (Work(1, None, 2.0) if asked else None)
 
 
 def hung(tmp_path: Path, **probes: Any) -> Any:

@@ -217,6 +217,7 @@ async def check_cancelling(http: aiohttp.ClientSession, node: Node) -> None:
         async with http.get(f"http://127.0.0.1:{node.port}/metrics") as answer:
             work = parse_work(await answer.text())
         assert work is not None
+        assert work.running is not None
         return work.running
 
     for stream in (False, True):

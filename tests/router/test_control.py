@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
@@ -27,7 +28,8 @@ def overview() -> Overview:
         left_out=int,
         unreachable=dict,
     )
-    return Overview(cast("Any", master), SharedCounters(SharedCounters.create(shape), shape))
+    engines = SimpleNamespace(page=AsyncMock(return_value=b""))
+    return Overview(cast("Any", master), SharedCounters(SharedCounters.create(shape), shape), cast("Any", engines))
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
