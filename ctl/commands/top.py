@@ -164,7 +164,14 @@ def screen(call: Call, watch: TopState) -> RenderableType:
     hidden = f"{len(shown) - room} more replicas   " if len(shown) > room else ""
     keys = f"{hidden}sorted by {watch.sort}   s: sort   q: quit   every {call.args.interval:g} s, rates over {WINDOW_S:.0f} s"
     troubles = [Text(trouble, "bold red") for trouble in watch.troubles]
-    return Group(title, *troubles, Text(""), rich_table(views.table(shown[:room])), Text(""), Text(keys, "dim"))
+    return Group(
+        title,
+        *troubles,
+        Text(""),
+        rich_table(views.table(shown[:room], call.out.console.width)),
+        Text(""),
+        Text(keys, "dim"),
+    )
 
 
 COMMANDS = (

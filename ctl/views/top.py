@@ -17,6 +17,8 @@ from ctl.views.replicas import node_of, word
 from ctl.views.words import duration, names
 
 SORTS = ("busy", "name", "state", "ttft", "errors")
+ENGINES_WIDTH = 110
+"""Of a terminal that has room for what engines tell."""
 ORDER = ("failed", "unhealthy", "down", "stale", "draining", "stopping", *STEPS[:-1])
 """States that an operator wants to see first, when sorted by state; `ready` is last but for what has stopped."""
 
@@ -97,9 +99,9 @@ def _rank(row: Row, by: str) -> tuple[float, ...]:
             return ()
 
 
-def table(shown: Sequence[Row]) -> TextTable:
-    """The rows as they stand; without the engines' columns where none tells anything."""
-    engines = any(row.engine != Engine() for row in shown)
+def table(shown: Sequence[Row], width: int | None = None) -> TextTable:
+    """The rows as they stand; without the engines' columns where none tells anything, or there is no room for them."""
+    engines = (width is None or width >= ENGINES_WIDTH) and any(row.engine != Engine() for row in shown)
     cells = [
         (
             row.name,

@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from babysitter import events as ev
 from babysitter.api import ROUTES, ApiContext, make_app
+from babysitter.engine_metrics import Work
 from babysitter.lifecycle import ReplicaState
 from babysitter.memory import Memory
 from babysitter.server_log import ServerLog
@@ -221,6 +222,32 @@ async def test_metrics_tell_state_restarts_and_stages(client: Client, supervisor
     assert [line for line in lines if line.startswith("svc_babysitter_stage_duration_seconds{")] == [
         'svc_babysitter_stage_duration_seconds{stage="venv"} 2.5'
     ]
+
+
+async def test_metrics_tell_what_the_engine_does_and_nothing_of_what_it_does_not(
+    client: Client, supervisor: StillSupervisor
+) -> None:
+    async def engine() -> dict[str, float]:
+        lines = (await (await client.get("/metrics")).text()).splitlines()
+        return {
+            name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines) if name.startswith("engine_")
+        }
+
+    supervisor.picture = view_of()
+    assert await engine() == {}
+    supervisor.picture = view_of(work=Work(2, 0, 9.0, 0.25, 100, 80))
+    assert await engine() == {
+        "engine_requests_running": 2,
+        "engine_requests_waiting": 0,
+        "engine_kv_cache_usage_ratio": 0.25,
+        "engine_prefix_cache_query_tokens_total": 100,
+        "engine_prefix_cache_hit_tokens_total": 80,
+    }
+    report = (await (await client.get("/info")).json())["replica"]
+    assert (report["running"], report["prefix_hit_tokens"]) == (2, 80)
+    supervisor.picture = view_of(work=Work(running=1))
+    assert await engine() == {"engine_requests_running": 1}
+    assert "waiting" not in (await (await client.get("/info")).json())["replica"]
 
 
 async def test_every_answer_is_compact_W35(client: Client) -> None:

@@ -109,6 +109,29 @@ def test_rows_join_replicas_with_their_servers_and_keep_those_of_nobody() -> Non
     assert (found["static"].model, found["static"].rates.errors) == ("x", 1.0)
 
 
+TELLS = {"running": 3, "waiting": 0, "kv_cache_usage": 0.256, "prefix_query_tokens": 1000, "prefix_hit_tokens": 862}
+
+
+def test_what_engines_tell_has_columns_and_what_one_does_not_tell_is_empty() -> None:
+    infos = [
+        *INFOS,
+        {"replica_id": "d", "status": "ready", **TELLS},
+        {"replica_id": "e", "status": "ready", "running": 0},
+    ]
+    rows = top.rows(answers.items(ReplicaInfo, {"replicas": infos}, "replicas"), (), {})
+    shown = top.table(rows)
+    assert (top.table(rows, 110), top.table(rows, 109).columns) == (shown, shown.columns[:-4])
+    assert shown.columns[-4:] == ("RUN", "WAIT", "KV", "CACHED")
+    cells = {row[0]: row[-4:] for row in shown.rows}
+    assert cells["a"] == ("", "", "", "")
+    assert cells["d"] == ("3", "0", "26%", "86%")
+    assert cells["e"] == ("0", "", "", "")
+    looked = json.loads(json.dumps(top.document(rows, Rates(), ())))
+    [engine] = [row["engine"] for row in looked["replicas"] if row["name"] == "e"]
+    assert engine == {"running": 0, "waiting": None, "kv_cache_usage": None, "prefix_hit_share": None}
+    assert "RUN" not in top.table([row for row in rows if row.name == "a"]).columns
+
+
 def test_each_order_puts_first_what_it_is_for() -> None:
     rows = [
         Row("a", "m", "ready", "", 0, Rates(errors=1.0)),

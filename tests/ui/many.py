@@ -52,6 +52,18 @@ def report(number: int, name: str, *, now: float) -> dict[str, Any]:
         "error_message": error,
         "replica_pid": 20_000 + number,
         "rss_mb": 2048 + 64 * rng.randint(0, 60),
+        **(engine(number) if status == "ready" and number % 3 else {}),
+    }
+
+
+def engine(number: int) -> dict[str, Any]:
+    """What its engine tells; every third tells nothing."""
+    return {
+        "running": number % 7,
+        "waiting": number % 4,
+        "kv_cache_usage": number % 100 / 100,
+        "prefix_query_tokens": 123_456,
+        "prefix_hit_tokens": 61_728,
     }
 
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Error, Page, expect
 from tests.ports import free_port
 from tests.ui.browser import CHROMIUM, chromium
 from tests.ui.fleet import Fleet, fleet, get, post, process, until
-from tests.ui.many import paper_fleet, serving_babysitter
+from tests.ui.many import name_of, paper_fleet, serving_babysitter
 
 pytestmark = [
     pytest.mark.e2e,
@@ -292,6 +292,15 @@ def test_five_hundred_replicas_on_a_desk_and_on_a_phone(browser: Browser, tmp_pa
                 "() => { const at = performance.now(); dirtyAll = true; draw(); return performance.now() - at; }"
             )
             assert slow_ms < 2000
+            for number, told in ((4, "4 run, 0 wait"), (106, "1 run, 2 wait")):
+                page.evaluate(f"open({name_of(number)!r})")
+                facts = page.locator("#d-facts")
+                expect(facts).to_contain_text(told)
+                expect(facts).to_contain_text("KV cache" + f"{number % 100} % full")
+                expect(facts).to_contain_text("50 % of 123,456 tokens")
+            page.evaluate(f"open({name_of(3)!r})")
+            expect(page.locator("#d-facts")).to_contain_text("Memory")
+            expect(page.locator("#d-facts")).not_to_contain_text("KV cache")
             peaks = "[0, 1e-9, 0.00123, 0.5, 0.99, 1, 9.79, 9.81, 9.99, 10, 99.5, 1e9]"
             assert page.evaluate(f"{peaks}.every((peak) => nice(peak) >= peak && nice(peak) < 1e10)")
         with page_of(browser, registry, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True) as page:

@@ -110,7 +110,7 @@ def dashboard_expressions() -> list[str]:
 
 
 def metric_names(expression: str) -> set[str]:
-    return set(re.findall(r"\b((?:svc_|registry_|up\b)[a-z0-9_]*)", re.sub(r'"[^"]*"', "", expression)))
+    return set(re.findall(r"\b((?:svc_|registry_|engine_|up\b)[a-z0-9_]*)", re.sub(r'"[^"]*"', "", expression)))
 
 
 def test_every_metric_that_dashboard_and_alerts_name_exists(watched: Watched) -> None:
@@ -122,10 +122,10 @@ def test_every_metric_that_dashboard_and_alerts_name_exists(watched: Watched) ->
     }
     assert len(named) > 20
     known = set(watched.ask("label/__name__/values"))
-    for url in urls(
-        watched.fleet
-    ).values():  # a metric of which there is no sample yet, as of stages without a deployment
-        known |= set(re.findall(r"^# TYPE (\w+)", get(f"{url}/metrics").decode(), re.MULTILINE))
+    pages = [f"{url}/metrics" for url in urls(watched.fleet).values()]
+    for page in [*pages, f"{watched.fleet.router}/metrics/engines"]:
+        # a metric of which there is no sample yet, as of stages without a deployment
+        known |= set(re.findall(r"^# TYPE (\w+)", get(page).decode(), re.MULTILINE))
     assert sorted(named - known) == []
 
 
