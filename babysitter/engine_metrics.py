@@ -120,7 +120,7 @@ def _value(figure: _Figure, families: Mapping[str, Family], odd: list[str]) -> f
     """The figure, or None; one that cannot be true is added to `odd`."""
     for names in figure.names:
         found = [families[name] for name in names if name in families and families[name].samples]
-        # Early vLLM of the V1 engine counted blocks, and said so.
+        # vLLM before 0.9 counted blocks, and said so.
         if len(found) < len(names) or any("blocks" in family.help for family in found):
             continue
         for sample in (sample for family in found for sample in family.samples):
