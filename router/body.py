@@ -28,6 +28,7 @@ class Fields(msgspec.Struct):
     stream: Any = None
     n: Any = None
     prompt_cache_key: Any = None
+    previous_response_id: Any = None
     messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
 

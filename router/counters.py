@@ -46,6 +46,8 @@ FIRST_BYTE, GAP, DURATION, QUEUE_WAIT = (_HISTOGRAMS + number * _HISTOGRAM_CELLS
 FIELDS = _HISTOGRAMS + 4 * _HISTOGRAM_CELLS
 RING_CELLS = 1 << 17
 """Of each worker's ring of placements (`sharing.py`): 1 MiB."""
+OWNER_CELLS = 1 << 18
+"""Of the map of stored responses (`owners.py`): 131,072 of them in 2 MiB, of which nothing is used before the first."""
 BLOCKS_EACH = 2
 """Of one worker: its own, and its successor's."""
 _EJECTED_UNTIL_MS, _EJECTED_WHY = range(2)
@@ -72,8 +74,13 @@ class Shape:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the whole map: all rows, then a ring per block if there are several."""
-        return (self.rings_at + (RING_CELLS * self.blocks if self.blocks > 1 else 0)) * 8
+        """Bytes of the whole map: all rows, a ring per block if there are several, and the stored responses."""
+        return (self.owners_at + OWNER_CELLS) * 8
+
+    @property
+    def owners_at(self) -> int:
+        """The first cell after the rings."""
+        return self.rings_at + (RING_CELLS * self.blocks if self.blocks > 1 else 0)
 
 
 class Gaps:
@@ -153,6 +160,11 @@ class SharedCounters:
         """A block's ring, as unsigned cells."""
         start = (self.shape.rings_at + RING_CELLS * block) * 8
         return memoryview(self._map)[start : start + RING_CELLS * 8].cast("Q")
+
+    def owner_cells(self) -> memoryview:
+        """The map of stored responses, as unsigned cells."""
+        start = self.shape.owners_at * 8
+        return memoryview(self._map)[start : start + OWNER_CELLS * 8].cast("Q")
 
     def observe(self, slot: int, histogram: int, seconds: float) -> None:
         """Count one duration in a histogram of this worker."""

@@ -121,6 +121,22 @@ FELL_SILENT: Final = Failure(
 )
 
 
+OWNER_UNKNOWN: Final = LocalAnswer(
+    503, "response_owner_unknown", "the replicas did not say in time which of them has the response", _RETRY_LATER
+)
+
+
+def response_gone(response: str, reason: str) -> LocalAnswer:
+    """The answer to a request about a stored response that cannot be had."""
+    return LocalAnswer(
+        404,
+        "response_not_found",
+        f"response '{response}': {reason}. A response lives as long as the replica that made it, and only if that stores "
+        "responses (vLLM: VLLM_ENABLE_RESPONSES_API_STORE=1). To go on, send the whole conversation in 'input', without "
+        "'previous_response_id'",
+    )
+
+
 def judge(status: int) -> Judgement:
     """What a whole response with `status` says of its replica."""
     if status < _CLIENT_ERROR:
@@ -144,6 +160,8 @@ class Dispatch:
     attempts = 0
     tried: tuple[str, ...] = ()
     """Ids of those asked so far."""
+    response: str | None = None
+    """The stored response that it is about: only the replica that made it can answer."""
     is_own = False
     """The router answers it itself; nobody else is asked."""
     _moved_for_500 = False
@@ -207,6 +225,8 @@ class Dispatch:
     def failed(self, failure: Failure, *, begun: bool, others: bool, budget: bool) -> Action | LocalAnswer:
         """An attempt ended without a response; for the arguments see `answered`."""
         may = self._may_ask_another(begun=begun, others=others and (budget or not failure.charged))
+        if failure is UNREACHABLE and self.response is not None:
+            return response_gone(self.response, "the replica that made it cannot be reached")
         return Action.ASK if may else failure.answer
 
     def overdue(
@@ -243,7 +263,8 @@ class Dispatch:
         return None
 
     def _may_ask_another(self, *, begun: bool, others: bool) -> bool:
-        return others and not begun and not self.is_own and self.attempts <= self._limits.max_retries
+        alone = self.is_own or self.response is not None
+        return others and not begun and not alone and self.attempts <= self._limits.max_retries
 
     def _nobody(self, model: str | None, *, may_come: bool) -> LocalAnswer:
         """503, and why: the model was never seen, or nobody serves it now (docs/faults.md D6).

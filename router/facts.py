@@ -3,6 +3,7 @@
 msgspec walks the JSON once and keeps only the fields below; a 256 KB prompt is skipped, not decoded.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from router.model import Facts
 from router.policy.blocks import SMALLEST_BYTES, chain, seed_of
 
 MODEL_LIMIT = 256
+_ID = re.compile(r"[A-Za-z0-9_=-]{1,256}")
 _READER = BodyReader()
 """A worker reads in one thread, and has done with a body before it reads the next."""
 
@@ -70,6 +72,7 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, needs: Pol
     key = fields.prompt_cache_key
     affinity = f"key:{key}" if isinstance(key, str) and key else forwarded
     text_bytes = _text_bytes(fields) if want_text else None
+    previous = _previous(fields.previous_response_id) if fields.previous_response_id is not None else None
     if needs is None:
         return Facts(
             model=model,
@@ -78,6 +81,7 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, needs: Pol
             text_bytes=text_bytes,
             affinity=affinity,
             prompt_bytes=len(body),
+            previous_response=previous,
         )
     assert isinstance(fields, MoreFields)  # noqa: S101 - decoded as such above
     prompt_bytes, blocks = _prompt(fields, model) if needs.prompt(model, needs.policy) else (len(body), ())
@@ -91,7 +95,13 @@ def read_json(body: bytes, *, want_text: bool, forwarded: str | None, needs: Pol
         blocks=blocks,
         session=_session(fields, needs.session, affinity) if needs.sessions else None,
         policy=needs.policy,
+        previous_response=previous,
     )
+
+
+def _previous(value: Any) -> str | None:
+    """An id that can stand in a path; any other is the engine's to judge."""
+    return value if isinstance(value, str) and _ID.fullmatch(value) else None
 
 
 def _choices(fields: Fields) -> int:

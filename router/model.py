@@ -93,6 +93,8 @@ class Facts(msgspec.Struct, frozen=True):
     """What the policy `session` ties together; only where that policy is used."""
     policy: str | None = None
     """The policy that the client asked for, where it may."""
+    previous_response: str | None = None
+    """The response that it goes on from (`previous_response_id`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from registry.views.metrics import Metrics  # noqa: E402 - as above
 from router.control import app as router_api  # noqa: E402 - as above
 from router.control.metrics import RouterCollector  # noqa: E402 - as above
 from router.counters import Shape, SharedCounters  # noqa: E402 - as above
-from router.proxy.paths import PROXIED  # noqa: E402 - as above
+from router.proxy.paths import PROXIED, STORED  # noqa: E402 - as above
 from router.settings import RouterSettings  # noqa: E402 - as above
 
 PAGES = ROOT / "docs" / "reference"
@@ -212,13 +212,19 @@ def _passed_on() -> list[str]:
     forms: dict[str, list[str]] = {}
     for path in sorted(map(bytes.decode, PROXIED), key=lambda path: (path.removeprefix("/v1"), path)):
         forms.setdefault(path.removeprefix("/v1"), []).append(f"`{path}`")
-    words = "`POST`; `/realtime` is a WebSocket. Further paths, by any method: the setting `proxy_paths`."
+    words = "`POST`, where nothing else is said; `/realtime` is a WebSocket. Further paths, by any method: the setting `proxy_paths`."
+    stored = [
+        f"- `{method.decode()}` `/responses/{{id}}{rest.decode()}`, `/v1/responses/{{id}}{rest.decode()}`"
+        for rest, methods in STORED.items()
+        for method in methods
+    ]
     return [
         "## router: passed on to a ready replica",
         "",
         words,
         "",
         *(f"- {', '.join(form)}" for form in forms.values()),
+        *stored,
     ]
 
 

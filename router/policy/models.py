@@ -94,6 +94,12 @@ class ModelRules:
             fallbacks += self.find(name).fallbacks if name != model else ()
         return next((name for name in fallbacks if is_ready(name)), next(iter(rule.split), model))
 
+    def reach(self, model: str) -> frozenset[str]:
+        """Every name that a request for `model` may lead to."""
+        rule = self.find(model)
+        spares = [name for part in (model, *rule.split) for name in self.find(part).fallbacks]
+        return frozenset((model, *rule.split, *spares))
+
     def names(self, model: str) -> bool:
         """True when a rule is about `model` or leads to it; a pattern alone says nothing of it."""
         return model in self.rules or any(

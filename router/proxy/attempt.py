@@ -18,8 +18,9 @@ from router.model import Endpoint
 from router.outlier import AttemptVerdict
 from router.policy.replica_view import PlacedRequest
 from router.policy.usage import cached_share, written_tokens
-from router.proxy.engine import Engine
+from router.proxy.engine import Engine, tag_of
 from router.proxy.head import ResponseHead
+from router.proxy.paths import RESPONSES
 from router.proxy.reach import CLOSES, SPEAKS_TLS, reason_of
 from router.proxy.response_writer import CUT_OFF, ResponseWriter
 from router.proxy.sides import ProxiedRequest, ResponseListener
@@ -155,7 +156,7 @@ class UpstreamAttempt(ResponseListener):
                 if writer.is_stream:
                     self._placement.cached_share = cached_share(data)  # messages: in the first event, and only there
             engine.counters.observe(self.endpoint.slot, FIRST_BYTE, now - self._exchange.started)
-            self._is_answered(now)
+            self._is_answered(now, data)
         elif writer.is_stream:
             if self._gaps is None:
                 self._gaps = engine.counters.gaps(self.endpoint.slot)
@@ -201,7 +202,7 @@ class UpstreamAttempt(ResponseListener):
         self._writer = writer
         writer.whole(body)  # first: the client need not wait for our bookkeeping
         engine.counters.observe(self.endpoint.slot, FIRST_BYTE, self.first_byte_at - exchange.started)
-        self._is_answered(self.first_byte_at)
+        self._is_answered(self.first_byte_at, body)
         if self._placement is not None:
             self._placement.answered = True
             self._take_usage(self._placement, body)
@@ -223,10 +224,13 @@ class UpstreamAttempt(ResponseListener):
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _is_answered(self, now: float) -> None:
+    def _is_answered(self, now: float, data: bytes) -> None:
         """The first bytes of an answer came: the engine lives, unless others of its server refused for it."""
-        if self._kind is not None and self._status < _CLIENT_ERROR:
-            self._engine.watch.answered(self.endpoint, self._kind, now - self._sent_at, now)
+        engine, kind = self._engine, self._kind
+        if kind is not None and self._status < _CLIENT_ERROR:
+            engine.watch.answered(self.endpoint, kind, now - self._sent_at, now)
+            if kind[0] == RESPONSES:
+                engine.owners.learn(data, tag_of(self.endpoint), engine.by_tag)
 
     def _take_usage(self, placement: PlacedRequest, tail: bytes) -> None:
         share = cached_share(tail)

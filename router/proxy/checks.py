@@ -10,12 +10,12 @@ from router.dispatch import LocalAnswer
 from router.facts import BadBody, PolicyNeeds, checked_model, forwarded_affinity, read_json, with_model
 from router.form import read_multipart, with_part
 from router.keys import Key, Refusal
-from router.model import Facts
+from router.model import Endpoint, Facts
 from router.policy.models import POLICIES
 from router.policy.parameters import NoObject, Parameters
 from router.proxy.engine import Engine
 from router.proxy.head import RequestHead
-from router.proxy.paths import ADMIN_TREES, PROXIED, Operation, is_control
+from router.proxy.paths import ADMIN_TREES, PROXIED, EndMark, Operation, is_control
 from router.proxy.spelling import nearest
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -82,8 +82,9 @@ def check_path(engine: Engine, head: RequestHead, operation: Operation | None) -
         Rejected: The router serves no such path, or not by this method.
     """
     if operation is not None:
-        if head.method != b"POST":
-            raise Rejected(405, "method_not_allowed", "this path takes POST", (b"allow", b"POST"))
+        if head.method not in operation.methods:
+            allowed = b", ".join(operation.methods)
+            raise Rejected(405, "method_not_allowed", f"this path takes {allowed.decode()}", (b"allow", allowed))
         return False
     if is_control(head.path) and head.path.removeprefix(b"/api") not in PROXIED:
         return True
@@ -103,13 +104,25 @@ def facts_of(engine: Engine, head: RequestHead, body: bytes, operation: Operatio
     """
     forwarded = forwarded_affinity(head.forwarded_for, head.user_agent) if head.forwarded_for else None
     try:
-        if operation is None and (not body or head.method != b"POST"):
+        if (operation is None and (not body or head.method != b"POST")) or names_response(operation):
             return Facts(affinity=forwarded)
         return _agreed(head, _read(engine, head, body, forwarded))
     except BadBody as error:
         if operation is None:
             return Facts(affinity=forwarded)  # a path that we know nothing of: its body is the replica's to judge
         raise Rejected(400, "invalid_body", str(error)) from error
+
+
+def names_response(operation: Operation | None) -> bool:
+    """True for a path of a stored response."""
+    return operation is not None and operation.response is not None
+
+
+def response_of(operation: Operation | None, facts: Facts) -> str | None:
+    """The stored response that a request is about: its path names it, or it goes on from there."""
+    if operation is None or (facts.previous_response is None and operation.response is None):
+        return None
+    return operation.response or (facts.previous_response if operation.end_mark is EndMark.RESPONSES else None)
 
 
 def _read(engine: Engine, head: RequestHead, body: bytes, forwarded: str | None) -> Facts:
@@ -167,9 +180,17 @@ def renamed(head: RequestHead, body: bytes, model: str) -> tuple[RequestHead, by
 
 
 def follow_rules(
-    engine: Engine, head: RequestHead, body: bytes, facts: Facts, operation: Operation | None
+    engine: Engine,
+    head: RequestHead,
+    body: bytes,
+    facts: Facts,
+    operation: Operation | None,
+    *,
+    owner: Endpoint | None = None,
 ) -> tuple[RequestHead, bytes, Facts]:
     """The request for the model that its model's name leads to (an alias's part, or a fallback), with both names' parameters.
+
+    `owner`: the one replica that can answer; the name leads to a model of its.
 
     Raises:
         Rejected: A parameter is forced into what is no object.
@@ -180,7 +201,8 @@ def follow_rules(
     if key is not None and not key.startswith("key:"):
         key = None  # an address may be everybody's behind a proxy: all of them would be one part's
     rules = engine.chooser.rules
-    target = engine.chooser.resolve(model, key, engine.is_ready)
+    is_ready = engine.is_ready if owner is None else frozenset(owner.models).__contains__
+    target = engine.chooser.resolve(model, key, is_ready)
     before = body
     if target != model:
         head, body = renamed(head, body, target)

@@ -18,6 +18,8 @@ from router.counters import IN_FLIGHT, SharedCounters
 from router.keys import Key, KeyRing
 from router.model import Endpoint, Table
 from router.outlier import TOLD, Outliers, Reason
+from router.owners import Owners
+from router.policy.blocks import seed_of
 from router.policy.choose import Chooser
 from router.proxy.connector import Connector
 from router.proxy.head import RequestHead
@@ -35,6 +37,13 @@ log = structlog.get_logger(__name__)
 SWEEP_S = 0.25
 HEARD_LIMIT = 65536
 """Of model names that are remembered as seen."""
+SEARCHES_AT_ONCE = 16
+"""Stored responses that a worker looks for at a time; each may ask every replica."""
+
+
+def tag_of(endpoint: Endpoint) -> int:
+    """What an endpoint is known by where a number must do."""
+    return seed_of(endpoint.id.encode())
 
 
 @dataclass
@@ -67,11 +76,16 @@ class Engine:
     waiting: Waiting[ProxiedRequest] = field(init=False)
     without_messages: set[str] = field(default_factory=set)
     """Ids of replicas that answered a request for `/v1/messages` as one answers to a path that does not exist."""
+    owners: Owners = field(init=False)
+    by_tag: dict[int, Endpoint] = field(default_factory=dict)
+    """Endpoints by the number that they have in `owners`."""
+    searches: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SEARCHES_AT_ONCE))
     _heard: set[str] = field(default_factory=set)
     """Models that somebody listed since the worker began."""
 
     def __post_init__(self) -> None:
         self.waiting = Waiting(self.limits.queue_limit)
+        self.owners = Owners(self.counters)
         self.outliers = Outliers(self._set_aside)
         self.watch = StallWatch(self.counters, self.chooser, self.outliers, self.workers)
         self.connector = Connector(self.limits, self.scope, self.control, self.now)
@@ -98,6 +112,7 @@ class Engine:
         ids = {endpoint.id for endpoint in table.endpoints}
         self.outliers.forget_all_but(ids)
         self.without_messages &= ids
+        self.by_tag = {tag_of(endpoint): endpoint for endpoint in table.endpoints}
         self.watch.set_table(table)
         self.connector.set_table(table)
 

@@ -6,6 +6,7 @@ Whatever happens, `finish` runs once: it settles the counters and tells the clie
 """
 
 import random
+from collections.abc import Sequence
 from enum import Enum
 from math import inf
 
@@ -19,11 +20,12 @@ from router.model import Endpoint, Facts
 from router.policy.parameters import differing
 from router.policy.replica_view import PlacedRequest
 from router.proxy import access_log, checks
-from router.proxy.answering import AnsweredRequest
 from router.proxy.attempt import UpstreamAttempt
 from router.proxy.engine import Engine
 from router.proxy.explain import EXPLAINED, explain
 from router.proxy.head import RequestHead, ResponseHead
+from router.proxy.owned import OwnedRequest
+from router.proxy.owner_search import may_have
 from router.proxy.paths import PROXIED
 from router.proxy.response_writer import ResponseWriter
 from router.proxy.sides import ClientConnection
@@ -41,7 +43,7 @@ class RequestPhase(Enum):
     DONE = "done"
 
 
-class Exchange(AnsweredRequest):
+class Exchange(OwnedRequest):
     """One request of one client.
 
     Args:
@@ -92,15 +94,28 @@ class Exchange(AnsweredRequest):
             self.facts = checks.facts_of(engine, head, self.body, head.operation)
             if key is not None:
                 self._charge(key)
-            if engine.chooser.rules.rules:
-                before = len(self.body)
-                self.head, self.body, self.facts = checks.follow_rules(
-                    engine, head, self.body, self.facts, head.operation
-                )
-                engine.body_bytes += len(self.body) - before
         except checks.Rejected as rejected:
             self.fail(rejected.answer)
             return
+        response = checks.response_of(head.operation, self.facts)
+        if response is None:
+            self.go_on(None)
+        else:
+            self.find_owner(response, may_have(engine, self.facts.model, key))
+
+    def go_on(self, owner: Endpoint | None) -> None:
+        """Send it where its model's name leads; `owner`: the one replica that can answer."""
+        engine = self._engine
+        if engine.chooser.rules.rules:
+            before = len(self.body)
+            try:
+                self.head, self.body, self.facts = checks.follow_rules(
+                    engine, self.head, self.body, self.facts, self.head.operation, owner=owner
+                )
+            except checks.Rejected as rejected:
+                self.fail(rejected.answer)
+                return
+            engine.body_bytes += len(self.body) - before
         if engine.limits.sse_keepalive_s and self.wants_events:
             self._comment_at = self.started + engine.limits.sse_keepalive_s
         if head.operation is MESSAGES or head.operation is COUNT_TOKENS:
@@ -115,7 +130,10 @@ class Exchange(AnsweredRequest):
         """
         self.caller = key.name
         self._priority = PRIORITIES[key.priority]
-        refusal = self._engine.keys.allows(key, self.facts.model, self.started)
+        # A stored response is looked for where the key's models are.
+        stored = checks.names_response(self.head.operation)
+        model = next(iter(key.models), None) if stored else self.facts.model
+        refusal = self._engine.keys.allows(key, model, self.started)
         if refusal is not None:
             raise checks.reject(refusal)
 
@@ -139,8 +157,15 @@ class Exchange(AnsweredRequest):
         """Ask a replica, wait for one with room, or answer that there is none."""
         engine, model, tried = self._engine, self.facts.model, self.dispatch.tried
         # As they are now: it may have waited, or been tried elsewhere.
-        peers = engine.peers_for(model, self.head.path)
-        candidates = engine.candidates(peers, model, tried)
+        if self.owner_tag:
+            owner = self.owner()
+            if owner is None:
+                return
+            peers: Sequence[Endpoint] = (owner,)
+            candidates = peers
+        else:
+            peers = engine.peers_for(model, self.head.path)
+            candidates = engine.candidates(peers, model, tried)
         roomy = engine.with_room(candidates)
         may_come = not candidates and model is not None and engine.may_come(model)
         action = self.dispatch.choose(model, peers, candidates=len(candidates), roomy=len(roomy), may_come=may_come)
@@ -336,7 +361,8 @@ class Exchange(AnsweredRequest):
         self.fail(failure.answer)
 
     def _drop(self, judgement: Judgement) -> None:
-        """Stop waiting and asking."""
+        """Stop waiting, looking and asking."""
+        self.stop_looking()
         if self.queued:
             self._engine.waiting.leave(self.facts.model or "", self.caller, self)
         if self._attempt is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 import httptools
 import msgspec
 
-from router.proxy.paths import PROXIED, Operation
+from router.proxy.paths import PROXIED, Operation, stored_response
 from router.proxy.spelling import known_path
 from router.urlencoded import models_in
 
@@ -140,8 +140,9 @@ def parse_request(raw: bytes, prefixes: Sequence[bytes] = (), extra: Collection[
     path = known_path(written, prefixes, extra)
     if path.startswith(b"//"):
         raise BadHead("malformed request line")  # R66
-    head = RequestHead(method, path, query, http10=minor == b"0", keep_alive=minor == b"1", operation=PROXIED.get(path))
-    if head.operation is not None and head.operation.websocket:
+    operation = PROXIED.get(path) or stored_response(path)
+    head = RequestHead(method, path, query, http10=minor == b"0", keep_alive=minor == b"1", operation=operation)
+    if operation is not None and operation.websocket:
         head.websocket = b",".join(upgrades)
     if query:
         head.query_models = models_in(query)

@@ -4,6 +4,7 @@ An exact match against a fixed table: nothing of the client's path is ever joine
 segments, `%2e`, `//host` and absolute targets cannot lead anywhere (docs/faults.md R58 to R66).
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
@@ -32,7 +33,7 @@ class Operation:
 
     `prefixed`: OpenAI's own, which a replica may serve under `/v1`, bare, or both. `by_engine`: the engine answers; where a
     server's front answers alone, the answer says nothing of the engine. `repeatable`: asking a second server does no harm;
-    false where the first may have stored something.
+    false where the first may have stored something. `response`: the stored one that the path names.
     """
 
     name: bytes
@@ -42,10 +43,17 @@ class Operation:
     repeatable: bool = True
     websocket: bool = False
     """It takes a WebSocket, and nothing else."""
+    methods: tuple[bytes, ...] = (b"POST",)
+    response: str | None = None
 
 
 _ANTHROPIC = (b"/v1/messages", b"/messages")
-_RESPONSES = (b"/v1/responses", b"/responses")
+RESPONSES = b"/responses"
+_RESPONSES = (b"/v1" + RESPONSES, RESPONSES)
+STORED: dict[bytes, tuple[bytes, ...]] = {b"": (b"GET", b"DELETE"), b"/cancel": (b"POST",), b"/input_items": (b"GET",)}
+"""What may be asked of a stored response, by what follows its id."""
+_STORED_PATH = re.compile(rb"(?:/v1)?(/responses/(resp_[A-Za-z0-9_=-]{1,250})(/[a-z_]+)?)")
+"""An id begins as OpenAI's do: `/responses/compact` is none."""
 
 
 _OPENAI = {
@@ -54,7 +62,7 @@ _OPENAI = {
     b"/chat/completions/render": EndMark.NONE,
     b"/completions": EndMark.DONE,
     b"/completions/render": EndMark.NONE,
-    b"/responses": EndMark.RESPONSES,
+    RESPONSES: EndMark.RESPONSES,
     b"/messages": EndMark.MESSAGES,
     b"/messages/count_tokens": EndMark.NONE,
     b"/embeddings": EndMark.NONE,
@@ -106,7 +114,7 @@ def _table() -> dict[bytes, Operation]:
             prefixed=True,
             end_mark=end_mark,
             by_engine=name not in _BY_THE_FRONT,
-            repeatable=name != b"/responses",
+            repeatable=name != RESPONSES,
         )
     for name in _WEBSOCKETS:
         table[name] = table[b"/v1" + name] = Operation(name, prefixed=True, by_engine=False, websocket=True)
@@ -121,6 +129,18 @@ def _table() -> dict[bytes, Operation]:
 
 
 PROXIED = _table()
+
+
+def stored_response(path: bytes) -> Operation | None:
+    """What a path means that names a stored response; None for any other."""
+    found = _STORED_PATH.fullmatch(path)
+    if found is None:
+        return None
+    methods = STORED.get(found[3] or b"")
+    if methods is None:
+        return None
+    response = found[2].decode()
+    return Operation(found[1], prefixed=True, by_engine=False, repeatable=False, methods=methods, response=response)
 
 
 def is_control(path: bytes) -> bool:

@@ -7,7 +7,7 @@ import difflib
 import re
 from collections.abc import Collection, Sequence
 
-from router.proxy.paths import CONTROL, MODEL_TREES, PROXIED
+from router.proxy.paths import CONTROL, MODEL_TREES, PROXIED, stored_response
 
 _SLASHES = re.compile(rb"/{2,}")
 _LOOKED_AT_BYTES = 128
@@ -30,6 +30,8 @@ def known_path(path: bytes, prefixes: Sequence[bytes] = (), extra: Collection[by
     plain = _SLASHES.sub(b"/", path).removesuffix(b"/")
     for candidate in (plain, *(plain.removeprefix(prefix) for prefix in prefixes if plain.startswith(prefix + b"/"))):
         if candidate in PROXIED or candidate in CONTROL or candidate in extra or candidate.startswith(MODEL_TREES):
+            return candidate
+        if stored_response(candidate) is not None:
             return candidate
     return path
 

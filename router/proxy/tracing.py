@@ -121,7 +121,9 @@ class Traces:
         error = f"answered {status}" if status >= _SERVER_ERROR else None if status else "no answer"
         name = head.method.decode()
         if attempts:  # only paths that are proxied: a name is one of a few
-            name += f" {head.path.decode()}"
+            path, operation = head.path.decode(), head.operation
+            response = operation.response if operation is not None else None
+            name += f" {path if response is None else path.replace(response, '{id}')}"
         times = trace.epoch + trace.started, trace.epoch + self.now()
         self.send(Span(name, trace.trace_id, trace.span_id, trace.parent_id, *times, "server", attributes, error))
 
