@@ -118,8 +118,9 @@ class Exchange(OwnedRequest):
             engine.body_bytes += len(self.body) - before
         if engine.limits.sse_keepalive_s and self.wants_events:
             self._comment_at = self.started + engine.limits.sse_keepalive_s
-        if head.operation is MESSAGES or head.operation is COUNT_TOKENS:
-            self.translation = Translation(self.request_id, counts=head.operation is COUNT_TOKENS)
+        operation = self.head.operation
+        if operation is MESSAGES or operation is COUNT_TOKENS:
+            self.translation = Translation(self.request_id, counts=operation is COUNT_TOKENS)
         self.choose()
 
     def _charge(self, key: Key) -> None:

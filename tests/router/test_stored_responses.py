@@ -151,7 +151,7 @@ async def test_a_replica_gets_the_form_of_path_that_it_serves(plane: Plane) -> N
     assert store.asked == ["GET /responses/resp_1"] * 3
 
 
-async def test_another_router_asks_the_replicas_once_and_remembers(planes: MakePlane) -> None:
+async def test_another_router_asks_the_replicas_once_and_remembers_D34(planes: MakePlane) -> None:
     one, other = await planes(), await planes()
     stores, replicas = await fleet(one)
     other.route(*replicas)
@@ -179,7 +179,7 @@ async def test_what_nobody_has_is_404_of_our_own_with_what_to_do(plane: Plane) -
     await client.close()
 
 
-async def test_a_replica_that_is_gone_or_dead_or_leaves_is_404_of_our_own(plane: Plane) -> None:
+async def test_a_replica_that_is_gone_or_dead_or_leaves_is_404_of_our_own_D34(plane: Plane) -> None:
     stores, replicas = await fleet(plane)
     response = id_of(await create(plane))
     at = next(number for number, store in enumerate(stores) if store.asked)
@@ -205,7 +205,7 @@ async def test_the_only_replica_speaks_for_itself(plane: Plane) -> None:
     assert fault(await ask(plane, "GET", "/v1/responses/resp_x"))[:2] == (404, "response_not_found")
 
 
-async def test_replicas_that_say_nothing_are_503_and_a_client_that_goes_ends_the_search(
+async def test_replicas_that_say_nothing_are_503_and_a_client_that_goes_ends_the_search_D34(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stores, _ = await fleet(plane)
