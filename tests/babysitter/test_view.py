@@ -1,14 +1,17 @@
 """Records, reports and answers, in the contract's words."""
 
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
 
 from babysitter import records, view
+from babysitter.engine_metrics import Work
 from babysitter.lifecycle import ReplicaState
 from babysitter.view import View
 from common.wire.record import record_from_wire
+from common.wire.replica import PASSING
 from tests.babysitter.views import SPEC, view_of
 
 READY = view_of()
@@ -130,7 +133,15 @@ def test_info_keeps_the_ancestors_names() -> None:
     assert told["port"] == 8002
 
 
-def test_engines_own_queue_is_in_every_heartbeat_where_it_tells_of_it() -> None:
-    beat = msgspec.to_builtins(records.server_heartbeat(view_of(running=3, waiting=4)))
-    assert (beat["running"], beat["waiting"]) == (3, 4)
-    assert not {"running", "waiting"} & set(msgspec.to_builtins(records.server_heartbeat(view_of())))
+def test_what_the_engine_tells_is_in_every_heartbeat_and_what_it_does_not_is_absent() -> None:
+    told: dict[str, Any] = {
+        "running": 3,
+        "waiting": 4,
+        "kv_cache_usage": 0.5,
+        "prefix_query_tokens": 9,
+        "prefix_hit_tokens": 8,
+    }
+    for work, wanted in ((Work(**told), told), (Work(running=3), {"running": 3}), (None, {})):
+        beat = msgspec.to_builtins(records.server_heartbeat(view_of(work=work)))
+        assert {name: beat[name] for name in told if name in beat} == wanted
+    assert set(told) <= PASSING
