@@ -83,8 +83,8 @@ class _Question(ProxiedRequest):
         head.method, head.query = b"GET", b""
         head.path = b"/v1%b/%b" % (RESPONSES, response.encode())
         head.operation = stored_response(head.path) or head.operation
-        self.head = head
-        self.body = b""
+        self.sent_head = head
+        self.sent_body = b""
         self.peer_line = request.peer_line
         self.request_id = request.request_id
         self._lines = request.head.forwarded
