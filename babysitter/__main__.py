@@ -86,7 +86,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
         if tracing is not None:
             supervisor.on_move.append(partial(trace_starts, tracing, settings, supervisor))
         runner = await start(
-            make_app(make_source(settings, supervisor)),
+            make_app(make_source(settings, supervisor, key)),
             Address(bind_address(settings.host), settings.port + 1),
             drain_timeout_s=1.0,
             what=f"babysitter {settings.name}",
@@ -177,7 +177,7 @@ def make_home(settings: BabysitterSettings) -> Home:
     return Home(settings.data_dir / "babysitter", settings.name)
 
 
-def make_source(settings: BabysitterSettings, supervisor: Supervisor) -> ApiContext:
+def make_source(settings: BabysitterSettings, supervisor: Supervisor, key: str | None) -> ApiContext:
     """What the babysitter's own calls answer from."""
     return ApiContext(
         supervisor=supervisor,
@@ -185,6 +185,7 @@ def make_source(settings: BabysitterSettings, supervisor: Supervisor) -> ApiCont
         started=time.monotonic(),
         guarded=not is_loopback(settings.host),
         token=read_token(settings.api_token_file) if settings.api_token_file else None,
+        server_key=key.removeprefix("Bearer ") if key is not None else None,
     )
 
 

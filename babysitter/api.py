@@ -8,13 +8,16 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 
+import msgspec
 from aiohttp import web
 
 from babysitter import events as ev
 from babysitter import metrics as scrapes
 from babysitter import view as answers
+from babysitter.adapters import AdapterError
 from babysitter.lifecycle import ReplicaState
 from babysitter.log_answer import send_log
 from babysitter.supervisor import Supervisor
@@ -26,21 +29,28 @@ from common.http.errors import ApiError, json_errors, read_json_object
 from common.http.openapi import Parameter, Route
 from common.wire.babysitter import BabysitterHealth, BabysitterInfo, BabysitterTimeline, BabysitterTold
 from common.wire.base import JsonObject
+from common.wire.lora import LoraAdapter, LoraCall
 from common.wire.models import ModelList
 from common.wire.replica import StopRequest
 
+DEMAND = "/lora/demand"
 OPEN = frozenset({"/health", "/models", "/v1/models", "/info", "/metrics", "/openapi.json"})
 
 
 @dataclass(frozen=True, slots=True)
 class ApiContext:
-    """Where the answers come from. `guarded`: calls outside `OPEN` need `token` (None: there is no way in)."""
+    """Where the answers come from.
+
+    `guarded`: calls outside `OPEN` need `token` (None: there is no way in). `server_key` is the server's own: who may send it
+    requests may have an adapter loaded for them.
+    """
 
     supervisor: Supervisor
     router_url: str | None
     started: float
     guarded: bool = False
     token: str | None = None
+    server_key: str | None = None
 
 
 CONTEXT: web.AppKey[ApiContext] = web.AppKey("context", ApiContext)
@@ -61,7 +71,8 @@ async def _guard(
     context = request.app[CONTEXT]
     if context.guarded and request.path not in OPEN:
         shown = request.headers.get("Authorization")
-        if context.token is None or not bearer_matches(shown, context.token):
+        tokens = (context.token, context.server_key if request.path == DEMAND else None)
+        if not any(token is not None and bearer_matches(shown, token) for token in tokens):
             raise ApiError(HTTPStatus.UNAUTHORIZED, "a bearer token is needed here (setting api_token_file)")
     if request.method != "GET" and "Origin" in request.headers:
         raise ApiError(HTTPStatus.FORBIDDEN, "pages of a browser may not change anything here")
@@ -119,6 +130,33 @@ async def retry(request: web.Request) -> web.Response:
         raise ApiError(HTTPStatus.CONFLICT, f"only a failed replica is retried; this one is {supervisor.state.value}")
     supervisor.tell(ev.Retry(deploy=supervisor.spec.deployer is not None))
     return json_answer(BabysitterTold(status="starting", name=supervisor.spec.name), status=HTTPStatus.ACCEPTED)
+
+
+async def load_adapter(request: web.Request) -> web.Response:
+    """`POST /lora/load {"name": …}`: load an adapter of the settings; answers when that is done."""
+    return await _adapter(request, request.app[CONTEXT].supervisor.adapters.load)
+
+
+async def demand_adapter(request: web.Request) -> web.Response:
+    """`POST /lora/demand {"name": …}`: the same for a request, where the settings say on_demand; routers call it."""
+    return await _adapter(request, partial(request.app[CONTEXT].supervisor.adapters.load, on_demand=True))
+
+
+async def unload_adapter(request: web.Request) -> web.Response:
+    """`POST /lora/unload {"name": …}`: no new requests for an adapter, then, once it has none, unload it."""
+    return await _adapter(request, request.app[CONTEXT].supervisor.adapters.unload)
+
+
+async def _adapter(request: web.Request, step: Callable[[str], Awaitable[LoraAdapter]]) -> web.Response:
+    try:
+        call = msgspec.convert(await read_json_object(request), LoraCall)
+    except msgspec.ValidationError as error:
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, f"name: must be an adapter's name ({error})") from error
+    try:
+        return json_answer(await step(call.name))
+    except AdapterError as error:
+        headers = {"Retry-After": "1"} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+        raise ApiError(error.status, str(error), headers=headers) from error
 
 
 async def logs(request: web.Request) -> web.StreamResponse:
@@ -197,6 +235,14 @@ ROUTES = (
         "Start a failed replica again, with a clean count; 409 in any other state.",
         {202: BabysitterTold},
         faults=(409,),
+    ),
+    *(
+        Route("POST", path, handler, text, {200: LoraAdapter}, faults=(404, 409, 422, 502, 503), body=LoraCall)
+        for path, handler, text in (
+            ("/lora/load", load_adapter, "Load an adapter of the settings; answers when that is done."),
+            (DEMAND, demand_adapter, "The same for a request, where the settings say on_demand; routers call it."),
+            ("/lora/unload", unload_adapter, "Unload an adapter, once it has no requests."),
+        )
     ),
     Route("GET", "/openapi.json", description, "This description.", {200: JsonObject}),
 )

@@ -21,6 +21,7 @@ from babysitter.cbclient.wheels import Roots
 from babysitter.engine_health import EngineHealth
 from babysitter.launch import make_command, make_plan
 from babysitter.lifecycle import RestartPolicy
+from babysitter.lora import LoraRules
 from babysitter.probe import ServerProbe
 from babysitter.settings import BabysitterSettings, RestartSettings
 from babysitter.slots import Slots
@@ -168,6 +169,7 @@ def make_spec(
         venv_path=str(workdir / "cbclient") if deployer else None,
         metadata={**hints(settings), **settings.metadata},
         requested=requested,
+        lora=LoraRules(settings.lora.adapters, settings.lora.on_demand, settings.lora.max_loaded),
         weight=settings.weight,
         diagnostics=request.run_diagnostics if request else False,
         memory_soft_bytes=_bytes(settings.limits.memory_soft_mb),
@@ -181,6 +183,8 @@ def server_settings(settings: BabysitterSettings) -> dict[str, str]:
     if isinstance(settings.backend, CbclientBackend):
         names.add("cbclient")
     values = settings.model_dump(mode="json", include=names)
+    if isinstance(settings.backend, VllmBackend):
+        values["lora"] = settings.lora.max_loaded if settings.lora.adapters else 0
     values["babysitter.stop_grace_s"] = settings.babysitter.stop_grace_s
     return {name: hashlib.sha256(json.dumps(values[name], sort_keys=True).encode()).hexdigest()[:16] for name in values}
 

@@ -46,7 +46,12 @@ def make_plan(settings: BabysitterSettings) -> LaunchPlan:
             return command.plan(command=backend.command, args=backend.args, env=backend.env, work_dir=backend.work_dir)
         case VllmBackend():
             return vllm.plan(
-                service, model=backend.model, args=backend.args, env=backend.env, work_dir=backend.work_dir
+                service,
+                model=backend.model,
+                args=backend.args,
+                env=backend.env,
+                work_dir=backend.work_dir,
+                adapters=settings.lora.max_loaded if settings.lora.adapters else 0,
             )
         case MockBackend():
             return mock.plan(service, models=backend.models, args=backend.args, env=backend.env)

@@ -21,7 +21,7 @@ class Memory(msgspec.Struct, kw_only=True):
     server's current attempt, written before it is started, `attempts` how many there were; `port` is where it was ready
     last (0: nowhere yet); `desired` is `running`, or `stopped` from the moment that somebody asked for a stop; `state`
     is where the replica was last; `stages` are those of the last deployment, `deploying` the uuid of one that is under
-    way; `jobs` are the cluster's. Times are ISO 8601.
+    way; `jobs` are the cluster's; `adapters` the latest word on each: is it to be loaded? Times are ISO 8601.
     """
 
     instance_id: str = ""
@@ -42,6 +42,7 @@ class Memory(msgspec.Struct, kw_only=True):
     deploying: str | None = None
     diagnostics: Any = None
     jobs: Ledger = field(default_factory=Ledger)
+    adapters: dict[str, bool] = {}
 
     def remember(self, transition: Transition) -> None:
         """Add to the timeline, forgetting the oldest entries."""

@@ -40,6 +40,7 @@ def server_registration(view: View) -> Registration | None:
         "type": RecordKind.SERVER,
         "parent_service": view.spec.name,
         "babysitter_url": view.own_url,
+        **({"loadable": list(view.loadable)} if view.loadable else {}),
     }
     return _registration(
         view,

@@ -1,6 +1,7 @@
 """What a babysitter can be told: a TOML file, the environment, and the flags of both ancestors (docs/contract.md 3)."""
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from babysitter.backend_settings import Backend, CbclientSettings, default_name, lower_type
 from babysitter.legacy_flags import Table, add_backend_flags, backend_layer
+from common.http.access import is_loopback
 from common.names import is_host, is_service_name
 from common.settings import (
     CommaList,
@@ -27,6 +29,9 @@ from common.wire.address import bare
 from common.wire.base import JsonObject
 
 ENV_PREFIX = "SVC_BABYSITTER_"
+_ADAPTER_NAME = re.compile(r"[^\s,\"'\\]{1,128}")
+_ADAPTER_NAMES_LIMIT = 4096
+"""They stand in the record, which a registry bounds."""
 LAST_PORT = 65_534
 """The babysitter itself listens on the next one."""
 
@@ -144,6 +149,37 @@ class JobSettings(Settings):
     state_timeout_s: float = option(10.0, "Longest time for one state command, in seconds.", flags=(), gt=0)
 
 
+class LoraSettings(Settings):
+    """`[lora]`: LoRA adapters of a vLLM server. Only this file names their paths; calls and requests name an adapter."""
+
+    adapters: dict[str, str] = option(
+        dict, "By the name that clients ask for as a model: the adapter's folder, as the server finds it.", flags=()
+    )
+    on_demand: bool = option(
+        False, "Load an adapter at the first request for it; else all of them before the server is ready.", flags=()
+    )
+    max_loaded: int = option(
+        8,
+        "Adapters loaded at once; with on_demand the one that was idle for longest makes room.",
+        flags=(),
+        ge=1,
+        le=1000,
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "LoraSettings":
+        wrong = [name for name in self.adapters if not _ADAPTER_NAME.fullmatch(name)]
+        if wrong:
+            raise ValueError(f"adapters: {wrong[0]!r}: a name is 1 to 128 characters without spaces, commas and quotes")
+        if sum(map(len, self.adapters)) > _ADAPTER_NAMES_LIMIT:
+            raise ValueError(f"adapters: all names together may have {_ADAPTER_NAMES_LIMIT} characters")
+        if not self.on_demand and len(self.adapters) > self.max_loaded:
+            raise ValueError(
+                f"adapters: {len(self.adapters)} are more than max_loaded: raise it, or set on_demand = true"
+            )
+        return self
+
+
 class BabysitterSettings(TracedSettings):
     """Start one inference server, watch it, restart it, report it to the registry, stop it.
 
@@ -196,6 +232,7 @@ class BabysitterSettings(TracedSettings):
     logs: LogSettings = Field(default_factory=LogSettings)
     jobs: JobSettings = option(JobSettings, "The cluster jobs that a server starts.", restart=True)
     limits: LimitSettings = Field(default_factory=LimitSettings)
+    lora: LoraSettings = Field(default_factory=LoraSettings)
     cbclient: CbclientSettings = option(CbclientSettings, "How clients are deployed.", restart=True)
     backend: Annotated[Backend, Field(discriminator="type"), BeforeValidator(lower_type)] = option(
         ..., "The server.", flags=()
@@ -209,6 +246,21 @@ class BabysitterSettings(TracedSettings):
         backend = data.get("backend")
         kind = backend.get("type") if isinstance(backend, Mapping) else getattr(backend, "type", None)
         return {**data, "name": default_name(kind, data.get("port"))}
+
+    @model_validator(mode="after")
+    def _adapters_can_be_had(self) -> "BabysitterSettings":
+        if not self.lora.adapters:
+            return self
+        if self.backend.type not in ("vllm", "command"):
+            raise ValueError(
+                f'lora: needs a server with vLLM\'s calls (backend.type "vllm" or "command"), not {self.backend.type}'
+            )
+        if twice := set(self.expected_models) & self.lora.adapters.keys():
+            raise ValueError(f"expected_models: {min(twice)} is an adapter, which is loaded after the models were seen")
+        if not is_loopback(self.host) and self.api_key_file is None:
+            # Its calls for adapters take any path.
+            raise ValueError(f"lora: on {self.host} anybody could load any path into the server: set api_key_file")
+        return self
 
     @field_validator("name")
     @classmethod

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from babysitter.attempt import ServerCommand
 from babysitter.lifecycle import RestartPolicy
+from babysitter.lora import LoraRules
 from babysitter.slots import Slots
 from common.wire.base import JsonObject
 from common.wire.replica import Stage
@@ -120,6 +121,7 @@ class Spec:
     venv_path: str | None = None
     metadata: JsonObject = field(default_factory=dict)
     requested: Requested = Requested()
+    lora: LoraRules = field(default_factory=LoraRules)
     weight: float | None = None
     diagnostics: bool = False
     memory_soft_bytes: int | None = None

@@ -13,6 +13,7 @@ from msgspec.structs import asdict
 
 from babysitter import events as ev
 from babysitter import log_keeper
+from babysitter.adapters import AdapterKeeper
 from babysitter.deployment import Deployment
 from babysitter.engine_health import EngineHealth
 from babysitter.fitting import kept_models
@@ -91,10 +92,19 @@ class Supervisor:
             state=lambda: self.state,
             tell=self.tell,
             persist=self.persist,
-            starting=lambda: self._watcher.new_attempt(),  # noqa: PLW0108 - it is made below
+            starting=self._new_attempt,
         )
         self._deployment = Deployment(
             memory, tell=self.tell, persist=self.persist, made=self._runner.use, seen=self._stage_seen
+        )
+        self.adapters = AdapterKeeper(
+            spec,
+            memory.adapters,
+            probe.session,
+            is_ready=lambda: self.state is ReplicaState.READY,
+            persist=self.persist,
+            changed=self._adapters_changed,
+            look=lambda: self._watcher.look_soon(),  # noqa: PLW0108 - it is made below
         )
         self._watcher = ServerWatcher(
             spec,
@@ -106,8 +116,11 @@ class Supervisor:
             busy=self._jobs.mark,
             tell=self.tell,
             models_seen=self._models_seen,
+            adapters=self.adapters,
         )
-        self._viewer = Viewer(memory, home, self._runner, self._watcher, self._jobs, now=iso(clock.utcnow()))
+        self._viewer = Viewer(
+            memory, home, self._runner, self._watcher, jobs=self._jobs, adapters=self.adapters, now=iso(clock.utcnow())
+        )
 
     @property
     def state(self) -> ReplicaState:
@@ -137,6 +150,7 @@ class Supervisor:
         self.spec = replace(spec, deployer=self.spec.deployer, deploy_mark=self.spec.deploy_mark)
         self._runner.reload(self.spec)
         self._watcher.reload(self.spec, probe, engine)
+        self.adapters.reload(self.spec)
         if self.state is ReplicaState.FAILED:
             self.tell(ev.Retry(deploy=self.spec.deployer is not None))
         self._changed()
@@ -189,6 +203,7 @@ class Supervisor:
             self.tell(ev.StopRequested("the stop that was asked of an earlier babysitter"))
         scope.spawn("events", self._serve_events(), service=True)
         scope.spawn("probes", self._watcher.run(), service=True)
+        scope.spawn("adapters", self.adapters.run(), service=True)
         if self.spec.jobs.state_command:
             scope.spawn("job_states", self._jobs.watch_states(), service=True)
         scope.spawn("files", self._keep_files(), service=True)
@@ -311,10 +326,18 @@ class Supervisor:
         self.memory.diagnostics = await fetch_json(self._session, url, timeout_s=DIAGNOSTICS_TIMEOUT_S)
         await self.persist()
 
+    def _new_attempt(self) -> None:
+        self._watcher.new_attempt()
+        self.adapters.new_attempt()
+
+    def _adapters_changed(self) -> None:
+        self.memory.models = self.adapters.shown(self.memory.models)
+        self._changed()
+
     def _models_seen(self, models: list[ModelObject]) -> None:
         if self.state is ReplicaState.WAITING_FOR_READY:
             self._jobs.look()  # who sees it ready is to see all of its jobs
-        kept = kept_models(models, self.memory.models)
+        kept = kept_models(self.adapters.shown(models), self.memory.models)
         if kept != self.memory.models:
             self.memory.models = kept
             if self.state is not ReplicaState.WAITING_FOR_READY:  # that is about to be ready, which tells of these too

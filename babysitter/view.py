@@ -14,6 +14,7 @@ from babysitter.spec import Spec
 from common.wire.address import url
 from common.wire.babysitter import BabysitterHealth, BabysitterInfo, BabysitterTimeline
 from common.wire.base import ModelObject
+from common.wire.lora import LoraAdapter
 from common.wire.models import ModelList
 from common.wire.replica import ReplicaReport
 from common.wire.words import NOT_SERVING, ReplicaStatus
@@ -42,6 +43,7 @@ class Moment:
     rss_mb: int = 0
     degraded: bool = False
     work: Work | None = None
+    adapters: list[LoraAdapter] | UnsetType = UNSET
 
 
 def make_report(spec: Spec, life: Lifecycle, memory: Memory, now: Moment) -> ReplicaReport:
@@ -96,6 +98,7 @@ def make_report(spec: Spec, life: Lifecycle, memory: Memory, now: Moment) -> Rep
         kv_cache_usage=_told(work.kv_cache_usage),
         prefix_query_tokens=_told(work.prefix_query_tokens),
         prefix_hit_tokens=_told(work.prefix_hit_tokens),
+        adapters=now.adapters,
     )
 
 
@@ -107,7 +110,8 @@ def _told(figure: T | None) -> T | UnsetType:
 class View:
     """Everything that others may know about the replica at one moment.
 
-    `state` is our own word, finer than the report's; `models` are the server's own model objects; `serves`: its process
+    `state` is our own word, finer than the report's; `models` are the server's own model objects, `loadable`
+    adapters that a request may have loaded; `serves`: its process
     lives; `settling` is true from an adoption to the first look: the last babysitter's record is then better left as it is.
     """
 
@@ -115,6 +119,7 @@ class View:
     state: ReplicaState
     report: ReplicaReport
     models: Sequence[ModelObject] = ()
+    loadable: Sequence[str] = ()
     serves: bool = False
     settling: bool = False
 

@@ -2,6 +2,9 @@
 
 from dataclasses import replace
 
+from msgspec import UNSET
+
+from babysitter.adapters import AdapterKeeper
 from babysitter.home import Home
 from babysitter.job_keeper import JobKeeper
 from babysitter.lifecycle import ALIVE, Lifecycle, ReplicaState
@@ -16,13 +19,22 @@ class Viewer:
     """Looks up what can be looked up; what is only told once is kept here, by `note`."""
 
     def __init__(
-        self, memory: Memory, home: Home, runner: ServerRunner, watcher: ServerWatcher, jobs: JobKeeper, *, now: str
+        self,
+        memory: Memory,
+        home: Home,
+        runner: ServerRunner,
+        watcher: ServerWatcher,
+        *,
+        jobs: JobKeeper,
+        adapters: AdapterKeeper,
+        now: str,
     ) -> None:
         self._memory = memory
         self._home = home
         self._runner = runner
         self._watcher = watcher
         self._jobs = jobs
+        self._adapters = adapters
         self._noted = Moment(port=watcher.port, updated_at=now)
 
     def note(self, **changes: object) -> None:
@@ -44,12 +56,14 @@ class Viewer:
             rss_mb=watcher.memory_mb,
             degraded=watcher.is_degraded,
             work=watcher.work if is_alive else None,
+            adapters=self._adapters.states() or UNSET,
         )
         return View(
             spec=spec,
             state=life.state,
             report=make_report(spec, life, self._memory, now),
             models=self._memory.models,
+            loadable=self._adapters.loadable(),
             serves=server is not None or (runner.external.is_detached and is_alive),
             settling=runner.is_adopted and life.state is ReplicaState.WAITING_FOR_READY and life.error is None,
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from babysitter import events as ev
+from babysitter.adapters import AdapterKeeper
 from babysitter.attempt import ServerAttempt
 from babysitter.engine_health import EngineHealth
 from babysitter.engine_metrics import Work
@@ -45,6 +46,7 @@ class ServerWatcher:
         busy: Changes whenever something but the log shows that the server works.
         tell: Takes events.
         models_seen: Takes the model objects of every good look.
+        adapters: Loads adapters that its list lacks.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class ServerWatcher:
         busy: Callable[[], object],
         tell: Callable[[ev.Event], None],
         models_seen: Callable[[list[ModelObject]], None],
+        adapters: AdapterKeeper,
     ) -> None:
         self.port = spec.addresses.port
         self.moved = asyncio.Event()
@@ -67,6 +70,7 @@ class ServerWatcher:
         self._spec = spec
         self._prober = probe
         self._engine = engine
+        self._adapters = adapters
         self._log = log
         self._state = state
         self._attempt = attempt
@@ -110,6 +114,10 @@ class ServerWatcher:
         self._port_mark = self._mark()
         self._members, self._members_at, self._memory_bytes, self._memory_at = (), 0.0, 0, 0.0
 
+    def look_soon(self) -> None:
+        """The server lists other models by now."""
+        self.moved.set()
+
     def doubt(self) -> None:
         """Look now, and have the engine show that it works."""
         self._engine.doubt()
@@ -146,6 +154,8 @@ class ServerWatcher:
                 if stranger is not None:
                     raise NotListening(f"port {self.port} is answered by a stranger, {stranger}")
             await self._prove(server_url, str(models[0]["id"]))
+            if await self._adapters.look(server_url, models, starts=self._state() is ReplicaState.WAITING_FOR_READY):
+                models = await self._prober.look(server_url)
         except NotReady as error:
             if not isinstance(error, NotListening):
                 self._tell(ev.PortFound())

@@ -4,12 +4,27 @@ from collections.abc import Mapping, Sequence
 
 from babysitter.backends.plan import LaunchContext, LaunchPlan, option_value
 
+ADAPTERS_ENV = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+
 
 def plan(
-    service: LaunchContext, *, model: str, args: Sequence[str], env: Mapping[str, str], work_dir: str | None
+    service: LaunchContext,
+    *,
+    model: str,
+    args: Sequence[str],
+    env: Mapping[str, str],
+    work_dir: str | None,
+    adapters: int = 0,
 ) -> LaunchPlan:
-    """`python3 -m vllm.entrypoints.openai.api_server --model M --port P --host H args…` (docs/contract.md 3)."""
-    fixed = ("--model", model, "--port", str(service.port), "--host", service.host)
+    """`python3 -m vllm.entrypoints.openai.api_server --model M --port P --host H args…` (docs/contract.md 3).
+
+    `adapters`: LoRA adapters that it is to keep loaded at once; 0 leaves its own arguments as they are.
+    """
+    fixed: tuple[str, ...] = ("--model", model, "--port", str(service.port), "--host", service.host)
     served = option_value(args, "--served-model-name") or model
+    if adapters:
+        kept = max(adapters, int(option_value(args, "--max-loras") or 1))
+        fixed = (*fixed, "--enable-lora", "--max-cpu-loras", str(kept))  # what `args` says comes later, and wins
+        env = {**ADAPTERS_ENV, **env}
     argv = ("python3", "-m", "vllm.entrypoints.openai.api_server", *fixed, *args)
     return LaunchPlan(argv=argv, env=env, work_dir=work_dir, expected_models=(served,))

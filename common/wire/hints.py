@@ -33,6 +33,7 @@ class Hints(Message, frozen=True, kw_only=True):
         type: `RecordKind`, or a babysitter's label.
         models: Ids of the models served.
         models_list: The model objects, where they are small enough for a record.
+        loadable: LoRA adapters that its babysitter loads when somebody asks for one.
         parent_service: The babysitter's own record.
         babysitter_url: Where that babysitter answers.
         node: The name of the agent's node.
@@ -52,6 +53,7 @@ class Hints(Message, frozen=True, kw_only=True):
     type: str | None = None
     models: list[Any] | None = None
     models_list: list[Any] | None = None
+    loadable: list[Any] | None = None
     parent_service: str | None = None
     babysitter_url: str | None = None
     node: str | None = None

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from msgspec import UNSET, UnsetType, field
 
 from common.wire.base import JsonObject, Message
+from common.wire.lora import LoraAdapter
 from common.wire.words import NOT_SERVING, DisplayStatus, ReplicaStatus, StageState
 
 
@@ -123,6 +124,7 @@ class ReplicaReport(ReplicaMembers, frozen=True, kw_only=True):
     degraded: bool = False
     models_list: list[JsonObject] | UnsetType = UNSET
     left_out: list[str] | UnsetType = UNSET
+    adapters: list[LoraAdapter] | UnsetType = UNSET
 
 
 PASSING: Final = frozenset(
