@@ -66,6 +66,8 @@ class AdapterKeeper:
         self._said = said
         self._session = session
         self._is_ready, self._persist, self._changed, self._look = is_ready, persist, changed, look
+        self.steps = 0
+        """Rises when a step begins and when it ends."""
         self._url = ""
         self._loaded: dict[str, str] = {}
         self._loaded_at: dict[str, float] = {}
@@ -99,17 +101,24 @@ class AdapterKeeper:
         """The models without those about to leave: they get no new requests."""
         return [model for model in models if self._doing.get(str(model["id"])) != "unloading"]
 
-    async def look(self, url: str, models: Sequence[ModelObject], *, starts: bool) -> bool:
+    async def look(self, url: str, models: Sequence[ModelObject], *, steps: int, starts: bool) -> bool:
         """Compare the engine's list with what is wanted. Before a server that `starts` is ready, what it lacks is loaded.
 
+        Args:
+            url: The server's.
+            models: Its list.
+            steps: `steps` as it was before the list was asked for.
+            starts: The server is not ready yet.
+
         Returns:
-            Whether the list may have changed.
+            Whether the list is older than a step.
         """
         if not self._rules.paths and not self._said:
             return False
         self._url = url
-        if not self._turn.locked():  # else the list may be older than the step that goes on
-            self._loaded = lora.listed(models)
+        if steps != self.steps:
+            return True
+        self._loaded = lora.listed(models)
         if (offered := self.loadable()) != self._offered:
             self._offered = offered
             self._changed()
@@ -241,6 +250,7 @@ class AdapterKeeper:
     async def _step(self, name: str, state: AdapterState) -> AsyncIterator[None]:
         """What is being done, for others to see; a step that the server refused is noted."""
         self._doing[name] = state
+        self.steps += 1
         self._changed()
         try:
             yield
@@ -252,6 +262,7 @@ class AdapterKeeper:
             raise
         finally:
             self._doing.pop(name, None)
+            self.steps += 1
             self._changed()
             self._look()
 

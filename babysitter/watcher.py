@@ -146,6 +146,7 @@ class ServerWatcher:
 
     async def _look(self) -> None:
         attempt, server_url = self._attempt(), url(self._spec.addresses.local, self.port)
+        steps = self._adapters.steps
         try:
             models = await self._prober.look(server_url)
             is_child = not self._spec.stop_command
@@ -154,7 +155,8 @@ class ServerWatcher:
                 if stranger is not None:
                     raise NotListening(f"port {self.port} is answered by a stranger, {stranger}")
             await self._prove(server_url, str(models[0]["id"]))
-            if await self._adapters.look(server_url, models, starts=self._state() is ReplicaState.WAITING_FOR_READY):
+            starts = self._state() is ReplicaState.WAITING_FOR_READY
+            if await self._adapters.look(server_url, models, steps=steps, starts=starts):
                 models = await self._prober.look(server_url)
         except NotReady as error:
             if not isinstance(error, NotListening):

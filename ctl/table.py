@@ -8,10 +8,10 @@ from common.wire.words import ReplicaStatus
 GOOD, BUSY, BAD, QUIET = "green", "yellow", "bold red", "dim"
 _STYLES: dict[str, str] = {
     **dict.fromkeys((status.value for status in ReplicaStatus), BUSY),
-    **dict.fromkeys(("draining", "suspect", "warn", "loading"), BUSY),
-    **dict.fromkeys(("ready", "running", "healthy", "active", "yes", "ok", "fresh"), GOOD),
+    **dict.fromkeys(("draining", "suspect", "warn", "loading", "unloading"), BUSY),
+    **dict.fromkeys(("ready", "running", "healthy", "active", "loaded", "yes", "ok", "fresh"), GOOD),
     **dict.fromkeys(("failed", "unhealthy", "down", "no", "stale", "no answer", "fault"), BAD),
-    **dict.fromkeys(("stopped", "not running", "unknown", "-", "skipped"), QUIET),
+    **dict.fromkeys(("stopped", "not running", "unknown", "-", "skipped", "unloaded"), QUIET),
 }
 
 

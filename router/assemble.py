@@ -19,6 +19,7 @@ from common.settings import SettingsError
 from common.tasks import TaskScope
 from common.tracing import require_tracing
 from router import advertise, compiled, complaints, last_table
+from router.adapters import AdapterLoader
 from router.control.app import Overview, make_app
 from router.control.engine_metrics import EngineMetrics
 from router.control.replica_api import ReplicaApi
@@ -93,6 +94,10 @@ async def serve(
             await web.UnixSite(runner, control_path).start()
             prober = master.prober = make_prober(master, session)
             scope.spawn("probe", prober.run(), service=True)
+            loader = AdapterLoader(
+                session, scope, replicas=master.replicas, note=master.note_load, tls=lambda: master.tls
+            )
+            pool.adapter_wanted = loader.wanted
             scope.spawn("reach", master.watch_reach(), service=True)
             if client is not None:
                 scope.spawn("follow", master.follow(client), service=True)

@@ -22,7 +22,7 @@ from router.serves import declared, has_messages
 FORMS = ("/v1", "")
 """Of a server's paths."""
 OF_ITS_LIFE = (
-    *("probe_failures", "probe_successes", "probed_ok", "doubted", "problem", "slot"),
+    *("probe_failures", "probe_successes", "probed_ok", "doubted", "problem", "slot", "load_refused"),
     *("learned_models", "learned_prefix", "learned_objects", "learned_calls"),
 )
 """What a replica keeps when only its record changes."""
@@ -84,7 +84,7 @@ class Directory:
         return True
 
     def expire(self, now: float) -> bool:
-        """Drop what has been absent for longer than the grace period."""
+        """Drop what has been absent for longer than the grace period, and refusals whose time is over."""
         gone = [
             replica.name
             for replica in self.replicas.values()
@@ -93,7 +93,23 @@ class Directory:
         for name in gone:
             self._remove(name)
         self._admit()
-        return bool(gone)
+        over = [
+            (one, adapter) for one in self.replicas.values() for adapter, at in one.load_refused.items() if at <= now
+        ]
+        for replica, adapter in over:
+            del replica.load_refused[adapter]
+        return bool(gone or over)
+
+    def note_load(self, name: str, generation: str, adapter: str, *, refused_until: float | None) -> bool:
+        """Take a babysitter's answer: an adapter is loaded, or refused for a time; returns whether the table changed."""
+        replica = self.replicas.get(name)
+        if replica is None or replica.generation != generation:
+            return False
+        if refused_until is not None:
+            replica.load_refused[adapter] = refused_until
+        elif adapter in replica.loadable:
+            replica.loaded = (*replica.loaded, adapter)
+        return True
 
     def set_keys(self, keys: ReplicaKeys) -> None:
         """Take the replicas' own keys."""
@@ -178,6 +194,7 @@ class Directory:
             slot=replica.slot,
             weight=replica.weight,
             models=replica.models,
+            loadable=replica.loadable,
             cache_type=hints.cache_type,
             api_prefix=hints.api_prefix if hints.api_prefix in FORMS else plan.api_prefix or replica.learned_prefix,
             eligibility=replica.eligibility,

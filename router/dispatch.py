@@ -137,6 +137,12 @@ def response_gone(response: str, reason: str) -> LocalAnswer:
     )
 
 
+ADAPTER_NOT_LOADED: Final = LocalAnswer(
+    503, "adapter_not_loaded", "no replica could load this adapter; its operators are told why", _RETRY_LATER
+)
+"""The answer to a request that waited for an adapter, and has nobody to go to."""
+
+
 def judge(status: int) -> Judgement:
     """What a whole response with `status` says of its replica."""
     if status < _CLIENT_ERROR:

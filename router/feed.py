@@ -65,7 +65,14 @@ class WorkerStatus(msgspec.Struct, frozen=True, tag="status"):
     """By endpoint id: requests in a row that could not reach it, and why the last could not."""
 
 
-Message = WorkerSetup | Endpoints | Keys | Forgive | Retire | WorkerStatus
+class AdapterWanted(msgspec.Struct, frozen=True, tag="adapter"):
+    """A worker has requests for an adapter that is loaded nowhere, and would send them to `endpoint` (an id)."""
+
+    adapter: str
+    endpoint: str
+
+
+Message = WorkerSetup | Endpoints | Keys | Forgive | Retire | WorkerStatus | AdapterWanted
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 

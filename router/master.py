@@ -48,6 +48,7 @@ class Master:
         self._changed = asyncio.Event()
         self.first_answer = asyncio.Event()
         self.prober: ReplicaProber | None = None
+        """Set once the session is there; `pool.adapter_wanted` likewise."""
         self.static_keys: dict[str, str] = {}
         self.tls = client_context(None)
         """What our own probes check replicas on https with."""
@@ -123,6 +124,11 @@ class Master:
             log.info("replica.probe_verdict", replica=name, ok=replica.probed_ok)
         if was_doubted and not replica.doubted:
             self.pool.forgive(replica.slot, replica.id)
+
+    def note_load(self, replica: Replica, adapter: str, refused_until: float | None) -> None:
+        """Take a babysitter's answer to a load."""
+        if self.directory.note_load(replica.name, replica.generation, adapter, refused_until=refused_until):
+            self._changed.set()
 
     def load_files(self) -> None:
         """Read the static services, the API keys, the replicas' keys and CAs, where they are set.

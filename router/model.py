@@ -1,7 +1,7 @@
 """The router's nouns, shared by its rooms. Data only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import msgspec
@@ -57,6 +57,8 @@ class Endpoint:
     """What goes before every path: empty, or `/team-a`."""
     authorization: str | None = field(default=None, repr=False)
     """What the replica wants to see in that header instead of the client's; a secret."""
+    loadable: tuple[str, ...] = ()
+    """Adapters that its babysitter loads when somebody asks for one."""
     serves: tuple[str, ...] | None = None
     """The calls that it answers (`serves.py`); None where nothing is known of that."""
     messages: bool | None = None
@@ -106,6 +108,8 @@ class Table:
     by_model: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict)
     fresh: dict[str | None, tuple[Endpoint, ...]] = field(default_factory=dict)
     """The fresh ones by model, and all of them under None: the candidates of nearly every request."""
+    loadable: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict)
+    """By adapter: those that are well and may load it; nearly always empty."""
 
     @classmethod
     def of(cls, version: int, endpoints: tuple[Endpoint, ...]) -> "Table":
@@ -119,7 +123,12 @@ class Table:
             for model, those in by_model.items()
         }
         fresh[None] = tuple(one for one in endpoints if one.eligibility is Eligibility.FRESH)
-        return cls(version, endpoints, {model: tuple(those) for model, those in by_model.items()}, fresh)
+        able: dict[str, tuple[Endpoint, ...]] = {}
+        for endpoint in endpoints:
+            if endpoint.loadable and endpoint.eligibility in (Eligibility.FRESH, Eligibility.SUSPECT):
+                for adapter in endpoint.loadable:
+                    able[adapter] = (*able.get(adapter, ()), endpoint)
+        return cls(version, endpoints, {model: tuple(those) for model, those in by_model.items()}, fresh, able)
 
 
 @dataclass(slots=True)
@@ -147,6 +156,10 @@ class Replica:
     """What our latest probe found wrong, in plain words."""
     learned_calls: tuple[str, ...] | None = None
     """What it tells of its calls: none when it says nothing, None until it was asked."""
+    loaded: tuple[str, ...] = ()
+    """Adapters that its babysitter said it had loaded; its next record says so itself."""
+    load_refused: dict[str, float] = field(default_factory=dict)
+    """Adapters that it could not load, and until when (monotonic) it is not asked for them again."""
     slot: int = -1
     hints: Hints = field(init=False)
     """What the record's metadata says, read once."""
@@ -174,7 +187,26 @@ class Replica:
     def models(self) -> tuple[str, ...]:
         """Model ids by the record, else as our probe learned them; of a copied list, what was learned later wins."""
         declared = self.declared_models
-        return self.learned_models if not declared or (self.is_copied and self.learned_models) else declared
+        models = self.learned_models if not declared or (self.is_copied and self.learned_models) else declared
+        return models if not self.loaded else tuple(dict.fromkeys((*models, *self.loaded)))
+
+    @property
+    def babysitter(self) -> Plan | None:
+        """How its babysitter is reached, at the replica's own host; it takes the replica's key. None where there is none."""
+        url, plan = self.hints.babysitter_url, self.plan
+        if url is None:
+            return None
+        found = plan_of(url, plan.host, plan.port)
+        key = plan.authorization if found.tls or not plan.tls else None
+        return replace(found, authorization=key) if found.host == plan.host else None
+
+    @property
+    def loadable(self) -> tuple[str, ...]:
+        """Adapters that it may be asked to load."""
+        if not self.hints.loadable or self.babysitter is None:
+            return ()
+        names = (name for name in self.hints.loadable if isinstance(name, str))
+        return tuple(name for name in names if name not in self.models and name not in self.load_refused)
 
     @property
     def declared_models(self) -> tuple[str, ...]:

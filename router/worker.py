@@ -108,6 +108,7 @@ async def serve(feed_fd: int, counters_fd: int, socket_fd: int, *, is_compiled: 
         tracing = open_tracing(settings, "router", **{"inference.worker": str(plan.index)})
         if tracing is not None:
             engine.traces = Traces(tracing.send, settings.trace_sample)
+        engine.ask_for_adapter = lambda adapter, endpoint: feed.write(writer, feed.AdapterWanted(adapter, endpoint))
         scope.spawn("sweep", engine.sweep(), service=True)
         retired = scope.spawn("feed", _listen(reader, writer, engine, listening, scope, is_compiled=is_compiled))
         failure = asyncio.ensure_future(scope.failed())

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -91,6 +91,8 @@ class WorkerPool:
         """PEM for the workers that start from now on."""
         self._serving = [asyncio.Event() for _ in range(settings.workers)]
         self._table = Table(0)
+        self.adapter_wanted: Callable[[str, str], None] = lambda _adapter, _endpoint: None
+        """Called with an adapter that a worker has requests for, and the endpoint that it would send them to."""
         self._stopping = False
         self._rolling = asyncio.Lock()
 
@@ -298,6 +300,8 @@ class WorkerPool:
                 message = await asyncio.wait_for(feed.read(reader), SILENCE_LIMIT_S)
                 if message is None:
                     break
+                if isinstance(message, feed.AdapterWanted):
+                    self.adapter_wanted(message.adapter, message.endpoint)
                 if isinstance(message, feed.WorkerStatus):
                     if worker.status is None:
                         log.info("worker.serving", worker=index, pid=worker.process.pid, compiled=message.compiled)

@@ -1,9 +1,10 @@
 """PURE. Services, models and routing decisions as tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from common.wire.base import JsonObject
 from common.wire.hints import Hints
+from common.wire.lora import LoraAdapter
 from common.wire.record import ServiceRecord
 from common.wire.router import RoutedService
 from ctl import answers
@@ -45,6 +46,12 @@ def models(listed: Sequence[JsonObject], replicas: Sequence[RoutedService]) -> T
         rows.append((name, f"{len(ready)}/{len(serving)}", str(in_flight), str(model.get("owned_by") or ""), who))
     columns = ("MODEL", "READY", "IN FLIGHT", "OWNED BY", "REPLICAS")
     return TextTable(columns, rows, right=frozenset({"READY", "IN FLIGHT"}))
+
+
+def adapters(found: Mapping[str, Sequence[LoraAdapter]]) -> TextTable:
+    """One row for each adapter of each server."""
+    rows = [(name, one.name, one.state, one.error or "") for name in sorted(found) for one in found[name]]
+    return TextTable(("REPLICA", "ADAPTER", "STATE", "ERROR"), rows)
 
 
 def candidates(decision: JsonObject) -> TextTable:

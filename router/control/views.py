@@ -61,6 +61,8 @@ def service(replica: Replica, counts: Counts, unreached: tuple[int, str] | None 
 def model_list(replicas: Sequence[Replica], aliases: Mapping[str, Collection[str]] | None = None) -> ModelList:
     """OpenAI's list: the union over healthy replicas, one entry per id, sorted; and `aliases` of what is in it.
 
+    Adapters that a replica loads when somebody asks for one are in it.
+
     A replica's own model object (`metadata.models_list`, else as its server told our probe) is shown when it has one;
     `created` is 0 and `owned_by` its parent service otherwise.
     """
@@ -73,10 +75,22 @@ def model_list(replicas: Sequence[Replica], aliases: Mapping[str, Collection[str
             if model not in models:
                 plain = {"id": model, "object": "model", "created": 0, "owned_by": owner}
                 models[model] = plain | replica.model_objects.get(model, {})
+    for replica in replicas:
+        for adapter in replica.loadable if is_healthy(replica) else ():
+            owner = replica.hints.parent_service or replica.name
+            models.setdefault(
+                adapter, {"id": adapter, "object": "model", "created": 0, "owned_by": owner, "parent": _base(replica)}
+            )
     for alias, parts in (aliases or {}).items():
         if not models.keys().isdisjoint(parts):
             models.setdefault(alias, {"id": alias, "object": "model", "created": 0, "owned_by": "router"})
     return ModelList(data=[models[model] for model in sorted(models)])
+
+
+def _base(replica: Replica) -> str | None:
+    """The model that a replica's adapters adapt: the first that has no parent itself."""
+    objects = replica.model_objects
+    return next((model for model in replica.models if not objects.get(model, {}).get("parent")), None)
 
 
 def health(

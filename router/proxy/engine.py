@@ -16,7 +16,7 @@ from router.admission import Waiting
 from router.candidates import choose_from
 from router.counters import IN_FLIGHT, SharedCounters
 from router.keys import Key, KeyRing
-from router.model import Endpoint, Table
+from router.model import Endpoint, Facts, Table
 from router.outlier import TOLD, Outliers, Reason
 from router.owners import Owners
 from router.policy.blocks import seed_of
@@ -35,6 +35,8 @@ from router.serves import call_of
 
 log = structlog.get_logger(__name__)
 SWEEP_S = 0.25
+ASK_AGAIN_S = 1.0
+"""While requests wait for an adapter, the master is asked for it again: a babysitter may have had no room for it."""
 HEARD_LIMIT = 65536
 """Of model names that are remembered as seen."""
 SEARCHES_AT_ONCE = 16
@@ -44,6 +46,10 @@ SEARCHES_AT_ONCE = 16
 def tag_of(endpoint: Endpoint) -> int:
     """What an endpoint is known by where a number must do."""
     return seed_of(endpoint.id.encode())
+
+
+def _nobody_to_ask(adapter: str, endpoint: str) -> None:
+    """A worker has its master."""
 
 
 @dataclass
@@ -80,6 +86,10 @@ class Engine:
     by_tag: dict[int, Endpoint] = field(default_factory=dict)
     """Endpoints by the number that they have in `owners`."""
     searches: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SEARCHES_AT_ONCE))
+    ask_for_adapter: Callable[[str, str], None] = field(default=_nobody_to_ask)
+    """Has the master get an adapter loaded, at an endpoint by its id."""
+    _asked_for: dict[str, float] = field(default_factory=dict)
+    """Adapters that requests wait for, and when the master was asked last."""
     _heard: set[str] = field(default_factory=set)
     """Models that somebody listed since the worker began."""
 
@@ -107,6 +117,7 @@ class Engine:
         if len(self._heard) > HEARD_LIMIT:
             self._heard.clear()
         self._heard.update(table.by_model)
+        self._heard.update(table.loadable)
         self.chooser.set_table(table, self.now())
         self.needs = Needs(table, self.chooser, self.limits, keys=self.needs.key)
         ids = {endpoint.id for endpoint in table.endpoints}
@@ -115,6 +126,8 @@ class Engine:
         self.by_tag = {tag_of(endpoint): endpoint for endpoint in table.endpoints}
         self.watch.set_table(table)
         self.connector.set_table(table)
+        if self._asked_for:
+            self.serve_waiting()
 
     def peers(self, model: str | None) -> Sequence[Endpoint]:
         """Everybody who lists `model`; everybody, for a request that names none."""
@@ -143,9 +156,25 @@ class Engine:
         return not self._heard or model in self._heard or self.chooser.rules.names(model)
 
     def is_ready(self, model: str) -> bool:
-        """True when somebody who lists `model` may be asked without being a last resort."""
+        """True when somebody who lists `model` may be asked without being a last resort, or may load it."""
+        return model in self.table.loadable or self._is_at_hand(model)
+
+    def _is_at_hand(self, model: str) -> bool:
         choice = choose_from(self.peers(model), (), self.outliers, self.now())
         return bool(choice.endpoints) and not choice.panic
+
+    def lacks_adapter(self, model: str) -> bool:
+        """True when `model` is an adapter that nobody has who is well, and that somebody may load."""
+        return model in self.table.loadable and not self._is_at_hand(model)
+
+    def want_adapter(self, model: str, facts: Facts) -> None:
+        """Have an adapter loaded that `lacks_adapter`, where the usual rules would send this request."""
+        now = self.now()
+        if model in self._asked_for and now - self._asked_for[model] < ASK_AGAIN_S:
+            return
+        self._asked_for[model] = now
+        able = choose_from(self.table.loadable[model], (), self.outliers, now).endpoints
+        self.ask_for_adapter(model, self.chooser.pick(self.with_room(able) or able, facts, now).endpoint.id)
 
     def candidates(self, peers: Sequence[Endpoint], model: str | None, tried: Collection[str]) -> Sequence[Endpoint]:
         """Who may be asked now; the common case is looked up, not computed."""
@@ -213,6 +242,8 @@ class Engine:
     def serve_waiting(self) -> None:
         """Let those go who wait for room that is there now."""
         for model in self.waiting.models():
+            if model in self._asked_for and self._waits_for_adapter(model):
+                continue
             while any(self.has_room(endpoint) for endpoint in self.peers(model or None)):
                 exchange = self.waiting.next(model, self.now())
                 if exchange is None:
@@ -220,6 +251,19 @@ class Engine:
                 exchange.choose()
                 if exchange.queued:
                     break  # the room is not for it: its candidates are others
+
+        if self._asked_for:
+            waiting = self.waiting.models()
+            self._asked_for = {model: at for model, at in self._asked_for.items() if model in waiting}
+
+    def _waits_for_adapter(self, model: str) -> bool:
+        """True while an adapter is still to come: it is asked for again; who waits for one that cannot be had is told."""
+        if self.lacks_adapter(model):
+            self.want_adapter(model, Facts(model=model))
+            return True
+        while not self.peers(model) and (exchange := self.waiting.next(model, self.now())) is not None:
+            exchange.choose()
+        return False
 
     def begin_attempt(self, endpoint: Endpoint) -> None:
         """A request goes to `endpoint`: one more in flight."""

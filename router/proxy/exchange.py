@@ -57,6 +57,7 @@ class Exchange(OwnedRequest):
     _attempt: UpstreamAttempt | None = None
     _queued_at = 0.0
     _priority = Priority.NORMAL
+    _awaits_adapter = False
 
     def __init__(self, engine: Engine, client: ClientConnection, head: RequestHead, body: bytes) -> None:
         self._engine = engine
@@ -157,6 +158,12 @@ class Exchange(OwnedRequest):
     def choose(self) -> None:
         """Ask a replica, wait for one with room, or answer that there is none."""
         engine, model, tried = self._engine, self.facts.model, self.dispatch.tried
+        is_free = not tried and not self.owner_tag
+        if engine.needs.adapters and model is not None and is_free and engine.lacks_adapter(model):
+            self._awaits_adapter = True
+            engine.want_adapter(model, self.facts)
+            self._join_queue()
+            return
         # As they are now: it may have waited, or been tried elsewhere.
         if self.owner_tag:
             owner = self.owner()
@@ -167,6 +174,9 @@ class Exchange(OwnedRequest):
         else:
             peers = engine.peers_for(model, self.head.path)
             candidates = engine.candidates(peers, model, tried)
+        if self._awaits_adapter and not candidates and not tried:
+            self.fail(dispatch.ADAPTER_NOT_LOADED)
+            return
         roomy = engine.with_room(candidates)
         may_come = not candidates and model is not None and engine.may_come(model)
         action = self.dispatch.choose(model, peers, candidates=len(candidates), roomy=len(roomy), may_come=may_come)

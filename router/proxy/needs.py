@@ -24,6 +24,8 @@ class Needs:
         """Some replica has a cache type, which the length of the prompt's text chooses."""
         self.room = any(endpoint.limit for endpoint in endpoints)
         """Some replica takes a limited number of requests at once."""
+        self.adapters = bool(table.loadable)
+        """Some adapter is loaded when somebody asks for it."""
         self.call = any(endpoint.serves is not None for endpoint in endpoints)
         """It is known of some replica which calls it answers."""
         self.headers = chooser.uses("session") or limits.allow_policy_header

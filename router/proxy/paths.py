@@ -7,6 +7,7 @@ segments, `%2e`, `//host` and absolute targets cannot lead anywhere (docs/faults
 import re
 from dataclasses import dataclass
 from enum import Enum
+from urllib.parse import unquote_to_bytes
 
 
 class EndMark(Enum):
@@ -141,6 +142,15 @@ def stored_response(path: bytes) -> Operation | None:
         return None
     response = found[2].decode()
     return Operation(found[1], prefixed=True, by_engine=False, repeatable=False, methods=methods, response=response)
+
+
+_LOADS_ADAPTERS = frozenset({b"load_lora_adapter", b"unload_lora_adapter", b"adapters", b"lora-adapters"})
+"""Parts of the paths by which vLLM, SGLang, vLLM's SageMaker side and llama.cpp load adapters, from wherever the body says."""
+
+
+def loads_adapters(path: bytes) -> bool:
+    """True for an engine's own call for LoRA adapters, however it is escaped: only babysitters make those (docs/adr/0012)."""
+    return not _LOADS_ADAPTERS.isdisjoint(unquote_to_bytes(path).lower().split(b"/"))
 
 
 def is_control(path: bytes) -> bool:

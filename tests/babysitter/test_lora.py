@@ -5,11 +5,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from babysitter import lora
@@ -19,9 +21,12 @@ from babysitter.backends.plan import LaunchContext
 from babysitter.lora import DWELL_S, MOST_TRIES, LoraRules, Step, Trouble, Use
 from babysitter.settings import BabysitterSettings
 from common.settings import Layer, SettingsError, build
+from tests.babysitter.conftest import Registry
 from tests.babysitter.real import PROJECT, Node, ask, running, until
+from tests.babysitter.test_engine import router_port
 from tests.ports import free_port
 
+__all__ = ["router_port"]  # a fixture
 AT_START = LoraRules({"a": "/a", "b": "/b"})
 ON_DEMAND = LoraRules({"a": "/a", "b": "/b"}, on_demand=True, max_loaded=1)
 
@@ -48,7 +53,7 @@ def test_next_step_leads_from_what_is_loaded_to_what_is_wanted(
     assert lora.next_step(rules, said, loaded, {}, 0.0) == step
 
 
-def test_failed_load_is_tried_again_later_and_later_and_then_no_more_W60() -> None:
+def test_failed_load_is_tried_again_later_and_later_and_then_no_more_L3() -> None:
     trouble: Trouble | None = None
     waits = []
     for _ in range(MOST_TRIES):
@@ -124,16 +129,18 @@ def test_server_that_was_not_started_for_adapters_is_told_as_such() -> None:
 
 
 @contextmanager
-def node_of(directory: Path, load_s: float = 0.0, **table: Any) -> Iterator[Node]:
+def node_of(directory: Path, load_s: float = 0.0, top: dict[str, Any] | None = None, **table: Any) -> Iterator[Node]:
     """A babysitter over `lora_server.py`, with folders for the adapters `a`, `b` and `c`."""
+    directory.mkdir(exist_ok=True)
     for name in "abc":
         (directory / name).mkdir()
     table.setdefault("adapters", {name: str(directory / name) for name in "ab"})
     port, script = free_port(), str(PROJECT / "tests" / "babysitter" / "lora_server.py")
     args = ["-I", "-S", script, str(port), str(directory), str(load_s)]
     backend = {"type": "command", "command": sys.executable, "args": args}
-    top = {"lora": table}
-    with running(directory, port=port, backend=backend, top=top, probes={"generate_path": ""}) as node:
+    settings = {"lora": table, **(top or {})}
+    probes = {"generate_path": ""}
+    with running(directory, name=f"n{port}", port=port, backend=backend, top=settings, probes=probes) as node:
         yield node
 
 
@@ -160,7 +167,7 @@ def until_models(node: Node, *models: str) -> None:
     until(f"models {models}", lambda: node.report().get("models") == list(models))
 
 
-def test_adapters_of_the_file_are_there_before_the_server_is_ready_again_and_again_W58(tmp_path: Path) -> None:
+def test_adapters_of_the_file_are_there_before_the_server_is_ready_again_and_again_L1(tmp_path: Path) -> None:
     with node_of(tmp_path) as node:
         node.start()
         pid = node.ready()
@@ -195,7 +202,7 @@ def test_file_that_changes_loads_unloads_and_replaces_adapters(tmp_path: Path) -
         until("told", lambda: sorted(node.report()["models"]) == ["b", "base", "c"])
 
 
-def test_load_that_fails_is_told_in_the_engines_words_and_the_model_is_not_offered_W60(tmp_path: Path) -> None:
+def test_load_that_fails_is_told_in_the_engines_words_and_the_model_is_not_offered_L3(tmp_path: Path) -> None:
     with node_of(tmp_path, adapters={"a": str(tmp_path / "a"), "x": str(tmp_path / "none")}, on_demand=True) as node:
         node.start()
         node.ready()
@@ -223,9 +230,7 @@ def test_two_who_want_an_adapter_have_it_loaded_once(tmp_path: Path) -> None:
         assert calls(node, "load") == ["a"]
 
 
-def test_least_recently_used_makes_room_and_never_one_in_use_W59(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_least_recently_used_makes_room_and_never_one_in_use_L2(tmp_path: Path) -> None:
     with node_of(tmp_path, on_demand=True, max_loaded=1) as node:
         node.start()
         node.ready()
@@ -239,7 +244,7 @@ def test_least_recently_used_makes_room_and_never_one_in_use_W59(
         until_models(node, "base", "b")
 
 
-def test_adapter_in_use_is_out_of_the_report_before_it_is_unloaded_W59(tmp_path: Path) -> None:
+def test_adapter_in_use_is_out_of_the_report_before_it_is_unloaded_L2(tmp_path: Path) -> None:
     with node_of(tmp_path) as node:
         node.restarts["drain_s"] = 60
         node.start()
@@ -256,10 +261,66 @@ def test_adapter_in_use_is_out_of_the_report_before_it_is_unloaded_W59(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["/etc", "../a", "c", 7, None])
-def test_call_names_an_adapter_of_the_settings_and_nothing_else_W61(tmp_path: Path, name: Any) -> None:
+def test_call_names_an_adapter_of_the_settings_and_nothing_else_L4(tmp_path: Path, name: Any) -> None:
     with node_of(tmp_path) as node:
         node.start()
         node.ready()
         assert "error" in call(node, "load", name)
         assert "on_demand" in call(node, "demand", "a")["error"]
         assert sorted(loaded(node)) == ["a", "b"]
+
+
+def test_first_requests_of_two_workers_load_an_adapter_once_at_one_of_two_replicas_without_a_registry_too(
+    tmp_path: Path, registry: Registry, router_port: int
+) -> None:
+    router = f"http://127.0.0.1:{router_port}"
+
+    def chat(model: str) -> Any:
+        return (ask(f"{router}/v1/chat/completions", {"model": model, "messages": []}, timeout_s=60) or {}).get("model")
+
+    def many(model: str) -> list[Any]:
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(chat, [model] * 8))
+
+    top = {"registry_url": registry.url}
+    with (
+        node_of(tmp_path / "1", load_s=0.3, top=top, on_demand=True) as one,
+        node_of(tmp_path / "2", load_s=0.3, top=top, on_demand=True) as two,
+    ):
+        for node in (one, two):
+            node.start()
+        for node in (one, two):
+            node.ready()
+        until("both are routed to", lambda: ask(f"{router}/health")["healthy_services"] == "2/2")
+        listed = {model["id"]: model.get("parent") for model in ask(f"{router}/v1/models")["data"]}
+        assert listed == {"base": None, "a": "base", "b": "base"}
+        assert many("a") == ["a"] * 8
+        assert calls(one, "load") + calls(two, "load") == ["a"]
+        until("its record names it", lambda: "a" in (one.report()["models"] + two.report()["models"]))
+
+        registry.kill()
+        assert many("b") == ["b"] * 8
+        assert sorted(calls(one, "load") + calls(two, "load")) == ["a", "b"]
+        assert chat("c") is None
+
+
+def test_adapter_is_loaded_for_whoever_has_the_servers_key_and_by_nobody_else_L4(tmp_path: Path) -> None:
+    key, token = tmp_path / "key", tmp_path / "token"
+    for file, text in ((key, "k" * 40), (token, "t" * 40)):
+        file.write_text(text)
+        file.chmod(0o600)
+    top = {"host": "0.0.0.0", "api_key_file": str(key), "api_token_file": str(token)}
+    with node_of(tmp_path, top=top, on_demand=True) as node:
+        node.start()
+        node.ready()
+
+        def answer(what: str, secret: str | None) -> int:
+            headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+            return httpx.post(
+                f"http://127.0.0.1:{node.port + 1}/lora/{what}", json={"name": "a"}, headers=headers, timeout=30
+            ).status_code
+
+        assert [answer("demand", secret) for secret in (None, "x" * 40)] == [401, 401]
+        assert [answer(what, "k" * 40) for what in ("load", "unload")] == [401, 401]
+        assert answer("demand", "k" * 40) == 200
+        assert answer("unload", "t" * 40) == 200

@@ -37,7 +37,7 @@ async def test_server_that_answers_badly_listens_and_one_that_refuses_does_not(
         busy=lambda: None,
         tell=heard.append,
         models_seen=lambda _models: None,
-        adapters=cast("Any", None),
+        adapters=cast("Any", SimpleNamespace(steps=0)),
     )
     await watcher._look()
     assert heard == told
@@ -59,7 +59,7 @@ async def test_new_server_is_not_judged_by_the_memory_of_the_last_A16(monkeypatc
         busy=lambda: None,
         tell=heard.append,
         models_seen=lambda _models: None,
-        adapters=cast("Any", None),
+        adapters=cast("Any", SimpleNamespace(steps=0)),
     )
     await watcher._weigh()
     assert [type(event) for event in heard] == [ev.OverLimit]
