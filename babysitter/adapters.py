@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
@@ -93,9 +93,9 @@ class AdapterKeeper:
         """Every adapter of the settings."""
         return lora.states(self._rules, self._loaded, self._troubles, self._doing)
 
-    def loadable(self) -> list[str]:
-        """Adapters that a request may have loaded."""
-        return lora.loadable(self._rules, self._loaded, self._troubles, self._doing, time.monotonic())
+    def loadable(self, models: Collection[str]) -> list[str]:
+        """Adapters that a request may have loaded, none of `models`: what is told of both must be of one moment."""
+        return lora.loadable(self._rules, models, self._troubles, self._doing, time.monotonic())
 
     def shown(self, models: Sequence[ModelObject]) -> list[ModelObject]:
         """The models without those about to leave: they get no new requests."""
@@ -119,7 +119,7 @@ class AdapterKeeper:
         if steps != self.steps:
             return True
         self._loaded = lora.listed(models)
-        if (offered := self.loadable()) != self._offered:
+        if (offered := self.loadable(self._loaded)) != self._offered:
             self._offered = offered
             self._changed()
         if self._next() is None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from msgspec import UNSET
 
 from babysitter.adapters import AdapterKeeper
+from babysitter.fitting import names
 from babysitter.home import Home
 from babysitter.job_keeper import JobKeeper
 from babysitter.lifecycle import ALIVE, Lifecycle, ReplicaState
@@ -63,7 +64,7 @@ class Viewer:
             state=life.state,
             report=make_report(spec, life, self._memory, now),
             models=self._memory.models,
-            loadable=self._adapters.loadable(),
+            loadable=self._adapters.loadable(names(self._memory.models)),
             serves=server is not None or (runner.external.is_detached and is_alive),
             settling=runner.is_adopted and life.state is ReplicaState.WAITING_FOR_READY and life.error is None,
         )

@@ -11,6 +11,7 @@ from ctl.codes import MEANINGS, Code
 from ctl.places import DEFAULT_REGISTRY, DEFAULT_ROUTER, default_state_dir
 
 GROUPS: Mapping[str, str] = {
+    "lora": "LoRA adapters of running servers: list, load and unload them",
     "replicas": "create, list, look at and stop replicas, on any node",
     "request": "make create requests",
 }

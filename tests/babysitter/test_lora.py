@@ -1,5 +1,6 @@
 """LoRA adapters at a babysitter: what is decided, and what a babysitter makes of a server that does as vLLM does."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -7,15 +8,20 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from babysitter import lora
-from babysitter.adapters import NO_SUCH_CALL, _words
+from babysitter.adapters import LOAD, NO_SUCH_CALL, AdapterKeeper, _words
 from babysitter.backends import vllm
 from babysitter.backends.plan import LaunchContext
 from babysitter.lora import DWELL_S, MOST_TRIES, LoraRules, Step, Trouble, Use
@@ -126,6 +132,32 @@ def test_server_that_was_not_started_for_adapters_is_told_as_such() -> None:
     assert NO_SUCH_CALL in _words(b'{"detail":"Not Found"}')
     assert _words(b'{"error":{"message":"rank 64 is\\n larger"}}') == "rank 64 is larger"
     assert _words(b"<html>") == "<html>"
+
+
+async def test_adapter_that_was_just_loaded_is_loadable_until_it_is_among_the_models() -> None:
+    """Else a record says of a moment that it is neither, and requests that wait for it are refused."""
+
+    async def load(_request: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post(LOAD, load)
+    told: list[list[str]] = []
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        spec: Any = SimpleNamespace(lora=ON_DEMAND, policy=SimpleNamespace(drain_s=0))
+        keeper = AdapterKeeper(
+            spec,
+            {},
+            session,
+            is_ready=lambda: True,
+            persist=partial(asyncio.sleep, 0),
+            changed=lambda: told.append(keeper.loadable(["base"])),
+            look=lambda: None,
+        )
+        await keeper.look(str(server.make_url("")).rstrip("/"), [{"id": "base"}], steps=0, starts=False)
+        await keeper.load("a")
+    assert told == [["a", "b"]] * 3
+    assert keeper.loadable(["base", "a"]) == ["b"]
 
 
 @contextmanager

@@ -326,3 +326,45 @@ async def test_a_stranger_at_the_address_is_told_as_one(suite: Suite) -> None:
         done = await suite.ctl(command)
         assert done.code != 0
         assert "Traceback" not in done.stderr
+
+
+def served(suite: Suite) -> None:
+    """A replica with two adapters, whose babysitter is the fake router."""
+    adapters = [
+        {"name": "sql", "state": "loaded", "error": None},
+        {"name": "x", "state": "failed", "error": "no\nfile"},
+    ]
+    metadata = {"type": "openai-api", "babysitter_url": suite.router, "replica": {"adapters": adapters}}
+    suite.answers["registry GET /services"] = {"services": [record("q-server", metadata=metadata), record("plain")]}
+
+
+async def test_adapters_are_listed_with_what_the_engine_said(suite: Suite) -> None:
+    served(suite)
+    done = await suite.ctl("lora", "list")
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["REPLICA", "ADAPTER", "STATE", "ERROR"],
+        ["q-server", "sql", "loaded", "-"],
+        ["q-server", "x", "failed", "no", "file"],
+    ]
+    assert list((await suite.ctl("lora", "list", "q", "--json")).json["adapters"]) == ["q-server"]
+    assert (await suite.ctl("lora", "list", "plain", "--json")).json == {"adapters": {}}
+    assert (await suite.ctl("lora", "list", "nobody")).code == Code.NOT_FOUND
+
+
+async def test_adapter_is_loaded_and_unloaded_at_the_babysitter_with_its_own_token(suite: Suite) -> None:
+    served(suite)
+    for name, text in (("token", "t" * 40), ("own", "o" * 40)):
+        (suite.home / name).write_text(text)
+        (suite.home / name).chmod(0o600)
+    suite.env["SVC_TOKEN_FILE"] = str(suite.home / "token")
+    suite.answers["router POST /lora/load"] = {"name": "sql", "state": "loaded", "error": None}
+    done = await suite.ctl("lora", "load", "q", "sql", "--babysitter-token-file", str(suite.home / "own"))
+    assert (done.code, done.stderr.strip()) == (0, "q-server: sql is loaded")
+    assert suite.calls("router POST /lora/load") == [{"name": "sql"}]
+    assert [headers["Authorization"] for key, _, headers in suite.asked if "lora" in key] == [f"Bearer {'o' * 40}"]
+    suite.answers["router POST /lora/unload"] = (404, {"error": "no adapter 'y' here: name it under [lora] adapters"})
+    done = await suite.ctl("lora", "unload", "q", "y")
+    assert done.code == Code.NOT_FOUND
+    assert "name it under [lora]" in done.stderr
+    assert "Authorization" not in suite.asked[-1][2]
+    assert (await suite.ctl("lora", "load", "plain", "sql")).code == Code.FAILED

@@ -1,15 +1,17 @@
-"""A Llama and a BERT of random weights as Hugging Face folders, 1 MB each: real models to vLLM, nonsense to read.
+"""A Llama and a BERT of random weights as Hugging Face folders, 1 MB each, and LoRA adapters: real models to vLLM, nonsense to read.
 
-    tiny_models.py llama|bert OUT
+    tiny_models.py llama|bert|lora-SEED OUT
 
 Run by an interpreter that has `torch` and `transformers` (tests/engines/vllm.py makes one). Their tokens are bytes, so a
 prompt has as many tokens as letters, and any text can be counted.
 """
 
+import json
 import sys
 from pathlib import Path
 
 import torch  # type: ignore[import-not-found]  # of the engine's environment, not ours
+from safetensors.torch import save_file  # type: ignore[import-not-found]  # see above
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # type: ignore[import-not-found]  # see above
 from transformers import (  # type: ignore[import-not-found]  # see above
     BertConfig,
@@ -54,7 +56,27 @@ def bert(words: "PreTrainedTokenizerFast") -> "BertModel":
     return BertModel(config)
 
 
+def lora(out: Path, seed: int) -> None:
+    """An adapter of the llama that changes what it says."""
+    torch.manual_seed(seed)
+    modules, rank, width = ("q_proj", "v_proj"), 8, 64
+    weights = {}
+    for layer in range(2):
+        for module in modules:
+            name = f"base_model.model.model.layers.{layer}.self_attn.{module}"
+            weights[f"{name}.lora_A.weight"] = torch.randn(rank, width).to(torch.bfloat16)
+            weights[f"{name}.lora_B.weight"] = torch.randn(width, rank).to(torch.bfloat16)
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(weights, out / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": 64, "bias": "none"}
+    named = {"target_modules": list(modules), "base_model_name_or_path": "tiny", "lora_dropout": 0.0}
+    (out / "adapter_config.json").write_text(json.dumps({**config, **named}))
+
+
 def main(kind: str, out: Path) -> None:
+    if kind.startswith("lora-"):
+        lora(out, int(kind.removeprefix("lora-")))
+        return
     torch.manual_seed(0)
     make, context = {"llama": (llama, CONTEXT), "bert": (bert, BERT_CONTEXT)}[kind]
     words = tokenizer(context)
