@@ -150,9 +150,14 @@ class AdapterKeeper:
             trouble = self._troubles.get(name)
             if on_demand and trouble is not None and trouble.retry_at > time.monotonic():
                 raise AdapterError(HTTPStatus.BAD_GATEWAY, trouble.error)
+            leaver = await self._leaver() if name not in self._loaded else None
             if name not in self._loaded:
-                await self._make_room()
                 await self._load(name)
+            self._said[name] = True
+            if leaver is not None:  # only now: an adapter that cannot be loaded drives nobody out
+                self._said[leaver] = False
+                self._due.set()
+            await self._persist()
             return self._state(name)
 
     async def unload(self, name: str) -> LoraAdapter:
@@ -165,7 +170,7 @@ class AdapterKeeper:
             self._said[name] = False
             await self._persist()
             if name in self._loaded:
-                await self._unload(name, anyway=True)
+                await self._unload(name)
             return self._state(name)
 
     def _state(self, name: str) -> LoraAdapter:
@@ -194,21 +199,22 @@ class AdapterKeeper:
         async with self._turn:
             while (step := self._next()) is not None:
                 try:
-                    await (self._load(step.name) if step.load else self._unload(step.name, anyway=True))
+                    await (self._load(step.name) if step.load else self._unload(step.name))
                 except AdapterError:
                     continue  # noted, and due again later
+                await self._persist()
 
-    async def _make_room(self) -> None:
-        """Unload who has been idle for longest, while there are as many as may be."""
-        while len(ours := [name for name in self._loaded if name in self._rules.paths]) >= self._rules.max_loaded:
-            now = time.monotonic()
-            ages = {name: now - self._loaded_at[name] for name in ours if name in self._loaded_at}
-            name = lora.victim(ours, await self._use(), ages)
-            if name is None:
-                message = f"all {len(ours)} adapters that may be loaded at once (lora.max_loaded) are in use"
-                raise AdapterError(HTTPStatus.SERVICE_UNAVAILABLE, message)
-            await self._unload(name, anyway=False)
-            self._said.pop(name, None)
+    async def _leaver(self) -> str | None:
+        """Who makes room for one more; None where there is room."""
+        stay = lora.staying(self._rules, self._said, self._loaded)
+        if len(stay) < self._rules.max_loaded:
+            return None
+        ages_s = {name: time.monotonic() - self._loaded_at[name] for name in stay if name in self._loaded_at}
+        name = lora.victim(stay, await self._use(), ages_s)
+        if name is None:
+            message = f"all {len(stay)} adapters that may be loaded at once (lora.max_loaded) are in use"
+            raise AdapterError(HTTPStatus.SERVICE_UNAVAILABLE, message)
+        return name
 
     async def _load(self, name: str) -> None:
         path = self._rules.paths[name]
@@ -222,18 +228,13 @@ class AdapterKeeper:
             self._loaded_at[name] = time.monotonic()
             self._said[name] = True
             log.info("adapter.loaded", adapter=name)
-        await self._persist()
 
-    async def _unload(self, name: str, *, anyway: bool) -> None:
-        """Out of the report, then out of the engine; one that stays in use is left there, unless it is to go `anyway`."""
+    async def _unload(self, name: str) -> None:
+        """Out of the report, then, once its requests are over or have had their time, out of the engine, which finishes them."""
         async with self._step(name, "unloading"):
             until = time.monotonic() + self._drain_s
             await asyncio.sleep(min(HEARD_S, self._drain_s))
-            while name in (await self._use()).busy:
-                if time.monotonic() >= until:
-                    if anyway:
-                        break  # the engine finishes what it has begun
-                    raise AdapterError(HTTPStatus.SERVICE_UNAVAILABLE, f"adapter {name!r} is in use")
+            while name in (await self._use()).busy and time.monotonic() < until:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(DRAIN_POLL_S)
             try:
                 await self._post(UNLOAD, {"lora_name": name})
@@ -244,7 +245,6 @@ class AdapterKeeper:
             if name not in self._rules.paths:
                 self._said.pop(name, None)
             log.info("adapter.unloaded", adapter=name)
-        await self._persist()
 
     @asynccontextmanager
     async def _step(self, name: str, state: AdapterState) -> AsyncIterator[None]:
@@ -256,9 +256,8 @@ class AdapterKeeper:
             yield
             self._troubles.pop(name, None)
         except AdapterError as error:
-            if error.status == HTTPStatus.BAD_GATEWAY:
-                trouble = self._troubles[name] = lora.failed(self._troubles.get(name), str(error), time.monotonic())
-                log.warning("adapter.refused", adapter=name, what=state, reason=str(error), failures=trouble.failures)
+            trouble = self._troubles[name] = lora.failed(self._troubles.get(name), str(error), time.monotonic())
+            log.warning("adapter.refused", adapter=name, what=state, reason=str(error), failures=trouble.failures)
             raise
         finally:
             self._doing.pop(name, None)

@@ -84,10 +84,15 @@ def next_step(
         is_wrong = name in said if name not in rules.paths else path != rules.paths[name] or said.get(name) is False
         if is_wrong and name in due:
             return Step(name, load=False)
-    if sum(name in loaded for name in rules.paths) >= rules.max_loaded:
+    if len(staying(rules, said, loaded)) >= rules.max_loaded:
         return None
     wanted = [name for name in rules.paths if said.get(name, not rules.on_demand)]
     return next((Step(name, load=True) for name in wanted if name not in loaded and name in due), None)
+
+
+def staying(rules: LoraRules, said: Mapping[str, bool], loaded: Collection[str]) -> list[str]:
+    """Adapters of the settings that are loaded and are not about to leave."""
+    return [name for name in rules.paths if name in loaded and said.get(name) is not False]
 
 
 def failed(before: Trouble | None, error: str, now: float) -> Trouble:

@@ -3,7 +3,6 @@
 The workers pick a replica and keep the requests in their lines; a babysitter's answer changes the table, which lets them go.
 """
 
-import ssl
 import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -38,7 +37,6 @@ class AdapterLoader:
         scope: Owner of the loads under way.
         replicas: The replicas as they are now.
         note: Called with a replica, an adapter, and until when (monotonic) it is refused there; None: it is loaded.
-        tls: Gives what babysitters on https are checked with now.
     """
 
     def __init__(
@@ -48,13 +46,11 @@ class AdapterLoader:
         *,
         replicas: Callable[[], Iterable[Replica]],
         note: Callable[[Replica, str, float | None], None],
-        tls: Callable[[], ssl.SSLContext],
     ) -> None:
         self._session = session
         self._scope = scope
         self._replicas = replicas
         self._note = note
-        self._tls = tls
         self._loading: set[str] = set()
         self._loaded: dict[str, float] = {}
         """Adapters just loaded, and when (monotonic)."""
@@ -100,7 +96,6 @@ class AdapterLoader:
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=LOAD_TIMEOUT_S, sock_connect=2.0),
                 allow_redirects=False,
-                ssl=self._tls() if plan.tls else True,
             ) as answer:
                 raw = await read_bounded(answer, ANSWER_LIMIT_BYTES)
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a host that cannot be one

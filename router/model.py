@@ -1,7 +1,7 @@
 """The router's nouns, shared by its rooms. Data only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import msgspec
@@ -192,13 +192,10 @@ class Replica:
 
     @property
     def babysitter(self) -> Plan | None:
-        """How its babysitter is reached, at the replica's own host; it takes the replica's key. None where there is none."""
-        url, plan = self.hints.babysitter_url, self.plan
-        if url is None:
-            return None
-        found = plan_of(url, plan.host, plan.port)
-        key = plan.authorization if found.tls or not plan.tls else None
-        return replace(found, authorization=key) if found.host == plan.host else None
+        """How its babysitter is reached: at the replica's own host, on http as ours are, with the replica's key."""
+        plan = self.plan
+        found = plan_of(self.hints.babysitter_url or "", "", 0, authorization=plan.authorization)
+        return found if found.host == plan.host and not found.tls and not plan.tls else None
 
     @property
     def loadable(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ def plan(
     fixed: tuple[str, ...] = ("--model", model, "--port", str(service.port), "--host", service.host)
     served = option_value(args, "--served-model-name") or model
     if adapters:
-        kept = max(adapters, int(option_value(args, "--max-loras") or 1))
+        kept = max(adapters + 1, int(option_value(args, "--max-loras") or 1))  # a new one comes before an old one goes
         fixed = (*fixed, "--enable-lora", "--max-cpu-loras", str(kept))  # what `args` says comes later, and wins
         env = {**ADAPTERS_ENV, **env}
     argv = ("python3", "-m", "vllm.entrypoints.openai.api_server", *fixed, *args)

@@ -107,6 +107,7 @@ def test_vllm_is_started_for_adapters_and_its_own_arguments_win() -> None:
     assert plan(adapters=0).env == {}
     made = plan("--max-loras", "9", adapters=4)
     assert made.argv[-5:] == ("--enable-lora", "--max-cpu-loras", "9", "--max-loras", "9")
+    assert plan(adapters=4).argv[-2:] == ("--max-cpu-loras", "5")
     assert made.env == {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 
 
@@ -263,7 +264,8 @@ def test_two_who_want_an_adapter_have_it_loaded_once(tmp_path: Path) -> None:
 
 
 def test_least_recently_used_makes_room_and_never_one_in_use_L2(tmp_path: Path) -> None:
-    with node_of(tmp_path, on_demand=True, max_loaded=1) as node:
+    adapters = {name: str(tmp_path / name) for name in "abx"}
+    with node_of(tmp_path, adapters=adapters, on_demand=True, max_loaded=1) as node:
         node.start()
         node.ready()
         assert call(node, "demand", "a")["state"] == "loaded"
@@ -271,8 +273,12 @@ def test_least_recently_used_makes_room_and_never_one_in_use_L2(tmp_path: Path) 
         assert "in use" in call(node, "demand", "b")["error"]
         (tmp_path / "busy").write_text("")
         assert "in use" in call(node, "demand", "b")["error"]  # its first request may be on its way
-        until("room", lambda: call(node, "demand", "b").get("state") == "loaded")
-        assert loaded(node) == ["b"]
+        assert "No adapter found" in until(
+            "room", lambda: (told := call(node, "demand", "x")["error"])[:3] != "all" and told
+        )
+        assert loaded(node) == ["a"]  # one that cannot be loaded drives nobody out
+        assert call(node, "demand", "b")["state"] == "loaded"
+        until("it made room", lambda: loaded(node) == ["b"])
         until_models(node, "base", "b")
 
 
