@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from babysitter.probe import NotReady
-from common.http.client import read_bounded
+from common.http.client import CONNECT_TIMEOUT_S, make_like, read_bounded
 
 log = structlog.get_logger(__name__)
 AUTO = "auto"
@@ -87,9 +87,12 @@ class TokenProbe:
             self._paths = ()
 
     async def _post(self, url: str, body: Mapping[str, object], path: str, timeout_s: float) -> tuple[int, str]:
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         try:
-            async with self._session.post(url, json=body, timeout=timeout, allow_redirects=False) as answer:
+            async with (
+                make_like(self._session) as session,
+                session.post(url, json=body, timeout=timeout, allow_redirects=False) as answer,
+            ):
                 raw = await read_bounded(answer, ANSWER_LIMIT_BYTES)
         except TimeoutError:
             raise NotReady(f"{path}: no token within {timeout_s:g} s") from None

@@ -10,12 +10,13 @@ from common.hosts import Resolver
 
 KEEPALIVE_S = 4.0
 """Idle sockets are dropped before the common 5 s limit of servers, so that none is reused as it closes (F3)."""
+CONNECT_TIMEOUT_S = 2.0
 
 
 def make_session(
     *,
     timeout_s: float,
-    connect_timeout_s: float = 2.0,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
     limit: int = 100,
     authorization: str | None = None,
     tls: ssl.SSLContext | None = None,
@@ -44,6 +45,19 @@ def make_session(
         trust_env=False,
         headers={"User-Agent": f"inference-svc/{__version__}"}
         | ({"Authorization": authorization} if authorization else {}),
+    )
+
+
+def make_like(session: aiohttp.ClientSession) -> aiohttp.ClientSession:
+    """A session as `make_session` makes it, with the headers of `session`, that uses no connection twice.
+
+    For calls that a server may not have: one that leaves their body unread would take it for the next request (W65).
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(force_close=True, resolver=Resolver()),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        headers=session.headers,
     )
 
 

@@ -26,6 +26,9 @@ _UPGRADE = re.compile(rb"\r\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee]:([^\r\n]*)")
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"})
 
 BODILESS = frozenset({204, 304})
+MAYBE_UNREAD = frozenset({401, 403, 404, 405, 411, 413, 414, 415, 431, 501})
+"""Answers for which a server need not look at the body. One that leaves it unread, as Python's own `http.server` does, takes it
+for the next request on the connection: that is not used again (W65)."""
 _NOT_HOP_BY_HOP = frozenset({b"close", b"keep-alive", b"authorization", b"content-type"})
 
 Fields = list[tuple[bytes, bytes]]
@@ -184,6 +187,8 @@ def parse_response(raw: bytes, *, to_head_request: bool = False) -> ResponseHead
         rule = _RESPONSE_RULES.get(name.lower())
         if rule is not None:
             rule(head, value)
+    if head.status in MAYBE_UNREAD:
+        head.keep_alive = False
     if head.chunked and head.length is not None:
         raise BadHead("ambiguous framing")
     if to_head_request or head.status in BODILESS:

@@ -9,6 +9,7 @@ from aiohttp.test_utils import TestServer
 
 from babysitter.probe import NotReady
 from babysitter.token_probe import AUTO, PATHS, TokenProbe, body_for
+from tests.simple_http import simple_server
 
 OK: tuple[int, object] = (200, {"choices": [{}]})
 
@@ -73,6 +74,12 @@ async def test_error_with_status_200_is_no_token_W26(backend: Backend, url: str)
     backend.answers[PATHS[0]] = (200, {"error": {"message": "engine dead"}})
     with pytest.raises(NotReady, match=r"status 200, with an error in it: .*engine dead"):
         await ask(url)
+
+
+async def test_engine_that_refuses_other_calls_unread_is_asked_in_its_own_form_W51_W65() -> None:
+    with simple_server() as port:
+        probe = await ask(f"http://127.0.0.1:{port}", AUTO)
+    assert probe._paths == ("/v1/embeddings",)
 
 
 async def test_engine_without_any_known_call_is_believed_without_a_token(backend: Backend, url: str) -> None:

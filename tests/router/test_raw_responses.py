@@ -7,6 +7,7 @@ import pytest
 
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, Plane, event, plain, read_reply, request
+from tests.simple_http import BODY, simple_server
 
 CHAT = b'{"model":"m","messages":[]}'
 JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -218,3 +219,13 @@ def unchunk(body: bytes) -> bytes:
         payload += body[:length]
         assert body[length : length + 2] == b"\r\n"
         body = body[length + 2 :]
+
+
+async def test_connection_of_a_call_that_a_server_refused_unread_is_not_used_again_W65(plane: Plane) -> None:
+    with simple_server() as port:
+        plane.route(port)
+        for _ in range(3):
+            assert (await plane.post(CHAT)).status == 404
+            reply = await plane.post(b'{"model":"m","input":"1"}', "/v1/embeddings")
+            assert (reply.status, reply.body) == (200, BODY)
+        plane.route()  # ends its connections, for which the server's threads wait
