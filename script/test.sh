@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Check and test everything: script/test.sh [--all] [PYTEST-ARGUMENTS…]. Makes the same environment as launch_all.sh first, and
+# Check and test everything: script/test.sh [--all|--engines] [PYTEST-ARGUMENTS…]. Makes the same environment as launch_all.sh first, and
 # installs the Debian packages that tests need where it may; else its last lines say what was skipped, and why.
 #
-#   --all   also what takes minutes: real clients, engines, containers and a booted systemd (the marker "world"; as root)
+#   --all      also what takes minutes: real clients, engines, containers and a booted systemd (the markers "world" and
+#              "engines"; as root)
+#   --engines  only tests/engines, with every engine of docs/engines.md: each is installed once, under data/engines (5 GB)
 
 # shellcheck source=script/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 # shellcheck source=script/test_packages.sh
 . "$SVC_ROOT/script/test_packages.sh"
 
-ALL=""
-if [[ ${1:-} == --all ]]; then
-  ALL=yes
+WHICH=""
+if [[ ${1:-} == --all || ${1:-} == --engines ]]; then
+  WHICH=$1
   shift
 fi
 install_programs
@@ -19,6 +21,12 @@ trap tell_missing EXIT
 SVC_COMPILE=no "$SVC_ROOT/script/setup.sh" dev # below
 cd "$SVC_ROOT"
 export PATH="$SVC_VENV/bin:$PATH"
+
+# One after the other: each loads the machine by itself.
+if [[ $WHICH == --engines ]]; then
+  python -m pytest -m "not soak" --timeout 1800 tests/engines "$@"
+  exit
+fi
 
 step() {
   local began=$SECONDS
@@ -57,7 +65,7 @@ run_tests() {
 }
 run_tests "$@"
 # Those of the world one after the other: each loads the machine by itself.
-if [[ -n $ALL ]]; then python -m pytest -m world --timeout 1800 "$@"; fi
+if [[ $WHICH == --all ]]; then python -m pytest -m "world or engines" --timeout 1800 "$@"; fi
 # The tests of the router's rooms run over both forms of the data plane.
 if (($# == 0)) && python -c 'from router import compiled; raise SystemExit(compiled.find() is None)'; then
   step run_tests -q -p tests.compiled -m 'not e2e and not soak and not world' tests/router

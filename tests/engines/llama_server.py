@@ -19,7 +19,7 @@ def read(argv: list[str] | None = None) -> dict[str, object]:
         parser.add_argument(flag, required=True)
     for flag, default in (("--port", 8080), ("--ctx-size", 4096), ("--parallel", 2)):
         parser.add_argument(flag, type=int, default=default)
-    for flag in ("--metrics", "--embeddings", "--reranking", "--context-shift", "--jinja"):
+    for flag in ("--metrics", "--embeddings", "--reranking", "--context-shift"):
         parser.add_argument(flag, action="store_true")
     told = parser.parse_args(argv)
     settings = {
@@ -31,6 +31,7 @@ def read(argv: list[str] | None = None) -> dict[str, object]:
         "n_parallel": told.parallel,
         "endpoint_metrics": told.metrics,
         "ctx_shift": told.context_shift,
+        "use_jinja": True,  # llama-server's own default
     }
     if told.embeddings:
         settings |= {"embedding": True, "pooling_type": 1}
