@@ -193,7 +193,7 @@ def responses_stream(up: Up) -> None:
 
 def messages(up: Up) -> None:
     """Anthropic's call, by its own client, whole and as a stream."""
-    asked: Any = {"model": up.model, "messages": SAID, "max_tokens": 8}
+    asked: Any = {"model": up.model, "messages": SAID, "max_tokens": 8, "extra_body": {"temperature": 0}}
     try:
         with anthropic.Anthropic(base_url=up.fleet.url, api_key="none", max_retries=0, timeout=ASK_S) as client:
             said = client.messages.create(**asked)
@@ -201,7 +201,7 @@ def messages(up: Up) -> None:
     except anthropic.APIStatusError as error:
         raise AssertionError(f"status {error.status_code} {error.response.text[:300]}") from error
     assert said.usage.output_tokens > 0
-    assert (events[0], events[-1]) == ("message_start", "message_stop")
+    assert (events[0], events[-1]) == ("message_start", "message_stop"), events
 
 
 def metrics(up: Up) -> None:

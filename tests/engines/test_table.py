@@ -82,7 +82,12 @@ def test_engine_is_ready_and_routed_exactly_when_a_request_succeeds_W26_W51(up: 
         assert len(re.findall(seen, up.node.output())) > 0  # by a real token: its own log says so
 
 
-@pytest.mark.parametrize("check", CHECKS)
+LONG_CHECKS = {"cancellation_before_the_answer"}  # llama.cpp takes its time
+
+
+@pytest.mark.parametrize(
+    "check", [pytest.param(name, marks=pytest.mark.engines if name in LONG_CHECKS else ()) for name in CHECKS]
+)
 def test_engine_does_what_its_row_says(up: Up, check: str) -> None:
     cannot = up.node.engine.cannot.get(check)
     with contextlib.nullcontext() if cannot is None else pytest.raises(AssertionError, match=cannot):
