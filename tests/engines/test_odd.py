@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,7 +97,7 @@ def test_engine_whose_metrics_are_rubbish_is_served_from_and_asked_for_tokens(tm
         seen = node.engine.tells_requests or ""
         before = node.output().count(seen)
         until("asked while idle", lambda: node.output().count(seen) > before + 2)
-        time.sleep(1)
+        until("it says so", lambda: "engine.metrics_passed_over" in node.log())
         assert node.report().get("running") is None
         assert node.report()["status"] == "ready"
         assert node.report()["restart_count"] == 0
