@@ -27,9 +27,8 @@ from babysitter.backends.plan import LaunchContext
 from babysitter.lora import DWELL_S, MOST_TRIES, LoraRules, Step, Trouble, Use
 from babysitter.settings import BabysitterSettings
 from common.settings import Layer, SettingsError, build
-from tests.babysitter.conftest import Registry
+from tests.babysitter.conftest import Registry, router_port
 from tests.babysitter.real import PROJECT, Node, ask, running, until
-from tests.babysitter.test_engine import router_port
 from tests.ports import free_port
 
 __all__ = ["router_port"]  # a fixture

@@ -10,9 +10,8 @@ import aiohttp
 import pytest
 
 from babysitter.lora import use_of
-from tests.babysitter.conftest import Registry, registry
+from tests.babysitter.conftest import Registry, registry, router_port
 from tests.babysitter.real import Node, ask, running, until
-from tests.babysitter.test_engine import router_port
 from tests.engines import vllm
 
 __all__ = ["registry", "router_port"]  # fixtures
