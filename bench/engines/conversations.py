@@ -39,7 +39,7 @@ class Seen:
     moved: int = 0
     """Turns answered by another replica than the turn before."""
     asked: list[list[dict[str, str]]] = field(default_factory=list)
-    """Every turn's messages, in the order of sending."""
+    """Every turn's messages, its answer the last of them, in the order of the answers' ends."""
     faults: list[str] = field(default_factory=list)
 
 
@@ -120,7 +120,6 @@ async def _ask(session: aiohttp.ClientSession, url: str, messages: list[dict[str
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    seen.asked.append(list(messages))
     loop = asyncio.get_running_loop()
     began = loop.time()
     first_s: float | None = None
@@ -142,6 +141,7 @@ async def _ask(session: aiohttp.ClientSession, url: str, messages: list[dict[str
     if first_s is None or not replica:
         seen.faults.append(f"no token, or nobody's: {text[:100]!r} by {replica!r}")
         return text, replica
+    seen.asked.append([*messages, {"role": "assistant", "content": text}])
     seen.ttft_s.append(first_s)
     seen.served[replica] = seen.served.get(replica, 0) + 1
     return text, replica

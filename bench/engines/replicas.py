@@ -92,18 +92,31 @@ class Replica:
         return said
 
 
-def most_possible(prompts: Sequence[Sequence[int]], block_tokens: int) -> float:
-    """The share of all tokens that one endless cache of whole blocks would hit, had each prompt been read before the next."""
+def most_possible(turns: Sequence[tuple[Sequence[int], Sequence[int]]], block_tokens: int) -> float:
+    """The share of all prompts' tokens that one endless cache of whole blocks would hit, had it each turn before the next.
+
+    Args:
+        turns: Of each in order, the tokens of its prompt, and those of prompt and answer.
+        block_tokens: Of a block.
+    """
     cached: set[int] = set()
     hits = 0
-    for prompt in prompts:
-        chained, held = 0, True
-        for end in range(block_tokens, len(prompt), block_tokens):
-            chained = hash((chained, *prompt[end - block_tokens : end]))
-            held = held and chained in cached
-            hits += held * block_tokens
-            cached.add(chained)
-    return hits / max(1, sum(map(len, prompts)))
+    for prompt, whole in turns:
+        for chained in _chain(prompt[:-1], block_tokens):  # an engine computes at least one token
+            if chained not in cached:
+                break
+            hits += block_tokens
+        cached.update(_chain(prompt, block_tokens))
+        cached.update(_chain(whole, block_tokens))
+    return hits / max(1, sum(len(prompt) for prompt, _ in turns))
+
+
+def _chain(tokens: Sequence[int], block_tokens: int) -> Iterator[int]:
+    """Of each whole block a number that stands for it and all before it."""
+    chained = 0
+    for end in range(block_tokens, len(tokens) + 1, block_tokens):
+        chained = hash((chained, *tokens[end - block_tokens : end]))
+        yield chained
 
 
 def large_model() -> Path:

@@ -74,14 +74,14 @@ def converse(case: str, target: str, seed: int, engines: Sequence[Replica], plac
     written, wanted = sum(one.written for one in spent), sum(map(len, plans)) * conversations.ANSWER_TOKENS
     if not seen.faults and written != wanted:
         raise BenchError(f"{target} changed how many tokens are asked for: {written:.0f} instead of {wanted}")
-    prompts = [engines[0].tokens(messages) for messages in seen.asked]
+    read = [(engines[0].tokens(messages[:-1]), engines[0].tokens(messages)) for messages in seen.asked]
     return Run(
         case=case,
         target=target,
         seed=seed,
         asked_tokens=sum(one.queries for one in spent),
         hit_tokens=sum(one.hits for one in spent),
-        possible=most_possible(prompts, place.block_tokens),
+        possible=most_possible(read, place.block_tokens),
         ttft_s=seen.ttft_s,
         moved=seen.moved,
         shares=[seen.served.get(engine.name, 0) for engine in engines],

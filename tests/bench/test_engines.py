@@ -16,12 +16,18 @@ def run(target: str, seed: int, mean_s: float, hits: float, case: str = "shared"
     return Run(case, target, seed, 100.0, hits, 0.9, [mean_s, mean_s], 0, [1, 1], [], 1.0, "0.1")
 
 
+def possible(*prompts: list[int]) -> float:
+    return most_possible([(prompt, prompt) for prompt in prompts], 4)
+
+
 def test_most_possible_counts_whole_blocks_that_came_before() -> None:
     prompt = list(range(10))
-    assert most_possible([prompt, prompt], 4) == 8 / 20
-    assert most_possible([prompt, [*prompt[:7], 99, *prompt]], 4) == 4 / 28
-    assert most_possible([prompt, prompt[:8]], 4) == 4 / 18, "an engine computes at least one token"
-    assert most_possible([prompt, [*prompt[4:], *prompt[:4]]], 4) == 0.0, "a block counts only after all before it"
+    assert possible(prompt, prompt) == 8 / 20
+    assert possible(prompt, [*prompt[:7], 99, *prompt]) == 4 / 28
+    assert possible(prompt, prompt[:8]) == 4 / 18, "an engine computes at least one token"
+    assert possible(prompt, [*prompt[4:], *prompt[:4]]) == 0.0, "a block counts only after all before it"
+    later = [*prompt, 77, 78, 1, 2, 3]
+    assert most_possible([(prompt, [*prompt, 77, 78]), (later, later)], 4) == 12 / 25, "the answer is cached, too"
 
 
 def test_bounds_compare_within_a_seed() -> None:
@@ -80,5 +86,6 @@ async def test_conversations_repeat_all_before_and_tell_who_answered(unused_tcp_
     finally:
         await runner.cleanup()
     assert (len(seen.ttft_s), seen.moved, seen.faults) == (6, 4, [])
+    assert seen.asked[-1][-1] == {"role": "assistant", "content": "yes"}
     longest = max(asked, key=lambda body: len(body["messages"]))["messages"]
     assert [message["role"] for message in longest] == ["system", *["user", "assistant"] * 2, "user"]
