@@ -5,7 +5,7 @@
   shared    40 conversations of 3 turns, six at once, 10 system prompts of about 2,300 tokens among them; each cache holds
             about 24,000 tokens
   apart     as many questions of that length, no two with an equal beginning
-  overhead  `vllm bench serve` asks one engine (the tests' tiny model) itself and through our router
+  overhead  `vllm bench serve` asks one engine itself and through our router, with one request at a time and with four
 
 Within one seed all routers are asked in turn, each started anew and before emptied caches; the next seed begins with another.
 Hits are the engines' own counters, the time to the first token is the client's. vLLM and its models are made under
@@ -44,7 +44,7 @@ def compare(options: argparse.Namespace, place: Place) -> list[Run]:
     if not cases:
         return []
     runs = []
-    with replicas.running(2, replicas.large_model(), place.sizes, place.cores, place.work) as engines:
+    with replicas.running(2, place.sizes, place.cores, place.work) as engines:
         for number, seed in enumerate(options.seeds):
             turn = number % len(options.targets)
             for case in cases:
@@ -58,10 +58,10 @@ def measure_overhead(options: argparse.Namespace, place: Place) -> list[Added]:
     """vLLM's own client, directly and through our router in turn."""
     if OVERHEAD not in options.cases:
         return []
-    model = replicas.small_model()
+    model = replicas.model()
     found = []
     with (
-        replicas.running(1, model, (), place.cores, place.work) as (engine,),
+        replicas.running(1, place.sizes, place.cores, place.work) as (engine,),
         router("cost", [engine], place) as url,
     ):
         ways = [(DIRECT, engine.url), (OURS, url)]

@@ -9,7 +9,7 @@ from bench.replay.mock import MODEL
 from bench.router.machine import BenchError
 from tests.engines import vllm
 
-PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 48, 256, 32
+PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 48, 128, 32
 RUN_S = 600.0
 
 

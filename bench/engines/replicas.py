@@ -18,7 +18,7 @@ READY_S = 600.0
 """Half a minute on a quiet machine."""
 RESET_S = 60.0
 SOURCE = Path(__file__).resolve().parent / "model.py"
-LARGE = "bench-llama"
+MODEL_NAME = "bench-llama"
 KV_BYTES_PER_TOKEN = 2 * 8 * 512 * 2
 """Keys and values, layers, hidden size, bytes of a bfloat16: of the model that `model.py` makes."""
 
@@ -119,21 +119,17 @@ def _chain(tokens: Sequence[int], block_tokens: int) -> Iterator[int]:
         yield chained
 
 
-def large_model() -> Path:
-    """The folder of the model that `model.py` makes; made the first time."""
-    folder = vllm.MODELS / LARGE
+def model() -> Path:
+    """The folder of what `model.py` makes; made the first time."""
+    folder = vllm.MODELS / MODEL_NAME
     interpreter = vllm.program().with_name("python")
     return once(folder, lambda: run(str(interpreter), str(SOURCE), str(folder)))
 
 
-def small_model() -> Path:
-    """The tests' own, of two layers: the quicker the engine, the more of a router is seen."""
-    return vllm.model("llama")
-
-
 @contextmanager
-def running(count: int, model: Path, more: Sequence[str], cores: str, work: Path) -> Iterator[list[Replica]]:
-    """`count` servers of `model`, ready, until the block ends. `more`: further arguments of each."""
+def running(count: int, more: Sequence[str], cores: str, work: Path) -> Iterator[list[Replica]]:
+    """`count` servers of that model, ready, until the block ends. `more`: further arguments of each."""
+    folder = model()
     replicas = [Replica(f"replica-{number}", free_port()) for number in range(count)]
     env = {**vllm.ENVIRONMENT, "VLLM_SERVER_DEV_MODE": "1"}  # without it nobody may empty the cache
     if "--kv-cache-memory-bytes" in more:
@@ -141,7 +137,7 @@ def running(count: int, model: Path, more: Sequence[str], cores: str, work: Path
     with ExitStack() as stack:
         begun = []
         for replica in replicas:
-            words = [str(vllm.program()), "serve", str(model), "--served-model-name", MODEL, "--host", "127.0.0.1"]
+            words = [str(vllm.program()), "serve", str(folder), "--served-model-name", MODEL, "--host", "127.0.0.1"]
             words += ["--port", str(replica.port), "--dtype", "bfloat16", "--enforce-eager", "--max-num-seqs", "16"]
             words += ["--enable-prompt-tokens-details", "--fingerprint-mode", "custom"]
             words += ["--fingerprint-value", replica.name, *more]

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.world, pytest.mark.timeout(1800)]
 def test_cost_finds_nearly_all_that_two_caches_can_hold(tmp_path: Path) -> None:
     """Each cache holds the ten prefixes and nothing else; half of them and their conversations is what one can keep."""
     place = Place(tmp_path)
-    with replicas.running(2, replicas.large_model(), place.sizes, place.cores, tmp_path) as engines:
+    with replicas.running(2, place.sizes, place.cores, tmp_path) as engines:
         cost, rotation = (converse("shared", policy, 1, engines, place) for policy in ("cost", "round_robin"))
     assert (cost.faults, rotation.faults) == ([], [])
     assert sum(cost.shares) == len(cost.ttft_s) == 120
