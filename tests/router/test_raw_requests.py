@@ -114,6 +114,8 @@ async def by_byte(writer: asyncio.StreamWriter, raw: bytes) -> None:
 
 async def by_line(writer: asyncio.StreamWriter, raw: bytes) -> None:
     for line in raw.splitlines(keepends=True):
+        if writer.is_closing():  # it was refused by the lines before
+            return
         writer.write(line)
         await asyncio.sleep(0.001)
 
