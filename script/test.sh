@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Check and test everything: script/test.sh [--all|--engines] [PYTEST-ARGUMENTS…]. Makes the same environment as launch_all.sh first, and
-# installs the Debian packages that tests need where it may; else its last lines say what was skipped, and why.
+# Check and test everything: script/test.sh [--all|--engines] [PYTEST-ARGUMENTS…]. Makes the same environment as
+# launch_all.sh first, and installs the Debian packages that tests need where it may; else its last lines say what was
+# skipped, and why.
 #
 #   --all      also what takes minutes: real clients, engines, containers and a booted systemd (the markers "world" and
 #              "engines"; as root)

@@ -132,8 +132,8 @@ ENGINES = {
         ),
         Engine(
             "llama_cpp_embeddings", "llama.cpp, --embeddings", f"xllamacpp {llama_cpp.VERSION}", "llama-cpp.toml",
-            _llama_cpp("--embeddings"), lambda: "llama-3.1-8b", asked_at="/v1/embeddings",
-            tells_requests=LLAMA_TASK, notices_s=60.0, endless={"max_tokens": 1000, "ignore_eos": True},
+            _llama_cpp("--embeddings", "--context-shift"), lambda: "llama-3.1-8b", asked_at="/v1/embeddings",
+            tells_requests=LLAMA_TASK, notices_s=60.0, endless={"max_tokens": -1, "ignore_eos": True},
             cannot={"tool_calls": "no tool call"},  # it writes, too
         ),
         Engine(

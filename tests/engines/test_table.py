@@ -50,6 +50,7 @@ def up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
         engine_node(request.param, folder / "engine", registry=routed.registry.url) as node,
     ):
         made = Up(node, routed)
+        node.probes = {"interval_s": QUICK["interval_s"]}  # so that rules taken over are in force within one look
         node.start()
         until("ready", lambda: look(made), START_S)
         routed.until_routed(node.model)
