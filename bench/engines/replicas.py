@@ -31,15 +31,23 @@ class Counters:
     """Prompt tokens that its prefix cache was asked for."""
     hits: float = 0.0
     written: float = 0.0
+    first_s: float = 0.0
+    """Seconds from the arrival of each request to its first token, in all."""
 
     def __sub__(self, earlier: "Counters") -> "Counters":
-        return Counters(self.queries - earlier.queries, self.hits - earlier.hits, self.written - earlier.written)
+        return Counters(
+            self.queries - earlier.queries,
+            self.hits - earlier.hits,
+            self.written - earlier.written,
+            self.first_s - earlier.first_s,
+        )
 
 
 _NAMES = {
     "vllm:prefix_cache_queries_total{": "queries",
     "vllm:prefix_cache_hits_total{": "hits",
     "vllm:generation_tokens_total{": "written",
+    "vllm:time_to_first_token_seconds_sum{": "first_s",
 }
 
 

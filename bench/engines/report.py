@@ -23,6 +23,9 @@ class Run:
     possible: float
     """The share that one endless cache would have hit."""
     ttft_s: list[float]
+    """As the clients saw it."""
+    engine_ms: float
+    """The mean of the same by the engines' own counters: what is more is the way there."""
     moved: int
     shares: list[int]
     faults: list[str]
@@ -44,7 +47,7 @@ class Run:
     def __str__(self) -> str:
         return (
             f"{self.case:6} {self.target:18} seed {self.seed}: {self.hit_share:5.1%} hit of {self.possible:.1%}, TTFT mean {self.mean_ms:.0f} "
-            f"median {self.median_ms:.0f} ms, moved {self.moved}, shares {self.shares}, in {self.took_s:.0f} s, "
+            f"median {self.median_ms:.0f} ms, the engines' {self.engine_ms:.0f} ms, moved {self.moved}, shares {self.shares}, in {self.took_s:.0f} s, "
             f"load {self.load}, faults {self.faults}"
         )
 
@@ -71,7 +74,7 @@ def tables(runs: Sequence[Run], added: Sequence[Added]) -> list[str]:
 
 
 def _case(runs: Sequence[Run], case: str) -> str:
-    header = ("router", "prompt tokens hit", "each seed", "most possible", "TTFT mean ms", "each seed", "median ms", "/ round_robin",
+    header = ("router", "prompt tokens hit", "each seed", "most possible", "TTFT mean ms", "each seed", "median ms", "the engines' mean ms", "/ round_robin",
               "turns that changed replica", "load", "faults")  # fmt: skip
     rows = []
     for target in dict.fromkeys(run.target for run in runs):
@@ -86,6 +89,7 @@ def _case(runs: Sequence[Run], case: str) -> str:
                 f"{median(run.mean_ms for run in mine):.0f}",
                 ", ".join(f"{run.mean_ms:.0f}" for run in mine),
                 f"{median(run.median_ms for run in mine):.0f}",
+                f"{median(run.engine_ms for run in mine):.0f}",
                 f"{ratio.middle:.2f}" if ratio else "",
                 ", ".join(str(run.moved) for run in mine),
                 ", ".join(run.load for run in mine),

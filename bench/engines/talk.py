@@ -83,6 +83,7 @@ def converse(case: str, target: str, seed: int, engines: Sequence[Replica], plac
         hit_tokens=sum(one.hits for one in spent),
         possible=most_possible(read, place.block_tokens),
         ttft_s=seen.ttft_s,
+        engine_ms=sum(one.first_s for one in spent) / sum(map(len, plans)) * 1e3,
         moved=seen.moved,
         shares=[seen.served.get(engine.name, 0) for engine in engines],
         faults=seen.faults[:MOST_FAULTS_TOLD],

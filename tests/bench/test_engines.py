@@ -13,7 +13,7 @@ from bench.engines.report import COST, DIRECT, OURS, ROUND_ROBIN, Added, Run, bo
 
 
 def run(target: str, seed: int, mean_s: float, hits: float, case: str = "shared") -> Run:
-    return Run(case, target, seed, 100.0, hits, 0.9, [mean_s, mean_s], 0, [1, 1], [], 1.0, "0.1")
+    return Run(case, target, seed, 100.0, hits, 0.9, [mean_s, mean_s], 1.0, 0, [1, 1], [], 1.0, "0.1")
 
 
 def possible(*prompts: list[int]) -> float:
