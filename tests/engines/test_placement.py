@@ -7,7 +7,7 @@ import pytest
 from bench.engines import replicas
 from bench.engines.talk import Place, converse
 
-pytestmark = [pytest.mark.world, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
 
 
 def test_cost_finds_nearly_all_that_two_caches_can_hold(tmp_path: Path) -> None:
