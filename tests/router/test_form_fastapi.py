@@ -69,6 +69,7 @@ async def fastapi_behind_a_router(folder: Path, *more: str) -> AsyncIterator[tup
             flags = ("--registry-url", "http://127.0.0.1:9", "--workers", "1", *more)
             flags = ("--static-services", "static.json", "--api-keys-file", str(keys), *flags)
             async with process("router", "--router-port", str(node.router_port), *flags, cwd=folder):
+
                 async def is_served() -> bool:
                     return bool((await node.get("/models"))["data"])
 
