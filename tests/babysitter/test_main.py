@@ -229,9 +229,15 @@ def test_log_is_rotated_and_its_size_bounded_A18(tmp_path: Path) -> None:
         node.start()
         node.ready()
         until("rotated twice", (tmp_path / "logs" / "server_r1_stdout.log.2").exists)
-        time.sleep(1)
-        files = sorted(path.name for path in (tmp_path / "logs").glob("*stdout*"))
-        assert files == [f"server_r1_stdout.log{end}" for end in ("", ".1", ".2")]
+        kept = {f"server_r1_stdout.log{end}" for end in ("", ".1", ".2")}
+
+        def names() -> set[str]:
+            return {path.name for path in (tmp_path / "logs").glob("*stdout*")}
+
+        for _ in range(20):
+            assert names() <= kept
+            time.sleep(0.05)
+        until("all three, as between two rotations", lambda: names() == kept)
         assert node.server("/health")["status"] == "ok"
 
 
