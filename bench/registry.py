@@ -31,6 +31,10 @@ import psutil
 import uvloop
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # as in `router.py` here
+
+from bench.router.machine import cpu_s, free_port  # noqa: E402
+
 CONNECTIONS = 32
 SLICE = 500
 WATCHERS = 100
@@ -162,20 +166,6 @@ async def flood(connections: Sequence[Connection], requests: Sequence[bytes]) ->
 def close(connections: Sequence[Connection]) -> None:
     for connection in connections:
         connection.transport.close()
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds of all threads of a process, to the nanosecond."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-
-
-def free_port() -> int:
-    import socket  # noqa: PLC0415 - used here only
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench.replay.mock import MODEL
 from bench.router.machine import BenchError, free_port, started, wait_until_answers
+from common.exposition import parse
 from tests.engines import vllm
 from tests.engines.install import once, run
 
@@ -44,10 +45,10 @@ class Counters:
 
 
 _NAMES = {
-    "vllm:prefix_cache_queries_total{": "queries",
-    "vllm:prefix_cache_hits_total{": "hits",
-    "vllm:generation_tokens_total{": "written",
-    "vllm:time_to_first_token_seconds_sum{": "first_s",
+    "vllm:prefix_cache_queries_total": "queries",
+    "vllm:prefix_cache_hits_total": "hits",
+    "vllm:generation_tokens_total": "written",
+    "vllm:time_to_first_token_seconds_sum": "first_s",
 }
 
 
@@ -68,10 +69,11 @@ class Replica:
     def counters(self) -> Counters:
         """What it has counted."""
         found = dict.fromkeys(_NAMES.values(), 0.0)
-        for line in self._ask("/metrics").decode().splitlines():
-            for start, name in _NAMES.items():
-                if line.startswith(start):
-                    found[name] += float(line.split()[-1])
+        for sample in (
+            sample for family in parse(self._ask("/metrics").decode()).values() for sample in family.samples
+        ):
+            if (name := _NAMES.get(sample.name)) is not None:
+                found[name] += sample.value
         return Counters(**found)
 
     def forget(self) -> None:

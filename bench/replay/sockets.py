@@ -14,7 +14,7 @@ from bench.replay import client
 from bench.replay.mock import MODEL
 from bench.replay.offline import Outcome, Setup
 from bench.replay.traces import Request
-from bench.router.machine import BenchError, cpu_of, free_port, started, wait_until_answers
+from bench.router.machine import BenchError, cpu_s, free_port, started, tree, wait_until_answers
 from bench.router.peers import PyPI
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def replay(requests: Sequence[Request], setup: Setup, target: str, program: str,
         wait_until_answers(router_port, small, router, log, READY_S)
         for port in ports:
             _get(port, "/figures")  # what was asked until now does not count
-        before = cpu_of(router.pid)
+        before = _cpu_s(router.pid)
         sent = asyncio.run(
             client.send(
                 router_port,
@@ -75,7 +75,7 @@ def replay(requests: Sequence[Request], setup: Setup, target: str, program: str,
                 at=_joins(setup, ports, there, router_port, place, ours=not program),
             )
         )
-        spent = cpu_of(router.pid) - before
+        spent_s = _cpu_s(router.pid) - before
         outcome = Outcome()
         written = 0
         for port in ports:
@@ -90,7 +90,7 @@ def replay(requests: Sequence[Request], setup: Setup, target: str, program: str,
         raise BenchError(f"{target} changed how many tokens are asked for: its engines wrote {written}")
     lag = sorted(sent.lag_s)
     return Measured(
-        outcome, spent.all_s * 1e6 / len(requests), sent.faults, sent.first_fault, lag[int(0.99 * (len(lag) - 1))]
+        outcome, spent_s * 1e6 / len(requests), sent.faults, sent.first_fault, lag[int(0.99 * (len(lag) - 1))]
     )
 
 
@@ -161,6 +161,10 @@ def _joins(
         for port, at_s in zip(ports, setup.joins_at_s or (0.0,) * len(ports), strict=True)
         if at_s
     ]
+
+
+def _cpu_s(pid: int) -> float:
+    return sum(cpu_s(process.pid) for process in tree(pid))
 
 
 def _get(port: int, path: str) -> bytes:

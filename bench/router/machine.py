@@ -56,6 +56,12 @@ def cpu_of(pid: int) -> Cpu:
     return Cpu(user, system)
 
 
+def cpu_s(pid: int) -> float:
+    """CPU seconds of all threads of one process, to the nanosecond: `cpu_of` counts ticks of 10 ms."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
 def memory_bytes(pid: int) -> int:
     """Proportional memory (PSS) of a process tree; memory of the kernel's sockets is not in it."""
     total = 0

@@ -32,5 +32,4 @@ def test_a_short_trace_goes_through_a_real_router(tmp_path: Path) -> None:
     assert outcome.blocks == sum(len(request.blocks) for request in requests)
     assert outcome.hit_blocks == sum(len(request.blocks) - 1 for request in requests if len(request.blocks) > 4)
     assert all(outcome.read_tokens)
-    # Its CPU is counted in the kernel's ticks of 10 ms, which a dozen requests may not fill.
-    assert 0 <= measured.cpu_us < 1e6
+    assert measured.cpu_us > 0
