@@ -97,7 +97,11 @@ def parse_work(text: str) -> Work | None:
     Raises:
         UnreadablePage: It is no page of metrics.
     """
-    families = parse(text)
+    return work_of(parse(text))
+
+
+def work_of(families: Mapping[str, Family]) -> Work | None:
+    """The work that a page tells; None when it tells nothing of that."""
     odd: list[str] = []
     queries, hits = _count(PREFIX_QUERIES, families, odd), _count(PREFIX_HITS, families, odd)
     if queries is None or hits is None:

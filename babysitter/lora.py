@@ -10,7 +10,7 @@ from math import inf
 from typing import NamedTuple
 
 from babysitter import backoff
-from babysitter.engine_metrics import parse_work
+from babysitter.engine_metrics import work_of
 from common.exposition import Family, Sample, UnreadablePage, parse
 from common.wire.base import ModelObject
 from common.wire.lora import AdapterState, LoraAdapter
@@ -127,9 +127,10 @@ def states(
 def use_of(text: str, names: Collection[str], epoch_s: float) -> Use:
     """Which of `names` have requests, by the engine's Prometheus text; all of them, where it does not tell and is at work."""
     try:
-        families, work = parse(text), parse_work(text)
+        families = parse(text)
     except UnreadablePage:
         return Use(frozenset(names), {})
+    work = work_of(families)
     used = [(one.value, _users(one)) for one in families.get(IN_USE, Family()).samples]
     last = {name: at for at, those in sorted(used, key=lambda one: one[0]) for name in those}
     busy = set(names) & max(used, key=lambda one: one[0])[1] if used else set(names)
