@@ -94,8 +94,7 @@ async def serve(
             await web.UnixSite(runner, control_path).start()
             prober = master.prober = make_prober(master, session)
             scope.spawn("probe", prober.run(), service=True)
-            loader = AdapterLoader(session, scope, replicas=master.replicas, note=master.note_load)
-            pool.adapter_wanted = loader.wanted
+            pool.adapter_wanted = AdapterLoader(session, scope, replicas=master.replicas, note=master.note_load).wanted
             scope.spawn("reach", master.watch_reach(), service=True)
             if client is not None:
                 scope.spawn("follow", master.follow(client), service=True)

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from common.wire.base import JsonObject
 from router.messages.completion import Call, Choice, Completion, decode, stop_of, text_of, thought_of, usage_of
 from router.messages.request import Chat
 from router.proxy import answers
@@ -31,7 +32,7 @@ def to_message(content: bytes, chat: Chat, request_id: str) -> bytes:
     if choice is None or choice.message is None:
         raise Untranslatable("the replica's answer has no choice")
     said = choice.message
-    blocks: list[dict[str, Any]] = []
+    blocks: list[JsonObject] = []
     thought, member = thought_of(said)
     if thought:
         blocks.append({"type": "thinking", "thinking": thought, "signature": member})
@@ -47,7 +48,7 @@ def to_message(content: bytes, chat: Chat, request_id: str) -> bytes:
     return msgspec.json.encode(head)
 
 
-def start_of(completion: Completion, chat: Chat, request_id: str) -> dict[str, Any]:
+def start_of(completion: Completion, chat: Chat, request_id: str) -> JsonObject:
     """A message of which nothing is known yet."""
     return {
         "id": completion.id if isinstance(completion.id, str) and completion.id else f"msg_{request_id}",
@@ -61,7 +62,7 @@ def start_of(completion: Completion, chat: Chat, request_id: str) -> dict[str, A
     }
 
 
-def _tool_use(call: Call, otherwise: str, choice: Choice) -> dict[str, Any]:
+def _tool_use(call: Call, otherwise: str, choice: Choice) -> JsonObject:
     function = call.function
     given = function.arguments if function is not None else None
     if isinstance(given, str):

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from common.wire.base import JsonObject
 from router.facts import BadBody
 
 REFUSED = ("container", "mcp_servers", "thread", "compaction", "fallbacks", "n", "stream_options")
@@ -78,10 +79,10 @@ def to_chat(body: bytes) -> Chat:
     return Chat(msgspec.json.encode(chat), model if isinstance(model, str) else "", stops)
 
 
-def _messages(asked: dict[str, Any]) -> list[dict[str, Any]]:
+def _messages(asked: JsonObject) -> list[JsonObject]:
     system = asked.get("system")
     told = _said(system, "system") if system else ""
-    messages: list[dict[str, Any]] = [{"role": "system", "content": told}] if told else []
+    messages: list[JsonObject] = [{"role": "system", "content": told}] if told else []
     role = None
     for at, one in _each(asked, "messages"):
         where = f"messages.{at}"
@@ -100,12 +101,12 @@ def _messages(asked: dict[str, Any]) -> list[dict[str, Any]]:
     return messages
 
 
-def _of_user(content: Any, where: str) -> list[dict[str, Any]]:
+def _of_user(content: Any, where: str) -> list[JsonObject]:
     """Results of tools stand right behind their calls, so they come first; their images no tool's message can hold."""
     if isinstance(content, str):
         return [{"role": "user", "content": content}]
-    messages: list[dict[str, Any]] = []
-    parts: list[dict[str, Any]] = []
+    messages: list[JsonObject] = []
+    parts: list[JsonObject] = []
     for at, block, kind in _blocks(content, where):
         if kind == "tool_result":
             messages.append(_of_tool(block, at, parts))
@@ -116,7 +117,7 @@ def _of_user(content: Any, where: str) -> list[dict[str, Any]]:
     return messages
 
 
-def _of_tool(block: dict[str, Any], where: str, images: list[dict[str, Any]]) -> dict[str, Any]:
+def _of_tool(block: JsonObject, where: str, images: list[JsonObject]) -> JsonObject:
     content = block.get("content")
     texts: list[str] = [content] if isinstance(content, str) else []
     if content is not None and not texts:
@@ -132,11 +133,11 @@ def _of_tool(block: dict[str, Any], where: str, images: list[dict[str, Any]]) ->
     return {"role": "tool", "tool_call_id": _text(block.get("tool_use_id"), f"{where}.tool_use_id"), "content": text}
 
 
-def _of_assistant(content: Any, where: str) -> dict[str, Any]:
+def _of_assistant(content: Any, where: str) -> JsonObject:
     if isinstance(content, str):
         return {"role": "assistant", "content": content}
     texts: list[str] = []
-    calls: list[dict[str, Any]] = []
+    calls: list[JsonObject] = []
     thoughts: dict[str, str] = {}
     for at, block, kind in _blocks(content, where):
         if kind == "text":
@@ -153,14 +154,14 @@ def _of_assistant(content: Any, where: str) -> dict[str, Any]:
                 thoughts[name] = thoughts.get(name, "") + _text(block.get("thinking"), f"{at}.thinking")
         elif kind != "redacted_thinking":
             raise _refusal(f"{at}: a block of type {kind!r}")
-    message: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if texts or not calls else None}
+    message: JsonObject = {"role": "assistant", "content": "".join(texts) if texts or not calls else None}
     message.update(thoughts)
     if calls:
         message["tool_calls"] = calls
     return message
 
 
-def _part(block: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
+def _part(block: JsonObject, kind: str, where: str) -> JsonObject:
     if kind == "text":
         return {"type": "text", "text": _text(block.get("text"), f"{where}.text")}
     if kind != "image":
@@ -176,7 +177,7 @@ def _part(block: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _joined(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+def _joined(parts: list[JsonObject]) -> str | list[JsonObject]:
     """Text alone is one string: plain servers take nothing else."""
     if all(part["type"] == "text" for part in parts):
         return "\n".join(part["text"] for part in parts)
@@ -197,8 +198,8 @@ def _said(content: Any, where: str) -> str:
     return "\n".join(texts)
 
 
-def _put_tools(asked: dict[str, Any], chat: dict[str, Any]) -> None:
-    tools: list[dict[str, Any]] = []
+def _put_tools(asked: JsonObject, chat: JsonObject) -> None:
+    tools: list[JsonObject] = []
     for at, one in _each(asked, "tools"):
         tool = _object(one, f"tools.{at}")
         if tool.get("type") not in (None, "custom"):
@@ -225,7 +226,7 @@ def _put_tools(asked: dict[str, Any], chat: dict[str, Any]) -> None:
         chat["parallel_tool_calls"] = False
 
 
-def _put_output(asked: dict[str, Any], chat: dict[str, Any]) -> None:
+def _put_output(asked: JsonObject, chat: JsonObject) -> None:
     config = _object(asked.get("output_config") or {}, "output_config")
     for name in config:
         if name not in ("effort", "format"):
@@ -247,7 +248,7 @@ def _refusal(what: str) -> BadBody:
     return BadBody(f"{what} cannot be translated, and the servers of this model have no /v1/messages of their own")
 
 
-def _each(asked: dict[str, Any], name: str) -> list[tuple[int, Any]]:
+def _each(asked: JsonObject, name: str) -> list[tuple[int, Any]]:
     values = asked.get(name)
     if values is None and name != "messages":
         return []
@@ -256,7 +257,7 @@ def _each(asked: dict[str, Any], name: str) -> list[tuple[int, Any]]:
     return list(enumerate(values))
 
 
-def _blocks(content: Any, where: str) -> list[tuple[str, dict[str, Any], str]]:
+def _blocks(content: Any, where: str) -> list[tuple[str, JsonObject, str]]:
     """Each block with where it stands and its type."""
     if not isinstance(content, list):
         raise BadBody(f"{where}: must be a text or a list of blocks")
@@ -264,7 +265,7 @@ def _blocks(content: Any, where: str) -> list[tuple[str, dict[str, Any], str]]:
     return [(at, block, _text(block.get("type"), f"{at}.type")) for at, block in blocks]
 
 
-def _object(value: Any, where: str) -> dict[str, Any]:
+def _object(value: Any, where: str) -> JsonObject:
     if not isinstance(value, dict):
         raise BadBody(f"{where}: must be an object")
     return value

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from common.wire.base import JsonObject
 from router.messages.answer import start_of, told_by
 from router.messages.completion import Call, Choice, Completion, Usage, decode, stop_of, text_of, thought_of, usage_of
 from router.messages.request import Chat
@@ -189,7 +190,7 @@ class MessageStream:
         self._calls += 1
         self._begin(_TOOL, {"id": call_id, "name": name, "input": {}}, out)
 
-    def _begin(self, kind: str, members: dict[str, Any], out: list[bytes]) -> None:
+    def _begin(self, kind: str, members: JsonObject, out: list[bytes]) -> None:
         self._close(out)
         self._open = kind
         out.append(_event("content_block_start", {"index": self._blocks, "content_block": {"type": kind, **members}}))
@@ -236,5 +237,5 @@ class MessageStream:
         out.append(b"event: error\ndata: %b\n\n" % body)
 
 
-def _event(name: str, members: dict[str, Any]) -> bytes:
+def _event(name: str, members: JsonObject) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode({"type": name, **members}))
