@@ -1,0 +1,290 @@
+"""Deployments: what should run, as people write it, and how it stands, as the registry answers (docs/adr/0013).
+
+The specification is pydantic, since people write it; everything else is a message. Durations are seconds, times ISO 8601.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import UNSET, UnsetType
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from common.wire.base import JsonObject, Message
+from common.wire.create import Name, Text
+
+ParameterValue: TypeAlias = str | int | float | bool | list[str]
+"""One parameter of a template; the template says which type."""
+REQUEST_PREFIX = "dep-"
+"""A replica that a registry asked for has a `request_id` that begins so: `dep-UID-NUMBER`."""
+DEPLOYMENT_KEY = "deployment"
+"""Member of a replica's and a record's `metadata`: the deployment that it belongs to."""
+REVISION_KEY = "revision"
+"""Member likewise: the revision of that deployment which it runs."""
+
+
+class SpecPart(BaseModel):
+    """An unknown member is an error: it is a typing error, most likely."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class ReplicaRange(SpecPart):
+    """How many replicas; with `min` 0 none runs until somebody asks for the model."""
+
+    min: int = Field(default=1, ge=0, le=1000)
+    max: int = Field(default=1, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "ReplicaRange":
+        if self.max < self.min:
+            raise ValueError("max must be at least min")
+        return self
+
+
+class ScaleRule(SpecPart):
+    """wanted = ceil((in flight + waiting) / in_flight_per_replica), between `min` and `max`."""
+
+    in_flight_per_replica: int = Field(default=8, ge=1, le=100_000)
+    up_after_s: float = Field(default=0, ge=0, le=86_400)
+    down_after_s: float = Field(default=300, ge=0, le=86_400)
+
+
+class DeploymentPlacement(SpecPart):
+    """Which nodes may have it; empty: all. `labels` must all be those of the node; `spread`: the emptiest node first."""
+
+    nodes: tuple[Name, ...] = Field(default=(), max_length=1000)
+    labels: dict[Name, Text] = Field(default_factory=dict)
+    spread: bool = False
+
+
+class DeploymentSpec(SpecPart):
+    """What should run: a `template` with its parameters, or a release server's create `request`.
+
+    `model` is the name that clients ask for (unset: the deployment's). `accelerators` and `memory_mb` replace what the
+    template needs. `idle_s`: replicas above `min` go after so long without a request (0: never). `dwell_s`: a replica that
+    was started is not taken away for so long. Of two deployments that want the same accelerators, the higher `priority` has
+    them.
+    """
+
+    model: Text | None = None
+    template: Name | None = None
+    parameters: dict[Name, ParameterValue] = Field(default_factory=dict)
+    request: JsonObject | None = None
+    accelerators: int | None = Field(default=None, ge=0, le=1024)
+    memory_mb: int | None = Field(default=None, ge=0)
+    replicas: ReplicaRange = Field(default_factory=ReplicaRange)
+    scale: ScaleRule = Field(default_factory=ScaleRule)
+    idle_s: float = Field(default=0, ge=0, le=30 * 86_400)
+    dwell_s: float = Field(default=60, ge=0, le=86_400)
+    placement: DeploymentPlacement = Field(default_factory=DeploymentPlacement)
+    priority: int = Field(default=0, ge=-1000, le=1000)
+
+    @model_validator(mode="after")
+    def _says_what_runs(self) -> "DeploymentSpec":
+        if (self.template is None) == (self.request is None):
+            raise ValueError("needs either template or request")
+        if self.request is not None and self.parameters:
+            raise ValueError("parameters belong to a template")
+        return self
+
+
+RUNS: tuple[str, ...] = ("model", "template", "parameters", "request", "accelerators", "memory_mb")
+"""Members of a specification that a running replica depends on: a change of these is a new revision and rolls."""
+
+
+class DeploymentPhase(StrEnum):
+    """How a deployment stands, in one word."""
+
+    COLD = "cold"
+    """None runs and none is wanted; a request starts one."""
+    ASLEEP = "asleep"
+    QUEUED = "queued"
+    """It is to start, and waits for accelerators that others have."""
+    STARTING = "starting"
+    READY = "ready"
+    ROLLING = "rolling"
+    """Ready, while replicas of another revision replace those that run."""
+    STOPPING = "stopping"
+    UNSCHEDULABLE = "unschedulable"
+    """No node could ever take it as they are now; the reason says why."""
+    FAILING = "failing"
+    """Its starts fail; the reason says why and when the next one is tried."""
+
+
+class ModelState(Message, frozen=True, kw_only=True):
+    """What a router needs of one deployment: what it tells those who wait for its model.
+
+    Args:
+        stage: What the start does now, such as `loading`.
+        percent: How much of the start's usual time is over, 0 to 99; absent where nothing is known of earlier starts.
+        eta_s: Seconds until it should be ready; absent likewise.
+        position: Place among deployments that wait for accelerators, from 1.
+        hold: It makes sense to wait: it is, or can be, started.
+    """
+
+    model: str
+    deployment: str
+    phase: DeploymentPhase
+    stage: str | UnsetType = UNSET
+    percent: int | UnsetType = UNSET
+    eta_s: float | UnsetType = UNSET
+    position: int | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+    hold: bool = True
+
+
+class ModelDemand(Message, frozen=True, kw_only=True):
+    """What a router has of one deployment's model: requests under way and waiting now; `requests` counts all, and only rises.
+
+    A router that was restarted counts from 0 again.
+    """
+
+    in_flight: int = 0
+    waiting: int = 0
+    requests: int = 0
+
+
+class Demand(Message, frozen=True, kw_only=True):
+    """Body of `POST /v1/routers/{name}/demand`, each second and as soon as somebody waits: by model."""
+
+    models: dict[str, ModelDemand] = {}
+
+
+class DemandAnswer(Message, frozen=True, kw_only=True):
+    """Every deployment there is, as its model's clients should hear of it."""
+
+    models: list[ModelState] = []
+
+
+class Accelerator(Message, frozen=True, kw_only=True):
+    """One accelerator of a node, in its agent's heartbeat. `index` is what the assigning variable says.
+
+    Args:
+        replicas: Ids of the replicas that have it; `claims` are files of hand-made babysitters that do.
+        shared_mb: What its replicas were promised together, where they share it.
+    """
+
+    index: int
+    kind: str
+    memory_mb: int = 0
+    used_mb: int | UnsetType = UNSET
+    busy_percent: int | UnsetType = UNSET
+    replicas: list[str] = []
+    claims: list[str] = []
+    shared_mb: int = 0
+
+
+class TemplateGlance(Message, frozen=True, kw_only=True):
+    """One template of a node, in its agent's heartbeat: what a planner needs of it.
+
+    Args:
+        accelerators: How many a replica needs, where the deployment does not say.
+        memory_mb: Of each of them, where they are shared.
+        shares: Replicas may share an accelerator, by memory.
+        sleeps: Its replicas can be put to sleep.
+        digest: Differs when the template does.
+        parameters: JSON schema of its parameters.
+    """
+
+    name: str
+    accelerators: int = 0
+    memory_mb: int = 0
+    shares: bool = False
+    sleeps: bool = False
+    digest: str = ""
+    parameters: JsonObject = {}
+
+
+class DeploymentReplica(Message, frozen=True, kw_only=True):
+    """One replica of a deployment, as `GET /api/v1/deployments/{name}` shows it."""
+
+    request_id: str
+    node: str
+    revision: int
+    status: str
+    replica_id: str | None = None
+    since: str | None = None
+    leaving: bool = False
+
+
+class DeploymentRevision(Message, frozen=True, kw_only=True):
+    """One of the last ten revisions; `spec` is the whole specification as it stood."""
+
+    revision: int
+    at: str
+    spec: JsonObject
+    cause: str = ""
+
+
+class DeploymentInfo(Message, frozen=True, kw_only=True):
+    """`GET /api/v1/deployments/{name}`, and one line of the list.
+
+    Args:
+        version: For `If-Match`; rises with every change of the specification, whether it rolls or not.
+        revision: Rises when what runs changes.
+        wanted: Replicas that should run now.
+        scaled: What `POST …/scale` asked for in place of the rule; absent otherwise.
+        paused: Its rollout stands still.
+    """
+
+    name: str
+    model: str
+    version: int
+    revision: int
+    phase: DeploymentPhase
+    spec: JsonObject
+    created_at: str
+    updated_at: str
+    reason: str | None = None
+    wanted: int = 0
+    ready: int = 0
+    starting: int = 0
+    asleep: int = 0
+    leaving: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    paused: bool = False
+    scaled: int | UnsetType = UNSET
+    stage: str | UnsetType = UNSET
+    percent: int | UnsetType = UNSET
+    eta_s: float | UnsetType = UNSET
+    position: int | UnsetType = UNSET
+    last_request_at: str | None = None
+    replicas: list[DeploymentReplica] = []
+    history: list[DeploymentRevision] = []
+
+
+class DeploymentList(Message, frozen=True, kw_only=True):
+    """`GET /api/v1/deployments`."""
+
+    total: int
+    deployments: list[DeploymentInfo]
+
+
+class DeploymentChange(Message, frozen=True, kw_only=True):
+    """Answer to `PUT /api/v1/deployments/{name}[?dry_run=true]`: what the call did, or would do.
+
+    Args:
+        change: `created`, `rolls` (a new revision), `updated` (nothing that runs changes) or `unchanged`.
+        diff: Dotted members of the specification with their values before and after.
+        warnings: What stands in its way now, such as that no node has that many accelerators.
+    """
+
+    name: str
+    change: Literal["created", "rolls", "updated", "unchanged"]
+    version: int
+    revision: int
+    diff: dict[str, list[JsonObject | str | int | float | bool | list[str] | None]] = {}
+    warnings: list[str] = []
+
+
+class ScaleCall(Message, frozen=True, kw_only=True):
+    """Body of `POST …/scale`: so many, until the next `PUT`; null gives it back to the rule."""
+
+    replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
+
+
+class UndoCall(Message, frozen=True, kw_only=True):
+    """Body of `POST …/undo`, which may be empty: the revision to return to; absent: the one before."""
+
+    revision: int | None = None

@@ -1,0 +1,260 @@
+"""PURE. The planner's nouns. Moments are seconds of wall time, so that they mean the same to the next leader."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from common.wire.base import JsonObject
+from common.wire.deployment import DeploymentPhase, TemplateGlance
+from common.wire.words import ReplicaStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What one replica needs of its node: accelerators of its own, or `memory_mb` of one that it may share."""
+
+    accelerators: int = 0
+    memory_mb: int = 0
+    shares: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One deployment, as far as the planner needs it; `needs` is resolved from specification and template by node.
+
+    `scaled` replaces the rule; `woken_at` is when somebody called `wake`, `slept_at` when `sleep`.
+    """
+
+    name: str
+    model: str
+    revision: int
+    template: str | None
+    accelerators: int | None = None
+    memory_mb: int | None = None
+    least: int = 1
+    most: int = 1
+    in_flight_per_replica: int = 8
+    up_after_s: float = 0.0
+    down_after_s: float = 300.0
+    idle_s: float = 0.0
+    dwell_s: float = 60.0
+    nodes: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    spread: bool = False
+    priority: int = 0
+    paused: bool = False
+    scaled: int | None = None
+    woken_at: float | None = None
+    slept_at: float | None = None
+    deleted: bool = False
+    """Everything of it is to go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A replica that a node was told to run, or is about to be told: written before the call, removed after the end.
+
+    `request_id` makes the call safe to repeat. `leaving`: it is being drained and removed. `failures` counts calls that the
+    node refused.
+    """
+
+    request_id: str
+    deployment: str
+    revision: int
+    node: str
+    made_at: float
+    leaving: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenReplica:
+    """A replica of a deployment that heartbeats tell of.
+
+    `node` is where it runs; `stale`: its lease ended; `in_flight`: by routers. `status_since` and `ready_at` are moments.
+    """
+
+    replica_id: str
+    request_id: str
+    deployment: str
+    revision: int
+    node: str
+    status: ReplicaStatus
+    service: str | None = None
+    asleep: bool = False
+    draining: bool = False
+    stale: bool = False
+    in_flight: int = 0
+    status_since: float | None = None
+    ready_at: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One accelerator. `holders` are replica ids; `claimed`: a hand-made file has it."""
+
+    index: int
+    kind: str
+    memory_mb: int = 0
+    holders: tuple[str, ...] = ()
+    claimed: bool = False
+    shared_mb: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node's agent, by its heartbeat. `room`: more replicas that it takes; None: it does not say."""
+
+    name: str
+    slots: tuple[Slot, ...] = ()
+    templates: Mapping[str, TemplateGlance] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    room: int | None = None
+    away: bool = False
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """All routers' word on one model, added up; `last_request_at` is a moment, None: never since anybody counted.
+
+    `above_since`/`below_since`: since when more, or fewer, replicas than run would be wanted by load.
+    """
+
+    in_flight: int = 0
+    waiting: int = 0
+    last_request_at: float | None = None
+    recent_per_s: float = 0.0
+    """Requests per second, decayed over some minutes: how much it is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """Starts of a deployment on a node that failed in a row; none is tried there before `until`."""
+
+    deployment: str
+    node: str
+    failures: int
+    until: float
+    reason: str
+
+
+# What the planner answers.
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Make one replica there."""
+
+    deployment: str
+    revision: int
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Wake a replica that sleeps."""
+
+    replica_id: str
+    deployment: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Put a replica to sleep; it keeps its place and gives its accelerators' memory back."""
+
+    replica_id: str
+    deployment: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Drain a replica, then stop and remove it. `request_id` names it even before any heartbeat did."""
+
+    request_id: str
+    deployment: str
+    reason: str
+    replica_id: str | None = None
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Forget an assignment: its node is away for longer than its lease, so that what ran there must be made elsewhere."""
+
+    request_id: str
+    deployment: str
+    reason: str
+
+
+Action = Start | Wake | Sleep | Leave | Abandon
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a deployment stands after planning."""
+
+    phase: DeploymentPhase
+    wanted: int = 0
+    ready: int = 0
+    starting: int = 0
+    asleep: int = 0
+    leaving: int = 0
+    reason: str | None = None
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the planner wants to be reminded of at the next call, by deployment: since when load wants more, or less."""
+
+    above_since: Mapping[str, float] = field(default_factory=dict)
+    below_since: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The planner's answer."""
+
+    actions: tuple[Action, ...] = ()
+    standings: Mapping[str, Standing] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
+
+
+@dataclass(frozen=True, slots=True)
+class StartTimes:
+    """How long earlier starts of a template and model on a node took: the last ten, newest last.
+
+    `total_s` until ready; `stages`: per start, the seconds since it began at which each stage was entered, by name.
+    """
+
+    total_s: tuple[float, ...] = ()
+    stages: tuple[Mapping[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDeployment:
+    """What a store keeps of a deployment, as one document.
+
+    `spec` and each of `history` are specifications in their JSON form. `serial` numbers its request ids and never falls.
+    """
+
+    name: str
+    uid: str
+    version: int
+    revision: int
+    spec: JsonObject
+    created_at: str
+    updated_at: str
+    history: tuple[JsonObject, ...] = ()
+    assignments: tuple[Assignment, ...] = ()
+    setbacks: tuple[Setback, ...] = ()
+    serial: int = 0
+    paused: bool = False
+    scaled: int | None = None
+    woken_at: float | None = None
+    slept_at: float | None = None
+    deleted: bool = False
