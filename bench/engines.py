@@ -5,7 +5,8 @@
   shared    40 conversations of 3 turns, six at once, 10 system prompts of about 2,300 tokens among them; each cache holds
             about 24,000 tokens
   apart     as many questions of that length, no two with an equal beginning
-  overhead  `vllm bench serve` asks one engine itself and through our router, with one request at a time and with four
+  overhead  `vllm bench serve` asks one engine itself and through our router, with one request at a time and with four; on
+            two cores give the engine its own (--cores 0 --engine-cores 1), or it and who waits for it take turns
 
 Within one seed all routers are asked in turn, each started anew and before emptied caches; the next seed begins with another.
 Hits are the engines' own counters, the time to the first token is the client's. vLLM and its models are made under
@@ -61,7 +62,7 @@ def measure_overhead(options: argparse.Namespace, place: Place) -> list[Added]:
     model = replicas.model()
     found = []
     with (
-        replicas.running(1, place.sizes, place.cores, place.work) as (engine,),
+        replicas.running(1, place.sizes, options.engine_cores or place.cores, place.work) as (engine,),
         router("cost", [engine], place) as url,
     ):
         ways = [(DIRECT, engine.url), (OURS, url)]
@@ -105,6 +106,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     add("--concurrency", type=numbers, default=[1, 4], help="of vllm bench serve, in turn (default: 1,4)")
     add("--workers", type=int, default=1, help="worker processes of our router (default: 1)")
     add("--cores", default="0,1", help="cores of everything, as taskset lists them (default: 0,1)")
+    add("--engine-cores", help="cores of the overhead's engine, apart from router and client (default: as --cores)")
     add("--install", action="store_true", help="fetch sglang-router into data/engines if it is not there")
     add("--work", type=Path, default=Path(tempfile.gettempdir()) / "inference-svc-bench",
         help="folder for logs; may be thrown away (default: %(default)s)")  # fmt: skip

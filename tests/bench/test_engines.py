@@ -9,7 +9,7 @@ from aiohttp import web
 
 from bench.engines import conversations
 from bench.engines.replicas import most_possible
-from bench.engines.report import COST, DIRECT, OURS, ROUND_ROBIN, Added, Run, bounds, pairs, tables
+from bench.engines.report import COST, DIRECT, OURS, ROUND_ROBIN, Added, Run, bounds, median_within, pairs, tables
 
 
 def run(target: str, seed: int, mean_s: float, hits: float, case: str = "shared") -> Run:
@@ -44,8 +44,28 @@ def test_overhead_is_taken_from_pairs() -> None:
     times = [(DIRECT, 0, 10.0), (OURS, 0, 10.5), (DIRECT, 1, 30.0), (OURS, 1, 30.7), (DIRECT, 2, 5.0), (OURS, 2, 7.0)]
     added = [Added(way, 1, turn, ttft_ms, 4.0, "0.1") for way, turn, ttft_ms in times]
     assert pairs(added, 1, "ttft_ms") == pytest.approx([0.5, 0.7, 2.0])
-    assert [bound.holds for bound in bounds([], added)] == [True, True]
+    assert [bound.holds for bound in bounds([], added)] == [None, None], "three pairs cannot tell"
     assert "+0.50, +0.70, +2.00" in tables([], added)[0]
+
+
+@pytest.mark.parametrize(
+    ("differences", "within", "holds"),
+    [
+        ([0.2, 0.1, 0.3, 0.4, 0.5], None, None),
+        ([0.2, 0.1, 0.3, 0.4, 0.5, 0.9], (0.1, 0.9), True),
+        ([0.2, 0.1, 0.3, 0.4, 0.5, 1.9], (0.1, 1.9), None),
+        ([0.2, 0.1, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 99.0], (0.2, 0.8), True),  # one of nine may be anything: 96 %
+        ([1.1, 1.2, 1.3, 1.4, 1.5, 1.6], (1.1, 1.6), False),
+    ],
+)
+def test_overhead_is_judged_by_where_its_median_lies(
+    differences: list[float], within: tuple[float, float] | None, *, holds: bool | None
+) -> None:
+    assert median_within(differences) == within
+    times = [(DIRECT, 0.0), *((OURS, added) for added in differences)]
+    turns = range(len(differences))
+    added = [Added(way, 1, turn, at, at, "0.1") for turn in turns for way, at in (times[0], times[turn + 1])]
+    assert [bound.holds for bound in bounds([], added)] == [holds, holds]
 
 
 @pytest.mark.parametrize("case", conversations.CASES)
