@@ -183,7 +183,8 @@ class TemplateGlance(Message, frozen=True, kw_only=True):
         shares: Replicas may share an accelerator, by memory.
         sleeps: Its replicas can be put to sleep.
         digest: Differs when the template does.
-        parameters: JSON schema of its parameters.
+        parameters: JSON schema of its parameters; in a heartbeat empty where it would be too large.
+        error: Why its file is of no use: nothing is made of it.
     """
 
     name: str
@@ -193,6 +194,21 @@ class TemplateGlance(Message, frozen=True, kw_only=True):
     sleeps: bool = False
     digest: str = ""
     parameters: JsonObject = {}
+    description: str = ""
+    error: str | UnsetType = UNSET
+
+
+class TemplateInfo(TemplateGlance, frozen=True, kw_only=True):
+    """One template in `GET /api/v1/templates`; a registry lists each name and digest with the nodes that have it."""
+
+    nodes: list[str] = []
+
+
+class TemplateList(Message, frozen=True, kw_only=True):
+    """`GET /api/v1/templates`, of an agent and of a registry."""
+
+    total: int
+    templates: list[TemplateInfo]
 
 
 class DeploymentReplica(Message, frozen=True, kw_only=True):
