@@ -47,6 +47,8 @@ class Wish:
     slept_at: float | None = None
     deleted: bool = False
     """Everything of it is to go."""
+    start_s: float | None = None
+    """How long a start of it usually takes; None: nobody knows yet. What is slow to start is the last to be evicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +211,16 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the planner wants to be reminded of at the next call, by deployment: since when load wants more, or less."""
+    """What the planner wants to be reminded of at the next call, by deployment; empty for a new leader."""
 
     above_since: Mapping[str, float] = field(default_factory=dict)
     below_since: Mapping[str, float] = field(default_factory=dict)
+    below_peak: Mapping[str, int] = field(default_factory=dict)
+    """The most that load wanted since then: what it goes down to."""
+    wanted: Mapping[str, int] = field(default_factory=dict)
+    queued_since: Mapping[str, float] = field(default_factory=dict)
+    evicted_at: Mapping[str, float] = field(default_factory=dict)
+    """A `wake` of before this moment is done with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,232 @@
+"""PURE. The replicas of one deployment while a plan is made: who is there, who serves, who is out of date."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from common.wire.words import ReplicaStatus
+from registry.deployments.demand import Want
+from registry.deployments.model import Assignment, Leave, Node, SeenReplica, Sleep, Traffic, Wish
+
+ENDED = frozenset({ReplicaStatus.STOPPED, ReplicaStatus.FAILED})
+ASLEEP_FACTOR = 10
+"""A replica that sleeps is stopped when nobody asked for so many times `idle_s`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One replica: what its node was told, and what heartbeats tell of it."""
+
+    assignment: Assignment
+    replica: SeenReplica | None
+    node: Node | None
+
+    @property
+    def request_id(self) -> str:
+        """Its name, before and after any heartbeat."""
+        return self.assignment.request_id
+
+    @property
+    def asleep(self) -> bool:
+        """It keeps its place and serves nothing."""
+        return self.replica is not None and self.replica.asleep
+
+    @property
+    def ready(self) -> bool:
+        """It takes requests."""
+        seen = self.replica
+        return (
+            seen is not None and seen.status is ReplicaStatus.READY and not (seen.stale or seen.asleep or seen.draining)
+        )
+
+    @property
+    def ended(self) -> bool:
+        """It stopped for good, by its own fault or by somebody's call."""
+        return self.replica is not None and self.replica.status in ENDED and not self.replica.stale
+
+    @property
+    def lost(self) -> bool:
+        """Its node is given up, and nothing is heard of it."""
+        return self.node is not None and self.node.away and (self.replica is None or self.replica.stale)
+
+    @property
+    def must_move(self) -> bool:
+        """It goes whatever its revision is."""
+        by_hand = self.replica is not None and self.replica.draining
+        return by_hand or (self.node is not None and self.node.draining)
+
+    def dwells(self, dwell_s: float, now: float) -> bool:
+        """It was started a short time ago, or is being started."""
+        if self.replica is None or self.replica.ready_at is None:
+            return True
+        return now - self.replica.ready_at < dwell_s
+
+    @property
+    def busy(self) -> bool:
+        """A request is in it."""
+        return self.replica is not None and self.replica.in_flight > 0
+
+
+@dataclass(slots=True)
+class Crew:
+    """One deployment's replicas. Those that `leave` or `sleep` are told to go move out of `alive`.
+
+    `alive` are all that are neither leaving nor lost nor ended, the oldest first.
+    """
+
+    wish: Wish
+    traffic: Traffic | None
+    alive: list[Member] = field(default_factory=list)
+    leaving: list[Member] = field(default_factory=list)
+    put_to_sleep: list[Member] = field(default_factory=list)
+    woken: list[Member] = field(default_factory=list)
+    started: int = 0
+    actions: list[Leave | Sleep] = field(default_factory=list)
+    want: Want = field(default_factory=Want)
+
+    def outdated(self, member: Member) -> bool:
+        """Another is to take its place."""
+        return member.must_move or (member.assignment.revision != self.wish.revision and not self.wish.paused)
+
+    @property
+    def current(self) -> list[Member]:
+        """Awake, and as they should be."""
+        return [one for one in self.alive if not one.asleep and not self.outdated(one)]
+
+    @property
+    def old(self) -> list[Member]:
+        """Awake, and to be replaced."""
+        return [one for one in self.alive if not one.asleep and self.outdated(one)]
+
+    @property
+    def sleepers(self) -> list[Member]:
+        """Asleep, of any revision."""
+        return [one for one in self.alive if one.asleep and one not in self.woken]
+
+    @property
+    def present(self) -> int:
+        """Awake ones and those that are told to be."""
+        return len([one for one in self.alive if not one.asleep]) + len(self.woken) + self.started
+
+    @property
+    def ready(self) -> int:
+        """How many take requests."""
+        return sum(1 for one in self.alive if one.ready)
+
+    @property
+    def asked(self) -> bool:
+        """A request is under way, or waits."""
+        return self.traffic is not None and self.traffic.in_flight + self.traffic.waiting > 0
+
+    def leave(self, member: Member, reason: str) -> None:
+        """It is drained, stopped and removed."""
+        self.alive.remove(member)
+        self.leaving.append(member)
+        seen = member.replica
+        where = member.assignment.node
+        replica_id = seen.replica_id if seen else None
+        self.actions.append(Leave(member.request_id, self.wish.name, reason, replica_id, where))
+
+    def retire(self, member: Member, reason: str, *, may_sleep: bool) -> None:
+        """It sleeps where it can and may, else it leaves."""
+        if may_sleep and member.replica is not None and self.can_sleep(member):
+            self.alive.remove(member)
+            self.put_to_sleep.append(member)
+            self.actions.append(Sleep(member.replica.replica_id, self.wish.name, reason))
+        else:
+            self.leave(member, reason)
+
+    def can_sleep(self, member: Member) -> bool:
+        """Its template says how, and it is as it should be."""
+        node, template = member.node, self.wish.template
+        if not member.ready or node is None or node.away or template is None or self.outdated(member):
+            return False
+        return template in node.templates and node.templates[template].sleeps
+
+
+def members_of(
+    assignments: Iterable[Assignment], replicas: Mapping[tuple[str, str], SeenReplica], nodes: Mapping[str, Node]
+) -> dict[str, list[Member]]:
+    """By deployment, the oldest first; `replicas` by request id and node."""
+    found: dict[str, list[Member]] = {}
+    for one in sorted(assignments, key=lambda one: (one.made_at, one.request_id)):
+        member = Member(one, replicas.get((one.request_id, one.node)), nodes.get(one.node))
+        found.setdefault(one.deployment, []).append(member)
+    return found
+
+
+def shrink(crew: Crew, idle_s: float, now: float) -> None:
+    """Everything that goes without anything coming in its place."""
+    _drop_useless(crew, now)
+    _replace_ready(crew)
+    _too_many(crew, now)
+    _stop_sleepers(crew, idle_s)
+
+
+def _drop_useless(crew: Crew, now: float) -> None:
+    """Out of date and not ready, or asleep, or of a deployment that nobody uses."""
+    wish, traffic = crew.wish, crew.traffic
+    last = None if traffic is None else traffic.last_request_at
+    recent = crew.asked or traffic is None or (last is not None and now - last < wish.dwell_s)
+    unused = wish.least == 0 and not recent and not crew.want.needed
+    for member in [*crew.old, *(one for one in crew.sleepers if crew.outdated(one))]:
+        if member.ready and not unused:
+            continue
+        crew.leave(member, _why_old(crew, member))
+    if unused:
+        crew.want = _at_most(crew.want, len(crew.current))
+
+
+def _why_old(crew: Crew, member: Member) -> str:
+    if member.must_move:
+        return "its node is drained" if member.node is not None and member.node.draining else "it was drained by hand"
+    return f"revision {crew.wish.revision} replaces {member.assignment.revision}"
+
+
+def _at_most(want: Want, count: int) -> Want:
+    if want.count <= count:
+        return want
+    return Want(count, min(want.needed, count), want.floor, want.why, want.by_call, want.may_sleep)
+
+
+def _replace_ready(crew: Crew) -> None:
+    """Old ones that serve go as soon as enough others do."""
+    for member in crew.old:
+        if crew.ready - 1 < crew.want.count:
+            return
+        crew.leave(member, _why_old(crew, member))
+
+
+def _too_many(crew: Crew, now: float) -> None:
+    """More than are wanted: those that are not ready first, then the least busy, then the newest."""
+    want, wish = crew.want, crew.wish
+    order = sorted(
+        crew.current, key=lambda one: (one.ready, one.replica.in_flight if one.replica else 0, -one.assignment.made_at)
+    )
+    over = len(order) - want.count
+    for member in order:
+        if over <= 0:
+            return
+        if not want.by_call and (
+            member.dwells(wish.dwell_s, now) if member.ready else now - member.assignment.made_at < wish.dwell_s
+        ):
+            continue
+        asleep = want.may_sleep and crew.can_sleep(member)
+        if not asleep and len(crew.alive) + len(crew.put_to_sleep) <= want.floor:
+            return
+        crew.retire(member, want.why or "no longer wanted", may_sleep=want.may_sleep)
+        over -= 1
+
+
+def _stop_sleepers(crew: Crew, idle_s: float) -> None:
+    """Those that slept for long, or that there would never be room for beside those that serve."""
+    want, wish = crew.want, crew.wish
+    if not want.may_sleep:
+        for member in crew.sleepers[: max(0, len(crew.alive) - want.floor)]:
+            if len(crew.current) >= want.count:
+                crew.leave(member, want.why)
+        return
+    long = wish.idle_s > 0 and idle_s >= ASLEEP_FACTOR * wish.idle_s
+    for member in crew.sleepers:
+        kept = len(crew.alive) + len(crew.put_to_sleep)
+        if kept > wish.most or (long and kept > want.floor):
+            crew.leave(member, f"asleep, and no request for {idle_s:.0f} s" if long else "more than max")

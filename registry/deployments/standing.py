@@ -1,0 +1,75 @@
+"""PURE. How every deployment stands after planning, in one word and with the reason."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from common.wire.deployment import DeploymentPhase
+from registry.deployments.crew import Crew
+from registry.deployments.demand import NewMemory, Want
+from registry.deployments.model import Memory, Setback, Standing
+
+QUEUED, UNSCHEDULABLE = DeploymentPhase.QUEUED, DeploymentPhase.UNSCHEDULABLE
+ROLLING = DeploymentPhase.ROLLING
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Why a deployment does not have what it wants."""
+
+    kind: DeploymentPhase
+    reason: str
+
+
+def failing(setback: Setback, now: float) -> Note:
+    """Every node that may have it waits after failed starts."""
+    times = "a start" if setback.failures == 1 else f"{setback.failures} starts"
+    wait_s = max(0.0, setback.until - now)
+    reason = f"{times} failed on node {setback.node}: {setback.reason}; the next is tried in {wait_s:.0f} s"
+    return Note(DeploymentPhase.FAILING, reason)
+
+
+def no_more_than(want: Want, count: int) -> Want:
+    """The same with so many at most."""
+    if want.count <= count:
+        return want
+    return replace(want, count=count, needed=min(want.needed, count))
+
+
+def standings(
+    order: Sequence[Crew], notes: Mapping[str, Note], memory: Memory, new: NewMemory, now: float
+) -> dict[str, Standing]:
+    """By name; those that wait for accelerators have their place in `order`, from 1."""
+    found: dict[str, Standing] = {}
+    position = 0
+    for crew in order:
+        name, note = crew.wish.name, notes.get(crew.wish.name)
+        queued = note is not None and note.kind is QUEUED
+        if note is not None and note.kind is not ROLLING:
+            new.queued_since[name] = memory.queued_since.get(name, now)
+        position += queued
+        found[name] = _standing(crew, note, position if queued else None)
+    return found
+
+
+def _standing(crew: Crew, note: Note | None, position: int | None) -> Standing:
+    ready = crew.ready
+    awake = sum(1 for one in crew.alive if not one.asleep)
+    starting = awake - ready + crew.started + len(crew.woken)
+    asleep = len(crew.sleepers) + len(crew.put_to_sleep)
+    phase = _phase(crew, note, ready, starting, asleep)
+    reason = note.reason if note is not None else (crew.want.why or None)
+    return Standing(phase, crew.want.count, ready, starting, asleep, len(crew.leaving), reason, position)
+
+
+def _phase(crew: Crew, note: Note | None, ready: int, starting: int, asleep: int) -> DeploymentPhase:
+    if crew.wish.deleted:
+        return DeploymentPhase.STOPPING
+    if ready:
+        return DeploymentPhase.ROLLING if crew.old else DeploymentPhase.READY
+    if starting:
+        return DeploymentPhase.STARTING
+    if note is not None:
+        return note.kind
+    if asleep:
+        return DeploymentPhase.ASLEEP
+    return DeploymentPhase.STOPPING if crew.leaving else DeploymentPhase.COLD
