@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from registry.core.documents import Documents
 from registry.core.model import Change, Instance
 
 
@@ -31,6 +32,14 @@ class StoreConflict(StoreError):
 
 class LeaseLost(StoreError):
     """The store let the lease of a name end. Shared stores only."""
+
+
+class DocumentConflict(StoreError):
+    """The document has another version than the writer thinks: read again, then decide again."""
+
+
+class FenceLost(StoreError):
+    """Another registry leads now, or none: the leader that was may write nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +113,11 @@ class Store(Protocol):
     """
 
     shared: bool
+
+    @property
+    def documents(self) -> Documents:
+        """What else is kept here, apart from records."""
+        ...
 
     async def open(self) -> Loaded:
         """Make ready, and return what is remembered.

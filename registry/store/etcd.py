@@ -35,6 +35,7 @@ from registry.core.store import (
     Written,
 )
 from registry.store.codec import decode, encode
+from registry.store.etcd_documents import EtcdDocuments
 from registry.store.gateway import (
     CALL_TIMEOUT_S,
     Compacted,
@@ -95,6 +96,7 @@ class EtcdStore:
         self._keepalives: Keepalives | None = None
         self._gateway: Gateway | None = None
         self._scope = TaskScope("etcd")
+        self.documents = EtcdDocuments(ROOT, self._calls)
 
     # The contract.
 
@@ -172,6 +174,7 @@ class EtcdStore:
         """Stop keepalives and let go of the connections; leases end by themselves unless another registry renews."""
         await self._scope.close()
         if self._gateway is not None:
+            await self.documents.resign()
             await self._gateway.close()
             self._gateway = None
 

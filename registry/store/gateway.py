@@ -59,6 +59,7 @@ class KeyValue(msgspec.Struct, frozen=True):
 
     key: bytes
     value: bytes = b""
+    create_revision: int = 0
     mod_revision: int = 0
     lease: int = 0
 

@@ -22,6 +22,7 @@ from registry.core.model import Change, Instance, Upsert
 from registry.core.store import Loaded, StoreFull, StoreUnavailable
 from registry.store.codec import decode, encode
 from registry.store.local import LocalStore
+from registry.store.sqlite_documents import SqliteDocuments
 
 log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
@@ -29,6 +30,7 @@ Result = TypeVar("Result")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS instances (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS documents (key TEXT PRIMARY KEY, value BLOB NOT NULL, version INTEGER NOT NULL) WITHOUT ROWID;
 """
 _PUT = "INSERT INTO instances VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET record = excluded.record"
 _RAISE_FLOOR = (
@@ -45,6 +47,7 @@ class SqliteStore(LocalStore):
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="registry-store")
         self._database: sqlite3.Connection | None = None
         self._lock: int | None = None
+        self.documents = SqliteDocuments(self.use)
 
     async def open(self) -> Loaded:
         """Lock the file, read every record; a damaged file is renamed and a new one begun (docs/faults.md C12)."""
@@ -53,15 +56,32 @@ class SqliteStore(LocalStore):
     async def write(self, changes: Sequence[Change]) -> Sequence[Change]:
         """Write `changes` in one transaction."""
         rows = [(change, encode(change.instance) if isinstance(change, Upsert) else None) for change in changes]
+        await self.use(lambda database: _write(database, rows))
+        return changes
+
+    async def use(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Do `work` in the store's thread.
+
+        Raises:
+            StoreUnavailable: SQLite does not.
+            StoreFull: There is no room.
+        """
+
+        def in_thread() -> Result:
+            if self._database is None:
+                raise sqlite3.OperationalError("the store is closed")
+            return work(self._database)
+
         try:
-            await self._in_thread(lambda: self._write(rows))
+            return await self._in_thread(in_thread)
+        except RuntimeError as error:  # the thread has ended
+            raise StoreUnavailable(f"{self._path}: {error}") from error
         except sqlite3.OperationalError as error:
             if _code(error) == sqlite3.SQLITE_FULL:
                 raise StoreFull(f"{self._path}: {error}") from error
             raise StoreUnavailable(f"{self._path}: {error}") from error
         except sqlite3.DatabaseError as error:
             raise StoreUnavailable(f"{self._path}: {error}") from error
-        return changes
 
     async def close(self) -> None:
         """Close the file and let another registry have it."""
@@ -123,19 +143,6 @@ class SqliteStore(LocalStore):
                 path.rename(path.with_name(f"{path.name}.corrupt-{stamp}"))
         log.error("store.damaged", path=str(self._path), kept_as=f"*.corrupt-{stamp}", reason=str(error))
 
-    def _write(self, rows: Sequence[tuple[Change, bytes | None]]) -> None:
-        database = self._database
-        if database is None:
-            raise sqlite3.OperationalError("the store is closed")
-        with database:
-            database.execute("BEGIN IMMEDIATE")
-            for change, record in rows:
-                if record is not None:
-                    database.execute(_PUT, (change.name, record))
-                else:
-                    database.execute("DELETE FROM instances WHERE name = ?", (change.name,))
-                    database.execute(_RAISE_FLOOR, (change.instance.generation,))
-
     def _close(self) -> None:
         if self._database is not None:
             self._database.close()
@@ -143,6 +150,17 @@ class SqliteStore(LocalStore):
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _write(database: sqlite3.Connection, rows: Sequence[tuple[Change, bytes | None]]) -> None:
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        for change, record in rows:
+            if record is not None:
+                database.execute(_PUT, (change.name, record))
+            else:
+                database.execute("DELETE FROM instances WHERE name = ?", (change.name,))
+                database.execute(_RAISE_FLOOR, (change.instance.generation,))
 
 
 def _code(error: sqlite3.Error) -> int | None:
