@@ -91,6 +91,7 @@ PURE = (
     "registry/views/targets.py",
     "registry/deployments/crew.py",
     "registry/deployments/demand.py",
+    "registry/deployments/eta.py",
     "registry/deployments/evict.py",
     "registry/deployments/fit.py",
     "registry/deployments/model.py",
