@@ -17,6 +17,7 @@ ROOMS = ("babysitter", "ctl", "registry", "router")
 SHARED = "common"
 
 PURE = (
+    "babysitter/agent/accelerators.py",
     "babysitter/agent/changes.py",
     "babysitter/agent/model.py",
     "babysitter/agent/picture.py",
