@@ -100,6 +100,7 @@ PURE = (
     "registry/deployments/standing.py",
     "router/admission.py",
     "router/candidates.py",
+    "router/cold.py",
     "router/control/engine_page.py",
     "router/control/traffic.py",
     "router/control/views.py",
