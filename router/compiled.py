@@ -23,7 +23,6 @@ SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
 MODULES = (
     "router.counters",
     "router.candidates",
-    "router.cold",
     "router.dispatch",
     "router.facts",
     "router.messages.answer",
@@ -64,7 +63,6 @@ MODULES = (
     "router.proxy.head",
     "router.proxy.headers",
     "router.proxy.heads",
-    "router.proxy.held",
     "router.proxy.limits",
     "router.proxy.needs",
     "router.proxy.owned",

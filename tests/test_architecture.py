@@ -17,7 +17,6 @@ ROOMS = ("babysitter", "ctl", "registry", "router")
 SHARED = "common"
 
 PURE = (
-    "babysitter/agent/accelerators.py",
     "babysitter/agent/changes.py",
     "babysitter/agent/model.py",
     "babysitter/agent/picture.py",
@@ -100,7 +99,6 @@ PURE = (
     "registry/deployments/standing.py",
     "router/admission.py",
     "router/candidates.py",
-    "router/cold.py",
     "router/control/engine_page.py",
     "router/control/traffic.py",
     "router/control/views.py",

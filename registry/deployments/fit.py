@@ -111,12 +111,15 @@ def space_of(node: Node, request_ids: Mapping[str, str]) -> Space:
     return space
 
 
-def reckon(space: Space, request_id: str, needs: Needs, deployment: str, *, seen: bool) -> None:
-    """Counts one of ours on its node: by what the heartbeat shows of it, else by what it will take."""
+def reckon(space: Space, request_id: str, needs: Needs, deployment: str, *, seen: bool, settled: bool) -> None:
+    """Counts one of ours on its node: by what the heartbeat shows of it, else by what it will take.
+
+    `settled`: it was ready once, so what is shown is all that it has (of an older revision, it may need less than now).
+    """
     shown = tuple(index for index, holders in space.holders.items() if request_id in holders)
     if seen:
         space.seen.add(request_id)
-    if shown or not needs.accelerators:
+    if shown or settled or not needs.accelerators:
         space.holdings[request_id] = Holding(shown, needs)
         space.ours[deployment] = space.ours.get(deployment, 0) + 1
         if not seen and not shown:

@@ -93,7 +93,8 @@ def plan(
     crews = {name: Crew(wish, traffic.get(name)) for name, wish in by_name.items()}
     seen = {(one.request_id, one.node): one for one in replicas}
     node_of = {node.name: node for node in nodes}
-    actions: list[Action] = list(_surplus(assignments, replicas, by_name))
+    surplus = _surplus(assignments, replicas, by_name)
+    actions: list[Action] = []
     for name, members in members_of(assignments, seen, node_of).items():
         actions.extend(_sort(name, members, crews.get(name)))
     ids = {one.replica_id: one.request_id for one in replicas}
@@ -107,7 +108,7 @@ def plan(
             crew.wish, crew.traffic, there=len(crew.alive), idle_s=idle_s, memory=memory, new=work.new, now=now
         )
         shrink(crew, idle_s, now)
-    _fill(work, replicas, actions)
+    _fill(work, replicas, [*actions, *surplus])
     order = sorted(work.crews, key=lambda crew: _turn(crew, memory, now))
     for crew in order:
         _grow(work, crew)
@@ -116,6 +117,7 @@ def plan(
     for crew in work.crews:
         actions.extend(crew.actions)
     actions.extend(work.starts)
+    actions.extend(surplus)  # the last: they come again until they are carried out
     standings = standing.standings(order, work.notes, memory, work.new, now)
     return Plan(tuple(actions[:MOST_ACTIONS]), standings, work.new.kept())
 
@@ -172,13 +174,15 @@ def _fill(work: _Work, replicas: Sequence[SeenReplica], actions: Sequence[Action
             if space is None or needs is None or space.node.away:
                 continue
             if not member.ended or any(member.request_id in holders for holders in space.holders.values()):
-                fit.reckon(space, member.request_id, needs, crew.wish.name, seen=member.replica is not None)
+                seen = member.replica
+                settled = seen is not None and seen.ready_at is not None
+                fit.reckon(space, member.request_id, needs, crew.wish.name, seen=seen is not None, settled=settled)
         work.leaving.update(member.request_id for member in crew.leaving)
     work.leaving.update(one.request_id for one in actions if isinstance(one, Leave))
-    for seen in replicas:
-        space = spaces.get(seen.node)
-        if space is not None and seen.request_id in work.leaving:
-            space.seen.add(seen.request_id)
+    for one in replicas:
+        space = spaces.get(one.node)
+        if space is not None and one.request_id in work.leaving:
+            space.seen.add(one.request_id)
 
 
 def _turn(crew: Crew, memory: Memory, now: float) -> tuple[int, bool, float, str]:
@@ -191,7 +195,10 @@ def _grow(work: _Work, crew: Crew) -> None:
     """As many as are wanted: sleepers first, then new ones."""
     wish = crew.wish
     missing = crew.want.count - crew.present
-    for member in [one for one in crew.sleepers if not crew.outdated(one)][: max(0, missing)]:
+    if missing <= 0:
+        _could_it(work, crew)
+        return
+    for member in [one for one in crew.sleepers if not crew.outdated(one)][:missing]:
         if member.replica is not None and not member.replica.stale:
             crew.woken.append(member)
             work.starts.append(Wake(member.replica.replica_id, wish.name, "wanted again"))
@@ -211,6 +218,16 @@ def _grow(work: _Work, crew: Crew) -> None:
         return
     note = _make_room(work, crew, choice)
     work.notes[wish.name] = note
+
+
+def _could_it(work: _Work, crew: Crew) -> None:
+    """A cold one that no node could take says so before anybody waits for it."""
+    if crew.alive or crew.wish.deleted:
+        return
+    choice = fit.choose(crew.wish, work.spaces, work.setbacks, work.now)
+    never = fit.why_never(crew.wish, choice)
+    if never is not None:
+        work.notes[crew.wish.name] = standing.Note(standing.UNSCHEDULABLE, never)
 
 
 def _start(work: _Work, crew: Crew, choice: fit.Choice, reason: str) -> bool:
@@ -246,7 +263,7 @@ def _make_room(work: _Work, crew: Crew, choice: fit.Choice) -> standing.Note:
             place = eviction.place
     if place is not None:
         place.space.take(f"kept for {wish.name}", place.needs, place.indices)
-        return standing.Note(standing.QUEUED, f"waits for a replica to leave node {place.space.node.name}")
+        return standing.Note(standing.QUEUED, f"waits for a replica to leave node {place.space.node.name}", coming=True)
     if not choice.tried and choice.setback is not None:
         return standing.failing(choice.setback, work.now)
     return standing.Note(standing.QUEUED, "everything that would do is in use")
@@ -255,27 +272,36 @@ def _make_room(work: _Work, crew: Crew, choice: fit.Choice) -> standing.Note:
 def _roll(work: _Work, crew: Crew) -> None:
     """One step towards none that is out of date, when all that are up to date are ready."""
     wish, old = crew.wish, crew.old
-    if not old or crew.started or wish.name in work.notes or crew.leaving or crew.woken:
+    note = work.notes.get(wish.name)
+    if not old or crew.started or crew.leaving or crew.woken or any(not one.ready for one in crew.current):
         return
-    if any(not one.ready for one in crew.current) or len(crew.current) + len(old) > crew.want.count:
+    if note is not None and (note.coming or note.kind is not standing.QUEUED):
+        return
+    if note is None and len(crew.current) + len(old) > crew.want.count:
         return
     choice = fit.choose(wish, work.spaces, work.setbacks, work.now)
-    if _start(work, crew, choice, f"takes the place of one of revision {old[0].assignment.revision}"):
+    if note is None and _start(work, crew, choice, f"takes the place of one of revision {old[0].assignment.revision}"):
         return
-    for member in old:
-        theirs = {one.request_id for one in old if one.assignment.node == member.assignment.node}
-        here = [space for space in choice.tried if space.node.name == member.assignment.node]
-        if fit.best(wish, here, theirs | work.leaving) is not None:
-            crew.leave(member, f"makes room for revision {wish.revision}")
-            return
+    if _one_makes_room(work, crew, choice):
+        return
     moving = next((one for one in old if one.must_move), None)
-    never = fit.why_never(wish, choice)
-    if moving is None:
-        why = never or (
-            standing.failing(choice.setback, work.now).reason if choice.setback else "nothing is free for it"
-        )
+    if moving is not None:
+        made = _make_room(work, crew, choice) if crew.want.needed and note is None else None
+        if made is None or not made.coming:
+            crew.leave(moving, "its node is drained, and there is no place for another")
+    elif note is None:
+        failed = standing.failing(choice.setback, work.now).reason if choice.setback else "nothing is free for it"
+        why = fit.why_never(wish, choice) or failed
         work.notes[wish.name] = standing.Note(standing.ROLLING, f"revision {wish.revision} waits: {why}")
-        return
-    note = _make_room(work, crew, choice) if crew.want.needed else None
-    if note is None or (note.kind is not standing.QUEUED or not note.reason.startswith("waits")):
-        crew.leave(moving, "its node is drained, and there is no place for another")
+
+
+def _one_makes_room(work: _Work, crew: Crew, choice: fit.Choice) -> bool:
+    """An old one leaves first, where its place and its like's would do for a new one."""
+    for member in crew.old:
+        node = member.assignment.node
+        theirs = {one.request_id for one in crew.old if one.assignment.node == node}
+        here = [space for space in choice.tried if space.node.name == node]
+        if fit.best(crew.wish, here, theirs | work.leaving) is not None:
+            crew.leave(member, f"makes room for revision {crew.wish.revision}")
+            return True
+    return False

@@ -14,10 +14,11 @@ ROLLING = DeploymentPhase.ROLLING
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Why a deployment does not have what it wants."""
+    """Why a deployment does not have what it wants; `coming`: a place is being made for it."""
 
     kind: DeploymentPhase
     reason: str
+    coming: bool = False
 
 
 def failing(setback: Setback, now: float) -> Note:
@@ -44,7 +45,7 @@ def standings(
     for crew in order:
         name, note = crew.wish.name, notes.get(crew.wish.name)
         queued = note is not None and note.kind is QUEUED
-        if note is not None and note.kind is not ROLLING:
+        if note is not None and note.kind is not ROLLING and crew.want.count:
             new.queued_since[name] = memory.queued_since.get(name, now)
         position += queued
         found[name] = _standing(crew, note, position if queued else None)

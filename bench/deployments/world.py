@@ -1,0 +1,371 @@
+"""A model world for the planner: nodes, agents, replicas, requests and a clock that jumps. No process is started.
+
+The shell of the model does what the keeper does: it writes an assignment, calls, and repeats. Calls take their time, heartbeats
+are as old as they are, nodes are cut off and come back, starts fail.
+"""
+
+import random
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from common.wire.deployment import TemplateGlance
+from common.wire.words import ReplicaStatus
+from registry.deployments.model import (
+    Abandon,
+    Action,
+    Assignment,
+    Leave,
+    Memory,
+    Node,
+    Plan,
+    SeenReplica,
+    Setback,
+    Sleep,
+    Slot,
+    Start,
+    Traffic,
+    Wake,
+    Wish,
+)
+from registry.deployments.planner import plan
+
+LEASE_S = 10.0
+HEARTBEAT_S = 2.0
+RECENT_S = 300.0
+PER_REPLICA = 8
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+@dataclass(slots=True)
+class Replica:
+    """One replica, as it is in truth."""
+
+    request_id: str
+    deployment: str
+    revision: int
+    node: str
+    slots: tuple[int, ...]
+    made_at: float
+    ready_due: float
+    fails: bool = False
+    status: ReplicaStatus = ReplicaStatus.STARTING
+    ready_at: float | None = None
+    asleep: bool = False
+    draining: bool = False
+    ends_due: float | None = None
+    in_flight: list[float] = field(default_factory=list)
+    """When each of its requests ends."""
+
+
+@dataclass(slots=True)
+class Machine:
+    """One node. `heard` is what the registry knows of it, from its last heartbeat."""
+
+    name: str
+    count: int
+    templates: dict[str, TemplateGlance]
+    labels: dict[str, str] = field(default_factory=dict)
+    cut: bool = False
+    draining: bool = False
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    heard_at: float = 0.0
+    heard: tuple[Node, tuple[SeenReplica, ...]] | None = None
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a run tells."""
+
+    requests: int = 0
+    served: int = 0
+    lost: int = 0
+    refusals: int = 0
+    starts: Counter[str] = field(default_factory=Counter)
+    evictions: Counter[str] = field(default_factory=Counter)
+    leaves: Counter[str] = field(default_factory=Counter)
+    waits_s: list[float] = field(default_factory=list)
+    lives_s: list[float] = field(default_factory=list)
+    """How long an evicted replica was ready before."""
+
+
+@dataclass(slots=True)
+class World:
+    """Machines, wishes and requests; `step` is a second."""
+
+    rng: random.Random
+    machines: dict[str, Machine]
+    wishes: dict[str, Wish]
+    start_s: dict[str, float]
+    fail_share: float = 0.0
+    now: float = 1_000_000.0
+    began: float = 1_000_000.0
+    assignments: dict[str, Assignment] = field(default_factory=dict)
+    setbacks: dict[tuple[str, str], Setback] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
+    waiting: dict[str, deque[float]] = field(default_factory=dict)
+    asked_at: dict[str, float] = field(default_factory=dict)
+    recent: dict[str, float] = field(default_factory=dict)
+    calls: list[tuple[float, Action, str]] = field(default_factory=list)
+    serial: int = 0
+    last: Plan = field(default_factory=Plan)
+    figures: Figures = field(default_factory=Figures)
+
+    def replicas(self) -> Iterator[Replica]:
+        """All that there are, of all machines."""
+        for machine in self.machines.values():
+            yield from machine.replicas.values()
+
+    def ask(self, name: str, count: int = 1) -> None:
+        """So many requests for its model."""
+        self.figures.requests += count
+        self.waiting.setdefault(name, deque()).extend([self.now] * count)
+        self.asked_at[name] = self.now
+        self.recent[name] = self.recent.get(name, 0.0) + count / RECENT_S
+
+    def step(self) -> Plan:
+        """A second passes, then a plan is made and its calls are sent."""
+        self.now += 1
+        for name in self.recent:
+            self.recent[name] *= 1 - 1 / RECENT_S
+        self._live()
+        self._deliver()
+        self._dispatch()
+        self._hear()
+        found = self.plan()
+        self._judge(found)
+        self._carry_out(found)
+        return found
+
+    def plan(self) -> Plan:
+        """As the registry sees it now."""
+        nodes, seen = [], []
+        for machine in self.machines.values():
+            if machine.heard is None:
+                continue
+            stale = self.now - machine.heard_at > LEASE_S
+            nodes.append(replace(machine.heard[0], away=stale, draining=machine.draining))
+            seen += [replace(one, stale=stale) for one in machine.heard[1]]
+        found = plan(
+            list(self.wishes.values()),
+            list(self.assignments.values()),
+            seen,
+            nodes,
+            traffic=self.traffic(),
+            setbacks=list(self.setbacks.values()),
+            memory=self.memory,
+            now=self.now,
+        )
+        self.memory, self.last = found.memory, found
+        return found
+
+    def traffic(self) -> dict[str, Traffic]:
+        """The routers' word."""
+        under_way: Counter[str] = Counter()
+        for one in self.replicas():
+            under_way[one.deployment] += len(one.in_flight)
+        return {
+            name: Traffic(
+                under_way[name],
+                len(self.waiting.get(name, ())),
+                self.asked_at.get(name, self.began),
+                self.recent.get(name, 0.0),
+            )
+            for name in self.wishes
+        }
+
+    def _live(self) -> None:
+        for machine in self.machines.values():
+            for one in list(machine.replicas.values()):
+                self.figures.served += sum(1 for end in one.in_flight if end <= self.now)
+                one.in_flight = [end for end in one.in_flight if end > self.now]
+                if one.ends_due is not None and one.ends_due <= self.now:
+                    del machine.replicas[one.request_id]
+                elif one.draining and one.ends_due is None and not one.in_flight:
+                    one.status, one.ends_due = ReplicaStatus.STOPPING, self.now + self.rng.uniform(0, 4)
+                elif one.status is ReplicaStatus.STARTING and one.ready_due <= self.now:
+                    one.status = ReplicaStatus.FAILED if one.fails else ReplicaStatus.READY
+                    one.ready_at = None if one.fails else self.now
+
+    def _deliver(self) -> None:
+        """Calls that arrive now; one to a node that is cut off is repeated while it makes sense."""
+        later = []
+        for at, action, request_id in self.calls:
+            if at > self.now:
+                later.append((at, action, request_id))
+                continue
+            assignment = self.assignments.get(request_id)
+            name = action.node if isinstance(action, Start | Leave) else next(
+                (one.node for one in self.replicas() if f"r-{one.request_id}" == getattr(action, "replica_id", None)), None
+            )  # fmt: skip
+            machine = self.machines.get(name or "")
+            if machine is None:
+                continue
+            if machine.cut:
+                if assignment is not None:
+                    later.append((self.now + 2, action, request_id))
+                continue
+            self._arrive(machine, action, request_id)
+        self.calls = later
+
+    def _arrive(self, machine: Machine, action: Action, request_id: str) -> None:
+        one = machine.replicas.get(request_id)
+        if isinstance(action, Start):
+            assignment = self.assignments.get(request_id)
+            if one is None and assignment is not None and not assignment.leaving:
+                self._create(machine, action, request_id)
+        elif one is not None and isinstance(action, Leave):
+            one.draining = True
+            if one.status is ReplicaStatus.FAILED:
+                one.ends_due = self.now
+        elif one is not None and isinstance(action, Sleep) and not one.in_flight and one.status is ReplicaStatus.READY:
+            one.asleep = True
+        elif one is not None and isinstance(action, Wake):
+            one.asleep = False
+
+    def _create(self, machine: Machine, action: Start, request_id: str) -> None:
+        wish = self.wishes[action.deployment]
+        glance = machine.templates[wish.template or ""]
+        count = glance.accelerators if wish.accelerators is None else wish.accelerators
+        held = {index for one in machine.replicas.values() for index in one.slots}
+        free = [index for index in range(machine.count) if index not in held]
+        if len(free) < count:
+            self.figures.refusals += 1
+            self._fell(action.deployment, machine.name, "no accelerator is free", request_id)
+            return
+        took = self.start_s[action.deployment] * self.rng.lognormvariate(0, 0.2)
+        fails = self.rng.random() < self.fail_share
+        machine.replicas[request_id] = Replica(
+            request_id,
+            action.deployment,
+            action.revision,
+            machine.name,
+            tuple(free[:count]),
+            self.now,
+            self.now + took,
+            fails,
+        )
+
+    def _fell(self, deployment: str, node: str, reason: str, request_id: str) -> None:
+        before = self.setbacks.get((deployment, node))
+        failures = 1 + (before.failures if before else 0)
+        until = self.now + min(300, 10 * 2 ** (failures - 1))
+        self.setbacks[deployment, node] = Setback(deployment, node, failures, until, reason)
+        self.assignments.pop(request_id, None)
+
+    def _dispatch(self) -> None:
+        """Waiting requests go to replicas that take them; those at machines that are cut off are lost."""
+        for machine in self.machines.values():
+            for one in machine.replicas.values():
+                if machine.cut and one.in_flight:
+                    self.figures.lost += len(one.in_flight)
+                    one.in_flight = []
+        for name, line in self.waiting.items():
+            for one in self.replicas():
+                serves = one.status is ReplicaStatus.READY and not (one.draining or one.asleep)
+                if one.deployment != name or not serves or self.machines[one.node].cut:
+                    continue
+                while line and len(one.in_flight) < PER_REPLICA:
+                    self.figures.waits_s.append(self.now - line.popleft())
+                    one.in_flight.append(self.now + self.rng.expovariate(1 / 5))
+
+    def _hear(self) -> None:
+        for machine in self.machines.values():
+            due = machine.heard is None or self.now - machine.heard_at >= HEARTBEAT_S
+            if not machine.cut and due and (machine.heard is None or self.rng.random() < 0.9):
+                machine.heard_at, machine.heard = self.now, self._heartbeat(machine)
+
+    def _heartbeat(self, machine: Machine) -> tuple[Node, tuple[SeenReplica, ...]]:
+        holders = {index: f"r-{one.request_id}" for one in machine.replicas.values() for index in one.slots}
+        slots = tuple(
+            Slot(index, "cuda", 80_000, (holders[index],) if index in holders else ()) for index in range(machine.count)
+        )
+        seen = tuple(
+            SeenReplica(
+                f"r-{one.request_id}",
+                one.request_id,
+                one.deployment,
+                one.revision,
+                machine.name,
+                one.status,
+                asleep=one.asleep,
+                draining=one.draining,
+                in_flight=len(one.in_flight),
+                ready_at=one.ready_at,
+            )
+            for one in machine.replicas.values()
+        )
+        return Node(machine.name, slots, machine.templates, machine.labels), seen
+
+    def _judge(self, found: Plan) -> None:
+        """What must hold of every plan."""
+        traffic = self.traffic()
+        went: Counter[str] = Counter()
+        for action in found.actions:
+            if not isinstance(action, Leave) or not action.reason.startswith("evicted"):
+                continue
+            name, wish = action.deployment, self.wishes[action.deployment]
+            went[name] += 1
+            if traffic[name].in_flight or traffic[name].waiting:
+                raise Broken(f"{name} was evicted with requests")
+            one = self.machines[action.node or ""].replicas.get(action.request_id)
+            if one is not None and not one.asleep and (one.ready_at is None or self.now - one.ready_at < wish.dwell_s):
+                raise Broken(f"{name} was evicted within its dwell")
+            alive = sum(1 for one in self.assignments.values() if one.deployment == name and not one.leaving)
+            if alive - went[name] < wish.least:
+                raise Broken(f"{name} was evicted below its minimum")
+        for name, stands in found.standings.items():
+            wish = self.wishes[name]
+            if stands.wanted > max(wish.most, wish.scaled or 0):
+                raise Broken(f"{stands.wanted} of {name} are wanted, {wish.most} are the most")
+
+    def _carry_out(self, found: Plan) -> None:
+        for action in found.actions:
+            if isinstance(action, Start):
+                self.serial += 1
+                request_id = f"dep-{action.deployment}-{self.serial}"
+                if request_id in self.assignments:
+                    raise Broken(f"{request_id} is given twice")
+                self.assignments[request_id] = Assignment(
+                    request_id, action.deployment, action.revision, action.node, self.now
+                )
+                self.figures.starts[action.deployment] += 1
+                self._call(action, request_id)
+            elif isinstance(action, Leave):
+                self._leave(action)
+            elif isinstance(action, Abandon):
+                self.assignments.pop(action.request_id, None)
+            else:
+                self._call(action, action.replica_id.removeprefix("r-"))
+        self._end_those_gone()
+
+    def _leave(self, action: Leave) -> None:
+        one = self.assignments.get(action.request_id)
+        if one is not None and one.node == action.node:
+            self.assignments[action.request_id] = replace(one, leaving=True)
+            there = self.machines[one.node].replicas.get(action.request_id)
+            if there is not None and there.fails and there.status is ReplicaStatus.FAILED:
+                before = self.assignments.get(action.request_id)
+                self._fell(action.deployment, one.node, "it failed", "")
+                if before is not None:
+                    self.assignments[action.request_id] = before
+            self.figures.leaves[action.reason.split(":")[0]] += 1
+            if action.reason.startswith("evicted"):
+                self.figures.evictions[action.deployment] += 1
+                if there is not None and there.ready_at is not None:
+                    self.figures.lives_s.append(self.now - there.ready_at)
+        self._call(action, action.request_id)
+
+    def _call(self, action: Action, request_id: str) -> None:
+        self.calls.append((self.now + self.rng.uniform(0, 2), action, request_id))
+
+    def _end_those_gone(self) -> None:
+        """An assignment that leaves ends when its node, which can be reached, has no such replica and no call is on its way."""
+        on_the_way = {request_id for _, _, request_id in self.calls}
+        for request_id, one in list(self.assignments.items()):
+            machine = self.machines[one.node]
+            if one.leaving and not machine.cut and request_id not in machine.replicas and request_id not in on_the_way:
+                del self.assignments[request_id]
