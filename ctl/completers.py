@@ -18,6 +18,7 @@ from ctl.problem import Problem
 from ctl.secret import read_secret
 
 TIMEOUT_S = 1.0
+NOTHING: dict[str, list[Any]] = {"services": [], "replicas": [], "data": [], "deployments": [], "templates": []}
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 Completer = Callable[..., Iterable[str]]
 
@@ -45,6 +46,18 @@ def replicas(parsed_args: Namespace, **_rest: Any) -> list[str]:
     return [str(item["replica_id"]) for item in infos]
 
 
+def deployments(parsed_args: Namespace, **_rest: Any) -> list[str]:
+    """Names of the deployments."""
+    infos = _get(places.registry_url(parsed_args), "/api/v1/deployments", parsed_args.token_file)["deployments"]
+    return [str(item["name"]) for item in infos]
+
+
+def templates(parsed_args: Namespace, **_rest: Any) -> list[str]:
+    """Names of the agents' templates."""
+    found = _get(places.api_url(parsed_args), "/api/v1/templates", parsed_args.token_file)["templates"]
+    return sorted({str(item["name"]) for item in found})
+
+
 def models(parsed_args: Namespace, **_rest: Any) -> list[str]:
     """Ids of the models that can be asked."""
     listed = _get(places.router_url(parsed_args), "/v1/models", parsed_args.key_file, key=True)["data"]
@@ -59,8 +72,8 @@ def _get(base: str, path: str, secret_file: str | None, *, key: bool = False) ->
             headers["Authorization"] = f"Bearer {token}"
         request = urllib.request.Request(base.split(",", maxsplit=1)[0].rstrip("/") + path, headers=headers)  # noqa: S310 - http only, below
         if request.type not in ("http", "https"):
-            return {"services": [], "replicas": [], "data": []}
+            return NOTHING
         with _open(request, timeout=TIMEOUT_S) as answer:
             return json.load(answer)
     except (OSError, ValueError, ConfigurationError, Problem):
-        return {"services": [], "replicas": [], "data": []}
+        return NOTHING

@@ -11,9 +11,11 @@ from ctl.codes import MEANINGS, Code
 from ctl.places import DEFAULT_REGISTRY, DEFAULT_ROUTER, default_state_dir
 
 GROUPS: Mapping[str, str] = {
+    "fleet": "make fleet files",
     "lora": "LoRA adapters of running servers: list, load and unload them",
     "replicas": "create, list, look at and stop replicas, on any node",
     "request": "make create requests",
+    "rollout": "see, pause and undo what a change of a deployment does",
 }
 """First words that several commands share."""
 DESCRIPTION = """Start, watch and steer inference servers, their registry and their router.

@@ -8,10 +8,14 @@ from common.wire.words import ReplicaStatus
 GOOD, BUSY, BAD, QUIET = "green", "yellow", "bold red", "dim"
 _STYLES: dict[str, str] = {
     **dict.fromkeys((status.value for status in ReplicaStatus), BUSY),
-    **dict.fromkeys(("draining", "suspect", "warn", "loading", "unloading"), BUSY),
+    **dict.fromkeys(
+        ("draining", "suspect", "warn", "loading", "unloading", "queued", "starting", "rolling", "leaving"), BUSY
+    ),
     **dict.fromkeys(("ready", "running", "healthy", "active", "loaded", "yes", "ok", "fresh"), GOOD),
-    **dict.fromkeys(("failed", "unhealthy", "down", "no", "stale", "no answer", "fault"), BAD),
-    **dict.fromkeys(("stopped", "not running", "unknown", "-", "skipped", "unloaded"), QUIET),
+    **dict.fromkeys(
+        ("failed", "unhealthy", "down", "no", "stale", "no answer", "fault", "unschedulable", "failing"), BAD
+    ),
+    **dict.fromkeys(("stopped", "not running", "unknown", "-", "skipped", "unloaded", "cold", "asleep"), QUIET),
 }
 
 

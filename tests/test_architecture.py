@@ -56,6 +56,7 @@ PURE = (
     "ctl/convert.py",
     "ctl/doctor/finding.py",
     "ctl/doctor/judge.py",
+    "ctl/from_configs.py",
     "ctl/launcher/plan.py",
     "ctl/launcher/variables.py",
     "ctl/refusal.py",
