@@ -67,10 +67,18 @@ class Waiting(Generic[Ticket]):
         """Models that somebody waits for."""
         return [model for model, line in self._lines.items() if line.size]
 
-    def join(self, model: str, client: str, ticket: Ticket, priority: Priority = Priority.NORMAL) -> bool:
-        """Queue up; False when the line is full."""
+    def size(self, model: str) -> int:
+        """How many wait for `model`."""
+        line = self._lines.get(model)
+        return line.size if line is not None else 0
+
+    def join(
+        self, model: str, client: str, ticket: Ticket, priority: Priority = Priority.NORMAL, limit: int | None = None
+    ) -> bool:
+        """Queue up; False when the line is full. `limit` is its length where that is not the usual one."""
         line = self._lines.setdefault(model, _Line())
-        if line.size >= (self._limit // 2 if priority is Priority.LOW else self._limit):
+        limit = self._limit if limit is None else limit
+        if line.size >= (limit // 2 if priority is Priority.LOW else limit):
             if not line.size:
                 del self._lines[model]
             return False

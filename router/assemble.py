@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -105,9 +106,8 @@ async def serve(
             scope.spawn("publish", master.publish(), service=True)
             scope.spawn("reload", reloader.run(), service=True)
             readers = [scope.spawn("traffic", overview.watch_traffic(), service=True)]
-            if client is not None and presence:
-                telling = complaints.tell(client, presence["router"], master.failing)
-                readers.append(scope.spawn("complaints", telling, service=True))
+            if client is not None:
+                readers += tell_registry(master, client, scope, presence)
             log.info("service.listening", what="router", host=settings.host, port=pool.port, workers=settings.workers)
             try:
                 await until_stopped(scope, stop)
@@ -147,6 +147,18 @@ def make_client(
         return None
     master.directory.restore(last_table.load(master.table_path))
     return RegistryClient(settings.registry_url, session, token=token, watching_as=presence)
+
+
+def tell_registry(
+    master: Master, client: RegistryClient, scope: TaskScope, presence: Mapping[str, str]
+) -> list[asyncio.Task[None]]:
+    """What tells the registry of replicas that nothing comes from, and of deployments that are asked for."""
+    name = advertise.router_name(socket.gethostname(), master.pool.port)
+    tasks = [scope.spawn("demand", master.deployments.tell(client, name), service=True)]
+    if presence:
+        complaining = complaints.tell(client, presence["router"], master.failing)
+        tasks.append(scope.spawn("complaints", complaining, service=True))
+    return tasks
 
 
 def make_prober(master: Master, session: aiohttp.ClientSession) -> ReplicaProber:

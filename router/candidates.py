@@ -19,7 +19,8 @@ def choose_from(pool: Sequence[Endpoint], tried: Collection[str], outliers: Outl
     """Narrow `pool` (all endpoints of a model, or all of them) to candidates.
 
     Tiers: fresh and not ejected; suspect and not ejected; then, only for a first try, whoever is registered and not
-    draining, even if ejected or down (the panic rule, docs/faults.md D6).
+    draining, even if ejected or down (the panic rule, docs/faults.md D6); but not who says itself that it does not run, where
+    a deployment's requests wait for it.
     """
     fresh: list[Endpoint] = []
     suspect: list[Endpoint] = []
@@ -36,5 +37,5 @@ def choose_from(pool: Sequence[Endpoint], tried: Collection[str], outliers: Outl
         return Choice(fresh or suspect)
     if tried:
         return Choice(())
-    last = [endpoint for endpoint in pool if endpoint.eligibility is not Eligibility.DRAINING]
+    last = [one for one in pool if one.eligibility is not Eligibility.DRAINING and not one.absent]
     return Choice(last, panic=bool(last))

@@ -23,6 +23,7 @@ SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
 MODULES = (
     "router.counters",
     "router.candidates",
+    "router.cold",
     "router.dispatch",
     "router.facts",
     "router.messages.answer",
@@ -63,6 +64,7 @@ MODULES = (
     "router.proxy.head",
     "router.proxy.headers",
     "router.proxy.heads",
+    "router.proxy.held",
     "router.proxy.limits",
     "router.proxy.needs",
     "router.proxy.owned",

@@ -204,6 +204,7 @@ class Directory:
             waiting=hints.replica.waiting if hints.replica is not None else None,
             slow_start_s=hints.slow_start_s,
             end_marked=hints.stream_end_mark,
+            absent=replica.absent,
         )
 
     def _vanish(self, name: str, now: float) -> bool:

@@ -10,11 +10,12 @@ same one twice, within `max_retries` and the retry budget. What a failure says o
 what the client is told of it stands in this file and nowhere else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from math import inf
 from typing import Final
 
+from common.wire.deployment import DeploymentPhase, ModelState
 from router.counters import AttemptOutcome
 from router.model import Endpoint
 from router.outlier import AttemptVerdict
@@ -41,13 +42,14 @@ class Action(Enum):
 
 
 class LocalAnswer:
-    """An error that the router answers itself; `headers` are further fields."""
+    """An error that the router answers itself; `headers` are further fields, `more` further members of the error."""
 
     def __init__(self, status: int, code: str, message: str, *headers: tuple[bytes, bytes]) -> None:
         self.status = status
         self.code = code
         self.message = message
         self.headers = headers
+        self.more: Mapping[str, object] = {}
 
 
 class Judgement:
@@ -141,6 +143,26 @@ ADAPTER_NOT_LOADED: Final = LocalAnswer(
     503, "adapter_not_loaded", "no replica could load this adapter; its operators are told why", _RETRY_LATER
 )
 """The answer to a request that waited for an adapter, and has nobody to go to."""
+
+
+def model_starting(model: str, words: str, told: Mapping[str, object], retry_after_s: int) -> LocalAnswer:
+    """The answer to a request whose deployment took too long to start; `words` and `told`: how it stands."""
+    message = f"model '{model}' is not ready yet: {words}"
+    answer = _queue_answer(503, "model_starting", message, retry_after_s)
+    answer.more = told
+    return answer
+
+
+def model_unavailable(state: ModelState, told: Mapping[str, object], retry_after_s: int) -> LocalAnswer:
+    """The answer to a request whose deployment cannot be started now."""
+    reason = state.reason if isinstance(state.reason, str) else f"it is {state.phase.value}"
+    message = f"deployment '{state.deployment}' cannot serve model '{state.model}' now: {reason}"
+    if state.phase is DeploymentPhase.UNSCHEDULABLE:  # time alone does not mend it
+        answer = LocalAnswer(503, "model_unavailable", message, _DO_NOT_RETRY)
+    else:
+        answer = _queue_answer(503, "model_unavailable", message, retry_after_s)
+    answer.more = told
+    return answer
 
 
 def judge(status: int) -> Judgement:

@@ -1,7 +1,7 @@
 """What master and workers say to each other, over one socket pair each: a length, then MessagePack.
 
-The master sends the setup once (settings and who the worker is), then every table. A worker sends its status every second;
-when that stops the worker hangs, and when the stream ends it is dead.
+The master sends the setup once (settings and who the worker is), then every table. A worker sends its status every second,
+and as soon as a request waits for a cold model; when that stops the worker hangs, and when the stream ends it is dead.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import struct
 
 import msgspec
 
+from common.wire.deployment import ModelState
 from router.keys import Key
 from router.model import Endpoint
 
@@ -54,6 +55,24 @@ class Retire(msgspec.Struct, frozen=True, tag="retire"):
     """Stop accepting, finish what is under way, end."""
 
 
+class Standings(msgspec.Struct, frozen=True, tag="standings"):
+    """How deployments' models stand now, as far as that changed; all of them for a new worker."""
+
+    changed: tuple[ModelState, ...]
+    gone: tuple[str, ...] = ()
+    lost: bool = False
+    """The registry does not answer: what it said last is in force."""
+
+
+class ModelWaits(msgspec.Struct, frozen=True):
+    """What a worker has of one deployment's model: how many wait now, and what it saw of held ones since its last word."""
+
+    waiting: int
+    served: int = 0
+    waited_s: float = 0.0
+    refused: int = 0
+
+
 class WorkerStatus(msgspec.Struct, frozen=True, tag="status"):
     """A worker is alive: sent once it serves and every second from then on."""
 
@@ -63,6 +82,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, tag="status"):
     compiled: bool
     unreached: dict[str, tuple[int, str]] = {}
     """By endpoint id: requests in a row that could not reach it, and why the last could not."""
+    waits: dict[str, ModelWaits] = {}
+    """By model of a deployment; those of which there is something to say."""
 
 
 class AdapterWanted(msgspec.Struct, frozen=True, tag="adapter"):
@@ -72,7 +93,7 @@ class AdapterWanted(msgspec.Struct, frozen=True, tag="adapter"):
     endpoint: str
 
 
-Message = WorkerSetup | Endpoints | Keys | Forgive | Retire | WorkerStatus | AdapterWanted
+Message = WorkerSetup | Endpoints | Keys | Standings | Forgive | Retire | WorkerStatus | AdapterWanted
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 

@@ -18,6 +18,7 @@ from common.reload import Change
 from common.settings import SettingsError
 from common.tracing import require_tracing
 from router import complaints, last_table
+from router.demand import Deployments
 from router.directory import Directory
 from router.model import Replica, Table
 from router.prober import ProbeResult, ReplicaProber
@@ -45,6 +46,8 @@ class Master:
             default_limit=settings.max_in_flight,
         )
         self.registry_error: str | None = "not contacted yet" if settings.registry_url else None
+        self.deployments = Deployments(self.replicas, pool.counters, pool.waiting, pool.tell_standings)
+        pool.standings, pool.heard_waits = self.deployments.all, self.deployments.heard
         self._changed = asyncio.Event()
         self.first_answer = asyncio.Event()
         self.prober: ReplicaProber | None = None

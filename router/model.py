@@ -9,6 +9,7 @@ import msgspec
 from common.discovery.plan import Plan, plan_of
 from common.wire.address import authority
 from common.wire.base import ModelObject
+from common.wire.deployment import DEPLOYMENT_KEY
 from common.wire.hints import Hints, hints_of
 from common.wire.record import ServiceRecord
 
@@ -67,6 +68,8 @@ class Endpoint:
     """Requests that wait inside the engine, by its latest report; None when it does not say."""
     slow_start_s: float | None = None
     """How long it begins with less than its weight (`policy/slow_start.py`); None leaves it to the router's setting."""
+    absent: bool = False
+    """It is a deployment's, and says itself that it starts, sleeps or has ended: not even a last resort."""
 
     @property
     def authority(self) -> str:
@@ -238,6 +241,17 @@ class Replica:
             if weight is not None and 0 <= weight <= WEIGHT_LIMIT:
                 return float(weight)
         return 1.0
+
+    @property
+    def absent(self) -> bool:
+        """True when a deployment's replica says itself that it does not run: whoever asks for its model waits for it."""
+        return self.record.status != "running" and self.deployment is not None
+
+    @property
+    def deployment(self) -> str | None:
+        """The deployment that it belongs to."""
+        name = (self.record.metadata or {}).get(DEPLOYMENT_KEY)
+        return name if isinstance(name, str) else None
 
     @property
     def eligibility(self) -> Eligibility:

@@ -157,6 +157,15 @@ class RouterSettings(TracedSettings):
     )
     queue_limit: int = option(256, "Requests that may wait per model and worker for a replica with room.", ge=0)
     queue_timeout_s: float = option(30.0, "Seconds a request may wait for a replica with room.", gt=0)
+    hold_limit: int = option(
+        2048, "Requests that may wait per model and worker for a deployment's first replica to start.", ge=0
+    )
+    hold_s: float = option(
+        60.0,
+        "Seconds a request waits for a deployment's replica to start, before a 503 with the time that is left; streams, "
+        "which are told how it goes, wait for first_byte_timeout_s.",
+        gt=0,
+    )
     sse_keepalive_s: float = option(
         15.0,
         "Seconds of silence after which a stream gets a comment, waiting or between two events; 0 sends none.",

@@ -20,6 +20,7 @@ from common.http.tls import client_context
 from common.tasks import TaskScope
 from common.tracing import open_tracing
 from router import feed
+from router.cold import ColdCounts
 from router.counters import BLOCKS_EACH, IN_FLIGHT, Shape, SharedCounters
 from router.model import Endpoint, Table
 from router.policy.choose import Chooser
@@ -33,6 +34,8 @@ from router.sharing import Sharing
 
 log = structlog.get_logger(__name__)
 BEAT_S = 1.0
+TOGETHER_S = 0.01
+"""Requests that arrive together are told of together."""
 FRESH_GRACE_S = 0.5
 FLUSH_TURNS, FLUSH_TURN_S = 20, 0.05
 
@@ -58,6 +61,8 @@ def limits_of(settings: RouterSettings) -> Limits:
         extra_headers=settings.forward_headers,
         queue_limit=settings.queue_limit,
         queue_timeout_s=settings.queue_timeout_s,
+        hold_s=settings.hold_s,
+        hold_limit=settings.hold_limit,
         sse_keepalive_s=settings.sse_keepalive_s,
         access_log_sample=settings.access_log_sample,
         served_by=settings.served_by,
@@ -108,9 +113,13 @@ async def serve(feed_fd: int, counters_fd: int, socket_fd: int, *, is_compiled: 
         tracing = open_tracing(settings, "router", **{"inference.worker": str(plan.index)})
         if tracing is not None:
             engine.traces = Traces(tracing.send, settings.trace_sample)
+        asked = asyncio.Event()
+        engine.tell_demand = asked.set
         engine.ask_for_adapter = lambda adapter, endpoint: feed.write(writer, feed.AdapterWanted(adapter, endpoint))
         scope.spawn("sweep", engine.sweep(), service=True)
-        retired = scope.spawn("feed", _listen(reader, writer, engine, listening, scope, is_compiled=is_compiled))
+        retired = scope.spawn(
+            "feed", _listen(reader, writer, engine, listening, scope, asked=asked, is_compiled=is_compiled)
+        )
         failure = asyncio.ensure_future(scope.failed())
         await asyncio.wait({retired, failure}, return_when=asyncio.FIRST_COMPLETED)
         if failure.done():
@@ -129,6 +138,7 @@ async def _listen(
     listening: socket.socket,
     scope: TaskScope,
     *,
+    asked: asyncio.Event,
     is_compiled: bool,
 ) -> None:
     """Take tables from the master; serve from the first one on; return when told to retire."""
@@ -144,9 +154,11 @@ async def _listen(
                 # What lives now lives for ever: keep the collector from walking it at every pass.
                 gc.collect()
                 gc.freeze()
-                scope.spawn("beat", _beat(writer, engine, is_compiled=is_compiled), service=True)
+                scope.spawn("beat", _beat(writer, engine, asked, is_compiled=is_compiled), service=True)
         elif isinstance(message, feed.Keys):
             engine.set_keys(message.keys)
+        elif isinstance(message, feed.Standings):
+            engine.set_standings(message.changed, message.gone, lost=message.lost)
         elif isinstance(message, feed.Forgive):
             engine.outliers.forgive(message.endpoint)
         elif message is None or isinstance(message, feed.Retire):
@@ -157,17 +169,38 @@ async def _listen(
             return
 
 
-async def _beat(writer: asyncio.StreamWriter, engine: Engine, *, is_compiled: bool) -> None:
-    """Tell the master, every second, that this worker turns its loop."""
+async def _beat(writer: asyncio.StreamWriter, engine: Engine, asked: asyncio.Event, *, is_compiled: bool) -> None:
+    """Tell the master, every second, that this worker turns its loop; and soon when a cold model is asked for."""
     while True:
         unreached = {key: (run.failures, run.reason) for key, run in engine.connector.unreached.items()}
         beat = feed.WorkerStatus(
-            engine.table.version, len(engine.clients), len(engine.exchanges), is_compiled, unreached
+            engine.table.version,
+            len(engine.clients),
+            len(engine.exchanges),
+            is_compiled,
+            unreached,
+            _waits(engine),
         )
         feed.write(writer, beat)
         with contextlib.suppress(ConnectionError):
             await writer.drain()
-        await asyncio.sleep(BEAT_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asked.wait(), BEAT_S)
+            await asyncio.sleep(TOGETHER_S)
+        asked.clear()
+
+
+def _waits(engine: Engine) -> dict[str, feed.ModelWaits]:
+    """Who waits for deployments' models, and what was seen of them since the last time."""
+    counts, engine.cold.counts = engine.cold.counts, {}
+    states = engine.cold.states
+    models = counts.keys() | {model for model in engine.waiting.models() if model in states}
+    nothing = ColdCounts()
+    return {
+        model: feed.ModelWaits(engine.waiting.size(model), seen.served, seen.waited_s, seen.refused)
+        for model in models
+        for seen in (counts.get(model, nothing),)
+    }
 
 
 async def _drain(engine: Engine, timeout_s: float) -> None:

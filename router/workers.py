@@ -93,6 +93,12 @@ class WorkerPool:
         self._table = Table(0)
         self.adapter_wanted: Callable[[str, str], None] = lambda _adapter, _endpoint: None
         """Called with an adapter that a worker has requests for, and the endpoint that it would send them to."""
+        self.standings: Callable[[], feed.Standings] = lambda: feed.Standings(())
+        """How deployments' models stand, for a new worker."""
+        self.heard_waits: Callable[[Mapping[str, feed.ModelWaits], Mapping[str, feed.ModelWaits]], None] = (
+            lambda _before, _waits: None
+        )
+        """Called with what a worker said of deployments' models before, and says now."""
         self._stopping = False
         self._rolling = asyncio.Lock()
 
@@ -160,6 +166,19 @@ class WorkerPool:
         """Give every worker a new table."""
         self._table = table
         self._tell_all(feed.Endpoints(table.version, table.endpoints))
+
+    def tell_standings(self, standings: feed.Standings) -> None:
+        """Tell every worker how deployments' models stand now."""
+        self._tell_all(standings)
+
+    def waiting(self) -> dict[str, int]:
+        """Requests that wait for deployments' models, over all workers, those that drain too."""
+        waiting: dict[str, int] = {}
+        for worker in self._alive:
+            for model, waits in (worker.status.waits if worker.status else {}).items():
+                if waits.waiting:
+                    waiting[model] = waiting.get(model, 0) + waits.waiting
+        return waiting
 
     def set_keys(self, keys: tuple[Key, ...]) -> None:
         """Give every worker the API keys."""
@@ -289,6 +308,7 @@ class WorkerPool:
         )
         feed.write(writer, plan)
         feed.write(writer, feed.Keys(self._keys))
+        feed.write(writer, self.standings())
         feed.write(writer, feed.Endpoints(self._table.version, self._table.endpoints))
         self._scope.spawn(f"hear-worker-{index}", self._hear(index, worker, reader))
         return worker
@@ -305,7 +325,9 @@ class WorkerPool:
                 if isinstance(message, feed.WorkerStatus):
                     if worker.status is None:
                         log.info("worker.serving", worker=index, pid=worker.process.pid, compiled=message.compiled)
-                    worker.status = message
+                    before, worker.status = worker.status, message
+                    if message.waits:
+                        self.heard_waits(before.waits if before is not None else {}, message.waits)
                     self._serving[index].set()
         except TimeoutError:
             log.error("worker.hung", worker=index, pid=worker.process.pid, silent_s=SILENCE_LIMIT_S)

@@ -246,7 +246,13 @@ def metric_families() -> dict[str, list[Metric]]:
     source = cast(
         "Any",
         SimpleNamespace(
-            registry_error=None, replicas=list, connections=int, workers_alive=int, left_out=int, unreachable=dict
+            registry_error=None,
+            replicas=list,
+            connections=int,
+            workers_alive=int,
+            left_out=int,
+            unreachable=dict,
+            deployments=SimpleNamespace(states={}, totals={}, waiting=dict),
         ),
     )
     router = RouterCollector(source, SharedCounters(SharedCounters.create(shape), shape))

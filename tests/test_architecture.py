@@ -17,6 +17,7 @@ ROOMS = ("babysitter", "ctl", "registry", "router")
 SHARED = "common"
 
 PURE = (
+    "babysitter/agent/accelerators.py",
     "babysitter/agent/changes.py",
     "babysitter/agent/model.py",
     "babysitter/agent/picture.py",
@@ -100,6 +101,7 @@ PURE = (
     "registry/deployments/standing.py",
     "router/admission.py",
     "router/candidates.py",
+    "router/cold.py",
     "router/control/engine_page.py",
     "router/control/traffic.py",
     "router/control/views.py",

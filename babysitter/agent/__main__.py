@@ -55,6 +55,7 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
         clock = SystemClock()
         async with make_session(timeout_s=CALL_TIMEOUT_S, limit=0) as session, TaskScope("agent") as scope:
             manager = ReplicaManager(settings, store, launch_spec, session=session, scope=scope, clock=clock)
+            await manager.accelerators.look()
             manager.adopt()
             agent = AgentContext(manager, settings.node, token)
             reloader = Reloader(
@@ -82,6 +83,7 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
                     scope.spawn("report", lease.keep(), service=True)
                 scope.spawn("reload", reloader.run(), service=True)
                 scope.spawn("renew", manager.renew(), service=True)
+                scope.spawn("accelerators", manager.accelerators.keep(), service=True)
                 await until_stopped(scope, stop)
                 if reloader.settings.cleanup_on_shutdown:
                     await manager.clean_up()

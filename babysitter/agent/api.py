@@ -60,7 +60,10 @@ async def metrics(request: web.Request) -> web.Response:
     controllers = agent.manager.controllers()
     silent = sum(not controller.has_babysitter and not controller.record.over for controller in controllers)
     statuses = [controller.info().status for controller in controllers]
-    body = scrapes.page(families(agent.node, statuses, agent.manager.counts(), silent))
+    manager, watch = agent.manager, agent.manager.accelerators
+    accelerators = watch.glance(manager.holds())
+    told = families(agent.node, statuses, manager.counts(), silent, accelerators=accelerators, readings=watch.readings)
+    body = scrapes.page(told)
     return web.Response(body=body, headers={"Content-Type": scrapes.CONTENT_TYPE})
 
 

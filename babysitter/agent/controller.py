@@ -243,7 +243,8 @@ class ReplicaController:
             before = self._store.signature(self.replica_id)
             await asyncio.to_thread(self._store.write_settings, self.replica_id, self.launch_spec.settings)
             launch_spec = self.launch_spec
-            self._babysitter = processes.start(launch_spec.command, self.directory, self.record.port, launch_spec.env)
+            env = {**launch_spec.env, **self.record.env}
+            self._babysitter = processes.start(launch_spec.command, self.directory, self.record.port, env)
             log.info("babysitter.started", replica=self.replica_id, pid=self._babysitter.process.pid)
             deadline = self._clock.monotonic() + STARTED_WITHIN_S
             while (  # noqa: ASYNC110 - another process writes the file, past the costly part of its start

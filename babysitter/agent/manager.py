@@ -19,6 +19,8 @@ import structlog
 
 from babysitter import ports
 from babysitter.agent import port_plan, processes
+from babysitter.agent.accelerator_watch import AcceleratorWatch
+from babysitter.agent.accelerators import Hold, Need
 from babysitter.agent.controller import ReplicaController
 from babysitter.agent.launch_spec import LaunchSpec
 from babysitter.agent.model import Desired, ReplicaRecord
@@ -42,6 +44,7 @@ ID_LENGTH = 12
 ALPHABET = string.ascii_lowercase + string.digits
 RENEWAL_S = 5.0
 """Between two looks at babysitters that cannot be started again yet."""
+NOTHING = Need()
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -82,6 +85,9 @@ class ReplicaManager:
         self._rng = random.Random()  # noqa: S311 - jitter
         self._leaving = False
         self._renewal = asyncio.Event()
+        self.accelerators = AcceleratorWatch(
+            settings.accelerators, launch_spec.env, interval_s=settings.heartbeat_interval_s
+        )
 
     def adopt(self) -> None:
         """Find the replicas of earlier agents, and keep them. Quick: their babysitters are found by one look at /proc."""
@@ -147,8 +153,12 @@ class ReplicaManager:
         """Make the replica of `request`, which stands in `body`; True when it was made before, by the same one (E1).
 
         Raises:
-            ApiError: 409 for a `request_id` that meant another, 503 or 507 for no room.
+            ApiError: 409 for a `request_id` that meant another, 422 for more accelerators than there are, 503 or 507 for no
+                room.
         """
+        need = needs_of(request)
+        if need.count:
+            await self.accelerators.read_claims()
         request_id = request.request_id or uuid.uuid4().hex
         mark = digest(body)
         replica_id = self._by_request.get(request_id)
@@ -156,7 +166,7 @@ class ReplicaManager:
             if replica_id in self._arriving:
                 await self._arriving[replica_id].over.wait()
             return self._same(replica_id, request_id, mark), True
-        record = self._reserve(request_id, mark)
+        record = self._reserve(request_id, mark, need)
         content = {**body, "request_id": request_id}
         arriving = self._arriving[record.replica_id] = _Arriving(record)
         try:
@@ -172,6 +182,7 @@ class ReplicaManager:
                 replica=record.replica_id,
                 request_id=request_id,
                 port=record.port,
+                accelerators=record.accelerators,
                 model=request.model_name,
             )
             return self._admit(record, read_lenient(RequestGlance, content), None), False
@@ -203,6 +214,19 @@ class ReplicaManager:
             capacity=self.settings.max_replicas,
         )
 
+    def holds(self) -> list[Hold]:
+        """Which replicas have which accelerators: those that are not over, and those that are being made."""
+        return [
+            Hold(record.replica_id, record.accelerators, record.accelerator_mb)
+            for record in self._live()
+            if record.accelerators
+        ]
+
+    def _live(self) -> list[ReplicaRecord]:
+        """Every replica that holds something of the node."""
+        live = [controller.record for controller in self._controllers.values() if not controller.record.over]
+        return live + [arriving.record for arriving in self._arriving.values()]
+
     def _same(self, replica_id: str, request_id: str, mark: str) -> ReplicaController:
         controller = self._controllers.get(replica_id)
         if controller is None:
@@ -216,24 +240,33 @@ class ReplicaManager:
             )
         return controller
 
-    def _reserve(self, request_id: str, mark: str) -> ReplicaRecord:
-        """An id and two ports that nobody else has.
+    def _reserve(self, request_id: str, mark: str, need: Need) -> ReplicaRecord:
+        """An id, two ports and accelerators that nobody else has.
 
         Raises:
-            ApiError: 503; the node is full.
+            ApiError: 503, the node is full; 422, it will never have so many accelerators.
         """
         if self._leaving:
             raise ApiError(503, "the agent is ending", headers={"Retry-After": "5"})
-        live = [controller.record for controller in self._controllers.values() if not controller.record.over]
-        live += [arriving.record for arriving in self._arriving.values()]
+        live = self._live()
         if len(live) >= self.settings.max_replicas:
             raise ApiError(503, f"the node is full: max_replicas is {self.settings.max_replicas}")
+        accelerators = self.accelerators.choose(need, self.holds())
         replica_id = _new_id()
         while replica_id in self._controllers or replica_id in self._arriving:
             replica_id = _new_id()
         port = self._free_port({port for record in live for port in (record.port, record.port + 1)})
         self._by_request[request_id] = replica_id
-        return ReplicaRecord(replica_id, port, request_id, mark, iso(self._clock.utcnow()))
+        return ReplicaRecord(
+            replica_id,
+            port,
+            request_id,
+            mark,
+            iso(self._clock.utcnow()),
+            accelerators=accelerators,
+            accelerator_mb=need.memory_mb if need.is_shared else 0,
+            env=self.accelerators.environment(accelerators),
+        )
 
     def _free_port(self, taken: set[int]) -> int:
         """The first of two ports that are neither reserved nor in use (E8).
@@ -306,6 +339,15 @@ class _Arriving:
 
     record: ReplicaRecord
     over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def needs_of(request: CheckedRequest, template: Need = NOTHING) -> Need:
+    """What a request's replica needs: what it says itself, else what its template does."""
+    return Need(
+        accelerators=template.accelerators if request.accelerators is None else request.accelerators,
+        memory_mb=template.memory_mb if request.memory_mb is None else request.memory_mb,
+        shares=template.shares,
+    )
 
 
 def _new_id() -> str:

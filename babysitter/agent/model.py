@@ -24,7 +24,8 @@ class ReplicaRecord(msgspec.Struct):
     """One replica of this node.
 
     `port` is the server's; the babysitter has the next one, and both are reserved until the replica is `over`: stopped
-    for good, with nothing of it left that runs. `digest` tells two requests of one `request_id` apart. `fault` is why its
+    for good, with nothing of it left that runs. So are its `accelerators`: alone, or `accelerator_mb` of each where they are
+    shared; `env` tells its server of them. `digest` tells two requests of one `request_id` apart. `fault` is why its
     babysitter cannot be started. Times are ISO 8601.
     """
 
@@ -37,6 +38,9 @@ class ReplicaRecord(msgspec.Struct):
     force: bool = False
     over: bool = False
     fault: str | None = None
+    accelerators: list[int] = []
+    accelerator_mb: int = 0
+    env: dict[str, str] = {}
 
     def __post_init__(self) -> None:
         """The id becomes a path (E4)."""

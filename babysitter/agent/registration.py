@@ -85,6 +85,9 @@ class AgentRegistration:
             node=self._settings.node,
             **asdict(self._manager.counts()),
             replicas=[_short(controller.info()) for controller in silent[:MOST_SHOWN]],
+            labels=self._manager.settings.labels,
+            accelerators=self._manager.accelerators.glance(self._manager.holds()),
+            readings=self._manager.accelerators.readings,
         )
 
 

@@ -6,13 +6,15 @@ from pathlib import Path
 
 from pydantic import field_validator, model_validator
 
+from babysitter.agent.accelerators import VARIABLES
 from babysitter.settings import BabysitterSettings
 from babysitter.settings import parse as parse_babysitter
 from common import own_python
 from common.exits import ConfigurationError
 from common.names import is_host, is_service_name
 from common.service import LOG_LEVELS, ServiceSettings
-from common.settings import CommaList, CommaPaths, SettingsError, find_config, load, option
+from common.settings import CommaList, CommaPaths, Settings, SettingsError, find_config, load, option
+from common.wire.create import Name, Text
 
 ENV_PREFIX = "SVC_AGENT_"
 PLAIN_ENV = (
@@ -25,6 +27,49 @@ LEAST_PORT = 1024
 NOBODY = "000000000000"
 """A replica that is not there, to judge settings by."""
 LAST_PORT = 65_535
+LABELS_MOST = 64
+
+
+class AcceleratorSettings(Settings):
+    """`[accelerators]`: the node's; unset, NVIDIA's are found by NVML."""
+
+    kind: str | None = option(
+        None,
+        "What they are: cuda, rocm, hpcc, ascend, musa, mlu, or another word with its `variable`.",
+        flags=(),
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$",
+    )
+    count: int | None = option(
+        None, "How many there are; 0: none are given out. Unset: what NVML finds.", flags=(), ge=0, le=128
+    )
+    memory_mb: int | None = option(
+        None, "Memory of each, in MiB; unset: what NVML tells, else not known, and none can be shared.", flags=(), ge=1
+    )
+    variable: str | None = option(
+        None,
+        "Variable that tells a server which are its own; unset: the kind's, such as CUDA_VISIBLE_DEVICES.",
+        flags=(),
+        pattern=r"^[A-Z][A-Z0-9_]{0,63}$",
+    )
+    hide: bool = option(True, "Give a replica that needs none the variable empty, so that it takes none.", flags=())
+    claims: CommaList = option(
+        (),
+        "Settings files of babysitters that no agent makes, as globs: accelerators that their `env` names are left alone.",
+        flags=(),
+    )
+
+    @model_validator(mode="after")
+    def _can_be_assigned(self) -> "AcceleratorSettings":
+        if self.count and self.kind is None:
+            raise ValueError("count needs kind")
+        if self.kind is not None and self.variable is None and self.kind not in VARIABLES:
+            raise ValueError(f"kind {self.kind!r} needs variable; known are {', '.join(VARIABLES)}")
+        return self
+
+    @property
+    def assigning(self) -> str:
+        """The variable that assigns them."""
+        return self.variable or VARIABLES[self.kind or "cuda"]
 
 
 class AgentSettings(ServiceSettings):
@@ -104,6 +149,18 @@ class AgentSettings(ServiceSettings):
         env=["DEFAULT_PORT_DISCOVERY_TIMEOUT_S"],
         gt=0,
     )
+
+    labels: dict[Name, Text] = option(
+        dict, "What this node is, such as zone or chip: a deployment may ask for nodes by it.", flags=()
+    )
+    accelerators: AcceleratorSettings = option(AcceleratorSettings, "The node's accelerators.", restart=True)
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_are_few(cls, value: dict[str, str]) -> dict[str, str]:
+        if len(value) > LABELS_MOST:
+            raise ValueError(f"at most {LABELS_MOST} labels")
+        return value
 
     @field_validator("node")
     @classmethod

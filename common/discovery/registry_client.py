@@ -18,6 +18,7 @@ import structlog
 from common.http.client import read_bounded
 from common.http.lines import read_lines
 from common.wire.base import JsonObject, Message
+from common.wire.deployment import Demand, DemandAnswer
 from common.wire.read import read_lenient
 from common.wire.record import (
     FailingServers,
@@ -150,6 +151,21 @@ class RegistryClient:
                 )
             except (aiohttp.ClientError, TimeoutError, UnicodeError, RegistryError) as error:
                 log.debug("registry.complaint_not_taken", url=url, reason=str(error) or type(error).__name__)
+
+    async def tell_demand(self, router: str, demand: Demand) -> DemandAnswer:
+        """Tell the registry what is asked of deployments' models; returns how these stand.
+
+        Raises:
+            UnknownService: The registry has no such call.
+            StaleIncarnation: It refuses.
+            RegistrationRefused: Likewise.
+            RegistryUnavailable: No registry answered, or not as it should.
+        """
+        answer = await self._call("POST", f"/v1/routers/{quote(router, safe='')}/demand", demand)
+        try:
+            return msgspec.convert(answer, DemandAnswer)
+        except msgspec.ValidationError as error:
+            raise RegistryUnavailable(f"{self.url}: its answer to a demand cannot be read: {error}") from error
 
     async def list(self) -> list[ServiceRecord]:
         """Every record.

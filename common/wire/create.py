@@ -123,6 +123,8 @@ class CreateRequest(RequestPart):
     invoking_user: Text | None = None
     request_id: Text | None = None
     metadata: JsonObject = Field(default_factory=dict)
+    accelerators: int | None = Field(default=None, ge=0, le=1024)
+    memory_mb: int | None = Field(default=None, ge=0)
 
     @property
     def app_tag(self) -> str | None:

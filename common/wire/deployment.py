@@ -174,6 +174,43 @@ class Accelerator(Message, frozen=True, kw_only=True):
     shared_mb: int = 0
 
 
+class AcceleratorReading(Message, frozen=True, kw_only=True):
+    """What one accelerator's driver told last; a heartbeat has it apart, and whoever shows it puts it into `Accelerator`."""
+
+    index: int
+    used_mb: int | UnsetType = UNSET
+    busy_percent: int | UnsetType = UNSET
+
+
+class NodeInfo(Message, frozen=True, kw_only=True):
+    """One node, as `GET /api/v1/nodes` shows it.
+
+    Args:
+        url: Its agent's.
+        live: Replicas that hold a place, of which there are `capacity`.
+        room: More replicas that it takes; null: its agent does not say.
+        away: Nothing was heard of it for longer than its lease.
+        draining: It gets no new replicas.
+    """
+
+    node: str
+    url: str
+    labels: dict[str, str] = {}
+    live: int = 0
+    capacity: int | None = None
+    room: int | None = None
+    away: bool = False
+    draining: bool = False
+    accelerators: list[Accelerator] = []
+
+
+class NodeList(Message, frozen=True, kw_only=True):
+    """`GET /api/v1/nodes`."""
+
+    total: int
+    nodes: list[NodeInfo]
+
+
 class TemplateGlance(Message, frozen=True, kw_only=True):
     """One template of a node, in its agent's heartbeat: what a planner needs of it.
 

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from msgspec import UNSET, UnsetType, field
 
 from common.wire.base import JsonObject, Message
+from common.wire.deployment import Accelerator, AcceleratorReading
 from common.wire.lora import LoraAdapter
 from common.wire.words import NOT_SERVING, DisplayStatus, ReplicaStatus, StageState
 
@@ -128,7 +129,7 @@ class ReplicaReport(ReplicaMembers, frozen=True, kw_only=True):
 
 
 PASSING: Final = frozenset(
-    {"running", "waiting", "kv_cache_usage", "prefix_query_tokens", "prefix_hit_tokens", "updated_at"}
+    {"running", "waiting", "kv_cache_usage", "prefix_query_tokens", "prefix_hit_tokens", "updated_at", "readings"}
 )
 """Members of a report that change with every heartbeat: shown and streamed, never written to a store. All others last."""
 
@@ -250,12 +251,18 @@ class NodeCounts(Message, frozen=True, kw_only=True):
 
 
 class AgentReport(NodeCounts, frozen=True, kw_only=True):
-    """A node agent's heartbeat: how full the node is, and the replicas that have no babysitter to speak for them."""
+    """A node agent's heartbeat: how full the node is, and the replicas that have no babysitter to speak for them.
+
+    `readings` are apart from `accelerators` because they change with every heartbeat.
+    """
 
     instance_id: str
     incarnation: int
     node: str
     replicas: list[ReplicaInfo] = []
+    labels: dict[str, str] = {}
+    accelerators: list[Accelerator] = []
+    readings: list[AcceleratorReading] = []
 
 
 class AgentHealth(NodeCounts, frozen=True, kw_only=True):

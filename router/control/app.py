@@ -82,7 +82,11 @@ class Overview:
     def models(self) -> ModelList:
         """The OpenAI list."""
         rules = self._fleet.settings.model_rules()
-        return views.model_list(self._fleet.replicas(), {name: rules.find(name).split for name in rules.aliases()})
+        return views.model_list(
+            self._fleet.replicas(),
+            {name: rules.find(name).split for name in rules.aliases()},
+            self._fleet.deployments.states.values(),
+        )
 
     def metrics_page(self) -> bytes:
         """Prometheus' text."""
@@ -220,7 +224,7 @@ async def _traffic(request: web.Request) -> web.Response:
 
 
 async def _models(request: web.Request) -> web.Response:
-    """The models that can be asked now."""
+    """The models that can be asked now; those of deployments without a replica have a `status`: `cold`, `starting`, `asleep`."""
     return _answer(request.app[OVERVIEW].models())
 
 

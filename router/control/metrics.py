@@ -10,7 +10,13 @@ from itertools import accumulate
 from typing import Protocol
 
 from prometheus_client import generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from router.counters import (
@@ -29,6 +35,7 @@ from router.counters import (
     AttemptOutcome,
     SharedCounters,
 )
+from router.demand import ColdTotals, Deployments
 from router.model import Eligibility, Replica
 from router.outlier import Reason
 
@@ -51,6 +58,7 @@ class MetricsSource(Protocol):
     """What the metrics are read from."""
 
     registry_error: str | None
+    deployments: Deployments
 
     def replicas(self) -> Sequence[Replica]:
         """All replicas known now."""
@@ -137,6 +145,29 @@ class RouterCollector(Collector):
         waits = HistogramMetricFamily("svc_router_queue_wait_seconds", "Waited for a replica with room.", labels=())
         self._add(waits, [], self._counters.shape.slots, QUEUE_WAIT)
         yield waits
+        yield from self._cold()
+
+    def _cold(self) -> Iterator[Metric]:
+        """Of the deployments that a request for their model was held for, or refused."""
+        deployments = self._source.deployments
+        waiting = deployments.waiting()
+        held = GaugeMetricFamily(
+            "svc_router_deployment_waiting", "Requests that wait for a deployment's model now.", labels=["deployment"]
+        )
+        waited = SummaryMetricFamily(
+            "svc_router_cold_wait_seconds", "Waited for a deployment's first replica to start.", labels=["deployment"]
+        )
+        refused = CounterMetricFamily(
+            "svc_router_cold_refused",
+            "Requests that were told that a deployment's model is not there yet, or cannot be started.",
+            labels=["deployment"],
+        )
+        for model, state in deployments.states.items():
+            totals = deployments.totals.get(model, ColdTotals())
+            held.add_metric([state.deployment], waiting.get(model, 0))
+            waited.add_metric([state.deployment], totals.served, totals.waited_s)
+            refused.add_metric([state.deployment], totals.refused)
+        yield from (held, waited, refused)
 
     def _fleet(self, replicas: Sequence[Replica]) -> Iterator[Metric]:
         standings = GaugeMetricFamily("svc_router_replicas", "Replicas by standing.", labels=["standing"])

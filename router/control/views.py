@@ -1,16 +1,25 @@
 """PURE. The control plane's answers (docs/contract.md 2), from plain data."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec import UNSET
 
 from common.wire.address import url
 from common.wire.base import ModelObject
+from common.wire.deployment import DeploymentPhase, ModelState
 from common.wire.models import ModelList
 from common.wire.record import plain_weight
 from common.wire.router import RoutedService, RouterHealth
+from router.cold import is_startable
 from router.model import Eligibility, Replica
+
+_STATUSES = {
+    DeploymentPhase.COLD: "cold",
+    DeploymentPhase.STOPPING: "cold",
+    DeploymentPhase.ASLEEP: "asleep",
+}
+"""What `/v1/models` says of a deployment's model that no replica serves; in every other phase it is `starting`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +67,14 @@ def service(replica: Replica, counts: Counts, unreached: tuple[int, str] | None 
     )
 
 
-def model_list(replicas: Sequence[Replica], aliases: Mapping[str, Collection[str]] | None = None) -> ModelList:
+def model_list(
+    replicas: Sequence[Replica],
+    aliases: Mapping[str, Collection[str]] | None = None,
+    deployments: Iterable[ModelState] = (),
+) -> ModelList:
     """OpenAI's list: the union over healthy replicas, one entry per id, sorted; and `aliases` of what is in it.
+
+    Models of deployments that have no replica now, and that a request starts, are in it with their `status`.
 
     Adapters that a replica loads when somebody asks for one are in it.
 
@@ -81,10 +96,18 @@ def model_list(replicas: Sequence[Replica], aliases: Mapping[str, Collection[str
             models.setdefault(
                 adapter, {"id": adapter, "object": "model", "created": 0, "owned_by": owner, "parent": _base(replica)}
             )
+    for state in filter(is_startable, deployments):
+        models.setdefault(state.model, _not_ready(state))
     for alias, parts in (aliases or {}).items():
         if not models.keys().isdisjoint(parts):
             models.setdefault(alias, {"id": alias, "object": "model", "created": 0, "owned_by": "router"})
     return ModelList(data=[models[model] for model in sorted(models)])
+
+
+def _not_ready(state: ModelState) -> ModelObject:
+    """A deployment's model that no replica serves now."""
+    plain = {"id": state.model, "object": "model", "created": 0, "owned_by": state.deployment}
+    return plain | {"status": _STATUSES.get(state.phase, "starting")}
 
 
 def _base(replica: Replica) -> str | None:

@@ -19,6 +19,7 @@ def line(
         "status": status,
         **({"translated": True} if request.translation is not None and request.translation.active else {}),
         "attempts": request.dispatch.attempts,
+        **({"queued_ms": round(request.queued_s * 1e3, 3)} if request.queued_s else {}),
         "first_byte_ms": round((first_byte_at - request.started) * 1e3, 3) if first_byte_at else None,
         "duration_ms": round((now - request.started) * 1e3, 3),
         "request_bytes": passed[0],

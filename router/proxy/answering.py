@@ -7,7 +7,7 @@ from router.proxy import answers
 from router.proxy.engine import Engine
 from router.proxy.head import ResponseHead
 from router.proxy.paths import EndMark, dialect_of
-from router.proxy.response_writer import ResponseWriter
+from router.proxy.response_writer import KEEPALIVE, ResponseWriter
 from router.proxy.sides import ClientConnection, ProxiedRequest
 from router.proxy.translation import MessagesWriter
 
@@ -22,6 +22,8 @@ class AnsweredRequest(ProxiedRequest):
     _writer: ResponseWriter | None = None
     _comment_at = inf
     _served_by = ""
+    tells_more = False
+    """There is more to tell of its way than who answered."""
 
     @property
     def wants_events(self) -> bool:
@@ -63,7 +65,7 @@ class AnsweredRequest(ProxiedRequest):
         writer = self._writer
         if writer is None or not writer.begun:
             dialect = dialect_of(self.head.path)
-            body = answers.error_body(answer.status, answer.code, answer.message, dialect)
+            body = answers.error_body(answer.status, answer.code, answer.message, dialect, answer.more)
             self.answer(answer.status, body, *answer.headers)
             return
         writer.fail(answer.code, answer.message)
@@ -86,20 +88,29 @@ class AnsweredRequest(ProxiedRequest):
         if last_byte_at + interval > now:
             self._comment_at = last_byte_at + interval
             return
-        self._comment_at = now + interval
+        self.say("", now)
+
+    def say(self, words: str, now: float) -> None:
+        """A comment for the client, of these words or none."""
+        self._comment_at = now + self._engine.limits.sse_keepalive_s
         if self._client.paused or (self._writer is None and not self.wants_events):
             return
         self._writer = self._writer or self._new_writer()
-        self._writer.comment(self._own_lines())
+        self._writer.comment(self._own_lines(), b": %b\n" % words.encode() if words else KEEPALIVE)
 
     def _own_lines(self) -> bytes:
         """The response fields that are the router's own."""
         lines = b"x-request-id: %b\r\nx-content-type-options: nosniff\r\n%b" % (self.request_id, self.head.cors)
-        if self.dispatch.attempts > 1:
-            lines += b"x-attempts: %d\r\n" % self.dispatch.attempts
+        if self.tells_more:
+            lines += self._more_lines()
         if self._engine.limits.served_by and self._served_by:
             lines += b"x-served-by: %b\r\n" % self._served_by.encode()
         return lines
+
+    def _more_lines(self) -> bytes:
+        """Of a request that was not answered at the first try, or waited."""
+        lines = b"x-attempts: %d\r\n" % self.dispatch.attempts if self.dispatch.attempts > 1 else b""
+        return lines + b"x-queue-ms: %d\r\n" % (self.queued_s * 1e3) if self.queued_s else lines
 
     def _new_writer(self) -> ResponseWriter:
         operation = self.head.operation

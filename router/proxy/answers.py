@@ -1,6 +1,7 @@
 """PURE. What the router answers itself: errors in the dialect of their path, as bytes, and as events of a begun stream."""
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from router.proxy.paths import Dialect
@@ -17,13 +18,19 @@ _ANTHROPIC_TYPES = {
 """platform.claude.com/docs/en/api/errors"""
 
 
-def error_body(status: int, code: str, message: str, dialect: Dialect = Dialect.OPENAI) -> bytes:
-    """An error as the official clients of `dialect` expect it.
+def error_body(
+    status: int,
+    code: str,
+    message: str,
+    dialect: Dialect = Dialect.OPENAI,
+    more: Mapping[str, object] | None = None,
+) -> bytes:
+    """An error as the official clients of `dialect` expect it; `more` are further members under `error`.
 
     OpenAI's: `{"error": {"message", "type", "code", "param"}}`; Anthropic's: `{"type": "error", "error": {"type",
     "message"}}`, where we add the code.
     """
-    return _encode(_error(status, code, message, dialect))
+    return _encode(_error(status, code, message, dialect, more))
 
 
 def error_event(code: str, message: str, dialect: Dialect = Dialect.OPENAI) -> bytes:
@@ -46,11 +53,16 @@ def openai_error(status: int, code: str, message: str) -> dict[str, str | None]:
     return {"message": message, "type": _TYPES.get(status, kind), "code": code, "param": None}
 
 
-def _error(status: int, code: str, message: str, dialect: Dialect) -> dict[str, object]:
+def _error(
+    status: int, code: str, message: str, dialect: Dialect, more: Mapping[str, object] | None = None
+) -> dict[str, object]:
     if dialect is not Dialect.ANTHROPIC:
-        return {"error": openai_error(status, code, message)}
+        return {"error": {**openai_error(status, code, message), **(more or {})}}
     kind = "api_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-    return {"type": "error", "error": {"type": _ANTHROPIC_TYPES.get(status, kind), "message": message, "code": code}}
+    return {
+        "type": "error",
+        "error": {"type": _ANTHROPIC_TYPES.get(status, kind), "message": message, "code": code, **(more or {})},
+    }
 
 
 def _encode(content: dict[str, object]) -> bytes:

@@ -6,14 +6,16 @@ precision is worth.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
 from common.tasks import TaskScope
+from common.wire.deployment import ModelState
 from router.admission import Waiting
 from router.candidates import choose_from
+from router.cold import ColdModels
 from router.counters import IN_FLIGHT, SharedCounters
 from router.keys import Key, KeyRing
 from router.model import Endpoint, Facts, Table
@@ -52,6 +54,10 @@ def _nobody_to_ask(adapter: str, endpoint: str) -> None:
     """A worker has its master."""
 
 
+def _nobody_to_tell() -> None:
+    """Likewise."""
+
+
 @dataclass
 class Engine:
     """The shared state of one worker's data plane; touched only from its event loop."""
@@ -88,6 +94,10 @@ class Engine:
     searches: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SEARCHES_AT_ONCE))
     ask_for_adapter: Callable[[str, str], None] = field(default=_nobody_to_ask)
     """Has the master get an adapter loaded, at an endpoint by its id."""
+    cold: ColdModels = field(default_factory=ColdModels)
+    """Models of deployments; asked only for a request that finds nobody."""
+    tell_demand: Callable[[], None] = field(default=_nobody_to_tell)
+    """Has the master hear now, rather than within a second, that somebody waits for a cold model."""
     _asked_for: dict[str, float] = field(default_factory=dict)
     """Adapters that requests wait for, and when the master was asked last."""
     _heard: set[str] = field(default_factory=set)
@@ -126,7 +136,16 @@ class Engine:
         self.by_tag = {tag_of(endpoint): endpoint for endpoint in table.endpoints}
         self.watch.set_table(table)
         self.connector.set_table(table)
-        if self._asked_for:
+        if len(self.waiting) and (self._asked_for or self.cold.states):
+            for model in self.waiting.models():
+                if model in self.cold.states and model not in self.cold.held and not self._may_be_asked(model):
+                    self._choose_again(model)  # they wait for room at replicas that are gone
+            self.serve_waiting()
+
+    def set_standings(self, changed: Iterable[ModelState], gone: Iterable[str], *, lost: bool) -> None:
+        """Take how deployments stand; whom that leaves without hope is told."""
+        self.cold.take(changed, gone, lost=lost)
+        if self.cold.held:
             self.serve_waiting()
 
     def peers(self, model: str | None) -> Sequence[Endpoint]:
@@ -156,8 +175,8 @@ class Engine:
         return not self._heard or model in self._heard or self.chooser.rules.names(model)
 
     def is_ready(self, model: str) -> bool:
-        """True when somebody who lists `model` may be asked without being a last resort, or may load it."""
-        return model in self.table.loadable or self._is_at_hand(model)
+        """True when somebody who lists `model` may be asked without being a last resort, or may load or start it."""
+        return model in self.table.loadable or self._is_at_hand(model) or self.cold.can_start(model)
 
     def _is_at_hand(self, model: str) -> bool:
         choice = choose_from(self.peers(model), (), self.outliers, self.now())
@@ -244,6 +263,8 @@ class Engine:
         for model in self.waiting.models():
             if model in self._asked_for and self._waits_for_adapter(model):
                 continue
+            if model in self.cold.held and self._waits_for_start(model):
+                continue
             while any(self.has_room(endpoint) for endpoint in self.peers(model or None)):
                 exchange = self.waiting.next(model, self.now())
                 if exchange is None:
@@ -255,6 +276,28 @@ class Engine:
         if self._asked_for:
             waiting = self.waiting.models()
             self._asked_for = {model: at for model, at in self._asked_for.items() if model in waiting}
+        if self.cold.held:
+            self.cold.held.intersection_update(self.waiting.models())
+
+    def _waits_for_start(self, model: str) -> bool:
+        """True while a deployment is still to start; who waits for one that will not is told."""
+        if self._may_be_asked(model):
+            self.cold.held.discard(model)
+            return False
+        if not self.cold.can_start(model):
+            self.cold.held.discard(model)
+            self._choose_again(model)
+        return True
+
+    def _may_be_asked(self, model: str) -> bool:
+        return bool(choose_from(self.peers(model), (), self.outliers, self.now()).endpoints)
+
+    def _choose_again(self, model: str) -> None:
+        """Have everybody in a line look again what there is."""
+        for _ in range(self.waiting.size(model)):
+            exchange = self.waiting.next(model, self.now())
+            if exchange is not None:
+                exchange.choose()
 
     def _waits_for_adapter(self, model: str) -> bool:
         """True while an adapter is still to come: it is asked for again; who waits for one that cannot be had is told."""

@@ -12,7 +12,7 @@ from math import inf
 
 from router import dispatch
 from router.admission import PRIORITIES, Priority
-from router.counters import QUEUE_WAIT, RETRIES
+from router.counters import RETRIES
 from router.dispatch import Action, Dispatch, Failure, Judgement, LocalAnswer
 from router.facts import BadBody
 from router.keys import Key
@@ -24,7 +24,7 @@ from router.proxy.attempt import UpstreamAttempt
 from router.proxy.engine import Engine
 from router.proxy.explain import EXPLAINED, explain
 from router.proxy.head import RequestHead, ResponseHead
-from router.proxy.owned import OwnedRequest
+from router.proxy.held import HeldRequest
 from router.proxy.owner_search import may_have
 from router.proxy.paths import PROXIED
 from router.proxy.response_writer import ResponseWriter
@@ -43,7 +43,7 @@ class RequestPhase(Enum):
     DONE = "done"
 
 
-class Exchange(OwnedRequest):
+class Exchange(HeldRequest):
     """One request of one client.
 
     Args:
@@ -55,7 +55,6 @@ class Exchange(OwnedRequest):
 
     # Most of these keep their defaults in most requests: class attributes cost nothing per request.
     _attempt: UpstreamAttempt | None = None
-    _queued_at = 0.0
     _priority = Priority.NORMAL
     _awaits_adapter = False
 
@@ -162,7 +161,7 @@ class Exchange(OwnedRequest):
         if engine.needs.adapters and model is not None and is_free and engine.lacks_adapter(model):
             self._awaits_adapter = True
             engine.want_adapter(model, self.facts)
-            self._join_queue()
+            self.join_queue()
             return
         # As they are now: it may have waited, or been tried elsewhere.
         if self.owner_tag:
@@ -180,23 +179,28 @@ class Exchange(OwnedRequest):
         roomy = engine.with_room(candidates)
         may_come = not candidates and model is not None and engine.may_come(model)
         action = self.dispatch.choose(model, peers, candidates=len(candidates), roomy=len(roomy), may_come=may_come)
-        if isinstance(action, LocalAnswer):
-            self.fail(action)
-            return
-        if action is Action.WAIT:
-            self._join_queue()
+        if action is not Action.ASK:
+            self._wait_or_answer(action)
             return
         now = engine.now()
         if self._queued_at:
-            self.dequeued_at = now
-            engine.counters.observe(engine.control.slot, QUEUE_WAIT, now - self._queued_at)
-            self._queued_at = 0.0
+            self.leave_queue(now)
         if not tried:
             engine.retries.note_request(now)
         decision = engine.chooser.pick(roomy, self.facts, now)
         if self.translation is not None and not self._translate_for(decision.endpoint, self.translation):
             return
         self._ask(decision.endpoint, engine.chooser.placed(decision, self.facts, now))
+
+    def _wait_or_answer(self, action: Action | LocalAnswer) -> None:
+        """Nobody can be asked now."""
+        if isinstance(action, LocalAnswer):
+            if not self.hold(self.facts.model):
+                self.fail(action)
+            return
+        if self.holds:
+            self.begin_again(self._engine.now())
+        self.join_queue()
 
     def _translate_for(self, endpoint: Endpoint, translation: Translation) -> bool:
         """Make it ready for `endpoint`, which may have only chats; False when it is answered instead."""
@@ -220,6 +224,7 @@ class Exchange(OwnedRequest):
         self.dispatch.asked(endpoint)
         if self.dispatch.attempts > 1:
             engine.counters.add(endpoint.slot, RETRIES)
+            self.tells_more = True
         if engine.traces is not None and self.trace is None and not self.dispatch.is_own:
             self.trace = engine.traces.begin(self.head.forwarded, self.started)
         self._served_by = endpoint.name
@@ -231,14 +236,17 @@ class Exchange(OwnedRequest):
     def _new_attempt(self, endpoint: Endpoint, placement: PlacedRequest | None) -> UpstreamAttempt:
         return UpstreamAttempt(self._engine, self, endpoint, placement)
 
-    def _join_queue(self) -> None:
-        engine = self._engine
+    def join_queue(self) -> None:
+        """Wait in the line of its model, or say that this is full."""
+        engine, model = self._engine, self.facts.model or ""
         self._queued_at = self._queued_at or engine.now()
         priority = checks.priority_of(self.head, self._priority)
-        if engine.waiting.join(self.facts.model or "", self.caller, self, priority):
+        limit = engine.limits.hold_limit if self.holds else engine.limits.queue_limit
+        if engine.waiting.join(model, self.caller, self, priority, limit):
             self.phase = RequestPhase.QUEUED
         else:
-            self.fail(dispatch.queue_is_full(engine.waiting.retry_after_s(self.facts.model or "")))
+            seconds = engine.cold.retry_after_s(model) if self.holds else engine.waiting.retry_after_s(model)
+            self.fail(dispatch.queue_is_full(seconds))
 
     @property
     def queued(self) -> bool:
@@ -337,11 +345,14 @@ class Exchange(OwnedRequest):
 
     def expire(self) -> None:
         """The router stops and the drain's time is over."""
-        self._give_up(dispatch.STOPPING)
+        self.give_up(dispatch.STOPPING)
 
     def check(self, now: float) -> None:
         """Called by the sweep: end what has taken too long, keep a waiting stream alive."""
         if self.phase is RequestPhase.DONE:
+            return
+        if self.queued and self.holds:
+            self.check_hold(now)
             return
         sent_at = last_byte_at = inf
         attempt = self._attempt
@@ -361,13 +372,14 @@ class Exchange(OwnedRequest):
             retry_after_s=retry_after_s,
         )
         if failure is not None:
-            self._give_up(failure)
+            self.give_up(failure)
         elif now > self._comment_at:
             self.break_silence(now, attempt.last_byte_at if attempt is not None else 0.0)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
-    def _give_up(self, failure: Failure) -> None:
+    def give_up(self, failure: Failure) -> None:
+        """Stop whatever it waits for, and say why."""
         self._drop(failure)
         self.fail(failure.answer)
 

@@ -27,6 +27,8 @@ class Limits:
     extra_headers: tuple[str, ...] = ()
     queue_limit: int = 256
     queue_timeout_s: float = 30.0
+    hold_s: float = 60.0
+    hold_limit: int = 2048
     sse_keepalive_s: float = 15.0
     access_log_sample: float = 0.0
     allow_policy_header: bool = False

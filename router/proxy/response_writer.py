@@ -109,8 +109,8 @@ class ResponseWriter:
         self._held: list[bytes] = []
         self.keep_alive = keep_alive
 
-    def comment(self, extra_lines: bytes) -> None:
-        """Keep a silent stream's connection alive, where that does no harm.
+    def comment(self, extra_lines: bytes, text: bytes = KEEPALIVE) -> None:
+        """Keep a silent stream's connection alive with a comment, where that does no harm; `text` is its whole line.
 
         Before any head of a replica this commits to a stream under a 200; after one, only an open stream gets comments,
         and only between two events.
@@ -127,7 +127,7 @@ class ResponseWriter:
             self.begun = self._early = True
         elif not (self._open and self._between_events()):
             return
-        self._sink.write(lines + (frame(KEEPALIVE) if self._chunks else KEEPALIVE))
+        self._sink.write(lines + (frame(text) if self._chunks else text))
 
     def _early_head(self, extra_lines: bytes) -> bytes:
         self.is_stream = self._open = True

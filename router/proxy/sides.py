@@ -88,6 +88,8 @@ class ProxiedRequest:
     """When the request was whole, in monotonic seconds."""
     # These keep their defaults in most requests: class attributes cost nothing per request.
     dequeued_at = 0.0
+    queued_s = 0.0
+    """How long it waited in lines, in all."""
     failed: tuple[Endpoint, ...] = ()
     """Who could not answer this request, for reasons that may be the request's."""
     trace: Trace | None = None

@@ -8,12 +8,16 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from common.wire.deployment import DeploymentPhase, ModelState
 from common.wire.record import ServiceRecord
 from router.control.app import ROUTES, Overview, make_app
 from router.counters import Shape, SharedCounters
+from router.demand import ColdTotals
 from router.model import Replica
 from router.proxy.paths import is_control
 from router.settings import RouterSettings
+
+BIG = ModelState(model="big", deployment="d", phase=DeploymentPhase.ASLEEP)
 
 
 def overview() -> Overview:
@@ -27,6 +31,9 @@ def overview() -> Overview:
         workers_alive=int,
         left_out=int,
         unreachable=dict,
+        deployments=SimpleNamespace(
+            states={"big": BIG}, totals={"big": ColdTotals(2, 3.5, 1)}, waiting=lambda: {"big": 7}
+        ),
     )
     engines = SimpleNamespace(page=AsyncMock(return_value=b""))
     return Overview(cast("Any", master), SharedCounters(SharedCounters.create(shape), shape), cast("Any", engines))
@@ -52,6 +59,21 @@ async def test_every_answer_is_as_it_is_described(route: Any) -> None:
             msgspec.json.decode(await answer.read(), type=kind)
             [schema] = described["responses"][str(status)]["content"].values()
             assert schema["schema"]
+
+
+async def test_models_that_a_request_starts_are_listed_and_counted() -> None:
+    async with TestClient(TestServer(make_app(overview()))) as client:
+        listed = (await (await client.get("/v1/models")).json())["data"]
+        assert [(one["id"], one.get("status")) for one in listed] == [("big", "asleep"), ("org/m", None)]
+        assert (await (await client.get("/v1/models/big")).json())["owned_by"] == "d"
+        page = await (await client.get("/metrics")).text()
+    for line in (
+        'svc_router_deployment_waiting{deployment="d"} 7.0',
+        'svc_router_cold_wait_seconds_count{deployment="d"} 2.0',
+        'svc_router_cold_wait_seconds_sum{deployment="d"} 3.5',
+        'svc_router_cold_refused_total{deployment="d"} 1.0',
+    ):
+        assert f"{line}\n" in page
 
 
 async def test_a_parameter_at_fault_is_named() -> None:
