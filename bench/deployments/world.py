@@ -228,7 +228,10 @@ class World:
 
     def _create(self, machine: Machine, action: Start, request_id: str) -> None:
         wish = self.wishes[action.deployment]
-        glance = machine.templates[wish.template or ""]
+        glance = machine.templates.get(wish.template or "")
+        if glance is None:  # another template since: this start is of a revision that is over
+            self._fell(action.deployment, machine.name, "no such template", request_id)
+            return
         count = glance.accelerators if wish.accelerators is None else wish.accelerators
         held = {index for one in machine.replicas.values() for index in one.slots}
         free = [index for index in range(machine.count) if index not in held]
@@ -363,9 +366,13 @@ class World:
         self.calls.append((self.now + self.rng.uniform(0, 2), action, request_id))
 
     def _end_those_gone(self) -> None:
-        """An assignment that leaves ends when its node, which can be reached, has no such replica and no call is on its way."""
+        """Where a node that can be reached has no such replica, and no call is on its way: an assignment that leaves ends."""
         on_the_way = {request_id for _, _, request_id in self.calls}
         for request_id, one in list(self.assignments.items()):
             machine = self.machines[one.node]
-            if one.leaving and not machine.cut and request_id not in machine.replicas and request_id not in on_the_way:
+            if machine.cut or request_id in machine.replicas or request_id in on_the_way:
+                continue
+            if one.leaving:
                 del self.assignments[request_id]
+            else:  # its node lost it, or never had it
+                self._call(Start(one.deployment, one.revision, one.node, "again"), request_id)

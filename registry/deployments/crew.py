@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from common.wire.words import ReplicaStatus
-from registry.deployments.demand import Want
+from registry.deployments.demand import Want, no_more_than
 from registry.deployments.model import Assignment, Leave, Node, SeenReplica, Sleep, Traffic, Wish
 
 ENDED = frozenset({ReplicaStatus.STOPPED, ReplicaStatus.FAILED})
@@ -173,19 +173,13 @@ def _drop_useless(crew: Crew, now: float) -> None:
             continue
         crew.leave(member, _why_old(crew, member))
     if unused:
-        crew.want = _at_most(crew.want, len(crew.current))
+        crew.want = no_more_than(crew.want, len(crew.current))
 
 
 def _why_old(crew: Crew, member: Member) -> str:
     if member.must_move:
         return "its node is drained" if member.node is not None and member.node.draining else "it was drained by hand"
-    return f"revision {crew.wish.revision} replaces {member.assignment.revision}"
-
-
-def _at_most(want: Want, count: int) -> Want:
-    if want.count <= count:
-        return want
-    return Want(count, min(want.needed, count), want.floor, want.why, want.by_call, want.may_sleep)
+    return f"replaced by revision {crew.wish.revision}"
 
 
 def _replace_ready(crew: Crew) -> None:
@@ -206,9 +200,8 @@ def _too_many(crew: Crew, now: float) -> None:
     for member in order:
         if over <= 0:
             return
-        if not want.by_call and (
-            member.dwells(wish.dwell_s, now) if member.ready else now - member.assignment.made_at < wish.dwell_s
-        ):
+        young = member.dwells(wish.dwell_s, now) if member.ready else now - member.assignment.made_at < wish.dwell_s
+        if young and not want.by_call:
             continue
         asleep = want.may_sleep and crew.can_sleep(member)
         if not asleep and len(crew.alive) + len(crew.put_to_sleep) <= want.floor:
@@ -229,4 +222,6 @@ def _stop_sleepers(crew: Crew, idle_s: float) -> None:
     for member in crew.sleepers:
         kept = len(crew.alive) + len(crew.put_to_sleep)
         if kept > wish.most or (long and kept > want.floor):
-            crew.leave(member, f"asleep, and no request for {idle_s:.0f} s" if long else "more than max")
+            crew.leave(
+                member, f"no request for {idle_s:.0f} s, asleep for most of it" if long else "scaled: more than max"
+            )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from registry.deployments.model import Memory, Traffic, Wish
 
@@ -29,6 +29,13 @@ class Want:
     why: str = ""
     by_call: bool = False
     may_sleep: bool = True
+
+
+def no_more_than(want: Want, count: int) -> Want:
+    """The same with so many at most."""
+    if want.count <= count:
+        return want
+    return replace(want, count=count, needed=min(want.needed, count))
 
 
 @dataclass(slots=True)
@@ -84,7 +91,7 @@ def wanted(
     new: NewMemory,
     now: float,
 ) -> Want:
-    """The rule for one deployment; `there` are its replicas that are not leaving, `idle_s` is what `idle_for` says."""
+    """The rule for one deployment; `there` are its replicas that are awake and not leaving, `idle_s` is what `idle_for` says."""
     if wish.deleted:
         return Want(0, why="deleted", by_call=True, may_sleep=False)
     if wish.scaled is not None:

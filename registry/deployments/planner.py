@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 
 from registry.deployments import fit, standing
 from registry.deployments.crew import Crew, Member, members_of, shrink
-from registry.deployments.demand import NewMemory, idle_for, wanted
+from registry.deployments.demand import NewMemory, idle_for, no_more_than, wanted
 from registry.deployments.evict import cheapest, victims_for
 from registry.deployments.model import (
     Abandon,
@@ -102,12 +102,15 @@ def plan(
     _carry_over(work, memory)
     for crew in work.crews:
         ready_at = [one.replica.ready_at for one in crew.alive if one.replica and one.replica.ready_at is not None]
-        starting = any(not one.ready and not one.asleep for one in crew.alive)
+        awake = [one for one in crew.alive if not one.asleep]
+        starting = any(not one.ready for one in awake)
         idle_s = 0.0 if starting else idle_for(crew.wish, crew.traffic, ready_at, now)
         crew.want = wanted(
-            crew.wish, crew.traffic, there=len(crew.alive), idle_s=idle_s, memory=memory, new=work.new, now=now
+            crew.wish, crew.traffic, there=len(awake), idle_s=idle_s, memory=memory, new=work.new, now=now
         )
         shrink(crew, idle_s, now)
+        if crew.want.count < work.new.wanted.get(crew.wish.name, 0):
+            work.new.wanted[crew.wish.name] = crew.want.count
     _fill(work, replicas, [*actions, *surplus])
     order = sorted(work.crews, key=lambda crew: _turn(crew, memory, now))
     for crew in order:
@@ -175,7 +178,7 @@ def _fill(work: _Work, replicas: Sequence[SeenReplica], actions: Sequence[Action
                 continue
             if not member.ended or any(member.request_id in holders for holders in space.holders.values()):
                 seen = member.replica
-                settled = seen is not None and seen.ready_at is not None
+                settled = seen is not None and (seen.asleep or seen.ready_at is not None)
                 fit.reckon(space, member.request_id, needs, crew.wish.name, seen=seen is not None, settled=settled)
         work.leaving.update(member.request_id for member in crew.leaving)
     work.leaving.update(one.request_id for one in actions if isinstance(one, Leave))
@@ -214,7 +217,7 @@ def _grow(work: _Work, crew: Crew) -> None:
         return
     if crew.present >= crew.want.needed:
         work.new.wanted[wish.name] = crew.present
-        crew.want = standing.no_more_than(crew.want, crew.present)
+        crew.want = no_more_than(crew.want, crew.present)
         return
     note = _make_room(work, crew, choice)
     work.notes[wish.name] = note
@@ -257,7 +260,7 @@ def _make_room(work: _Work, crew: Crew, choice: fit.Choice) -> standing.Note:
                 name = victim.crew.wish.name
                 victim.crew.leave(victim.member, f"evicted: {wish.name} needs its place and nobody uses it")
                 work.new.wanted[name] = min(work.new.wanted.get(name, 0), victim.crew.present)
-                victim.crew.want = standing.no_more_than(victim.crew.want, victim.crew.present)
+                victim.crew.want = no_more_than(victim.crew.want, victim.crew.present)
                 work.new.evicted_at[name] = work.now
                 work.leaving.add(victim.member.request_id)
             place = eviction.place

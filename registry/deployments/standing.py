@@ -1,11 +1,11 @@
 """PURE. How every deployment stands after planning, in one word and with the reason."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from common.wire.deployment import DeploymentPhase
 from registry.deployments.crew import Crew
-from registry.deployments.demand import NewMemory, Want
+from registry.deployments.demand import NewMemory
 from registry.deployments.model import Memory, Setback, Standing
 
 QUEUED, UNSCHEDULABLE = DeploymentPhase.QUEUED, DeploymentPhase.UNSCHEDULABLE
@@ -27,13 +27,6 @@ def failing(setback: Setback, now: float) -> Note:
     wait_s = max(0.0, setback.until - now)
     reason = f"{times} failed on node {setback.node}: {setback.reason}; the next is tried in {wait_s:.0f} s"
     return Note(DeploymentPhase.FAILING, reason)
-
-
-def no_more_than(want: Want, count: int) -> Want:
-    """The same with so many at most."""
-    if want.count <= count:
-        return want
-    return replace(want, count=count, needed=min(want.needed, count))
 
 
 def standings(

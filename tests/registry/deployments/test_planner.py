@@ -1,5 +1,8 @@
 """The planner's rules, one by one."""
 
+from collections import Counter
+from dataclasses import replace
+
 from common.wire.deployment import DeploymentPhase, TemplateGlance
 from common.wire.words import ReplicaStatus
 from registry.deployments.model import (
@@ -19,14 +22,15 @@ from registry.deployments.model import (
     Wake,
     Wish,
 )
-from registry.deployments.planner import plan
+from registry.deployments.planner import MOST_ACTIONS, plan
 
 NOW = 10_000.0
 GPU = TemplateGlance(name="gpu", accelerators=1, sleeps=False)
 SLEEPY = TemplateGlance(name="sleepy", accelerators=1, sleeps=True)
 BIG = TemplateGlance(name="big", accelerators=4)
+CPU = TemplateGlance(name="cpu")
 SHARED = TemplateGlance(name="shared", accelerators=1, memory_mb=10_000, shares=True)
-TEMPLATES = {one.name: one for one in (GPU, SLEEPY, BIG, SHARED)}
+TEMPLATES = {one.name: one for one in (GPU, SLEEPY, BIG, CPU, SHARED)}
 QUIET = Traffic(last_request_at=NOW - 1000)
 
 
@@ -203,3 +207,346 @@ def test_a_node_where_starts_failed_is_left_out_until_the_time_is_over() -> None
     assert found.standings["m"].phase is DeploymentPhase.FAILING
     assert found.standings["m"].reason == "2 starts failed on node a: out of memory; the next is tried in 10 s"
     assert kinds(planned([wish()], [node("a"), node("b")], setbacks=[setback]).actions) == ["Start"]
+
+
+# How many are wanted.
+
+
+def counts(found: Plan) -> Counter[str]:
+    return Counter(kinds(found.actions))
+
+
+def test_load_goes_up_at_once_or_after_a_while_and_never_above_max() -> None:
+    busy = {"m": Traffic(in_flight=15, waiting=2, last_request_at=NOW)}
+    fleet = node("a", 8, "r-m-1")
+    assert counts(planned([wish(most=9)], [fleet], there("m"), traffic=busy)) == {"Start": 2}, "ceil(17 / 8) = 3"
+    assert counts(planned([wish(most=2)], [fleet], there("m"), traffic=busy)) == {"Start": 1}
+    slow = wish(most=9, up_after_s=10)
+    first = planned([slow], [fleet], there("m"), traffic=busy)
+    assert first.actions == ()
+    assert first.memory.above_since == {"m": NOW}
+    soon = planned([slow], [fleet], there("m"), traffic=busy, memory=first.memory, now=NOW + 9)
+    assert soon.actions == ()
+    later = planned([slow], [fleet], there("m"), traffic=busy, memory=soon.memory, now=NOW + 10)
+    assert counts(later) == {"Start": 2}
+    calm = planned([slow], [fleet], there("m"), memory=soon.memory, now=NOW + 9)
+    assert calm.memory.above_since == {}, "it begins anew"
+
+
+def test_load_goes_down_after_a_while_to_the_most_of_that_time() -> None:
+    rule = wish(least=0, most=4, down_after_s=100, in_flight_per_replica=1)
+    fleet = node("a", 4, "r-m-1", "r-m-2", "r-m-3", "r-m-4")
+    crew = [there("m", number) for number in (1, 2, 3, 4)]
+    memory = Memory()
+    for second, in_flight in ((0, 1), (50, 2), (99, 0)):
+        traffic = {"m": Traffic(in_flight=in_flight, last_request_at=NOW)}
+        found = planned([rule], [fleet], *crew, traffic=traffic, memory=memory, now=NOW + second)
+        assert found.actions == (), second
+        memory = found.memory
+    found = planned([rule], [fleet], *crew, traffic={"m": Traffic(last_request_at=NOW)}, memory=memory, now=NOW + 100)
+    assert counts(found) == {"Leave": 2}, "two were in use at once"
+    assert found.standings["m"].reason == "its load wants 2"
+    last = planned(
+        [rule], [node("a", 4, "r-m-1")], there("m"), traffic={"m": Traffic(last_request_at=NOW)}, now=NOW + 900
+    )
+    assert last.actions == (), "the last one goes for idleness only, and idle_s is 0"
+
+
+def test_the_least_busy_and_newest_goes_first_and_those_not_ready_before() -> None:
+    crew = [
+        there("m", 1, in_flight=3),
+        there("m", 2),
+        there("m", 3),
+        there("m", 4, status=ReplicaStatus.STARTING, ready_at=None),
+    ]
+    fleet = node("a", 4, *(f"r-m-{number}" for number in (1, 2, 3, 4)))
+    found = planned([wish(scaled=2, most=4)], [fleet], *crew)
+    assert [one.request_id for one in found.actions if isinstance(one, Leave)] == ["dep-m-4", "dep-m-3"]
+
+
+def test_a_call_scales_whatever_is_asked_for_and_gives_back() -> None:
+    busy = {"m": Traffic(waiting=50, last_request_at=NOW)}
+    assert planned([wish(least=1, most=4, scaled=0)], [node("a")], traffic=busy).actions == ()
+    assert counts(planned([wish(least=1, most=4, scaled=3)], [node("a")])) == {"Start": 3}
+    assert counts(planned([wish(least=1, most=4)], [node("a")])) == {"Start": 1}
+
+
+def test_who_was_not_counted_yet_loses_nothing() -> None:
+    idle = wish(least=0, idle_s=10)
+    assert planned([idle], [node("a", 1, "r-m-1")], there("m"), traffic={}).actions == ()
+    fresh = [wish("n", least=1)]
+    found = planned([idle, *fresh], [node("a", 1, "r-m-1")], there("m"), traffic={})
+    assert found.actions == (), "nor is it evicted"
+
+
+def test_idleness_counts_from_the_last_of_request_wake_and_readiness() -> None:
+    idle = wish(least=0, idle_s=600)
+    fleet = node("a", 1, "r-m-1")
+    assert planned([idle], [fleet], there("m", ready_at=NOW - 599)).actions == ()
+    assert planned([replace(idle, woken_at=NOW - 599)], [fleet], there("m")).actions == ()
+    recent = {"m": Traffic(last_request_at=NOW - 599)}
+    assert planned([idle], [fleet], there("m"), traffic=recent).actions == ()
+    under_way = {"m": Traffic(in_flight=1, last_request_at=NOW - 9999)}
+    assert planned([idle], [fleet], there("m"), traffic=under_way).actions == ()
+    assert counts(planned([idle], [fleet], there("m"))) == {"Leave": 1}
+
+
+def test_a_start_that_nobody_waits_for_any_more_is_let_finish() -> None:
+    idle = wish(least=0, idle_s=60)
+    starting = there("m", status=ReplicaStatus.STARTING, ready_at=None)
+    assert planned([idle], [node("a", 1, "r-m-1")], starting).actions == ()
+
+
+def test_a_wake_starts_one_and_is_done_with_after_a_sleep_or_an_eviction() -> None:
+    cold = wish(least=0)
+    assert counts(planned([replace(cold, woken_at=NOW - 5)], [node("a")])) == {"Start": 1}
+    assert planned([replace(cold, woken_at=NOW - 400)], [node("a")]).actions == ()
+    assert planned([replace(cold, woken_at=NOW - 5, slept_at=NOW - 4)], [node("a")]).actions == ()
+    evicted = Memory(evicted_at={"m": NOW - 3})
+    assert planned([replace(cold, woken_at=NOW - 5)], [node("a")], memory=evicted).actions == ()
+
+
+def test_a_sleep_by_call_takes_all_that_can_sleep_and_lasts_until_somebody_asks() -> None:
+    asleep = wish(template="sleepy", least=1, most=2, slept_at=NOW - 1)
+    fleet = node("a", 2, "r-m-1", "r-m-2")
+    assert counts(planned([asleep], [fleet], there("m"), there("m", 2))) == {"Sleep": 2}
+    plain = wish(least=1, most=2, slept_at=NOW - 1)
+    assert counts(planned([plain], [fleet], there("m"), there("m", 2))) == {"Leave": 1}, "min stays"
+    both = there("m", asleep=True), there("m", 2, asleep=True)
+    assert planned([asleep], [fleet], *both).actions == ()
+    asked = planned([asleep], [fleet], *both, traffic={"m": Traffic(waiting=1, last_request_at=NOW)})
+    assert counts(asked) == {"Wake": 1}
+
+
+# Where it goes.
+
+
+def test_a_node_must_match_and_the_reason_says_which_does_not() -> None:
+    cases = (
+        (wish(nodes=("b",)), node("a"), "none of its nodes is registered: b"),
+        (wish(labels={"zone": "x"}), node("a"), "no node has the labels zone=x"),
+        (wish(template="other"), node("a"), "no node that it may have has the template 'other'"),
+        (wish(), node("a", away=True), "every node that it may have is away"),
+        (wish(), node("a", draining=True), "every node that it may have is draining"),
+        (wish(memory_mb=90_000), node("a"), "needs 90000 MB of each cuda, the largest has 80000"),
+        (wish(accelerators=5), node("a"), "needs 5 cuda, the largest free node has 4"),
+    )
+    for one, there_is, reason in cases:
+        found = planned([one], [there_is])
+        assert found.actions == ()
+        assert found.standings["m"].phase is DeploymentPhase.UNSCHEDULABLE
+        assert found.standings["m"].reason == reason
+    assert planned([wish()], []).standings["m"].reason == "no node's agent is registered"
+    cold = planned([wish(least=0, accelerators=5)], [node("a")])
+    assert cold.standings["m"].phase is DeploymentPhase.UNSCHEDULABLE, "said before anybody waits"
+
+
+def test_the_fullest_node_that_does_is_taken_and_with_spread_the_emptiest() -> None:
+    nodes = [node("a", 4), node("b", 4, "x", "y"), node("c", 4, "x", "y", "z", "w")]
+    assert [one.node for one in planned([wish()], nodes).actions if isinstance(one, Start)] == ["b"]
+    spread = planned([wish(least=3, most=3, spread=True)], [node("a"), node("b"), node("c")])
+    assert {one.node for one in spread.actions if isinstance(one, Start)} == {"a", "b", "c"}
+
+
+def test_a_node_takes_no_more_replicas_than_it_has_room_for() -> None:
+    many = wish(template="cpu", least=5, most=5)
+    found = planned([many], [node("a", 0, room=2), node("b", 0, room=1)])
+    assert counts(found) == {"Start": 3}
+    assert found.standings["m"].phase is DeploymentPhase.STARTING
+    full = planned([many], [node("a", 0, room=0)])
+    assert full.standings["m"].phase is DeploymentPhase.QUEUED
+
+
+def test_memory_is_shared_until_it_is_full_and_never_with_one_that_has_all() -> None:
+    eight = wish(template="shared", least=9, most=9)
+    found = planned([eight], [node("a", 1)])
+    assert counts(found) == {"Start": 8}, "8 x 10,000 MB of 80,000"
+    beside = planned([wish(template="shared")], [node("a", 1, "somebody's own")])
+    assert beside.actions == ()
+    assert beside.standings["m"].phase is DeploymentPhase.QUEUED
+    slot = Slot(0, "cuda", 80_000, ("r-x-1",), shared_mb=75_000)
+    assert planned([wish(template="shared")], [node("a", slots=(slot,))]).actions == ()
+    roomy = replace(slot, shared_mb=70_000)
+    assert counts(planned([wish(template="shared")], [node("a", slots=(roomy,))])) == {"Start": 1}
+    assert planned([wish()], [node("a", slots=(roomy,))]).actions == (), "one of its own needs it whole"
+
+
+def test_what_a_hand_made_file_claims_is_nobody_elses() -> None:
+    claimed = node("a", slots=(Slot(0, "cuda", 80_000, claimed=True),))
+    found = planned([wish()], [claimed])
+    assert found.standings["m"].reason == "needs 1 cuda, the largest free node has 0"
+
+
+# Who goes for whom.
+
+
+def evicted(found: Plan) -> list[str]:
+    return [one.deployment for one in found.actions if isinstance(one, Leave) and one.reason.startswith("evicted")]
+
+
+def test_a_higher_priority_a_minimum_and_a_dwell_are_kept() -> None:
+    asked = {"n": Traffic(waiting=1, last_request_at=NOW), "m": QUIET}
+    fleet = node("a", 1, "r-m-1")
+    for other, pair, expected in (
+        (wish(least=0), there("m"), ["m"]),
+        (wish(least=0, priority=1), there("m"), []),
+        (wish(least=1), there("m"), []),
+        (wish(least=0, dwell_s=60), there("m", ready_at=NOW - 59), []),
+        (wish(least=0, dwell_s=60), there("m", ready_at=NOW - 60), ["m"]),
+        (wish(least=0), there("m", in_flight=1), []),
+        (wish(least=0), there("m", status=ReplicaStatus.STARTING, ready_at=None), []),
+        (wish(least=0, scaled=1), there("m"), []),
+        (wish(least=0, template="sleepy"), there("m", asleep=True, ready_at=None), ["m"]),
+    ):
+        found = planned([other, wish("n", least=0)], [fleet], pair, traffic=asked)
+        assert evicted(found) == expected, other
+        assert found.standings["n"].phase is DeploymentPhase.QUEUED
+    urgent = planned([wish(least=0, priority=1), wish("n", least=0, priority=1)], [fleet], there("m"), traffic=asked)
+    assert evicted(urgent) == ["m"], "an equal priority"
+
+
+def test_only_as_many_go_as_are_in_the_way_and_on_one_node() -> None:
+    wishes = [wish(name, least=0) for name in ("v", "w", "x", "y")] + [wish("n", least=0, accelerators=2)]
+    traffic = {one.name: replace(QUIET, recent_per_s=number + 1.0) for number, one in enumerate(wishes)}
+    traffic["n"] = Traffic(waiting=1, last_request_at=NOW)
+    pairs = there("v"), there("w", node_name="b"), there("x"), there("y", node_name="b")
+    fleet = [node("a", 2, "r-v-1", "r-x-1"), node("b", 3, "r-w-1", "r-y-1")]
+    assert evicted(planned(wishes, fleet, *pairs, traffic=traffic)) == ["w"], "one suffices on b, where one is free"
+
+
+def test_one_that_sleeps_goes_before_one_that_serves() -> None:
+    wishes = [wish(name, least=0, template="sleepy") for name in ("x", "y")] + [wish("n", least=0)]
+    traffic = {"x": replace(QUIET, recent_per_s=1.0), "y": replace(QUIET, recent_per_s=5.0)}
+    traffic["n"] = Traffic(waiting=1, last_request_at=NOW)
+    pairs = there("x"), there("y", asleep=True)
+    assert evicted(planned(wishes, [node("a", 2, "r-x-1", "r-y-1")], *pairs, traffic=traffic)) == ["y"]
+
+
+def test_the_line_is_by_priority_then_by_how_long_one_waits() -> None:
+    wishes = [wish(name, least=0, priority=5 * (name == "z")) for name in ("x", "y", "z")]
+    traffic = {name: Traffic(waiting=1, last_request_at=NOW) for name in ("x", "y", "z")}
+    memory = Memory(queued_since={"y": NOW - 50, "x": NOW - 10})
+    found = planned(wishes, [node("a", 1, "busy")], traffic=traffic, memory=memory)
+    assert {name: one.position for name, one in found.standings.items()} == {"z": 1, "y": 2, "x": 3}
+    one_free = planned(wishes, [node("a", 1)], traffic=traffic, memory=memory)
+    assert [one.deployment for one in one_free.actions if isinstance(one, Start)] == ["z"]
+
+
+def test_what_comes_free_is_kept_for_the_first_in_the_line() -> None:
+    big, small = wish("big", least=0, accelerators=2), wish("small", least=0)
+    traffic = {name: Traffic(waiting=1, last_request_at=NOW) for name in ("big", "small")}
+    traffic["m"] = QUIET
+    memory = Memory(queued_since={"big": NOW - 50})
+    fleet = node("a", 2, "r-m-1")
+    found = planned([big, small, wish(least=0)], [fleet], there("m", leaving=True), traffic=traffic, memory=memory)
+    assert [one for one in found.actions if isinstance(one, Start)] == []
+
+
+def test_what_nobody_needs_now_evicts_nobody_and_is_let_go() -> None:
+    kept = wish("n", least=0, most=3)
+    found = planned([wish(least=0), kept], [node("a", 1, "r-m-1")], there("m"), memory=Memory(wanted={"n": 2, "m": 1}))
+    assert found.actions == ()
+    assert found.standings["n"].phase is DeploymentPhase.COLD
+
+
+# What comes and goes.
+
+
+def test_everything_of_a_deleted_deployment_leaves() -> None:
+    pairs = there("m"), there("m", 2, asleep=True), there("m", 3, status=ReplicaStatus.STARTING, ready_at=None)
+    found = planned([wish(most=3, deleted=True)], [node("a", 3, "r-m-1", "r-m-2", "r-m-3")], *pairs)
+    assert counts(found) == {"Leave": 3}
+    assert found.standings["m"].phase is DeploymentPhase.STOPPING
+
+
+def test_a_replica_that_no_assignment_names_leaves_wherever_it_is() -> None:
+    named, seen = there("m")
+    elsewhere = replace(seen, node="b", replica_id="r-m-9")
+    orphan = there("gone")[1]
+    found = plan(
+        [wish()], [named], [seen, elsewhere, orphan], [node("a", 4, "r-m-1"), node("b")],
+        traffic={}, setbacks=[], memory=Memory(), now=NOW,
+    )  # fmt: skip
+    assert {(one.request_id, one.node) for one in found.actions if isinstance(one, Leave)} == {
+        ("dep-m-1", "b"),
+        ("dep-gone-1", "a"),
+    }
+    assert len(found.actions) == 2
+
+
+def test_a_replica_that_ended_leaves_and_another_is_started() -> None:
+    found = planned([wish()], [node("a", 4, "r-m-1")], there("m", status=ReplicaStatus.FAILED, error="out of memory"))
+    assert counts(found) == {"Leave": 1, "Start": 1}
+    assert [one.reason for one in found.actions if isinstance(one, Leave)] == ["it ended: out of memory"]
+
+
+def test_a_node_whose_agent_is_away_keeps_a_replica_that_still_tells_of_itself() -> None:
+    assert planned([wish()], [node("a", away=True), node("b")], there("m")).actions == ()
+    assert planned([wish()], [node("b")], there("m")).actions == (), "a node that is not known yet"
+
+
+def test_a_node_that_is_drained_is_left_when_another_serves() -> None:
+    first = planned([wish()], [node("a", 1, "r-m-1", draining=True), node("b")], there("m"))
+    assert [(type(one).__name__, one.node) for one in first.actions if isinstance(one, Start)] == [("Start", "b")]
+    assert len(first.actions) == 1
+    pairs = there("m"), there("m", 2, "b")
+    second = planned([wish()], [node("a", 1, "r-m-1", draining=True), node("b", 4, "r-m-2")], *pairs)
+    assert [one.request_id for one in second.actions if isinstance(one, Leave)] == ["dep-m-1"]
+    nowhere = planned([wish()], [node("a", 1, "r-m-1", draining=True)], there("m"))
+    assert counts(nowhere) == {"Leave": 1}
+
+
+def test_a_change_of_one_that_nobody_uses_only_drops_the_old_ones() -> None:
+    two = wish(revision=2, least=0)
+    found = planned([two], [node("a", 2, "r-m-1")], there("m"))
+    assert counts(found) == {"Leave": 1}
+    assert planned([two], [node("a", 2)], memory=found.memory).standings["m"].phase is DeploymentPhase.COLD
+
+
+def test_a_rollout_never_has_fewer_ready_than_wanted_where_there_is_room() -> None:
+    """Three of revision 1 become three of revision 2, one accelerator to spare; each start is ready a step later."""
+    two = wish(revision=2, least=3, most=3)
+    crew = [there("m", number) for number in (1, 2, 3)]
+    number = 3
+    for _ in range(20):
+        fleet = node("a", 4, *(seen.replica_id for _, seen in crew))
+        found = planned([two], [fleet], *crew)
+        gone = {one.request_id for one in found.actions if isinstance(one, Leave)}
+        crew = [pair for pair in crew if pair[0].request_id not in gone]
+        assert len(crew) >= 3
+        for _ in [one for one in found.actions if isinstance(one, Start)]:
+            number += 1
+            crew.append(there("m", number, revision=2))
+        if not found.actions:
+            break
+    assert [pair[0].revision for pair in crew] == [2, 2, 2]
+
+
+def test_a_revision_that_needs_more_than_there_is_leaves_what_runs() -> None:
+    two = wish(revision=2, accelerators=8)
+    found = planned([two], [node("a", 4, "r-m-1")], there("m"))
+    assert found.actions == ()
+    assert found.standings["m"].phase is DeploymentPhase.ROLLING
+    assert found.standings["m"].reason == "revision 2 waits: needs 8 cuda, the largest free node has 4"
+
+
+def test_a_revision_whose_start_failed_leaves_what_runs_until_it_may_be_tried_again() -> None:
+    two = wish(revision=2)
+    setback = [Setback("m", "a", 1, NOW + 30, "bad flag")]
+    found = planned([two], [node("a", 1, "r-m-1")], there("m"), setbacks=setback)
+    assert found.actions == ()
+    assert found.standings["m"].reason == (
+        "revision 2 waits: a start failed on node a: bad flag; the next is tried in 30 s"
+    )
+    assert counts(planned([two], [node("a", 1, "r-m-1")], there("m"), setbacks=setback, now=NOW + 30)) == {"Leave": 1}
+
+
+def test_a_rollout_goes_on_where_more_are_wanted_than_fit() -> None:
+    two = wish(revision=2, least=4, most=4)
+    found = planned([two], [node("a", 2, "r-m-1", "r-m-2")], there("m"), there("m", 2))
+    assert counts(found) == {"Leave": 1}
+
+
+def test_one_plan_is_bounded() -> None:
+    found = planned([wish(template="cpu", least=1000, most=1000)], [node("a", 0)])
+    assert len(found.actions) == MOST_ACTIONS
