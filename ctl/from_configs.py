@@ -14,12 +14,51 @@ MEMBER = "deployments"
 """Of a fleet file: where everything stands."""
 ASSIGNING = ("CUDA", "HIP", "ROCR", "HPCC", "ASCEND_RT", "MUSA", "MLU")
 """`X_VISIBLE_DEVICES` names the accelerators that a server may use; an agent assigns them itself."""
-FLAGS: Mapping[str, frozenset[str]] = {
-    "vllm": frozenset({"max_model_len", "gpu_memory_utilization", "tensor_parallel_size", "dtype", "max_num_seqs"}),
+FLAGS: Mapping[str, Mapping[str, str]] = {
+    "vllm": {
+        "--max-model-len": "max_model_len",
+        "--gpu-memory-utilization": "gpu_memory_utilization",
+        "--dtype": "dtype",
+        "--quantization": "quantization",
+        "--max-num-seqs": "max_num_seqs",
+        "--tensor-parallel-size": "=accelerators",
+        "-tp": "=accelerators",
+        "--served-model-name": "=model",
+    },
+    "infinilm": {"--dev": "dev", "--ndev": "=accelerators", "--max-batch": "max_batch", "--max-tokens": "max_tokens"},
+    "llama-cpp": {
+        "--model": "model",
+        "-m": "model",
+        "--ctx-size": "ctx_size",
+        "-c": "ctx_size",
+        "--parallel": "parallel",
+        "-np": "parallel",
+        "--threads": "threads",
+        "-t": "threads",
+        "--n-gpu-layers": "gpu_layers",
+        "-ngl": "gpu_layers",
+        "--alias": "=model",
+        "--host": "",
+        "--port": "",
+    },
+    "mock": {
+        "--slow-start-s": "start_delay_s",
+        "--ttft-s": "ttft_s",
+        "--token-delay-s": "token_delay_s",
+        "--tokens": "tokens",
+    },
 }
-"""Flags in `args` that the shipped template has as parameters, by template."""
-MODEL_KEYS = {"vllm": "model", "infinilm": "model_path", "infinilm-rust": "config_file"}
-"""What of `[backend]` is the template's parameter `model`."""
+"""Flags that the shipped template can say, by template: its parameter, `=` a member of the deployment, or what it says itself."""
+BARE: Mapping[str, Mapping[str, str]] = {"vllm": {"--enforce-eager": "enforce_eager"}, "llama-cpp": {"--metrics": ""}}
+"""Likewise, without a value."""
+WORK_DIRS = {"infinilm": "/opt/InfiniLM/scripts", "infinilm-rust": "/opt/InfiniLM-Rust"}
+"""Where the shipped templates run; a file that says another place needs a template of its own."""
+MODEL_KEYS = {
+    "vllm": ("model", "model"),
+    "infinilm": ("model_path", "model"),
+    "infinilm-rust": ("config_file", "config_file"),
+}
+"""The member of `[backend]` that is a parameter, and which."""
 OF_THE_NODE = ("port", "host", "advertise_host", "registry_url", "router_url", "data_dir", "log_dir")
 """An agent says these of each replica that it makes."""
 
@@ -104,20 +143,30 @@ def deployment(file: str, content: Mapping[str, Any]) -> Made:
 def _template(made: Made, spec: JsonObject, kind: str, backend: Mapping[str, Any], content: Mapping[str, Any]) -> None:
     """The template and its parameters; one of its own where the shipped cannot say what this file says."""
     args = [str(arg) for arg in backend.get("args") or ()]
-    said, left = _flags(args, FLAGS.get(kind, frozenset()))
+    if kind == "command" and backend.get("command") == "llama-server":
+        kind = "llama-cpp"
+    parameters, left = _flags(args, kind)
+    for member in ("model", "accelerators"):
+        if (value := parameters.pop(f"={member}", None)) is not None:
+            spec[member] = str(value) if member == "model" else value
     env = {key: value for key, value in (backend.get("env") or {}).items() if not _assigns(str(key))}
-    parameters: JsonObject = {**said}
     if kind in MODEL_KEYS:
-        parameters["model"] = str(backend.get(MODEL_KEYS[kind], ""))
-    elif kind == "mock":
+        key, parameter = MODEL_KEYS[kind]
+        parameters[parameter] = str(backend.get(key, ""))
+    if kind in ("mock", "infinilm-rust"):
         parameters["model"] = str(spec["model"])
-        if others := list(backend.get("models") or ())[1:]:
-            made.notes.append(
-                f"backend.models: a deployment serves one model; not these: {', '.join(map(str, others))}"
-            )
-    known = {"type", "args", "env", "models", MODEL_KEYS.get(kind, "")}
+    if kind == "mock" and (others := list(backend.get("models") or ())[1:]):
+        made.notes.append(f"backend.models: a deployment serves one model; not these: {', '.join(map(str, others))}")
+    known = {"type", "args", "env", "models", MODEL_KEYS.get(kind, ("",))[0]}
+    known |= (
+        {"command"}
+        if kind == "llama-cpp"
+        else {"work_dir"}
+        if backend.get("work_dir") == WORK_DIRS.get(kind)
+        else set()
+    )
     rest = {key: value for key, value in backend.items() if key not in known and value is not None}
-    if kind in (*MODEL_KEYS, "mock") and not (left or env or rest):
+    if (kind in MODEL_KEYS or kind in FLAGS) and not (left or env or rest):
         spec["template"] = kind
         spec["parameters"] = parameters
         return
@@ -150,24 +199,27 @@ def _served(content: Mapping[str, Any], backend: Mapping[str, Any], kind: str, n
     for listed in (content.get("expected_models"), content.get("models"), backend.get("models")):
         if isinstance(listed, list) and listed:
             return str(listed[0])
-    model = backend.get(MODEL_KEYS[kind]) if kind in ("vllm", "infinilm") else None
+    model = backend.get(MODEL_KEYS[kind][0]) if kind in ("vllm", "infinilm") else None
     return (str(model) if kind == "vllm" else PurePath(str(model)).name) if model else name
 
 
-def _flags(args: list[str], known: frozenset[str]) -> tuple[JsonObject, list[str]]:
-    """Arguments that are parameters, and the others."""
+def _flags(args: list[str], template: str) -> tuple[JsonObject, list[str]]:
+    """Arguments that the template can say, and the others."""
+    known, bare = FLAGS.get(template, {}), BARE.get(template, {})
     said: JsonObject = {}
     left: list[str] = []
     rest = list(args)
     while rest:
         word = rest.pop(0)
-        flag, mark, value = word.removeprefix("--").partition("=")
-        key = flag.replace("-", "_")
-        if not word.startswith("--") or key not in known or not (mark or (rest and not rest[0].startswith("--"))):
+        flag, mark, value = word.partition("=")
+        if word in bare:
+            said[bare[word]] = True
+        elif flag in known and (mark or rest):
+            value = value if mark else rest.pop(0)
+            said[known[flag]] = yaml.safe_load(value) if re.fullmatch(r"\d+(\.\d+)?", value) else value
+        else:
             left.append(word)
-            continue
-        value = value if mark else rest.pop(0)
-        said[key] = yaml.safe_load(value) if re.fullmatch(r"\d+(\.\d+)?", value) else value
+    said.pop("", None)
     return said, left
 
 

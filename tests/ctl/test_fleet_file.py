@@ -78,12 +78,16 @@ def test_every_shipped_configuration_becomes_a_deployment_and_loses_nothing() ->
     assert made["qwen-7b"]["template"] == "vllm"
     assert made["qwen-7b"]["accelerators"] == 1
     assert made["qwen-7b"]["parameters"]["max_model_len"] == 8192
-    assert made["llama-8b"]["template"] == "llama-8b"  # a command: its node's operator puts it there
+    assert made["llama-8b"]["template"] == "llama-cpp"
+    assert made["own-server"]["template"] == "own-server"  # a command: its node's operator puts it there
+    assert made["9g-8b"]["model"] == "9g_8b_thinking"
     for _, content in read:
         for key, value in content.items():
             assert key in ("backend", "models", "expected_models", "name") or key in text, (key, value)
         for arg in content["backend"].get("args", ()):
-            assert arg.removeprefix("--").replace("-", "_") in text or arg in text or arg == str(content["port"]), arg
+            flag = arg.removeprefix("--").replace("-", "_")
+            said_by_template = arg in ("--ndev", "--metrics", "--alias", "--host", "127.0.0.1")
+            assert flag in text or arg in text or arg == str(content["port"]) or said_by_template, arg
 
 
 def test_the_template_in_the_comment_is_toml_with_the_replicas_own_port() -> None:
