@@ -17,6 +17,8 @@ RETRY_AFTER_S = 5
 """Where nothing is known of earlier starts."""
 _HOPELESS = (DeploymentPhase.UNSCHEDULABLE, DeploymentPhase.FAILING)
 _VERBS = {DeploymentPhase.QUEUED: "queued", DeploymentPhase.ASLEEP: "waking"}
+_WAKING = "waking"
+"""The stage of a replica that was asleep."""
 _UNFIT = re.compile(r"[^A-Za-z0-9_.-]+")
 _STAGE_LIMIT = 40
 
@@ -80,13 +82,14 @@ class ColdModels:
         state = self.states.get(model)
         if state is None:
             return "starting"
-        words = [_VERBS.get(state.phase, "starting")]
+        stage = "" if isinstance(state.stage, UnsetType) else _UNFIT.sub("-", state.stage)[:_STAGE_LIMIT]
+        words = ["waking" if stage == _WAKING else _VERBS.get(state.phase, "starting")]
         if self.lost:
             return f"{words[0]} registry=lost"  # what it said is old: no figures
         if not isinstance(state.position, UnsetType):
             words.append(f"pos={state.position}")
-        if not isinstance(state.stage, UnsetType):
-            words.append(f"phase={_UNFIT.sub('-', state.stage)[:_STAGE_LIMIT]}")
+        if stage and stage != _WAKING:
+            words.append(f"phase={stage}")
         if not isinstance(state.percent, UnsetType):
             words.append(f"{state.percent}%")
         if not isinstance(state.eta_s, UnsetType):

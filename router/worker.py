@@ -145,28 +145,41 @@ async def _listen(
     server: asyncio.Server | None = None
     while True:
         message = await feed.read(reader)
-        if isinstance(message, feed.Endpoints):
-            engine.set_table(Table.of(message.version, message.endpoints))
-            if server is None:
-                server = await asyncio.get_running_loop().create_server(
-                    lambda: cast("Any", Downstream(engine)), sock=listening, backlog=1024
-                )
-                # What lives now lives for ever: keep the collector from walking it at every pass.
-                gc.collect()
-                gc.freeze()
-                scope.spawn("beat", _beat(writer, engine, asked, is_compiled=is_compiled), service=True)
-        elif isinstance(message, feed.Keys):
-            engine.set_keys(message.keys)
-        elif isinstance(message, feed.Standings):
-            engine.set_standings(message.changed, message.gone, lost=message.lost)
-        elif isinstance(message, feed.Forgive):
-            engine.outliers.forgive(message.endpoint)
-        elif message is None or isinstance(message, feed.Retire):
+        if message is None or isinstance(message, feed.Retire):
             if message is None:
                 log.error("worker.master_gone")
+            else:
+                scope.spawn("follow", _follow(reader, engine))
             if server is not None:
                 server.close()
             return
+        _take(engine, message)
+        if isinstance(message, feed.Endpoints) and server is None:
+            server = await asyncio.get_running_loop().create_server(
+                lambda: cast("Any", Downstream(engine)), sock=listening, backlog=1024
+            )
+            # What lives now lives for ever: keep the collector from walking it at every pass.
+            gc.collect()
+            gc.freeze()
+            scope.spawn("beat", _beat(writer, engine, asked, is_compiled=is_compiled), service=True)
+
+
+async def _follow(reader: asyncio.StreamReader, engine: Engine) -> None:
+    """Go on taking what the master sends while requests drain: some may wait for a replica that comes."""
+    while (message := await feed.read(reader)) is not None:
+        _take(engine, message)
+
+
+def _take(engine: Engine, message: feed.Message) -> None:
+    """Put what the master sent in force."""
+    if isinstance(message, feed.Endpoints):
+        engine.set_table(Table.of(message.version, message.endpoints))
+    elif isinstance(message, feed.Keys):
+        engine.set_keys(message.keys)
+    elif isinstance(message, feed.Standings):
+        engine.set_standings(message.changed, message.gone, lost=message.lost)
+    elif isinstance(message, feed.Forgive):
+        engine.outliers.forgive(message.endpoint)
 
 
 async def _beat(writer: asyncio.StreamWriter, engine: Engine, asked: asyncio.Event, *, is_compiled: bool) -> None:

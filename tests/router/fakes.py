@@ -104,7 +104,7 @@ class FakeReplica:
         self._open: set[asyncio.StreamWriter] = set()
 
     async def start(self, address: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> "FakeReplica":
-        self._server = await asyncio.start_server(self._serve, address, 0, ssl=tls)
+        self._server = await asyncio.start_server(self._serve, address, 0, ssl=tls, backlog=1024)
         return self
 
     async def __aenter__(self) -> Self:
