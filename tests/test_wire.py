@@ -39,6 +39,7 @@ IGNORED: dict[str, str] = {
     "ErrorBody.field": "an ApiError has its further members as keywords (common/http/errors.py)",
     "ErrorBody.details": "as ErrorBody.field",
     "ErrorBody.upstream_status": "as ErrorBody.field",
+    "ErrorBody.code": "as ErrorBody.field; the registry reads it of an agent",
     "FieldFault.*": "as ErrorBody.field: pydantic's findings, made into plain tables",
     "Heartbeat.*": "ReplicaHeartbeat and AgentReport are sent, and ancestors' bodies; the registry reads these members first",
     "Hints.*": "operators write it under [metadata], ancestors' babysitters in their records; ours in babysitter/records.py",

@@ -29,14 +29,13 @@ from babysitter.agent.settings import AcceleratorSettings
 from common.http.errors import ApiError
 from common.settings import SettingsError, read_file
 from common.wire.deployment import Accelerator, AcceleratorReading
+from common.wire.fault import NO_ACCELERATORS
 
 log = structlog.get_logger(__name__)
 FIND_TIMEOUT_S = 15.0
 """A driver that nobody keeps loaded takes seconds to begin."""
 READ_TIMEOUT_S = 5.0
 CLAIM_FILES_MOST = 1000
-CODE = "no_accelerators"
-"""Member `code` of a refusal: another node may have what this one has not."""
 RETRY = {"Retry-After": "5"}
 
 
@@ -78,9 +77,9 @@ class AcceleratorWatch:
         except Lacking as error:
             details = [{"field": error.field, "problem": str(error)}]
             text = f"field {error.field!r}: {error}"
-            raise ApiError(422, text, field=error.field, details=details, code=CODE) from error
+            raise ApiError(422, text, field=error.field, details=details, code=NO_ACCELERATORS) from error
         except Taken as error:
-            raise ApiError(503, str(error), code=CODE, headers=RETRY) from error
+            raise ApiError(503, str(error), code=NO_ACCELERATORS, headers=RETRY) from error
 
     def glance(self, holds: Sequence[Hold]) -> list[Accelerator]:
         """The accelerators, and who has them."""
@@ -111,7 +110,7 @@ class AcceleratorWatch:
         except TimeoutError:
             reason = f"the files of accelerators.claims were not read within {READ_TIMEOUT_S:g} s"
             self._tell_unread({"accelerators.claims": reason})
-            raise ApiError(503, reason, code=CODE, headers=RETRY) from None
+            raise ApiError(503, reason, code=NO_ACCELERATORS, headers=RETRY) from None
         claims, unread = {}, {}
         for name, value in files.items():
             if isinstance(value, SettingsError):
@@ -125,7 +124,7 @@ class AcceleratorWatch:
         unknown = next((name for name in unread if name not in claims), None)
         if unknown is not None:
             reason = f"nobody knows which accelerators a file claims: {unread[unknown]}"
-            raise ApiError(503, reason, code=CODE, headers=RETRY)
+            raise ApiError(503, reason, code=NO_ACCELERATORS, headers=RETRY)
 
     def _tell_unread(self, unread: dict[str, str]) -> None:
         for name in unread.keys() - self._unread.keys():

@@ -4,6 +4,9 @@ from msgspec import UNSET, UnsetType
 
 from common.wire.base import Message
 
+NO_ACCELERATORS = "no_accelerators"
+"""`code` of an agent's refusal: its node lacks them, for now (503) or for ever (422); another may have them."""
+
 
 class FieldFault(Message, frozen=True, kw_only=True):
     """What is wrong with one member of a body."""
@@ -21,6 +24,7 @@ class ErrorBody(Message, frozen=True, kw_only=True):
         details: Every member at fault.
         detail: The same as `error` in the replica API, where clients of the release server look for it.
         upstream_status: What a router or a babysitter answered that was asked on the caller's behalf.
+        code: A word for programs, where a status alone does not tell them what to do.
     """
 
     error: str
@@ -28,3 +32,4 @@ class ErrorBody(Message, frozen=True, kw_only=True):
     details: list[FieldFault] | UnsetType = UNSET
     detail: str | UnsetType = UNSET
     upstream_status: int | UnsetType = UNSET
+    code: str | UnsetType = UNSET

@@ -13,7 +13,7 @@ from common.wire.words import ReplicaStatus
 from registry.core.catalogue import Revised
 from registry.core.model import Instance, Report, Upsert
 from registry.fleet.placement import NodeAgent
-from registry.fleet.replicas import agent_counts, agent_node, agent_replicas, info_of, read_report
+from registry.fleet.replicas import agent_accelerators, agent_counts, agent_node, agent_replicas, info_of, read_report
 
 
 @dataclass(slots=True)
@@ -124,6 +124,8 @@ class FleetIndex:
             counts.capacity,
             away=instance.stale,
             draining=instance.is_draining,
+            labels=counts.labels,
+            accelerators=tuple(agent_accelerators(instance, counts)),
         )
         if previous is not None and previous.instance.report == report:
             return previous.replicas

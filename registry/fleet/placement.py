@@ -1,7 +1,9 @@
 """Which node's agent gets a new replica, from what the agents' heartbeats say. PURE."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from common.wire.deployment import Accelerator
 
 
 class NoAgent(Exception):
@@ -25,6 +27,8 @@ class NodeAgent:
     capacity: int | None = None
     away: bool = False
     draining: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    accelerators: Sequence[Accelerator] = ()
 
 
 def ranked(agents: Iterable[NodeAgent], *, node: str | None, placed: Mapping[str, int]) -> list[NodeAgent]:

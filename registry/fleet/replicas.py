@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 
 import msgspec
+from msgspec import structs
 
 from common.wire.base import Message
 from common.wire.create import NAMESPACE, RequestGlance
+from common.wire.deployment import Accelerator, AcceleratorReading
 from common.wire.read import read_json_lenient
 from common.wire.replica import ReplicaInfo, ReplicaMembers, ReplicaReport
 from common.wire.words import RecordKind, ReplicaStatus
@@ -19,6 +21,14 @@ class AgentCounts(Message, frozen=True, kw_only=True):
     replicas_live: int = 0
     capacity: int | None = None
     replicas: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    accelerators: list[Accelerator] = msgspec.field(default_factory=list)
+
+
+class AgentReadings(Message, frozen=True, kw_only=True):
+    """What changes with every heartbeat of an agent, and is not written down."""
+
+    readings: list[AcceleratorReading] = msgspec.field(default_factory=list)
 
 
 def agent_node(instance: Instance) -> str | None:
@@ -35,6 +45,19 @@ def agent_node(instance: Instance) -> str | None:
 def agent_counts(instance: Instance) -> AgentCounts:
     """What a node's agent says of its node."""
     return AgentCounts() if instance.report is None else read_json_lenient(AgentCounts, instance.report.lasting)
+
+
+def agent_accelerators(instance: Instance, counts: AgentCounts) -> list[Accelerator]:
+    """The accelerators of an agent's node, each with what its driver told last."""
+    if instance.report is None:
+        return []
+    readings = {one.index: one for one in read_json_lenient(AgentReadings, instance.report.passing).readings}
+    return [
+        structs.replace(one, used_mb=readings[one.index].used_mb, busy_percent=readings[one.index].busy_percent)
+        if one.index in readings
+        else one
+        for one in counts.accelerators
+    ]
 
 
 def agent_replicas(counts: AgentCounts) -> Iterator[ReplicaInfo]:

@@ -1,6 +1,7 @@
 """The release server's replica API for the whole fleet (docs/contract.md 5): reads from heartbeats, writes to the node's agent."""
 
 import asyncio
+from http import HTTPStatus
 
 import aiohttp
 import msgspec
@@ -12,6 +13,7 @@ from common.http.errors import ApiError, parse_json_object
 from common.http.relay import pass_bytes
 from common.names import is_replica_id
 from common.wire.create import RequestGlance
+from common.wire.fault import NO_ACCELERATORS, ErrorBody
 from common.wire.read import read_json_lenient, read_lenient
 from common.wire.replica import Created, InfoMarks, OneReplica, ReplicaInfo, ReplicaList
 from registry.fleet.agents import STREAMS_MOST, AgentAnswer, AgentAway
@@ -50,7 +52,7 @@ async def create(request: web.Request) -> web.Response:
         raise ApiError(415, f"Content-Type: must be application/json, not {request.content_type}", field="Content-Type")
     raw = await _read(request)
     glance = read_lenient(RequestGlance, parse_json_object(raw))
-    reason = ""
+    reason, refused = "", None
     for agent in _candidates(registry, glance):
         registry.created.asks(glance.request_id, agent.node)
         try:
@@ -59,9 +61,25 @@ async def create(request: web.Request) -> web.Response:
             registry.created.unasked(glance.request_id)
             reason = str(error)
             continue
+        if lacks_accelerators(response):  # it made nothing; another node may have them
+            registry.created.unasked(glance.request_id)
+            refused = min(refused or response, response, key=lambda one: one.status != HTTPStatus.SERVICE_UNAVAILABLE)
+            continue
         _remember(registry, agent, glance, response)
         return _render(response)
+    if refused is not None:
+        return _render(refused)
     raise ApiError(503, reason, headers=RETRY)
+
+
+def lacks_accelerators(response: AgentAnswer) -> bool:
+    """True for an agent's refusal that says so by its `code`."""
+    if response.status not in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.UNPROCESSABLE_ENTITY):
+        return False
+    try:
+        return read_json_lenient(ErrorBody, response.body).code == NO_ACCELERATORS
+    except msgspec.MsgspecError:
+        return False
 
 
 async def pass_on(request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ from common.http.errors import detailed
 from common.http.openapi import Parameter, Route
 from common.wire.base import JsonObject
 from common.wire.create import CreateRequest
+from common.wire.deployment import NodeInfo, NodeList
 from common.wire.record import Heartbeat, HeartbeatAnswer, ServiceRecord
 from common.wire.registry import (
     Acknowledgement,
@@ -25,7 +26,7 @@ from common.wire.registry import (
     TargetGroup,
 )
 from common.wire.replica import Created, OneReplica, ReplicaHealth, ReplicaList, ReplicaMessage, StopRequest, Timeline
-from registry.http import listing, page, replicas, services, status
+from registry.http import listing, nodes, page, replicas, services, status
 from registry.http.bodies import FailingBody, RegisterBody, UpdateBody
 from registry.http.context import answer
 
@@ -55,6 +56,7 @@ _BODY = (400, 413)
 _RELAYED = (404, 502)
 _AGENT = (404, 408, 409, 415, 422, 502, 504, 507)
 _REPLICA = "/api/v1/replicas/{id}"
+_NODE = "/api/v1/nodes/{node}"
 
 ROUTES: tuple[Route, ...] = (
     # First, because aiohttp tries the patterns in turn and nearly every request is a heartbeat.
@@ -215,6 +217,18 @@ ROUTES: tuple[Route, ...] = (
         _AGENT,
         query=(Parameter("stream", _TEXT, "Which one."), Parameter("tail", _TEXT, "Lines.")),
         endless=True,
+    ),
+    Route("GET", "/api/v1/nodes", nodes.list_nodes, "Every node that has an agent.", {200: NodeList}),
+    Route(
+        "POST",
+        f"{_NODE}/drain",
+        nodes.drain,
+        "No new replicas on that node; deployments move theirs.",
+        {200: NodeInfo},
+        (404, *_WRITES),
+    ),
+    Route(
+        "POST", f"{_NODE}/undrain", nodes.drain, "New replicas on that node again.", {200: NodeInfo}, (404, *_WRITES)
     ),
     Route("GET", "/api/v1/health", status.replicas_health, "Counts of replicas.", {200: ReplicasHealth}),
     Route("GET", "/metrics", status.metrics, "For Prometheus.", {200: None}),
