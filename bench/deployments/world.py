@@ -34,6 +34,8 @@ LEASE_S = 10.0
 HEARTBEAT_S = 2.0
 RECENT_S = 300.0
 PER_REPLICA = 8
+BY_ITSELF = ("evicted", "no request", "its load", "scaled: more")
+"""How the reasons of those begin whom nobody told to go, nor a fault or a change of revision."""
 
 
 class Broken(AssertionError):
@@ -110,6 +112,8 @@ class World:
     asked_at: dict[str, float] = field(default_factory=dict)
     recent: dict[str, float] = field(default_factory=dict)
     calls: list[tuple[float, Action, str]] = field(default_factory=list)
+    made_of: dict[str, str] = field(default_factory=dict)
+    """The template of each request id: that of its revision, whatever the deployment has become since."""
     serial: int = 0
     last: Plan = field(default_factory=Plan)
     figures: Figures = field(default_factory=Figures)
@@ -227,12 +231,7 @@ class World:
             one.asleep = False
 
     def _create(self, machine: Machine, action: Start, request_id: str) -> None:
-        wish = self.wishes[action.deployment]
-        glance = machine.templates.get(wish.template or "")
-        if glance is None:  # another template since: this start is of a revision that is over
-            self._fell(action.deployment, machine.name, "no such template", request_id)
-            return
-        count = glance.accelerators if wish.accelerators is None else wish.accelerators
+        count = machine.templates[self.made_of[request_id]].accelerators
         held = {index for one in machine.replicas.values() for index in one.slots}
         free = [index for index in range(machine.count) if index not in held]
         if len(free) < count:
@@ -308,22 +307,28 @@ class World:
         traffic = self.traffic()
         went: Counter[str] = Counter()
         for action in found.actions:
-            if not isinstance(action, Leave) or not action.reason.startswith("evicted"):
-                continue
-            name, wish = action.deployment, self.wishes[action.deployment]
-            went[name] += 1
-            if traffic[name].in_flight or traffic[name].waiting:
-                raise Broken(f"{name} was evicted with requests")
-            one = self.machines[action.node or ""].replicas.get(action.request_id)
-            if one is not None and not one.asleep and (one.ready_at is None or self.now - one.ready_at < wish.dwell_s):
-                raise Broken(f"{name} was evicted within its dwell")
-            alive = sum(1 for one in self.assignments.values() if one.deployment == name and not one.leaving)
-            if alive - went[name] < wish.least:
-                raise Broken(f"{name} was evicted below its minimum")
+            if isinstance(action, Leave) and action.reason.startswith(BY_ITSELF):
+                went[action.deployment] += 1
+                self._judge_leave(action, went[action.deployment], traffic[action.deployment])
         for name, stands in found.standings.items():
             wish = self.wishes[name]
             if stands.wanted > max(wish.most, wish.scaled or 0):
                 raise Broken(f"{stands.wanted} of {name} are wanted, {wish.most} are the most")
+
+    def _judge_leave(self, action: Leave, went: int, traffic: Traffic) -> None:
+        """Nobody asked for this one to go."""
+        name, wish = action.deployment, self.wishes[action.deployment]
+        what = f"{name} goes ({action.reason})"
+        if action.reason.startswith("evicted") and (traffic.in_flight or traffic.waiting):
+            raise Broken(f"{what} with requests")
+        one = self.machines[action.node or ""].replicas.get(action.request_id)
+        if one is not None and one.ready_at and not one.asleep and self.now - one.ready_at < wish.dwell_s:
+            raise Broken(f"{what} within its dwell")
+        if action.reason.startswith("evicted") and one is not None and one.ready_at is None:
+            raise Broken(f"{what} before it was ready")
+        alive = sum(1 for one in self.assignments.values() if one.deployment == name and not one.leaving)
+        if alive - went < wish.least:
+            raise Broken(f"{what} below its minimum")
 
     def _carry_out(self, found: Plan) -> None:
         for action in found.actions:
@@ -335,6 +340,7 @@ class World:
                 self.assignments[request_id] = Assignment(
                     request_id, action.deployment, action.revision, action.node, self.now
                 )
+                self.made_of[request_id] = self.wishes[action.deployment].template or ""
                 self.figures.starts[action.deployment] += 1
                 self._call(action, request_id)
             elif isinstance(action, Leave):

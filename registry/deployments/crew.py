@@ -8,6 +8,7 @@ from registry.deployments.demand import Want, no_more_than
 from registry.deployments.model import Assignment, Leave, Node, SeenReplica, Sleep, Traffic, Wish
 
 ENDED = frozenset({ReplicaStatus.STOPPED, ReplicaStatus.FAILED})
+SERVES = frozenset({ReplicaStatus.READY, ReplicaStatus.UNHEALTHY})
 ASLEEP_FACTOR = 10
 """A replica that sleeps is stopped when nobody asked for so many times `idle_s`."""
 
@@ -37,6 +38,12 @@ class Member:
         return (
             seen is not None and seen.status is ReplicaStatus.READY and not (seen.stale or seen.asleep or seen.draining)
         )
+
+    @property
+    def serves(self) -> bool:
+        """It takes requests, or did and may do so again."""
+        seen = self.replica
+        return seen is not None and seen.status in SERVES and not (seen.asleep or seen.draining)
 
     @property
     def ended(self) -> bool:
@@ -163,13 +170,13 @@ def shrink(crew: Crew, idle_s: float, now: float) -> None:
 
 
 def _drop_useless(crew: Crew, now: float) -> None:
-    """Out of date and not ready, or asleep, or of a deployment that nobody uses."""
+    """Out of date and not yet ready, or asleep, or of a deployment that nobody uses."""
     wish, traffic = crew.wish, crew.traffic
     last = None if traffic is None else traffic.last_request_at
     recent = crew.asked or traffic is None or (last is not None and now - last < wish.dwell_s)
     unused = wish.least == 0 and not recent and not crew.want.needed
     for member in [*crew.old, *(one for one in crew.sleepers if crew.outdated(one))]:
-        if member.ready and not unused:
+        if member.serves and not unused:
             continue
         crew.leave(member, _why_old(crew, member))
     if unused:
@@ -183,9 +190,9 @@ def _why_old(crew: Crew, member: Member) -> str:
 
 
 def _replace_ready(crew: Crew) -> None:
-    """Old ones that serve go as soon as enough others do."""
-    for member in crew.old:
-        if crew.ready - 1 < crew.want.count:
+    """Old ones go as soon as enough others serve."""
+    for member in sorted(crew.old, key=lambda one: one.ready):
+        if crew.ready - member.ready < crew.want.count:
             return
         crew.leave(member, _why_old(crew, member))
 

@@ -121,7 +121,7 @@ def plan(
         actions.extend(crew.actions)
     actions.extend(work.starts)
     actions.extend(surplus)  # the last: they come again until they are carried out
-    standings = standing.standings(order, work.notes, memory, work.new, now)
+    standings = standing.standings(order, work.notes, setbacks=setbacks, memory=memory, new=work.new, now=now)
     return Plan(tuple(actions[:MOST_ACTIONS]), standings, work.new.kept())
 
 

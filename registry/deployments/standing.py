@@ -23,17 +23,27 @@ class Note:
 
 def failing(setback: Setback, now: float) -> Note:
     """Every node that may have it waits after failed starts."""
-    times = "a start" if setback.failures == 1 else f"{setback.failures} starts"
     wait_s = max(0.0, setback.until - now)
-    reason = f"{times} failed on node {setback.node}: {setback.reason}; the next is tried in {wait_s:.0f} s"
-    return Note(DeploymentPhase.FAILING, reason)
+    return Note(DeploymentPhase.FAILING, f"{_failed(setback)}; the next is tried in {wait_s:.0f} s")
+
+
+def _failed(setback: Setback) -> str:
+    times = "a start" if setback.failures == 1 else f"{setback.failures} starts"
+    return f"{times} failed on node {setback.node}: {setback.reason}"
 
 
 def standings(
-    order: Sequence[Crew], notes: Mapping[str, Note], memory: Memory, new: NewMemory, now: float
+    order: Sequence[Crew],
+    notes: Mapping[str, Note],
+    *,
+    setbacks: Sequence[Setback],
+    memory: Memory,
+    new: NewMemory,
+    now: float,
 ) -> dict[str, Standing]:
     """By name; those that wait for accelerators have their place in `order`, from 1."""
     found: dict[str, Standing] = {}
+    failed = {one.deployment: one for one in setbacks}
     position = 0
     for crew in order:
         name, note = crew.wish.name, notes.get(crew.wish.name)
@@ -41,17 +51,19 @@ def standings(
         if note is not None and note.kind is not ROLLING and crew.want.count:
             new.queued_since[name] = memory.queued_since.get(name, now)
         position += queued
-        found[name] = _standing(crew, note, position if queued else None)
+        found[name] = _standing(crew, note, position if queued else None, failed.get(name))
     return found
 
 
-def _standing(crew: Crew, note: Note | None, position: int | None) -> Standing:
+def _standing(crew: Crew, note: Note | None, position: int | None, failed: Setback | None) -> Standing:
     ready = crew.ready
     awake = sum(1 for one in crew.alive if not one.asleep)
     starting = awake - ready + crew.started + len(crew.woken)
     asleep = len(crew.sleepers) + len(crew.put_to_sleep)
     phase = _phase(crew, note, ready, starting, asleep)
     reason = note.reason if note is not None else (crew.want.why or None)
+    if phase is DeploymentPhase.STARTING and reason is None and failed is not None:
+        reason = f"tried again: {_failed(failed)}"
     return Standing(phase, crew.want.count, ready, starting, asleep, len(crew.leaving), reason, position)
 
 

@@ -550,3 +550,23 @@ def test_a_rollout_goes_on_where_more_are_wanted_than_fit() -> None:
 def test_one_plan_is_bounded() -> None:
     found = planned([wish(template="cpu", least=1000, most=1000)], [node("a", 0)])
     assert len(found.actions) == MOST_ACTIONS
+
+
+def test_an_old_one_that_is_unhealthy_for_a_moment_stays_until_another_serves() -> None:
+    two = wish(revision=2)
+    pairs = (
+        there("m", status=ReplicaStatus.UNHEALTHY, ready_at=None),
+        there("m", 2, revision=2, status=ReplicaStatus.STARTING, ready_at=None),
+    )
+    fleet = node("a", 2, "r-m-1", "r-m-2")
+    assert planned([two], [fleet], *pairs).actions == ()
+    assert counts(planned([two], [fleet], pairs[0], there("m", 2, revision=2))) == {"Leave": 1}
+    starting = there("m", status=ReplicaStatus.STARTING, ready_at=None)
+    assert counts(planned([two], [node("a", 2, "r-m-1")], starting)) == {"Leave": 1, "Start": 1}
+
+
+def test_one_that_is_tried_again_says_what_failed() -> None:
+    setback = [Setback("m", "a", 2, NOW - 1, "out of memory")]
+    found = planned([wish()], [node("a")], setbacks=setback)
+    assert found.standings["m"].phase is DeploymentPhase.STARTING
+    assert found.standings["m"].reason == "tried again: 2 starts failed on node a: out of memory"
