@@ -15,7 +15,7 @@ from babysitter import ports
 from babysitter.backend_settings import BACKEND_LABELS, SERVER_WORDS, CbclientBackend, InfinilmRustBackend, VllmBackend
 from babysitter.cbclient.deploy import ClientDeployer
 from babysitter.cbclient.modes import MODES
-from babysitter.cbclient.request import CheckedRequest, load
+from babysitter.cbclient.request import CheckedRequest, load, load_template_request
 from babysitter.cbclient.rules import Rules
 from babysitter.cbclient.wheels import Roots
 from babysitter.engine_health import EngineHealth
@@ -28,9 +28,11 @@ from babysitter.slots import Slots
 from babysitter.spec import Addresses, JobRules, LogRules, Requested, Spec
 from babysitter.token_probe import AUTO, TokenProbe
 from common.clock import Clock
+from common.discovery.replica import deployment_marks
 from common.exits import ConfigurationError
 from common.http.access import is_loopback
 from common.wire.base import JsonObject
+from common.wire.create import TemplateRequest, Timeouts
 from common.wire.hints import hints_of
 from common.wire.record import KEY_LABEL
 
@@ -61,10 +63,9 @@ def other_hosts(host: str) -> tuple[str, ...]:
     return () if host in WILDCARDS or is_loopback(host) else ("127.0.0.1",)
 
 
-def make_policy(settings: BabysitterSettings, request: CheckedRequest | None) -> RestartPolicy:
+def make_policy(settings: BabysitterSettings, asked: Timeouts | None) -> RestartPolicy:
     """When to restart, give up, and distrust; a request's own deadlines are honoured (A10)."""
     restarts, probes = settings.babysitter, settings.probes
-    asked = request.timeouts if request else None
     return RestartPolicy(
         restart_first_s=restarts.restart_delay_s,
         restart_last_s=restarts.restart_delay_max_s,
@@ -126,11 +127,16 @@ def make_spec(
         raise ConfigurationError(f'{settings.name}: server = "external" and stop_command need each other')
     restarts, probes, jobs, logs = settings.babysitter, settings.probes, settings.jobs, settings.logs
     request = load(settings.backend.request) if isinstance(settings.backend, CbclientBackend) else None
-    asked = request.timeouts if request else None
-    command, deployer, requested = None, None, Requested()
+    template = (
+        load_template_request(settings.replica_dir / "request.json") if settings.replica_dir and not request else None
+    )
+    asked = request.timeouts if request else template.timeouts if template else None
+    command, deployer = None, None
+    requested = requested_of_template(template) if template else Requested()
     if request is None:
         command = make_command(settings, make_plan(settings), environ)
-        workdir, stdout, stderr, run_meta = command.cwd, command.stdout, command.stderr, jobs.run_meta
+        workdir = own_directory(settings) if settings.replica_dir else command.cwd
+        stdout, stderr, run_meta = command.stdout, command.stderr, jobs.run_meta
     else:
         workdir = own_directory(settings)
         rules = make_rules(settings)
@@ -143,7 +149,7 @@ def make_spec(
         name=settings.name,
         label=BACKEND_LABELS[settings.backend.type],
         addresses=addresses or make_addresses(settings, workdir / "api_server.json" if request else None),
-        policy=make_policy(settings, request),
+        policy=make_policy(settings, asked),
         logs=LogRules(stdout, stderr, logs.max_bytes, logs.keep, logs.check_s),
         jobs=JobRules(
             run_meta,
@@ -167,7 +173,7 @@ def make_spec(
         server_settings=server_settings(settings),
         deploy_mark=mark if deployer else None,
         venv_path=str(workdir / "cbclient") if deployer else None,
-        metadata={**hints(settings), **settings.metadata},
+        metadata={**hints(settings), **settings.metadata, **deployment_marks(requested.metadata)},
         requested=requested,
         lora=LoraRules(settings.lora.adapters, settings.lora.on_demand, settings.lora.max_loaded),
         weight=settings.weight,
@@ -210,6 +216,11 @@ def requested_of(request: CheckedRequest, settings: BabysitterSettings) -> Reque
         metadata=request.metadata,
         warnings=warnings_of(request, settings),
     )
+
+
+def requested_of_template(request: TemplateRequest) -> Requested:
+    """What every report says of the request."""
+    return Requested(model_name=request.model_name, request_id=request.request_id, metadata=request.metadata)
 
 
 def warnings_of(request: CheckedRequest, settings: BabysitterSettings) -> tuple[str, ...]:

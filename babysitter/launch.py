@@ -84,7 +84,7 @@ def make_command(settings: BabysitterSettings, plan: LaunchPlan, environ: Mappin
     Raises:
         ConfigurationError: The program, the working directory or the key file is of no use; names it.
     """
-    work_dir = Path(plan.work_dir).expanduser().absolute() if plan.work_dir else Path.cwd()
+    work_dir = (Path(plan.work_dir).expanduser() if plan.work_dir else settings.replica_dir or Path.cwd()).absolute()
     if not work_dir.is_dir():
         raise ConfigurationError(f"{settings.name}: work_dir {work_dir} is not a directory")
     if not plan.argv:

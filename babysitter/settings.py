@@ -32,6 +32,8 @@ ENV_PREFIX = "SVC_BABYSITTER_"
 _ADAPTER_NAME = re.compile(r"[^\s,\"'\\]{1,128}")
 _ADAPTER_NAMES_LIMIT = 4096
 """They stand in the record, which a registry bounds."""
+RENDERED = "backend.json"
+"""In a replica's directory: the settings that an agent made of a template, with the server's `[backend]`."""
 LAST_PORT = 65_534
 """The babysitter itself listens on the next one."""
 
@@ -198,7 +200,7 @@ class BabysitterSettings(TracedSettings):
     advertise_host: str | None = option(None, "Host that others reach the server at, when not `host`.", restart=True)
     data_dir: Path = option(Path("data"), "Where the babysitter remembers.", restart=True)
     replica_dir: Path | None = option(
-        None, "Directory ROOT/ID of an agent's replica, with its request.json.", restart=True
+        None, "Directory ROOT/ID of an agent's replica, with its request.json (and backend.json).", restart=True
     )
     log_dir: Path = option(Path("logs"), "Where the server's output goes.", restart=True)
     on_exit: Literal["stop", "detach"] = option(
@@ -325,10 +327,25 @@ def _is_another(of_flags: Table, in_file: object) -> bool:
 
 
 def _replica_layers(replica_dir: str | None) -> list[Layer]:
-    """What `--replica-dir ROOT/ID` means: everything of the replica is under ROOT, and it outlives its babysitter."""
+    """What `--replica-dir ROOT/ID` means: everything of the replica is under ROOT, and it outlives its babysitter.
+
+    Its server is that of backend.json, which an agent made of a template, else a release server's.
+
+    Raises:
+        SettingsError: backend.json cannot be read.
+    """
     if replica_dir is None:
         return []
     directory = Path(replica_dir).absolute()
+    meant = {"name": directory.name, "on_exit": "detach", "log_dir": str(directory)}
+    rendered = directory / RENDERED
+    if rendered.exists():
+        return [replica_layer(str(rendered), {**file_layer(rendered).data, **meant})]
     backend = {"type": "cbclient", "request": str(directory / "request.json")}
-    meant = {"name": directory.name, "on_exit": "detach", "backend": backend, "log_dir": str(directory)}
-    return [Layer(f"replica directory {directory}", meant, {})]
+    return [Layer(f"replica directory {directory}", {**meant, "backend": backend}, {})]
+
+
+def replica_layer(name: str, content: Mapping[str, Any]) -> Layer:
+    """The settings that an agent made of a template, and what it keeps for others beside them (`sleep`) left out."""
+    known = BabysitterSettings.model_fields
+    return Layer(name, {key: value for key, value in content.items() if key in known or key != "sleep"}, {})

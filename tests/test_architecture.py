@@ -22,6 +22,7 @@ PURE = (
     "babysitter/agent/model.py",
     "babysitter/agent/picture.py",
     "babysitter/agent/port_plan.py",
+    "babysitter/agent/template_file.py",
     "babysitter/backends/*.py",
     "babysitter/backoff.py",
     "babysitter/cbclient/modes.py",

@@ -21,6 +21,7 @@ from common.clock import now_iso
 from common.discovery.replica import FILTERS, select
 from common.http.answers import json_answer
 from common.http.errors import ApiError
+from common.wire.deployment import TemplateInfo, TemplateList
 from common.wire.replica import (
     AgentHealth,
     Created,
@@ -87,6 +88,13 @@ async def create(request: web.Request) -> web.Response:
         warnings=warnings(create_request, body) or UNSET,
     )
     return json_answer(created, status=HTTPStatus.OK if repeated else HTTPStatus.CREATED)
+
+
+async def templates(request: web.Request) -> web.Response:
+    """`GET /api/v1/templates`: what replicas can be made of here."""
+    manager = request.app[AGENT].manager
+    infos = [TemplateInfo(**asdict(glance), nodes=[manager.settings.node]) for glance in manager.templates.all()]
+    return json_answer(TemplateList(total=len(infos), templates=infos))
 
 
 async def list_replicas(request: web.Request) -> web.Response:

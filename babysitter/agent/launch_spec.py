@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from babysitter.agent.settings import ENV_PREFIX, PLAIN_ENV, AgentSettings, babysitter_settings
+from babysitter.agent.templates import SHIPPED
 from babysitter.assemble import WILDCARDS
 from babysitter.cbclient.params import merged
 from common import own_python
 from common.atomic_file import write_atomic
+from common.exits import ConfigurationError
 from common.http.access import is_loopback, read_token
 from common.names import bind_address
 from common.settings import file_layer
@@ -38,6 +40,7 @@ class LaunchSpec:
     stop_limit_s: float
     wheel_dirs: tuple[Path, ...] = ()
     model_dirs: tuple[Path, ...] = ()
+    templates_dir: Path = SHIPPED
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def babysitter_url(self, port: int) -> str:
@@ -78,8 +81,22 @@ def make_launch_spec(settings: AgentSettings, env: Mapping[str, str], root: Path
         stop_limit_s=restarts.drain_timeout_s + restarts.stop_grace_s + judged.jobs.cancel_timeout_s + STOP_MARGIN_S,
         wheel_dirs=(*client.wheel_dirs, *(path for path in roots if path is not None)),
         model_dirs=settings.model_dirs,
+        templates_dir=_templates_dir(settings),
         headers={"Authorization": f"Bearer {token}"} if token else {},
     )
+
+
+def _templates_dir(settings: AgentSettings) -> Path:
+    """Where the templates are.
+
+    Raises:
+        ConfigurationError: The folder that the operator named is none.
+    """
+    if settings.templates_dir is None:
+        return SHIPPED
+    if not settings.templates_dir.is_dir():
+        raise ConfigurationError(f"templates_dir {settings.templates_dir}: is no folder")
+    return settings.templates_dir.absolute()
 
 
 def _settings(settings: AgentSettings) -> JsonObject:

@@ -28,13 +28,16 @@ from babysitter.agent.processes import BabysitterProcess
 from babysitter.agent.requests import digest, read_request
 from babysitter.agent.settings import AgentSettings
 from babysitter.agent.store import FULL, ReplicaStore
+from babysitter.agent.template_request import Recipe, make_recipe, read_template_request
+from babysitter.agent.templates import TemplateFolder
 from babysitter.cbclient.request import CheckedRequest
 from babysitter.memory import Memory, SavedReplica
 from common.clock import Clock, iso
 from common.http.errors import ApiError
+from common.names import bind_address
 from common.tasks import TaskScope
 from common.wire.base import JsonObject
-from common.wire.create import RequestGlance
+from common.wire.create import RequestGlance, TemplateRequest
 from common.wire.read import read_lenient
 from common.wire.replica import NodeCounts
 from common.wire.words import ReplicaStatus
@@ -84,6 +87,7 @@ class ReplicaManager:
         self._starts = asyncio.Semaphore(settings.starts_at_once)
         self._rng = random.Random()  # noqa: S311 - jitter
         self._leaving = False
+        self._templates = TemplateFolder(launch_spec.templates_dir)
         self._renewal = asyncio.Event()
         self.accelerators = AcceleratorWatch(
             settings.accelerators, launch_spec.env, interval_s=settings.heartbeat_interval_s
@@ -138,26 +142,38 @@ class ReplicaManager:
             raise ApiError(404, f"replica {replica_id!r} not found")
         return controller
 
-    def read(self, body: JsonObject) -> CheckedRequest:
-        """The request in a body.
+    @property
+    def templates(self) -> TemplateFolder:
+        """The templates of this node."""
+        if self._templates.path != self.launch_spec.templates_dir:
+            self._templates = TemplateFolder(self.launch_spec.templates_dir)
+        return self._templates
+
+    def read(self, body: JsonObject) -> CheckedRequest | TemplateRequest:
+        """The request in a body. A template and its parameters are judged when the replica is made, which is once.
 
         Raises:
             ApiError: 4xx; it is of no use here.
         """
-        request = read_request(body, wheel_dirs=self.launch_spec.wheel_dirs, model_dirs=self.launch_spec.model_dirs)
+        request: CheckedRequest | TemplateRequest
+        if body.get("backend") is not None:
+            request = read_template_request(body)
+        else:
+            request = read_request(body, wheel_dirs=self.launch_spec.wheel_dirs, model_dirs=self.launch_spec.model_dirs)
         if request.placement.node not in (None, self.settings.node):
             raise ApiError(422, f"field 'placement.node': this is node {self.settings.node!r}", field="placement.node")
         return request
 
-    async def create(self, request: CheckedRequest, body: JsonObject) -> tuple[ReplicaController, bool]:
+    async def create(
+        self, request: CheckedRequest | TemplateRequest, body: JsonObject
+    ) -> tuple[ReplicaController, bool]:
         """Make the replica of `request`, which stands in `body`; True when it was made before, by the same one (E1).
 
         Raises:
-            ApiError: 409 for a `request_id` that meant another, 422 for more accelerators than there are, 503 or 507 for no
-                room.
+            ApiError: 409 for a `request_id` that meant another, 422 for a template or parameters of no use and for more
+                accelerators than there are, 503 or 507 for no room.
         """
-        need = needs_of(request)
-        if need.count:
+        if isinstance(request, TemplateRequest) or needs_of(request).count:
             await self.accelerators.read_claims()
         request_id = request.request_id or uuid.uuid4().hex
         mark = digest(body)
@@ -166,11 +182,15 @@ class ReplicaManager:
             if replica_id in self._arriving:
                 await self._arriving[replica_id].over.wait()
             return self._same(replica_id, request_id, mark), True
-        record = self._reserve(request_id, mark, need)
-        content = {**body, "request_id": request_id}
+        recipe = make_recipe(request, self.templates.read()) if isinstance(request, TemplateRequest) else None
+        record = self._reserve(request_id, mark, needs_of(request, recipe.needs if recipe else NOTHING))
+        content = {**body, "request_id": request_id, "model_name": recipe.model_name if recipe else request.model_name}
         arriving = self._arriving[record.replica_id] = _Arriving(record)
         try:
-            await asyncio.to_thread(self._create_files, record, request, json.dumps(content).encode())
+            await asyncio.to_thread(self._create_files, record, content, recipe)
+        except ApiError:
+            del self._by_request[request_id]
+            raise
         except OSError as error:
             del self._by_request[request_id]
             log.error("replica.not_made", replica=record.replica_id, reason=str(error))
@@ -183,7 +203,7 @@ class ReplicaManager:
                 request_id=request_id,
                 port=record.port,
                 accelerators=record.accelerators,
-                model=request.model_name,
+                model=content["model_name"],
             )
             return self._admit(record, read_lenient(RequestGlance, content), None), False
         finally:
@@ -285,11 +305,15 @@ class ReplicaManager:
                 return port
         raise ApiError(507, f"no two ports between {first} and {last} are free (settings first_port, last_port)")
 
-    def _create_files(self, record: ReplicaRecord, request: CheckedRequest, content: bytes) -> None:
+    def _create_files(self, record: ReplicaRecord, content: JsonObject, recipe: Recipe | None) -> None:
+        host = bind_address(self.settings.servers_host)
+        rendered = None
+        if recipe is not None:
+            rendered = recipe.rendered(host=host, port=record.port, accelerators=len(record.accelerators))
         first = SavedReplica(
             replica_id=record.replica_id,
-            server_mode=request.server_mode,
-            model_name=request.model_name,
+            server_mode=content.get("server_mode"),
+            model_name=content["model_name"],
             status=ReplicaStatus.PENDING,
             port=record.port,
             workdir=str(self.store.directory(record.replica_id)),
@@ -297,7 +321,7 @@ class ReplicaManager:
             updated_at=record.created_at,
             memory=Memory(created_at=record.created_at),
         )
-        self.store.create(record, content, self.launch_spec.settings, first)
+        self.store.create(record, json.dumps(content).encode(), self.launch_spec.settings, first, rendered)
 
     def _admit(
         self, record: ReplicaRecord, request: RequestGlance, babysitter: BabysitterProcess | None
@@ -341,7 +365,7 @@ class _Arriving:
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def needs_of(request: CheckedRequest, template: Need = NOTHING) -> Need:
+def needs_of(request: CheckedRequest | TemplateRequest, template: Need = NOTHING) -> Need:
     """What a request's replica needs: what it says itself, else what its template does."""
     return Need(
         accelerators=template.accelerators if request.accelerators is None else request.accelerators,

@@ -12,6 +12,7 @@ from common import __version__
 from common.clock import Clock, iso
 from common.discovery.lease import Lease
 from common.discovery.registry_client import RegistryClient
+from common.discovery.replica import deployment_marks
 from common.names import bind_address
 from common.wire.address import url
 from common.wire.record import Registration
@@ -88,13 +89,15 @@ class AgentRegistration:
             labels=self._manager.settings.labels,
             accelerators=self._manager.accelerators.glance(self._manager.holds()),
             readings=self._manager.accelerators.readings,
+            templates=self._manager.templates.glances(),
         )
 
 
 def _short(info: ReplicaInfo) -> ReplicaInfo:
     """What others need to show the replica, and no more than a heartbeat can carry."""
     members = {name: getattr(info, name) for name in SHOWN}
-    members["metadata"] = {name: info.metadata[name] for name in ("node", "deleted") if name in info.metadata}
+    kept = {name: info.metadata[name] for name in ("node", "deleted") if name in info.metadata}
+    members["metadata"] = {**kept, **deployment_marks(info.metadata)}
     if info.error_message is not None:
         members["error_message"] = info.error_message[:TEXT_LIMIT]
     return ReplicaInfo(**members)

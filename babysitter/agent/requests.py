@@ -14,6 +14,7 @@ from babysitter.cbclient.wheels import WheelError, check_allowed
 from common.http.errors import ApiError, check_values, parse_json_object, wrong_field
 from common.nulls import without_nulls
 from common.wire.base import JsonObject
+from common.wire.create import CreateRequest, TemplateRequest
 from common.wire.replica import Warned
 
 BODY_LIMIT_BYTES = 1 << 20
@@ -77,20 +78,26 @@ def read_request(body: JsonObject, *, wheel_dirs: Sequence[Path], model_dirs: Se
     try:
         request = CheckedRequest.model_validate_json(json.dumps(without_nulls(CheckedRequest, body)))
     except ValidationError as error:
-        raise _refusal(error) from error
+        raise refusal(error) from error
     if len(json.dumps(request.metadata)) > METADATA_LIMIT_BYTES:
         raise wrong("metadata", f"must be at most {METADATA_LIMIT_BYTES} bytes of JSON")
     _check_paths(request, wheel_dirs, model_dirs)
     return request
 
 
-def warnings(request: CheckedRequest, body: JsonObject) -> list[Warned]:
+def warnings(request: CheckedRequest | TemplateRequest, body: JsonObject) -> list[Warned]:
     """The members of an accepted request that are not carried out, and those that are unknown."""
+    if isinstance(request, TemplateRequest):
+        return _unknown(body, TemplateRequest)
     notes = [Warned(field=field, note=note) for field, note in NOT_CARRIED_OUT.items() if _member(request, field)]
     if request.gateway_config.mock_backend and not MODES[request.server_mode].is_gateway:
         notes.append(Warned(field="gateway_config.mock_backend", note="means the api_gateway modes only; was not used"))
-    names = sorted(unknown(body))
-    notes += [Warned(field=name[:WARNED_LENGTH], note="is unknown and was not used") for name in names[:MOST_UNKNOWN]]
+    return notes + _unknown(body, CheckedRequest)
+
+
+def _unknown(body: JsonObject, model: type[CreateRequest | TemplateRequest]) -> list[Warned]:
+    names = sorted(unknown(body, model))
+    notes = [Warned(field=name[:WARNED_LENGTH], note="is unknown and was not used") for name in names[:MOST_UNKNOWN]]
     if len(names) > MOST_UNKNOWN:
         notes.append(Warned(field="body", note=f"{len(names) - MOST_UNKNOWN} more members are unknown"))
     return notes
@@ -144,7 +151,7 @@ def _check_paths(request: CheckedRequest, wheel_dirs: Sequence[Path], model_dirs
         raise wrong(name, "must be relative, or lie under a directory of the agent's setting model_dirs")
 
 
-def _refusal(error: ValidationError) -> ApiError:
+def refusal(error: ValidationError) -> ApiError:
     """422 that names every wrong field, dotted."""
     details = []
     for fault in error.errors(include_url=False, include_context=False, include_input=False):

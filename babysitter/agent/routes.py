@@ -16,7 +16,8 @@ from common.http.answers import json_answer
 from common.http.errors import ApiError, detailed, json_errors
 from common.http.openapi import Parameter, Route
 from common.wire.base import JsonObject
-from common.wire.create import CreateRequest
+from common.wire.create import CreateBody
+from common.wire.deployment import TemplateList
 from common.wire.replica import (
     AgentHealth,
     Created,
@@ -51,7 +52,7 @@ ROUTES = (
     Route("GET", "/metrics", api.metrics, "For Prometheus.", {200: None}),
     Route("GET", "/openapi.json", description, "This description.", {200: JsonObject}),
     Route(
-        "POST", _REPLICAS, api.create, "Make a replica.", _CREATED, faults=(408, 409, 413, 503, 507), body=CreateRequest
+        "POST", _REPLICAS, api.create, "Make a replica.", _CREATED, faults=(408, 409, 413, 503, 507), body=CreateBody
     ),
     Route(
         "GET",
@@ -61,6 +62,7 @@ ROUTES = (
         {200: ReplicaList},
         query=tuple(Parameter(name, _TEXT, f"Only this {name}.") for name in FILTERS),
     ),
+    Route("GET", "/api/v1/templates", api.templates, "What replicas can be made of here.", {200: TemplateList}),
     Route("GET", _ONE, api.get_replica, "One replica.", {200: OneReplica}, faults=(404,)),
     Route("DELETE", _ONE, api.delete, "Stop it and remove it.", {200: ReplicaMessage}, faults=(404,)),
     Route(

@@ -104,6 +104,9 @@ class AgentSettings(ServiceSettings):
         None, "Address that servers and babysitters listen on; unset: that of the agent.", restart=True
     )
     babysitter_config: Path | None = option(None, "TOML or YAML file of settings that every babysitter gets.")
+    templates_dir: Path | None = option(
+        None, "Folder of the templates that replicas are made of, one TOML file each; unset: those that come along."
+    )
     babysitter_command: tuple[str, ...] = option(
         tuple(own_python.command("babysitter")), "Starts a babysitter; its flags are added.", flags=()
     )

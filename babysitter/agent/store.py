@@ -1,6 +1,7 @@
 """The replicas' files under one root: each replica is created and removed in one step (docs/contract.md 5).
 
-`{root}/{id}/` holds `request.json`, `babysitter.json` (its settings) and `agent.json` (what the agent remembers).
+`{root}/{id}/` holds `request.json`, `babysitter.json` (its settings), `agent.json` (what the agent remembers), and, where a
+template makes its server, `backend.json`.
 `{root}/state/{id}.json` is the babysitter's, but for the time before it first writes and after it has ended. What is
 half made or half removed has a name that begins with a dot, and is cleared away at the next start.
 """
@@ -19,6 +20,7 @@ from msgspec.structs import asdict, replace
 
 from babysitter.agent.model import RemovedReplica, ReplicaRecord, read_record
 from babysitter.memory import SavedReplica, read_saved
+from babysitter.settings import RENDERED
 from babysitter.state_file import LIMIT_BYTES, StateFile, decode
 from common import lock_file
 from common.atomic_file import read_bounded, write_atomic
@@ -112,7 +114,14 @@ class ReplicaStore:
             if record is not None and not (self.root / record.replica_id).exists():
                 yield record
 
-    def create(self, record: ReplicaRecord, request: bytes, settings: bytes, first: SavedReplica) -> None:
+    def create(
+        self,
+        record: ReplicaRecord,
+        request: bytes,
+        settings: bytes,
+        first: SavedReplica,
+        rendered: bytes | None = None,
+    ) -> None:
         """Make a replica's directory: it is whole or not there (E3).
 
         Args:
@@ -120,6 +129,7 @@ class ReplicaStore:
             request: The content of `request.json`.
             settings: The content of `babysitter.json`.
             first: The state file's content until the babysitter writes it.
+            rendered: The content of `backend.json`, where a template makes its server.
 
         Raises:
             OSError: The disk refuses; nothing is left.
@@ -129,6 +139,8 @@ class ReplicaStore:
             fresh.mkdir(mode=0o700)
             write_atomic(fresh / "request.json", request)
             write_atomic(fresh / "babysitter.json", settings)
+            if rendered is not None:
+                write_atomic(fresh / RENDERED, rendered)
             for _ in range(2):  # the second makes the first its backup
                 _save(StateFile(fresh / "agent.json"), record)
             _save(StateFile(self.state_path(record.replica_id)), first)

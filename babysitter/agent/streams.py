@@ -26,6 +26,8 @@ def log_path(controller: ReplicaController, stream: str) -> Path:
         return controller.directory / "worker_stderr.log"
     if stream == "deploy":
         return controller.directory / "deploy.log"
+    if controller.request.server_mode is None:  # of a template
+        return controller.directory / f"server_{controller.replica_id}_{stream}.log"
     mode = MODES.get(controller.request.server_mode or "")
     return controller.directory / f"{mode.logs if mode else 'replica'}_{stream}.log"
 

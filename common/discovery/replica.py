@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 
+from common.wire.base import JsonObject
+from common.wire.deployment import DEPLOYMENT_KEY, REVISION_KEY
 from common.wire.replica import ReplicaInfo
 from common.wire.words import ServerMode
 
+NAME_LIMIT = 253
 FILTERS = ("server_mode", "status", "model_name")
 """Members that a list may be narrowed by."""
 
@@ -12,6 +15,17 @@ FILTERS = ("server_mode", "status", "model_name")
 def select(infos: Iterable[ReplicaInfo], filters: Mapping[str, str]) -> list[ReplicaInfo]:
     """Those that match every filter; a model matches by name or among the models served."""
     return [info for info in infos if all(_fits(info, key, value) for key, value in filters.items())]
+
+
+def deployment_marks(metadata: JsonObject) -> JsonObject:
+    """What a request's metadata says of its deployment: every record and report of the replica has it, as short as it is."""
+    name, revision = metadata.get(DEPLOYMENT_KEY), metadata.get(REVISION_KEY)
+    marks: JsonObject = {}
+    if isinstance(name, str) and len(name) <= NAME_LIMIT:
+        marks[DEPLOYMENT_KEY] = name
+    if isinstance(revision, int):
+        marks[REVISION_KEY] = revision
+    return marks
 
 
 def _fits(info: ReplicaInfo, key: str, value: str) -> bool:

@@ -5,7 +5,7 @@ What only a node can judge, such as whether a tag names a version, the agent che
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from common.wire.base import JsonObject, Message
 from common.wire.words import ServerMode
@@ -135,6 +135,41 @@ class CreateRequest(RequestPart):
     def job_priority(self) -> str | None:
         """As asked for; None leaves params.yaml to full_config."""
         return self.job.job_priority if self.job else None
+
+
+class BackendChoice(RequestPart):
+    """Which template of the node, and its parameters; the template says which there are, and of what type."""
+
+    template: Name
+    parameters: JsonObject = Field(default_factory=dict)
+
+
+class NodePlacement(RequestPart):
+    """On which node."""
+
+    node: Name | None = None
+
+
+class TemplateRequest(RequestPart):
+    """One replica wanted, made of a template.
+
+    `model_name` is the name that it is served by; unset, the parameter `model`. `accelerators` and `memory_mb` replace what
+    the template needs.
+    """
+
+    backend: BackendChoice
+    model_name: Text | None = None
+    placement: NodePlacement = Field(default_factory=NodePlacement)
+    accelerators: int | None = Field(default=None, ge=0, le=1024)
+    memory_mb: int | None = Field(default=None, ge=0)
+    timeouts: Timeouts | None = None
+    wait_for_ready: bool = False
+    request_id: Text | None = None
+    metadata: JsonObject = Field(default_factory=dict)
+
+
+class CreateBody(RootModel[CreateRequest | TemplateRequest]):
+    """Body of `POST /api/v1/replicas`: a release server's replica, or one of a template."""
 
 
 class PlacementGlance(Message, frozen=True, kw_only=True):

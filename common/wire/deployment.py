@@ -235,6 +235,13 @@ class TemplateGlance(Message, frozen=True, kw_only=True):
     error: str | UnsetType = UNSET
 
 
+RELEASE_SERVER = TemplateGlance(
+    name="cbclient",
+    description="The release server's modes. It has no parameters: the create request says all, as a deployment's `request`.",
+)
+"""Every node has it; it is no file, and a create call does not name it."""
+
+
 class TemplateInfo(TemplateGlance, frozen=True, kw_only=True):
     """One template in `GET /api/v1/templates`; a registry lists each name and digest with the nodes that have it."""
 

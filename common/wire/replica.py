@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from msgspec import UNSET, UnsetType, field
 
 from common.wire.base import JsonObject, Message
-from common.wire.deployment import Accelerator, AcceleratorReading
+from common.wire.deployment import Accelerator, AcceleratorReading, TemplateGlance
 from common.wire.lora import LoraAdapter
 from common.wire.words import NOT_SERVING, DisplayStatus, ReplicaStatus, StageState
 
@@ -263,6 +263,7 @@ class AgentReport(NodeCounts, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     accelerators: list[Accelerator] = []
     readings: list[AcceleratorReading] = []
+    templates: list[TemplateGlance] = []
 
 
 class AgentHealth(NodeCounts, frozen=True, kw_only=True):

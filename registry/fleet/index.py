@@ -8,12 +8,22 @@ replica that has no babysitter to do so, not yet or not any more.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import UNSET
+
 from common.wire.replica import ReplicaInfo
 from common.wire.words import ReplicaStatus
 from registry.core.catalogue import Revised
 from registry.core.model import Instance, Report, Upsert
 from registry.fleet.placement import NodeAgent
-from registry.fleet.replicas import agent_accelerators, agent_counts, agent_node, agent_replicas, info_of, read_report
+from registry.fleet.replicas import (
+    agent_accelerators,
+    agent_counts,
+    agent_node,
+    agent_replicas,
+    agent_templates,
+    info_of,
+    read_report,
+)
 
 
 @dataclass(slots=True)
@@ -117,6 +127,7 @@ class FleetIndex:
             self._agents.pop(instance.name, None)
             return {} if report is None or report.replica_id is None else {report.replica_id: report}
         counts = agent_counts(instance)
+        templates = list(agent_templates(counts))
         self._agents[instance.name] = NodeAgent(
             node,
             instance.registration.url,
@@ -126,6 +137,8 @@ class FleetIndex:
             draining=instance.is_draining,
             labels=counts.labels,
             accelerators=tuple(agent_accelerators(instance, counts)),
+            templates={it.name: it for it in templates if it.error is UNSET},
+            broken_templates={it.name: it for it in templates if it.error is not UNSET},
         )
         if previous is not None and previous.instance.report == report:
             return previous.replicas

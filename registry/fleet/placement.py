@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from common.wire.deployment import Accelerator
+from common.wire.deployment import Accelerator, TemplateGlance
 
 
 class NoAgent(Exception):
@@ -18,7 +18,7 @@ class NoAgent(Exception):
 class NodeAgent:
     """One node's agent. `live` are its replicas that take room, `capacity` is how many it takes (None: it does not say).
 
-    `away` means that nothing was heard of it for longer than its lease.
+    `away` means that nothing was heard of it for longer than its lease. Nothing is made of a broken template.
     """
 
     node: str
@@ -29,6 +29,8 @@ class NodeAgent:
     draining: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     accelerators: Sequence[Accelerator] = ()
+    templates: Mapping[str, TemplateGlance] = field(default_factory=dict)
+    broken_templates: Mapping[str, TemplateGlance] = field(default_factory=dict)
 
 
 def ranked(agents: Iterable[NodeAgent], *, node: str | None, placed: Mapping[str, int]) -> list[NodeAgent]:

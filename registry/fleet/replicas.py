@@ -7,7 +7,7 @@ from msgspec import structs
 
 from common.wire.base import Message
 from common.wire.create import NAMESPACE, RequestGlance
-from common.wire.deployment import Accelerator, AcceleratorReading
+from common.wire.deployment import Accelerator, AcceleratorReading, TemplateGlance
 from common.wire.read import read_json_lenient
 from common.wire.replica import ReplicaInfo, ReplicaMembers, ReplicaReport
 from common.wire.words import RecordKind, ReplicaStatus
@@ -23,6 +23,7 @@ class AgentCounts(Message, frozen=True, kw_only=True):
     replicas: list[msgspec.Raw] = msgspec.field(default_factory=list)
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     accelerators: list[Accelerator] = msgspec.field(default_factory=list)
+    templates: list[msgspec.Raw] = msgspec.field(default_factory=list)
 
 
 class AgentReadings(Message, frozen=True, kw_only=True):
@@ -66,6 +67,15 @@ def agent_replicas(counts: AgentCounts) -> Iterator[ReplicaInfo]:
         try:
             yield read_json_lenient(ReplicaInfo, bytes(text))
         except msgspec.MsgspecError:  # without an id it is no replica
+            continue
+
+
+def agent_templates(counts: AgentCounts) -> Iterator[TemplateGlance]:
+    """The templates of an agent's node."""
+    for text in counts.templates:
+        try:
+            yield read_json_lenient(TemplateGlance, bytes(text))
+        except msgspec.MsgspecError:  # without a name it is no template
             continue
 
 

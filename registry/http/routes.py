@@ -10,8 +10,8 @@ from common.http import openapi
 from common.http.errors import detailed
 from common.http.openapi import Parameter, Route
 from common.wire.base import JsonObject
-from common.wire.create import CreateRequest
-from common.wire.deployment import NodeInfo, NodeList
+from common.wire.create import CreateBody
+from common.wire.deployment import NodeInfo, NodeList, TemplateList
 from common.wire.record import Heartbeat, HeartbeatAnswer, ServiceRecord
 from common.wire.registry import (
     Acknowledgement,
@@ -26,7 +26,7 @@ from common.wire.registry import (
     TargetGroup,
 )
 from common.wire.replica import Created, OneReplica, ReplicaHealth, ReplicaList, ReplicaMessage, StopRequest, Timeline
-from registry.http import listing, nodes, page, replicas, services, status
+from registry.http import listing, nodes, page, replicas, services, status, templates
 from registry.http.bodies import FailingBody, RegisterBody, UpdateBody
 from registry.http.context import answer
 
@@ -180,8 +180,9 @@ ROUTES: tuple[Route, ...] = (
         "Make a replica, on the node named or where there is room.",
         {201: Created, 200: Created},
         (*_BODY, *_AGENT),
-        body=CreateRequest,
+        body=CreateBody,
     ),
+    Route("GET", "/api/v1/templates", templates.list_templates, "What nodes make replicas of.", {200: TemplateList}),
     Route("GET", _REPLICA, replicas.get_replica, "One replica.", {200: OneReplica}, _AGENT),
     Route("DELETE", _REPLICA, replicas.pass_on, "Stop a replica and remove it.", {200: ReplicaMessage}, _AGENT),
     Route(

@@ -80,7 +80,8 @@ def contents(wheel: Path) -> set[str]:
 def test_the_wheel_has_the_rooms_inside_one_package_and_nothing_else_W30(built: tuple[Path, Path]) -> None:
     assert {name.split("/")[0] for name in contents(built[0])} == {"inference_svc"}
     inside = {name.split("/")[1] for name in contents(built[0])}
-    assert inside == {"__init__.py", "__main__.py", "babysitter", "common", "ctl", "registry", "router"}
+    assert inside == {"__init__.py", "__main__.py", "babysitter", "common", "config", "ctl", "registry", "router"}
+    assert "inference_svc/config/templates/mock.toml" in contents(built[0])
     assert "inference_svc/registry/ui/page.html" in contents(built[0])
     assert [name for name in contents(built[0]) if "_compiled" in name or "__pycache__" in name] == []
     assert built[0].name.endswith("-py3-none-any.whl")

@@ -17,6 +17,9 @@ import tomli
 import yaml
 
 from babysitter.agent.settings import AgentSettings
+from babysitter.agent.template_file import parse as template_of
+from babysitter.agent.template_file import render, samples
+from babysitter.agent.templates import judge
 from babysitter.settings import parse
 from common.settings import Layer, SettingsError, build
 from registry.settings import RegistrySettings
@@ -133,7 +136,9 @@ def test_a_settings_file_that_is_shown_is_one(block: Block, tmp_path: Any) -> No
         json.loads(block.text)
         return
     content = tomli.loads(block.text) if block.kind == "toml" else yaml.safe_load(block.text)
-    if "backend" in content:
+    if "parameters" in content:
+        judge(render(template := template_of(content), samples(template)[1]))
+    elif "backend" in content:
         path = tmp_path / "server.toml"
         path.write_text(block.text)
         parse(["--config-file", str(path)], {})

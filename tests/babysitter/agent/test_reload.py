@@ -103,7 +103,8 @@ async def test_a_fault_in_the_babysitters_file_changes_nothing(client: Client, t
 def test_every_setting_is_applied_or_needs_a_restart() -> None:
     folder = Path(__file__).resolve().parents[3] / "babysitter" / "agent"
     used = "".join(
-        (folder / f"{name}.py").read_text() for name in ("manager", "launch_spec", "reload", "api", "__main__")
+        (folder / f"{name}.py").read_text()
+        for name in ("manager", "launch_spec", "registration", "reload", "api", "__main__")
     )
     settings = AgentSettings.model_fields.keys() - needing_restart(AgentSettings)
     assert [name for name in sorted(settings) if f"settings.{name}" not in used] == []

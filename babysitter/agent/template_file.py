@@ -1,0 +1,373 @@
+"""PURE. A template: what an operator's file says of a kind of server, and the babysitter's settings that a request makes of it.
+
+`{name}` in a text is a parameter's value, whatever it holds, and `{{name}}` the text `{name}`. An entry of `args` is one
+argument; one that is a list is left out when a parameter in it is unset. In such a list `{name?}` is no argument: it leaves
+the list out unless `name` is set, and not false. A word that is `{name}` of a parameter of the type `strings` is as many
+arguments as it has members. Nothing is split, and nothing reaches a shell.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from common.wire.base import JsonObject
+from common.wire.deployment import TemplateGlance
+
+Value: TypeAlias = str | int | float | bool | list[str]
+ParameterName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Values: TypeAlias = Mapping[str, Value | None]
+BUILT_IN = ("served_name", "accelerators", "port", "host")
+LONGEST, MOST_MEMBERS, MOST_PARAMETERS = 4096, 64, 64
+FILLED = frozenset({"args", "env", "model", "models", "model_path", "config_file"})
+"""Members of `[backend]` that may have parameters: not `command`, which is split into words, nor a place to run in."""
+_PLACE = re.compile(r"\{(\{)?([a-z][a-z0-9_]*)(\?)?\}(?(1)\})")
+_INTERPRETER = re.compile(r"(ba|da|z|k|a|fi)?sh|(python|perl|ruby|node|php|lua)[0-9.]*")
+_PROGRAM_FOLLOWS = re.compile(r"-[A-Za-z]*[ce]|--(eval|command)")
+_KINDS: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "strings": (list,),
+}
+_SAID = {
+    "string": "a string", "integer": "an integer", "number": "a number", "boolean": "true or false",
+    "strings": "a list of strings",
+}  # fmt: skip
+
+
+class TemplateError(ValueError):
+    """A file that is no template; the text says where and why."""
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the file; an unknown member is an error."""
+
+
+class ParameterRule(Part, frozen=True, kw_only=True):
+    """`[parameters.NAME]`: what it may be. `pattern` must match all of a text; `allow_dash`: a text may begin with `-`."""
+
+    type: Literal["string", "integer", "number", "boolean", "strings"] = "string"
+    default: Value | None = None
+    required: bool = False
+    description: Annotated[str, Meta(max_length=400)] = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: Annotated[list[str | int | float], Meta(min_length=1, max_length=256)] | None = None
+    pattern: Annotated[str, Meta(max_length=400)] | None = None
+    allow_dash: bool = False
+
+    def __post_init__(self) -> None:
+        """The rule makes sense, and its default keeps to it."""
+        if self.required and self.default is not None:
+            raise ValueError("is required, so its default would never be used")
+        is_text = self.type in ("string", "strings")
+        if not is_text and (self.pattern is not None or self.allow_dash):
+            raise ValueError("pattern and allow_dash are for texts")
+        if self.type not in ("integer", "number") and not (self.minimum is None and self.maximum is None):
+            raise ValueError("minimum and maximum are for numbers")
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise ValueError(f"pattern: {error}") from error
+        if self.default is not None and (problem := fault(self, self.default)):
+            raise ValueError(f"default: {problem}")
+
+
+class TemplateNeeds(Part, frozen=True, kw_only=True):
+    """`[needs]`: accelerators of its own, or `memory_mb` of one that it shares."""
+
+    accelerators: Annotated[int, Meta(ge=0, le=1024)] = 0
+    memory_mb: Annotated[int, Meta(ge=0)] = 0
+    shares: bool = False
+
+
+class TemplateFile(Part, frozen=True, kw_only=True):
+    """The whole file. But for the first tables, it is a babysitter's own, in which parameters may stand."""
+
+    description: Annotated[str, Meta(max_length=400)] = ""
+    parameters: Annotated[dict[ParameterName, ParameterRule], Meta(max_length=MOST_PARAMETERS)] = {}
+    needs: TemplateNeeds = TemplateNeeds()
+    sleep: dict[str, Any] | None = None
+    backend: dict[str, Any]
+    models: list[str] = []
+    expected_models: list[str] = []
+    metadata: dict[str, Any] = {}
+    probes: dict[str, Any] = {}
+    babysitter: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
+
+
+def parse(content: Mapping[str, Any]) -> TemplateFile:
+    """The template in a parsed file.
+
+    Raises:
+        TemplateError: It is none; names the member.
+    """
+    try:
+        file = msgspec.convert(content, TemplateFile)
+    except msgspec.ValidationError as error:
+        raise TemplateError(str(error)) from error
+    if taken := sorted(set(BUILT_IN) & set(file.parameters)):
+        raise TemplateError(f"parameters.{taken[0]}: is the name of something built in; give it another")
+    if file.backend.get("type") in (None, "cbclient"):
+        raise TemplateError("backend.type: must be command, vllm, mock, infinilm or infinilm-rust")
+    known = {*BUILT_IN, *file.parameters}
+    for where, text in _texts(msgspec.to_builtins(file)):
+        for match in _PLACE.finditer(text):
+            if match[1]:
+                continue
+            if where[0] == "backend" and (len(where) < 2 or where[1] not in FILLED):  # noqa: PLR2004 - backend.MEMBER
+                raise TemplateError(f"{'.'.join(where)}: may have no parameter: put {match[0]} into args or env")
+            if where[0] not in ("backend", "models", "expected_models"):
+                raise TemplateError(f"{'.'.join(where)}: may have no parameter, and has {match[0]}")
+            if match[2] not in known:
+                raise TemplateError(f"{'.'.join(where)}: no parameter is called {match[2]!r}")
+    _check_args(file)
+    return file
+
+
+def _texts(value: object, where: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], str]]:
+    """Every text of the tables that are filled in or must not be, and where it stands; an `env`'s names are not filled in."""
+    if isinstance(value, str):
+        return [(where, value)]
+    if isinstance(value, list | tuple):
+        return [it for number, inner in enumerate(value) for it in _texts(inner, (*where, str(number)))]
+    if isinstance(value, Mapping):
+        skipped = ("description", "parameters", "needs", "sleep") if not where else ()
+        return [it for name, inner in value.items() if name not in skipped for it in _texts(inner, (*where, str(name)))]
+    return []
+
+
+def _check_args(file: TemplateFile) -> None:
+    """No parameter is a program text for an interpreter, and a list of texts stands alone.
+
+    Raises:
+        TemplateError: One is.
+    """
+    args = file.backend.get("args", [])
+    if not isinstance(args, list) or not all(isinstance(word, str) for entry in args for word in _words(entry)):
+        raise TemplateError("backend.args: must be a list of texts, and of lists of texts")
+    command = str(file.backend.get("command", ""))
+    try:
+        before = shlex.split(command)
+    except ValueError as error:
+        raise TemplateError(f"backend.command: {error}") from error
+    interprets = any(_INTERPRETER.fullmatch(PurePosixPath(word).name) for word in before)
+    alone = [word for entry in args for word in _words(entry)]
+    for previous, word in zip((*before[-1:], *alone), alone if before else alone[1:], strict=False):
+        if interprets and _PROGRAM_FOLLOWS.fullmatch(previous) and _PLACE.search(word):
+            raise TemplateError(
+                f"backend.args: {word!r} would be a program for {before[0]}; give it as an argument of one"
+            )
+    lists = {name for name, rule in file.parameters.items() if rule.type == "strings"}
+    for where, text in _texts(msgspec.to_builtins(file)):
+        for match in _PLACE.finditer(text):
+            if not match[1] and match[2] in lists and (match[0] != text or "args" not in where):
+                raise TemplateError(f"{'.'.join(where)}: {match[2]} is a list: it must be a whole argument of args")
+
+
+def _words(entry: object) -> Sequence[Any]:
+    return entry if isinstance(entry, list) else [entry]
+
+
+# Judging parameters.
+
+
+def fault(rule: ParameterRule, value: object) -> str | None:
+    """What is wrong with a value; None when nothing is."""
+    is_kind = isinstance(value, _KINDS[rule.type]) and isinstance(value, bool) is (rule.type == "boolean")
+    if not is_kind or (isinstance(value, list) and not all(isinstance(member, str) for member in value)):
+        return f"must be {_SAID[rule.type]}"
+    members = value if isinstance(value, list) else [value]
+    if len(members) > MOST_MEMBERS:
+        return f"may have {MOST_MEMBERS} members"
+    return next((problem for member in members if (problem := _member_fault(rule, member))), None)
+
+
+def _member_fault(rule: ParameterRule, member: object) -> str | None:
+    if isinstance(member, str) and (problem := text_fault(member, pattern=rule.pattern, allow_dash=rule.allow_dash)):
+        return problem
+    if rule.choices is not None and member not in rule.choices:
+        return f"must be one of {', '.join(map(str, rule.choices))}"
+    if isinstance(member, int | float) and rule.minimum is not None and member < rule.minimum:
+        return f"must be at least {rule.minimum:g}"
+    if isinstance(member, int | float) and rule.maximum is not None and member > rule.maximum:
+        return f"must be at most {rule.maximum:g}"
+    return None
+
+
+def text_fault(text: str, *, pattern: str | None = None, allow_dash: bool = False) -> str | None:
+    """What keeps a text from being an argument: a server would take one that begins with `-` for a flag."""
+    if not text:
+        return "must not be empty"
+    if len(text) > LONGEST:
+        return f"may have {LONGEST} characters"
+    if any(letter < " " or "\x7f" <= letter <= "\x9f" or "\ud800" <= letter <= "\udfff" for letter in text):
+        return "may have no control characters"
+    if text.startswith("-") and not allow_dash:
+        return "may not begin with -: a server would take it for a flag"
+    if pattern is not None and not re.fullmatch(pattern, text):
+        return f"must match {pattern}"
+    return None
+
+
+def judged(file: TemplateFile, given: Mapping[str, object]) -> tuple[dict[str, Value | None], dict[str, str]]:
+    """Every parameter's value, its default or None where it is not given; and what is wrong, by name."""
+    wrong: dict[str, str] = {}
+    values: dict[str, Value | None] = {name: rule.default for name, rule in file.parameters.items()}
+    for name, value in given.items():
+        rule = file.parameters.get(name)
+        if rule is None:
+            there = ", ".join(file.parameters) or "none"
+            wrong[name] = f"is no parameter of the template; there are: {there}"
+        elif value is not None:
+            problem = fault(rule, value)
+            if problem is None:
+                values[name] = value  # type: ignore[assignment] # judged a line above
+            else:
+                wrong[name] = problem
+    for name, rule in file.parameters.items():
+        if rule.required and values[name] is None and name not in wrong:
+            wrong[name] = "is needed"
+    return values, wrong
+
+
+# Rendering.
+
+
+def render(file: TemplateFile, values: Values) -> JsonObject:
+    """The babysitter's settings, and `sleep` where the template has it. `values` has the parameters and what is built in.
+
+    Raises:
+        TemplateError: A parameter that is unset stands where it may not be left out.
+    """
+    backend: JsonObject = {}
+    for name, member in file.backend.items():
+        match name:
+            case "args":
+                backend[name] = [word for entry in member for word in _arguments(entry, values)]
+            case "env" if isinstance(member, Mapping):
+                backend[name] = {key: it for key, text in member.items() if (it := _entry(text, values)) is not None}
+            case "models" if isinstance(member, list):
+                backend[name] = [it for text in member if (it := _entry(text, values)) is not None]
+            case _ if name in FILLED and isinstance(member, str):
+                backend[name] = _entry(member, values)
+                if backend[name] is None:
+                    raise TemplateError(f"backend.{name}: a parameter in it may be unset: make it required")
+            case _:
+                backend[name] = member
+    lists = {"models": file.models, "expected_models": file.expected_models}
+    filled = {name: [it for text in texts if (it := _entry(text, values)) is not None] for name, texts in lists.items()}
+    tables = {"metadata": file.metadata, "probes": file.probes, "babysitter": file.babysitter, "limits": file.limits}
+    content = {"backend": backend, **filled, **tables, "sleep": file.sleep}
+    return {name: value for name, value in content.items() if value}
+
+
+def _arguments(entry: str | list[str], values: Values) -> list[str]:
+    """The arguments of one entry of `args`.
+
+    Raises:
+        TemplateError: A parameter that is unset stands in no list.
+    """
+    arguments: list[str] = []
+    for word in _words(entry):
+        only = _PLACE.fullmatch(word)
+        name = only[2] if only and not only[1] else None
+        if only and name and only[3]:
+            if not isinstance(entry, list):
+                raise TemplateError(f"backend.args: {word} belongs into a list of its own")
+            if not values.get(name):
+                return []
+            continue
+        value = values.get(name) if name else None
+        if isinstance(value, list):
+            arguments += value
+            continue
+        text = _entry(word, values)
+        if text is None or (isinstance(entry, list) and value == 0 and name == "accelerators"):
+            if isinstance(entry, list):
+                return []
+            raise TemplateError(f"backend.args: {word} may be unset: put it into a list of its own")
+        arguments.append(text)
+    return arguments
+
+
+def _entry(text: object, values: Values) -> Any:
+    """`text` with its parameters; None when one of them is unset. What is no text stays as it is."""
+    if not isinstance(text, str):
+        return text
+    if any(not match[1] and values.get(match[2]) is None for match in _PLACE.finditer(text)):
+        return None
+    return _PLACE.sub(lambda match: match[0][1:-1] if match[1] else _plain(values[match[2]]), text)
+
+
+def _plain(value: Value | None) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# Describing.
+
+
+def schema(file: TemplateFile) -> JsonObject:
+    """The JSON schema of the parameters."""
+    required = [name for name, rule in file.parameters.items() if rule.required]
+    properties = {name: _property(rule) for name, rule in file.parameters.items()}
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _property(rule: ParameterRule) -> JsonObject:
+    is_list = rule.type == "strings"
+    text = {"type": "string", "minLength": 1, "maxLength": LONGEST} if rule.type in ("string", "strings") else {}
+    if rule.pattern is not None:
+        text["pattern"] = f"^(?:{rule.pattern})$"
+    inner = {"type": rule.type, **text, **({"enum": rule.choices} if rule.choices is not None else {})}
+    outer = {"type": "array", "maxItems": MOST_MEMBERS, "items": {**inner, "type": "string"}} if is_list else inner
+    more = {
+        "description": rule.description or None, "default": rule.default, "minimum": rule.minimum, "maximum": rule.maximum
+    }  # fmt: skip
+    return {**outer, **{name: value for name, value in more.items() if value is not None}}
+
+
+def glance(name: str, file: TemplateFile, digest: str) -> TemplateGlance:
+    """What is told of it."""
+    return TemplateGlance(
+        name=name,
+        description=file.description,
+        accelerators=file.needs.accelerators,
+        memory_mb=file.needs.memory_mb,
+        shares=file.needs.shares,
+        sleeps=file.sleep is not None,
+        digest=digest,
+        parameters=schema(file),
+    )
+
+
+def samples(file: TemplateFile) -> list[dict[str, Value | None]]:
+    """Two sets of values to judge the template by: with nothing that may be left out, and with everything."""
+    all_of = {name: _sample(rule) for name, rule in file.parameters.items()}
+    least = {name: all_of[name] if rule.required else rule.default for name, rule in file.parameters.items()}
+    built_in: dict[str, Value | None] = {"served_name": "m", "accelerators": 1, "port": 1024, "host": "127.0.0.1"}
+    return [{**least, **built_in, "accelerators": 0}, {**all_of, **built_in}]
+
+
+def _sample(rule: ParameterRule) -> Value:
+    if rule.default is not None:
+        return rule.default
+    if rule.choices:
+        return [str(rule.choices[0])] if rule.type == "strings" else rule.choices[0]
+    number = rule.minimum if rule.minimum is not None else min(1.0, rule.maximum if rule.maximum is not None else 1.0)
+    kinds: dict[str, Value] = {
+        "string": "x",
+        "strings": ["x"],
+        "boolean": True,
+        "integer": int(number),
+        "number": number,
+    }
+    return kinds[rule.type]
