@@ -18,7 +18,14 @@ from ctl.problem import Problem
 from ctl.secret import read_secret
 
 TIMEOUT_S = 1.0
-NOTHING: dict[str, list[Any]] = {"services": [], "replicas": [], "data": [], "deployments": [], "templates": []}
+NOTHING: dict[str, list[Any]] = {
+    "services": [],
+    "replicas": [],
+    "data": [],
+    "deployments": [],
+    "templates": [],
+    "nodes": [],
+}
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 Completer = Callable[..., Iterable[str]]
 
@@ -50,6 +57,12 @@ def deployments(parsed_args: Namespace, **_rest: Any) -> list[str]:
     """Names of the deployments."""
     infos = _get(places.registry_url(parsed_args), "/api/v1/deployments", parsed_args.token_file)["deployments"]
     return [str(item["name"]) for item in infos]
+
+
+def nodes(parsed_args: Namespace, **_rest: Any) -> list[str]:
+    """Names of the nodes that have an agent."""
+    found = _get(places.registry_url(parsed_args), "/api/v1/nodes", parsed_args.token_file)["nodes"]
+    return [str(item["node"]) for item in found]
 
 
 def templates(parsed_args: Namespace, **_rest: Any) -> list[str]:

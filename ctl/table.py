@@ -13,7 +13,7 @@ _STYLES: dict[str, str] = {
     ),
     **dict.fromkeys(("ready", "running", "healthy", "active", "loaded", "yes", "ok", "fresh"), GOOD),
     **dict.fromkeys(
-        ("failed", "unhealthy", "down", "no", "stale", "no answer", "fault", "unschedulable", "failing"), BAD
+        ("failed", "unhealthy", "down", "no", "stale", "away", "no answer", "fault", "unschedulable", "failing"), BAD
     ),
     **dict.fromkeys(("stopped", "not running", "unknown", "-", "skipped", "unloaded", "cold", "asleep"), QUIET),
 }
