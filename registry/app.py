@@ -28,6 +28,7 @@ from registry.core.catalogue import Catalogue
 from registry.core.model import Sweep
 from registry.core.store import Store, StoreError
 from registry.core.writer import Writer
+from registry.deployments.keeper import Keeper
 from registry.fleet.agents import AgentClient
 from registry.fleet.created import NewReplicas
 from registry.fleet.doubts import Doubts
@@ -81,7 +82,17 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                 index = FleetIndex()
                 index.begin(loaded.instances)
                 routers = Routers(clock)
-                metrics = Metrics(catalogue, writer, hub, routers)
+                client = AgentClient(agents, agent_token)
+                keeper = Keeper(
+                    store=store,
+                    catalogue=catalogue,
+                    index=index,
+                    writer=writer,
+                    agents=client,
+                    clock=clock,
+                    scope=scope,
+                )
+                metrics = Metrics(catalogue, writer, hub, routers, keeper.tally)
                 writer.listeners += [hub.publish, prober.notice, index.notice, metrics.notice]
                 app[REGISTRY] = Registry(
                     catalogue=catalogue,
@@ -97,13 +108,15 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     routers=routers,
                     doubts=Doubts(clock),
                     on_loopback=is_loopback(settings.host),
-                    agents=AgentClient(agents, agent_token),
+                    agents=client,
                     index=index,
                     created=NewReplicas(clock),
+                    keeper=keeper,
                     resolver=resolver,
                     started_at=clock.monotonic(),
                 )
                 app[SCOPE] = scope
+                scope.spawn("deployments", keeper.run(), service=True)
                 _spawn_services(scope, writer, prober, follows=store.shared, sweep_s=settings.cleanup_interval)
                 log.info("registry.loaded", services=len(catalogue), epoch=catalogue.epoch)
                 yield
@@ -113,6 +126,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
 
     async def end_watches(app: web.Application) -> None:
         app[REGISTRY].hub.close()
+        app[REGISTRY].keeper.shown.close()
 
     app.cleanup_ctx.append(running)
     app.on_shutdown.append(end_watches)

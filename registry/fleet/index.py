@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from msgspec import UNSET
 
+from common.wire.deployment import REQUEST_PREFIX
 from common.wire.replica import ReplicaInfo
 from common.wire.words import ReplicaStatus
 from registry.core.catalogue import Revised
@@ -46,6 +47,7 @@ class FleetIndex:
     _by_replica: dict[str, dict[str, _Teller]] = field(default_factory=dict)
     _ready: set[str] = field(default_factory=set)
     _agents: dict[str, NodeAgent] = field(default_factory=dict)
+    _asked_for: set[str] = field(default_factory=set)
 
     def begin(self, instances: Iterable[Instance]) -> None:
         """Take in what was loaded."""
@@ -101,6 +103,21 @@ class FleetIndex:
                 if info is not None:
                     yield info
 
+    def of_deployments(self) -> Iterator[ReplicaInfo]:
+        """The replicas that deployments asked for; reads no other report."""
+        for replica_id in sorted(self._asked_for):
+            info = self.get(replica_id)
+            if info is not None:
+                yield info
+
+    def records_of(self, replica_id: str) -> list[str]:
+        """Names of the records that a replica has: its server's and its babysitter's."""
+        return [name for name in self._by_replica.get(replica_id, ()) if name not in self._agents]
+
+    def agent_records(self) -> list[tuple[str, NodeAgent]]:
+        """Every agent with the name of its record."""
+        return sorted(self._agents.items())
+
     def _best(self, replica_id: str) -> _Teller:
         tellers = self._by_replica[replica_id].values()
         return next(iter(tellers)) if len(tellers) == 1 else max(tellers, key=lambda it: it.rank(replica_id))
@@ -118,6 +135,8 @@ class FleetIndex:
             self._drop(replica_id, name)
         for replica_id in replicas:
             self._by_replica.setdefault(replica_id, {})[name] = teller
+            if (replicas[replica_id].request_id or "").startswith(REQUEST_PREFIX):
+                self._asked_for.add(replica_id)
             self._judge(replica_id)
 
     def _told_by(self, instance: Instance, previous: _Teller | None) -> Mapping[str, Report | ReplicaInfo]:
@@ -159,6 +178,7 @@ class FleetIndex:
         else:
             del self._by_replica[replica_id]
             self._ready.discard(replica_id)
+            self._asked_for.discard(replica_id)
 
     def _judge(self, replica_id: str) -> None:
         if self._best(replica_id).replicas[replica_id].status == ReplicaStatus.READY:

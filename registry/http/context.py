@@ -10,6 +10,7 @@ from common.wire.base import JsonObject, Message
 from registry.core.catalogue import Catalogue, Entry
 from registry.core.model import Unknown
 from registry.core.writer import Writer
+from registry.deployments.keeper import Keeper
 from registry.fleet.agents import AgentClient
 from registry.fleet.created import NewReplicas
 from registry.fleet.doubts import Doubts
@@ -64,8 +65,10 @@ class Registry:
     agents: AgentClient
     index: FleetIndex
     created: NewReplicas
+    keeper: Keeper
     resolver: GuardedResolver
     started_at: float
+    deployment_streams: int = 0
 
 
 REGISTRY = web.AppKey("registry", Registry)

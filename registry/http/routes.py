@@ -29,6 +29,7 @@ from common.wire.replica import Created, OneReplica, ReplicaHealth, ReplicaList,
 from registry.http import listing, nodes, page, replicas, services, status, templates
 from registry.http.bodies import FailingBody, RegisterBody, UpdateBody
 from registry.http.context import answer
+from registry.http.deployment_routes import DEPLOYMENT_ROUTES
 
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
 _HEALTHY = {"type": "string", "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])$"}
@@ -231,6 +232,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST", f"{_NODE}/undrain", nodes.drain, "New replicas on that node again.", {200: NodeInfo}, (404, *_WRITES)
     ),
+    *DEPLOYMENT_ROUTES,
     Route("GET", "/api/v1/health", status.replicas_health, "Counts of replicas.", {200: ReplicasHealth}),
     Route("GET", "/metrics", status.metrics, "For Prometheus.", {200: None}),
     Route(

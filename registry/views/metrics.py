@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from registry.core.catalogue import Catalogue, Revised
 from registry.core.model import Upsert
 from registry.core.writer import Writer
+from registry.deployments.tally import Tally
 from registry.views.watch import WatchHub
 
 
@@ -21,11 +22,14 @@ class Metrics(Collector):
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
-    def __init__(self, catalogue: Catalogue, writer: Writer, hub: WatchHub, routers: Iterable[object]) -> None:
+    def __init__(
+        self, catalogue: Catalogue, writer: Writer, hub: WatchHub, routers: Iterable[object], tally: Tally | None = None
+    ) -> None:
         self.answers: Counter[tuple[str, int]] = Counter()
         self.removals: Counter[str] = Counter(deregistered=0, expired=0, replaced=0)
         self._catalogue = catalogue
         self._routers = routers
+        self._tally = tally or Tally()
         self._writer = writer
         self._hub = hub
         self._registry = CollectorRegistry()
@@ -80,6 +84,36 @@ class Metrics(Collector):
         for (route, code), count in sorted(self.answers.items()):
             answers.add_metric([route, str(code)], count)
         yield answers
+        yield from deployment_families(self._tally)
+
+
+def deployment_families(tally: Tally) -> Iterator[Metric]:
+    """Of deployments; a registry that does not lead knows none."""
+    wanted = GaugeMetricFamily("deployment_wanted", "Replicas that should run now.", labels=["deployment"])
+    ready = GaugeMetricFamily("deployment_ready", "Replicas that take requests.", labels=["deployment"])
+    phases = GaugeMetricFamily("deployment_phase", "1 for the phase it is in.", labels=["deployment", "phase"])
+    for name, status in sorted(tally.statuses.items()):
+        wanted.add_metric([name], status.wanted)
+        ready.add_metric([name], status.ready)
+        phases.add_metric([name, status.phase], 1)
+    yield wanted
+    yield ready
+    yield phases
+    counters = {
+        "deployment_cold_starts": (
+            "Starts of models that had no replica, for a request that waited.",
+            tally.cold_starts,
+        ),
+        "deployment_starts": ("Starts that ended with a replica ready.", tally.starts),
+        "deployment_start_seconds": ("How long those took, all together.", tally.start_s),
+        "deployment_waited_seconds": ("Request seconds spent waiting for models without a replica.", tally.waited_s),
+    }
+    for name, (text, value) in counters.items():
+        yield CounterMetricFamily(name, text, value=float(value))
+    evictions = CounterMetricFamily("deployment_evictions", "Replicas told to leave, by reason.", labels=["reason"])
+    for reason, count in tally.evictions.items():
+        evictions.add_metric([reason], count)
+    yield evictions
 
 
 KNOWN_STATUSES = frozenset(

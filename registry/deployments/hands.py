@@ -1,0 +1,229 @@
+"""Carrying plans out: calls to agents, each bounded and repeated until it is done; the documents say what is to be done.
+
+A create call has the assignment's request id, so that a repeat makes nothing twice. Before a replica is removed its records
+drain, and its babysitter ends what is under way.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+import msgspec
+import structlog
+
+from common.http.errors import ApiError
+from common.tasks import TaskScope
+from common.wire.base import JsonObject
+from common.wire.read import read_json_lenient, read_lenient
+from common.wire.replica import Created, InfoMarks, OneReplica, ReplicaList
+from common.wire.words import ReplicaStatus
+from registry.core.model import CommandRefused, SetDraining
+from registry.core.store import StoreError
+from registry.core.writer import Writer
+from registry.deployments.model import Assignment, Leave
+from registry.fleet.agents import AgentAnswer, AgentAway, AgentClient
+from registry.fleet.index import FleetIndex
+from registry.fleet.placement import NodeAgent
+
+log = structlog.get_logger(__name__)
+AT_ONCE_PER_NODE = 8
+ROUTERS_HEAR_S = 0.5
+"""From a record's draining until no router sends it anything any more."""
+LOOK_S = 0.5
+STOPS_WITHIN_S = 120.0
+UNSEEN_S = 30.0
+"""A create call that was answered is repeated when no heartbeat tells of its replica for so long."""
+HEARTBEATS_TELL_S = 3.0
+"""What was done is not done again before heartbeats can tell of it."""
+RETRY_FIRST_S = 1.0
+RETRY_LAST_S = 30.0
+
+
+@dataclass(slots=True)
+class _Wait:
+    until: float
+    length_s: float
+
+
+@dataclass(slots=True)
+class Hands:
+    """Calls under way and what came of them.
+
+    Args:
+        agents: The agents.
+        index: Which replicas and agents there are.
+        writer: Drains records.
+        scope: The calls' tasks belong to it.
+        done: Set whenever a call has ended, so that the keeper looks at once.
+    """
+
+    agents: AgentClient
+    index: FleetIndex
+    writer: Writer
+    scope: TaskScope
+    done: asyncio.Event
+    gone: set[str] = field(default_factory=set)
+    """Request ids of those that left, until the keeper takes them."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Request ids that a node refused, with why, likewise."""
+    _busy: set[str] = field(default_factory=set)
+    _made: dict[str, float] = field(default_factory=dict)
+    _waits: dict[str, _Wait] = field(default_factory=dict)
+    _rooms: dict[str, asyncio.Semaphore] = field(default_factory=dict)
+
+    def make(self, assignment: Assignment, body: JsonObject) -> None:
+        """See to it that the replica is made; call again at any time."""
+        key = assignment.request_id
+        if time.monotonic() - self._made.get(key, -UNSEEN_S) >= UNSEEN_S:
+            self._begin(key, assignment.node, self._create(assignment, body))
+
+    def remove(self, request_id: str, node: str) -> None:
+        """See to it that the replica leaves; call again at any time."""
+        self._begin(request_id, node, self._leave(request_id, node))
+
+    def remove_surplus(self, leave: Leave) -> bool:
+        """The same for one that no assignment names; False when that is under way, or was done a short time ago."""
+        key, node = f"{leave.request_id} {leave.node}", leave.node
+        return node is not None and self._begin(key, node, self._leave(leave.request_id, node))
+
+    def rouse(self, replica_id: str, node: str, verb: str) -> None:
+        """`wake` or `sleep` a replica."""
+        self._begin(f"{verb} {replica_id}", node, self._rouse(replica_id, node, verb))
+
+    def forget(self, known: Iterable[str]) -> None:
+        """Keep nothing of request ids that are no more."""
+        still, now = {*known, *self._busy}, time.monotonic()
+        self._made = {key: at for key, at in self._made.items() if key in still}
+        self._waits = {key: wait for key, wait in self._waits.items() if key in still or wait.until > now}
+
+    # Each call in a task.
+
+    def _begin(self, key: str, node: str, work: Coroutine[None, None, None]) -> bool:
+        wait = self._waits.get(key)
+        if key in self._busy or (wait is not None and time.monotonic() < wait.until):
+            work.close()
+            return False
+        self._busy.add(key)
+        self.scope.spawn(f"deployments {key}", self._bounded(key, node, work))
+        return True
+
+    async def _bounded(self, key: str, node: str, work: Coroutine[None, None, None]) -> None:
+        room = self._rooms.setdefault(node, asyncio.Semaphore(AT_ONCE_PER_NODE))
+        try:
+            async with room:
+                await work
+            self._waits[key] = _Wait(time.monotonic() + HEARTBEATS_TELL_S, 0.0)
+        except (AgentAway, ApiError, StoreError, msgspec.MsgspecError) as error:
+            before = self._waits.get(key)
+            length_s = min(RETRY_LAST_S, max(RETRY_FIRST_S, before.length_s * 2)) if before else RETRY_FIRST_S
+            self._waits[key] = _Wait(time.monotonic() + length_s, length_s)
+            log.warning("deployment.call_failed", call=key, node=node, reason=str(error), again_in_s=length_s)
+        finally:
+            self._busy.discard(key)
+            self.done.set()
+
+    async def _create(self, assignment: Assignment, body: JsonObject) -> None:
+        agent = self._agent(assignment.node)
+        answer = await self.agents.ask(agent, "POST", "/api/v1/replicas", body=msgspec.json.encode(body))
+        if answer.status in (HTTPStatus.CREATED, HTTPStatus.OK):
+            created = read_json_lenient(Created, answer.body)
+            self._made[assignment.request_id] = time.monotonic()
+            log.info(
+                "deployment.started",
+                deployment=assignment.deployment,
+                node=assignment.node,
+                replica=created.replica_id,
+                request=assignment.request_id,
+                revision=assignment.revision,
+            )
+            return
+        reason = _reason(answer)
+        self.refused[assignment.request_id] = reason
+        log.warning(
+            "deployment.start_refused",
+            deployment=assignment.deployment,
+            node=assignment.node,
+            request=assignment.request_id,
+            reason=reason,
+        )
+
+    async def _leave(self, request_id: str, node: str) -> None:
+        agent = self._agent(node)
+        replicas = [
+            info.replica_id
+            for info in self.index.of_request(request_id)
+            if read_lenient(InfoMarks, info.metadata).node == node
+        ] or await self._ids_at(agent, request_id)
+        for replica_id in replicas:
+            if await self._drain(replica_id):
+                await asyncio.sleep(ROUTERS_HEAR_S)
+            await self._ask(agent, "DELETE", f"/api/v1/replicas/{replica_id}")
+        for replica_id in replicas:
+            await self._await_end(agent, replica_id)
+        self._made.pop(request_id, None)
+        self.gone.add(request_id)
+        log.info("deployment.left", node=node, request=request_id, replicas=len(replicas))
+
+    async def _drain(self, replica_id: str) -> bool:
+        """No router sends it anything from now on; True when one may have until now."""
+        info = self.index.get(replica_id)
+        for name in self.index.records_of(replica_id):
+            try:
+                await self.writer.submit(SetDraining(name, on=True))
+            except CommandRefused as error:
+                log.debug("deployment.record_gone", name=name, reason=str(error))
+        return info is not None and info.status is ReplicaStatus.READY
+
+    async def _ids_at(self, agent: NodeAgent, request_id: str) -> list[str]:
+        """What the agent itself has of this request."""
+        answer = await self._ask(agent, "GET", "/api/v1/replicas")
+        infos = msgspec.json.decode(answer.body, type=ReplicaList, strict=False).replicas
+        return [
+            info.replica_id
+            for info in infos
+            if info.request_id == request_id and not read_lenient(InfoMarks, info.metadata).deleted
+        ]
+
+    async def _await_end(self, agent: NodeAgent, replica_id: str) -> None:
+        deadline = time.monotonic() + STOPS_WITHIN_S
+        while time.monotonic() < deadline:
+            answer = await self._ask(agent, "GET", f"/api/v1/replicas/{replica_id}")
+            if answer.status == HTTPStatus.NOT_FOUND:
+                return
+            if msgspec.json.decode(answer.body, type=OneReplica, strict=False).status is ReplicaStatus.STOPPED:
+                return
+            await asyncio.sleep(LOOK_S)
+        raise AgentAway(f"replica {replica_id} has not stopped within {STOPS_WITHIN_S:g} s")
+
+    async def _rouse(self, replica_id: str, node: str, verb: str) -> None:
+        answer = await self._ask(self._agent(node), "POST", f"/api/v1/replicas/{replica_id}/{verb}")
+        log.info("deployment.roused", replica=replica_id, node=node, verb=verb, status=answer.status)
+
+    async def _ask(self, agent: NodeAgent, method: str, path: str) -> AgentAnswer:
+        """A call about one replica, which may be gone.
+
+        Raises:
+            AgentAway: It cannot be reached.
+            ApiError: It refuses, or does not answer.
+        """
+        answer = await self.agents.ask(agent, method, path)
+        if answer.status >= HTTPStatus.BAD_REQUEST and answer.status != HTTPStatus.NOT_FOUND:
+            raise ApiError(answer.status, f"{method} {path}: {_reason(answer)}")
+        return answer
+
+    def _agent(self, node: str) -> NodeAgent:
+        for agent in self.index.agents:
+            if agent.node == node:
+                return agent
+        raise AgentAway(f"the agent of node {node!r} is not registered")
+
+
+def _reason(answer: AgentAnswer) -> str:
+    """What an agent says of its refusal."""
+    try:
+        text = msgspec.json.decode(answer.body, type=dict[str, object]).get("error")
+    except msgspec.MsgspecError:
+        text = None
+    return str(text)[:300] if isinstance(text, str) else f"the agent answered {answer.status}"

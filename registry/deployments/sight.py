@@ -1,0 +1,95 @@
+"""PURE. What the planner sees of the fleet: nodes from their agents' heartbeats, replicas from whoever tells of them."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+import msgspec
+
+from common.wire.base import Message
+from common.wire.deployment import Accelerator, TemplateGlance
+from common.wire.read import read_json_lenient, read_lenient
+from common.wire.replica import InfoMarks, ReplicaInfo
+from common.wire.words import ReplicaStatus
+from registry.core.model import Instance
+from registry.deployments.model import Node, SeenReplica, Slot, StoredDeployment
+from registry.deployments.stored import uid_of
+from registry.fleet.placement import NodeAgent
+
+
+class NodeReport(Message, frozen=True, kw_only=True):
+    """What the planner reads of an agent's heartbeat."""
+
+    labels: dict[str, str] = {}
+    accelerators: list[Accelerator] = []
+    templates: list[TemplateGlance] = []
+
+
+def report_of(instance: Instance | None) -> NodeReport:
+    """An agent's report; nothing where it has none, or is of a version that tells less."""
+    if instance is None or instance.report is None:
+        return NodeReport()
+    return read_json_lenient(NodeReport, instance.report.lasting)
+
+
+def node_of(agent: NodeAgent, report: NodeReport) -> Node:
+    """A node as it is now."""
+    slots = tuple(
+        Slot(one.index, one.kind, one.memory_mb, tuple(one.replicas), bool(one.claims), one.shared_mb)
+        for one in report.accelerators
+    )
+    templates = {one.name: one for one in report.templates if one.error is msgspec.UNSET}
+    room = None if agent.capacity is None else max(0, agent.capacity - agent.live)
+    return Node(agent.node, slots, templates, dict(report.labels), room, agent.away, agent.draining)
+
+
+def moment(text: str | None) -> float | None:
+    """ISO 8601 as seconds; None for what is none."""
+    try:
+        return None if text is None else datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
+
+
+def seen(infos: Iterable[ReplicaInfo], stored: Mapping[str, StoredDeployment], born_at: float) -> list[SeenReplica]:
+    """The replicas that deployments asked for.
+
+    One whose deployment is unknown is only there when it was made after this store began: before, another store may have
+    known it, whose loss must not end what runs.
+    """
+    names = {one.uid: one for one in stored.values()}
+    found = []
+    for info in infos:
+        uid = uid_of(info.request_id or "")
+        if uid is None or info.request_id is None:
+            continue
+        owner = names.get(uid)
+        marks = read_lenient(InfoMarks, info.metadata)
+        node = marks.node or None
+        made_at = moment(info.created_at)
+        if node is None or marks.deleted is True or (owner is None and (made_at is None or made_at < born_at)):
+            continue
+        found.append(_seen(info, info.request_id, owner, node, marks))
+    return found
+
+
+def _seen(
+    info: ReplicaInfo, request_id: str, owner: StoredDeployment | None, node: str, marks: InfoMarks
+) -> SeenReplica:
+    assignment = next((one for one in owner.assignments if one.request_id == request_id), None) if owner else None
+    numbers = [one for one in (info.running, info.waiting) if one is not msgspec.UNSET]
+    return SeenReplica(
+        replica_id=info.replica_id,
+        request_id=request_id,
+        deployment=owner.name if owner else "",
+        revision=assignment.revision if assignment else 0,
+        node=node,
+        status=info.status,
+        service=marks.service or None,
+        asleep=info.status == "asleep",
+        draining=marks.draining is True,
+        stale=marks.stale is True,
+        in_flight=sum(numbers),
+        status_since=moment(info.status_since),
+        ready_at=moment(info.ready_at) if info.status is ReplicaStatus.READY else None,
+        error=info.error_message,
+    )

@@ -1,0 +1,106 @@
+"""PURE. How long starts took and will take, from what replicas tell of themselves while they start."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from common.wire.replica import ReplicaInfo
+from common.wire.words import ReplicaStatus, StageState
+from registry.deployments.eta import TimedStart, Under, estimate, learned, usual_s
+from registry.deployments.model import Assignment, StartTimes, StoredDeployment
+from registry.deployments.sight import moment
+from registry.deployments.stored import model_of
+
+MODELS_MOST = 200
+NODES_MOST = 64
+Starts = dict[str, dict[str, StartTimes]]
+"""Of one template: by model, then by node."""
+
+
+def template_of(stored: StoredDeployment) -> str:
+    """Under what its starts are remembered."""
+    mode = (stored.spec.get("request") or {}).get("server_mode")
+    return str(stored.spec.get("template") or f"request-{mode}")
+
+
+def _model(stored: StoredDeployment) -> str:
+    return str(stored.spec.get("parameters", {}).get("model") or model_of(stored.name, stored.spec))
+
+
+@dataclass(slots=True)
+class Timing:
+    """What is known of starts. `changed` are templates whose document is to be written."""
+
+    known: dict[str, Starts] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    _starting: set[str] = field(default_factory=set)
+
+    def observe(self, stored: StoredDeployment, assignment: Assignment, info: ReplicaInfo) -> float | None:
+        """Learn from a start that this registry saw begin; returns how long it took when it has just ended well."""
+        request_id = assignment.request_id
+        if info.status in (ReplicaStatus.FAILED, ReplicaStatus.STOPPED):
+            self._starting.discard(request_id)
+        elif info.status is not ReplicaStatus.READY:
+            if info.ready_at is None:
+                self._starting.add(request_id)
+        elif request_id in self._starting:
+            self._starting.discard(request_id)
+            ready_at = moment(info.ready_at)
+            if ready_at is not None and ready_at > assignment.made_at:
+                self._learn(stored, assignment, info, ready_at - assignment.made_at)
+                return ready_at - assignment.made_at
+        return None
+
+    def _learn(self, stored: StoredDeployment, assignment: Assignment, info: ReplicaInfo, total_s: float) -> None:
+        template = template_of(stored)
+        models = self.known.setdefault(template, {})
+        nodes = models.pop(_model(stored), {})
+        times = nodes.pop(assignment.node, StartTimes())
+        nodes[assignment.node] = learned(times, TimedStart(total_s, _entered(info, assignment)))
+        models[_model(stored)] = dict(list(nodes.items())[-NODES_MOST:])
+        self.known[template] = dict(list(models.items())[-MODELS_MOST:])
+        self.changed.add(template)
+
+    def usual(self, stored: StoredDeployment) -> float | None:
+        """How long a start of it usually takes."""
+        return usual_s(self._sources(stored, None))
+
+    def nearest(
+        self,
+        stored: StoredDeployment,
+        starting: Iterable[tuple[Assignment, ReplicaInfo | None]],
+        now: float,
+    ) -> tuple[str | None, int | None, float | None]:
+        """Stage, percent and seconds of the start that is nearest to its end."""
+        best: tuple[str | None, int | None, float | None] = (None, None, None)
+        for assignment, info in starting:
+            stage = _stage(info)
+            entered = _entered(info, assignment) if info else {}
+            under = Under(now - assignment.made_at, stage, entered.get(stage, 0.0) if stage else 0.0)
+            known = estimate(self._sources(stored, assignment.node), under)
+            word = stage or (info.status.value if info else "assigned")
+            if best[0] is None or (known is not None and (best[2] is None or known[1] < best[2])):
+                best = (word, *(known or (None, None)))
+        return best
+
+    def _sources(self, stored: StoredDeployment, node: str | None) -> list[StartTimes]:
+        models = self.known.get(template_of(stored), {})
+        same = models.get(_model(stored), {})
+        own = [same[node]] if node in same and node is not None else []
+        others = [times for where, times in same.items() if where != node]
+        rest = [times for model, nodes in models.items() if model != _model(stored) for times in nodes.values()]
+        return [*own, *others, *rest]
+
+
+def _stage(info: ReplicaInfo | None) -> str | None:
+    running = [one.name for one in info.stages if one.state == StageState.RUNNING] if info else []
+    return running[-1] if running else None
+
+
+def _entered(info: ReplicaInfo, assignment: Assignment) -> Mapping[str, float]:
+    """The seconds at which each stage was entered, from when the assignment was made."""
+    found = {}
+    for one in info.stages:
+        began_at = moment(one.began_at)
+        if began_at is not None and began_at >= assignment.made_at:
+            found[one.name] = began_at - assignment.made_at
+    return found
