@@ -27,10 +27,11 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(slots=True)
 class Shelf:
-    """Documents as they were read or written last; `versions` are the store's."""
+    """Documents as they were read last; `versions` are the store's. `whole`: every one could be read."""
 
     stored: dict[str, StoredDeployment] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
+    whole: bool = True
 
 
 class Books:
@@ -51,9 +52,11 @@ class Books:
         for key, document in (await self._documents.read(DEPLOYMENTS)).items():
             name = key.removeprefix(DEPLOYMENTS)
             stored = self._decoded(key, document)
-            if stored is not None:
+            shelf.versions[name] = document.version
+            if stored is None:
+                shelf.whole = False
+            else:
                 shelf.stored[name] = stored
-                shelf.versions[name] = document.version
         return shelf
 
     def _decoded(self, key: str, document: Document) -> StoredDeployment | None:

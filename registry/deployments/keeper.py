@@ -5,6 +5,7 @@ killed. A registry that does not lead passes on what routers tell it, and shows 
 """
 
 import asyncio
+import math
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -240,7 +241,7 @@ class Keeper:
 
     def _look(self, reign: _Reign, shelf: Shelf, now: float) -> _Round:
         infos = list(self._index.of_deployments())
-        replicas = seen(infos, shelf.stored, reign.born_at)
+        replicas = seen(infos, shelf.stored, reign.born_at if shelf.whole else math.inf)
         nodes = {one.request_id: one.node for stored in shelf.stored.values() for one in stored.assignments}
         there = {one.request_id: one for one in replicas if nodes.get(one.request_id) == one.node}
         ids = {one.replica_id for one in there.values()}

@@ -130,7 +130,7 @@ async def test_a_request_that_waits_starts_a_cold_model_at_once(caller: Caller, 
     assert time.monotonic() - began < 0.5
 
     async def ready() -> bool:
-        return (await caller.demand("big", waiting=1))["big"]["phase"] == "ready"
+        return bool((await caller.demand("big", waiting=1))["big"]["phase"] == "ready")
 
     await eventually(ready)
     assert set(agent.made.values()) == {1}
