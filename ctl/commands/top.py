@@ -13,12 +13,14 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from common.wire.deployment import DeploymentInfo
 from common.wire.replica import ReplicaInfo
 from common.wire.router import RoutedService
 from ctl import answers, api
 from ctl.api import Api, Place
 from ctl.call import Call, Command
 from ctl.codes import Code
+from ctl.deployments import ROOT
 from ctl.keys import pressed
 from ctl.output import rich_table
 from ctl.problem import Problem
@@ -39,6 +41,7 @@ class TopState:
     samples: deque[CounterSample] = field(default_factory=deque)
     infos: Sequence[ReplicaInfo] = ()
     services: Sequence[RoutedService] = ()
+    deployments: Sequence[DeploymentInfo] = ()
     troubles: list[str] = field(default_factory=list)
     sort: str = SORTS[0]
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -119,6 +122,9 @@ async def look(calls: Api, call: Call, watch: TopState) -> None:
         counters(calls, router),
         return_exceptions=True,
     )
+    # A registry of an older version has none; one that is away is told of by the replicas.
+    with suppress(Problem):
+        watch.deployments = answers.items(DeploymentInfo, await calls.get(call.registry, ROOT), "deployments")
     watch.troubles = list(dict.fromkeys(one.message for one in asked if isinstance(one, Problem)))
     for one in asked:
         if isinstance(one, BaseException) and not isinstance(one, Problem):
@@ -148,9 +154,11 @@ def show(call: Call, watch: TopState) -> None:
     """One look for a pipe."""
     shown = watch.rows()
     if call.out.as_json:
-        call.out.entry(views.document(shown, watch.fleet(), watch.troubles))
+        call.out.entry(views.document(shown, watch.fleet(), watch.troubles, watch.deployments))
         return
     call.out.line(views.headline(shown, watch.fleet()))
+    for line in views.awaited(watch.deployments):
+        call.out.line(line)
     call.out.table(views.table(shown))
     for trouble in watch.troubles:
         call.out.note(trouble)
@@ -159,13 +167,15 @@ def show(call: Call, watch: TopState) -> None:
 def screen(call: Call, watch: TopState) -> RenderableType:
     """One look for a terminal, as many rows as it holds."""
     shown = watch.rows()
-    room = max(call.out.console.height - FRAME_LINES - len(watch.troubles), 1)
+    awaited = [Text(line, "yellow") for line in views.awaited(watch.deployments)]
+    room = max(call.out.console.height - FRAME_LINES - len(awaited) - len(watch.troubles), 1)
     title = Text("svcctl top", "bold cyan").append("   " + views.headline(shown, watch.fleet()), "bold white")
     hidden = f"{len(shown) - room} more replicas   " if len(shown) > room else ""
     keys = f"{hidden}sorted by {watch.sort}   s: sort   q: quit   every {call.args.interval:g} s, rates over {WINDOW_S:.0f} s"
     troubles = [Text(trouble, "bold red") for trouble in watch.troubles]
     return Group(
         title,
+        *awaited,
         *troubles,
         Text(""),
         rich_table(views.table(shown[:room], call.out.console.width)),
@@ -180,7 +190,8 @@ COMMANDS = (
         "watch the fleet live: replicas, state, in flight, tokens/s, time to the first token",
         top,
         add,
-        details="Rates are the router's, over the last ten seconds. TOK/S counts the pieces of streamed answers, which\n"
+        details="Above the table stand deployments that start or have requests waiting, with the time that is left.\n"
+        "Rates are the router's, over the last ten seconds. TOK/S counts the pieces of streamed answers, which\n"
         "are single tokens with most servers. RUN, WAIT, KV and CACHED are what the engines tell, where they do: requests\n"
         "in work and in the engine's queue, how full its KV cache is, and the share of prompt tokens that it found in its\n"
         "prefix cache since it began. In a pipe each look is a table, under --json a document per line.",

@@ -5,12 +5,14 @@ from dataclasses import asdict, dataclass, field
 
 from msgspec import UNSET
 
+from common.wire.deployment import DeploymentInfo, DeploymentPhase
 from common.wire.hints import Hints
 from common.wire.replica import ReplicaInfo
 from common.wire.router import RoutedService
 from common.wire.words import ReplicaStatus
 from ctl import answers
 from ctl.table import TextTable
+from ctl.views import deployments
 from ctl.views.progress import STEPS
 from ctl.views.rates import Rates
 from ctl.views.replicas import node_of, word
@@ -21,6 +23,9 @@ ENGINES_WIDTH = 110
 """Of a terminal that has room for what engines tell."""
 ORDER = ("failed", "unhealthy", "down", "stale", "draining", "stopping", *STEPS[:-1])
 """States that an operator wants to see first, when sorted by state; `ready` is last but for what has stopped."""
+
+AWAITED_LINES = 5
+_ON_ITS_WAY = frozenset({DeploymentPhase.QUEUED, DeploymentPhase.STARTING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +152,29 @@ def headline(all_rows: Sequence[Row], fleet: Rates) -> str:
     )
 
 
-def document(all_rows: Sequence[Row], fleet: Rates, troubles: Sequence[str]) -> dict[str, object]:
+def awaited(infos: Sequence[DeploymentInfo]) -> list[str]:
+    """A line for each deployment that starts or that requests wait for, those with most of these first."""
+    lines = [
+        f"{info.name}: {deployments.stage(info)} {deployments.eta(info)}".rstrip() + f", {info.waiting} waiting"
+        for info in sorted(infos, key=lambda info: (-info.waiting, info.name))
+        if info.waiting or info.phase in _ON_ITS_WAY
+    ]
+    return lines if len(lines) <= AWAITED_LINES else [*lines[:AWAITED_LINES], f"and {len(lines) - AWAITED_LINES} more"]
+
+
+def document(
+    all_rows: Sequence[Row], fleet: Rates, troubles: Sequence[str], infos: Sequence[DeploymentInfo]
+) -> dict[str, object]:
     """One look as JSON."""
-    return {"replicas": [asdict(row) for row in all_rows], "fleet": asdict(fleet), "troubles": list(troubles)}
+    waits = [
+        {"name": one.name, "phase": one.phase, "waiting": one.waiting, "eta": deployments.eta(one)} for one in infos
+    ]
+    return {
+        "replicas": [asdict(row) for row in all_rows],
+        "fleet": asdict(fleet),
+        "deployments": waits,
+        "troubles": list(troubles),
+    }
 
 
 def number(value: float) -> str:

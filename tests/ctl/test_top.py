@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from common.wire.deployment import DeploymentInfo, DeploymentPhase
 from common.wire.replica import ReplicaInfo
 from common.wire.router import RoutedService
 from ctl import answers
@@ -126,7 +127,7 @@ def test_what_engines_tell_has_columns_and_what_one_does_not_tell_is_empty() -> 
     assert cells["a"] == ("", "", "", "")
     assert cells["d"] == ("3", "0", "26%", "86%")
     assert cells["e"] == ("0", "", "", "")
-    looked = json.loads(json.dumps(top.document(rows, Rates(), ())))
+    looked = json.loads(json.dumps(top.document(rows, Rates(), (), ())))
     [engine] = [row["engine"] for row in looked["replicas"] if row["name"] == "e"]
     assert engine == {"running": 0, "waiting": None, "kv_cache_usage": None, "prefix_hit_share": None}
     assert "RUN" not in top.table([row for row in rows if row.name == "a"]).columns
@@ -141,6 +142,40 @@ def test_each_order_puts_first_what_it_is_for() -> None:
     ]
     first = {by: top.ordered(rows, by)[0].name for by in top.SORTS}
     assert first == {"busy": "b", "name": "a", "state": "c", "ttft": "d", "errors": "a"}
+
+
+def deployment(name: str, phase: DeploymentPhase, waiting: int, **more: Any) -> DeploymentInfo:
+    return DeploymentInfo(
+        name=name,
+        model=name,
+        version=1,
+        revision=1,
+        phase=phase,
+        spec={},
+        **{"created_at": "", "updated_at": "", "waiting": waiting, **more},
+    )
+
+
+def test_what_starts_or_is_waited_for_has_a_line_with_the_time_that_is_left() -> None:
+    infos = [
+        deployment("a", DeploymentPhase.STARTING, 37, stage="loading", percent=41, eta_s=12.0),
+        deployment("b", DeploymentPhase.READY, 40),
+        deployment("c", DeploymentPhase.COLD, 0),
+        deployment("d", DeploymentPhase.QUEUED, 0, position=2),
+    ]
+    lines = top.awaited(infos)
+    assert lines == [
+        "b: ready, 40 waiting",
+        "a: starting (loading) 41% eta 12s, 37 waiting",
+        "d: queued (place 2), 0 waiting",
+    ]
+    assert top.awaited(infos[:1] * 9)[5:] == ["and 4 more"]
+    assert top.document([], Rates(), (), infos)["deployments"][0] == {  # type: ignore[index]
+        "name": "a",
+        "phase": "starting",
+        "waiting": 37,
+        "eta": "41% eta 12s",
+    }
 
 
 async def test_once_in_a_pipe_is_a_headline_and_a_table(suite: Suite) -> None:
