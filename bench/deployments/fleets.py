@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 
-from bench.deployments.world import Broken, Machine, Replica, World
+from bench.deployments.world import MEMORY_MB, Broken, Machine, Replica, World
 from common.wire.deployment import TemplateGlance
 from common.wire.words import ReplicaStatus
 from registry.deployments.model import Wish
@@ -14,11 +14,12 @@ TEMPLATES = {
     "one": TemplateGlance(name="one", accelerators=1),
     "sleepy": TemplateGlance(name="sleepy", accelerators=1, sleeps=True),
     "two": TemplateGlance(name="two", accelerators=2),
+    "shared": TemplateGlance(name="shared", accelerators=1, memory_mb=30_000, shares=True),
     "four": TemplateGlance(name="four", accelerators=4, sleeps=True),
 }
-QUIET_S = 1200
-"""The longest back-off, a start and a dwell; then nothing is left to do."""
-AT_REST_S = 60
+AT_REST_S = 320
+"""Without an action for longer than the longest back-off."""
+RESTS_WITHIN_S = 6000
 
 
 def random_world(seed: int, *, faults: bool = True) -> World:
@@ -28,7 +29,8 @@ def random_world(seed: int, *, faults: bool = True) -> World:
     for number in range(rng.randint(1, 4)):
         name = f"n{number}"
         known = TEMPLATES if rng.random() < 0.7 else {one: TEMPLATES[one] for one in rng.sample(sorted(TEMPLATES), 3)}
-        machines[name] = Machine(name, rng.choice((0, 1, 1, 2, 2, 4, 8)), known, {"zone": rng.choice("ab")})
+        count, labels = rng.choice((0, 1, 1, 2, 2, 4, 8)), {"zone": rng.choice("ab")}
+        machines[name] = Machine(name, count, known, labels, capacity=rng.choice((None, None, 3, 6)))
     wishes = {}
     for number in range(rng.randint(1, 10)):
         name = f"m{number}"
@@ -97,21 +99,24 @@ def run(seed: int, busy_s: int = 200, *, faults: bool = True) -> World:
         machine.cut = machine.draining = False
     world.wishes = {name: replace(wish, paused=False) for name, wish in world.wishes.items()}
     world.fail_share = 0.0
-    for _ in range(QUIET_S):
-        world.step()
+    quiet_s = 0
+    for _ in range(RESTS_WITHIN_S):
+        actions = world.step().actions
         alone(world)
-    for _ in range(AT_REST_S):
-        if actions := world.step().actions:
-            raise Broken(f"nothing happens, and yet: {actions[0]}")
-    at_rest(world)
-    return world
+        quiet_s = 0 if actions else quiet_s + 1
+        if quiet_s >= AT_REST_S:
+            at_rest(world)
+            return world
+    raise Broken(f"it never comes to rest: {actions[0]}")
 
 
 def alone(world: World) -> None:
-    """No accelerator has two replicas, no request id two lives, no line of an ended wish grows."""
+    """No accelerator is given twice, nor more of its memory than it has; no request id has two lives."""
     held = Counter((one.node, index) for one in world.replicas() for index in one.slots)
-    if twice := [place for place, count in held.items() if count > 1]:
-        raise Broken(f"accelerator {twice[0]} is given twice")
+    for (name, index), count in held.items():
+        those = [one for one in world.machines[name].replicas.values() if index in one.slots]
+        if count > 1 and not (all(one.shared_mb for one in those) and sum(one.shared_mb for one in those) <= MEMORY_MB):
+            raise Broken(f"accelerator {index} of {name} is given twice")
     named = Counter(one.request_id for one in world.replicas())
     if twice_named := [name for name, count in named.items() if count > 1]:
         raise Broken(f"{twice_named[0]} runs twice")
@@ -164,22 +169,23 @@ def evictable(world: World, wish: Wish) -> list[str]:
             spare[name] = max(0, there - (other.least if other.scaled is None else other.scaled))
     found = []
     for name in nodes_of(world, wish):
-        machine, left = world.machines[name], Counter(spare)
-        free = machine.count
-        for one in machine.replicas.values():
+        left, machine = Counter(spare), world.machines[name]
+        kept = {}
+        for request_id, one in machine.replicas.items():
             if left[one.deployment] > 0:
                 left[one.deployment] -= 1
             else:
-                free -= len(one.slots)
-        if free >= needed_of(world, wish, name):
+                kept[request_id] = one
+        if takes(replace(machine, replicas=kept), wish):
             found.append(name)
     return found
 
 
-def needed_of(world: World, wish: Wish, name: str) -> int:
-    """Accelerators that one more takes there."""
-    glance = world.machines[name].templates[wish.template or ""]
-    return glance.accelerators if wish.accelerators is None else wish.accelerators
+def takes(machine: Machine, wish: Wish) -> bool:
+    """The machine has room for one more."""
+    glance = machine.templates[wish.template or ""]
+    roomy = machine.capacity is None or len(machine.replicas) < machine.capacity
+    return roomy and len(machine.free_for(glance)) >= glance.accelerators
 
 
 def nodes_of(world: World, wish: Wish) -> list[str]:
@@ -194,10 +200,5 @@ def nodes_of(world: World, wish: Wish) -> list[str]:
 
 
 def fitting(world: World, wish: Wish) -> list[str]:
-    """Nodes with enough free accelerators for one more, counted without the planner's code."""
-    found = []
-    for name in nodes_of(world, wish):
-        machine = world.machines[name]
-        if machine.count - sum(len(one.slots) for one in machine.replicas.values()) >= needed_of(world, wish, name):
-            found.append(name)
-    return found
+    """Nodes with room for one more, counted without the planner's code."""
+    return [name for name in nodes_of(world, wish) if takes(world.machines[name], wish)]

@@ -34,6 +34,7 @@ LEASE_S = 10.0
 HEARTBEAT_S = 2.0
 RECENT_S = 300.0
 PER_REPLICA = 8
+MEMORY_MB = 80_000
 BY_ITSELF = ("evicted", "no request", "its load", "scaled: more")
 """How the reasons of those begin whom nobody told to go, nor a fault or a change of revision."""
 
@@ -54,6 +55,8 @@ class Replica:
     made_at: float
     ready_due: float
     fails: bool = False
+    shared_mb: int = 0
+    """What it was promised of each of its accelerators, where it shares them."""
     status: ReplicaStatus = ReplicaStatus.STARTING
     ready_at: float | None = None
     asleep: bool = False
@@ -73,9 +76,24 @@ class Machine:
     labels: dict[str, str] = field(default_factory=dict)
     cut: bool = False
     draining: bool = False
+    capacity: int | None = None
     replicas: dict[str, Replica] = field(default_factory=dict)
     heard_at: float = 0.0
     heard: tuple[Node, tuple[SeenReplica, ...]] | None = None
+
+    def shared_mb(self, index: int) -> int:
+        """What was promised of an accelerator."""
+        return sum(one.shared_mb for one in self.replicas.values() if index in one.slots)
+
+    def free_for(self, glance: TemplateGlance) -> list[int]:
+        """Accelerators that one more of this template may have, as an agent finds them."""
+        found = []
+        for index in range(self.count):
+            holders = [one for one in self.replicas.values() if index in one.slots]
+            beside = all(one.shared_mb for one in holders) and self.shared_mb(index) + glance.memory_mb <= MEMORY_MB
+            if beside if glance.shares else not holders:
+                found.append(index)
+        return sorted(found, key=lambda index: (-self.shared_mb(index), index))
 
 
 @dataclass(slots=True)
@@ -231,12 +249,12 @@ class World:
             one.asleep = False
 
     def _create(self, machine: Machine, action: Start, request_id: str) -> None:
-        count = machine.templates[self.made_of[request_id]].accelerators
-        held = {index for one in machine.replicas.values() for index in one.slots}
-        free = [index for index in range(machine.count) if index not in held]
-        if len(free) < count:
+        glance = machine.templates[self.made_of[request_id]]
+        free = machine.free_for(glance)
+        full = machine.capacity is not None and len(machine.replicas) >= machine.capacity
+        if full or len(free) < glance.accelerators:
             self.figures.refusals += 1
-            self._fell(action.deployment, machine.name, "no accelerator is free", request_id)
+            self._fell(action.deployment, machine.name, "the node is full", request_id)
             return
         took = self.start_s[action.deployment] * self.rng.lognormvariate(0, 0.2)
         fails = self.rng.random() < self.fail_share
@@ -245,10 +263,11 @@ class World:
             action.deployment,
             action.revision,
             machine.name,
-            tuple(free[:count]),
+            tuple(free[: glance.accelerators]),
             self.now,
             self.now + took,
             fails,
+            glance.memory_mb if glance.shares else 0,
         )
 
     def _fell(self, deployment: str, node: str, reason: str, request_id: str) -> None:
@@ -281,9 +300,16 @@ class World:
                 machine.heard_at, machine.heard = self.now, self._heartbeat(machine)
 
     def _heartbeat(self, machine: Machine) -> tuple[Node, tuple[SeenReplica, ...]]:
-        holders = {index: f"r-{one.request_id}" for one in machine.replicas.values() for index in one.slots}
+        there = machine.replicas.values()
         slots = tuple(
-            Slot(index, "cuda", 80_000, (holders[index],) if index in holders else ()) for index in range(machine.count)
+            Slot(
+                index,
+                "cuda",
+                MEMORY_MB,
+                tuple(f"r-{one.request_id}" for one in there if index in one.slots),
+                shared_mb=machine.shared_mb(index),
+            )
+            for index in range(machine.count)
         )
         seen = tuple(
             SeenReplica(
@@ -298,9 +324,10 @@ class World:
                 in_flight=len(one.in_flight),
                 ready_at=one.ready_at,
             )
-            for one in machine.replicas.values()
+            for one in there
         )
-        return Node(machine.name, slots, machine.templates, machine.labels), seen
+        room = None if machine.capacity is None else machine.capacity - len(there)
+        return Node(machine.name, slots, machine.templates, machine.labels, room), seen
 
     def _judge(self, found: Plan) -> None:
         """What must hold of every plan."""
@@ -321,8 +348,10 @@ class World:
         what = f"{name} goes ({action.reason})"
         if action.reason.startswith("evicted") and (traffic.in_flight or traffic.waiting):
             raise Broken(f"{what} with requests")
-        one = self.machines[action.node or ""].replicas.get(action.request_id)
-        if one is not None and one.ready_at and not one.asleep and self.now - one.ready_at < wish.dwell_s:
+        machine = self.machines[action.node or ""]
+        one = machine.replicas.get(action.request_id)
+        known = one is not None and one.ready_at is not None and one.ready_at <= machine.heard_at
+        if known and not one.asleep and self.now - one.ready_at < wish.dwell_s:
             raise Broken(f"{what} within its dwell")
         if action.reason.startswith("evicted") and one is not None and one.ready_at is None:
             raise Broken(f"{what} before it was ready")
