@@ -191,6 +191,41 @@ def test_a_replica_that_an_agent_made_is_the_agents_to_tell_of_and_to_stop(brows
             assert answers["posted"] == [f"{path}/stop"]
 
 
+def test_accelerators_stand_by_their_node_with_who_has_them(browser: Browser, tmp_path: Path) -> None:
+    with registry_at(tmp_path, free_port()) as registry:
+        life = {"instance_id": "i", "incarnation": 1}
+        record = {**life, "host": "127.0.0.1", "port": 18100, "hostname": "h", "status": "running", "ttl_s": 3600}
+        place = {"url": "http://127.0.0.1:18100", "metadata": {"type": "node-agent", "node": "gpu-1"}}
+        post(f"{registry}/services", {**record, **place, "name": "agent-gpu-1"})
+        held = {"index": 0, "kind": NASTY, "memory_mb": 1000, "replicas": [NASTY], "claims": ["/etc/a.toml"]}
+        told = {
+            **life,
+            "node": "gpu-1",
+            "accelerators": [held, {"index": 1, "kind": "cuda"}, "odd", None],
+            "readings": [{"index": 0, "used_mb": 250, "busy_percent": 40}, None],
+        }
+        post(f"{registry}/services/agent-gpu-1/heartbeat", told)
+        with page_of(browser, registry) as page:
+            node = page.locator("#accels .node")
+            expect(node).to_have_count(1)
+            expect(node.locator("h3")).to_contain_text("gpu-1")
+            expect(node.locator("h3")).to_contain_text("free")
+            first = node.locator(".accel").first
+            expect(first).to_have_attribute("data-held", "true")
+            expect(first).to_have_attribute("title", re.compile("250 of 1,000 MiB used · 40 % busy · .*a.toml"))
+            expect(node.locator(".accel")).to_have_count(2)
+            expect(node.locator(".accel").nth(1)).to_have_attribute("data-held", "false")
+            post(
+                f"{registry}/services/agent-gpu-1/heartbeat",
+                {**told, "accelerators": [{**held, "replicas": [], "claims": []}]},
+            )
+            expect(node.locator(".accel")).to_have_count(1)
+            expect(node.locator("h3")).to_contain_text("1 of 1")
+            post(f"{registry}/api/v1/nodes/gpu-1/drain", {})
+            expect(node.locator("h3")).to_contain_text("draining")
+            assert page.evaluate("window.hit") is None
+
+
 def test_text_of_the_fleet_is_never_markup(browser: Browser, tmp_path: Path) -> None:
     report = {
         "replica_id": "evil",
