@@ -4,8 +4,9 @@ A holder of an accelerator is named by its request id where we know it, else by 
 yet is counted by the assignment.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from registry.deployments.model import Needs, Node, Setback, Slot, Wish
 
@@ -21,6 +22,14 @@ def needs_on(wish: Wish, node: Node) -> Needs | None:
     memory_mb = glance.memory_mb if wish.memory_mb is None else wish.memory_mb
     shares = glance.shares and memory_mb > 0
     return Needs(max(1, count) if shares else count, memory_mb, shares)
+
+
+Kind: TypeAlias = tuple[Hashable, ...]
+
+
+def kind_of(wish: Wish) -> Kind:
+    """What decides where a replica fits: two deployments with the same fit in the same places."""
+    return (wish.template, wish.accelerators, wish.memory_mb, wish.nodes, tuple(sorted(wish.labels.items())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,18 @@ class _Work:
     """Request ids of those whose accelerators come free."""
     notes: dict[str, standing.Note] = field(default_factory=dict)
     starts: list[Start | Wake] = field(default_factory=list)
+    never: dict[fit.Kind, str | None] = field(default_factory=dict)
+    """Why no node could take one of this kind; None: one could."""
+    full: set[fit.Kind] = field(default_factory=set)
+    """What fits nowhere now. While a plan is made, nothing comes free."""
+    idle: list[Crew] = field(default_factory=list)
+
+    def why_never(self, wish: Wish, choice: fit.Choice | None = None) -> str | None:
+        """The same for all of one kind."""
+        kind = fit.kind_of(wish)
+        if kind not in self.never:
+            self.never[kind] = fit.why_never(wish, choice or fit.choose(wish, self.spaces, (), self.now))
+        return self.never[kind]
 
 
 def plan(
@@ -112,6 +124,7 @@ def plan(
         if crew.want.count < work.new.wanted.get(crew.wish.name, 0):
             work.new.wanted[crew.wish.name] = crew.want.count
     _fill(work, replicas, [*actions, *surplus])
+    work.idle = [crew for crew in work.crews if crew.traffic is not None and not crew.asked and crew.alive]
     order = sorted(work.crews, key=lambda crew: _turn(crew, memory, now))
     for crew in order:
         _grow(work, crew)
@@ -227,16 +240,18 @@ def _could_it(work: _Work, crew: Crew) -> None:
     """A cold one that no node could take says so before anybody waits for it."""
     if crew.alive or crew.wish.deleted:
         return
-    choice = fit.choose(crew.wish, work.spaces, work.setbacks, work.now)
-    never = fit.why_never(crew.wish, choice)
+    never = work.why_never(crew.wish)
     if never is not None:
         work.notes[crew.wish.name] = standing.Note(standing.UNSCHEDULABLE, never)
 
 
 def _start(work: _Work, crew: Crew, choice: fit.Choice, reason: str) -> bool:
     """One more where it fits now."""
-    place = fit.best(crew.wish, choice.tried)
+    kind, everywhere = fit.kind_of(crew.wish), len(choice.tried) == len(choice.allowed)
+    place = None if everywhere and kind in work.full else fit.best(crew.wish, choice.tried)
     if place is None:
+        if everywhere:
+            work.full.add(kind)
         return False
     crew.started += 1
     space = place.space
@@ -248,12 +263,12 @@ def _start(work: _Work, crew: Crew, choice: fit.Choice, reason: str) -> bool:
 def _make_room(work: _Work, crew: Crew, choice: fit.Choice) -> standing.Note:
     """It waits for what comes free, or for idle ones that are told to go now; else it says why it cannot be."""
     wish = crew.wish
-    never = fit.why_never(wish, choice)
+    never = work.why_never(wish, choice)
     if never is not None:
         return standing.Note(standing.UNSCHEDULABLE, never)
     place = fit.best(wish, choice.tried, work.leaving)
     if place is None:
-        victims = [one for one in victims_for(wish, work.crews, work.now) if one.member.request_id not in work.leaving]
+        victims = [one for one in victims_for(wish, work.idle, work.now) if one.member.request_id not in work.leaving]
         eviction = cheapest(wish, choice.tried, victims, work.leaving)
         if eviction is not None:
             for victim in eviction.victims:
@@ -294,7 +309,7 @@ def _roll(work: _Work, crew: Crew) -> None:
             crew.leave(moving, "its node is drained, and there is no place for another")
     elif note is None:
         failed = standing.failing(choice.setback, work.now).reason if choice.setback else "nothing is free for it"
-        why = fit.why_never(wish, choice) or failed
+        why = work.why_never(wish, choice) or failed
         work.notes[wish.name] = standing.Note(standing.ROLLING, f"revision {wish.revision} waits: {why}")
 
 
