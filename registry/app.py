@@ -85,7 +85,6 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                 client = AgentClient(agents, agent_token)
                 keeper = Keeper(
                     store=store,
-                    catalogue=catalogue,
                     index=index,
                     writer=writer,
                     agents=client,

@@ -19,7 +19,6 @@ from common.tasks import TaskScope
 from common.wire.deployment import Demand
 from common.wire.replica import ReplicaInfo
 from common.wire.words import ReplicaStatus
-from registry.core.catalogue import Catalogue
 from registry.core.documents import Fence
 from registry.core.store import DocumentConflict, Store, StoreError
 from registry.core.writer import Writer
@@ -42,7 +41,7 @@ from registry.deployments.model import (
 )
 from registry.deployments.planner import plan
 from registry.deployments.shown import Shown
-from registry.deployments.sight import NodeReport, node_of, report_of, seen
+from registry.deployments.sight import node_of, seen
 from registry.deployments.stored import create_body, model_of, wish_of
 from registry.deployments.tally import Tally
 from registry.deployments.timing import Timing
@@ -91,7 +90,6 @@ class Keeper:
 
     Args:
         store: Their documents are beside the records.
-        catalogue: The agents' records.
         index: Agents and replicas.
         writer: Drains records.
         agents: For calls.
@@ -103,7 +101,6 @@ class Keeper:
         self,
         *,
         store: Store,
-        catalogue: Catalogue,
         index: FleetIndex,
         writer: Writer,
         agents: AgentClient,
@@ -115,7 +112,6 @@ class Keeper:
         self.tally = Tally()
         self.leads = False
         self._store = store
-        self._catalogue = catalogue
         self._index = index
         self._clock = clock
         self._intake = Intake()
@@ -125,7 +121,6 @@ class Keeper:
         self._name = uuid.uuid4().hex
         self._passed_on: tuple[dict[str, Demand], float] = ({}, 0.0)
         self._heard_versions: dict[str, int] = {}
-        self._reports: dict[str, tuple[object, NodeReport]] = {}
 
     @property
     def now(self) -> float:
@@ -282,20 +277,12 @@ class Keeper:
             return traffic
         return replace(traffic, last_request_at=reign.began_at)
 
-    def reports(self) -> dict[str, Node]:
+    def nodes(self) -> dict[str, Node]:
         """Every node whose agent is registered, by name."""
-        found = {}
-        for record, agent in self._index.agent_records():
-            entry = self._catalogue.get(record)
-            lasting = entry.instance.report.lasting if entry and entry.instance.report else b""
-            cached = self._reports.get(record)
-            if cached is None or cached[0] != lasting:
-                cached = self._reports[record] = (lasting, report_of(entry.instance if entry else None))
-            found[agent.node] = node_of(agent, cached[1])
-        return found
+        return {agent.node: node_of(agent) for agent in self._index.agents}
 
     def _nodes(self, reign: _Reign, stored: Mapping[str, StoredDeployment], now: float) -> list[Node]:
-        there = self.reports()
+        there = self.nodes()
         reign.agent_seen_at.update(dict.fromkeys(there, now))
         for node in sorted({one.node for it in stored.values() for one in it.assignments} - there.keys()):
             reign.agent_seen_at.setdefault(node, now)

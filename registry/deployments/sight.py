@@ -5,41 +5,22 @@ from datetime import datetime
 
 import msgspec
 
-from common.wire.base import Message
-from common.wire.deployment import Accelerator, TemplateGlance
-from common.wire.read import read_json_lenient, read_lenient
+from common.wire.read import read_lenient
 from common.wire.replica import InfoMarks, ReplicaInfo
 from common.wire.words import ReplicaStatus
-from registry.core.model import Instance
 from registry.deployments.model import Node, SeenReplica, Slot, StoredDeployment
 from registry.deployments.stored import uid_of
 from registry.fleet.placement import NodeAgent
 
 
-class NodeReport(Message, frozen=True, kw_only=True):
-    """What the planner reads of an agent's heartbeat."""
-
-    labels: dict[str, str] = {}
-    accelerators: list[Accelerator] = []
-    templates: list[TemplateGlance] = []
-
-
-def report_of(instance: Instance | None) -> NodeReport:
-    """An agent's report; nothing where it has none, or is of a version that tells less."""
-    if instance is None or instance.report is None:
-        return NodeReport()
-    return read_json_lenient(NodeReport, instance.report.lasting)
-
-
-def node_of(agent: NodeAgent, report: NodeReport) -> Node:
+def node_of(agent: NodeAgent) -> Node:
     """A node as it is now."""
     slots = tuple(
         Slot(one.index, one.kind, one.memory_mb, tuple(one.replicas), bool(one.claims), one.shared_mb)
-        for one in report.accelerators
+        for one in agent.accelerators
     )
-    templates = {one.name: one for one in report.templates if one.error is msgspec.UNSET}
     room = None if agent.capacity is None else max(0, agent.capacity - agent.live)
-    return Node(agent.node, slots, templates, dict(report.labels), room, agent.away, agent.draining)
+    return Node(agent.node, slots, agent.templates, agent.labels, room, agent.away, agent.draining)
 
 
 def moment(text: str | None) -> float | None:

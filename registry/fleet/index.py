@@ -114,10 +114,6 @@ class FleetIndex:
         """Names of the records that a replica has: its server's and its babysitter's."""
         return [name for name in self._by_replica.get(replica_id, ()) if name not in self._agents]
 
-    def agent_records(self) -> list[tuple[str, NodeAgent]]:
-        """Every agent with the name of its record."""
-        return sorted(self._agents.items())
-
     def _best(self, replica_id: str) -> _Teller:
         tellers = self._by_replica[replica_id].values()
         return next(iter(tellers)) if len(tellers) == 1 else max(tellers, key=lambda it: it.rank(replica_id))

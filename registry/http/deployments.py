@@ -66,7 +66,7 @@ async def put(request: web.Request) -> web.Response:
     body = await read_json_object(request)
     check_values(body, status=422)
     spec = _spec(body)
-    warnings = judge(name, spec, registry.keeper.reports())
+    warnings = judge(name, spec, registry.keeper.nodes())
     expected, uid, at = request.headers.get("If-Match"), secrets.token_hex(5), now_iso()
     change: DeploymentChange | None = None
 
