@@ -18,6 +18,7 @@ from babysitter.agent.registration import AgentRegistration
 from common.clock import SystemClock
 from tests.babysitter.agent.agent_process import AgentProcess, agent
 from tests.babysitter.agent.conftest import Client, StartAgent, create, info, manager_of, reached
+from tests.babysitter.conftest import Registry
 from tests.babysitter.real import PROJECT, ask, shims, until
 
 QUICK = '{"babysitter": {"restart_delay": 0.1, "drain_s": 1, "stop_grace_s": 1}, "probes": {"start_interval_s": 0.1}}'
@@ -276,6 +277,43 @@ def test_a_program_that_is_not_there_is_told_and_a_retry_begins_again(tmp_path: 
         url = f"{node.url}/api/v1/replicas/{replica_id}/logs?stream=stderr"
         with urllib.request.urlopen(url, timeout=10) as log:  # noqa: S310 - our own
             assert f"in {ready['workdir']} at {ready['port']}" in log.read().decode()
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(300)
+def test_the_registry_passes_it_on_and_both_records_tell_the_deployment(tmp_path: Path, registry: Registry) -> None:
+    given = node_of(tmp_path)
+    given["settings"] |= {"registry_url": [registry.url], "heartbeat_interval_s": 0.2}
+    with agent(tmp_path, **given) as node:
+        node.start()
+
+        def templates() -> Any:
+            return {it["name"]: it for it in ask(f"{registry.url}/api/v1/templates")["templates"]}.get("mock")
+
+        told = until("the heartbeat tells templates", templates)
+        assert told["nodes"] == ["n1"]
+        assert told["parameters"]["required"] == ["model"]
+        marks = {"deployment": "d", "revision": 4}
+        body = wanted(model_name="served", request_id="dep-u-1", metadata=marks, placement={"node": "n1"})
+        replica_id = ask(f"{registry.url}/api/v1/replicas", body)["replica_id"]
+
+        def records() -> Any:
+            found = {it["name"]: it["metadata"] for it in ask(f"{registry.url}/services")["services"]}
+            return {replica_id, f"{replica_id}-server"} <= found.keys() and found
+
+        found = until("both records are there", records)
+        for name in (replica_id, f"{replica_id}-server"):
+            assert {**marks, "template": "mock", "node": "n1"}.items() <= found[name].items()
+        shown = ask(f"{registry.url}/api/v1/replicas/{replica_id}")["info"]
+        assert (shown["model_name"], shown["request_id"]) == ("served", "dep-u-1")
+        assert marks.items() <= shown["metadata"].items()
+        ask(f"{registry.url}/api/v1/replicas/{replica_id}/stop", {})
+
+        def stopped() -> Any:
+            info = (ask(f"{registry.url}/api/v1/replicas/{replica_id}") or {}).get("info", {})
+            return info.get("status") == "stopped" and info
+
+        assert marks.items() <= until("its end is told", stopped)["metadata"].items()
 
 
 def test_an_agent_whose_templates_dir_is_no_folder_says_so_and_does_not_start(tmp_path: Path) -> None:
