@@ -25,6 +25,7 @@ BUILT_IN = ("served_name", "accelerators", "port", "host")
 LONGEST, MOST_MEMBERS, MOST_PARAMETERS = 4096, 64, 64
 FILLED = frozenset({"args", "env", "model", "models", "model_path", "config_file"})
 """Members of `[backend]` that may have parameters: not `command`, which is split into words, nor a place to run in."""
+ASSIGNED = "_VISIBLE_DEVICES"
 _PLACE = re.compile(r"\{(\{)?([a-z][a-z0-9_]*)(\?)?\}(?(1)\})")
 _INTERPRETER = re.compile(r"(ba|da|z|k|a|fi)?sh|(python|perl|ruby|node|php|lua)[0-9.]*")
 _PROGRAM_FOLLOWS = re.compile(r"-[A-Za-z]*[ce]|--(eval|command)")
@@ -118,6 +119,17 @@ def parse(content: Mapping[str, Any]) -> TemplateFile:
         raise TemplateError(f"parameters.{taken[0]}: is the name of something built in; give it another")
     if file.backend.get("type") in (None, "cbclient"):
         raise TemplateError("backend.type: must be command, vllm, mock, infinilm or infinilm-rust")
+    _check_places(file)
+    _check_args(file)
+    return file
+
+
+def _check_places(file: TemplateFile) -> None:
+    """Parameters are there, and stand where they may.
+
+    Raises:
+        TemplateError: One is not, or does not.
+    """
     known = {*BUILT_IN, *file.parameters}
     for where, text in _texts(msgspec.to_builtins(file)):
         for match in _PLACE.finditer(text):
@@ -129,8 +141,6 @@ def parse(content: Mapping[str, Any]) -> TemplateFile:
                 raise TemplateError(f"{'.'.join(where)}: may have no parameter, and has {match[0]}")
             if match[2] not in known:
                 raise TemplateError(f"{'.'.join(where)}: no parameter is called {match[2]!r}")
-    _check_args(file)
-    return file
 
 
 def _texts(value: object, where: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], str]]:
@@ -146,11 +156,16 @@ def _texts(value: object, where: tuple[str, ...] = ()) -> list[tuple[tuple[str, 
 
 
 def _check_args(file: TemplateFile) -> None:
-    """No parameter is a program text for an interpreter, and a list of texts stands alone.
+    """No parameter is a program text for an interpreter, a list of texts stands alone, and accelerators are the agent's.
 
     Raises:
         TemplateError: One is.
     """
+    env = file.backend.get("env")
+    if isinstance(env, Mapping) and (assigned := [name for name in env if str(name).endswith(ASSIGNED)]):
+        raise TemplateError(
+            f"backend.env.{assigned[0]}: the agent says which accelerators are a replica's: leave it out"
+        )
     args = file.backend.get("args", [])
     if not isinstance(args, list) or not all(isinstance(word, str) for entry in args for word in _words(entry)):
         raise TemplateError("backend.args: must be a list of texts, and of lists of texts")
@@ -159,12 +174,12 @@ def _check_args(file: TemplateFile) -> None:
         before = shlex.split(command)
     except ValueError as error:
         raise TemplateError(f"backend.command: {error}") from error
-    interprets = any(_INTERPRETER.fullmatch(PurePosixPath(word).name) for word in before)
     alone = [word for entry in args for word in _words(entry)]
+    interprets = any(_INTERPRETER.fullmatch(PurePosixPath(word).name) for word in (*before, *alone))
     for previous, word in zip((*before[-1:], *alone), alone if before else alone[1:], strict=False):
         if interprets and _PROGRAM_FOLLOWS.fullmatch(previous) and _PLACE.search(word):
             raise TemplateError(
-                f"backend.args: {word!r} would be a program for {before[0]}; give it as an argument of one"
+                f"backend.args: {word!r} would be a program for an interpreter; give it as an argument of one"
             )
     lists = {name for name, rule in file.parameters.items() if rule.type == "strings"}
     for where, text in _texts(msgspec.to_builtins(file)):

@@ -58,7 +58,7 @@ def request(call: Call) -> JsonObject:
     except UnusableConfig as error:
         raise Problem(str(error), code=Code.USAGE) from error
     missing = [flag for key, flag in (("server_mode", "--mode"), ("model_name", "--model")) if key not in body]
-    if missing:
+    if missing and "backend" not in body:  # a template says the rest
         raise Problem(
             f"the request has no {' and no '.join(missing)}",
             hint="give a request with -f FILE, or these flags ('svcctl request from-yaml' makes one)",

@@ -183,6 +183,14 @@ async def test_create_shows_what_of_the_request_is_not_carried_out(suite: Suite)
     assert told.json["warnings"] == made["warnings"]
 
 
+async def test_create_of_a_template_needs_neither_a_mode_nor_a_model_name(suite: Suite, tmp_path: Path) -> None:
+    suite.answers["registry POST /api/v1/replicas"] = (201, {"replica_id": ID, "status": "pending", "message": "made"})
+    file = tmp_path / "request.yaml"
+    file.write_text("backend: {template: mock, parameters: {model: m}}\n")
+    done = await suite.ctl("replicas", "create", "-f", str(file), "--node", "node-2")
+    assert (done.code, done.stdout) == (0, f"{ID}\n")
+
+
 async def test_create_of_nothing_says_what_is_missing(suite: Suite) -> None:
     done = await suite.ctl("replicas", "create")
     assert done.code == Code.USAGE

@@ -1,5 +1,6 @@
 """Templates as files, and the judging of parameters: nothing that a request says becomes more than one argument, or a flag."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -165,10 +166,12 @@ models = ["m"]
         (HEAD + "command = 'serve'\nargs = ['a{extra}']", "must be a whole argument"),
         (HEAD + "command = 'serve'\nargs = 'x'", "must be a list"),
         (HEAD + "command = 'serve'\nargs = [5]", "must be a list"),
-        (HEAD + "command = 'sh'\nargs = ['-c', 'serve {model}']", "would be a program for sh"),
+        (HEAD + "command = 'sh'\nargs = ['-c', 'serve {model}']", "would be a program"),
         (HEAD + "command = '/bin/bash -lc'\nargs = ['serve {model}']", "would be a program"),
+        (HEAD + "command = 'env'\nargs = ['bash', '-c', '{model}']", "would be a program"),
         (HEAD + "command = 'env python3 -c'\nargs = ['print({size})']", "would be a program"),
         (HEAD + "command = 'serve'\nmodel = 'x'", "model"),
+        (HEAD + "command = 'serve'\nenv = { CUDA_VISIBLE_DEVICES = '0' }", "the agent says which accelerators"),
         (HEAD + 'command = "it\'s"', "backend.command"),
         (HEAD + "command = 'serve'\n[metadata]\nx = '{model}'", "metadata.x: may have no parameter"),
         (HEAD + "command = 'serve'\n[probes]\nno_such = 1", "no_such"),
@@ -206,6 +209,36 @@ def test_a_file_that_cannot_be_read_or_may_not_have_its_name_is_told(tmp_path: P
     found = TemplateFolder(tmp_path).read()
     assert {name for name, one in found.items() if one.file} == {"good"}
     assert {name for name, one in found.items() if one.error} == {"large", "latin", "two words", "cbclient", "gone"}
+
+
+ODD: list[Any] = [5, 0.5, True, "x", "{model}", [], ["x"], [["x", 5]], {}, {"a": 5}, {"a": {"b": ["{model}"]}}, None]
+
+
+@pytest.mark.parametrize("member", [
+    "type", "command", "args", "env", "work_dir", "model", "models", "model_path", "config_file",
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["command", "vllm", "mock", "infinilm", "infinilm-rust"])
+def test_no_file_makes_the_reading_of_it_fail(tmp_path: Path, kind: str, member: str) -> None:
+    for number, odd in enumerate(ODD):
+        backend = {"type": kind, "command": "serve", member: odd}
+        text = json.dumps({"parameters": {"model": {"required": True}}, "backend": backend})
+        (tmp_path / f"t{number}.toml").write_text(toml_of(json.loads(text)))
+    found = TemplateFolder(tmp_path).read()
+    assert len(found) == len(ODD)
+    assert all(one.file is not None or one.error for one in found.values())
+
+
+def toml_of(content: dict[str, Any]) -> str:
+    """Inline TOML of a JSON object; what TOML has not (null) is left out."""
+    return "\n".join(f"{name} = {inline(value)}" for name, value in content.items())
+
+
+def inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {inline(it)}" for name, it in value.items() if it is not None) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(inline, value)) + "]"
+    return json.dumps(value)
 
 
 # The folder.
