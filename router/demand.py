@@ -25,6 +25,8 @@ from router.model import Replica
 
 log = structlog.get_logger(__name__)
 TELL_S = 1.0
+MODELS_MOST = 2000
+"""As many as a registry takes; of more, those that most wait for."""
 UNSUPPORTED_S = 30.0
 """A registry that has no such call, or refuses it, is asked again after so long."""
 
@@ -107,6 +109,9 @@ class Deployments:
         waiting = {model: count for model, count in self.waiting().items() if model in self.states}
         models = {model for model, count in in_flight.items() if count} | waiting.keys()
         models |= {model for model, count in self._requests.items() if count}
+        busiest = sorted(
+            models, key=lambda model: (waiting.get(model, 0), in_flight.get(model, 0), model), reverse=True
+        )
         return Demand(
             models={
                 model: ModelDemand(
@@ -114,7 +119,7 @@ class Deployments:
                     waiting=waiting.get(model, 0),
                     requests=self._requests.get(model, 0),
                 )
-                for model in models
+                for model in busiest[:MODELS_MOST]
             }
         )
 
