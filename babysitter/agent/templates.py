@@ -44,7 +44,9 @@ class Template:
         """What is told of it."""
         if self.file is None:
             return TemplateGlance(name=self.name, digest=self.digest, error=self.error[:ERROR_LIMIT])
-        return template_file.glance(self.name, self.file, self.digest)
+        told = template_file.glance(self.name, self.file, self.digest)
+        # A planner that was told so would put to sleep what nobody here can, and never stop it.
+        return told if "sleep" in BabysitterSettings.model_fields else replace(told, sleeps=False)
 
 
 class TemplateFolder:

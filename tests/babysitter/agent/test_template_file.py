@@ -10,6 +10,7 @@ import tomli
 from babysitter.agent import template_file
 from babysitter.agent.template_file import TemplateFile, judged, parse, render
 from babysitter.agent.templates import SHIPPED, TemplateFolder, read
+from babysitter.settings import BabysitterSettings
 from common.wire.deployment import RELEASE_SERVER
 
 BUILT_IN: dict[str, Any] = {"served_name": "m", "accelerators": 0, "port": 2000, "host": "127.0.0.1"}
@@ -300,5 +301,6 @@ def test_sleep_is_kept_for_whoever_reads_it(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text(ARGS + '[sleep]\nkind = "x"\n')
     one = read(tmp_path / "t.toml")
     assert one.file is not None
-    assert one.glance.sleeps
+    assert template_file.glance("t", one.file, "d").sleeps
+    assert one.glance.sleeps is ("sleep" in BabysitterSettings.model_fields), "only where a babysitter can"
     assert render(one.file, {**judged(one.file, {"model": "x"})[0], **BUILT_IN})["sleep"] == {"kind": "x"}
