@@ -71,8 +71,7 @@ class Space:
         there = [one for one in self.holders.get(slot.index, ()) if one not in gone]
         if not needs.shares:
             return not there and not (0 < slot.memory_mb < needs.memory_mb)
-        alone = any(one in self.holdings and not self.holdings[one].needs.shares for one in there)
-        if there and (alone or not self.promised_mb.get(slot.index)):
+        if there and not self.promised_mb.get(slot.index):
             return False
         return self._left_mb(slot, gone) >= needs.memory_mb
 
