@@ -173,17 +173,20 @@ class ReplicaManager:
             ApiError: 409 for a `request_id` that meant another, 422 for a template or parameters of no use and for more
                 accelerators than there are, 503 or 507 for no room.
         """
-        if isinstance(request, TemplateRequest) or needs_of(request).count:
-            await self.accelerators.read_claims()
         request_id = request.request_id or uuid.uuid4().hex
         mark = digest(body)
+        recipe, need = None, NOTHING
+        if request_id not in self._by_request:
+            recipe = make_recipe(request, self.templates.read()) if isinstance(request, TemplateRequest) else None
+            need = needs_of(request, recipe.needs if recipe else NOTHING)
+            if need.count:
+                await self.accelerators.read_claims()
         replica_id = self._by_request.get(request_id)
         if replica_id is not None:
             if replica_id in self._arriving:
                 await self._arriving[replica_id].over.wait()
             return self._same(replica_id, request_id, mark), True
-        recipe = make_recipe(request, self.templates.read()) if isinstance(request, TemplateRequest) else None
-        record = self._reserve(request_id, mark, needs_of(request, recipe.needs if recipe else NOTHING))
+        record = self._reserve(request_id, mark, need)
         content = {**body, "request_id": request_id, "model_name": recipe.model_name if recipe else request.model_name}
         arriving = self._arriving[record.replica_id] = _Arriving(record)
         try:

@@ -339,6 +339,37 @@ async def test_of_a_claims_file_that_could_never_be_read_nothing_is_guessed(
     await create(client, accelerators=1)
 
 
+async def test_a_template_says_what_it_needs_and_a_request_may_say_otherwise(
+    start_agent: StartAgent, tmp_path: Path
+) -> None:
+    folder = tmp_path / "templates"
+    folder.mkdir()
+    head = '[parameters.model]\nrequired = true\n[backend]\ntype = "mock"\nmodels = ["{model}"]\n[needs]\n'
+    (folder / "part.toml").write_text(head + "memory_mb = 600\nshares = true\n")
+    (folder / "whole.toml").write_text(head + "accelerators = 2\n")
+    (folder / "assigns.toml").write_text(head.replace("[needs]", 'env = { MLU_VISIBLE_DEVICES = "0" }'))
+    mine = tmp_path / "mine.toml"
+    settings = {**TOLD, "claims": [str(mine)]}
+    client = await start_agent(accelerators=settings, templates_dir=folder)
+
+    async def make(template: str, **changes: Any) -> tuple[int, dict[str, Any]]:
+        body = {"backend": {"template": template, "parameters": {"model": "m"}}, **changes}
+        async with client.post("/api/v1/replicas", json=body) as answer:
+            return answer.status, await answer.json()
+
+    assert (await make("assigns"))[0] == 422
+    assert (await make("part"))[0] == 201
+    status, body = await make("whole")
+    assert (status, body["error"]) == (503, "needs 2 cuda, 1 is free")
+    assert (await make("part", memory_mb=400, request_id="q"))[0] == 201
+    holds = [(list(hold.indices), hold.shared_mb) for hold in manager_of(client).holds()]
+    assert sorted(holds) == [([0], 400), ([0], 600)]
+    mine.write_text("[backend")
+    assert (await make("part", memory_mb=400, request_id="q"))[0] == 200, "a call that comes again needs nothing new"
+    assert (await make("whole"))[0] == 503
+    assert (await make("whole", accelerators=0))[0] == 201, "what needs none cares for no claims"
+
+
 async def test_claims_files_that_cannot_be_read_in_time_give_nothing_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
