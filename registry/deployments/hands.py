@@ -37,6 +37,9 @@ UNSEEN_S = 30.0
 """A create call that was answered is repeated when no heartbeat tells of its replica for so long."""
 HEARTBEATS_TELL_S = 3.0
 """What was done is not done again before heartbeats can tell of it."""
+SLEEPLESS_S = 600.0
+REFUSED_AFTER_S = 16.0
+"""A create call whose retries wait for so long counts as refused, so that another node is tried."""
 RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 30.0
 
@@ -68,6 +71,7 @@ class Hands:
     """Request ids of those that left, until the keeper takes them."""
     refused: dict[str, str] = field(default_factory=dict)
     """Request ids that a node refused, with why, likewise."""
+    _sleepless: dict[str, float] = field(default_factory=dict)
     _busy: set[str] = field(default_factory=set)
     _made: dict[str, float] = field(default_factory=dict)
     _waits: dict[str, _Wait] = field(default_factory=dict)
@@ -91,6 +95,10 @@ class Hands:
     def rouse(self, replica_id: str, node: str, verb: str) -> None:
         """`wake` or `sleep` a replica."""
         self._begin(f"{verb} {replica_id}", node, self._rouse(replica_id, node, verb))
+
+    def is_sleepless(self, node: str) -> bool:
+        """Its agent has no call that lets a replica sleep, as it answered a short time ago."""
+        return time.monotonic() - self._sleepless.get(node, -SLEEPLESS_S) < SLEEPLESS_S
 
     def forget(self, known: Iterable[str]) -> None:
         """Keep nothing of request ids that are no more."""
@@ -125,8 +133,14 @@ class Hands:
             self.done.set()
 
     async def _create(self, assignment: Assignment, body: JsonObject) -> None:
-        agent = self._agent(assignment.node)
-        answer = await self.agents.ask(agent, "POST", "/api/v1/replicas", body=msgspec.json.encode(body))
+        wait = self._waits.get(assignment.request_id)
+        try:
+            agent = self._agent(assignment.node)
+            answer = await self.agents.ask(agent, "POST", "/api/v1/replicas", body=msgspec.json.encode(body))
+        except (AgentAway, ApiError) as error:
+            if wait is not None and wait.length_s >= REFUSED_AFTER_S:
+                self.refused[assignment.request_id] = str(error)
+            raise
         if answer.status in (HTTPStatus.CREATED, HTTPStatus.OK):
             created = read_json_lenient(Created, answer.body)
             self._made[assignment.request_id] = time.monotonic()
@@ -199,6 +213,8 @@ class Hands:
 
     async def _rouse(self, replica_id: str, node: str, verb: str) -> None:
         answer = await self._ask(self._agent(node), "POST", f"/api/v1/replicas/{replica_id}/{verb}")
+        if verb == "sleep" and answer.status == HTTPStatus.NOT_FOUND:
+            self._sleepless[node] = time.monotonic()
         log.info("deployment.roused", replica=replica_id, node=node, verb=verb, status=answer.status)
 
     async def _ask(self, agent: NodeAgent, method: str, path: str) -> AgentAnswer:

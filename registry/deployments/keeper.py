@@ -22,7 +22,7 @@ from common.wire.words import ReplicaStatus
 from registry.core.documents import Fence
 from registry.core.store import DocumentConflict, Store, StoreError
 from registry.core.writer import Writer
-from registry.deployments import board, fold
+from registry.deployments import board, fold, sight
 from registry.deployments.books import Books, Shelf
 from registry.deployments.hands import Hands
 from registry.deployments.intake import Intake
@@ -179,7 +179,10 @@ class Keeper:
         if words != before or (words and now - at >= PASS_ON_S):
             await self._store.documents.say(DEMAND + self._name, msgspec.json.encode(words))
             self._passed_on = (words, now)
-        self.shown.show((await self.books.read()).stored, await self.books.statuses())
+        stored = (await self.books.read()).stored
+        self._intake.keep({model_of(name, one.spec) for name, one in stored.items()}, now)
+        self.tally.show({})
+        self.shown.show(stored, await self.books.statuses())
 
     async def _hear_others(self, now: float) -> None:
         """What routers told other registries."""
@@ -279,7 +282,8 @@ class Keeper:
 
     def nodes(self) -> dict[str, Node]:
         """Every node whose agent is registered, by name."""
-        return {agent.node: node_of(agent) for agent in self._index.agents}
+        nodes = (node_of(agent) for agent in self._index.agents)
+        return {node.name: sight.sleepless(node) if self._hands.is_sleepless(node.name) else node for node in nodes}
 
     def _nodes(self, reign: _Reign, stored: Mapping[str, StoredDeployment], now: float) -> list[Node]:
         there = self.nodes()

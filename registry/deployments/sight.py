@@ -1,6 +1,7 @@
 """PURE. What the planner sees of the fleet: nodes from their agents' heartbeats, replicas from whoever tells of them."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 import msgspec
@@ -21,6 +22,12 @@ def node_of(agent: NodeAgent) -> Node:
     )
     room = None if agent.capacity is None else max(0, agent.capacity - agent.live)
     return Node(agent.node, slots, agent.templates, agent.labels, room, agent.away, agent.draining)
+
+
+def sleepless(node: Node) -> Node:
+    """The same whose replicas cannot sleep: its agent is of a version without that call."""
+    templates = {name: msgspec.structs.replace(one, sleeps=False) for name, one in node.templates.items()}
+    return replace(node, templates=templates)
 
 
 def moment(text: str | None) -> float | None:

@@ -52,7 +52,7 @@ def spec_of(stored: StoredDeployment) -> DeploymentSpec:
 
 def model_of(name: str, spec: JsonObject) -> str:
     """The name that clients ask for."""
-    return str(spec.get("model") or name)
+    return str(spec.get("model") or (spec.get("request") or {}).get("model_name") or name)
 
 
 # Changes.
@@ -141,7 +141,7 @@ def wish_of(stored: StoredDeployment, start_s: float | None = None) -> Wish:
     spec = spec_of(stored)
     return Wish(
         name=stored.name,
-        model=spec.model or stored.name,
+        model=model_of(stored.name, stored.spec),
         revision=stored.revision,
         template=spec.template,
         accelerators=spec.accelerators,

@@ -27,7 +27,7 @@ from common.wire.deployment import (
 )
 from registry.deployments.checks import judge
 from registry.deployments.model import StoredDeployment
-from registry.deployments.stored import changed, model_of, revision_before, revision_of
+from registry.deployments.stored import changed, model_of, revision_before, revision_of, spec_json
 from registry.http.context import GRANT, REGISTRY, Registry, answer
 from registry.http.guard import EVERYTHING, Level
 from registry.views.render import encode_json
@@ -169,6 +169,8 @@ async def _send_events(request: web.Request, response: web.StreamResponse, store
             async with asyncio.timeout(BEAT_S):
                 await changed_now.wait()
         stored = shown.stored.get(name)
+        if stored is None:  # it may be so new that no round has seen it
+            stored = (await request.app[REGISTRY].keeper.books.read()).stored.get(name)
 
 
 async def demand(request: web.Request) -> web.Response:
@@ -245,7 +247,7 @@ def _check_version(expected: str | None, before: StoredDeployment | None) -> Non
 
 
 def _check_model(name: str, spec: DeploymentSpec, others: Others) -> None:
-    model = spec.model or name
+    model = model_of(name, spec_json(spec))
     for other in others.values():
         if other.name != name and not other.deleted and model_of(other.name, other.spec) == model:
             raise ApiError(409, f"field 'model': deployment {other.name!r} serves {model!r} already", field="model")
