@@ -138,13 +138,17 @@ class Keeper:
 
     async def run(self) -> None:
         """Round after round, for ever; what goes wrong in one is said, and the next one begins anew."""
+        fails = False
         while True:
             self._nudged.clear()
             try:
                 await self.round()
+                fails = False
             except StoreError as error:
                 self._reign, self.leads = None, False
-                log.warning("deployment.store_failed", reason=str(error))
+                if not fails:
+                    log.warning("deployment.store_failed", reason=str(error))
+                fails = True
             except Exception:
                 # A defect here must not end the registry, by which everybody finds everybody.
                 self._reign, self.leads = None, False

@@ -191,7 +191,7 @@ async def test_bad_input_is_refused_and_names_its_member(caller: Caller, agent: 
     assert (await caller.demand("large"))["large"]["hold"] is False
 
 
-async def test_refused_starts_wait_ever_longer_and_say_why(caller: Caller, agent: FakeAgent) -> None:
+async def test_refused_starts_wait_ever_longer_and_say_why_C20(caller: Caller, agent: FakeAgent) -> None:
     agent.refuse = "no disk"
     await caller.put("chat", spec())
     await eventually(lambda: phase(caller, "chat", "failing"))
@@ -219,7 +219,7 @@ async def test_events_tell_of_every_change_until_it_is_gone(caller: Caller, agen
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.3, 1.5])
-async def test_a_registry_that_is_killed_starts_nothing_twice(tmp_path: Path, delay_s: float) -> None:
+async def test_a_registry_that_is_killed_starts_nothing_twice_C17(tmp_path: Path, delay_s: float) -> None:
     port = str(free_port())
     agent = FakeAgent([f"http://127.0.0.1:{port}"], answer_delay_s=0.5, start_s=0.5)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session, agent.serving():
@@ -244,7 +244,7 @@ async def test_a_registry_that_is_killed_starts_nothing_twice(tmp_path: Path, de
             assert agent.live() == []
 
 
-async def test_a_node_that_comes_back_is_tidied_up(caller: Caller, agent: FakeAgent) -> None:
+async def test_a_node_that_comes_back_is_tidied_up_C19(caller: Caller, agent: FakeAgent) -> None:
     async with FakeAgent([caller.url], node="n2").serving() as other:
         await eventually(lambda: known(caller, "n2"))
         await caller.put("chat", spec(replicas={"min": 2, "max": 2}, placement={"spread": True}))
@@ -266,7 +266,7 @@ async def test_a_node_that_comes_back_is_tidied_up(caller: Caller, agent: FakeAg
         assert len(agent.live()) == 2
 
 
-async def test_three_registries_over_etcd_whose_leader_is_killed(etcd: Etcd, tmp_path: Path) -> None:
+async def test_three_registries_over_etcd_whose_leader_is_killed_C17(etcd: Etcd, tmp_path: Path) -> None:
     ports = [str(free_port()) for _ in range(3)]
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     agent = FakeAgent(urls, answer_delay_s=0.3, start_s=0.5)

@@ -117,7 +117,7 @@ async def test_who_leads_hands_over_when_it_ends(etcd: Etcd) -> None:
         assert after != fence
 
 
-async def test_a_leader_that_was_paused_writes_nothing(etcd: Etcd) -> None:
+async def test_a_leader_that_was_paused_writes_nothing_C18(etcd: Etcd) -> None:
     async with opened(etcd) as one, opened(etcd) as other:
         fence = await one.documents.lead()
         assert fence is not None

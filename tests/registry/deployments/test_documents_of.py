@@ -192,7 +192,7 @@ def test_parameters_are_judged_by_the_templates_schema(parameters: dict[str, Any
     assert faults(parameters, {}) == {}
 
 
-def test_a_replica_of_an_unknown_deployment_counts_only_if_this_store_is_older() -> None:
+def test_a_replica_of_an_unknown_deployment_counts_only_if_this_store_is_older_C21() -> None:
     info = ReplicaInfo(replica_id="r", request_id="dep-x-1", created_at=AT, metadata={"node": "n1"})
     made_at = moment(AT)
     assert made_at is not None
