@@ -22,6 +22,7 @@ from babysitter.agent.template_file import render, samples
 from babysitter.agent.templates import judge
 from babysitter.settings import parse
 from common.settings import Layer, SettingsError, build
+from ctl.parser import GROUPS
 from registry.settings import RegistrySettings
 from router.keys import KeyFile
 from router.settings import RouterSettings
@@ -87,7 +88,7 @@ def test_a_command_of_ours_exists_and_has_the_flags_that_are_shown(block: Block)
         if module not in {*PROGRAMS.values(), "babysitter.mock"}:
             continue
         given = [word.partition("=")[0] for word in rest if word.startswith("--")]
-        depth = 0 if module != "ctl" else 2 if rest[:1] in (["replicas"], ["request"]) else 1
+        depth = 0 if module != "ctl" else 2 if rest[:1] and rest[0] in GROUPS else 1
         command = [word for word in rest if not word.startswith("-")][:depth]
         shown = help_of(module, *command)
         assert shown, f"{module} {command} has no help"
