@@ -15,8 +15,11 @@ from router.admission import RETRY_AFTER_LIMIT_S
 
 RETRY_AFTER_S = 5
 """Where nothing is known of earlier starts."""
-_HOPELESS = (DeploymentPhase.UNSCHEDULABLE, DeploymentPhase.FAILING)
-_VERBS = {DeploymentPhase.QUEUED: "queued", DeploymentPhase.ASLEEP: "waking"}
+_VERBS = {
+    DeploymentPhase.QUEUED: "queued",
+    DeploymentPhase.ASLEEP: "waking",
+    DeploymentPhase.FAILING: "failed, to be tried again",
+}
 _WAKING = "waking"
 """The stage of a replica that was asleep."""
 _UNFIT = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -108,8 +111,8 @@ class ColdModels:
 
 
 def is_startable(state: ModelState) -> bool:
-    """True when it is, or can be, started."""
-    return state.hold and state.phase not in _HOPELESS
+    """True when it is, or can be, started: one that failed too, where the registry tries again soon."""
+    return state.hold and state.phase is not DeploymentPhase.UNSCHEDULABLE
 
 
 def retry_after_s(state: ModelState) -> int:
@@ -120,4 +123,10 @@ def retry_after_s(state: ModelState) -> int:
 
 
 def _figures(state: ModelState) -> Mapping[str, object]:
-    return {"stage": state.stage, "percent": state.percent, "eta_s": state.eta_s, "position": state.position}
+    return {
+        "stage": state.stage,
+        "percent": state.percent,
+        "eta_s": state.eta_s,
+        "position": state.position,
+        "reason": state.reason,
+    }

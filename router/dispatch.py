@@ -147,7 +147,8 @@ ADAPTER_NOT_LOADED: Final = LocalAnswer(
 
 def model_starting(model: str, words: str, told: Mapping[str, object], retry_after_s: int) -> LocalAnswer:
     """The answer to a request whose deployment took too long to start; `words` and `told`: how it stands."""
-    message = f"model '{model}' is not ready yet: {words}"
+    reason = told.get("reason")
+    message = f"model '{model}' is not ready yet: {words}" + (f" ({reason})" if reason else "")
     answer = _queue_answer(503, "model_starting", message, retry_after_s)
     answer.more = told
     return answer

@@ -136,6 +136,13 @@ async def test_end_of_the_hold_is_a_503_with_the_time_that_is_left(planes: MakeP
     assert (json.loads(reply.body)["type"], error_of(reply)["phase"]) == ("error", "starting")
 
 
+async def test_failed_start_that_is_tried_again_soon_is_waited_for(planes: MakePlane) -> None:
+    plane, _ = await cold_plane(planes, state(DeploymentPhase.FAILING, reason="exit 1", eta_s=3.0), hold_s=0.3)
+    reply = await plane.post(WHOLE)
+    message = "model 'm' is not ready yet: failed, to be tried again eta=3s (exit 1)"
+    assert (error_of(reply)["code"], error_of(reply)["message"]) == ("model_starting", message)
+
+
 async def test_stream_is_held_until_the_first_byte_limit_then_ends_with_an_error_event(planes: MakePlane) -> None:
     plane, _ = await cold_plane(planes, hold_s=0.2, first_byte_timeout_s=1.5)
     reply = await plane.send(request(STREAM), until_close=True)
@@ -148,7 +155,7 @@ async def test_stream_is_held_until_the_first_byte_limit_then_ends_with_an_error
     ("standing", "header"),
     [
         (state(DeploymentPhase.UNSCHEDULABLE, reason="needs 4 cuda, the largest free node has 2"), "x-should-retry"),
-        (state(DeploymentPhase.FAILING, reason="exit 1", eta_s=9.0), "retry-after"),
+        (state(DeploymentPhase.FAILING, reason="exit 1", eta_s=9.0, hold=False), "retry-after"),
         (state(DeploymentPhase.STOPPING, hold=False), "retry-after"),
     ],
 )
@@ -165,7 +172,7 @@ async def test_those_who_wait_are_told_when_it_fails_or_is_deleted(planes: MakeP
     other = WHOLE.replace(b'"m"', b'"n"')
     waits = [asyncio.ensure_future(plane.post(body)) for body in (WHOLE, other)]
     await until(lambda: len(plane.engine.waiting) == 2)
-    plane.engine.set_standings((state(DeploymentPhase.FAILING, reason="exit 1"),), ("n",), lost=False)
+    plane.engine.set_standings((state(DeploymentPhase.FAILING, reason="exit 1", hold=False),), ("n",), lost=False)
     failed, gone = [await one for one in waits]
     assert (failed.status, error_of(failed)["code"]) == (503, "model_unavailable")
     assert (gone.status, error_of(gone)["code"]) == (503, "model_not_found")
@@ -245,7 +252,7 @@ async def test_fallback_is_not_taken_for_what_can_start_and_is_for_what_cannot(p
     request_ = asyncio.ensure_future(plane.post(WHOLE))
     await until(lambda: len(plane.engine.waiting) == 1)
     assert replica.calls == []
-    plane.engine.set_standings((state(DeploymentPhase.FAILING),), (), lost=False)
+    plane.engine.set_standings((state(DeploymentPhase.FAILING, hold=False),), (), lost=False)
     assert (await request_).status == 503
     assert (await plane.post(WHOLE)).status == 200
 
