@@ -295,3 +295,22 @@ async def test_three_registries_over_etcd_whose_leader_is_killed_C17(etcd: Etcd,
                 raise AssertionError("the cold model never starts")
             assert len(agent.live()) == 3
             assert set(agent.made.values()) == {1}
+
+
+async def test_a_drained_node_gives_its_replicas_to_another_that_is_ready_first(
+    caller: Caller, agent: FakeAgent
+) -> None:
+    await caller.put("chat", spec())
+    await eventually(lambda: phase(caller, "chat", "ready", 1))
+    async with FakeAgent([caller.url], node="n2").serving() as other:
+        await eventually(lambda: known(caller, "n2"))
+        assert (await caller.call("POST", "/api/v1/nodes/n1/drain"))[0] == 200
+
+        async def moved() -> bool:
+            ready = [it for one in (agent, other) for it in one.live() if it["status"] == "ready"]
+            assert ready, "nobody serves"
+            return not agent.live() and len(other.live()) == 1
+
+        await eventually(moved)
+        await asyncio.sleep(1.2)
+        assert (agent.live(), len(other.live())) == ([], 1)
