@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from common.wire.record import ServiceRecord, Snapshot
-from router import complaints
+from router import complaints, feed
 from router.complaints import failing
 from router.control.metrics import why_set_aside
 from router.counters import SharedCounters
@@ -32,6 +32,12 @@ class CrewOfOne:
     @property
     def counters(self) -> SharedCounters:
         return self.plane.engine.counters
+
+    def waiting(self) -> dict[str, int]:
+        return {}
+
+    def tell_standings(self, standings: feed.Standings) -> None:
+        """No model is cold here."""
 
     def forgive(self, slot: int, endpoint: str) -> None:
         self.counters.eject(slot, 0.0, 0)
