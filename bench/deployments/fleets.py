@@ -37,7 +37,6 @@ def random_world(seed: int, *, faults: bool = True) -> World:
         least = rng.choice((0, 0, 0, 1, 1, 2))
         wishes[name] = Wish(
             name,
-            name,
             1,
             rng.choice(sorted(TEMPLATES)),
             least=least,

@@ -15,6 +15,7 @@ from registry.deployments.model import (
     Abandon,
     Action,
     Assignment,
+    Cause,
     Leave,
     Memory,
     Node,
@@ -35,8 +36,6 @@ HEARTBEAT_S = 2.0
 RECENT_S = 300.0
 PER_REPLICA = 8
 MEMORY_MB = 80_000
-BY_ITSELF = ("evicted", "no request", "its load", "scaled: more")
-"""How the reasons of those begin whom nobody told to go, nor a fault or a change of revision."""
 
 
 class Broken(AssertionError):
@@ -334,7 +333,7 @@ class World:
         traffic = self.traffic()
         went: Counter[str] = Counter()
         for action in found.actions:
-            if isinstance(action, Leave) and action.reason.startswith(BY_ITSELF):
+            if isinstance(action, Leave) and self._by_itself(action):
                 went[action.deployment] += 1
                 self._judge_leave(action, went[action.deployment], traffic[action.deployment])
         for name, stands in found.standings.items():
@@ -342,18 +341,24 @@ class World:
             if stands.wanted > max(wish.most, wish.scaled or 0):
                 raise Broken(f"{stands.wanted} of {name} are wanted, {wish.most} are the most")
 
+    def _by_itself(self, action: Leave) -> bool:
+        """Nobody told it to go, nor did a fault or a change of revision."""
+        wish = self.wishes.get(action.deployment)
+        scaled = action.cause is Cause.SCALED and wish is not None and wish.scaled is None
+        return scaled or action.cause in (Cause.EVICTED, Cause.IDLE)
+
     def _judge_leave(self, action: Leave, went: int, traffic: Traffic) -> None:
         """Nobody asked for this one to go."""
         name, wish = action.deployment, self.wishes[action.deployment]
-        what = f"{name} goes ({action.reason})"
-        if action.reason.startswith("evicted") and (traffic.in_flight or traffic.waiting):
+        what = f"{name} goes ({action.cause}: {action.reason})"
+        if action.cause is Cause.EVICTED and (traffic.in_flight or traffic.waiting):
             raise Broken(f"{what} with requests")
         machine = self.machines[action.node or ""]
         one = machine.replicas.get(action.request_id)
         known = one is not None and one.ready_at is not None and one.ready_at <= machine.heard_at
         if known and not one.asleep and self.now - one.ready_at < wish.dwell_s:
             raise Broken(f"{what} within its dwell")
-        if action.reason.startswith("evicted") and one is not None and one.ready_at is None:
+        if action.cause is Cause.EVICTED and one is not None and one.ready_at is None:
             raise Broken(f"{what} before it was ready")
         alive = sum(1 for one in self.assignments.values() if one.deployment == name and not one.leaving)
         if alive - went < wish.least:
@@ -367,7 +372,7 @@ class World:
                 if request_id in self.assignments:
                     raise Broken(f"{request_id} is given twice")
                 self.assignments[request_id] = Assignment(
-                    request_id, action.deployment, action.revision, action.node, self.now
+                    request_id, action.deployment, action.revision, action.node, self.now, needs=action.needs
                 )
                 self.made_of[request_id] = self.wishes[action.deployment].template or ""
                 self.figures.starts[action.deployment] += 1
@@ -390,8 +395,8 @@ class World:
                 self._fell(action.deployment, one.node, "it failed", "")
                 if before is not None:
                     self.assignments[action.request_id] = before
-            self.figures.leaves[action.reason.split(":")[0]] += 1
-            if action.reason.startswith("evicted"):
+            self.figures.leaves[action.cause] += 1
+            if action.cause is Cause.EVICTED:
                 self.figures.evictions[action.deployment] += 1
                 if there is not None and there.ready_at is not None:
                     self.figures.lives_s.append(self.now - there.ready_at)

@@ -20,7 +20,7 @@ def zipf_world(seed: int, *, models: int = 20, accelerators: int = 4) -> World:
     }
     start_s = {f"m{number:02}": rng.uniform(10, 60) for number in range(1, models + 1)}
     wishes = {
-        name: Wish(name, name, 1, "gpu", least=0, most=2, idle_s=600, dwell_s=DWELL_S, start_s=took)
+        name: Wish(name, 1, "gpu", least=0, most=2, idle_s=600, dwell_s=DWELL_S, start_s=took)
         for name, took in start_s.items()
     }
     return World(rng, machines, wishes, start_s)

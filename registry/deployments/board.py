@@ -118,7 +118,7 @@ def info_of(stored: StoredDeployment, status: Status) -> DeploymentInfo:
         spec=stored.spec,
         created_at=stored.created_at,
         updated_at=stored.updated_at,
-        paused=stored.paused,
+        paused=stored.held is not None,
         scaled=UNSET if stored.scaled is None else stored.scaled,
         history=convert(list(stored.history), list[DeploymentRevision]),
         **members,

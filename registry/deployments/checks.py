@@ -23,7 +23,6 @@ def judge(name: str, spec: DeploymentSpec, nodes: Mapping[str, Node]) -> list[st
         _judge_template(spec, spec.template, nodes)
     wish = Wish(
         name=name,
-        model=spec.model or name,
         revision=0,
         template=spec.template,
         accelerators=spec.accelerators,
@@ -31,8 +30,8 @@ def judge(name: str, spec: DeploymentSpec, nodes: Mapping[str, Node]) -> list[st
         nodes=spec.placement.nodes,
         labels=spec.placement.labels,
     )
-    spaces = [fit.space_of(node, {}) for node in nodes.values()]
-    never = fit.why_never(wish, fit.choose(wish, spaces, (), 0.0))
+    options = fit.allowed(wish, [fit.space_of(node, {}) for node in nodes.values()])
+    never = fit.why_never(wish, options, list(nodes.values()))
     return [] if never is None else [never]
 
 

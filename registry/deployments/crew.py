@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from common.wire.words import ReplicaStatus
 from registry.deployments.demand import Want, no_more_than
-from registry.deployments.model import Assignment, Leave, Node, SeenReplica, Sleep, Traffic, Wish
+from registry.deployments.model import Assignment, Cause, Leave, Node, SeenReplica, Sleep, Traffic, Wish
 
 ENDED = frozenset({ReplicaStatus.STOPPED, ReplicaStatus.FAILED})
 SERVES = frozenset({ReplicaStatus.READY, ReplicaStatus.UNHEALTHY})
@@ -49,6 +49,11 @@ class Member:
     def ended(self) -> bool:
         """It stopped for good, by its own fault or by somebody's call."""
         return self.replica is not None and self.replica.status in ENDED and not self.replica.stale
+
+    @property
+    def silent(self) -> bool:
+        """Its node is there, and nothing is heard of it."""
+        return self.node is not None and not self.node.away and (self.replica is None or self.replica.stale)
 
     @property
     def lost(self) -> bool:
@@ -124,23 +129,22 @@ class Crew:
         """A request is under way, or waits."""
         return self.traffic is not None and self.traffic.in_flight + self.traffic.waiting > 0
 
-    def leave(self, member: Member, reason: str) -> None:
+    def leave(self, member: Member, cause: Cause, reason: str) -> None:
         """It is drained, stopped and removed."""
         self.alive.remove(member)
         self.leaving.append(member)
-        seen = member.replica
-        where = member.assignment.node
-        replica_id = seen.replica_id if seen else None
-        self.actions.append(Leave(member.request_id, self.wish.name, reason, replica_id, where))
+        replica_id = member.replica.replica_id if member.replica else None
+        self.actions.append(Leave(member.request_id, self.wish.name, cause, reason, replica_id, member.assignment.node))
 
-    def retire(self, member: Member, reason: str, *, may_sleep: bool) -> None:
-        """It sleeps where it can and may, else it leaves."""
-        if may_sleep and member.replica is not None and self.can_sleep(member):
+    def retire(self, member: Member) -> None:
+        """It is no longer wanted: it sleeps where it can and may, else it leaves."""
+        why = self.want.why or "no longer wanted"
+        if self.want.may_sleep and member.replica is not None and self.can_sleep(member):
             self.alive.remove(member)
             self.put_to_sleep.append(member)
-            self.actions.append(Sleep(member.replica.replica_id, self.wish.name, reason))
+            self.actions.append(Sleep(member.replica.replica_id, self.wish.name, why))
         else:
-            self.leave(member, reason)
+            self.leave(member, self.want.cause, why)
 
     def can_sleep(self, member: Member) -> bool:
         """Its template says how, and it is as it should be."""
@@ -178,15 +182,18 @@ def _drop_useless(crew: Crew, now: float) -> None:
     for member in [*crew.old, *(one for one in crew.sleepers if crew.outdated(one))]:
         if member.serves and not unused:
             continue
-        crew.leave(member, _why_old(crew, member))
+        _leave_old(crew, member)
     if unused:
         crew.want = no_more_than(crew.want, len(crew.current))
 
 
-def _why_old(crew: Crew, member: Member) -> str:
-    if member.must_move:
-        return "its node is drained" if member.node is not None and member.node.draining else "it was drained by hand"
-    return f"replaced by revision {crew.wish.revision}"
+def _leave_old(crew: Crew, member: Member) -> None:
+    if not member.must_move:
+        crew.leave(member, Cause.ROLLED, f"replaced by revision {crew.wish.revision}")
+    elif member.node is not None and member.node.draining:
+        crew.leave(member, Cause.MOVED, "its node is drained")
+    else:
+        crew.leave(member, Cause.MOVED, "it was drained by hand")
 
 
 def _replace_ready(crew: Crew) -> None:
@@ -194,7 +201,7 @@ def _replace_ready(crew: Crew) -> None:
     for member in sorted(crew.old, key=lambda one: one.ready):
         if crew.ready - member.ready < crew.want.count:
             return
-        crew.leave(member, _why_old(crew, member))
+        _leave_old(crew, member)
 
 
 def _too_many(crew: Crew, now: float) -> None:
@@ -213,7 +220,7 @@ def _too_many(crew: Crew, now: float) -> None:
         asleep = want.may_sleep and crew.can_sleep(member)
         if not asleep and len(crew.alive) + len(crew.put_to_sleep) <= want.floor:
             return
-        crew.retire(member, want.why or "no longer wanted", may_sleep=want.may_sleep)
+        crew.retire(member)
         over -= 1
 
 
@@ -223,12 +230,12 @@ def _stop_sleepers(crew: Crew, idle_s: float) -> None:
     if not want.may_sleep:
         for member in crew.sleepers[: max(0, len(crew.alive) - want.floor)]:
             if len(crew.current) >= want.count:
-                crew.leave(member, want.why)
+                crew.leave(member, want.cause, want.why)
         return
     long = wish.idle_s > 0 and idle_s >= ASLEEP_FACTOR * wish.idle_s
     for member in crew.sleepers:
         kept = len(crew.alive) + len(crew.put_to_sleep)
-        if kept > wish.most or (long and kept > want.floor):
-            crew.leave(
-                member, f"no request for {idle_s:.0f} s, asleep for most of it" if long else "scaled: more than max"
-            )
+        if long and kept > want.floor:
+            crew.leave(member, Cause.IDLE, f"no request for {idle_s:.0f} s, asleep for most of it")
+        elif kept > wish.most:
+            crew.leave(member, Cause.SCALED, "more than max")

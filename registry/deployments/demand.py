@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from registry.deployments.model import Memory, Traffic, Wish
+from registry.deployments.model import Cause, Memory, Traffic, Wish
 
 WAKE_LASTS_S = 300.0
 """So long a `wake` may still start a replica; once there, it stays by the other rules."""
@@ -18,7 +18,7 @@ class Want:
         count: Replicas that should serve.
         needed: Those of them that somebody needs: for their sake an idle deployment is evicted.
         floor: Replicas that are not taken away, serving or asleep.
-        why: Why it is no more than this.
+        why: Why it is no more than this; `cause` in one word.
         by_call: Somebody said so: the dwell does not count.
         may_sleep: What is too many sleeps first, where its template can.
     """
@@ -27,6 +27,7 @@ class Want:
     needed: int = 0
     floor: int = 0
     why: str = ""
+    cause: Cause = Cause.SCALED
     by_call: bool = False
     may_sleep: bool = True
 
@@ -36,24 +37,6 @@ def no_more_than(want: Want, count: int) -> Want:
     if want.count <= count:
         return want
     return replace(want, count=count, needed=min(want.needed, count))
-
-
-@dataclass(slots=True)
-class NewMemory:
-    """The planner's memory for the next call, while it is made."""
-
-    above_since: dict[str, float] = field(default_factory=dict)
-    below_since: dict[str, float] = field(default_factory=dict)
-    below_peak: dict[str, int] = field(default_factory=dict)
-    wanted: dict[str, int] = field(default_factory=dict)
-    queued_since: dict[str, float] = field(default_factory=dict)
-    evicted_at: dict[str, float] = field(default_factory=dict)
-
-    def kept(self) -> Memory:
-        """As the next call gets it."""
-        return Memory(
-            self.above_since, self.below_since, self.below_peak, self.wanted, self.queued_since, self.evicted_at
-        )
 
 
 def is_slept(wish: Wish, traffic: Traffic) -> bool:
@@ -88,45 +71,46 @@ def wanted(
     there: int,
     idle_s: float,
     memory: Memory,
-    new: NewMemory,
+    new: Memory,
     now: float,
 ) -> Want:
     """The rule for one deployment; `there` are its replicas that are awake and not leaving, `idle_s` is what `idle_for` says."""
     if wish.deleted:
-        return Want(0, why="deleted", by_call=True, may_sleep=False)
+        return Want(why="deleted", cause=Cause.DELETED, by_call=True, may_sleep=False)
     if wish.scaled is not None:
         count = wish.scaled
         return Want(count, count, count, f"scaled to {count}", by_call=True, may_sleep=False)
     if traffic is not None and is_slept(wish, traffic):
         new.wanted[wish.name] = 0
-        return Want(0, 0, wish.least, "put to sleep by a call", by_call=True)
+        return Want(0, 0, wish.least, "put to sleep by a call", Cause.SLEPT, by_call=True)
     seen = traffic or Traffic()
     load = min(wish.most, math.ceil((seen.in_flight + seen.waiting) / wish.in_flight_per_replica))
     before = min(wish.most, max(wish.least, memory.wanted.get(wish.name, there)))
-    count, why = _by_load(wish, load, before, memory=memory, new=new, now=now) if traffic is not None else (before, "")
+    count = _by_load(wish, load, before, memory=memory, new=new, now=now) if traffic is not None else before
+    why, cause = f"its load wants {count}" if count < before else "", Cause.SCALED
     if wish.idle_s > 0 and idle_s >= wish.idle_s and count > wish.least:
-        count, why = wish.least, f"no request for {idle_s:.0f} s"
+        count, why, cause = wish.least, f"no request for {idle_s:.0f} s", Cause.IDLE
     needed = max(wish.least, load)
     if is_woken(wish, memory, now):
         count, needed = max(count, 1), max(needed, 1)
     new.wanted[wish.name] = count
-    return Want(count, min(needed, count), wish.least, why)
+    return Want(count, min(needed, count), wish.least, why, cause)
 
 
-def _by_load(wish: Wish, load: int, before: int, *, memory: Memory, new: NewMemory, now: float) -> tuple[int, str]:
+def _by_load(wish: Wish, load: int, before: int, *, memory: Memory, new: Memory, now: float) -> int:
     """Up after `up_after_s` of more, a cold one at once; down after `down_after_s` of less, to the most of that time."""
     name = wish.name
     if load > before:
         since = memory.above_since.get(name, now)
         if before == 0 or now - since >= wish.up_after_s:
-            return load, ""
+            return load
         new.above_since[name] = since
-        return before, ""
+        return before
     lower = max(load, wish.least, min(before, 1))
     if lower < before:
         since = memory.below_since.get(name, now)
         peak = max(lower, memory.below_peak.get(name, lower))
         if now - since >= wish.down_after_s and peak < before:
-            return peak, f"its load wants {peak}"
+            return peak
         new.below_since[name], new.below_peak[name] = since, peak
-    return before, ""
+    return before

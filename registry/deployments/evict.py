@@ -1,11 +1,11 @@
 """PURE. Whose accelerators another deployment gets when there are not enough."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from registry.deployments.crew import Crew, Member
-from registry.deployments.fit import Place, Space, needs_on
-from registry.deployments.model import Wish
+from registry.deployments.fit import Option, Place, Space
+from registry.deployments.model import Needs, Wish
 
 UNKNOWN_START_S = 60.0
 """Taken for the time to start where nobody has seen one."""
@@ -30,56 +30,89 @@ class Eviction:
     victims: tuple[Victim, ...]
 
 
-def victims_for(wish: Wish, crews: Sequence[Crew], now: float) -> list[Victim]:
-    """Replicas of idle deployments of the same or a lower priority, the least valuable first."""
+def idle_ones(crews: Iterable[Crew], now: float) -> list[Victim]:
+    """Replicas of idle deployments that have nothing to do and whose dwell is over, the least valuable first."""
     found = []
     for crew in crews:
-        other = crew.wish
-        if other.name == wish.name or other.priority > wish.priority or crew.traffic is None or crew.asked:
+        if crew.traffic is None or crew.asked:
             continue
-        spare = len(crew.alive) + len(crew.put_to_sleep) - max(crew.want.floor, crew.want.needed)
-        members = [one for one in crew.alive if _may_go(crew, one, now)]
-        members.sort(key=lambda one: (not one.asleep, one.assignment.made_at))
-        for member in members[: max(0, spare)]:
-            worth = (
-                (other.start_s or UNKNOWN_START_S) * crew.traffic.recent_per_s * (ASLEEP_SHARE if member.asleep else 1)
-            )
-            found.append(Victim(crew, member, worth))
-    last = {id(one): one.crew.traffic.last_request_at or 0.0 for one in found if one.crew.traffic}
-    return sorted(found, key=lambda one: (one.worth, not one.member.asleep, last[id(one)], one.member.request_id))
+        last = crew.traffic.last_request_at or 0.0
+        value = (crew.wish.start_s or UNKNOWN_START_S) * crew.traffic.recent_per_s
+        for one in crew.alive:
+            if _may_go(crew, one, now):
+                worth = value * (ASLEEP_SHARE if one.asleep else 1)
+                order = (worth, not one.asleep, last, one.assignment.made_at, one.request_id)
+                found.append((order, Victim(crew, one, worth)))
+    return [victim for _, victim in sorted(found, key=lambda pair: pair[0])]
 
 
 def _may_go(crew: Crew, member: Member, now: float) -> bool:
-    """Nothing is in it, and its dwell is over."""
-    if member.busy or member in crew.woken or (member.node is not None and member.node.away):
+    if member.busy or (member.node is not None and member.node.away):
         return False
     return member.asleep or (member.ready and not member.dwells(crew.wish.dwell_s, now))
 
 
-def cheapest(wish: Wish, spaces: Sequence[Space], victims: Sequence[Victim], leaving: set[str]) -> Eviction | None:
+def victims_for(wish: Wish, idle: Iterable[Victim]) -> dict[str, list[Victim]]:
+    """Those of them that go for it, by node: of no higher priority, and only as many as are above their minimum."""
+    spare: dict[str, int] = {}
+    found: dict[str, list[Victim]] = {}
+    for one in idle:
+        crew, name = one.crew, one.crew.wish.name
+        if name == wish.name or crew.wish.priority > wish.priority or one.member not in crew.alive:
+            continue
+        if name not in spare:
+            there = len(crew.alive) + len(crew.put_to_sleep)
+            spare[name] = there - max(crew.want.floor, crew.want.needed)
+        spare[name] -= 1
+        if spare[name] >= 0 and one.member not in crew.woken:
+            found.setdefault(one.member.assignment.node, []).append(one)
+    return found
+
+
+def cheapest(options: Sequence[Option], victims: dict[str, list[Victim]]) -> Eviction | None:
     """The node where making room costs least; None: no set of victims makes room anywhere."""
     found = []
-    for space in spaces:
-        needs = needs_on(wish, space.node)
-        here = [one for one in victims if one.member.assignment.node == space.node.name]
-        if needs is None or not here:
-            continue
-        gone = set(leaving)
-        chosen: list[Victim] = []
-        for victim in here:
-            if space.fitting(needs, gone) is not None:
-                break
-            gone.add(victim.member.request_id)
-            chosen.append(victim)
-        for victim in list(chosen):  # some, taken first, may turn out not to be in the way
-            if space.fitting(needs, gone - {victim.member.request_id}) is not None:
-                gone.discard(victim.member.request_id)
-                chosen.remove(victim)
-        indices = space.fitting(needs, gone)
-        if indices is not None and chosen:
+    for space, needs in options:
+        chosen = _chosen(space, needs, victims.get(space.node.name, ()))
+        gone = space.leaving | {one.member.request_id for one in chosen}
+        indices = space.fitting(needs, gone) if chosen else None
+        if indices is not None:
             found.append(Eviction(Place(space, needs, indices), tuple(chosen)))
     return min(
         found,
         key=lambda one: (sum(victim.worth for victim in one.victims), len(one.victims), one.place.space.node.name),
         default=None,
     )
+
+
+def _chosen(space: Space, needs: Needs, victims: Sequence[Victim]) -> list[Victim]:
+    gone = set(space.leaving)
+    if space.fitting(needs, gone | {victim.member.request_id for victim in victims}) is None:
+        return []
+    chosen: list[Victim] = []
+    for victim in victims:
+        if space.fitting(needs, gone) is not None:
+            break
+        gone.add(victim.member.request_id)
+        chosen.append(victim)
+    for victim in list(chosen):  # some, taken first, may turn out not to be in the way
+        if space.fitting(needs, gone - {victim.member.request_id}) is not None:
+            gone.discard(victim.member.request_id)
+            chosen.remove(victim)
+    return chosen
+
+
+def reserved(options: Sequence[Option], theirs: dict[str, set[str]]) -> Place | None:
+    """The accelerators that come free for it in time, those first that fewest hold now; None: none ever do.
+
+    `theirs` are the request ids, by node, of all that would make room once they are idle.
+    """
+    places = []
+    for space, needs in options:
+        slots = space.usable(needs, space.leaving | theirs.get(space.node.name, set()))
+        if len(slots) >= needs.accelerators:
+            busy = {slot.index: len(space.holders.get(slot.index, set()) - space.leaving) for slot in slots}
+            indices = sorted(busy, key=lambda index: (busy[index], index))[: needs.accelerators]
+            held = sum(busy[index] > 0 for index in indices)
+            places.append((held, space.node.name, Place(space, needs, tuple(sorted(indices)))))
+    return min(places, key=lambda one: one[:2], default=(0, "", None))[2]

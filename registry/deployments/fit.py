@@ -4,6 +4,7 @@ A holder of an accelerator is named by its request id where we know it, else by 
 yet is counted by the assignment.
 """
 
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -32,73 +33,108 @@ def kind_of(wish: Wish) -> Kind:
     return (wish.template, wish.accelerators, wish.memory_mb, wish.nodes, tuple(sorted(wish.labels.items())))
 
 
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """What one replica holds of a node."""
-
-    indices: tuple[int, ...]
-    needs: Needs
-
-
 @dataclass(slots=True)
 class Space:
-    """What is free of one node while a plan is made; `seen` are those of ours that its `room` has counted already."""
+    """What is free of one node while a plan is made.
+
+    `seen` are those of ours that its `room` has counted already, `unseen` the others. Those in `leaving` are to go.
+    """
 
     node: Node
     holders: dict[int, set[str]] = field(default_factory=dict)
     promised_mb: dict[int, int] = field(default_factory=dict)
-    holdings: dict[str, Holding] = field(default_factory=dict)
+    needs: dict[str, Needs] = field(default_factory=dict)
     unseen: set[str] = field(default_factory=set)
     seen: set[str] = field(default_factory=set)
-    ours: dict[str, int] = field(default_factory=dict)
-    """Replicas by deployment, for `spread`."""
+    leaving: set[str] = field(default_factory=set)
+    ours: Counter[str] = field(default_factory=Counter)
+    """Replicas by deployment."""
+    _known: dict[Hashable, tuple[int, ...] | None] = field(default_factory=dict)
+    """Answers of `fitting`, until something changes."""
+
+    def now(self, needs: Needs) -> tuple[int, ...] | None:
+        """The accelerators that it would have now; None: it does not fit."""
+        if needs not in self._known:
+            self._known[needs] = self.fitting(needs)
+        return self._known[needs]
+
+    def later(self, needs: Needs) -> tuple[int, ...] | None:
+        """The same when those that are to go are gone."""
+        key = (needs, True)
+        if key not in self._known:
+            self._known[key] = self.fitting(needs, self.leaving)
+        return self._known[key]
 
     def fitting(self, needs: Needs, gone: Collection[str] = ()) -> tuple[int, ...] | None:
-        """The accelerators that it would have if those in `gone` were not there; None: it does not fit."""
+        """The same if those in `gone` were not there."""
         if self.node.room is not None:
             back = sum(1 for one in gone if one in self.seen)
             if self.node.room + back - sum(1 for one in self.unseen if one not in gone) < 1:
                 return None
-        if needs.accelerators == 0:
-            return ()
-        usable = [slot for slot in self.node.slots if not slot.claimed and self._takes(slot, needs, gone)]
+        usable = self.usable(needs, gone) if needs.accelerators else []
         if len(usable) < needs.accelerators:
             return None
         order = sorted(usable, key=lambda slot: (self._left_mb(slot, gone), slot.index))
         return tuple(slot.index for slot in order[: needs.accelerators])
 
+    def usable(self, needs: Needs, gone: Collection[str] = ()) -> list[Slot]:
+        """Accelerators that it could have if those in `gone` were not there."""
+        return [slot for slot in self.node.slots if not slot.claimed and self._takes(slot, needs, gone)]
+
     def _takes(self, slot: Slot, needs: Needs, gone: Collection[str]) -> bool:
-        there = [one for one in self.holders.get(slot.index, ()) if one not in gone]
+        held = self.holders.get(slot.index, ())
+        is_held = any(one not in gone for one in held) if gone else bool(held)
         if not needs.shares:
-            return not there and not (0 < slot.memory_mb < needs.memory_mb)
-        if there and not self.promised_mb.get(slot.index):
+            return not is_held and not (0 < slot.memory_mb < needs.memory_mb)
+        if is_held and (not self.promised_mb.get(slot.index) or self._is_kept(slot)):
             return False
         return self._left_mb(slot, gone) >= needs.memory_mb
 
+    def _is_kept(self, slot: Slot) -> bool:
+        """One that needs it whole waits for it."""
+        return any(one in self.needs and not self.needs[one].shares for one in self.holders[slot.index])
+
     def _left_mb(self, slot: Slot, gone: Collection[str]) -> int:
-        held = self.holders.get(slot.index, set())
-        back = sum(self.holdings[one].needs.memory_mb for one in held if one in gone and one in self.holdings)
-        return slot.memory_mb - max(0, self.promised_mb.get(slot.index, 0) - back)
+        promised = self.promised_mb.get(slot.index, 0)
+        held = self.holders.get(slot.index, ()) if promised and gone else ()
+        back = sum(self.needs[one].memory_mb for one in held if one in gone and one in self.needs)
+        return slot.memory_mb - max(0, promised - back)
 
     def take(self, holder: str, needs: Needs, indices: Iterable[int], deployment: str | None = None) -> None:
         """`holder` has these from now on."""
-        chosen = tuple(indices)
         self.unseen.add(holder)
-        self.holdings[holder] = Holding(chosen, needs)
-        for index in chosen:
+        self.needs[holder] = needs
+        for index in indices:
             self.holders.setdefault(index, set()).add(holder)
             if needs.shares:
                 self.promised_mb[index] = self.promised_mb.get(index, 0) + needs.memory_mb
         if deployment is not None:
-            self.ours[deployment] = self.ours.get(deployment, 0) + 1
+            self.ours[deployment] += 1
+        self._known.clear()
+
+    def leave(self, holder: str) -> None:
+        """`holder` is to go."""
+        self.leaving.add(holder)
+        self._known.clear()
+
+    def reckon(self, request_id: str, needs: Needs, deployment: str, *, seen: bool) -> None:
+        """Count one of ours by what the heartbeat shows of it, else by what it was promised."""
+        if seen:
+            self.seen.add(request_id)
+        if any(request_id in holders for holders in self.holders.values()):
+            self.needs[request_id] = needs
+            self.ours[deployment] += 1
+            return
+        indices = self.fitting(needs)
+        if indices is None:  # it was told to go there: its agent will refuse it, or frees something first
+            indices = tuple(slot.index for slot in self.node.slots if not slot.claimed)[: needs.accelerators]
+        self.take(request_id, needs, indices, deployment)
+        if seen:
+            self.unseen.discard(request_id)
 
     def free(self) -> int:
         """Accelerators that nobody has."""
         return sum(1 for slot in self.node.slots if not slot.claimed and not self.holders.get(slot.index))
-
-    def usable(self) -> int:
-        """Accelerators that deployments may have at all."""
-        return sum(1 for slot in self.node.slots if not slot.claimed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,55 +155,42 @@ def space_of(node: Node, request_ids: Mapping[str, str]) -> Space:
     return space
 
 
-def reckon(space: Space, request_id: str, needs: Needs, deployment: str, *, seen: bool, settled: bool) -> None:
-    """Counts one of ours on its node: by what the heartbeat shows of it, else by what it will take.
-
-    `settled`: it was ready once, so what is shown is all that it has (of an older revision, it may need less than now).
-    """
-    shown = tuple(index for index, holders in space.holders.items() if request_id in holders)
-    if seen:
-        space.seen.add(request_id)
-    if shown or settled or not needs.accelerators:
-        space.holdings[request_id] = Holding(shown, needs)
-        space.ours[deployment] = space.ours.get(deployment, 0) + 1
-        if not seen and not shown:
-            space.unseen.add(request_id)
-        return
-    indices = space.fitting(needs)
-    if indices is None:  # it was told to go there: its agent will refuse it, or frees something first
-        indices = tuple(slot.index for slot in space.node.slots if not slot.claimed)[: needs.accelerators]
-    space.take(request_id, needs, indices, deployment)
-    if seen:
-        space.unseen.discard(request_id)
+Option: TypeAlias = tuple[Space, Needs]
+"""A node that may have a deployment, and what a replica takes of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The nodes that may have a deployment: `tried` without those that it must wait for, and why others may not."""
+    """The nodes that may have a deployment: `tried` without those that it must wait for, until `setback` is over."""
 
-    allowed: tuple[Space, ...]
-    tried: tuple[Space, ...]
-    why_none: str = ""
+    allowed: Sequence[Option]
+    tried: Sequence[Option]
     setback: Setback | None = None
 
 
-def choose(wish: Wish, spaces: Sequence[Space], setbacks: Sequence[Setback], now: float) -> Choice:
-    """The nodes that placement, template, drain and lease allow, and of them those where no failed start is waited for."""
-    allowed = []
-    for space in spaces:
-        node = space.node
-        named = not wish.nodes or node.name in wish.nodes
-        labelled = all(node.labels.get(key) == value for key, value in wish.labels.items())
-        if named and labelled and not node.away and not node.draining and needs_on(wish, node) is not None:
-            allowed.append(space)
-    if not allowed:
-        return Choice((), (), _why_no_node(wish, [space.node for space in spaces]))
-    waits = {one.node: one for one in setbacks if one.deployment == wish.name and one.until > now}
-    tried = tuple(space for space in allowed if space.node.name not in waits)
-    soonest = min(
-        (waits[s.node.name] for s in allowed if s.node.name in waits), key=lambda one: one.until, default=None
-    )
-    return Choice(tuple(allowed), tried, setback=soonest)
+def allowed(wish: Wish, spaces: Iterable[Space]) -> list[Option]:
+    """The nodes that placement, template, drain and lease allow."""
+    return [
+        (space, needs)
+        for space in spaces
+        if _may(wish, space.node) and not (space.node.away or space.node.draining)
+        if (needs := needs_on(wish, space.node)) is not None
+    ]
+
+
+def _may(wish: Wish, node: Node) -> bool:
+    named = not wish.nodes or node.name in wish.nodes
+    return named and all(node.labels.get(key) == value for key, value in wish.labels.items())
+
+
+def choose(options: Sequence[Option], setbacks: Iterable[Setback], now: float) -> Choice:
+    """Of the nodes allowed those where no failed start of it is waited for; `setbacks` are the deployment's."""
+    waits = {one.node: one for one in setbacks if one.until > now}
+    if not waits:
+        return Choice(options, options)
+    held = [waits[space.node.name] for space, _ in options if space.node.name in waits]
+    tried = [option for option in options if option[0].node.name not in waits]
+    return Choice(options, tried, min(held, key=lambda one: one.until, default=None))
 
 
 def _why_no_node(wish: Wish, nodes: Sequence[Node]) -> str:
@@ -177,7 +200,7 @@ def _why_no_node(wish: Wish, nodes: Sequence[Node]) -> str:
     left = [node for node in nodes if not wish.nodes or node.name in wish.nodes]
     if not left:
         return f"none of its nodes is registered: {', '.join(sorted(wish.nodes)[:5])}"
-    left = [node for node in left if all(node.labels.get(key) == value for key, value in wish.labels.items())]
+    left = [node for node in left if _may(wish, node)]
     if not left:
         labels = ", ".join(f"{key}={value}" for key, value in sorted(wish.labels.items())[:5])
         return f"no node has the labels {labels}"
@@ -188,20 +211,22 @@ def _why_no_node(wish: Wish, nodes: Sequence[Node]) -> str:
     return f"every node that it may have is {word if any(node.draining for node in having) else 'away'}"
 
 
-def best(wish: Wish, spaces: Iterable[Space], gone: Collection[str] = ()) -> Place | None:
-    """Where it goes: what is left free is least (`spread`: the node with the fewest of it, then the emptiest)."""
+def best(wish: Wish, options: Iterable[Option], *, later: bool = False) -> Place | None:
+    """Where it goes: what is left free is least (`spread`: the node with the fewest of it, then the emptiest).
+
+    `later`: when those that are to go are gone.
+    """
     places = []
-    for space in spaces:
-        needs = needs_on(wish, space.node)
-        indices = None if needs is None else space.fitting(needs, gone)
-        if needs is not None and indices is not None:
+    for space, needs in options:
+        indices = space.later(needs) if later else space.now(needs)
+        if indices is not None:
             places.append(Place(space, needs, indices))
     return min(places, key=lambda place: _rank(wish, place), default=None)
 
 
 def _rank(wish: Wish, place: Place) -> tuple[float, ...] | tuple[float | str, ...]:
     space, free = place.space, place.space.free()
-    ours, all_ours = space.ours.get(wish.name, 0), sum(space.ours.values())
+    ours, all_ours = space.ours[wish.name], space.ours.total()
     if wish.spread:
         return (ours, -free, all_ours, space.node.name)
     if not place.needs.accelerators:
@@ -210,24 +235,20 @@ def _rank(wish: Wish, place: Place) -> tuple[float, ...] | tuple[float | str, ..
     return (not joins, free, all_ours, space.node.name)
 
 
-def why_never(wish: Wish, choice: Choice) -> str | None:
-    """Why no node could take it even if it were empty; None: one could."""
-    if not choice.allowed:
-        return choice.why_none
-    largest: Space | None = None
-    needed: Needs | None = None
-    for space in choice.allowed:
-        needs = needs_on(wish, space.node)
-        if needs is None:
-            continue
-        if Space(Node(space.node.name, space.node.slots)).fitting(needs) is not None:
-            return None
-        if largest is None or space.usable() > largest.usable():
-            largest, needed = space, needs
-    if largest is None or needed is None:
-        return "no node can take it"
+def why_never(wish: Wish, options: Sequence[Option], nodes: Sequence[Node]) -> str | None:
+    """Why no node could take it even if it were empty; None: one could. `options` are those of `nodes` that are allowed."""
+    if not options:
+        return _why_no_node(wish, nodes)
+    if any(Space(Node(space.node.name, space.node.slots)).fitting(needs) is not None for space, needs in options):
+        return None
+    largest, needed = max(options, key=lambda option: len(_unclaimed(option[0].node)))
+    there = _unclaimed(largest.node)
     kind = largest.node.slots[0].kind if largest.node.slots else "accelerators"
-    if largest.usable() >= needed.accelerators:
-        most = max((slot.memory_mb for slot in largest.node.slots if not slot.claimed), default=0)
+    if len(there) >= needed.accelerators:
+        most = max((slot.memory_mb for slot in there), default=0)
         return f"needs {needed.memory_mb} MB of each {kind}, the largest has {most}"
-    return f"needs {needed.accelerators} {kind}, the largest free node has {largest.usable()}"
+    return f"needs {needed.accelerators} {kind}, the largest free node has {len(there)}"
+
+
+def _unclaimed(node: Node) -> list[Slot]:
+    return [slot for slot in node.slots if not slot.claimed]

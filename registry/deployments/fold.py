@@ -4,11 +4,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from common.wire.words import ReplicaStatus
-from registry.deployments.model import Abandon, Action, Leave, SeenReplica, Start, StoredDeployment
+from registry.deployments.model import Abandon, Action, Cause, Leave, SeenReplica, Start, StoredDeployment
 from registry.deployments.stored import assigned, set_back
-
-EVICTIONS = ("evicted", "idle", "rolled", "scaled", "ended", "deleted", "surplus", "moved", "other")
-"""Why replicas leave, as metrics count it."""
 
 
 def with_outcomes(
@@ -18,7 +15,7 @@ def with_outcomes(
     kept = [one for one in stored.assignments if one.request_id not in gone]
     for number, one in enumerate(kept):
         if one.request_id in refused and not one.leaving:
-            kept[number] = replace(one, leaving=True, reason="refused")
+            kept[number] = replace(one, leaving=True)
             stored = set_back(stored, one.node, refused[one.request_id], now)
     if tuple(kept) == stored.assignments:
         return stored
@@ -40,44 +37,26 @@ def with_actions(
     stored: StoredDeployment, actions: Iterable[Action], seen: Mapping[str, SeenReplica], now: float
 ) -> StoredDeployment:
     """As the plan wants it; the calls come after this is written."""
-    starts = []
+    starts: list[Start] = []
     for action in actions:
         match action:
-            case Start(node=node):
-                starts.append(node)
+            case Start():
+                starts.append(action)
             case Abandon(request_id=request_id):
                 kept = tuple(one for one in stored.assignments if one.request_id != request_id)
                 stored = replace(stored, assignments=kept)
-            case Leave(request_id=request_id, reason=reason):
+            case Leave(request_id=request_id, cause=cause):
                 replica = seen.get(request_id)
-                failed = replica is not None and replica.status is ReplicaStatus.FAILED
+                why = action.reason if cause is Cause.SILENT else None
+                if replica is not None and replica.status is ReplicaStatus.FAILED:
+                    why = replica.error or "it failed"
                 for one in stored.assignments:
-                    if failed and replica and one.request_id == request_id and not one.leaving:
-                        stored = set_back(stored, one.node, replica.error or "it failed", now)
+                    if why is not None and one.request_id == request_id and not one.leaving:
+                        stored = set_back(stored, one.node, why, now)
                 kept = tuple(
-                    replace(one, leaving=True, reason=reason) if one.request_id == request_id else one
-                    for one in stored.assignments
+                    replace(one, leaving=True) if one.request_id == request_id else one for one in stored.assignments
                 )
                 stored = replace(stored, assignments=kept)
             case _:
                 pass
     return assigned(stored, starts, now) if starts else stored
-
-
-def kind_of(leave: Leave) -> str:
-    """One of `EVICTIONS`."""
-    words = (
-        ("evicted", "evicted"),
-        ("no request", "idle"),
-        ("takes the place", "rolled"),
-        ("makes room for revision", "rolled"),
-        ("replaced", "rolled"),
-        ("scaled", "scaled"),
-        ("its load", "scaled"),
-        ("it ended", "ended"),
-        ("deleted", "deleted"),
-        ("its deployment is no more", "surplus"),
-        ("no assignment", "surplus"),
-        ("its node", "moved"),
-    )
-    return next((kind for start, kind in words if leave.reason.startswith(start)), "other")

@@ -348,7 +348,7 @@ class Keeper:
     def _count(self, planned: Plan, kept: Mapping[str, StoredDeployment], it: _Round) -> None:
         for action in planned.actions:
             if isinstance(action, Leave):
-                self.tally.evictions[fold.kind_of(action)] += 1
+                self.tally.evictions[action.cause] += 1
                 log.info(
                     "deployment.leaves", deployment=action.deployment, request=action.request_id, reason=action.reason
                 )
@@ -361,7 +361,7 @@ class Keeper:
             self.tally.waits(name, traffic.waiting if not ready else 0, it.now)
 
     def _tell_leave(self, leave: Leave) -> None:
-        self.tally.evictions[fold.kind_of(leave)] += 1
+        self.tally.evictions[leave.cause] += 1
         log.info("deployment.leaves", deployment=leave.deployment, request=leave.request_id, reason=leave.reason)
 
     def _statuses(

@@ -2,10 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from common.wire.base import JsonObject
 from common.wire.deployment import DeploymentPhase, TemplateGlance
 from common.wire.words import ReplicaStatus
+
+
+class Cause(StrEnum):
+    """Why a replica leaves, as metrics count it."""
+
+    EVICTED = "evicted"
+    IDLE = "idle"
+    ROLLED = "rolled"
+    SCALED = "scaled"
+    SLEPT = "slept"
+    ENDED = "ended"
+    SILENT = "silent"
+    DELETED = "deleted"
+    SURPLUS = "surplus"
+    MOVED = "moved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +35,13 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """One deployment, as far as the planner needs it; `needs` is resolved from specification and template by node.
+    """One deployment, as far as the planner needs it. `revision` is the one that is started, with its template and needs.
 
-    `scaled` replaces the rule; `woken_at` is when somebody called `wake`, `slept_at` when `sleep`.
+    `paused`: replicas of any other stay. `scaled` replaces the rule; `woken_at` is when somebody called `wake`, `slept_at`
+    when `sleep`.
     """
 
     name: str
-    model: str
     revision: int
     template: str | None
     accelerators: int | None = None
@@ -55,8 +71,7 @@ class Wish:
 class Assignment:
     """A replica that a node was told to run, or is about to be told: written before the call, removed after the end.
 
-    `request_id` makes the call safe to repeat. `leaving`: it is being drained and removed. `failures` counts calls that the
-    node refused.
+    `request_id` makes the call safe to repeat. `leaving`: it is being drained and removed. `needs` is what it was promised.
     """
 
     request_id: str
@@ -65,7 +80,7 @@ class Assignment:
     node: str
     made_at: float
     leaving: bool = False
-    reason: str = ""
+    needs: Needs = Needs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +133,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """All routers' word on one model, added up; `last_request_at` is a moment, None: never since anybody counted.
-
-    `above_since`/`below_since`: since when more, or fewer, replicas than run would be wanted by load.
-    """
+    """All routers' word on one model, added up; `last_request_at` is a moment, None: never since anybody counted."""
 
     in_flight: int = 0
     waiting: int = 0
@@ -151,6 +163,7 @@ class Start:
     deployment: str
     revision: int
     node: str
+    needs: Needs
     reason: str
 
 
@@ -178,6 +191,7 @@ class Leave:
 
     request_id: str
     deployment: str
+    cause: Cause
     reason: str
     replica_id: str | None = None
     node: str | None = None
@@ -209,18 +223,21 @@ class Standing:
     position: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Memory:
     """What the planner wants to be reminded of at the next call, by deployment; empty for a new leader."""
 
-    above_since: Mapping[str, float] = field(default_factory=dict)
-    below_since: Mapping[str, float] = field(default_factory=dict)
-    below_peak: Mapping[str, int] = field(default_factory=dict)
+    above_since: dict[str, float] = field(default_factory=dict)
+    """Since when more replicas would be wanted by load than there are; `below_since`: fewer."""
+    below_since: dict[str, float] = field(default_factory=dict)
+    below_peak: dict[str, int] = field(default_factory=dict)
     """The most that load wanted since then: what it goes down to."""
-    wanted: Mapping[str, int] = field(default_factory=dict)
-    queued_since: Mapping[str, float] = field(default_factory=dict)
-    evicted_at: Mapping[str, float] = field(default_factory=dict)
+    wanted: dict[str, int] = field(default_factory=dict)
+    queued_since: dict[str, float] = field(default_factory=dict)
+    evicted_at: dict[str, float] = field(default_factory=dict)
     """A `wake` of before this moment is done with."""
+    silent_since: dict[str, float] = field(default_factory=dict)
+    """By request id: since when nothing is heard of a replica whose node is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +278,8 @@ class StoredDeployment:
     assignments: tuple[Assignment, ...] = ()
     setbacks: tuple[Setback, ...] = ()
     serial: int = 0
-    paused: bool = False
+    held: int | None = None
+    """While its rollout is paused: the revision that goes on being started."""
     scaled: int | None = None
     woken_at: float | None = None
     slept_at: float | None = None

@@ -5,6 +5,7 @@
 | a replica that no assignment names (also of a deployment that is no more) | it leaves | `_surplus` |
 | a node that is away, and no word of the replica | its assignment is abandoned, another is made elsewhere | `_sort` |
 | a replica that ended | it leaves, another is started | `_sort` |
+| nothing is heard of a replica whose node is there, for `SILENT_S` | it leaves, another is started | `_silence` |
 | deleted | everything leaves | `wanted` |
 | scaled by a call | that many, whatever is asked for | `wanted` |
 | more requests than `in_flight_per_replica` each | more, at once or after `up_after_s`; from none at once | `wanted` |
@@ -14,8 +15,9 @@
 | too few serve | a sleeper is woken, else one is started where it fits best | `_grow` |
 | too many serve | those not ready first, then the least busy; not before `dwell_s`, unless a call said so | `shrink` |
 | another revision, a drained node | one more is started where there is room, else an old one leaves first; old ones leave when enough others are ready; one of `min` 0 that nobody uses only leaves | `_roll`, `shrink` |
-| paused | other revisions stay | `Crew.outdated` |
+| paused | other revisions stay; what is missing is started as of the revision that was in force | `Crew.outdated`, `wish_of` |
 | it does not fit, and somebody needs it | idle deployments of no higher priority leave, the least seconds to start times requests per second first; never under `min`, within `dwell_s` or with a request under way or waiting | `evict` |
+| it has waited for `PATIENCE_S` (of each `TURN_S`) | the accelerators that idle ones hold least of are kept for it: each that comes free, or whose replica has nothing to do, is given to nobody behind it | `_reserve` |
 | it does not fit, and nobody needs it now | it is let go | `_grow` |
 | it could never fit | `unschedulable`, with why | `fit` |
 | starts of it failed on a node | not there before the back-off ends | `fit` |
@@ -24,17 +26,18 @@ The order is by priority, then who has fewer than `min`, then who has waited lon
 behind it. Nothing is remembered but what `Memory` says; without it, load counts from now.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from registry.deployments import fit, standing
 from registry.deployments.crew import Crew, Member, members_of, shrink
-from registry.deployments.demand import NewMemory, idle_for, no_more_than, wanted
-from registry.deployments.evict import cheapest, victims_for
+from registry.deployments.demand import idle_for, no_more_than, wanted
+from registry.deployments.evict import Victim, cheapest, idle_ones, reserved, victims_for
 from registry.deployments.model import (
     Abandon,
     Action,
     Assignment,
+    Cause,
     Leave,
     Memory,
     Node,
@@ -49,6 +52,11 @@ from registry.deployments.model import (
 
 MOST_ACTIONS = 64
 """Of one plan; the rest comes with the next."""
+SILENT_S = 90.0
+"""Longer than a create call may be repeated before it counts as refused (`hands.REFUSED_AFTER_S`)."""
+PATIENCE_S = 120.0
+TURN_S = 600.0
+"""Whom nobody makes room for in a turn, since a replica in its way is always in use, lets the others go on for a while."""
 
 
 @dataclass(slots=True)
@@ -57,25 +65,43 @@ class _Work:
 
     crews: list[Crew]
     spaces: list[fit.Space]
-    setbacks: Sequence[Setback]
+    setbacks: dict[str, list[Setback]]
+    memory: Memory
     now: float
-    new: NewMemory
-    leaving: set[str] = field(default_factory=set)
-    """Request ids of those whose accelerators come free."""
+    new: Memory = field(default_factory=Memory)
     notes: dict[str, standing.Note] = field(default_factory=dict)
     starts: list[Start | Wake] = field(default_factory=list)
+    idle: list[Victim] = field(default_factory=list)
+    options: dict[fit.Kind, list[fit.Option]] = field(default_factory=dict)
+    """The nodes that may have one of a kind; `never`: why none could take it."""
     never: dict[fit.Kind, str | None] = field(default_factory=dict)
-    """Why no node could take one of this kind; None: one could."""
-    full: set[fit.Kind] = field(default_factory=set)
-    """What fits nowhere now. While a plan is made, nothing comes free."""
-    idle: list[Crew] = field(default_factory=list)
+    full: set[tuple[fit.Kind, bool]] = field(default_factory=set)
+    """What fits nowhere, now and later; while a plan is made, nothing comes free."""
 
-    def why_never(self, wish: Wish, choice: fit.Choice | None = None) -> str | None:
+    def choose(self, wish: Wish) -> fit.Choice:
+        """Where it may go."""
+        kind = fit.kind_of(wish)
+        if kind not in self.options:
+            self.options[kind] = fit.allowed(wish, self.spaces)
+        return fit.choose(self.options[kind], self.setbacks.get(wish.name, ()), self.now)
+
+    def why_never(self, wish: Wish) -> str | None:
         """The same for all of one kind."""
         kind = fit.kind_of(wish)
         if kind not in self.never:
-            self.never[kind] = fit.why_never(wish, choice or fit.choose(wish, self.spaces, (), self.now))
+            nodes = [space.node for space in self.spaces]
+            self.never[kind] = fit.why_never(wish, self.choose(wish).allowed, nodes)
         return self.never[kind]
+
+    def best(self, wish: Wish, choice: fit.Choice, *, later: bool = False) -> fit.Place | None:
+        """The best place; what fits nowhere is looked for once."""
+        key, everywhere = (fit.kind_of(wish), later), choice.tried is choice.allowed
+        if everywhere and key in self.full:
+            return None
+        place = fit.best(wish, choice.tried, later=later)
+        if place is None and everywhere:
+            self.full.add(key)
+        return place
 
 
 def plan(
@@ -101,30 +127,21 @@ def plan(
         memory: The last plan's.
         now: Seconds of wall time.
     """
-    by_name = {wish.name: wish for wish in wishes}
-    crews = {name: Crew(wish, traffic.get(name)) for name, wish in by_name.items()}
+    crews = {wish.name: Crew(wish, traffic.get(wish.name)) for wish in wishes}
     seen = {(one.request_id, one.node): one for one in replicas}
-    node_of = {node.name: node for node in nodes}
-    surplus = _surplus(assignments, replicas, by_name)
+    surplus = _surplus(assignments, replicas, crews)
     actions: list[Action] = []
-    for name, members in members_of(assignments, seen, node_of).items():
+    for name, members in members_of(assignments, seen, {node.name: node for node in nodes}).items():
         actions.extend(_sort(name, members, crews.get(name)))
     ids = {one.replica_id: one.request_id for one in replicas}
-    work = _Work(list(crews.values()), [fit.space_of(node, ids) for node in nodes], setbacks, now, NewMemory())
-    _carry_over(work, memory)
+    failed: dict[str, list[Setback]] = {}
+    for setback in setbacks:
+        failed.setdefault(setback.deployment, []).append(setback)
+    work = _Work(list(crews.values()), [fit.space_of(node, ids) for node in nodes], failed, memory, now)
     for crew in work.crews:
-        ready_at = [one.replica.ready_at for one in crew.alive if one.replica and one.replica.ready_at is not None]
-        awake = [one for one in crew.alive if not one.asleep]
-        starting = any(not one.ready for one in awake)
-        idle_s = 0.0 if starting else idle_for(crew.wish, crew.traffic, ready_at, now)
-        crew.want = wanted(
-            crew.wish, crew.traffic, there=len(awake), idle_s=idle_s, memory=memory, new=work.new, now=now
-        )
-        shrink(crew, idle_s, now)
-        if crew.want.count < work.new.wanted.get(crew.wish.name, 0):
-            work.new.wanted[crew.wish.name] = crew.want.count
+        _want(work, crew)
     _fill(work, replicas, [*actions, *surplus])
-    work.idle = [crew for crew in work.crews if crew.traffic is not None and not crew.asked and crew.alive]
+    work.idle = idle_ones(work.crews, now)
     order = sorted(work.crews, key=lambda crew: _turn(crew, memory, now))
     for crew in order:
         _grow(work, crew)
@@ -135,19 +152,17 @@ def plan(
     actions.extend(work.starts)
     actions.extend(surplus)  # the last: they come again until they are carried out
     standings = standing.standings(order, work.notes, setbacks=setbacks, memory=memory, new=work.new, now=now)
-    return Plan(tuple(actions[:MOST_ACTIONS]), standings, work.new.kept())
+    return Plan(tuple(actions[:MOST_ACTIONS]), standings, work.new)
 
 
-def _surplus(
-    assignments: Sequence[Assignment], replicas: Sequence[SeenReplica], wishes: Mapping[str, Wish]
-) -> list[Leave]:
+def _surplus(assignments: Sequence[Assignment], replicas: Sequence[SeenReplica], known: Container[str]) -> list[Leave]:
     """Replicas that nobody wants to be where they are."""
     named = {(one.request_id, one.node) for one in assignments}
     found = []
     for one in replicas:
         if (one.request_id, one.node) not in named and not one.stale:
-            reason = "no assignment names it" if one.deployment in wishes else "its deployment is no more"
-            found.append(Leave(one.request_id, one.deployment, reason, one.replica_id, one.node))
+            reason = "no assignment names it" if one.deployment in known else "its deployment is no more"
+            found.append(Leave(one.request_id, one.deployment, Cause.SURPLUS, reason, one.replica_id, one.node))
     return found
 
 
@@ -161,23 +176,41 @@ def _sort(name: str, members: Sequence[Member], crew: Crew | None) -> list[Actio
         elif crew is None:
             if not one.leaving:
                 seen_id = member.replica.replica_id if member.replica else None
-                found.append(Leave(one.request_id, name, "its deployment is no more", seen_id, one.node))
+                reason = "its deployment is no more"
+                found.append(Leave(one.request_id, name, Cause.SURPLUS, reason, seen_id, one.node))
         elif one.leaving:
             crew.leaving.append(member)
-        elif member.ended and member.replica is not None:
-            crew.alive.append(member)
-            crew.leave(member, f"it ended: {member.replica.error or member.replica.status.value}")
         else:
             crew.alive.append(member)
+            if member.ended and member.replica is not None:
+                crew.leave(member, Cause.ENDED, f"it ended: {member.replica.error or member.replica.status.value}")
     return found
 
 
-def _carry_over(work: _Work, memory: Memory) -> None:
-    """What stays remembered, of deployments that there still are."""
-    for crew in work.crews:
-        name = crew.wish.name
-        if name in memory.evicted_at:
-            work.new.evicted_at[name] = memory.evicted_at[name]
+def _want(work: _Work, crew: Crew) -> None:
+    """How many, and who goes without anybody in its place."""
+    name, memory, new, now = crew.wish.name, work.memory, work.new, work.now
+    if name in memory.evicted_at:
+        new.evicted_at[name] = memory.evicted_at[name]
+    _silence(work, crew)
+    ready_at = [one.replica.ready_at for one in crew.alive if one.replica and one.replica.ready_at is not None]
+    awake = [one for one in crew.alive if not one.asleep]
+    starting = any(not one.ready for one in awake)
+    idle_s = 0.0 if starting else idle_for(crew.wish, crew.traffic, ready_at, now)
+    crew.want = wanted(crew.wish, crew.traffic, there=len(awake), idle_s=idle_s, memory=memory, new=new, now=now)
+    shrink(crew, idle_s, now)
+    if crew.want.count < new.wanted.get(name, 0):
+        new.wanted[name] = crew.want.count
+
+
+def _silence(work: _Work, crew: Crew) -> None:
+    """Those of which nothing is heard for long."""
+    for member in [one for one in crew.alive if one.silent]:
+        since = work.memory.silent_since.get(member.request_id, work.now)
+        if work.now - since >= SILENT_S:
+            crew.leave(member, Cause.SILENT, f"nothing was heard of it for {SILENT_S:.0f} s")
+        else:
+            work.new.silent_since[member.request_id] = since
 
 
 def _fill(work: _Work, replicas: Sequence[SeenReplica], actions: Sequence[Action]) -> None:
@@ -186,19 +219,19 @@ def _fill(work: _Work, replicas: Sequence[SeenReplica], actions: Sequence[Action
     for crew in work.crews:
         for member in (*crew.alive, *crew.put_to_sleep, *crew.leaving):
             space = spaces.get(member.assignment.node)
-            needs = fit.needs_on(crew.wish, space.node) if space is not None else None
-            if space is None or needs is None or space.node.away:
+            if space is None or space.node.away:
                 continue
             if not member.ended or any(member.request_id in holders for holders in space.holders.values()):
-                seen = member.replica
-                settled = seen is not None and (seen.asleep or seen.ready_at is not None)
-                fit.reckon(space, member.request_id, needs, crew.wish.name, seen=seen is not None, settled=settled)
-        work.leaving.update(member.request_id for member in crew.leaving)
-    work.leaving.update(one.request_id for one in actions if isinstance(one, Leave))
-    for one in replicas:
-        space = spaces.get(one.node)
-        if space is not None and one.request_id in work.leaving:
-            space.seen.add(one.request_id)
+                is_seen = member.replica is not None
+                space.reckon(member.request_id, member.assignment.needs, crew.wish.name, seen=is_seen)
+    leaving = {(one.request_id, one.assignment.node) for crew in work.crews for one in crew.leaving}
+    leaving |= {(one.request_id, one.node or "") for one in actions if isinstance(one, Leave)}
+    there = {(one.request_id, one.node) for one in replicas}
+    for request_id, node in leaving:
+        if node in spaces:
+            spaces[node].leave(request_id)
+            if (request_id, node) in there:
+                spaces[node].seen.add(request_id)
 
 
 def _turn(crew: Crew, memory: Memory, now: float) -> tuple[int, bool, float, str]:
@@ -218,22 +251,17 @@ def _grow(work: _Work, crew: Crew) -> None:
         if member.replica is not None and not member.replica.stale:
             crew.woken.append(member)
             work.starts.append(Wake(member.replica.replica_id, wish.name, "wanted again"))
-            missing -= 1
-    if missing <= 0:
-        return
-    choice = fit.choose(wish, work.spaces, work.setbacks, work.now)
-    while missing > 0:
+    choice = work.choose(wish)
+    while crew.present < crew.want.count:
         if not _start(work, crew, choice, "wanted"):
             break
-        missing -= 1
-    if missing <= 0:
+    if crew.present >= crew.want.count:
         return
     if crew.present >= crew.want.needed:
         work.new.wanted[wish.name] = crew.present
         crew.want = no_more_than(crew.want, crew.present)
-        return
-    note = _make_room(work, crew, choice)
-    work.notes[wish.name] = note
+    else:
+        work.notes[wish.name] = _make_room(work, crew, choice)
 
 
 def _could_it(work: _Work, crew: Crew) -> None:
@@ -247,44 +275,71 @@ def _could_it(work: _Work, crew: Crew) -> None:
 
 def _start(work: _Work, crew: Crew, choice: fit.Choice, reason: str) -> bool:
     """One more where it fits now."""
-    kind, everywhere = fit.kind_of(crew.wish), len(choice.tried) == len(choice.allowed)
-    place = None if everywhere and kind in work.full else fit.best(crew.wish, choice.tried)
+    wish = crew.wish
+    place = work.best(wish, choice)
     if place is None:
-        if everywhere:
-            work.full.add(kind)
         return False
     crew.started += 1
-    space = place.space
-    space.take(f"new {crew.wish.name} {crew.started}", place.needs, place.indices, crew.wish.name)
-    work.starts.append(Start(crew.wish.name, crew.wish.revision, space.node.name, reason))
+    place.space.take(f"new {wish.name} {crew.started}", place.needs, place.indices, wish.name)
+    work.starts.append(Start(wish.name, wish.revision, place.space.node.name, place.needs, reason))
     return True
 
 
 def _make_room(work: _Work, crew: Crew, choice: fit.Choice) -> standing.Note:
     """It waits for what comes free, or for idle ones that are told to go now; else it says why it cannot be."""
     wish = crew.wish
-    never = work.why_never(wish, choice)
+    never = work.why_never(wish)
     if never is not None:
         return standing.Note(standing.UNSCHEDULABLE, never)
-    place = fit.best(wish, choice.tried, work.leaving)
-    if place is None:
-        victims = [one for one in victims_for(wish, work.idle, work.now) if one.member.request_id not in work.leaving]
-        eviction = cheapest(wish, choice.tried, victims, work.leaving)
-        if eviction is not None:
-            for victim in eviction.victims:
-                name = victim.crew.wish.name
-                victim.crew.leave(victim.member, f"evicted: {wish.name} needs its place and nobody uses it")
-                work.new.wanted[name] = min(work.new.wanted.get(name, 0), victim.crew.present)
-                victim.crew.want = no_more_than(victim.crew.want, victim.crew.present)
-                work.new.evicted_at[name] = work.now
-                work.leaving.add(victim.member.request_id)
-            place = eviction.place
+    place = work.best(wish, choice, later=True)
+    victims = victims_for(wish, work.idle) if place is None else {}
+    eviction = cheapest(choice.tried, victims) if victims else None
+    if eviction is not None:
+        place = eviction.place
+        _evict(work, crew, eviction.victims)
     if place is not None:
         place.space.take(f"kept for {wish.name}", place.needs, place.indices)
         return standing.Note(standing.QUEUED, f"waits for a replica to leave node {place.space.node.name}", coming=True)
     if not choice.tried and choice.setback is not None:
         return standing.failing(choice.setback, work.now)
+    waited_s = work.now - work.memory.queued_since.get(wish.name, work.now)
+    if waited_s % TURN_S >= PATIENCE_S and (place := _reserve(work, crew, choice, victims)) is not None:
+        return standing.Note(standing.QUEUED, f"what comes free of node {place.space.node.name} is kept for it")
     return standing.Note(standing.QUEUED, "everything that would do is in use")
+
+
+def _evict(work: _Work, crew: Crew, victims: Iterable[Victim]) -> None:
+    """They go for its sake."""
+    spaces = {space.node.name: space for space in work.spaces}
+    for victim in victims:
+        other, member = victim.crew, victim.member
+        name = other.wish.name
+        other.leave(member, Cause.EVICTED, f"{crew.wish.name} needs its place and nobody uses it")
+        work.new.wanted[name] = min(work.new.wanted.get(name, 0), other.present)
+        other.want = no_more_than(other.want, other.present)
+        work.new.evicted_at[name] = work.now
+        spaces[member.assignment.node].leave(member.request_id)
+    work.full = {key for key in work.full if not key[1]}
+
+
+def _reserve(work: _Work, crew: Crew, choice: fit.Choice, victims: Mapping[str, Sequence[Victim]]) -> fit.Place | None:
+    """Accelerators are kept for one that has waited for long, and those of its victims go, though that is not enough yet."""
+    wish = crew.wish
+    theirs: dict[str, set[str]] = {}
+    for other in work.crews:
+        if other is not crew and other.wish.priority <= wish.priority:
+            for member in other.alive[other.want.floor :]:
+                theirs.setdefault(member.assignment.node, set()).add(member.request_id)
+    place = reserved([option for option in choice.tried if option[1].accelerators], theirs)
+    if place is None:
+        return None
+    space = place.space
+    for victim in victims.get(space.node.name, ()):
+        free = {slot.index for slot in space.usable(place.needs, space.leaving)}
+        if any(victim.member.request_id in space.holders[index] for index in place.indices if index not in free):
+            _evict(work, crew, [victim])
+    space.take(f"kept for {wish.name}", place.needs, place.indices)
+    return place
 
 
 def _roll(work: _Work, crew: Crew) -> None:
@@ -297,29 +352,29 @@ def _roll(work: _Work, crew: Crew) -> None:
         return
     if note is None and len(crew.current) + len(old) > crew.want.count:
         return
-    choice = fit.choose(wish, work.spaces, work.setbacks, work.now)
+    choice = work.choose(wish)
     if note is None and _start(work, crew, choice, f"takes the place of one of revision {old[0].assignment.revision}"):
         return
-    if _one_makes_room(work, crew, choice):
+    if _one_makes_room(crew, choice):
         return
     moving = next((one for one in old if one.must_move), None)
     if moving is not None:
         made = _make_room(work, crew, choice) if crew.want.needed and note is None else None
         if made is None or not made.coming:
-            crew.leave(moving, "its node is drained, and there is no place for another")
+            crew.leave(moving, Cause.MOVED, "its node is drained, and there is no place for another")
     elif note is None:
         failed = standing.failing(choice.setback, work.now).reason if choice.setback else "nothing is free for it"
-        why = work.why_never(wish, choice) or failed
+        why = work.why_never(wish) or failed
         work.notes[wish.name] = standing.Note(standing.ROLLING, f"revision {wish.revision} waits: {why}")
 
 
-def _one_makes_room(work: _Work, crew: Crew, choice: fit.Choice) -> bool:
+def _one_makes_room(crew: Crew, choice: fit.Choice) -> bool:
     """An old one leaves first, where its place and its like's would do for a new one."""
     for member in crew.old:
         node = member.assignment.node
         theirs = {one.request_id for one in crew.old if one.assignment.node == node}
-        here = [space for space in choice.tried if space.node.name == node]
-        if fit.best(crew.wish, here, theirs | work.leaving) is not None:
-            crew.leave(member, f"makes room for revision {crew.wish.revision}")
+        here = [option for option in choice.tried if option[0].node.name == node]
+        if any(space.fitting(needs, theirs | space.leaving) is not None for space, needs in here):
+            crew.leave(member, Cause.ROLLED, f"makes room for revision {crew.wish.revision}")
             return True
     return False

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from common.wire.deployment import DeploymentPhase
 from registry.deployments.crew import Crew
-from registry.deployments.demand import NewMemory
 from registry.deployments.model import Memory, Setback, Standing
 
+RETRIES_WITHIN_S = 60.0
+"""Whose clients were told to come again keeps its place in the line for so long."""
 QUEUED, UNSCHEDULABLE = DeploymentPhase.QUEUED, DeploymentPhase.UNSCHEDULABLE
 ROLLING = DeploymentPhase.ROLLING
 
@@ -38,7 +39,7 @@ def standings(
     *,
     setbacks: Sequence[Setback],
     memory: Memory,
-    new: NewMemory,
+    new: Memory,
     now: float,
 ) -> dict[str, Standing]:
     """By name; those that wait for accelerators have their place in `order`, from 1."""
@@ -48,11 +49,17 @@ def standings(
     for crew in order:
         name, note = crew.wish.name, notes.get(crew.wish.name)
         queued = note is not None and note.kind is QUEUED
-        if note is not None and note.kind is not ROLLING and crew.want.count:
+        if (note is not None and note.kind is not ROLLING and crew.want.count) or _comes_again(crew, memory, now):
             new.queued_since[name] = memory.queued_since.get(name, now)
         position += queued
         found[name] = _standing(crew, note, position if queued else None, failed.get(name))
     return found
+
+
+def _comes_again(crew: Crew, memory: Memory, now: float) -> bool:
+    last = None if crew.traffic is None else crew.traffic.last_request_at
+    waited = crew.wish.name in memory.queued_since and not crew.present
+    return waited and last is not None and now - last < RETRIES_WITHIN_S
 
 
 def _standing(crew: Crew, note: Note | None, position: int | None, failed: Setback | None) -> Standing:
@@ -62,8 +69,12 @@ def _standing(crew: Crew, note: Note | None, position: int | None, failed: Setba
     asleep = len(crew.sleepers) + len(crew.put_to_sleep)
     phase = _phase(crew, note, ready, starting, asleep)
     reason = note.reason if note is not None else (crew.want.why or None)
-    if phase is DeploymentPhase.STARTING and reason is None and failed is not None:
-        reason = f"tried again: {_failed(failed)}"
+    if phase is DeploymentPhase.STARTING and reason is None:
+        silent = next((one.assignment.node for one in crew.alive if one.silent and one.replica is not None), None)
+        if failed is not None:
+            reason = f"tried again: {_failed(failed)}"
+        elif silent is not None:
+            reason = f"nothing is heard of its replica on node {silent}"
     return Standing(phase, crew.want.count, ready, starting, asleep, len(crew.leaving), reason, position)
 
 

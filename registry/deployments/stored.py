@@ -16,7 +16,7 @@ from common.wire.deployment import (
     DeploymentRevision,
     DeploymentSpec,
 )
-from registry.deployments.model import Assignment, Setback, StoredDeployment, Wish
+from registry.deployments.model import Assignment, Setback, Start, StoredDeployment, Wish
 
 KEPT = 10
 """Revisions that are remembered, the one in force among them."""
@@ -133,19 +133,26 @@ def revision_before(stored: StoredDeployment) -> int | None:
     return max(older, default=None)
 
 
+def held_revision(stored: StoredDeployment) -> int:
+    """What goes on being started while a rollout is paused: the oldest that runs, which the rollout would replace."""
+    running = [one.revision for one in stored.assignments if not one.leaving]
+    return min(running, default=stored.revision) if stored.held is None else stored.held
+
+
 # For the planner.
 
 
 def wish_of(stored: StoredDeployment, start_s: float | None = None) -> Wish:
-    """What the planner needs of it."""
+    """What the planner needs of it. While its rollout is paused, what is missing is made as it was before."""
     spec = spec_of(stored)
+    held = None if stored.held is None else revision_of(stored, stored.held)
+    runs = stored.spec if held is None else held
     return Wish(
         name=stored.name,
-        model=model_of(stored.name, stored.spec),
-        revision=stored.revision,
-        template=spec.template,
-        accelerators=spec.accelerators,
-        memory_mb=spec.memory_mb,
+        revision=stored.revision if held is None or stored.held is None else stored.held,
+        template=runs.get("template"),
+        accelerators=runs.get("accelerators"),
+        memory_mb=runs.get("memory_mb"),
         least=spec.replicas.min,
         most=spec.replicas.max,
         in_flight_per_replica=spec.scale.in_flight_per_replica,
@@ -157,7 +164,7 @@ def wish_of(stored: StoredDeployment, start_s: float | None = None) -> Wish:
         labels=spec.placement.labels,
         spread=spec.placement.spread,
         priority=spec.priority,
-        paused=stored.paused,
+        paused=stored.held is not None,
         scaled=stored.scaled,
         woken_at=stored.woken_at,
         slept_at=stored.slept_at,
@@ -166,23 +173,19 @@ def wish_of(stored: StoredDeployment, start_s: float | None = None) -> Wish:
     )
 
 
-def request_id(stored: StoredDeployment, serial: int) -> str:
-    """The request id of one of its replicas."""
-    return f"{REQUEST_PREFIX}{stored.uid}-{serial}"
-
-
 def uid_of(request: str) -> str | None:
     """The deployment's uid in a request id; None for one that is none of ours."""
     uid, dash, number = request.removeprefix(REQUEST_PREFIX).rpartition("-")
     return uid if request.startswith(REQUEST_PREFIX) and dash and uid and number.isdigit() else None
 
 
-def assigned(stored: StoredDeployment, nodes: Iterable[str], now: float) -> StoredDeployment:
-    """With one assignment more on each of `nodes`."""
+def assigned(stored: StoredDeployment, starts: Iterable[Start], now: float) -> StoredDeployment:
+    """With one assignment more for each of `starts`."""
     serial, made = stored.serial, list(stored.assignments)
-    for node in nodes:
+    for one in starts:
         serial += 1
-        made.append(Assignment(request_id(stored, serial), stored.name, stored.revision, node, now))
+        request_id = f"{REQUEST_PREFIX}{stored.uid}-{serial}"
+        made.append(Assignment(request_id, stored.name, one.revision, one.node, now, needs=one.needs))
     return replace(stored, serial=serial, assignments=tuple(made))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from registry.deployments.board import Status
-from registry.deployments.fold import EVICTIONS
+from registry.deployments.model import Cause
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class Tally:
     starts: int = 0
     start_s: float = 0.0
     waited_s: float = 0.0
-    evictions: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(EVICTIONS, 0)))
+    evictions: Counter[Cause] = field(default_factory=lambda: Counter(dict.fromkeys(Cause, 0)))
     statuses: Mapping[str, Status] = field(default_factory=dict)
     _waiting: dict[str, tuple[int, float]] = field(default_factory=dict)
 

@@ -27,7 +27,7 @@ from common.wire.deployment import (
 )
 from registry.deployments.checks import judge
 from registry.deployments.model import StoredDeployment
-from registry.deployments.stored import changed, model_of, revision_before, revision_of, spec_json
+from registry.deployments.stored import changed, held_revision, model_of, revision_before, revision_of, spec_json
 from registry.http.context import GRANT, REGISTRY, Registry, answer
 from registry.http.guard import EVERYTHING, Level
 from registry.views.render import encode_json
@@ -114,7 +114,7 @@ async def sleep(request: web.Request) -> web.Response:
 async def pause(request: web.Request) -> web.Response:
     """`POST …/pause` and `/resume`: its rollout."""
     paused = request.path.endswith("/pause")
-    return await _change(request, lambda one: one if one.paused == paused else replace(one, paused=paused))
+    return await _change(request, lambda one: replace(one, held=held_revision(one) if paused else None))
 
 
 async def undo(request: web.Request) -> web.Response:

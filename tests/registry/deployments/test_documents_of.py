@@ -1,5 +1,6 @@
 """The PURE parts beside the planner: documents and their changes, demand, what is learned of starts."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,9 +9,19 @@ from common.wire.deployment import Demand, DeploymentPhase, DeploymentSpec, Mode
 from common.wire.replica import ReplicaInfo, Stage
 from common.wire.words import ReplicaStatus, StageState
 from registry.deployments.board import states, status_of
-from registry.deployments.fold import EVICTIONS, kind_of, with_actions, with_outcomes, with_seen
+from registry.deployments.fold import with_actions, with_outcomes, with_seen
 from registry.deployments.intake import SILENT_S, Intake
-from registry.deployments.model import Abandon, Leave, SeenReplica, Standing, Start, StoredDeployment, Traffic
+from registry.deployments.model import (
+    Abandon,
+    Cause,
+    Leave,
+    Needs,
+    SeenReplica,
+    Standing,
+    Start,
+    StoredDeployment,
+    Traffic,
+)
 from registry.deployments.parameters import faults
 from registry.deployments.sight import moment, seen
 from registry.deployments.stored import (
@@ -19,6 +30,7 @@ from registry.deployments.stored import (
     create_body,
     decode,
     encode,
+    held_revision,
     revision_before,
     revision_of,
     set_back,
@@ -29,6 +41,7 @@ from registry.deployments.timing import Timing
 
 AT = "2026-01-01T00:00:00.000Z"
 NOW = 1_767_225_600.0
+NEEDS = Needs(1)
 
 
 def spec(**changes: Any) -> DeploymentSpec:
@@ -82,18 +95,18 @@ def test_the_last_ten_revisions_are_kept() -> None:
 
 
 def test_what_is_made_again_while_it_stops_uses_no_request_id_twice() -> None:
-    stored = with_actions(made(), [Start("chat", 1, "n1", "")], {}, NOW)
+    stored = with_actions(made(), [Start("chat", 1, "n1", NEEDS, "")], {}, NOW)
     deleted = StoredDeployment(
         **{name: getattr(stored, name) for name in StoredDeployment.__slots__ if name != "deleted"}, deleted=True
     )
     again, told = changed("chat", deleted, spec(), uid="v", at=AT)
     assert (told.change, again.deleted, again.assignments) == ("created", False, stored.assignments)
-    more = with_actions(again, [Start("chat", 2, "n1", "")], {}, NOW)
+    more = with_actions(again, [Start("chat", 2, "n1", NEEDS, "")], {}, NOW)
     assert [it.request_id for it in more.assignments] == ["dep-u-1", "dep-u-2"]
 
 
 def test_actions_and_outcomes_in_the_documents() -> None:
-    stored = with_actions(made(), [Start("chat", 1, "n1", ""), Start("chat", 1, "n2", "")], {}, NOW)
+    stored = with_actions(made(), [Start("chat", 1, "n1", NEEDS, ""), Start("chat", 1, "n2", NEEDS, "")], {}, NOW)
     assert [(it.request_id, it.node) for it in stored.assignments] == [("dep-u-1", "n1"), ("dep-u-2", "n2")]
     refused = with_outcomes(stored, (), {"dep-u-1": "full"}, NOW)
     assert [it.leaving for it in refused.assignments] == [True, False]
@@ -103,7 +116,7 @@ def test_actions_and_outcomes_in_the_documents() -> None:
     assert [it.request_id for it in gone.assignments] == ["dep-u-2"]
     assert with_actions(gone, [Abandon("dep-u-2", "chat", "away")], {}, NOW).assignments == ()
     failed = {"dep-u-2": one_seen("dep-u-2", node="n2", status="failed", error="no model")}
-    left = with_actions(gone, [Leave("dep-u-2", "chat", "it ended")], failed, NOW)
+    left = with_actions(gone, [Leave("dep-u-2", "chat", Cause.ENDED, "it ended")], failed, NOW)
     assert {it.node: it.reason for it in left.setbacks} == {"n1": "full", "n2": "no model"}
     ready = {"dep-u-2": one_seen("dep-u-2", node="n2")}
     assert [it.node for it in with_seen(left, ready).setbacks] == ["n1"]
@@ -119,7 +132,7 @@ def test_failed_starts_wait_twice_as_long_up_to_five_minutes() -> None:
 
 
 def test_the_create_call_has_what_the_agent_needs_and_no_more() -> None:
-    stored = with_actions(made(accelerators=2, model="served"), [Start("chat", 1, "n1", "")], {}, NOW)
+    stored = with_actions(made(accelerators=2, model="served"), [Start("chat", 1, "n1", NEEDS, "")], {}, NOW)
     assert create_body(stored, stored.assignments[0]) == {
         "backend": {"template": "mock", "parameters": {"model": "m"}},
         "model_name": "served",
@@ -130,10 +143,10 @@ def test_the_create_call_has_what_the_agent_needs_and_no_more() -> None:
     }
     request = {"server_mode": "replica", "model_name": "llama", "placement": {"multibox": "b"}, "metadata": {"a": 1}}
     other = DeploymentSpec.model_validate({"request": request})
-    released = with_actions(changed("x", None, other, uid="u", at=AT)[0], [Start("x", 1, "n1", "")], {}, NOW)
+    released = with_actions(changed("x", None, other, uid="u", at=AT)[0], [Start("x", 1, "n1", NEEDS, "")], {}, NOW)
     body = create_body(released, released.assignments[0])
     assert body is not None
-    assert (body["model_name"], wish_of(released).model) == ("llama", "llama")
+    assert body["model_name"] == "llama"
     assert body["placement"] == {"multibox": "b", "node": "n1"}
     assert body["metadata"] == {"a": 1, "deployment": "x", "revision": 1}
 
@@ -203,7 +216,7 @@ def test_a_replica_of_an_unknown_deployment_counts_only_if_this_store_is_older_C
 
 
 def test_a_start_that_was_seen_is_learned_from() -> None:
-    stored = with_actions(made(), [Start("chat", 1, "n1", "")], {}, NOW)
+    stored = with_actions(made(), [Start("chat", 1, "n1", NEEDS, "")], {}, NOW)
     (assignment,) = stored.assignments
     timing = Timing()
     stage = Stage(name="loading", state=StageState.RUNNING, began_at="2026-01-01T00:00:04Z")
@@ -229,6 +242,25 @@ def test_routers_hear_whether_it_makes_sense_to_wait() -> None:
         assert (state.phase, state.hold, state.eta_s) == (phase, hold, 7.0)
 
 
-def test_every_reason_to_leave_is_counted_under_a_known_word() -> None:
-    for reason in ("evicted: x", "no request for 3 s", "anything", "its deployment is no more", "scaled to 1"):
-        assert kind_of(Leave("dep-u-1", "chat", reason)) in EVICTIONS
+def test_while_its_rollout_is_paused_a_deployment_wants_the_revision_that_runs() -> None:
+    stored = with_actions(made(accelerators=4), [Start("chat", 1, "n1", NEEDS, "")], {}, NOW)
+    paused = replace(stored, held=held_revision(stored))
+    later, told = changed(
+        "chat", paused, spec(parameters={"model": "x"}, accelerators=1, replicas={"max": 3}), uid="v", at=AT
+    )
+    assert (told.revision, held_revision(later)) == (2, 1)
+    wish = wish_of(later)
+    assert (wish.revision, wish.accelerators, wish.most, wish.paused) == (1, 4, 3, True)
+    (again,) = with_actions(replace(later, assignments=()), [Start("chat", 1, "n1", NEEDS, "")], {}, NOW).assignments
+    body = create_body(later, again)
+    assert body is not None
+    assert body["backend"]["parameters"] == {"model": "m"}
+    resumed = wish_of(replace(later, held=None))
+    assert (resumed.revision, resumed.accelerators, resumed.paused) == (2, 1, False)
+
+
+def test_an_assignment_keeps_what_it_was_promised_and_a_silent_one_counts_as_failed() -> None:
+    stored = with_actions(made(), [Start("chat", 1, "n1", Needs(1, 4000, shares=True), "")], {}, NOW)
+    assert decode(encode(stored)).assignments[0].needs == Needs(1, 4000, shares=True)
+    silent = with_actions(stored, [Leave("dep-u-1", "chat", Cause.SILENT, "nothing was heard")], {}, NOW)
+    assert [(it.node, it.reason) for it in silent.setbacks] == [("n1", "nothing was heard")]

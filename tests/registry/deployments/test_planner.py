@@ -9,8 +9,10 @@ from registry.deployments.model import (
     Abandon,
     Action,
     Assignment,
+    Cause,
     Leave,
     Memory,
+    Needs,
     Node,
     Plan,
     SeenReplica,
@@ -22,7 +24,7 @@ from registry.deployments.model import (
     Wake,
     Wish,
 )
-from registry.deployments.planner import MOST_ACTIONS, plan
+from registry.deployments.planner import MOST_ACTIONS, SILENT_S, plan
 
 NOW = 10_000.0
 GPU = TemplateGlance(name="gpu", accelerators=1, sleeps=False)
@@ -50,9 +52,10 @@ def there(
     """A replica that has been ready for long, and its assignment."""
     request_id = f"dep-{name}-{number}"
     leaving = bool(more.pop("leaving", False))
+    needs = Needs(int(str(more.pop("accelerators", 1))))
     fields: dict[str, object] = {"status": ReplicaStatus.READY, "ready_at": NOW - 5000, **more}
     seen = SeenReplica(f"r-{name}-{number}", request_id, name, revision, node_name, **fields)  # type: ignore[arg-type]
-    return Assignment(request_id, name, revision, node_name, NOW - 5100 + number, leaving), seen
+    return Assignment(request_id, name, revision, node_name, NOW - 5100 + number, leaving, needs), seen
 
 
 def planned(
@@ -77,7 +80,7 @@ def planned(
 
 
 def wish(name: str = "m", **more: object) -> Wish:
-    fields: dict[str, object] = {"model": name, "revision": 1, "template": "gpu", **more}
+    fields: dict[str, object] = {"revision": 1, "template": "gpu", **more}
     return Wish(name, **fields)  # type: ignore[arg-type]
 
 
@@ -381,7 +384,7 @@ def test_what_a_hand_made_file_claims_is_nobody_elses() -> None:
 
 
 def evicted(found: Plan) -> list[str]:
-    return [one.deployment for one in found.actions if isinstance(one, Leave) and one.reason.startswith("evicted")]
+    return [one.deployment for one in found.actions if isinstance(one, Leave) and one.cause is Cause.EVICTED]
 
 
 def test_a_higher_priority_a_minimum_and_a_dwell_are_kept() -> None:
@@ -570,3 +573,90 @@ def test_one_that_is_tried_again_says_what_failed() -> None:
     found = planned([wish()], [node("a")], setbacks=setback)
     assert found.standings["m"].phase is DeploymentPhase.STARTING
     assert found.standings["m"].reason == "tried again: 2 starts failed on node a: out of memory"
+
+
+# What earlier revisions and silent replicas hold.
+
+
+def test_what_a_replica_of_an_earlier_revision_was_promised_is_not_given_again() -> None:
+    """The deployment needs one accelerator now; its replica of before needs four, and no heartbeat tells of it yet."""
+    before, _ = there("m", accelerators=4)
+    found = plan(
+        [wish(revision=2), wish("n")], [before], [], [node("a", 4)],
+        traffic={"m": QUIET, "n": QUIET}, setbacks=[], memory=Memory(), now=NOW,
+    )  # fmt: skip
+    assert [one.deployment for one in found.actions if isinstance(one, Start)] == []
+    assert found.standings["n"].phase is DeploymentPhase.QUEUED
+    assert found.standings["n"].reason == "waits for a replica to leave node a"
+
+
+def test_a_start_says_what_it_needs_of_its_node() -> None:
+    (start,) = planned([wish(accelerators=3)], [node("a")]).actions
+    assert isinstance(start, Start)
+    assert start.needs == Needs(3)
+
+
+def test_a_replica_of_which_nothing_is_heard_though_its_node_is_there_is_replaced_in_time() -> None:
+    fleet, silent = node("a", 4, "r-m-1"), there("m", stale=True)
+    first = planned([wish()], [fleet], silent)
+    assert first.actions == ()
+    assert first.standings["m"].reason == "nothing is heard of its replica on node a"
+    soon = planned([wish()], [fleet], silent, memory=first.memory, now=NOW + SILENT_S - 1)
+    assert soon.actions == ()
+    heard = planned([wish()], [fleet], there("m"), memory=soon.memory, now=NOW + SILENT_S - 1)
+    assert heard.memory.silent_since == {}
+    late = planned([wish()], [fleet], silent, memory=soon.memory, now=NOW + SILENT_S)
+    assert [(type(one).__name__, getattr(one, "cause", None)) for one in late.actions] == [
+        ("Leave", Cause.SILENT),
+        ("Start", None),
+    ]
+
+
+def test_an_assignment_that_never_becomes_a_replica_is_replaced_in_time() -> None:
+    assignment, _ = there("m")
+    memory = Memory(silent_since={assignment.request_id: NOW - SILENT_S})
+    found = plan([wish()], [assignment], [], [node("a")], traffic={}, setbacks=[], memory=memory, now=NOW)
+    assert counts(found) == {"Leave": 1, "Start": 1}
+
+
+def test_while_a_rollout_is_paused_what_is_missing_is_started_as_it_was() -> None:
+    kept = wish(revision=1, paused=True, least=2, most=2)
+    found = planned([kept], [node("a", 4, "r-m-1")], there("m", revision=2))
+    assert [one.revision for one in found.actions if isinstance(one, Start)] == [1]
+    assert counts(found) == {"Start": 1}
+
+
+# One that needs much beside many that need little.
+
+
+def test_who_has_waited_for_long_has_accelerators_kept_one_after_the_other() -> None:
+    wishes = [wish("big", least=0, accelerators=2), wish("x", least=0), wish("y", least=0)]
+    fleet = node("a", 2, "r-x-1", "r-y-1")
+    traffic = {
+        "big": Traffic(waiting=1, last_request_at=NOW),
+        "x": Traffic(in_flight=1, last_request_at=NOW),
+        "y": QUIET,
+    }
+    new = planned(
+        wishes, [fleet], there("x"), there("y"), traffic=traffic, memory=Memory(queued_since={"big": NOW - 119})
+    )
+    assert new.actions == (), "y alone is not enough"
+    long = Memory(queued_since={"big": NOW - 120})
+    found = planned(wishes, [fleet], there("x"), there("y"), traffic=traffic, memory=long)
+    assert evicted(found) == ["y"], "x is in use"
+    assert found.standings["big"].reason == "what comes free of node a is kept for it"
+    again = {**traffic, "y": Traffic(waiting=1, last_request_at=NOW)}
+    free = node("a", 2, "r-x-1")
+    kept = planned(wishes, [free], there("x"), traffic=again, memory=long)
+    assert kept.actions == (), "what came free is kept"
+    assert kept.standings["y"].position == 2
+    turn = Memory(queued_since={"big": NOW - 601})
+    assert [one.deployment for one in planned(wishes, [free], there("x"), traffic=again, memory=turn).actions] == ["y"]
+
+
+def test_whose_clients_come_again_keeps_its_place_in_the_line() -> None:
+    memory = Memory(queued_since={"m": NOW - 100})
+    for ago, since in ((59, NOW - 100), (60, None)):
+        traffic = {"m": Traffic(last_request_at=NOW - ago)}
+        found = planned([wish(least=0)], [node("a", 1, "somebody")], traffic=traffic, memory=memory)
+        assert found.memory.queued_since.get("m") == since
