@@ -273,7 +273,7 @@ class _Nothing:
 
     preserving_since = away = None
     unwritten: tuple[()] = ()
-    revision = resyncs = 0
+    revision = resyncs = healthy = 0
 
     def __iter__(self) -> Iterator[Any]:
         return iter(())

@@ -14,7 +14,12 @@ FILTERS = ("server_mode", "status", "model_name")
 
 def select(infos: Iterable[ReplicaInfo], filters: Mapping[str, str]) -> list[ReplicaInfo]:
     """Those that match every filter; a model matches by name or among the models served."""
-    return [info for info in infos if all(_fits(info, key, value) for key, value in filters.items())]
+    return [info for info in infos if fits(info, filters)]
+
+
+def fits(info: ReplicaInfo, filters: Mapping[str, str]) -> bool:
+    """Whether it matches every filter."""
+    return all(_fits(info, key, value) for key, value in filters.items())
 
 
 def deployment_marks(metadata: JsonObject) -> JsonObject:

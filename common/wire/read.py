@@ -1,11 +1,13 @@
 """PURE. Reading a message of somebody who may be older, newer, or mistaken: one bad member costs no other."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
 
 M = TypeVar("M", bound=msgspec.Struct)
+_fields = cache(msgspec.structs.fields)  # 40 µs otherwise
 
 
 def read_lenient(kind: type[M], members: Mapping[str, Any]) -> M:
@@ -18,8 +20,13 @@ def read_lenient(kind: type[M], members: Mapping[str, Any]) -> M:
     Raises:
         msgspec.ValidationError: A member without a default is absent or does not fit.
     """
+    if not any(isinstance(member, msgspec.Raw) for member in members.values()):
+        try:
+            return msgspec.convert(members, kind, strict=False)
+        except (msgspec.ValidationError, RecursionError):
+            pass  # member by member, then
     fitting: dict[str, Any] = {}
-    for field in msgspec.structs.fields(kind):
+    for field in _fields(kind):
         member = members.get(field.encode_name)
         if member is None:
             continue
@@ -32,9 +39,7 @@ def read_lenient(kind: type[M], members: Mapping[str, Any]) -> M:
             continue
         if fitting[field.name] is None:  # a null in the text
             del fitting[field.name]
-    missing = [
-        field.encode_name for field in msgspec.structs.fields(kind) if field.required and field.name not in fitting
-    ]
+    missing = [field.encode_name for field in _fields(kind) if field.required and field.name not in fitting]
     if missing:
         raise msgspec.ValidationError(f"{kind.__name__}: missing or wrong: {', '.join(missing)}")
     return kind(**fitting)

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import Payload
 
 from common.http.errors import ApiError
 from common.wire.base import JsonObject, Message
@@ -80,6 +82,35 @@ def answer(
 ) -> web.Response:
     """A JSON response."""
     return web.Response(body=encode_json(content), status=status, headers={**JSON_HEADERS, **(headers or {})})
+
+
+COMPRESSED_FROM_BYTES = 64 << 10
+
+
+class Pieces(Payload):
+    """A body that is never put together."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        super().__init__(pieces, content_type="application/json")
+        self._size = sum(map(len, pieces))
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """The text."""
+        return b"".join(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Send one piece after the other, as the client takes them."""
+        for piece in self._value:
+            await writer.write(piece)
+
+
+def long_answer(pieces: Sequence[bytes], *, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A JSON response that may be long, in pieces; compressed, by a thread, for a client that asks for it."""
+    body = Pieces(pieces)
+    response = web.Response(body=body, headers=headers)
+    if body.size is not None and body.size >= COMPRESSED_FROM_BYTES:
+        response.enable_compression()
+    return response
 
 
 def require_entry(request: web.Request) -> Entry:

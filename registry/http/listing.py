@@ -2,14 +2,16 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 
 import structlog
 from aiohttp import ClientConnectionResetError, web
 
 from common.http.errors import ApiError
+from common.paced import paced
 from common.wire.registry import Peer
 from registry.http.bodies import RouterPresence, parse
-from registry.http.context import GRANT, JSON_HEADERS, REGISTRY
+from registry.http.context import GRANT, REGISTRY, long_answer
 from registry.http.guard import EVERYTHING, Level
 from registry.outbound.addresses import AddressRefused
 from registry.views.watch import Subscriber, WatchHub
@@ -19,8 +21,6 @@ BEAT_S = 10.0
 """A watch that has nothing to say says so this often."""
 STALL_S = 60.0
 """A watcher that takes nothing for so long is let go."""
-SNAPSHOT_STALL_S = 15.0
-"""Of a snapshot, which others wait for."""
 LONGEST_WAIT_S = 60.0
 _DURATION = re.compile(r"(\d{1,5}(?:\.\d{1,3})?)(ms|s|m)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
@@ -34,18 +34,20 @@ async def list_services(request: web.Request) -> web.Response:
     await wait_for_news(request)
     status = request.query.get("status")
     if status is None and healthy is None:
-        shown, total = registry.renderer.table(), len(catalogue)
+        table = await registry.renderer.table()
+        revision, shown, total = table.revision, table.services, table.total
     else:
+        revision = catalogue.revision
         entries = [
             entry
-            for entry in catalogue
+            async for entry in paced(list(catalogue))
             if (status is None or entry.instance.status == status)
             and (healthy is None or entry.instance.is_healthy == healthy)
         ]
-        shown, total = registry.renderer.services(entries), len(entries)
-    body = b'{"services":%b,"total":%d,"timestamp":"%b"}' % (shown, total, registry.renderer.timestamp().encode())
-    headers = {**JSON_HEADERS, "X-Index": str(catalogue.revision), "X-Epoch": catalogue.epoch}
-    return web.Response(body=body, headers=headers)
+        shown, total = await registry.renderer.services(entries), len(entries)
+    end = b',"total":%d,"timestamp":"%b"}' % (total, registry.renderer.timestamp().encode())
+    headers = {"X-Index": str(revision), "X-Epoch": catalogue.epoch}
+    return long_answer([b'{"services":', *shown, end], headers=headers)
 
 
 async def watch(request: web.Request) -> web.StreamResponse:
@@ -88,19 +90,15 @@ async def _stream(hub: WatchHub, watcher: Subscriber, response: web.StreamRespon
             async with asyncio.timeout(BEAT_S):
                 await watcher.ready.wait()
         except TimeoutError:
-            await _write(response, hub.beat(), STALL_S)
+            await _write(response, [hub.beat()], STALL_S)
             continue
-        if watcher.resync:
-            async with hub.snapshots:  # or a hundred routers that come back at once would each hold a copy of the table
-                await _write(response, hub.take(watcher), SNAPSHOT_STALL_S)
-        else:
-            await _write(response, hub.take(watcher), STALL_S)
+        await _write(response, await hub.take(watcher), STALL_S)
 
 
-async def _write(response: web.StreamResponse, lines: bytes, timeout_s: float) -> None:
-    if lines:
-        async with asyncio.timeout(timeout_s):
-            await response.write(lines)
+async def _write(response: web.StreamResponse, pieces: Sequence[bytes], timeout_s: float) -> None:
+    async with asyncio.timeout(timeout_s):
+        for piece in filter(None, pieces):
+            await response.write(piece)
 
 
 async def wait_for_news(request: web.Request) -> None:

@@ -2,26 +2,29 @@
 
 import asyncio
 from http import HTTPStatus
+from itertools import chain
 
 import aiohttp
 import msgspec
 import structlog
 from aiohttp import web
 
-from common.discovery.replica import FILTERS, select
+from common.discovery.replica import FILTERS, fits
 from common.http.errors import ApiError, parse_json_object
 from common.http.relay import pass_bytes
 from common.names import is_replica_id
+from common.paced import paced
 from common.wire.create import RequestGlance
 from common.wire.fault import NO_ACCELERATORS, ErrorBody
 from common.wire.read import read_json_lenient, read_lenient
-from common.wire.replica import Created, InfoMarks, OneReplica, ReplicaInfo, ReplicaList
+from common.wire.replica import Created, InfoMarks, OneReplica, ReplicaInfo
 from registry.fleet.agents import STREAMS_MOST, AgentAnswer, AgentAway
 from registry.fleet.placement import NoAgent, NodeAgent, ranked
 from registry.fleet.replicas import pending_info
-from registry.http.context import GRANT, REGISTRY, Registry, answer
+from registry.http.context import GRANT, REGISTRY, Registry, answer, long_answer
 from registry.http.guard import EVERYTHING, Level
 from registry.http.listing import wait_for_news
+from registry.views.render import encode_json, json_array
 
 log = structlog.get_logger(__name__)
 BODY_LIMIT_BYTES = 1 << 20
@@ -35,10 +38,12 @@ async def list_replicas(request: web.Request) -> web.Response:
     await wait_for_news(request)
     registry = request.app[REGISTRY]
     filters = {key: request.query[key] for key in FILTERS if key in request.query}
-    recent = [made.info for key, made in registry.created.recent().items() if key not in registry.index]
-    infos = select([*registry.index.infos(), *recent], filters)
     headers = {"X-Index": str(registry.catalogue.revision), "X-Epoch": registry.catalogue.epoch}
-    return answer(ReplicaList(total=len(infos), replicas=infos), headers=headers)
+    recent = [made.info for key, made in registry.created.recent().items() if key not in registry.index]
+    recent = [made.info for key, made in registry.created.recent().items() if key not in registry.index]
+    told = chain(registry.index.infos(), recent)
+    shown = [encode_json(info) async for info in paced(told) if fits(info, filters)]
+    return long_answer([b'{"total":%d,"replicas":' % len(shown), *json_array(shown), b"}"], headers=headers)
 
 
 async def create(request: web.Request) -> web.Response:
@@ -189,7 +194,7 @@ def _candidates(registry: Registry, glance: RequestGlance) -> list[NodeAgent]:
 
 def _node_of_request(registry: Registry, request_id: str) -> str | None:
     """Where a create request went that came before: by what is reported, was just made, or was only asked."""
-    recent = (made.info for made in registry.created.recent().values() if made.info.request_id == request_id)
+    recent = [made.info for made in registry.created.recent().values() if made.info.request_id == request_id]
     for info in (*registry.index.of_request(request_id), *recent):
         if (node := _node(info)) is not None:
             return node

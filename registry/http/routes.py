@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 from aiohttp import web
 
@@ -28,8 +29,9 @@ from common.wire.registry import (
 from common.wire.replica import Created, OneReplica, ReplicaHealth, ReplicaList, ReplicaMessage, StopRequest, Timeline
 from registry.http import listing, nodes, page, replicas, services, status, templates
 from registry.http.bodies import FailingBody, RegisterBody, UpdateBody
-from registry.http.context import answer
+from registry.http.context import long_answer
 from registry.http.deployment_routes import DEPLOYMENT_ROUTES
+from registry.views.render import encode_json
 
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
 _HEALTHY = {"type": "string", "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])$"}
@@ -49,7 +51,12 @@ _FILTERS = tuple(Parameter(name, _TEXT, f"Only this {name}.") for name in FILTER
 async def description(request: web.Request) -> web.Response:
     """`GET /openapi.json`."""
     del request
-    return answer(openapi.describe("inference-svc registry", ROUTES, faults=(401, 403, 429, 503)))
+    return long_answer([_description()])
+
+
+@cache
+def _description() -> bytes:
+    return encode_json(openapi.describe("inference-svc registry", ROUTES, faults=(401, 403, 429, 503)))
 
 
 _WRITES = (409, 507)

@@ -1,14 +1,14 @@
 """How the registry is, in words, in numbers, and for Prometheus."""
 
-from collections import Counter
-
 from aiohttp import web
 
 from common import __version__
+from common.paced import paced
 from common.wire.registry import RegistryHealth, RegistryStats, ReplicasHealth
-from registry.http.context import JSON_HEADERS, REGISTRY, Registry, answer
+from registry.http.context import REGISTRY, Registry, answer, long_answer
+from registry.views.census import census
 from registry.views.render import encode_json
-from registry.views.targets import targets
+from registry.views.targets import target, watching
 
 
 async def health(request: web.Request) -> web.Response:
@@ -49,19 +49,19 @@ def count_replicas(registry: Registry) -> tuple[int, int]:
 async def stats(request: web.Request) -> web.Response:
     """`GET /stats`."""
     registry = request.app[REGISTRY]
-    instances = [entry.instance for entry in registry.catalogue]
-    healthy = registry.catalogue.healthy
+    counted = await census(registry.catalogue)
+    total, healthy = len(registry.catalogue), registry.catalogue.healthy
     return answer(
         RegistryStats(
-            total_services=len(instances),
+            total_services=total,
             healthy_services=healthy,
-            unhealthy_services=len(instances) - healthy,
-            status_distribution=Counter(instance.status for instance in instances),
-            host_distribution=Counter(instance.registration.host for instance in instances),
+            unhealthy_services=total - healthy,
+            status_distribution=counted.statuses,
+            host_distribution=counted.hosts,
             uptime=round(registry.writer.clock.monotonic() - registry.started_at, 3),
             timestamp=registry.renderer.timestamp(),
             watchers=len(registry.hub),
-            suspect_services=sum(instance.suspect for instance in instances),
+            suspect_services=counted.suspect,
         )
     )
 
@@ -69,11 +69,12 @@ async def stats(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """`GET /metrics`."""
     registry = request.app[REGISTRY]
-    return web.Response(body=registry.metrics.scrape(), headers={"Content-Type": registry.metrics.content_type})
+    return web.Response(body=await registry.metrics.scrape(), headers={"Content-Type": registry.metrics.content_type})
 
 
 async def prometheus_targets(request: web.Request) -> web.Response:
     """`GET /sd/prometheus`."""
     registry = request.app[REGISTRY]
-    instances = [entry.instance for entry in registry.catalogue]
-    return web.Response(body=encode_json(targets(instances, registry.routers, request.host)), headers=JSON_HEADERS)
+    groups = watching(registry.routers, request.host)
+    groups += [group async for entry in paced(list(registry.catalogue)) if (group := target(entry.instance))]
+    return long_answer([encode_json(groups)])

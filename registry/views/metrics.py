@@ -11,6 +11,7 @@ from registry.core.catalogue import Catalogue, Revised
 from registry.core.model import Upsert
 from registry.core.writer import Writer
 from registry.deployments.tally import Tally
+from registry.views.census import Census, census
 from registry.views.watch import WatchHub
 
 
@@ -34,6 +35,7 @@ class Metrics(Collector):
         self._hub = hub
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        self._census = Census()
 
     def notice(self, revised: Sequence[Revised]) -> None:
         """A listener of the writer."""
@@ -41,8 +43,9 @@ class Metrics(Collector):
             if not isinstance(item.change, Upsert):
                 self.removals[item.change.reason] += 1
 
-    def scrape(self) -> bytes:
+    async def scrape(self) -> bytes:
         """The text format."""
+        self._census = await census(self._catalogue)
         return generate_latest(self._registry)
 
     def describe(self) -> list[Metric]:
@@ -51,18 +54,17 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One family after the other."""
-        instances = [entry.instance for entry in self._catalogue]
         services = GaugeMetricFamily("registry_services", "Records, by status.", labels=["status"])
-        for status, count in sorted(Counter(_status(it.status) for it in instances).items()):
+        statuses: Counter[str] = Counter()
+        for status, count in self._census.statuses.items():
+            statuses[_status(status)] += count
+        for status, count in sorted(statuses.items()):
             services.add_metric([status], count)
         yield services
         gauges = {
-            "registry_services_healthy": (
-                "Records that run and whose lease holds.",
-                sum(i.is_healthy for i in instances),
-            ),
-            "registry_services_stale": ("Records whose lease ended.", sum(i.stale for i in instances)),
-            "registry_services_suspect": ("Records kept by self-preservation.", sum(i.suspect for i in instances)),
+            "registry_services_healthy": ("Records that run and whose lease holds.", self._catalogue.healthy),
+            "registry_services_stale": ("Records whose lease ended.", self._census.stale),
+            "registry_services_suspect": ("Records kept by self-preservation.", self._census.suspect),
             "registry_self_preservation": (
                 "1 while expiry is held back.",
                 self._catalogue.preserving_since is not None,

@@ -20,21 +20,18 @@ JOBS = {RecordKind.AGENT: "agent", RecordKind.SERVER: "server"}
 PATH_LIMIT = 256
 
 
-def targets(instances: Iterable[Instance], routers: Iterable[Peer], own: str) -> list[TargetGroup]:
-    """Target groups, this registry's first.
+def watching(routers: Iterable[Peer], own: str) -> list[TargetGroup]:
+    """The groups of this registry, reached by the caller at `own` (`host:port`), and of the routers that watch it."""
+    return [TargetGroup(targets=[own], labels={"job": "registry", "service": "registry"}), *map(_router, routers)]
 
-    Args:
-        instances: The records.
-        routers: Those that watch this registry.
-        own: `host:port` under which the caller reached this registry.
-    """
-    groups = [TargetGroup(targets=[own], labels={"job": "registry", "service": "registry"})]
-    groups += [_router(peer) for peer in routers]
-    return groups + [
-        TargetGroup(targets=[authority(instance.registration.host, instance.registration.port)], labels=labels)
-        for instance in instances
-        if (labels := _labels(instance)) is not None
-    ]
+
+def target(instance: Instance) -> TargetGroup | None:
+    """The group of one record, or None for what has no metrics that we know of."""
+    labels = _labels(instance)
+    if labels is None:
+        return None
+    registration = instance.registration
+    return TargetGroup(targets=[authority(registration.host, registration.port)], labels=labels)
 
 
 def _router(peer: Peer) -> TargetGroup:
@@ -46,7 +43,6 @@ def _router(peer: Peer) -> TargetGroup:
 
 
 def _labels(instance: Instance) -> dict[str, str] | None:
-    """The labels of one target, or None for what has no metrics that we know of."""
     registration = instance.registration
     labels = {"service": registration.name, "node": registration.hostname or registration.host}
     if registration.url.startswith("https:"):

@@ -15,7 +15,6 @@ from registry.views.render import Renderer
 
 HISTORY_LIMIT = 4096
 QUEUE_LIMIT = 2048
-SNAPSHOTS_AT_ONCE = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -64,8 +63,6 @@ class WatchHub:
         self._moved = asyncio.Event()
         self._waiting = 0
         self.resyncs = 0
-        self.snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE)
-        """Held while a snapshot is taken and sent: ten thousand records are 11 MB."""
 
     def __len__(self) -> int:
         return len(self._watchers) + self._waiting
@@ -103,18 +100,18 @@ class WatchHub:
         """Stop watching."""
         self._watchers.discard(watcher)
 
-    def take(self, watcher: Subscriber) -> bytes:
-        """Everything that `watcher` has not got yet, as lines; empties its queue."""
+    async def take(self, watcher: Subscriber) -> list[bytes]:
+        """Everything that `watcher` has not got yet, as lines in pieces; empties its queue, which fills again meanwhile."""
         watcher.ready.clear()
         if watcher.resync:
             watcher.resync = False
             watcher.pending.clear()
             self.resyncs += watcher.dropped > 0
             watcher.dropped = 0
-            return self._snapshot()
+            return await self._snapshot()
         lines = b"".join(watcher.pending.values())
         watcher.pending.clear()
-        return lines
+        return [lines]
 
     def dismiss(self) -> None:
         """End every watch; who may still watch asks again and misses nothing."""
@@ -166,8 +163,9 @@ class WatchHub:
         shown = self._catalogue.revision if revision is None else revision
         return f'{{"type":"{kind}","epoch":"{self._catalogue.epoch}","revision":{shown}'.encode()
 
-    def _snapshot(self) -> bytes:
-        return self._head("snapshot") + b',"services":' + self._renderer.services(self._catalogue) + b"}\n"
+    async def _snapshot(self) -> list[bytes]:
+        table = await self._renderer.table()
+        return [self._head("snapshot", table.revision) + b',"services":', *table.services, b"}\n"]
 
     def _line(self, item: Revised) -> bytes:
         change = item.change

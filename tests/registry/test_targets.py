@@ -1,11 +1,16 @@
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec import UNSET
 
 from common.wire.record import Registration
-from common.wire.registry import Peer
+from common.wire.registry import Peer, TargetGroup
 from registry.core.model import Instance
-from registry.views.targets import targets
+from registry.views.targets import target, watching
+
+
+def targets(instances: Iterable[Instance], routers: Iterable[Peer], own: str) -> list[TargetGroup]:
+    return [*watching(routers, own), *filter(None, map(target, instances))]
 
 
 def instance(name: str, kind: str, *, instance_id: str | None = "i", **changes: Any) -> Instance:

@@ -159,32 +159,32 @@ class Hubbed:
         self.hub.publish(self.catalogue.apply(Register(said), 0.0)[1])
 
 
-def kinds(raw: bytes) -> list[str]:
-    return [msgspec.json.decode(line)["type"] for line in raw.splitlines()]
+def kinds(pieces: list[bytes]) -> list[str]:
+    return [msgspec.json.decode(line)["type"] for line in b"".join(pieces).splitlines()]
 
 
 async def test_slow_watcher_is_resynced_and_bounded_C9(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "QUEUE_LIMIT", 5)
     it = Hubbed()
     slow, quick = it.hub.subscribe(since=None, epoch=None), it.hub.subscribe(since=None, epoch=None)
-    it.hub.take(slow)
-    it.hub.take(quick)
+    await it.hub.take(slow)
+    await it.hub.take(quick)
     for number in range(20):
         it.register(f"n{number}")
-        assert kinds(it.hub.take(quick)) == ["put"]
+        assert kinds(await it.hub.take(quick)) == ["put"]
         assert len(slow.pending) <= 5
-    assert kinds(it.hub.take(slow)) == ["snapshot"]
+    assert kinds(await it.hub.take(slow)) == ["snapshot"]
     it.register("after")
-    assert kinds(it.hub.take(slow)) == ["put"]
+    assert kinds(await it.hub.take(slow)) == ["put"]
 
 
 async def test_pending_changes_of_one_name_are_one_line() -> None:
     it = Hubbed()
     watcher = it.hub.subscribe(since=None, epoch=None)
-    it.hub.take(watcher)
+    await it.hub.take(watcher)
     for _ in range(100):
         it.register("same")
-    (line,) = it.hub.take(watcher).splitlines()
+    (line,) = b"".join(await it.hub.take(watcher)).splitlines()
     assert msgspec.json.decode(line)["revision"] == 100
 
 
@@ -193,15 +193,15 @@ async def test_history_that_does_not_reach_back_means_snapshot_C9(monkeypatch: p
     it = Hubbed()
     for number in range(5):
         it.register(f"n{number}")
-    assert kinds(it.hub.take(it.hub.subscribe(since=1, epoch="e"))) == ["snapshot"]
-    assert kinds(it.hub.take(it.hub.subscribe(since=2, epoch="e"))) == ["put"] * 3
-    assert kinds(it.hub.take(it.hub.subscribe(since=5, epoch="e"))) == []
+    assert kinds(await it.hub.take(it.hub.subscribe(since=1, epoch="e"))) == ["snapshot"]
+    assert kinds(await it.hub.take(it.hub.subscribe(since=2, epoch="e"))) == ["put"] * 3
+    assert kinds(await it.hub.take(it.hub.subscribe(since=5, epoch="e"))) == []
 
 
 async def test_removed_record_is_not_kept_by_the_renderer() -> None:
     it = Hubbed()
     it.register("a")
-    it.hub.take(it.hub.subscribe(since=None, epoch=None))
+    await it.hub.take(it.hub.subscribe(since=None, epoch=None))
     it.hub.publish(it.catalogue.apply(Deregister("a"), 0.0)[1])
     assert it.hub._renderer._cache == {}
 
