@@ -125,7 +125,7 @@ async def serve(feed_fd: int, counters_fd: int, socket_fd: int, *, is_compiled: 
         if failure.done():
             return Exit.SOFTWARE
         failure.cancel()
-        await _drain(engine, settings.drain_timeout_s)
+        await _drain(engine, settings.drain_timeout_s, orphaned=retired.result())
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
     return Exit.OK
@@ -140,8 +140,8 @@ async def _listen(
     *,
     asked: asyncio.Event,
     is_compiled: bool,
-) -> None:
-    """Take tables from the master; serve from the first one on; return when told to retire."""
+) -> bool:
+    """Take tables from the master; serve from the first one on; return when told to retire, or True when it is gone."""
     server: asyncio.Server | None = None
     while True:
         message = await feed.read(reader)
@@ -152,7 +152,7 @@ async def _listen(
                 scope.spawn("follow", _follow(reader, engine))
             if server is not None:
                 server.close()
-            return
+            return message is None
         _take(engine, message)
         if isinstance(message, feed.Endpoints) and server is None:
             server = await asyncio.get_running_loop().create_server(
@@ -216,11 +216,13 @@ def _waits(engine: Engine) -> dict[str, feed.ModelWaits]:
     }
 
 
-async def _drain(engine: Engine, timeout_s: float) -> None:
-    """Let requests under way finish, then end the rest with an error."""
+async def _drain(engine: Engine, timeout_s: float, *, orphaned: bool) -> None:
+    """Let requests under way finish, then end the rest with an error; `orphaned`: no more tables come (D17)."""
     engine.drain()
     # A client that connected a moment ago may be about to send its request: serve it, rather than refuse it.
     await asyncio.sleep(FRESH_GRACE_S)
+    if orphaned:
+        engine.end_held()
     try:
         async with asyncio.timeout(timeout_s):
             while engine.busy():  # noqa: ASYNC110 - three kinds of things may end it, and this happens once

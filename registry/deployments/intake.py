@@ -52,7 +52,8 @@ class Intake:
                 came = 0
             busy = told.in_flight + told.waiting > 0
             if came or busy:
-                self._used(model, came, now)
+                # What came and went between two words may be older than what was called for since: a `sleep`.
+                self._used(model, came, now, since=now if busy or before is None else before.at)
             urgent = urgent or (told.waiting > 0 and then.waiting == 0)
         self._routers[router] = _Router(demand, now)
         return urgent
@@ -81,7 +82,7 @@ class Intake:
     def _forget(self, now: float) -> None:
         self._routers = {name: one for name, one in self._routers.items() if now - one.at <= SILENT_S}
 
-    def _used(self, model: str, came: int, now: float) -> None:
+    def _used(self, model: str, came: int, now: float, *, since: float) -> None:
         use = self._uses.setdefault(model, _Use(at=now))
         use.per_s = use.per_s * math.exp((use.at - now) / DECAY_S) + came / DECAY_S
-        use.last_at = use.at = now
+        use.at, use.last_at = now, max(since, use.last_at or since)

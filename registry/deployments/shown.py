@@ -16,6 +16,8 @@ class Shown:
     stored: Mapping[str, StoredDeployment] = field(default_factory=dict)
     statuses: dict[str, board.Status] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    known: bool = False
+    """They were read once: a registry that has just begun knows of none, which does not mean that there are none."""
     closed: bool = False
 
     def close(self) -> None:
@@ -33,6 +35,7 @@ class Shown:
 
     def show(self, stored: Mapping[str, StoredDeployment], statuses: dict[str, board.Status]) -> list[str]:
         """Take in what is true now; returns the names whose status changed."""
+        self.known = True
         news = [name for name, status in statuses.items() if self.statuses.get(name) != status]
         if news or stored != self.stored or statuses.keys() != self.statuses.keys():
             self.stored, self.statuses = stored, statuses

@@ -181,6 +181,8 @@ async def demand(request: web.Request) -> web.Response:
         raise ApiError(422, f"field 'models': at most {DEMAND_MODELS_MOST}", field="models")
     keeper = request.app[REGISTRY].keeper
     keeper.heard(request.match_info["name"], told)
+    if not keeper.shown.known:  # a router would fail those that it holds
+        raise ApiError(503, "the deployments have not been read yet")
     return answer(DemandAnswer(models=keeper.shown.states()))
 
 

@@ -208,6 +208,11 @@ class Downstream(ClientConnection):
         elif self._transport is not None:
             self._transport.abort()
 
+    def end_held(self) -> None:
+        """End a request that waits for its model to start."""
+        if self._exchange is not None and self._exchange.queued and self._exchange.holds:
+            self._exchange.expire()
+
     # -- reading requests --------------------------------------------------------------------------------------------
 
     def _close(self) -> None:

@@ -328,6 +328,11 @@ class Engine:
         for client in list(self.clients):
             client.drain()
 
+    def end_held(self) -> None:
+        """Nobody will tell of a replica that starts: those that wait for one may ask again elsewhere."""
+        for client in list(self.clients):
+            client.end_held()
+
     def abort_all(self) -> None:
         """The drain's time is over: end every client."""
         for client in list(self.clients):

@@ -64,6 +64,10 @@ class ClientConnection:
         """Close now if idle, else after the answer."""
         raise NotImplementedError
 
+    def end_held(self) -> None:
+        """End a request that waits for its model to start."""
+        raise NotImplementedError
+
     def expel(self) -> None:
         """Close now, whatever is under way."""
         raise NotImplementedError

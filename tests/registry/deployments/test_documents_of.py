@@ -168,7 +168,7 @@ def test_demand_is_added_up_and_a_silent_router_forgotten() -> None:
     intake.keep({"m"}, NOW + 0.5 + SILENT_S)
     assert intake.traffic("m", NOW + 7).in_flight == 0
     intake.heard("b", Demand(models={"m": ModelDemand(requests=2)}), NOW + 2)  # it began anew: two more
-    assert intake.traffic("m", NOW + 2).last_request_at == NOW + 2
+    assert intake.traffic("m", NOW + 2).last_request_at == NOW + 1  # since its last word
     assert intake.traffic("other", NOW).last_request_at is None
 
 
