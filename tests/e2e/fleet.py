@@ -5,7 +5,6 @@ What an agent makes carries the fleet's mark in its environment, so that every s
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 
 from tests.babysitter.agent.conftest import end_all, port_range
 from tests.ports import free_port
 from tests.registry.etcd import Etcd
-from tests.registry.processes import ROOT, environment
+from tests.registry.processes import environment
 
 DEPLOYMENTS = "/api/v1/deployments"
 WAIT_S = 60.0
@@ -73,7 +73,7 @@ class Servers:
     def now(self) -> list[Server]:
         """Those that live."""
         found, now = {}, time.monotonic()
-        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        for pid in psutil.pids():
             since, server = self._known.get(pid, (now, None))
             if server is None and now - since < BECOMES_S:
                 server = self._read(pid)
@@ -85,7 +85,7 @@ class Servers:
         """Every process that an agent, or what it made, has started: command lines by pid."""
         return {
             pid: _file(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace")
-            for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+            for pid in psutil.pids()
             if self._mark in _file(pid, "environ").split(b"\0")
         }
 
@@ -285,6 +285,11 @@ class Fleet:
                 time.sleep(0.1)
         if self._etcd is not None:
             self._etcd.kill()
+
+
+def tell(**figures: object) -> None:
+    """Print figures, which `pytest -s` shows."""
+    sys.stdout.write(json.dumps(figures) + "\n")
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ from bench.replay.figures import quantile
 from bench.router.cold import ask
 from bench.router.machine import BenchError, raise_file_limit
 from bench.router.peers import build_programs
-from tests.e2e.fleet import Fleet, fleet_in
+from tests.e2e.fleet import Fleet, fleet_in, tell
 
 pytestmark = pytest.mark.e2e
 MANY = 1000
@@ -34,9 +34,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
         yield made
 
 
-async def test_a_thousand_requests_to_a_cold_model_are_one_start_and_none_is_lost(
-    fleet: Fleet, record_property: Callable[[str, object], None]
-) -> None:
+async def test_a_thousand_requests_to_a_cold_model_are_one_start_and_none_is_lost(fleet: Fleet) -> None:
     raise_file_limit()
     templates = fleet.folder / "templates"
     templates.mkdir()
@@ -69,4 +67,4 @@ async def test_a_thousand_requests_to_a_cold_model_are_one_start_and_none_is_los
     first_s = sorted(asker.first_at - ready_at for asker in askers)
     figures = {"first": first_s[0], "p50": quantile(first_s, 0.5), "p99": quantile(first_s, 0.99), "last": first_s[-1]}
     # Not judged here: how soon depends on what else the machine does. docs/performance.md has figures.
-    record_property("first_token_after_ready_ms", {name: round(value * 1e3) for name, value in figures.items()})
+    tell(first_token_after_ready_ms={name: round(value * 1e3) for name, value in figures.items()})

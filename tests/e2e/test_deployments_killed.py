@@ -27,7 +27,7 @@ import psutil
 import pytest
 
 from babysitter.agent import processes
-from tests.e2e.fleet import DEPLOYMENTS, Fleet, Server, fleet_in
+from tests.e2e.fleet import DEPLOYMENTS, Fleet, Server, fleet_in, tell
 from tests.registry.etcd import require_etcd
 
 pytestmark = pytest.mark.e2e
@@ -268,11 +268,11 @@ async def test_kill_9_in_a_start_of_a_cold_model_B1_C17_D17_E3(
 @pytest.mark.parametrize("victim", ["router", "registry", "leader", "agent", "babysitter"])
 @pytest.mark.parametrize("phase", PHASES)
 async def test_kill_9_in_every_phase_of_a_start_many_times_C17(
-    made: Callable[[str], Any], record_property: Callable[[str, object], None], victim: str, phase: str
+    made: Callable[[str], Any], victim: str, phase: str
 ) -> None:
     if victim == "babysitter" and phase in PHASES[:2]:
         pytest.skip("there is none yet")
     fleet, counts = await made(victim), Counter[str]()
     for _ in range(TIMES):
         counts += (await round_of(fleet, victim, phase)).counts
-    record_property("kills", {"victim": victim, "phase": phase, "kills": TIMES, **counts})
+    tell(victim=victim, phase=phase, kills=TIMES, requests=counts)
