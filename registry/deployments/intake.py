@@ -34,10 +34,10 @@ class Intake:
     _routers: dict[str, _Router] = field(default_factory=dict)
     _uses: dict[str, _Use] = field(default_factory=dict)
 
-    def heard(self, router: str, demand: Demand, now: float) -> bool:
+    def heard(self, router: str, demand: Demand, now: float, *, late_s: float = 0.0) -> bool:
         """Takes a router's word; True when a model is waited for that it had nobody waiting for before.
 
-        A count that rose is so many requests; one that fell is a router that began anew.
+        A count that rose is so many requests; one that fell is a router that began anew. The word may be `late_s` old.
         """
         before = self._routers.get(router)
         if before is None and len(self._routers) >= ROUTERS_MOST:
@@ -53,7 +53,7 @@ class Intake:
             busy = told.in_flight + told.waiting > 0
             if came or busy:
                 # What came and went between two words may be older than what was called for since: a `sleep`.
-                self._used(model, came, now, since=now if busy or before is None else before.at)
+                self._used(model, came, now, since=now - late_s if busy or before is None else before.at - late_s)
             urgent = urgent or (told.waiting > 0 and then.waiting == 0)
         self._routers[router] = _Router(demand, now)
         return urgent

@@ -55,6 +55,8 @@ SOONEST_S = 0.02
 AWAY_AFTER_S = 60.0
 """A node with replicas whose agent is not registered is given up after so long."""
 PASS_ON_S = 2.0
+PASSED_ON_LATE_S = 2 * TICK_S
+"""What another registry passes on waits for its next round, and for ours."""
 HOLD_WITHIN_S = 60.0
 """A request waits for a deployment that fails if the next start is tried within this time."""
 DEMAND = "demand/"
@@ -201,7 +203,7 @@ class Keeper:
                 log.debug("deployment.demand_unreadable", key=key, reason=str(error))
                 continue
             for router, demand in words.items():
-                self._intake.heard(router, demand, now)
+                self._intake.heard(router, demand, now, late_s=PASSED_ON_LATE_S)
         self._heard_versions = versions
 
     # The one that leads.
