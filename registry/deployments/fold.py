@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from common.wire.words import ReplicaStatus
-from registry.deployments.model import Abandon, Action, Cause, Leave, SeenReplica, Start, StoredDeployment
+from registry.deployments.model import Abandon, Action, Cause, Leave, SeenReplica, Start, StoredDeployment, Wake
 from registry.deployments.stored import assigned, set_back
 
 
@@ -36,12 +36,18 @@ def with_seen(stored: StoredDeployment, seen: Mapping[str, SeenReplica]) -> Stor
 def with_actions(
     stored: StoredDeployment, actions: Iterable[Action], seen: Mapping[str, SeenReplica], now: float
 ) -> StoredDeployment:
-    """As the plan wants it; the calls come after this is written."""
+    """As the plan wants it; the calls come after this is written.
+
+    What is started or woken sleeps no more: the next leader, which has not heard who asked, would end it again.
+    """
     starts: list[Start] = []
     for action in actions:
         match action:
             case Start():
                 starts.append(action)
+                stored = replace(stored, slept_at=None)
+            case Wake():
+                stored = replace(stored, slept_at=None)
             case Abandon(request_id=request_id):
                 kept = tuple(one for one in stored.assignments if one.request_id != request_id)
                 stored = replace(stored, assignments=kept)

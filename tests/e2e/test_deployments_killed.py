@@ -106,7 +106,11 @@ async def ask(fleet: Fleet, outcomes: Outcomes, *, stream: bool) -> None:
 
 def replicas(root: Path) -> set[str]:
     """Their folders."""
-    return {entry.name.removeprefix(".new-") for entry in root.iterdir() if entry.is_dir()} - {"state"}
+    return {
+        entry.name.removeprefix(".new-")
+        for entry in root.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".gone-")
+    } - {"state"}
 
 
 class Start:

@@ -21,6 +21,7 @@ from registry.deployments.model import (
     Start,
     StoredDeployment,
     Traffic,
+    Wake,
 )
 from registry.deployments.parameters import faults
 from registry.deployments.sight import moment, seen
@@ -273,3 +274,10 @@ def test_a_request_of_before_a_sleep_that_is_heard_of_later_does_not_take_it_bac
     assert intake.traffic("m", NOW + 1).last_request_at == NOW
     intake.heard("b", Demand(models={"m": ModelDemand(in_flight=1, requests=1)}), NOW + 4, late_s=2)
     assert intake.traffic("m", NOW + 4).last_request_at == NOW + 2
+
+
+def test_what_was_put_to_sleep_and_is_started_again_sleeps_no_more() -> None:
+    slept = replace(made(), slept_at=NOW)
+    assert with_actions(slept, [Start("chat", 1, "n1", NEEDS, "")], {}, NOW + 1).slept_at is None
+    assert with_actions(slept, [Wake("r", "chat", "wanted again")], {}, NOW + 1).slept_at is None
+    assert with_actions(slept, [], {}, NOW + 1).slept_at == NOW
