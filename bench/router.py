@@ -33,7 +33,7 @@ sys.path[0] = str(ROOT)  # a script's own folder comes first otherwise, and hold
 
 from bench.flags import names_of  # noqa: E402 - see above
 from bench.router import figures  # noqa: E402 - see above
-from bench.router.figures import DIRECT, OURS, Sample, Streams  # noqa: E402
+from bench.router.figures import BEFORE, DIRECT, OURS, Sample, Streams  # noqa: E402
 from bench.router.machine import (  # noqa: E402
     BenchError,
     cpu_of,
@@ -189,13 +189,18 @@ def note(text: str) -> None:
 
 def prepared(options: argparse.Namespace, work: Path) -> dict[str, tuple[Peer, str]]:
     """The routers that are here, with their programs; the others are named and left out."""
-    peers: dict[str, Peer] = {**PEERS, OURS: Ours(options.source.resolve(), shlex.split(options.ours_flags))}
+    flags = shlex.split(options.ours_flags)
+    peers: dict[str, Peer] = {**PEERS, OURS: Ours(options.source.resolve(), flags)}
+    if options.before is not None:
+        peers[BEFORE] = Ours(options.before.resolve(), flags)
     found = {}
     for name in options.targets:
         if name == DIRECT:
             continue
         try:
             found[name] = (peers[name], peers[name].prepare(work, install=options.install))
+        except KeyError:
+            note(f"without {name}: it needs --before FOLDER")
         except BenchError as error:
             note(f"without {name}: {error}")
     return found
@@ -253,6 +258,7 @@ def report(bench: Bench, samples: list[Sample], streams: Streams | None, loads: 
                 f"slowest first byte {streams.first_byte_max_s:.2f} s."
             ),
         ]
+    lines += figures.before_lines(samples, options.workloads)
     lines += ["", "### Bounds", "", figures.bound_table(figures.bounds(samples, streams))]
     odd = figures.odd_bodies(samples)
     if odd:
@@ -276,7 +282,7 @@ def write_json(path: Path, bench: Bench, samples: list[Sample], streams: Streams
 def parse(words: list[str]) -> argparse.Namespace:
     """The command line."""
 
-    targets, workloads = [DIRECT, *PEERS, OURS], [*WORKLOADS, STREAMS]
+    targets, workloads = [DIRECT, *PEERS, BEFORE, OURS], [*WORKLOADS, STREAMS]
     parser = argparse.ArgumentParser(
         prog="bench/router.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -299,6 +305,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         default=ROOT,
         help="folder of the router that is measured as ours (default: this project)",
     )
+    add("--before", type=Path, metavar="FOLDER", help="an earlier tree of this project, which is the target `before`")
     add("--ours-flags", default="", metavar="FLAGS", help="further flags of our router, in one word")
     add("--router-core", type=int, default=0, help="core of every router (default: 0)")
     add("--load-core", type=int, default=1, help="core of the client and the backend (default: 1)")

@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
 from statistics import mean, median
 
-from bench.router.figures import Bound, bound_table, spread, table
+from bench.router.figures import Bound, bound_table, median_within, spread, table
 
 DIRECT, OURS, COST, ROUND_ROBIN = "direct", "ours", "cost", "round_robin"
 HITS_BOUND, TTFT_BOUND, APART_BOUND, ADDED_BOUND_MS = 0.86, 0.5, 1.0, 1.0
-CONFIDENCE = 0.95
-"""The usual one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,23 +125,6 @@ def pairs(added: Sequence[Added], at_once: int, name: str) -> list[float]:
     found = {(one.way, one.repetition): getattr(one, name) for one in added if one.at_once == at_once}
     turns = sorted({repetition for _, repetition in found})
     return [found[OURS, turn] - found[DIRECT, turn] for turn in turns]
-
-
-def median_within(values: Sequence[float]) -> tuple[float, float] | None:
-    """Where the median of all such values lies with 95 % confidence; None for fewer than six, which cannot tell.
-
-    The narrowest two of the sorted values, equally far from both ends, with so many chances in 2^n that they hold the
-    median between them: the sign test's interval, right for any distribution.
-    """
-    ordered, count = sorted(values), len(values)
-    found = None
-    outside = 0
-    for below in range(count // 2):
-        outside += comb(count, below)
-        if 1 - 2 * outside / 2**count < CONFIDENCE:
-            break
-        found = ordered[below], ordered[count - 1 - below]
-    return found
 
 
 def _added_bound(title: str, at_once: int, values: Sequence[float]) -> Bound:

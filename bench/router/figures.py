@@ -6,10 +6,13 @@ which a figure alone does not.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import comb
 from statistics import median
 from typing import Any
 
-DIRECT, OURS, NGINX, SGLANG = "direct", "ours", "nginx", "sglang"
+CONFIDENCE = 0.95
+"""The usual one."""
+DIRECT, BEFORE, OURS, NGINX, SGLANG = "direct", "before", "ours", "nginx", "sglang"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,35 @@ def bound_table(judged: Sequence[Bound]) -> str:
     words = {True: "holds", False: "MISSED", None: "-"}
     rows = [(b.what, b.limit, b.measured, words[b.holds]) for b in judged]
     return table(("bound", "limit", "measured (lowest-highest, pairs)", ""), rows)
+
+
+def before_lines(samples: Sequence[Sample], workloads: Sequence[str]) -> list[str]:
+    """CPU per request now and before, pair by pair, with the sign test's interval; nothing where `before` was not asked."""
+    told = []
+    for workload in workloads:
+        pairs = ratios(*(by_repetition(samples, workload, name, lambda s: s.cpu_us) for name in (OURS, BEFORE)))
+        if pairs:
+            within = median_within(pairs)
+            words = f", 95 % {within[0]:.3f}-{within[1]:.3f}" if within else ""
+            told += ["", f"{workload}: CPU per request, ours / before: {median(pairs):.3f}{words}, {len(pairs)} pairs"]
+    return told
+
+
+def median_within(values: Sequence[float]) -> tuple[float, float] | None:
+    """Where the median of all such values lies with 95 % confidence; None for fewer than six, which cannot tell.
+
+    The narrowest two of the sorted values, equally far from both ends, with so many chances in 2^n that they hold the
+    median between them: the sign test's interval, right for any distribution.
+    """
+    ordered, count = sorted(values), len(values)
+    found = None
+    outside = 0
+    for below in range(count // 2):
+        outside += comb(count, below)
+        if 1 - 2 * outside / 2**count < CONFIDENCE:
+            break
+        found = ordered[below], ordered[count - 1 - below]
+    return found
 
 
 def odd_bodies(samples: Sequence[Sample]) -> list[str]:

@@ -58,10 +58,10 @@ class Net:
         for node, place in self.places.items():
             name = f"{ID}{node}"
             ip("netns", "add", name)
-            ip("link", "add", f"{name}x", "type", "veth", "peer", "name", "up", "netns", name)
+            ip("link", "add", f"{name}x", "type", "veth", "peer", "name", "net", "netns", name)
             ip("link", "set", f"{name}x", "master", ID, "up")
-            ip("-n", name, "addr", "add", f"{place.address}/24", "dev", "up")
-            for device in ("lo", "up"):
+            ip("-n", name, "addr", "add", f"{place.address}/24", "dev", "net")
+            for device in ("lo", "net"):
                 ip("-n", name, "link", "set", device, "up")
 
     def cable(self, node: str, state: str) -> None:
