@@ -2,13 +2,16 @@
 
     python bench/deployments.py --simulate [--models 20] [--accelerators 4] [--per-s 0.02,0.05,0.1] [--seeds 5]
     python bench/deployments.py --fleets 2000 [--first 0]
+    python bench/deployments.py --real [--minutes 10] [--models 20] [--accelerators 4] [--per-s 0.15] [--seeds 1]
 
 The first form: an hour of Zipf traffic, each model needs one accelerator and 10 to 60 s to start, a request takes 5 s on
 average; nothing runs but the planner itself. The second form: random fleets with faults, and what must hold of them
-(bench/deployments/fleets.py); the first that breaks is told with its seed.
+(bench/deployments/fleets.py); the first that breaks is told with its seed. The third form: the first one's traffic in real
+processes that start sooner (bench/deployments/real.py); it ends with 1 when something that must hold did not.
 """
 
 import argparse
+import asyncio
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # a script's own folder comes first otherwise, and holds a `router` that is not the router
 
 from bench.deployments.fleets import run  # noqa: E402 - see above
+from bench.deployments.real import real  # noqa: E402
 from bench.deployments.world import Broken  # noqa: E402
 from bench.deployments.zipf import DWELL_S, simulate, thrash_limit  # noqa: E402
 from bench.replay.figures import quantile  # noqa: E402
@@ -63,17 +67,24 @@ def fleets(first: int, count: int) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--simulate", action="store_true")
+    parser.add_argument("--real", action="store_true")
+    parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--models", type=int, default=20)
     parser.add_argument("--accelerators", type=int, default=4)
-    parser.add_argument("--per-s", type=lambda text: [float(one) for one in text.split(",")], default=[0.02, 0.05, 0.1])
+    parser.add_argument("--per-s", type=lambda text: [float(one) for one in text.split(",")], default=None)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--fleets", type=int, default=0, metavar="N")
     parser.add_argument("--first", type=int, default=0, metavar="SEED")
     options = parser.parse_args(arguments)
-    if not options.simulate and not options.fleets:
-        parser.error("needs --simulate or --fleets N")
+    if not (options.simulate or options.fleets or options.real):
+        parser.error("needs --simulate, --fleets N or --real")
     if options.simulate:
+        options.per_s = options.per_s or [0.02, 0.05, 0.1]
         hours(options)
+    if options.real:
+        given = {"minutes": options.minutes, "models": options.models, "accelerators": options.accelerators}
+        (rate, *_) = options.per_s or [0.15]
+        return max(asyncio.run(real(**given, per_s=rate, seed=seed)) for seed in range(options.seeds))
     return fleets(options.first, options.fleets) if options.fleets else 0
 
 

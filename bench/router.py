@@ -43,6 +43,7 @@ from bench.router.machine import (  # noqa: E402
     memory_bytes,
     raise_file_limit,
     started,
+    tree_cpu_s,
     wait_until_answers,
 )
 from bench.router.peers import PEERS, Command, Ours, Peer, Place, build_programs  # noqa: E402
@@ -118,19 +119,19 @@ class Bench:
         """Warm up, then measure one target under one workload."""
         workload = WORKLOADS[key]
         self.ask(target.port, workload, WARM_S)
-        before = cpu_of(target.pid)
+        before, before_s = cpu_of(target.pid), tree_cpu_s(target.pid)
         got = self.ask(target.port, workload, workload.seconds * self.options.scale)
-        spent = cpu_of(target.pid) - before
+        spent, spent_s = cpu_of(target.pid) - before, tree_cpu_s(target.pid) - before_s
         count = max(1, got["requests"])
         return Sample(
             target=target.name,
             workload=key,
             repetition=repetition,
             requests=got["requests"],
-            cpu_us=spent.all_s * 1e6 / count,
+            cpu_us=spent_s * 1e6 / count,
             system_us=spent.system_s * 1e6 / count,
             per_second=got["requests"] / got["seconds"],
-            core_share=spent.all_s / got["seconds"],
+            core_share=spent_s / got["seconds"],
             duration_us=got["duration_p50_us"],
             duration_p99_us=got["duration_p99_us"],
             first_byte_us=got["first_byte_p50_us"],

@@ -62,6 +62,15 @@ def cpu_s(pid: int) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
+def tree_cpu_s(pid: int) -> float:
+    """The same of a process and those that it has started, as far as they live."""
+    total = 0.0
+    for process in tree(pid):
+        with contextlib.suppress(OSError):
+            total += cpu_s(process.pid)
+    return total
+
+
 def memory_bytes(pid: int) -> int:
     """Proportional memory (PSS) of a process tree; memory of the kernel's sockets is not in it."""
     total = 0

@@ -9,7 +9,8 @@ from aiohttp import web
 
 from bench.engines import conversations
 from bench.engines.replicas import most_possible
-from bench.engines.report import COST, DIRECT, OURS, ROUND_ROBIN, Added, Run, bounds, median_within, pairs, tables
+from bench.engines.report import COST, DIRECT, OURS, ROUND_ROBIN, Added, Run, bounds, pairs, tables
+from bench.router.figures import median_within
 
 
 def run(target: str, seed: int, mean_s: float, hits: float, case: str = "shared") -> Run:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,7 +166,15 @@ class Fleet:
         words = ("--port", str(port), "--registry-url", ",".join(self.registries), *place.flags, *flags)
         self.add(name, sys.executable, "-m", "router", *words, place=place)
 
-    def add_agent(self, node: str, accelerators: int = 0, *, place: Place = HERE, **settings: Any) -> None:
+    def add_agent(
+        self,
+        node: str,
+        accelerators: int = 0,
+        *,
+        place: Place = HERE,
+        env: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         (self.folder / "babysitters.json").write_text(json.dumps(BABYSITTERS))
         given = {
             "node": node,
@@ -183,7 +191,7 @@ class Fleet:
         config = self.folder / f"agent-{node}.json"
         config.write_text(json.dumps(given))
         command = (sys.executable, "-m", "babysitter.agent", "--config", str(config))
-        self.add(f"agent-{node}", *command, place=place, **{MARK: self.mark, "E2E_NODE": node})
+        self.add(f"agent-{node}", *command, place=place, **{MARK: self.mark, "E2E_NODE": node, **(env or {})})
 
     def root(self, node: str) -> Path:
         """Where the agent of that node keeps its replicas."""
@@ -215,6 +223,11 @@ class Fleet:
                 error = failed
         raise error
 
+    async def status(self, url: str) -> int:
+        """What a `GET` is answered with."""
+        async with self.http.get(url) as answer:
+            return answer.status
+
     async def apply(self, name: str, **spec: Any) -> None:
         """Put a deployment of mock servers; waits for a registry, and for a node that could take it."""
 
@@ -238,9 +251,12 @@ class Fleet:
         return found
 
     async def listed(self, model: str, status: str) -> None:
-        """Every router lists it so: `cold`, `ready`, …"""
+        """Every router lists it so: `cold`, `ready`, … One that gave up, on a busy machine, is started again."""
 
         async def look() -> bool:
+            for name, process in self.processes.items():
+                if name.startswith("router") and process.poll() is not None:
+                    self.start(name)
             for router in self.routers:
                 async with self.http.get(f"{router}/v1/models") as answer:
                     data = json.loads(await answer.read())["data"]

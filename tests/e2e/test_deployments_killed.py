@@ -105,12 +105,8 @@ async def ask(fleet: Fleet, outcomes: Outcomes, *, stream: bool) -> None:
 
 
 def replicas(root: Path) -> set[str]:
-    """Their folders."""
-    return {
-        entry.name.removeprefix(".new-")
-        for entry in root.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".gone-")
-    } - {"state"}
+    """Their folders; those that are being made or removed begin with a dot."""
+    return {entry.name for entry in root.iterdir() if entry.is_dir()} - {"state"}
 
 
 class Start:
@@ -201,7 +197,7 @@ async def round_of(fleet: Fleet, victim: str, phase: str) -> Outcomes:
         for client in clients:
             client.cancel()
     await go_cold(fleet)
-    made = watcher.replicas - start.before
+    made = {name for name in watcher.replicas - start.before if not name.startswith(".")}
     assert outcomes.counts["answered"] == CLIENTS, outcomes
     assert len(watcher.worst) == 1, f"two servers at one moment: {watcher.worst}"
     assert len(made) == 1, f"replicas made: {made}{fleet.logs()}"

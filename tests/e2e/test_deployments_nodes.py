@@ -113,8 +113,15 @@ async def fleet(net: Net, tmp_path: Path) -> AsyncIterator[Fleet]:
         fleet.add_registry("registry", place=net.places["a"])
         for node in NODES:
             fleet.add_agent(node, 2, place=net.places[node])
+
+        async def all_known() -> bool:
+            _, nodes = await fleet.call("GET", "/api/v1/nodes")
+            return bool(nodes["total"] == len(NODES))
+
+        await fleet.until("all nodes are known", all_known)
         flags = ("--workers", "1", "--health-interval", "1", "--health-timeout", "1", "--first-byte-timeout-s", "3")
         fleet.add_router("router", *flags, place=net.places["a"])
+        await fleet.until("the router answers", lambda: fleet.status(f"{fleet.router}/health"), 120)
         yield fleet
 
 
@@ -156,12 +163,6 @@ async def settled(fleet: Fleet, wanted: dict[str, int]) -> None:
 
 async def test_three_nodes_apply_scale_cut_and_drain_C19(net: Net, fleet: Fleet) -> None:
     (fleet.folder / "fleet.yaml").write_text(FLEET_FILE)
-
-    async def all_known() -> bool:
-        _, nodes = await fleet.call("GET", "/api/v1/nodes")
-        return bool(nodes["total"] == len(NODES))
-
-    await fleet.until("all nodes are known", all_known)
     assert "created" in await svcctl(fleet, "apply", "-f", str(fleet.folder / "fleet.yaml"))
     await settled(fleet, {"a": 1, "b": 1, "c": 1})
     await fleet.listed("m", "ready")
@@ -184,10 +185,16 @@ async def test_three_nodes_apply_scale_cut_and_drain_C19(net: Net, fleet: Fleet)
         assert load.failed_since(began) == [], "scaling fails requests"
         await cut_off(net, fleet, load)
         await drain(fleet, load)
+        tell(requests=Counter(status for _, status, _ in load.answers))
     finally:
         for client in clients:
             client.cancel()
-    tell(requests=Counter(status for _, status, _ in load.answers))
+    assert (await fleet.call("DELETE", f"{DEPLOYMENTS}/d"))[0] == 202
+
+    async def nothing_left() -> bool:
+        return not fleet.orphans()
+
+    await fleet.until("nothing is left", nothing_left, 120)
 
 
 async def cut_off(net: Net, fleet: Fleet, load: Load) -> None:
@@ -235,9 +242,3 @@ async def drain(fleet: Fleet, load: Load) -> None:
     assert load.failed_since(moment) == [], "the drain fails requests"
     tell(drained_after_s=round(time.monotonic() - moment, 1))
     await svcctl(fleet, "nodes", "undrain", node)
-    assert (await fleet.call("DELETE", f"{DEPLOYMENTS}/d"))[0] == 202
-
-    async def nothing_left() -> bool:
-        return not fleet.orphans()
-
-    await fleet.until("nothing is left", nothing_left, 120)
