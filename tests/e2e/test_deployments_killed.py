@@ -69,7 +69,7 @@ class Watcher(threading.Thread):
 
 @dataclass
 class Outcomes:
-    """What became of requests: `answered`, `told`, `cut`."""
+    """What became of requests: `answered`, `told` why not, `cut`; `refused`: nobody listened."""
 
     counts: Counter[str] = field(default_factory=Counter)
     odd: list[str] = field(default_factory=list)
@@ -89,7 +89,8 @@ async def ask(fleet: Fleet, outcomes: Outcomes, *, stream: bool) -> None:
             async with fleet.http.post(f"{fleet.router}/v1/chat/completions", json=body) as answer:
                 status, said = answer.status, await answer.read()
         except aiohttp.ClientError as error:
-            outcomes.take("cut", repr(error))
+            refused = isinstance(error, aiohttp.ClientConnectorError)  # it was never sent
+            outcomes.take("refused" if refused else "cut", repr(error))
             await asyncio.sleep(0.2)
             continue
         whole = said.rstrip().endswith(b"data: [DONE]") if stream else b'"choices"' in said
@@ -203,7 +204,7 @@ async def round_of(fleet: Fleet, victim: str, phase: str) -> Outcomes:
     assert len(made) == 1, f"replicas made: {made}{fleet.logs()}"
     assert len(watcher.ever) == 1, f"servers started: {watcher.ever}"
     if victim != "router":
-        assert not outcomes.counts["cut"], outcomes
+        assert not outcomes.counts["cut"] + outcomes.counts["refused"], outcomes
     return outcomes
 
 
