@@ -41,6 +41,8 @@ ABSENT = frozenset(
     }
 )
 """Statuses by which an engine says: this is not what I do."""
+FAILED = HTTPStatus.INTERNAL_SERVER_ERROR
+"""A fault, unless a later call is answered: so llama.cpp's encoders refuse to write ("does not support logits computation")."""
 ANSWER_LIMIT_BYTES = 4 << 20
 EXCERPT_BYTES = 200
 
@@ -71,7 +73,8 @@ class TokenProbe:
         Raises:
             NotReady: It has one, and made no token within `timeout_s`.
         """
-        refused = []
+        refused: list[str] = []
+        fault = None
         for path in self._paths:
             status, reason = await self._post(base_url + path, {"model": model, **body_for(path)}, path, timeout_s)
             if status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -79,9 +82,13 @@ class TokenProbe:
             if status == HTTPStatus.OK:
                 self._paths, self._is_learned = (path,), True
                 return
-            if self._is_learned or status not in ABSENT:
+            if status == FAILED:
+                fault = fault or reason
+            if self._is_learned or status not in {*ABSENT, FAILED}:
                 raise NotReady(reason)
             refused.append(reason)
+        if fault is not None:
+            raise NotReady(fault)
         if refused:
             log.info("probe.no_generating_call", refused=refused)
             self._paths = ()

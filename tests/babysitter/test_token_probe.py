@@ -82,6 +82,23 @@ async def test_engine_that_refuses_other_calls_unread_is_asked_in_its_own_form_W
     assert probe._paths == ("/v1/embeddings",)
 
 
+async def test_encoder_that_answers_500_when_it_is_to_write_is_asked_in_its_own_form_W51(backend: Backend, url: str) -> None:
+    words = {"error": {"code": 500, "message": "the current context does not support logits computation. skipping"}}
+    backend.answers = {PATHS[0]: (500, words), PATHS[1]: (500, words), "/v1/embeddings": OK}
+    await ask(url, times=2)
+    assert [path for path, _ in backend.asked][-2:] == ["/v1/embeddings"] * 2
+
+
+async def test_engine_that_fails_and_answers_nothing_else_is_not_ready_for_its_first_reason_W26(
+    backend: Backend, url: str
+) -> None:
+    backend.answers[PATHS[0]] = (500, {"error": "EngineCore died"})
+    with pytest.raises(NotReady, match=r"/v1/completions: status 500 .*EngineCore died"):
+        await ask(url)
+    backend.answers[PATHS[0]] = OK
+    assert (await ask(url)).is_wanted
+
+
 async def test_engine_without_any_known_call_is_believed_without_a_token(backend: Backend, url: str) -> None:
     probe = await ask(url, times=2)
     assert [path for path, _ in backend.asked] == list(PATHS)
