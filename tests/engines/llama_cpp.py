@@ -48,10 +48,10 @@ def python() -> Path:
     return once(FOLDER, lambda: environment(FOLDER, PACKAGES)) / "bin" / "python"
 
 
-def model() -> Path:
-    """The tiny model's file; makes it the first time."""
-    interpreter, path = str(python()), FOLDER / "tiny.gguf"
-    return once(path, lambda: run(interpreter, str(HERE / "tiny_gguf.py"), str(path)))
+def model(kind: str = "tiny") -> Path:
+    """The file of the `tiny` Llama, or of an encoder that ranks, `tiny_bert`; makes it the first time."""
+    interpreter, path = str(python()), FOLDER / f"{kind}.gguf"
+    return once(path, lambda: run(interpreter, str(HERE / f"{kind}_gguf.py"), str(path)))
 
 
 def backend(port: int, **params: object) -> dict[str, Any]:

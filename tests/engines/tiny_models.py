@@ -1,6 +1,6 @@
-"""A Llama and a BERT of random weights as Hugging Face folders, 1 MB each, and LoRA adapters: real models to vLLM, nonsense to read.
+"""A Llama and two BERTs of random weights as Hugging Face folders, 1 MB each, and LoRA adapters: real models to vLLM, nonsense to read.
 
-    tiny_models.py llama|bert|lora-SEED OUT
+    tiny_models.py llama|bert|reranker|lora-SEED OUT
 
 Run by an interpreter that has `torch` and `transformers` (tests/engines/vllm.py makes one). Their tokens are bytes, so a
 prompt has as many tokens as letters, and any text can be counted.
@@ -15,6 +15,7 @@ from safetensors.torch import save_file  # type: ignore[import-not-found]  # see
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # type: ignore[import-not-found]  # see above
 from transformers import (  # type: ignore[import-not-found]  # see above
     BertConfig,
+    BertForSequenceClassification,
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
@@ -49,11 +50,21 @@ def llama(words: "PreTrainedTokenizerFast") -> "LlamaForCausalLM":
     return LlamaForCausalLM(config).to(torch.bfloat16)
 
 
-def bert(words: "PreTrainedTokenizerFast") -> "BertModel":
-    """Two layers."""
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=len(words), max_position_embeddings=BERT_CONTEXT, pad_token_id=1, **sizes)
-    return BertModel(config)
+def bert(words: "PreTrainedTokenizerFast", make: type = BertModel) -> "BertModel":
+    """Two layers, and with the head that `make` has."""
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_labels": 1,
+    }
+    return make(BertConfig(vocab_size=len(words), max_position_embeddings=BERT_CONTEXT, pad_token_id=1, **sizes))
+
+
+def reranker(words: "PreTrainedTokenizerFast") -> "BertModel":
+    """A cross-encoder: one number for a pair of texts."""
+    return bert(words, BertForSequenceClassification)
 
 
 def lora(out: Path, seed: int) -> None:
@@ -78,7 +89,9 @@ def main(kind: str, out: Path) -> None:
         lora(out, int(kind.removeprefix("lora-")))
         return
     torch.manual_seed(0)
-    make, context = {"llama": (llama, CONTEXT), "bert": (bert, BERT_CONTEXT)}[kind]
+    make, context = {"llama": (llama, CONTEXT), "bert": (bert, BERT_CONTEXT), "reranker": (reranker, BERT_CONTEXT)}[
+        kind
+    ]
     words = tokenizer(context)
     words.save_pretrained(out)
     make(words).save_pretrained(out)

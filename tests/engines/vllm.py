@@ -47,7 +47,7 @@ def program() -> Path:
 
 
 def model(kind: str) -> Path:
-    """The folder of the tiny `llama`, `bert` or `speech`, or of an adapter, `lora-1`; makes it the first time."""
+    """The folder of the tiny `llama`, `bert`, `reranker` or `speech`, or of an adapter, `lora-1`; makes it the first time."""
     interpreter, folder = program().with_name("python"), MODELS / kind
     maker = "tiny_speech.py" if kind == "speech" else "tiny_models.py"
     words = [str(interpreter), str(HERE / maker), kind, str(folder)]
