@@ -29,7 +29,9 @@ from router.settings import RouterSettings
 log = structlog.get_logger(__name__)
 SILENCE_LIMIT_S = 15.0
 """A worker that does not beat for so long is hung: killed and replaced."""
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 80.0
+"""A worker may take so long to its first beat: on a busy machine one that is killed earlier is killed again and again. Less
+than systemd's 90 s, so that it is us who say what happened."""
 ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
     "MALLOC_TOP_PAD_": str(4 << 20),
@@ -317,7 +319,8 @@ class WorkerPool:
         """Read a worker's status until it is gone; kill it when it goes silent."""
         try:
             while True:
-                message = await asyncio.wait_for(feed.read(reader), SILENCE_LIMIT_S)
+                limit_s = START_TIMEOUT_S if worker.status is None else SILENCE_LIMIT_S
+                message = await asyncio.wait_for(feed.read(reader), limit_s)
                 if message is None:
                     break
                 if isinstance(message, feed.AdapterWanted):
@@ -330,7 +333,7 @@ class WorkerPool:
                         self.heard_waits(before.waits if before is not None else {}, message.waits)
                     self._serving[index].set()
         except TimeoutError:
-            log.error("worker.hung", worker=index, pid=worker.process.pid, silent_s=SILENCE_LIMIT_S)
+            log.error("worker.hung", worker=index, pid=worker.process.pid, silent_s=limit_s)
             worker.kill()
         code = await worker.process.wait()
         if code and not self._stopping:

@@ -16,8 +16,7 @@ import openai
 
 from babysitter.engine_metrics import Work, parse_work
 from router.policy.usage import written_tokens
-from tests.babysitter.real import until
-from tests.engines.harness import EngineNode, Fleet
+from tests.engines.harness import EngineNode, Fleet, until
 from tests.router.fakes import request
 
 ASK_S = 120.0

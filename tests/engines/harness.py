@@ -13,18 +13,24 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.babysitter import real
 from tests.babysitter.conftest import Registry
-from tests.babysitter.real import PROJECT, Node, ask, until
+from tests.babysitter.real import PROJECT, Node, ask
 from tests.engines.catalogue import ENGINES, Change, Engine
 from tests.ports import free_port
 
 START_S = 400.0
-"""vLLM takes half a minute; only a failure reaches this."""
+"""vLLM takes half a minute, and many times that on a busy machine; only a failure reaches this."""
+
+
+def until(what: str, check: Callable[[], Any], wait_s: float = START_S) -> Any:
+    """As of tests/babysitter/real.py, but for engines, which take all processors that there are."""
+    return real.until(what, check, wait_s)
 
 
 @dataclass
@@ -67,6 +73,10 @@ class EngineNode(Node):
     def url(self) -> str:
         """The engine's own."""
         return f"http://127.0.0.1:{self.port}"
+
+    def ready(self, wait_s: float = START_S) -> int:
+        """Wait until the replica is ready; returns the server's pid."""
+        return super().ready(wait_s)
 
     @property
     def model(self) -> str:

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.babysitter.real import PROJECT, until
+from tests.babysitter.real import PROJECT
 from tests.engines.catalogue import ENGINES
-from tests.engines.harness import START_S, EngineNode, Fleet, engine_node, fleet
+from tests.engines.harness import EngineNode, Fleet, engine_node, fleet, until
 
 pytestmark = [pytest.mark.world, pytest.mark.timeout(1800)]
 PROMPT = "the quick brown fox jumps over the lazy dog " * 20
@@ -81,7 +81,7 @@ def test_what_an_engine_tells_is_told_everywhere_under_one_name(tmp_path: Path, 
         engine_node(name, tmp_path / "e", registry=where.registry.url, name="r1", **more) as node,
     ):
         node.start()
-        pid = node.ready(START_S)
+        pid = node.ready()
         where.until_routed(node.model)
         until("the first figures", lambda: "running" in node.report())
         assert ("kv_cache_usage" in node.report()) is tells_cache
@@ -131,7 +131,7 @@ def test_what_an_engine_does_not_tell_is_absent(tmp_path: Path, name: str) -> No
         engine_node(name, tmp_path / "e", registry=where.registry.url, name="r1") as node,
     ):
         node.start()
-        node.ready(START_S)
+        node.ready()
         where.until_routed(node.model)
         assert not set(FIGURES) & set(node.report())
         outcome = {"replica": "r1-server", "outcome": "absent"}

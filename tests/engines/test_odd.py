@@ -8,9 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.babysitter.real import until
 from tests.engines.checks import ASK_S, SAID, Up
-from tests.engines.harness import EngineNode, engine_node, fleet
+from tests.engines.harness import EngineNode, engine_node, fleet, until
 from tests.engines.install import HERE
 
 pytestmark = pytest.mark.timeout(300)

@@ -14,8 +14,9 @@ import openai
 import pytest
 
 from tests.babysitter.conftest import Registry, registry
-from tests.babysitter.real import PROJECT, Node, ask, running, until
+from tests.babysitter.real import PROJECT, Node, ask, running
 from tests.engines import vllm
+from tests.engines.harness import until
 from tests.engines.test_vllm import START_S, alive
 from tests.ports import free_port
 

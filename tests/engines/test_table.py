@@ -22,10 +22,9 @@ import pytest
 
 from babysitter import identity
 from babysitter.token_probe import body_for
-from tests.babysitter.real import until
 from tests.engines.catalogue import ENGINES
 from tests.engines.checks import ASK_S, CHECKS, LONG, SAID, SHORT, Up
-from tests.engines.harness import START_S, engine_node, fleet
+from tests.engines.harness import START_S, engine_node, fleet, until
 from tests.router.conftest import MakePlane, planes
 from tests.router.fakes import Plane, Reply, request
 from tests.router.test_raw_responses import unchunk
@@ -228,7 +227,7 @@ def test_engine_that_hangs_is_restarted_after_its_liveness_time_and_says_why_W26
     until("restarted", lambda: up.node.report().get("restart_count", 0) == restarts + 1)
     assert time.monotonic() - stopped > QUICK["liveness_s"] - QUICK["generate_interval_s"]
     assert re.search(up.node.engine.hung, up.node.log())
-    assert up.node.ready(START_S) != pid
+    assert up.node.ready() != pid
     until("it serves again", lambda: generates(up))
 
 
@@ -282,7 +281,7 @@ def test_engine_killed_under_load_fails_clearly_and_comes_back_whole_W50(up: Up)
     os.kill(pid, signal.SIGKILL)
     until("all of it ended", lambda: not alive(family))
     until("restarted", lambda: up.node.report().get("restart_count", 0) == restarts + 1)
-    assert up.node.ready(START_S) != pid
+    assert up.node.ready() != pid
     before = [load.outcomes["whole"] for load in loads]
     until(
         "all are served again", lambda: all(load.outcomes["whole"] > n for load, n in zip(loads, before, strict=True))

@@ -16,8 +16,9 @@ from babysitter import identity
 from router.outlier import TOLD, Reason
 from router.policy.usage import cached_share, written_tokens
 from tests.babysitter.conftest import Registry, registry, router_port
-from tests.babysitter.real import Node, ask, running, until
+from tests.babysitter.real import Node, ask, running
 from tests.engines import llama_cpp, vllm
+from tests.engines.harness import until
 
 __all__ = ["registry", "router_port"]  # fixtures
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]

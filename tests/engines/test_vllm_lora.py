@@ -11,8 +11,9 @@ import pytest
 
 from babysitter.lora import use_of
 from tests.babysitter.conftest import Registry, registry, router_port
-from tests.babysitter.real import Node, ask, running, until
+from tests.babysitter.real import Node, ask, running
 from tests.engines import vllm
+from tests.engines.harness import until
 
 __all__ = ["registry", "router_port"]  # fixtures
 pytestmark = [pytest.mark.world, pytest.mark.timeout(1800)]

@@ -1,11 +1,13 @@
 import asyncio
+import signal
+import socket
 from typing import Any, cast
 
 import pytest
 import structlog
 
 from common.tasks import TaskScope
-from router import workers
+from router import feed, workers
 from router.settings import RouterSettings
 from router.workers import Worker, WorkerPool
 
@@ -62,3 +64,26 @@ async def test_a_worker_that_cannot_start_is_tried_ever_more_rarely_and_told_of(
         keeping.cancel()
     assert [(line["failures"], line["next_try_s"]) for line in lines[:3]] == [(1, 0.002), (2, 0.004), (3, 0.004)]
     assert {line["event"] for line in lines} == {"worker.not_started"}
+
+
+async def test_a_worker_that_starts_slowly_is_left_to_it_and_one_that_served_is_hung(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine a start takes long; ended for that, it would never come to an end."""
+    monkeypatch.setattr(workers, "SILENCE_LIMIT_S", 0.2)
+    process = await asyncio.create_subprocess_exec("sleep", "600")
+    has_ended = asyncio.ensure_future(process.wait())
+    ours, its = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=ours)
+    _, beats = await asyncio.open_connection(sock=its)
+    worker = Worker(process, writer, 0)
+    with structlog.testing.capture_logs() as lines:
+        hearing = asyncio.ensure_future(pool._hear(0, worker, reader))
+        await asyncio.sleep(1)
+        assert not has_ended.done()
+        feed.write(beats, feed.WorkerStatus(1, 0, 0, compiled=False))
+        async with asyncio.timeout(20):
+            await hearing
+    beats.close()
+    assert await has_ended == -signal.SIGKILL
+    assert [line["silent_s"] for line in lines if line["event"] == "worker.hung"] == [0.2]
