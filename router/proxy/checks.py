@@ -122,7 +122,7 @@ def names_response(operation: Operation | None) -> bool:
 
 def response_of(operation: Operation | None, facts: Facts) -> str | None:
     """The stored response that a request is about: its path names it, or it goes on from there."""
-    if operation is None or (facts.previous_response is None and operation.response is None):
+    if operation is None or operation.plain:
         return None
     return operation.response or (facts.previous_response if operation.end_mark is EndMark.RESPONSES else None)
 
@@ -131,7 +131,7 @@ def _read(engine: Engine, head: RequestHead, body: bytes, forwarded: str | None)
     """What the body says, in whichever of its types."""
     if head.is_multipart:
         return read_multipart(head.content_type or b"", body, forwarded=forwarded)
-    if not is_json(head, body):
+    if head.is_urlencoded and not is_json(head, body):
         models = _models_of_fields(body)
         return Facts(model=checked_model(*models) if models else None, affinity=forwarded)
     wants_text = engine.needs.text_length

@@ -119,7 +119,7 @@ class Exchange(HeldRequest):
         if engine.limits.sse_keepalive_s and self.wants_events:
             self._comment_at = self.started + engine.limits.sse_keepalive_s
         operation = self.head.operation
-        if operation is MESSAGES or operation is COUNT_TOKENS:
+        if operation is not None and not operation.plain and (operation is MESSAGES or operation is COUNT_TOKENS):
             self.translation = Translation(self.request_id, counts=operation is COUNT_TOKENS)
         self.choose()
 
@@ -157,8 +157,7 @@ class Exchange(HeldRequest):
     def choose(self) -> None:
         """Ask a replica, wait for one with room, or answer that there is none."""
         engine, model, tried = self._engine, self.facts.model, self.dispatch.tried
-        is_free = not tried and not self.owner_tag
-        if engine.needs.adapters and model is not None and is_free and engine.lacks_adapter(model):
+        if engine.needs.adapters and model and not tried and not self.owner_tag and engine.lacks_adapter(model):
             self._awaits_adapter = True
             engine.want_adapter(model, self.facts)
             self.join_queue()
@@ -229,7 +228,10 @@ class Exchange(HeldRequest):
             self.trace = engine.traces.begin(self.head.forwarded, self.started)
         self._served_by = endpoint.name
         sent = self.translation.sent if self.translation is not None else None
-        self.sent_head, self.sent_body = sent or (self.head, self.body)
+        if sent is None:
+            self.sent_head, self.sent_body = self.head, self.body
+        else:
+            self.sent_head, self.sent_body = sent
         self._attempt = self._new_attempt(endpoint, placement)
         self._attempt.begin()
 

@@ -34,7 +34,8 @@ class Operation:
 
     `prefixed`: OpenAI's own, which a replica may serve under `/v1`, bare, or both. `by_engine`: the engine answers; where a
     server's front answers alone, the answer says nothing of the engine. `repeatable`: asking a second server does no harm;
-    false where the first may have stored something. `response`: the stored one that the path names.
+    false where the first may have stored something. `response`: the stored one that the path names. `plain`: a request is
+    neither about a stored response nor ever translated, as nearly all are.
     """
 
     name: bytes
@@ -46,6 +47,7 @@ class Operation:
     """It takes a WebSocket, and nothing else."""
     methods: tuple[bytes, ...] = (b"POST",)
     response: str | None = None
+    plain: bool = True
 
 
 _ANTHROPIC = (b"/v1/messages", b"/messages")
@@ -116,6 +118,7 @@ def _table() -> dict[bytes, Operation]:
             end_mark=end_mark,
             by_engine=name not in _BY_THE_FRONT,
             repeatable=name != RESPONSES,
+            plain=name != RESPONSES and not name.startswith(b"/messages"),
         )
     for name in _WEBSOCKETS:
         table[name] = table[b"/v1" + name] = Operation(name, prefixed=True, by_engine=False, websocket=True)
@@ -141,7 +144,9 @@ def stored_response(path: bytes) -> Operation | None:
     if methods is None:
         return None
     response = found[2].decode()
-    return Operation(found[1], prefixed=True, by_engine=False, repeatable=False, methods=methods, response=response)
+    return Operation(
+        found[1], prefixed=True, by_engine=False, repeatable=False, methods=methods, response=response, plain=False
+    )
 
 
 _LOADS_ADAPTERS = frozenset({b"load_lora_adapter", b"unload_lora_adapter", b"adapters", b"lora-adapters"})
