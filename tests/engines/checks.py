@@ -19,7 +19,7 @@ from router.policy.usage import written_tokens
 from tests.engines.harness import EngineNode, Fleet, until
 from tests.router.fakes import request
 
-ASK_S = 120.0
+ASK_S = 300.0
 """Of one request; only a failure reaches it."""
 STOP_S = 1.0
 """From a client's leaving to the engine's idleness."""

@@ -12,7 +12,7 @@ from tests.engines.checks import ASK_S, SAID, Up
 from tests.engines.harness import EngineNode, engine_node, fleet, until
 from tests.engines.install import HERE
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from tests.router.fakes import Plane, Reply, request
 from tests.router.test_raw_responses import unchunk
 
 __all__ = ["planes"]  # a fixture
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 QUICK = {"interval_s": 0.5, "generate_interval_s": 1, "generate_timeout_s": 3, "liveness_s": 6, "timeout_s": 2}
 
 
