@@ -266,18 +266,23 @@ class AdapterKeeper:
             self._look()
 
     async def _post(self, path: str, body: Mapping[str, str]) -> None:
-        timeout = aiohttp.ClientTimeout(total=STEP_TIMEOUT_S)
+        status, raw = await self._ask("POST", path, STEP_TIMEOUT_S, body)
+        if status != HTTPStatus.OK:
+            raise AdapterError(HTTPStatus.BAD_GATEWAY, f"{path}: status {status}: {_words(raw)}")
+
+    async def _ask(
+        self, method: str, path: str, timeout_s: float, body: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
-            async with self._session.post(
-                self._url + path, json=body, timeout=timeout, allow_redirects=False
+            async with self._session.request(
+                method, self._url + path, json=body, timeout=timeout, allow_redirects=False
             ) as answer:
-                raw = await read_bounded(answer, ANSWER_LIMIT_BYTES)
+                return answer.status, await read_bounded(answer, ANSWER_LIMIT_BYTES)
         except TimeoutError:
-            raise AdapterError(HTTPStatus.BAD_GATEWAY, f"{path}: no answer within {STEP_TIMEOUT_S:g} s") from None
+            raise AdapterError(HTTPStatus.BAD_GATEWAY, f"{path}: no answer within {timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise AdapterError(HTTPStatus.BAD_GATEWAY, f"{path}: {type(error).__name__}: {error}") from error
-        if answer.status != HTTPStatus.OK:
-            raise AdapterError(HTTPStatus.BAD_GATEWAY, f"{path}: status {answer.status}: {_words(raw)}")
 
     async def _listed(self) -> dict[str, str]:
         answer = await fetch_json(self._session, self._url + MODELS, timeout_s=ASK_TIMEOUT_S)
@@ -286,13 +291,11 @@ class AdapterKeeper:
 
     async def _use(self) -> lora.Use:
         """Who has requests; all, when the server does not say."""
-        timeout = aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
         try:
-            async with self._session.get(self._url + METRICS, timeout=timeout, allow_redirects=False) as answer:
-                text = (await read_bounded(answer, ANSWER_LIMIT_BYTES)).decode(errors="replace")
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            text = ""
-        return lora.use_of(text, self._loaded, time.time())
+            _, page = await self._ask("GET", METRICS, ASK_TIMEOUT_S)
+        except AdapterError:
+            page = b""
+        return lora.use_of(page.decode(errors="replace"), self._loaded, time.time())
 
 
 def _words(raw: bytes) -> str:

@@ -41,11 +41,8 @@ def to_message(content: bytes, chat: Chat, request_id: str) -> bytes:
     if text or not (calls or blocks):
         blocks.append({"type": "text", "text": text})
     blocks += [_tool_use(call, f"{request_id}_{at}", choice) for at, call in enumerate(calls)]
-    head = start_of(completion, chat, request_id)
-    head["content"] = blocks
-    head.update(stop_of(choice, chat.stops, called=bool(calls)))
-    head["usage"] = usage_of(completion.usage)
-    return msgspec.json.encode(head)
+    told = stop_of(choice, chat.stops, called=bool(calls))
+    return msgspec.json.encode({**start_of(completion, chat, request_id), "content": blocks, **told})
 
 
 def start_of(completion: Completion, chat: Chat, request_id: str) -> JsonObject:

@@ -4,7 +4,7 @@ What has no counterpart there is refused by its name (docs/router.md has the tab
 what the model is told. Members that are in no API of Anthropic's go on unchanged: the engine knows them, or says so.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -36,13 +36,12 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _EFFORTS = {"max": "high", "xhigh": "high"}
 
 
-class Chat:
+class Chat(NamedTuple):
     """The request for chat completions; `model` and `stops` are what its answer is read with."""
 
-    def __init__(self, body: bytes, model: str, stops: tuple[str, ...]) -> None:
-        self.body = body
-        self.model = model
-        self.stops = stops
+    body: bytes
+    model: str
+    stops: tuple[str, ...]
 
 
 def to_chat(body: bytes) -> Chat:
@@ -63,14 +62,12 @@ def to_chat(body: bytes) -> Chat:
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise BadBody("max_tokens: must be a number of tokens, at least 1")
     chat = {name: value for name, value in asked.items() if name not in _OURS}
-    chat["messages"] = _messages(asked)
-    chat["max_tokens"] = limit
+    chat |= {"messages": _messages(asked), "max_tokens": limit}
     stops = tuple(_text(stop, f"stop_sequences.{at}") for at, stop in _each(asked, "stop_sequences"))
     if stops:
         chat["stop"] = stops
     if asked.get("stream") is True:
-        chat["stream"] = True
-        chat["stream_options"] = {"include_usage": True}
+        chat |= {"stream": True, "stream_options": {"include_usage": True}}
     user = _object(asked.get("metadata") or {}, "metadata").get("user_id")
     if user is not None:
         chat["user"] = _text(user, "metadata.user_id")
@@ -80,8 +77,7 @@ def to_chat(body: bytes) -> Chat:
 
 
 def _messages(asked: JsonObject) -> list[JsonObject]:
-    system = asked.get("system")
-    told = _said(system, "system") if system else ""
+    told = _said(asked.get("system") or "", "system")
     messages: list[JsonObject] = [{"role": "system", "content": told}] if told else []
     role = None
     for at, one in _each(asked, "messages"):
@@ -154,11 +150,8 @@ def _of_assistant(content: Any, where: str) -> JsonObject:
                 thoughts[name] = thoughts.get(name, "") + _text(block.get("thinking"), f"{at}.thinking")
         elif kind != "redacted_thinking":
             raise _refusal(f"{at}: a block of type {kind!r}")
-    message: JsonObject = {"role": "assistant", "content": "".join(texts) if texts or not calls else None}
-    message.update(thoughts)
-    if calls:
-        message["tool_calls"] = calls
-    return message
+    content = "".join(texts) if texts or not calls else None
+    return {"role": "assistant", "content": content, **thoughts, **({"tool_calls": calls} if calls else {})}
 
 
 def _part(block: JsonObject, kind: str, where: str) -> JsonObject:

@@ -12,7 +12,19 @@ import msgspec
 
 from common.wire.base import JsonObject
 from router.messages.answer import start_of, told_by
-from router.messages.completion import Call, Choice, Completion, Usage, decode, stop_of, text_of, thought_of, usage_of
+from router.messages.completion import (
+    Call,
+    Choice,
+    Completion,
+    Function,
+    Said,
+    Usage,
+    decode,
+    stop_of,
+    text_of,
+    thought_of,
+    usage_of,
+)
 from router.messages.request import Chat
 from router.proxy import answers
 from router.proxy.chunked import BadChunk
@@ -125,24 +137,25 @@ class MessageStream:
         if event.error or self._is_error or "error" in (event.object, event.type):
             self._fail(msgspec.json.decode(payload), out)
             return
-        if not self._begun:
-            self._begun = True
-            message = start_of(event, self._chat, self._request_id)
-            out += (_event("message_start", {"message": message}), _PING)
+        self._begin_message(event, out)
         if event.usage is not None:
             self._counted, self.usage = event.usage, payload
         for choice in event.choices or ():
             if choice.index:
                 continue  # nobody asked for a second one
             if choice.delta is not None:
-                self._take_delta(choice, out)
+                self._take_delta(choice.delta, out)
             if choice.finish_reason is not None:
                 self.finished = True
                 self._last = choice
 
-    def _take_delta(self, choice: Choice, out: list[bytes]) -> None:
-        said = choice.delta
-        assert said is not None  # noqa: S101 - the caller has looked
+    def _begin_message(self, completion: Completion, out: list[bytes]) -> None:
+        if not self._begun:
+            self._begun = True
+            message = start_of(completion, self._chat, self._request_id)
+            out += (_event("message_start", {"message": message}), _PING)
+
+    def _take_delta(self, said: Said, out: list[bytes]) -> None:
         thought, member = thought_of(said)
         if thought:
             if self._open != _THINKING:
@@ -162,21 +175,20 @@ class MessageStream:
         if at is None:  # some servers do not number them: an id begins the next one
             at = self._latest + 1 if call.id or self._latest < 0 else self._latest
         self._latest = at
-        name = (call.function.name if call.function is not None else None) or ""
-        arguments = call.function.arguments if call.function is not None else None
-        if isinstance(arguments, dict):
-            arguments = msgspec.json.encode(arguments).decode()
-        piece = arguments if isinstance(arguments, str) else ""
+        function = call.function or Function()
+        name, piece = function.name or "", function.arguments or ""
+        if not isinstance(piece, str):
+            piece = msgspec.json.encode(piece).decode() if isinstance(piece, dict) else ""
         if self._flowing < 0 and name and at not in self._waiting:
             self._flowing = at
             self._begin_call(call.id or "", name, out)
             name = ""
-        if at == self._flowing and self._open == _TOOL:
+        if at == self._flowing:
+            if self._open != _TOOL:
+                raise BadChunk("a tool call goes on after it ended")
             if piece:
                 self._say({"type": "input_json_delta", "partial_json": piece}, out)
             return
-        if at == self._flowing:
-            raise BadChunk("a tool call goes on after it ended")
         waiting = self._waiting.setdefault(at, _Waiting())
         waiting.id = waiting.id or call.id or ""
         waiting.name = waiting.name or name
@@ -210,9 +222,7 @@ class MessageStream:
     def _finish(self, out: list[bytes]) -> None:
         """Everything that is still open ends: the block, the calls that wait, the message."""
         self.done = True
-        if not self._begun:
-            message = start_of(Completion(), self._chat, self._request_id)
-            out += (_event("message_start", {"message": message}), _PING)
+        self._begin_message(Completion(), out)
         for at in sorted(self._waiting):
             call = self._waiting[at]
             if not call.name:
