@@ -20,6 +20,7 @@ from babysitter.assemble import make_engine, make_probe, make_spec, other_hosts,
 from babysitter.backend_settings import BACKEND_LABELS
 from babysitter.home import Home
 from babysitter.memory import new_memory, read_memory
+from babysitter.notice import leave_in_time, notice
 from babysitter.reload import apply
 from babysitter.reporter import Reporter
 from babysitter.settings import BabysitterSettings, config_file, parse
@@ -61,6 +62,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
     """
     structlog.contextvars.bind_contextvars(replica=settings.name)
     hangup, stop = hangup_event(), stop_signals()
+    noticed = notice() if settings.end_notice_s else None
     require_tracing(settings)
     settings = settle_host(settings)
     clock = SystemClock()
@@ -104,6 +106,8 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
             )
             await supervisor.start(scope)
             scope.spawn("reload", reloader.run(), service=True)
+            if noticed is not None:
+                scope.spawn("notice", leave_in_time(noticed, supervisor, settings, stop))
             if reporter is not None:
                 supervisor.on_change.append(reporter.changed)
                 reporter.start(scope)

@@ -206,6 +206,13 @@ class BabysitterSettings(TracedSettings):
     on_exit: Literal["stop", "detach"] = option(
         "stop", "What SIGTERM does to the server: stop it, or leave it running."
     )
+    end_notice_s: int = option(
+        0,
+        "How long before the end of what runs it, such as a job of Slurm, the babysitter is told by SIGUSR1, in seconds. The "
+        "replica then calls for a successor, and stops in time. 0: never.",
+        ge=0,
+        restart=True,
+    )
     server: Literal["child", "external"] = option(
         "child",
         "Whether the server is a process of its command's, or of another program's, as in a container: then its health "

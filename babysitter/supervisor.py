@@ -165,6 +165,11 @@ class Supervisor:
         self._viewer.note(need_restart=waiting, config_refused=refused)
         self._changed()
 
+    def note_ending(self) -> None:
+        """Its job ends soon: another replica should be there by then."""
+        self._viewer.note(ending=True)
+        self._changed()
+
     def note_refusal(self, reason: str | None) -> None:
         """Why a registry will not have a record of the replica; None: it has."""
         self._viewer.note(registration_error=reason)

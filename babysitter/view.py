@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, to_builtins
 
 from babysitter.engine_metrics import Work
 from babysitter.fitting import names
@@ -16,7 +16,7 @@ from common.wire.babysitter import BabysitterHealth, BabysitterInfo, BabysitterT
 from common.wire.base import ModelObject
 from common.wire.lora import LoraAdapter
 from common.wire.models import ModelList
-from common.wire.replica import ReplicaReport
+from common.wire.replica import InfoMarks, ReplicaReport
 from common.wire.words import NOT_SERVING, ReplicaStatus
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class Moment:
 
     `port` is the server's; `need_restart` names settings whose value in the file is not yet in force, `config_refused`
     tells what is wrong with the file, `registration_error` why a registry refuses a record, `persist_failed` why the
-    disk refuses the state; `work` is what the engine tells, where it does.
+    disk refuses the state; `ending`: its job ends soon; `work` is what the engine tells, where it does.
     """
 
     port: int
@@ -39,6 +39,7 @@ class Moment:
     config_refused: str | None = None
     registration_error: str | None = None
     persist_failed: str | None = None
+    ending: bool = False
     wsjob_states: dict[str, str] = field(default_factory=dict)
     rss_mb: int = 0
     degraded: bool = False
@@ -67,7 +68,7 @@ def make_report(spec: Spec, life: Lifecycle, memory: Memory, now: Moment) -> Rep
         multibox=requested.multibox,
         namespace=requested.namespace,
         request_id=requested.request_id,
-        metadata=requested.metadata,
+        metadata={**requested.metadata, **to_builtins(InfoMarks(ending=now.ending or UNSET))},
         warnings=list(requested.warnings),
         workdir=str(spec.workdir),
         venv_path=spec.venv_path,

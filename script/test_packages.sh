@@ -19,7 +19,11 @@ openssl openssl
 node nodejs
 npm npm
 taskset util-linux
-ip iproute2"
+ip iproute2
+slurmctld slurmctld
+slurmd slurmd
+sbatch slurm-client
+munged munge"
 MISSING=() # programs that tests do without
 WHY=""     # and why they are not installed
 

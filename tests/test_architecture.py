@@ -20,8 +20,10 @@ PURE = (
     "babysitter/agent/accelerators.py",
     "babysitter/agent/changes.py",
     "babysitter/agent/model.py",
+    "babysitter/agent/patience.py",
     "babysitter/agent/picture.py",
     "babysitter/agent/port_plan.py",
+    "babysitter/agent/slurm/job.py",
     "babysitter/agent/template_file.py",
     "babysitter/backends/*.py",
     "babysitter/backoff.py",
@@ -144,6 +146,7 @@ PURE = (
 NOT_IN_PURE = {"aiohttp", "asyncio", "logging", "os", "psutil", "pydantic", "random", "socket", "structlog", "subprocess", "threading", "time"}  # fmt: skip
 
 READS_THE_PROCESS = {
+    "babysitter/agent/slurm/node.py": "a program of its own, which a job of Slurm runs",
     "babysitter/shim.py": "a program of its own, started without the suite's packages",
     "common/service.py": "starts every service",
     "common/systemd.py": "what systemd tells a process is in its environment",

@@ -14,6 +14,8 @@ from babysitter.agent.registration import AgentRegistration
 from babysitter.agent.reload import apply, files_of, token_of
 from babysitter.agent.routes import make_app
 from babysitter.agent.settings import AgentSettings, config_file, parse
+from babysitter.agent.slurm.commands import SlurmCommands
+from babysitter.agent.slurm.runner import SlurmRunner
 from babysitter.agent.store import ReplicaStore
 from common.clock import SystemClock
 from common.discovery.registry_client import RegistryClient
@@ -54,7 +56,10 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
         launch_spec = make_launch_spec(settings, environ, store.root)
         clock = SystemClock()
         async with make_session(timeout_s=CALL_TIMEOUT_S, limit=0) as session, TaskScope("agent") as scope:
-            manager = ReplicaManager(settings, store, launch_spec, session=session, scope=scope, clock=clock)
+            queue = make_queue(settings, store, environ)
+            manager = ReplicaManager(
+                settings, store, launch_spec, session=session, scope=scope, clock=clock, runner=queue
+            )
             await manager.accelerators.look()
             manager.adopt()
             agent = AgentContext(manager, settings.node, token)
@@ -82,6 +87,8 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
                     manager.changed = lease.wake
                     scope.spawn("report", lease.keep(), service=True)
                 scope.spawn("reload", reloader.run(), service=True)
+                if queue is not None:
+                    scope.spawn("queue", queue.run(), service=True)
                 scope.spawn("renew", manager.renew(), service=True)
                 scope.spawn("accelerators", manager.accelerators.keep(), service=True)
                 await until_stopped(scope, stop)
@@ -93,6 +100,17 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
                 await runner.cleanup()
     finally:
         store.release()
+
+
+def make_queue(settings: AgentSettings, store: ReplicaStore, environ: Mapping[str, str]) -> SlurmRunner | None:
+    """Slurm's, where it runs replicas.
+
+    Raises:
+        ConfigurationError: The root is of no use to it.
+    """
+    if settings.runner == "local":
+        return None
+    return SlurmRunner(settings, store.root, store.own_id(), SlurmCommands(environ), SystemClock())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ It keeps a babysitter running while the replica is wanted, and ends everything t
 import asyncio
 import contextlib
 import random
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +13,11 @@ import aiohttp
 import structlog
 from msgspec import to_builtins
 
-from babysitter import backoff, identity
 from babysitter.agent import picture, processes
 from babysitter.agent.launch_spec import LaunchSpec
 from babysitter.agent.model import Desired, ReplicaRecord
-from babysitter.agent.processes import BabysitterProcess
+from babysitter.agent.patience import Patience
+from babysitter.agent.runner import Babysitter, Refused, Runner
 from babysitter.agent.store import ReplicaStore
 from babysitter.memory import SavedReplica
 from common.clock import Clock
@@ -28,10 +27,6 @@ from common.wire.replica import ReplicaInfo, StopRequest
 from common.wire.words import ReplicaStatus
 
 log = structlog.get_logger(__name__)
-RETRY_FIRST_S = 1.0
-RETRY_LAST_S = 60.0
-STEADY_S = 60.0
-"""A babysitter that lived so long is started again at once."""
 CALL_TIMEOUT_S = 5.0
 TELL_AGAIN_S = 0.2
 STARTED_WITHIN_S = 15.0
@@ -54,6 +49,7 @@ class ReplicaController:
         session: For the babysitter's calls.
         clock: Time.
         starts: Bounds how many babysitters are started at the same time.
+        runner: Where its babysitter runs.
         babysitter: One that an earlier agent started, or None.
         changed: Called after every change of the record.
         node: This node's name.
@@ -71,7 +67,8 @@ class ReplicaController:
         session: aiohttp.ClientSession,
         clock: Clock,
         starts: asyncio.Semaphore,
-        babysitter: BabysitterProcess | None,
+        runner: Runner,
+        babysitter: Babysitter | None,
         changed: Callable[[], None],
         node: str,
         retention_s: float,
@@ -84,6 +81,7 @@ class ReplicaController:
         self._session = session
         self._clock = clock
         self._starts = starts
+        self._runner = runner
         self._babysitter = babysitter
         self._changed = changed
         self._node = node
@@ -108,8 +106,13 @@ class ReplicaController:
 
     @property
     def has_babysitter(self) -> bool:
-        """True while its babysitter runs, and so reports to the registry itself."""
+        """True while its babysitter runs, or will by itself."""
         return self._babysitter is not None and self._babysitter.is_alive
+
+    @property
+    def speaks(self) -> bool:
+        """True while its babysitter reports to the registry itself."""
+        return self._babysitter is not None and self.has_babysitter and self._babysitter.speaks
 
     def state(self) -> SavedReplica:
         """What its babysitter wrote last."""
@@ -117,10 +120,7 @@ class ReplicaController:
 
     def info(self) -> ReplicaInfo:
         """The replica as it is shown: as its babysitter wrote last, unless the server it wrote of is gone."""
-        state = self.state()
-        attempt = picture.claimed_attempt(state)
-        if attempt is not None and not processes.server_lives(self.directory / "attempts", attempt):
-            state = picture.between_servers(state)
+        state = self._runner.seen(self.record, self.directory, self.state())
         return picture.info(self.record, state, self.request, workdir=str(self.directory), node=self._node)
 
     async def want(self, desired: Desired, *, force: bool = False) -> None:
@@ -151,6 +151,7 @@ class ReplicaController:
         """True while its babysitter runs with other settings than it would be started with now."""
         return (
             self._is_wanted()
+            and self._runner.renews
             and self.has_babysitter
             and not self._store.has_settings(self.replica_id, self.launch_spec.settings)
             and self.state().status not in DEPLOYING
@@ -164,47 +165,62 @@ class ReplicaController:
         babysitter = self._babysitter
         if babysitter is None:
             return True
-        log.info("babysitter.renewed", replica=self.replica_id, old_pid=babysitter.process.pid)
+        log.info("babysitter.renewed", replica=self.replica_id, old=babysitter.label)
         self._renewing = True
-        identity.send(babysitter.process, signal.SIGTERM)
+        await babysitter.terminate()
         deadline = self._clock.monotonic() + RENEWED_WITHIN_S
         while self._is_wanted() and (self._babysitter is babysitter or not self._has_started):
             if self.record.fault is not None or self._clock.monotonic() > deadline:
-                identity.send(babysitter.process, signal.SIGKILL)
+                await babysitter.kill()
                 return False
             await asyncio.sleep(POLL_S)
         return True
 
     async def run(self) -> None:
         """Keep it until it is deleted and forgotten."""
-        failures = 0
+        patience = Patience(self._runner.most_failures)
         while self._is_wanted():
             self._wake.clear()
             if self.record.fault is not None:
                 await self._wake.wait()
                 continue
-            if not self.has_babysitter and self.state().status is ReplicaStatus.STOPPED:
+            if not self.has_babysitter and self._was_stopped():
                 self.record.desired = Desired.STOPPED  # by a call of its babysitter, perhaps while no agent ran
                 break
             began = self._clock.monotonic()
             code = await self._keep_babysitter()
             if not self._is_wanted():
                 break
-            if self.state().status is ReplicaStatus.STOPPED:
+            if self._was_stopped():
                 continue
             if self._renewing:
                 self._renewing = False
                 continue
             if code == Exit.CONFIG and not self._adopt():
-                self.record.fault = f"its babysitter cannot start: {processes.last_complaint(self.directory)}"
-                log.error("replica.cannot_be_kept", replica=self.replica_id, reason=self.record.fault)
-                await self._save()
+                await self._give_up(f"its babysitter cannot start: {processes.last_complaint(self.directory)}")
                 continue
-            failures = 0 if self._clock.monotonic() - began >= STEADY_S else failures + 1
-            wait_s = backoff.delay_s(failures, first_s=RETRY_FIRST_S, last_s=RETRY_LAST_S, chance=self._rng.random())
+            ended = self._babysitter
+            ran_s = ended.ran_s if ended is not None and not self._runner.renews else self._clock.monotonic() - began
+            if patience.is_over(ran_s):
+                verdict = f"{ended.verdict}: {processes.last_complaint(self.directory)}" if ended else ""
+                await self._give_up(f"{patience.most} ended one after the other; {verdict}")
+                continue
+            wait_s = patience.wait_s(self._rng.random())
             log.warning("babysitter.ended", replica=self.replica_id, code=code, again_in_s=round(wait_s, 1))
-            await self._pause(wait_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), wait_s)
         await self._finish()
+
+    async def _give_up(self, fault: str) -> None:
+        """It has failed, and stays so until it is retried or deleted."""
+        self.record.fault = fault
+        log.error("replica.cannot_be_kept", replica=self.replica_id, reason=fault)
+        await self._save()
+
+    def _was_stopped(self) -> bool:
+        """Its babysitter was told to stop it for good; one that ends with its node or its job stops its server as well."""
+        state = self.state()
+        return state.status is ReplicaStatus.STOPPED and (self._runner.renews or state.memory.desired == "stopped")
 
     def _is_wanted(self) -> bool:
         return self.record.desired is Desired.RUNNING
@@ -215,6 +231,9 @@ class ReplicaController:
             babysitter = self._babysitter if self.has_babysitter else await self._start()
         except OSError as error:
             log.error("babysitter.not_started", replica=self.replica_id, reason=str(error))
+            return None
+        except Refused as refusal:
+            await self._give_up(str(refusal))
             return None
         if babysitter is None:
             return None
@@ -227,14 +246,13 @@ class ReplicaController:
             for task in (ended, woken):
                 task.cancel()
 
-    def _adopt(self) -> BabysitterProcess | None:
+    def _adopt(self) -> Babysitter | None:
         """The babysitter that runs already, whoever started it."""
         if not self.has_babysitter:
-            babysitters = processes.scan(self._store.root).get(self.replica_id)
-            self._babysitter = babysitters[0] if babysitters else None
+            self._babysitter = self._runner.find(self.record)
         return self._babysitter
 
-    async def _start(self) -> BabysitterProcess | None:
+    async def _start(self) -> Babysitter | None:
         """Start a babysitter when its turn has come; None when the replica is no longer wanted by then."""
         async with self._starts:
             if self._wake.is_set():
@@ -242,13 +260,15 @@ class ReplicaController:
             self._has_started = False
             before = self._store.signature(self.replica_id)
             await asyncio.to_thread(self._store.write_settings, self.replica_id, self.launch_spec.settings)
-            launch_spec = self.launch_spec
-            env = {**launch_spec.env, **self.record.env}
-            self._babysitter = processes.start(launch_spec.command, self.directory, self.record.port, env)
-            log.info("babysitter.started", replica=self.replica_id, pid=self._babysitter.process.pid)
+            self._babysitter = await self._runner.start(self.record, self.directory, self.launch_spec)
+            log.info("babysitter.started", replica=self.replica_id, babysitter=self._babysitter.label)
+            if self._babysitter.number != self.record.job_id:
+                self.record.job_id = self._babysitter.number
+                await self._save()
             deadline = self._clock.monotonic() + STARTED_WITHIN_S
             while (  # noqa: ASYNC110 - another process writes the file, past the costly part of its start
-                self._babysitter.is_alive
+                self._runner.renews
+                and self._babysitter.is_alive
                 and self._store.signature(self.replica_id) == before
                 and self._clock.monotonic() < deadline
                 and not self._wake.is_set()
@@ -298,7 +318,9 @@ class ReplicaController:
         for _ in range(STOP_TRIES):
             babysitter = self._adopt()
             if babysitter is None:
-                if self.state().status is ReplicaStatus.STOPPED or not self._has_begun():
+                memory = self.state().memory
+                has_begun = memory.attempts or memory.deploying  # there may be something left of it
+                if not self._runner.renews or self.state().status is ReplicaStatus.STOPPED or not has_begun:
                     return
                 self._wake.clear()
                 try:
@@ -309,17 +331,9 @@ class ReplicaController:
                 await self._end_through(babysitter)
         if self.state().status is not ReplicaStatus.STOPPED:
             log.warning("replica.ended_by_force", replica=self.replica_id)
-            await asyncio.to_thread(processes.end_servers, self.directory / "attempts")
-            mark = self.state().memory.deploying
-            if mark:
-                await asyncio.to_thread(identity.end_bearers, mark)
+            await asyncio.to_thread(self._runner.end_leftovers, self.directory, self.state().memory.deploying)
 
-    def _has_begun(self) -> bool:
-        """True when a babysitter has started anything that might be left."""
-        memory = self.state().memory
-        return bool(memory.attempts or memory.deploying)
-
-    async def _end_through(self, babysitter: BabysitterProcess) -> None:
+    async def _end_through(self, babysitter: Babysitter) -> None:
         """Tell the babysitter to stop, as often as it takes to reach it, and wait for its end; at last kill it."""
         deadline = self._clock.monotonic() + self.launch_spec.stop_limit_s
         ended = asyncio.ensure_future(babysitter.ended())
@@ -328,9 +342,10 @@ class ReplicaController:
             while not ended.done():
                 left_s = deadline - self._clock.monotonic()
                 if left_s <= 0:
-                    identity.send(babysitter.process, signal.SIGKILL)
+                    await babysitter.kill()
                     await ended
                     return
+                await babysitter.withdraw()
                 if reached is not self.record.force:
                     force = self.record.force
                     reached = force if await self._tell("/stop", StopRequest(force=force)) else None
@@ -344,11 +359,13 @@ class ReplicaController:
 
     async def _tell(self, path: str, body: StopRequest | None = None) -> bool:
         """One call of its babysitter; True for a success."""
-        url = f"{self.launch_spec.babysitter_url(self.record.port)}{path}"
+        url = self._runner.url(self.record, self.directory, self.launch_spec)
+        if url is None:
+            return False
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
         try:
             async with self._session.post(
-                url,
+                f"{url}{path}",
                 json=to_builtins(body or {}),
                 headers=self.launch_spec.headers,
                 timeout=timeout,
@@ -381,7 +398,3 @@ class ReplicaController:
                 saved = False
         self._changed()
         return saved
-
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), seconds)

@@ -106,10 +106,11 @@ def _settings(settings: AgentSettings) -> JsonObject:
         "readiness_timeout_s": settings.default_readiness_timeout_s,
         "port_timeout_s": settings.default_port_discovery_timeout_s,
     }
+    is_local = settings.runner == "local"
     top = {
         "host": settings.servers_host,
-        "on_exit": "detach",  # its server outlives it, and us
-        "advertise_host": settings.advertise_host,
+        "on_exit": "detach" if is_local else "stop",  # its server outlives it, and us; a job's ends with the job
+        "advertise_host": settings.advertise_host if is_local else None,
         "registry_url": list(settings.registry_url) or None,
         "router_url": settings.router_url,
         "token_file": str(settings.registry_token_file.absolute()) if settings.registry_token_file else None,

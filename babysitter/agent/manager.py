@@ -15,23 +15,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import structlog
 
 from babysitter import ports
-from babysitter.agent import port_plan, processes
+from babysitter.agent import port_plan
 from babysitter.agent.accelerator_watch import AcceleratorWatch
 from babysitter.agent.accelerators import Hold, Need
 from babysitter.agent.controller import ReplicaController
 from babysitter.agent.launch_spec import LaunchSpec
 from babysitter.agent.model import Desired, ReplicaRecord
-from babysitter.agent.processes import BabysitterProcess
 from babysitter.agent.requests import digest, read_request
+from babysitter.agent.runner import Babysitter, LocalRunner, Runner
 from babysitter.agent.settings import AgentSettings
+from babysitter.agent.slurm.asked import job_of, shared_out
+from babysitter.agent.slurm.place import RECIPE
 from babysitter.agent.store import FULL, ReplicaStore
 from babysitter.agent.template_request import Recipe, make_recipe, read_template_request
 from babysitter.agent.templates import TemplateFolder
 from babysitter.cbclient.request import CheckedRequest
 from babysitter.memory import Memory, SavedReplica
+from babysitter.settings import RENDERED
 from common.clock import Clock, iso
 from common.http.errors import ApiError
 from common.names import bind_address
@@ -61,6 +65,7 @@ class ReplicaManager:
         session: For calls of babysitters and servers.
         scope: Owns the controllers' tasks.
         clock: Time.
+        runner: Where babysitters run; None: on this machine.
     """
 
     def __init__(
@@ -72,11 +77,13 @@ class ReplicaManager:
         session: aiohttp.ClientSession,
         scope: TaskScope,
         clock: Clock,
+        runner: Runner | None = None,
     ) -> None:
         self.settings = settings
         self.store = store
         self.launch_spec = launch_spec
         self.session = session
+        self._runner = runner or LocalRunner(store.root)
         self.changed: Callable[[], None] = lambda: None
         self._scope = scope
         self._clock = clock
@@ -90,15 +97,15 @@ class ReplicaManager:
         self._templates = TemplateFolder(launch_spec.templates_dir)
         self._renewal = asyncio.Event()
         self.accelerators = AcceleratorWatch(
-            settings.accelerators, launch_spec.env, interval_s=settings.heartbeat_interval_s
+            shared_out(settings), launch_spec.env, interval_s=settings.heartbeat_interval_s
         )
 
     def adopt(self) -> None:
-        """Find the replicas of earlier agents, and keep them. Quick: their babysitters are found by one look at /proc."""
-        babysitters = processes.scan(self.store.root)
-        for record in self.store.records():
-            running = babysitters.get(record.replica_id)
-            self._admit(record, self.store.request(record.replica_id), running[0] if running else None)
+        """Find the replicas of earlier agents, and keep them."""
+        records = list(self.store.records())
+        babysitters = self._runner.adopt(records)
+        for record in records:
+            self._admit(record, self.store.request(record.replica_id), babysitters.get(record.replica_id))
         log.info("agent.adopted", replicas=len(self._controllers), babysitters=len(babysitters))
 
     def reload(self, settings: AgentSettings, launch_spec: LaunchSpec) -> None:
@@ -186,7 +193,7 @@ class ReplicaManager:
             if replica_id in self._arriving:
                 await self._arriving[replica_id].over.wait()
             return self._same(replica_id, request_id, mark), True
-        record = self._reserve(request_id, mark, need)
+        record = self._reserve(request_id, mark, need, job_of(self.settings, recipe, need))
         content = {**body, "request_id": request_id, "model_name": recipe.model_name if recipe else request.model_name}
         arriving = self._arriving[record.replica_id] = _Arriving(record)
         try:
@@ -263,7 +270,7 @@ class ReplicaManager:
             )
         return controller
 
-    def _reserve(self, request_id: str, mark: str, need: Need) -> ReplicaRecord:
+    def _reserve(self, request_id: str, mark: str, need: Need, job: dict[str, str]) -> ReplicaRecord:
         """An id, two ports and accelerators that nobody else has.
 
         Raises:
@@ -278,7 +285,9 @@ class ReplicaManager:
         replica_id = _new_id()
         while replica_id in self._controllers or replica_id in self._arriving:
             replica_id = _new_id()
-        port = self._free_port({port for record in live for port in (record.port, record.port + 1)})
+        is_local = self.settings.runner == "local"
+        taken = {port for record in live for port in (record.port, record.port + 1)}
+        port = self._free_port(taken) if is_local else 0
         self._by_request[request_id] = replica_id
         return ReplicaRecord(
             replica_id,
@@ -288,7 +297,8 @@ class ReplicaManager:
             iso(self._clock.utcnow()),
             accelerators=accelerators,
             accelerator_mb=need.memory_mb if need.is_shared else 0,
-            env=self.accelerators.environment(accelerators),
+            env=self.accelerators.environment(accelerators) if is_local else {},
+            job=job,
         )
 
     def _free_port(self, taken: set[int]) -> int:
@@ -309,26 +319,26 @@ class ReplicaManager:
         raise ApiError(507, f"no two ports between {first} and {last} are free (settings first_port, last_port)")
 
     def _create_files(self, record: ReplicaRecord, content: JsonObject, recipe: Recipe | None) -> None:
-        host = bind_address(self.settings.servers_host)
-        rendered = None
+        host, port = bind_address(self.settings.servers_host), record.port or self.settings.first_port
+        made: dict[str, bytes] = {}
         if recipe is not None:
-            rendered = recipe.rendered(host=host, port=record.port, accelerators=len(record.accelerators))
+            made[RENDERED] = recipe.rendered(host=host, port=port, accelerators=len(record.accelerators))
+            if not record.port:  # rendered where the port is chosen
+                made = {RECIPE: msgspec.json.encode(recipe)}
         first = SavedReplica(
             replica_id=record.replica_id,
             server_mode=content.get("server_mode"),
             model_name=content["model_name"],
             status=ReplicaStatus.PENDING,
-            port=record.port,
+            port=record.port or None,
             workdir=str(self.store.directory(record.replica_id)),
             created_at=record.created_at,
             updated_at=record.created_at,
             memory=Memory(created_at=record.created_at),
         )
-        self.store.create(record, json.dumps(content).encode(), self.launch_spec.settings, first, rendered)
+        self.store.create(record, json.dumps(content).encode(), self.launch_spec.settings, first, made)
 
-    def _admit(
-        self, record: ReplicaRecord, request: RequestGlance, babysitter: BabysitterProcess | None
-    ) -> ReplicaController:
+    def _admit(self, record: ReplicaRecord, request: RequestGlance, babysitter: Babysitter | None) -> ReplicaController:
         controller = ReplicaController(
             record,
             request,
@@ -337,6 +347,7 @@ class ReplicaManager:
             session=self.session,
             clock=self._clock,
             starts=self._starts,
+            runner=self._runner,
             babysitter=babysitter,
             changed=self._tell_change,
             node=self.settings.node,

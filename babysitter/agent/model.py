@@ -9,7 +9,7 @@ from common.names import is_replica_id
 from common.wire.create import RequestGlance
 
 LAST_PORT = 65_534
-Port = Annotated[int, msgspec.Meta(gt=0, le=LAST_PORT)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=LAST_PORT)]
 
 
 class Desired(StrEnum):
@@ -23,10 +23,11 @@ class Desired(StrEnum):
 class ReplicaRecord(msgspec.Struct):
     """One replica of this node.
 
-    `port` is the server's; the babysitter has the next one, and both are reserved until the replica is `over`: stopped
-    for good, with nothing of it left that runs. So are its `accelerators`: alone, or `accelerator_mb` of each where they are
-    shared; `env` tells its server of them. `digest` tells two requests of one `request_id` apart. `fault` is why its
-    babysitter cannot be started. Times are ISO 8601.
+    `port` is the server's (0: it is chosen where the server will run); the babysitter has the next one, and both are
+    reserved until the replica is `over`: stopped for good, with nothing of it left that runs. So are its `accelerators`:
+    alone, or `accelerator_mb` of each where they are shared; `env` tells its server of them. `digest` tells two requests of
+    one `request_id` apart. `fault` is why its babysitter cannot be started. `job` are the options of its job where a
+    scheduler runs it, `job_id` is its last one's (0: none is known). Times are ISO 8601.
     """
 
     replica_id: str
@@ -41,6 +42,8 @@ class ReplicaRecord(msgspec.Struct):
     accelerators: list[int] = []
     accelerator_mb: int = 0
     env: dict[str, str] = {}
+    job: dict[str, str] = {}
+    job_id: int = 0
 
     def __post_init__(self) -> None:
         """The id becomes a path (E4)."""

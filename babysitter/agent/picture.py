@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from babysitter.agent.model import Desired, ReplicaRecord
 from babysitter.memory import SavedReplica
 from common.wire.create import NAMESPACE, RequestGlance
-from common.wire.replica import InfoMarks, ReplicaInfo, ReplicaMembers
+from common.wire.replica import InfoMarks, ReplicaInfo, ReplicaMembers, Stage
 from common.wire.words import NOT_SERVING, DisplayStatus, ReplicaStatus
 
 ENDED = frozenset({ReplicaStatus.STOPPED, ReplicaStatus.FAILED})
@@ -39,6 +39,23 @@ def between_servers(state: SavedReplica) -> SavedReplica:
     return replace(state, status=ReplicaStatus.STARTING, endpoint=NOT_SERVING, base_url=None, replica_pid=None)
 
 
+def waiting(state: SavedReplica, stage: Stage, *, at: str | None) -> SavedReplica:
+    """The state of a replica that waits for a scheduler since `at`, whatever its last babysitter wrote."""
+    return replace(
+        state,
+        status=ReplicaStatus.PENDING,
+        display_status=DisplayStatus.PENDING,
+        endpoint=NOT_SERVING,
+        base_url=None,
+        replica_pid=None,
+        port=None,
+        stages=[stage],
+        updated_at=at or state.updated_at,
+        ready_at=None,
+        models=[],
+    )
+
+
 def info(record: ReplicaRecord, state: SavedReplica, request: RequestGlance, *, workdir: str, node: str) -> ReplicaInfo:
     """The whole info.
 
@@ -60,7 +77,7 @@ def info(record: ReplicaRecord, state: SavedReplica, request: RequestGlance, *, 
         "model_name": request.model_name,
         "status": status,
         "display_status": display,
-        "port": state.port or record.port,
+        "port": state.port or record.port or None,
         "multibox": request.placement.multibox,
         "namespace": request.placement.namespace or NAMESPACE,
         "workdir": workdir,

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,10 @@ class BabysitterProcess:
     """One babysitter's process; `code` of its end is only ours to know when it is our child."""
 
     process: Identity
+    speaks = True
+    number = 0
+    ran_s = None
+    verdict = None
 
     async def ended(self) -> int | None:
         """Wait for its end; its exit code (negative: a signal), or None when somebody else started it."""
@@ -48,6 +53,22 @@ class BabysitterProcess:
     def is_alive(self) -> bool:
         """True while this very process runs."""
         return identity.is_alive(self.process)
+
+    @property
+    def label(self) -> str:
+        """Its pid."""
+        return f"process {self.process.pid}"
+
+    async def withdraw(self) -> None:
+        """It runs from its start."""
+
+    async def terminate(self) -> None:
+        """It lets go of its server."""
+        identity.send(self.process, signal.SIGTERM)
+
+    async def kill(self) -> None:
+        """At once."""
+        identity.send(self.process, signal.SIGKILL)
 
 
 def start(command: Sequence[str], directory: Path, port: int, env: Mapping[str, str]) -> BabysitterProcess:

@@ -2,6 +2,7 @@
 
 import time
 
+from msgspec import UNSET
 from msgspec.structs import asdict
 
 from babysitter.agent.manager import ReplicaManager
@@ -78,7 +79,7 @@ class AgentRegistration:
 
     def report(self) -> AgentReport:
         """Body of a heartbeat."""
-        silent = [controller for controller in self._manager.controllers() if not controller.has_babysitter]
+        silent = [controller for controller in self._manager.controllers() if not controller.speaks]
         silent.sort(key=lambda controller: controller.record.created_at, reverse=True)
         return AgentReport(
             instance_id=self._instance_id,
@@ -100,4 +101,5 @@ def _short(info: ReplicaInfo) -> ReplicaInfo:
     members["metadata"] = {**kept, **deployment_marks(info.metadata)}
     if info.error_message is not None:
         members["error_message"] = info.error_message[:TEXT_LIMIT]
+    members["stages"] = [stage for stage in info.stages if stage.ends_at is not UNSET]  # it waits for a scheduler
     return ReplicaInfo(**members)

@@ -3,10 +3,12 @@
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import field_validator, model_validator
 
 from babysitter.agent.accelerators import VARIABLES
+from babysitter.agent.slurm.job import OPTIONS, BadOption, checked
 from babysitter.settings import BabysitterSettings
 from babysitter.settings import parse as parse_babysitter
 from common import own_python
@@ -70,6 +72,41 @@ class AcceleratorSettings(Settings):
     def assigning(self) -> str:
         """The variable that assigns them."""
         return self.variable or VARIABLES[self.kind or "cuda"]
+
+
+class SlurmSettings(Settings):
+    """`[slurm]`: what every job is told that its template leaves out, and how jobs are followed."""
+
+    partition: str | None = option(None, "Partition, or several with commas; unset: Slurm's default.", flags=())
+    account: str | None = option(None, "Account that is charged.", flags=())
+    qos: str | None = option(None, "Quality of service.", flags=())
+    reservation: str | None = option(None, "Reservation.", flags=())
+    constraint: str | None = option(None, "Features that a node must have.", flags=())
+    gres: str | None = option(None, "Generic resources; unset: gpu:N, where a replica needs N accelerators.", flags=())
+    cpus: int | None = option(None, "CPUs of a job.", flags=(), ge=1, le=9999)
+    memory_mb: int | None = option(None, "Memory of a job, in MiB.", flags=(), ge=1)
+    time_s: int | None = option(None, "Time limit of a job, in seconds; Slurm rounds up to minutes.", flags=(), ge=60)
+    notice_s: int = option(
+        600,
+        "How long before its end a job is warned, so that a successor starts; half of its time at most, in seconds.",
+        flags=(),
+        ge=0,
+        le=65_535,
+    )
+    poll_s: float = option(5.0, "Between two looks at the queue, in seconds.", flags=(), gt=0, le=600)
+
+    @model_validator(mode="after")
+    def _can_be_told(self) -> "SlurmSettings":
+        try:
+            checked(self.job)
+        except BadOption as error:
+            raise ValueError(str(error).removeprefix("slurm.")) from error
+        return self
+
+    @property
+    def job(self) -> dict[str, str | int]:
+        """The options that are set."""
+        return {name: value for name in OPTIONS if (value := getattr(self, name)) is not None}
 
 
 class AgentSettings(ServiceSettings):
@@ -157,6 +194,13 @@ class AgentSettings(ServiceSettings):
         dict, "What this node is, such as zone or chip: a deployment may ask for nodes by it.", flags=()
     )
     accelerators: AcceleratorSettings = option(AcceleratorSettings, "The node's accelerators.", restart=True)
+    runner: Literal["local", "slurm"] = option(
+        "local",
+        "What runs replicas: processes of this machine, or jobs of Slurm; then `accelerators` says how many they may have.",
+        flags=(),
+        restart=True,
+    )
+    slurm: SlurmSettings = option(SlurmSettings, "Jobs of Slurm.", restart=True)
 
     @field_validator("labels")
     @classmethod

@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,6 @@ from msgspec.structs import asdict, replace
 
 from babysitter.agent.model import RemovedReplica, ReplicaRecord, read_record
 from babysitter.memory import SavedReplica, read_saved
-from babysitter.settings import RENDERED
 from babysitter.state_file import LIMIT_BYTES, StateFile, decode
 from common import lock_file
 from common.atomic_file import read_bounded, write_atomic
@@ -120,7 +119,7 @@ class ReplicaStore:
         request: bytes,
         settings: bytes,
         first: SavedReplica,
-        rendered: bytes | None = None,
+        made: Mapping[str, bytes] | None = None,
     ) -> None:
         """Make a replica's directory: it is whole or not there (E3).
 
@@ -129,7 +128,7 @@ class ReplicaStore:
             request: The content of `request.json`.
             settings: The content of `babysitter.json`.
             first: The state file's content until the babysitter writes it.
-            rendered: The content of `backend.json`, where a template makes its server.
+            made: What a template makes, by the file's name: `backend.json`, or what that is made of elsewhere.
 
         Raises:
             OSError: The disk refuses; nothing is left.
@@ -139,8 +138,8 @@ class ReplicaStore:
             fresh.mkdir(mode=0o700)
             write_atomic(fresh / "request.json", request)
             write_atomic(fresh / "babysitter.json", settings)
-            if rendered is not None:
-                write_atomic(fresh / RENDERED, rendered)
+            for name, content in (made or {}).items():
+                write_atomic(fresh / name, content)
             for _ in range(2):  # the second makes the first its backup
                 _save(StateFile(fresh / "agent.json"), record)
             _save(StateFile(self.state_path(record.replica_id)), first)

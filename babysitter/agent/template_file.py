@@ -103,6 +103,7 @@ class TemplateFile(Part, frozen=True, kw_only=True):
     probes: dict[str, Any] = {}
     babysitter: dict[str, Any] = {}
     limits: dict[str, Any] = {}
+    slurm: dict[str, str | int] = {}
 
 
 def parse(content: Mapping[str, Any]) -> TemplateFile:
@@ -137,7 +138,7 @@ def _check_places(file: TemplateFile) -> None:
                 continue
             if where[0] == "backend" and (len(where) < 2 or where[1] not in FILLED):  # noqa: PLR2004 - backend.MEMBER
                 raise TemplateError(f"{'.'.join(where)}: may have no parameter: put {match[0]} into args or env")
-            if where[0] not in ("backend", "models", "expected_models"):
+            if where[0] not in ("backend", "models", "expected_models", "slurm"):
                 raise TemplateError(f"{'.'.join(where)}: may have no parameter, and has {match[0]}")
             if match[2] not in known:
                 raise TemplateError(f"{'.'.join(where)}: no parameter is called {match[2]!r}")
@@ -283,6 +284,11 @@ def render(file: TemplateFile, values: Values) -> JsonObject:
     tables = {"metadata": file.metadata, "probes": file.probes, "babysitter": file.babysitter, "limits": file.limits}
     content = {"backend": backend, **filled, **tables, "sleep": file.sleep}
     return {name: value for name, value in content.items() if value}
+
+
+def render_job(file: TemplateFile, values: Values) -> JsonObject:
+    """The options of its job, where a scheduler runs it; one whose parameter is unset is left out."""
+    return {name: it for name, text in file.slurm.items() if (it := _entry(text, values)) is not None}
 
 
 def _arguments(entry: str | list[str], values: Values) -> list[str]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
 from pydantic import ValidationError
 
 from babysitter.agent import template_file
@@ -22,13 +23,23 @@ MODEL_NAME_LIMIT = 256
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a request makes of a template; `needs` is the template's own word, which the request may replace."""
+    """What a request makes of a template; its needs are the template's own word, which the request may replace."""
 
     template: str
     model_name: str
-    needs: Need
     file: TemplateFile
     values: Mapping[str, Value | None]
+
+    @property
+    def needs(self) -> Need:
+        """The template's own."""
+        needs = self.file.needs
+        return Need(needs.accelerators, needs.memory_mb, needs.shares)
+
+    def job(self, *, accelerators: int) -> JsonObject:
+        """What the template says of the job, where a scheduler runs it."""
+        given = {**self.values, "served_name": self.model_name, "accelerators": accelerators}
+        return template_file.render_job(self.file, given)
 
     def rendered(self, *, host: str, port: int, accelerators: int) -> bytes:
         """The content of its backend.json.
@@ -46,6 +57,15 @@ class Recipe:
             raise wrong("backend.parameters", f"make no server of template {self.template!r}: {error}") from error
         content["metadata"] = {**content.get("metadata", {}), "template": self.template}
         return json.dumps(content, indent=1).encode() + b"\n"
+
+
+def read_recipe(raw: bytes) -> Recipe:
+    """A recipe that `msgspec.json.encode` wrote, where another machine renders it.
+
+    Raises:
+        msgspec.MsgspecError: It is none.
+    """
+    return msgspec.json.decode(raw, type=Recipe)
 
 
 def read_template_request(body: JsonObject) -> TemplateRequest:
@@ -86,14 +106,7 @@ def make_recipe(request: TemplateRequest, templates: Mapping[str, Template]) -> 
         details = [{"field": f"backend.parameters.{key}", "problem": text} for key, text in faults.items()]
         text = "; ".join(f"field {it['field']!r}: {it['problem']}" for it in details)
         raise ApiError(422, text, field=details[0]["field"], details=details)
-    needs = template.file.needs
-    return Recipe(
-        template=name,
-        model_name=_model_name(request, values),
-        needs=Need(needs.accelerators, needs.memory_mb, needs.shares),
-        file=template.file,
-        values=values,
-    )
+    return Recipe(template=name, model_name=_model_name(request, values), file=template.file, values=values)
 
 
 def _model_name(request: TemplateRequest, values: Mapping[str, Value | None]) -> str:

@@ -11,6 +11,7 @@ import tomli
 from msgspec.structs import replace
 
 from babysitter.agent import template_file
+from babysitter.agent.slurm.job import checked
 from babysitter.agent.template_file import TemplateError, TemplateFile
 from babysitter.settings import BabysitterSettings, replica_layer
 from common import own_python
@@ -121,6 +122,7 @@ def read(path: Path) -> Template:
         file = template_file.parse(tomli.loads(raw.decode("utf-8-sig")))
         for values in template_file.samples(file):
             judge(template_file.render(file, values))
+            checked(template_file.render_job(file, values))
     except OSError as error:
         return Template(name, None, error=f"cannot be read: {error.strerror}")
     except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, too large, or no template

@@ -14,7 +14,11 @@ from common.wire.words import NOT_SERVING, DisplayStatus, ReplicaStatus, StageSt
 
 
 class Stage(Message, frozen=True, kw_only=True):
-    """One stage of a deployment. `took_s` grows while it runs; `detail` is what goes on, or why it failed."""
+    """One stage of a deployment. `took_s` grows while it runs; `detail` is what goes on, or why it failed.
+
+    `ends_at` has only a stage whose end somebody else decides, such as a place in a scheduler's queue: when they expect it to
+    be over, and null while they expect nothing.
+    """
 
     name: str
     state: StageState
@@ -22,6 +26,7 @@ class Stage(Message, frozen=True, kw_only=True):
     took_s: float = 0.0
     attempt: int = 1
     detail: str = ""
+    ends_at: str | UnsetType | None = UNSET
 
 
 class Transition(Message, frozen=True, kw_only=True, rename={"before": "from", "after": "to"}):
@@ -145,7 +150,7 @@ class ReplicaHeartbeat(ReplicaReport, frozen=True, kw_only=True):
 
 
 class InfoMarks(Message, frozen=True, kw_only=True):
-    """What registry and agent add to an info's `metadata`."""
+    """What registry, agent and babysitter add to an info's `metadata`. `ending`: it was told that its job will end."""
 
     node: str | UnsetType = UNSET
     service: str | UnsetType = UNSET
@@ -153,6 +158,7 @@ class InfoMarks(Message, frozen=True, kw_only=True):
     stale: bool | UnsetType = UNSET
     draining: bool | UnsetType = UNSET
     deleted: bool | UnsetType = UNSET
+    ending: bool | UnsetType = UNSET
 
 
 class ReplicaList(Message, frozen=True, kw_only=True):

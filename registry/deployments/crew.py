@@ -64,7 +64,12 @@ class Member:
     def must_move(self) -> bool:
         """It goes whatever its revision is."""
         by_hand = self.replica is not None and self.replica.draining
-        return by_hand or (self.node is not None and self.node.draining)
+        return by_hand or self.ends_by_itself or (self.node is not None and self.node.draining)
+
+    @property
+    def ends_by_itself(self) -> bool:
+        """Its job's time is nearly over, and it knows."""
+        return self.replica is not None and self.replica.ending
 
     def dwells(self, dwell_s: float, now: float) -> bool:
         """It was started a short time ago, or is being started."""
@@ -192,6 +197,8 @@ def _leave_old(crew: Crew, member: Member) -> None:
         crew.leave(member, Cause.ROLLED, f"replaced by revision {crew.wish.revision}")
     elif member.node is not None and member.node.draining:
         crew.leave(member, Cause.MOVED, "its node is drained")
+    elif member.ends_by_itself:
+        crew.leave(member, Cause.MOVED, "its job ends soon")
     else:
         crew.leave(member, Cause.MOVED, "it was drained by hand")
 

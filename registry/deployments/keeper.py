@@ -44,7 +44,7 @@ from registry.deployments.shown import Shown
 from registry.deployments.sight import node_of, seen
 from registry.deployments.stored import create_body, model_of, wish_of
 from registry.deployments.tally import Tally
-from registry.deployments.timing import Timing
+from registry.deployments.timing import QUEUED, Timing
 from registry.fleet.agents import AgentClient
 from registry.fleet.index import FleetIndex
 
@@ -381,7 +381,7 @@ class Keeper:
                 if not ready and not assignment.leaving:
                     starting.append((assignment, it.infos.get(assignment.request_id)))
             start = reign.timing.nearest(one, starting, it.now) if not standing.ready else (None, None, None)
-            if start[2] is None and not standing.ready:
+            if start[2] is None and not standing.ready and start[0] != QUEUED:
                 start = (start[0], start[1], reign.timing.usual(one))
             found[name] = board.status_of(
                 one, standing, it.traffic[name], it.seen.values(), start=start, hold_within_s=HOLD_WITHIN_S, now=it.now

@@ -87,7 +87,7 @@ class Assignment:
 class SeenReplica:
     """A replica of a deployment that heartbeats tell of.
 
-    `node` is where it runs; `stale`: its lease ended; `in_flight`: by routers. `status_since` and `ready_at` are moments.
+    `node` is where it runs; `ending`: its job ends soon; `stale`: its lease ended; `in_flight`: by routers. `status_since` and `ready_at` are moments.
     """
 
     replica_id: str
@@ -99,6 +99,7 @@ class SeenReplica:
     service: str | None = None
     asleep: bool = False
     draining: bool = False
+    ending: bool = False
     stale: bool = False
     in_flight: int = 0
     status_since: float | None = None

@@ -14,7 +14,7 @@
 | `wake` or `sleep` by a call | one at least; or all asleep until somebody asks | `wanted` |
 | too few serve | a sleeper is woken, else one is started where it fits best | `_grow` |
 | too many serve | those not ready first, then the least busy; not before `dwell_s`, unless a call said so | `shrink` |
-| another revision, a drained node | one more is started where there is room, else an old one leaves first; old ones leave when enough others are ready; one of `min` 0 that nobody uses only leaves | `_roll`, `shrink` |
+| another revision, a drained node, a job that ends soon | one more is started where there is room, else an old one leaves first; old ones leave when enough others are ready; one of `min` 0 that nobody uses only leaves | `_roll`, `shrink` |
 | paused | other revisions stay; what is missing is started as of the revision that was in force | `Crew.outdated`, `wish_of` |
 | it does not fit, and somebody needs it | idle deployments of no higher priority leave, the least seconds to start times requests per second first; never under `min`, within `dwell_s` or with a request under way or waiting | `evict` |
 | it has waited for `PATIENCE_S` (of each `TURN_S`) | the accelerators that idle ones hold least of are kept for it: each that comes free, or whose replica has nothing to do, is given to nobody behind it | `_reserve` |
@@ -355,6 +355,8 @@ def _roll(work: _Work, crew: Crew) -> None:
     choice = work.choose(wish)
     if note is None and _start(work, crew, choice, f"takes the place of one of revision {old[0].assignment.revision}"):
         return
+    if all(one.ends_by_itself for one in old):
+        return  # it serves until shortly before its end
     if _one_makes_room(crew, choice):
         return
     moving = next((one for one in old if one.must_move), None)

@@ -75,6 +75,7 @@ def _seen(
         service=marks.service or None,
         asleep=info.status == "asleep",
         draining=marks.draining is True,
+        ending=marks.ending is True,
         stale=marks.stale is True,
         in_flight=sum(numbers),
         status_since=moment(info.status_since),

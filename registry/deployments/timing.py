@@ -14,6 +14,8 @@ MODELS_MOST = 200
 NODES_MOST = 64
 Starts = dict[str, dict[str, StartTimes]]
 """Of one template: by model, then by node."""
+QUEUED = "queued"
+"""The stage of a replica that waits for a scheduler, which alone knows how long; it is no part of the time that starts take."""
 
 
 def template_of(stored: StoredDeployment) -> str:
@@ -33,21 +35,28 @@ class Timing:
     known: dict[str, Starts] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
     _starting: set[str] = field(default_factory=set)
+    _left_queue_at: dict[str, float | None] = field(default_factory=dict)
+    """By request that waited for a scheduler; None: it still does."""
 
     def observe(self, stored: StoredDeployment, assignment: Assignment, info: ReplicaInfo) -> float | None:
         """Learn from a start that this registry saw begin; returns how long it took when it has just ended well."""
         request_id = assignment.request_id
+        if _stage(info) == QUEUED:
+            self._left_queue_at[request_id] = None
+        elif self._left_queue_at.get(request_id, 0.0) is None:
+            self._left_queue_at[request_id] = moment(info.updated_at)
         if info.status in (ReplicaStatus.FAILED, ReplicaStatus.STOPPED):
             self._starting.discard(request_id)
+            self._left_queue_at.pop(request_id, None)
         elif info.status is not ReplicaStatus.READY:
             if info.ready_at is None:
                 self._starting.add(request_id)
         elif request_id in self._starting:
             self._starting.discard(request_id)
-            ready_at = moment(info.ready_at)
-            if ready_at is not None and ready_at > assignment.made_at:
-                self._learn(stored, assignment, info, ready_at - assignment.made_at)
-                return ready_at - assignment.made_at
+            ready_at, began_at = moment(info.ready_at), self._left_queue_at.pop(request_id, None) or assignment.made_at
+            if ready_at is not None and ready_at > began_at:
+                self._learn(stored, assignment, info, ready_at - began_at)
+                return ready_at - began_at
         return None
 
     def _learn(self, stored: StoredDeployment, assignment: Assignment, info: ReplicaInfo, total_s: float) -> None:
@@ -74,8 +83,15 @@ class Timing:
         best: tuple[str | None, int | None, float | None] = (None, None, None)
         for assignment, info in starting:
             stage = _stage(info)
+            if info is not None and stage == QUEUED:
+                expected_at = moment(info.stages[-1].ends_at or None)
+                left_s = None if expected_at is None else max(0.0, expected_at - now) + (self.usual(stored) or 0.0)
+                if best[0] is None or (left_s is not None and (best[2] is None or left_s < best[2])):
+                    best = (stage, None, left_s)
+                continue
             entered = _entered(info, assignment) if info else {}
-            under = Under(now - assignment.made_at, stage, entered.get(stage, 0.0) if stage else 0.0)
+            began_at = self._left_queue_at.get(assignment.request_id) or assignment.made_at
+            under = Under(now - began_at, stage, entered.get(stage, 0.0) if stage else 0.0)
             known = estimate(self._sources(stored, assignment.node), under)
             word = stage or (info.status.value if info else "assigned")
             if best[0] is None or (known is not None and (best[2] is None or known[1] < best[2])):

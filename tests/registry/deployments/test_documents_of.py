@@ -231,6 +231,25 @@ def test_a_start_that_was_seen_is_learned_from() -> None:
     assert timing.nearest(stored, [(assignment, under)], NOW + 6) == ("loading", 60, 4.0)
 
 
+def test_time_in_a_schedulers_queue_is_the_schedulers_to_tell_and_no_part_of_a_start() -> None:
+    stored = with_actions(made(), [Start("chat", 1, "n1", NEEDS, "")], {}, NOW)
+    (assignment,) = stored.assignments
+    timing = Timing()
+
+    def queued(ends_at: str | None) -> ReplicaInfo:
+        stage = Stage(name="queued", state=StageState.RUNNING, began_at="2026-01-01T00:00:00Z", ends_at=ends_at)
+        return ReplicaInfo(replica_id="r", status=ReplicaStatus.PENDING, stages=[stage])
+
+    assert timing.observe(stored, assignment, queued(None)) is None
+    assert timing.nearest(stored, [(assignment, queued(None))], NOW + 1) == ("queued", None, None)
+    assert timing.nearest(stored, [(assignment, queued("2026-01-01T00:01:00Z"))], NOW + 1) == ("queued", None, 59.0)
+    begun = ReplicaInfo(replica_id="r", status=ReplicaStatus.STARTING, updated_at="2026-01-01T00:01:00Z")
+    assert timing.observe(stored, assignment, begun) is None
+    ready = ReplicaInfo(replica_id="r", status=ReplicaStatus.READY, ready_at="2026-01-01T00:01:05Z")
+    assert timing.observe(stored, assignment, ready) == 5.0
+    assert timing.nearest(stored, [(assignment, queued("2026-01-01T00:01:00Z"))], NOW + 1) == ("queued", None, 64.0)
+
+
 def test_routers_hear_whether_it_makes_sense_to_wait() -> None:
     stored = set_back(made(), "n1", "no", NOW)
     for phase, hold in (

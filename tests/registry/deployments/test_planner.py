@@ -499,6 +499,17 @@ def test_a_node_that_is_drained_is_left_when_another_serves() -> None:
     assert counts(nowhere) == {"Leave": 1}
 
 
+def test_one_whose_job_ends_soon_serves_until_another_does_and_to_its_end_where_there_is_no_place_for_one() -> None:
+    first = planned([wish()], [node("a", 2, "r-m-1")], there("m", ending=True))
+    assert counts(first) == {"Start": 1}
+    ending = there("m", ending=True)
+    starting = there("m", 2, status=ReplicaStatus.STARTING, ready_at=None)
+    assert planned([wish()], [node("a", 2, "r-m-1", "r-m-2")], ending, starting).actions == ()
+    third = planned([wish()], [node("a", 2, "r-m-1", "r-m-2")], ending, there("m", 2))
+    assert [one.request_id for one in third.actions if isinstance(one, Leave)] == ["dep-m-1"]
+    assert planned([wish()], [node("a", 1, "r-m-1")], ending).actions == ()
+
+
 def test_a_change_of_one_that_nobody_uses_only_drops_the_old_ones() -> None:
     two = wish(revision=2, least=0)
     found = planned([two], [node("a", 2, "r-m-1")], there("m"))

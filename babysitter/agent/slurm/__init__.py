@@ -1,0 +1,1 @@
+"""Replicas as jobs of a Slurm cluster (docs/slurm.md, docs/adr/0014)."""
