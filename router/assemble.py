@@ -111,6 +111,8 @@ async def serve(
             log.info("service.listening", what="router", host=settings.host, port=pool.port, workers=settings.workers)
             try:
                 await until_stopped(scope, stop)
+                overview.is_leaving = True
+                await asyncio.sleep(master.settings.leave_s)
             finally:
                 for reader in readers:
                     reader.cancel()  # it reads the pool's counters

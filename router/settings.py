@@ -181,6 +181,12 @@ class RouterSettings(TracedSettings):
         was=["drain_timeout"],
         ge=0,
     )
+    leave_s: float = option(
+        0.0,
+        "Seconds after SIGTERM in which requests are still taken and /ready answers 503, for balancers that look there.",
+        ge=0,
+        le=600,
+    )
     expose_replica_api: bool = option(
         False, "Pass /api/v1/* on to the registry; with API keys, for admin keys only.", restart=True
     )

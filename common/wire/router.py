@@ -27,6 +27,12 @@ class RouterHealth(Message, frozen=True, kw_only=True):
     timestamp: str
 
 
+class RouterReadiness(Message, frozen=True, kw_only=True):
+    """`GET /ready`: 503 and `leaving` from SIGTERM until the router takes no more connections (`leave_s`)."""
+
+    status: Literal["ready", "leaving"]
+
+
 class RoutedService(Message, frozen=True, kw_only=True):
     """One replica as the router sees it.
 

@@ -21,6 +21,7 @@ from common.wire.router import (
     RoutedService,
     RoutedServices,
     RouterHealth,
+    RouterReadiness,
     RouterStats,
     Traffic,
 )
@@ -55,6 +56,8 @@ class Overview:
         self._fleet = fleet
         self._counters = counters
         self._traffic = TrafficHistory()
+        self.is_leaving = False
+        """It was told to stop, and waits until nobody new comes."""
 
     @property
     def registry_url(self) -> str:
@@ -179,6 +182,13 @@ async def _health(request: web.Request) -> web.Response:
     return _answer(request.app[OVERVIEW].health())
 
 
+async def _ready(request: web.Request) -> web.Response:
+    """Whether new requests should come here: 503 once it was told to stop."""
+    if request.app[OVERVIEW].is_leaving:
+        return _answer(RouterReadiness(status="leaving"), status=HTTPStatus.SERVICE_UNAVAILABLE)
+    return _answer(RouterReadiness(status="ready"))
+
+
 async def _services(request: web.Request) -> web.Response:
     """Every replica with its health, models and counts."""
     overview = request.app[OVERVIEW]
@@ -256,6 +266,7 @@ _SINCE = Parameter("since", {"type": "number"}, "Only points later than this, in
 _ONE_MODEL = {200: JsonObject, 404: ModelFault}
 ROUTES: tuple[Route, ...] = (
     *(_get(path, _health, {200: RouterHealth}) for path in ("/", "/health", "/status")),
+    _get("/ready", _ready, {200: RouterReadiness, 503: RouterReadiness}),
     _get("/services", _services, {200: RoutedServices}),
     _get("/stats", _stats, {200: RouterStats}),
     _get("/metrics", _metrics, {200: None}),

@@ -19,7 +19,7 @@ from router.proxy.paths import ADMIN_TREES, PROXIED, EndMark, Operation, is_cont
 from router.proxy.spelling import nearest
 
 Headers = tuple[tuple[bytes, bytes], ...]
-OPEN_PATHS = frozenset({b"/", b"/health", b"/status"})
+OPEN_PATHS = frozenset({b"/", b"/health", b"/ready", b"/status"})
 """Answered to anybody: a load balancer holds no key."""
 _JSON_OBJECT = re.compile(rb"[ \t\r\n]*\{")
 _REQUEST_ID_LIMIT = 128

@@ -100,7 +100,7 @@ _BY_THE_FRONT = frozenset(
 CONTROL = frozenset(
     {
         *(b"/", b"/health", b"/status", b"/services", b"/stats", b"/metrics", b"/traffic", b"/openapi.json"),
-        *(b"/metrics/engines", b"/models", b"/v1/models"),
+        *(b"/metrics/engines", b"/models", b"/v1/models", b"/ready"),
     }
 )
 MODEL_TREES = (b"/v1/models/", b"/models/")
