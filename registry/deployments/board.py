@@ -1,6 +1,6 @@
 """PURE. How deployments stand, as it is shown: to people, to other registries and to routers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from msgspec import UNSET, UnsetType, convert
@@ -45,13 +45,13 @@ def status_of(
     stored: StoredDeployment,
     standing: Standing,
     traffic: Traffic,
-    seen: Iterable[SeenReplica],
+    seen: Mapping[str, SeenReplica],
     *,
     start: tuple[str | None, int | None, float | None],
     hold_within_s: float,
     now: float,
 ) -> Status:
-    """A deployment after planning. `start`: stage, percent and seconds of the start that is nearest to its end."""
+    """A deployment after planning. `seen`: those that are where they were assigned, by request id; `start`: stage, percent and seconds of the start that is nearest to its end."""
     stage, percent, eta_s = start
     return Status(
         phase=standing.phase,
@@ -83,11 +83,10 @@ def _hold(stored: StoredDeployment, standing: Standing, now: float, within_s: fl
             return not stored.deleted and stored.scaled != 0
 
 
-def _replicas(stored: StoredDeployment, seen: Iterable[SeenReplica]) -> list[DeploymentReplica]:
-    by_request = {(one.request_id, one.node): one for one in seen}
+def _replicas(stored: StoredDeployment, seen: Mapping[str, SeenReplica]) -> list[DeploymentReplica]:
     found = []
     for one in stored.assignments:
-        replica = by_request.get((one.request_id, one.node))
+        replica = seen.get(one.request_id)
         since = one.made_at if replica is None or replica.status_since is None else replica.status_since
         found.append(
             DeploymentReplica(

@@ -44,29 +44,31 @@ class Books:
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
         self._starts_versions: dict[str, int] = {}
-        self._complained: set[tuple[str, int]] = set()
+        self._read: dict[str, tuple[int, StoredDeployment | None]] = {}
+        """What was read last, by key, with its version."""
 
     async def read(self) -> Shelf:
-        """Every deployment; one that cannot be read is passed over, and said once."""
-        shelf = Shelf()
-        for key, document in (await self._documents.read(DEPLOYMENTS)).items():
+        """Every deployment; one that cannot be read is passed over, and said once for each version."""
+        shelf, documents = Shelf(), await self._documents.read(DEPLOYMENTS)
+        self._read = {key: self._decoded(key, document) for key, document in documents.items()}
+        for key, (version, stored) in self._read.items():
             name = key.removeprefix(DEPLOYMENTS)
-            stored = self._decoded(key, document)
-            shelf.versions[name] = document.version
+            shelf.versions[name] = version
             if stored is None:
                 shelf.whole = False
             else:
                 shelf.stored[name] = stored
         return shelf
 
-    def _decoded(self, key: str, document: Document) -> StoredDeployment | None:
+    def _decoded(self, key: str, document: Document) -> tuple[int, StoredDeployment | None]:
+        known = self._read.get(key)
+        if known is not None and known[0] == document.version:
+            return known
         try:
-            return decode(document.value)
+            return document.version, decode(document.value)
         except msgspec.MsgspecError as error:
-            if (key, document.version) not in self._complained:
-                self._complained = {*list(self._complained)[-1000:], (key, document.version)}
-                log.error("deployment.unreadable", key=key, reason=str(error))
-            return None
+            log.error("deployment.unreadable", key=key, reason=str(error))
+            return document.version, None
 
     async def change(
         self,

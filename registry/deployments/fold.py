@@ -1,11 +1,151 @@
-"""PURE. What a plan and the calls' outcomes do to the documents."""
+"""PURE. One round of the leader: what is seen, what a plan and the calls' outcomes do to the documents, how all stands then."""
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
+from common.wire.replica import ReplicaInfo
 from common.wire.words import ReplicaStatus
-from registry.deployments.model import Abandon, Action, Cause, Leave, SeenReplica, Start, StoredDeployment, Wake
-from registry.deployments.stored import assigned, set_back
+from registry.core.documents import Fence
+from registry.deployments import board, sight
+from registry.deployments.model import (
+    Abandon,
+    Action,
+    Assignment,
+    Cause,
+    Leave,
+    Memory,
+    Node,
+    Plan,
+    SeenReplica,
+    Start,
+    StoredDeployment,
+    Traffic,
+    Wake,
+)
+from registry.deployments.planner import plan
+from registry.deployments.stored import assigned, set_back, wish_of
+from registry.deployments.timing import QUEUED, Timing
+from registry.fleet.placement import NodeAgent
+
+AWAY_AFTER_S = 60.0
+"""A node with replicas whose agent is not registered is given up after so long."""
+HOLD_WITHIN_S = 60.0
+"""A request waits for a deployment that fails if the next start is tried within this time."""
+
+
+@dataclass(slots=True)
+class Reign:
+    """What a leader knows; another one begins anew."""
+
+    fence: Fence
+    began_at: float
+    born_at: float
+    memory: Memory = field(default_factory=Memory)
+    timing: Timing = field(default_factory=Timing)
+    agent_seen_at: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Round:
+    """One look at everything. What is below `refused` is made of it.
+
+    Args:
+        stored: The documents; `whole`: all of them could be read.
+        sleepless: True for a node whose replicas cannot sleep.
+        gone: Request ids of those that left; `refused`: of those that a node refused, with why.
+    """
+
+    now: float
+    stored: Mapping[str, StoredDeployment]
+    whole: bool
+    infos: list[ReplicaInfo]
+    agents: list[NodeAgent]
+    sleepless: Callable[[str], bool]
+    traffic: dict[str, Traffic]
+    gone: set[str]
+    refused: dict[str, str]
+    replicas: list[SeenReplica] = field(default_factory=list)
+    seen: dict[str, SeenReplica] = field(default_factory=dict)
+    told: dict[str, ReplicaInfo] = field(default_factory=dict)
+    """Those that are where they were assigned, by request id; `seen` likewise."""
+    started: list[tuple[Assignment, float]] = field(default_factory=list)
+    """Starts that ended well, with their seconds."""
+
+
+def decide(reign: Reign, it: Round) -> tuple[Plan, dict[str, StoredDeployment]]:
+    """What is to be done, and the documents as they are to be."""
+    it.replicas = sight.seen(it.infos, it.stored, reign.born_at if it.whole else math.inf)
+    nodes = {assignment.request_id: assignment.node for one in it.stored.values() for assignment in one.assignments}
+    it.seen = {one.request_id: one for one in it.replicas if nodes.get(one.request_id) == one.node}
+    ids = {one.replica_id for one in it.seen.values()}
+    it.told = {info.request_id or "": info for info in it.infos if info.replica_id in ids}
+    after = {
+        name: with_seen(with_outcomes(one, it.gone, it.refused, it.now), it.seen) for name, one in it.stored.items()
+    }
+    planned = _plan(reign, it, after)
+    by_name: dict[str, list[Action]] = {}
+    for action in planned.actions:
+        by_name.setdefault(action.deployment, []).append(action)
+    return planned, {name: with_actions(one, by_name.get(name, ()), it.seen, it.now) for name, one in after.items()}
+
+
+def _plan(reign: Reign, it: Round, stored: Mapping[str, StoredDeployment]) -> Plan:
+    for one in stored.values():
+        for assignment in one.assignments:
+            info = it.told.get(assignment.request_id)
+            took_s = reign.timing.observe(one, assignment, info) if info is not None else None
+            if took_s is not None:
+                it.started.append((assignment, took_s))
+    traffic = dict(it.traffic)
+    for name, heard in it.traffic.items():
+        if heard.last_request_at is None and stored[name].slept_at is None:  # what was put to sleep stays so
+            traffic[name] = replace(heard, last_request_at=reign.began_at)
+    assignments = [assignment for one in stored.values() for assignment in one.assignments]
+    return plan(
+        [wish_of(one, reign.timing.usual(one)) for one in stored.values()],
+        assignments,
+        it.replicas,
+        _nodes(reign, it, assignments),
+        traffic=traffic,
+        setbacks=[setback for one in stored.values() for setback in one.setbacks],
+        memory=reign.memory,
+        now=it.now,
+    )
+
+
+def _nodes(reign: Reign, it: Round, assignments: Iterable[Assignment]) -> list[Node]:
+    there = sight.nodes(it.agents, it.sleepless)
+    reign.agent_seen_at.update(dict.fromkeys(there, it.now))
+    for node in sorted({one.node for one in assignments} - there.keys()):
+        reign.agent_seen_at.setdefault(node, it.now)
+    lost = [node for node, at in reign.agent_seen_at.items() if node not in there and it.now - at >= AWAY_AFTER_S]
+    return [*there.values(), *(Node(node, away=True) for node in lost)]
+
+
+def statuses(reign: Reign, it: Round, planned: Plan, kept: Mapping[str, StoredDeployment]) -> dict[str, board.Status]:
+    """How each of `kept` stands after the plan."""
+    found = {}
+    for name, one in kept.items():
+        standing = planned.standings.get(name)
+        if standing is None:
+            continue
+        starting = []
+        for assignment in one.assignments:
+            replica = it.seen.get(assignment.request_id)
+            ready = replica is not None and (replica.status is ReplicaStatus.READY or replica.asleep)
+            if not ready and not assignment.leaving:
+                starting.append((assignment, it.told.get(assignment.request_id)))
+        start = reign.timing.nearest(one, starting, it.now) if not standing.ready else (None, None, None)
+        if start[2] is None and not standing.ready and start[0] != QUEUED:
+            start = (start[0], start[1], reign.timing.usual(one))
+        found[name] = board.status_of(
+            one, standing, it.traffic[name], it.seen, start=start, hold_within_s=HOLD_WITHIN_S, now=it.now
+        )
+    return found
+
+
+# The documents.
 
 
 def with_outcomes(

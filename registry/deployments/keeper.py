@@ -5,11 +5,9 @@ killed. A registry that does not lead passes on what routers tell it, and shows 
 """
 
 import asyncio
-import math
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 
 import msgspec
 import structlog
@@ -17,74 +15,42 @@ import structlog
 from common.clock import Clock
 from common.tasks import TaskScope
 from common.wire.deployment import Demand
-from common.wire.replica import ReplicaInfo
 from common.wire.words import ReplicaStatus
-from registry.core.documents import Fence
 from registry.core.store import DocumentConflict, Store, StoreError
 from registry.core.writer import Writer
-from registry.deployments import board, fold, sight
+from registry.deployments import fold, sight
 from registry.deployments.books import Books, Shelf
+from registry.deployments.fold import Reign, Round
 from registry.deployments.hands import Hands
 from registry.deployments.intake import Intake
 from registry.deployments.model import (
-    Action,
     Leave,
-    Memory,
     Node,
     Plan,
-    SeenReplica,
     Sleep,
     Start,
     StoredDeployment,
-    Traffic,
     Wake,
 )
-from registry.deployments.planner import plan
 from registry.deployments.shown import Shown
-from registry.deployments.sight import node_of, seen
-from registry.deployments.stored import create_body, model_of, wish_of
+from registry.deployments.stored import create_body, model_of
 from registry.deployments.tally import Tally
-from registry.deployments.timing import QUEUED, Timing
 from registry.fleet.agents import AgentClient
 from registry.fleet.index import FleetIndex
 
 log = structlog.get_logger(__name__)
 TICK_S = 1.0
+QUIET_TICK_S = 2.0
+"""Where there is no deployment; shorter than the leader's lease."""
 SOONEST_S = 0.02
 """Between two rounds, however much happens."""
-AWAY_AFTER_S = 60.0
-"""A node with replicas whose agent is not registered is given up after so long."""
 PASS_ON_S = 2.0
 PASSED_ON_LATE_S = 2 * TICK_S
 """What another registry passes on waits for its next round, and for ours."""
-HOLD_WITHIN_S = 60.0
-"""A request waits for a deployment that fails if the next start is tried within this time."""
+READ_AT_ONCE = 100
+"""Reports of replicas, before others have their turn."""
 DEMAND = "demand/"
 _words = msgspec.json.Decoder(dict[str, Demand]).decode
-
-
-@dataclass(slots=True)
-class _Reign:
-    """What a leader knows; another one begins anew."""
-
-    fence: Fence
-    began_at: float
-    born_at: float
-    memory: Memory = field(default_factory=Memory)
-    timing: Timing = field(default_factory=Timing)
-    agent_seen_at: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Round:
-    """One look at everything."""
-
-    now: float
-    shelf: Shelf
-    infos: dict[str, ReplicaInfo]
-    seen: dict[str, SeenReplica]
-    replicas: list[SeenReplica]
-    traffic: dict[str, Traffic]
 
 
 class Keeper:
@@ -119,7 +85,7 @@ class Keeper:
         self._intake = Intake()
         self._nudged = asyncio.Event()
         self._hands = Hands(agents, index, writer, scope, self._nudged)
-        self._reign: _Reign | None = None
+        self._reign: Reign | None = None
         self._name = uuid.uuid4().hex
         self._passed_on: tuple[dict[str, Demand], float] = ({}, 0.0)
         self._heard_versions: dict[str, int] = {}
@@ -157,7 +123,7 @@ class Keeper:
                 log.exception("deployment.round_failed")
             await asyncio.sleep(SOONEST_S)
             with suppress(TimeoutError):
-                async with asyncio.timeout(TICK_S):
+                async with asyncio.timeout(TICK_S if self.shown.stored else QUIET_TICK_S):
                     await self._nudged.wait()
 
     async def round(self) -> None:
@@ -171,7 +137,7 @@ class Keeper:
             await self._follow(now)
             return
         if self._reign is None or self._reign.fence != fence:
-            self._reign = _Reign(fence, now, await self.books.born_at(now, fence))
+            self._reign = Reign(fence, now, await self.books.born_at(now, fence))
             self._reign.timing.known = await self.books.starts()
             log.info("deployment.leads", on=True)
         self.leads = True
@@ -180,15 +146,15 @@ class Keeper:
     # A registry that does not lead.
 
     async def _follow(self, now: float) -> None:
-        words = self._intake.words(now)
+        stored = (await self.books.read()).stored
+        words = self._intake.words(now) if stored else {}
         before, at = self._passed_on
         if words != before or (words and now - at >= PASS_ON_S):
             await self._store.documents.say(DEMAND + self._name, msgspec.json.encode(words))
             self._passed_on = (words, now)
-        stored = (await self.books.read()).stored
         self._intake.keep({model_of(name, one.spec) for name, one in stored.items()}, now)
         self.tally.show({})
-        self.shown.show(stored, await self.books.statuses())
+        self.shown.show(stored, await self.books.statuses() if stored else {})
 
     async def _hear_others(self, now: float) -> None:
         """What routers told other registries."""
@@ -208,30 +174,22 @@ class Keeper:
 
     # The one that leads.
 
-    async def _lead(self, reign: _Reign, now: float) -> None:
+    async def _lead(self, reign: Reign, now: float) -> None:
         shelf = await self.books.read()
         if self._store.shared:
             await self._hear_others(now)
-        it = self._look(reign, shelf, now)
-        gone, refused = set(self._hands.gone), dict(self._hands.refused)
-        after = {
-            name: fold.with_seen(fold.with_outcomes(one, gone, refused, now), it.seen)
-            for name, one in shelf.stored.items()
-        }
-        planned = self._plan(reign, it, after)
-        by_name: dict[str, list[Action]] = {}
-        for action in planned.actions:
-            by_name.setdefault(action.deployment, []).append(action)
-        after = {name: fold.with_actions(one, by_name.get(name, ()), it.seen, now) for name, one in after.items()}
+        it = await self._look(shelf, now)
+        # In a thread, so that a thousand deployments keep no heartbeat waiting.
+        planned, after = await asyncio.to_thread(fold.decide, reign, it)
         kept = await self._write(reign, shelf, after)
         unwritten = after.keys() - kept.keys()
         if not unwritten:
-            self._hands.gone -= gone
-            for request_id in refused:
+            self._hands.gone -= it.gone
+            for request_id in it.refused:
                 self._hands.refused.pop(request_id, None)
         self._count(planned, kept, it)
         self._carry_out(planned, kept, it)
-        statuses = self._statuses(reign, planned, kept, it)
+        statuses = await asyncio.to_thread(fold.statuses, reign, it, planned, kept)
         for name in unwritten & shelf.stored.keys():
             kept[name] = shelf.stored[name]
         self.tally.show(statuses)
@@ -243,67 +201,37 @@ class Keeper:
         if unwritten:
             self.nudge()
 
-    def _look(self, reign: _Reign, shelf: Shelf, now: float) -> _Round:
-        infos = list(self._index.of_deployments())
-        replicas = seen(infos, shelf.stored, reign.born_at if shelf.whole else math.inf)
-        nodes = {one.request_id: one.node for stored in shelf.stored.values() for one in stored.assignments}
-        there = {one.request_id: one for one in replicas if nodes.get(one.request_id) == one.node}
-        ids = {one.replica_id for one in there.values()}
+    async def _look(self, shelf: Shelf, now: float) -> Round:
+        infos = []
+        for info in self._index.of_deployments():
+            infos.append(info)
+            if len(infos) % READ_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)
         models = {name: model_of(name, one.spec) for name, one in shelf.stored.items()}
         self._intake.keep(set(models.values()), now)
-        return _Round(
+        traffic = {name: self._intake.traffic(model, now) for name, model in models.items()}
+        await asyncio.sleep(0)
+        return Round(
             now,
-            shelf,
-            {info.request_id or "": info for info in infos if info.replica_id in ids},
-            there,
-            replicas,
-            {name: self._intake.traffic(model, now) for name, model in models.items()},
+            shelf.stored,
+            shelf.whole,
+            infos,
+            self._index.agents,
+            self._hands.is_sleepless,
+            traffic,
+            set(self._hands.gone),
+            dict(self._hands.refused),
         )
-
-    def _plan(self, reign: _Reign, it: _Round, stored: Mapping[str, StoredDeployment]) -> Plan:
-        for one in stored.values():
-            for assignment in one.assignments:
-                info = it.infos.get(assignment.request_id)
-                took_s = reign.timing.observe(one, assignment, info) if info is not None else None
-                if took_s is not None:
-                    self.tally.started(took_s)
-                    log.info("deployment.ready", deployment=one.name, node=assignment.node, took_s=round(took_s, 1))
-        return plan(
-            [wish_of(one, reign.timing.usual(one)) for one in stored.values()],
-            [assignment for one in stored.values() for assignment in one.assignments],
-            it.replicas,
-            self._nodes(reign, stored, it.now),
-            traffic={name: self._since(reign, stored[name], traffic) for name, traffic in it.traffic.items()},
-            setbacks=[setback for one in stored.values() for setback in one.setbacks],
-            memory=reign.memory,
-            now=it.now,
-        )
-
-    @staticmethod
-    def _since(reign: _Reign, stored: StoredDeployment, traffic: Traffic) -> Traffic:
-        """Idleness counts from when this leader began; what was put to sleep stays so."""
-        if traffic.last_request_at is not None or stored.slept_at is not None:
-            return traffic
-        return replace(traffic, last_request_at=reign.began_at)
 
     def nodes(self) -> dict[str, Node]:
         """Every node whose agent is registered, by name."""
-        nodes = (node_of(agent) for agent in self._index.agents)
-        return {node.name: sight.sleepless(node) if self._hands.is_sleepless(node.name) else node for node in nodes}
-
-    def _nodes(self, reign: _Reign, stored: Mapping[str, StoredDeployment], now: float) -> list[Node]:
-        there = self.nodes()
-        reign.agent_seen_at.update(dict.fromkeys(there, now))
-        for node in sorted({one.node for it in stored.values() for one in it.assignments} - there.keys()):
-            reign.agent_seen_at.setdefault(node, now)
-        lost = [node for node, at in reign.agent_seen_at.items() if node not in there and now - at >= AWAY_AFTER_S]
-        return [*there.values(), *(Node(node, away=True) for node in lost)]
+        return sight.nodes(self._index.agents, self._hands.is_sleepless)
 
     async def _write(
-        self, reign: _Reign, shelf: Shelf, after: Mapping[str, StoredDeployment]
+        self, reign: Reign, shelf: Shelf, after: Mapping[str, StoredDeployment]
     ) -> dict[str, StoredDeployment]:
         """Write what changed; returns the deployments that stand as they are in `after`."""
-        kept: dict[str, StoredDeployment] = {}
 
         async def write(name: str, one: StoredDeployment) -> None:
             over = one.deleted and not one.assignments
@@ -317,10 +245,12 @@ class Keeper:
             else:
                 log.info("deployment.removed", deployment=name)
 
-        await asyncio.gather(*(write(name, one) for name, one in after.items()))
+        changed = {name for name, one in after.items() if one is not shelf.stored[name] or one.deleted}
+        kept = {name: one for name, one in after.items() if name not in changed}
+        await asyncio.gather(*(write(name, after[name]) for name in sorted(changed)))
         return kept
 
-    def _carry_out(self, planned: Plan, kept: Mapping[str, StoredDeployment], it: _Round) -> None:
+    def _carry_out(self, planned: Plan, kept: Mapping[str, StoredDeployment], it: Round) -> None:
         """Call for whatever stands in the documents and is not so yet."""
         for one in kept.values():
             for assignment in one.assignments:
@@ -333,7 +263,7 @@ class Keeper:
                     else:
                         self._hands.make(assignment, body)
         where = {replica.replica_id: replica.node for replica in it.replicas}
-        both = (*kept.values(), *it.shelf.stored.values())
+        both = (*kept.values(), *it.stored.values())
         assigned = {(one.request_id, one.node) for stored in both for one in stored.assignments}
         for action in planned.actions:
             match action:
@@ -347,48 +277,37 @@ class Keeper:
                     pass
         self._hands.forget(request_id for request_id, _ in assigned)
 
-    def _count(self, planned: Plan, kept: Mapping[str, StoredDeployment], it: _Round) -> None:
+    def _count(self, planned: Plan, kept: Mapping[str, StoredDeployment], it: Round) -> None:
+        for assignment, took_s in it.started:
+            self.tally.started(took_s)
+            log.info(
+                "deployment.ready",
+                deployment=assignment.deployment,
+                node=assignment.node,
+                took_s=round(took_s, 1),
+            )
         for action in planned.actions:
             if isinstance(action, Leave):
-                self.tally.evictions[action.cause] += 1
-                log.info(
-                    "deployment.leaves", deployment=action.deployment, request=action.request_id, reason=action.reason
-                )
+                self._tell_leave(action)
             elif isinstance(action, Start) and action.deployment in kept:
                 traffic = it.traffic[action.deployment]
-                before = it.shelf.stored[action.deployment].assignments
+                before = it.stored[action.deployment].assignments
                 self.tally.cold_starts += not before and traffic.waiting > 0
+        ready = {one.deployment for one in it.replicas if one.status is ReplicaStatus.READY}
         for name, traffic in it.traffic.items():
-            ready = any(one.deployment == name and one.status is ReplicaStatus.READY for one in it.replicas)
-            self.tally.waits(name, traffic.waiting if not ready else 0, it.now)
+            self.tally.waits(name, traffic.waiting if name not in ready else 0, it.now)
 
     def _tell_leave(self, leave: Leave) -> None:
         self.tally.evictions[leave.cause] += 1
-        log.info("deployment.leaves", deployment=leave.deployment, request=leave.request_id, reason=leave.reason)
+        log.info(
+            "deployment.leaves",
+            deployment=leave.deployment,
+            request=leave.request_id,
+            cause=leave.cause,
+            reason=leave.reason,
+        )
 
-    def _statuses(
-        self, reign: _Reign, planned: Plan, kept: Mapping[str, StoredDeployment], it: _Round
-    ) -> dict[str, board.Status]:
-        found = {}
-        for name, one in kept.items():
-            standing = planned.standings.get(name)
-            if standing is None:
-                continue
-            starting = []
-            for assignment in one.assignments:
-                replica = it.seen.get(assignment.request_id)
-                ready = replica is not None and (replica.status is ReplicaStatus.READY or replica.asleep)
-                if not ready and not assignment.leaving:
-                    starting.append((assignment, it.infos.get(assignment.request_id)))
-            start = reign.timing.nearest(one, starting, it.now) if not standing.ready else (None, None, None)
-            if start[2] is None and not standing.ready and start[0] != QUEUED:
-                start = (start[0], start[1], reign.timing.usual(one))
-            found[name] = board.status_of(
-                one, standing, it.traffic[name], it.seen.values(), start=start, hold_within_s=HOLD_WITHIN_S, now=it.now
-            )
-        return found
-
-    async def _remember_starts(self, reign: _Reign) -> None:
+    async def _remember_starts(self, reign: Reign) -> None:
         for template in sorted(reign.timing.changed):
             await self.books.remember_starts(template, reign.timing.known[template], reign.fence)
             reign.timing.changed.discard(template)

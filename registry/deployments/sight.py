@@ -1,6 +1,6 @@
 """PURE. What the planner sees of the fleet: nodes from their agents' heartbeats, replicas from whoever tells of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -24,10 +24,14 @@ def node_of(agent: NodeAgent) -> Node:
     return Node(agent.node, slots, agent.templates, agent.labels, room, agent.away, agent.draining)
 
 
-def sleepless(node: Node) -> Node:
-    """The same whose replicas cannot sleep: its agent is of a version without that call."""
-    templates = {name: msgspec.structs.replace(one, sleeps=False) for name, one in node.templates.items()}
-    return replace(node, templates=templates)
+def nodes(agents: Iterable[NodeAgent], sleepless: Callable[[str], bool]) -> dict[str, Node]:
+    """Every node whose agent is registered, by name; the replicas of a `sleepless` one cannot sleep."""
+    found = {agent.node: node_of(agent) for agent in agents}
+    for name, node in found.items():
+        if sleepless(name):
+            templates = {key: msgspec.structs.replace(one, sleeps=False) for key, one in node.templates.items()}
+            found[name] = replace(node, templates=templates)
+    return found
 
 
 def moment(text: str | None) -> float | None:

@@ -55,7 +55,10 @@ def ranked(agents: Iterable[NodeAgent], *, node: str | None, placed: Mapping[str
         raise NoAgent("no node agent is registered; start one with script/launch_agent.sh")
     present = [agent for agent in everyone if not agent.away and not agent.draining]
     if not present:
-        raise NoAgent("no node agent is heard of at the moment")
+        drains = [agent.node for agent in everyone if agent.draining]
+        words = f"; draining, and so getting none: {', '.join(drains)}" if drains else ""
+        away = len(drains) < len(everyone)
+        raise NoAgent(f"{'no node agent is heard of at the moment' if away else 'every node drains'}{words}")
     roomy = [agent for agent in present if agent.capacity is None or _load(agent, placed) < agent.capacity]
     if not roomy:
         raise NoAgent("every node is full")

@@ -30,7 +30,9 @@ class EtcdDocuments:
         self._lease = 0
 
     async def lead(self) -> Fence | None:
-        """Renew the lease; then take the leader's key if nobody has it."""
+        """Renew the lease; then take the leader's key if nobody has it. One that only looks who has it needs no lease."""
+        if not self._lease and (await self._calls().call("/kv/range", {"key": self._leader})).kvs:
+            return None
         lease = await self._renewed()
         body = {
             "compare": [{"key": self._leader, "target": "CREATE", "result": "EQUAL", "create_revision": 0}],

@@ -117,6 +117,16 @@ async def test_who_leads_hands_over_when_it_ends(etcd: Etcd) -> None:
         assert after != fence
 
 
+async def test_one_that_only_looks_who_leads_needs_no_lease(etcd: Etcd) -> None:
+    async with opened(etcd) as one, opened(etcd) as other:
+        assert await one.documents.lead() is not None
+        assert await other.documents.lead() is None
+        leases = subprocess.run(
+            ["etcdctl", f"--endpoints={etcd.endpoint}", "lease", "list"], capture_output=True, text=True, check=True
+        ).stdout
+        assert leases.startswith("found 1 leases"), leases
+
+
 async def test_a_leader_that_was_paused_writes_nothing_C18(etcd: Etcd) -> None:
     async with opened(etcd) as one, opened(etcd) as other:
         fence = await one.documents.lead()

@@ -77,6 +77,12 @@ def test_ranked(agents: list[NodeAgent], node: str | None, placed: dict[str, int
         ([], None, "no node agent is registered"),
         ([NodeAgent("a", "u")], "b", "no agent of node 'b' is registered; there are: a"),
         ([NodeAgent("a", "u", away=True)], None, "no node agent is heard of"),
+        ([NodeAgent("a", "u", draining=True)], None, "every node drains; draining, and so getting none: a"),
+        (
+            [NodeAgent("a", "u", draining=True), NodeAgent("b", "u", away=True)],
+            None,
+            "no node agent is heard of at the moment; draining, and so getting none: a",
+        ),
         ([NodeAgent("a", "u", 1, 1)], None, "every node is full"),
         ([NodeAgent("a", "u", 0, 1)], None, "every node is full"),
     ],

@@ -257,7 +257,7 @@ def test_routers_hear_whether_it_makes_sense_to_wait() -> None:
         (DeploymentPhase.UNSCHEDULABLE, False),
         (DeploymentPhase.FAILING, True),
     ):
-        status = status_of(stored, Standing(phase), Traffic(), [], start=(None, None, 7.04), hold_within_s=60, now=NOW)
+        status = status_of(stored, Standing(phase), Traffic(), {}, start=(None, None, 7.04), hold_within_s=60, now=NOW)
         (state,) = states({"chat": stored}, {"chat": status})
         assert (state.phase, state.hold, state.eta_s) == (phase, hold, 7.0)
 
