@@ -42,6 +42,7 @@ from common.names import bind_address
 from common.tasks import TaskScope
 from common.wire.base import JsonObject
 from common.wire.create import RequestGlance, TemplateRequest
+from common.wire.deployment import DEPLOYMENT_KEY
 from common.wire.read import read_lenient
 from common.wire.replica import NodeCounts
 from common.wire.words import ReplicaStatus
@@ -94,7 +95,7 @@ class ReplicaManager:
         self._starts = asyncio.Semaphore(settings.starts_at_once)
         self._rng = random.Random()  # noqa: S311 - jitter
         self._leaving = False
-        self._templates = TemplateFolder(launch_spec.templates_dir)
+        self._templates = TemplateFolder(launch_spec.templates_dir, settings.accelerators.assigning)
         self._renewal = asyncio.Event()
         self.accelerators = AcceleratorWatch(
             shared_out(settings), launch_spec.env, interval_s=settings.heartbeat_interval_s
@@ -153,7 +154,7 @@ class ReplicaManager:
     def templates(self) -> TemplateFolder:
         """The templates of this node."""
         if self._templates.path != self.launch_spec.templates_dir:
-            self._templates = TemplateFolder(self.launch_spec.templates_dir)
+            self._templates = TemplateFolder(self.launch_spec.templates_dir, self.settings.accelerators.assigning)
         return self._templates
 
     def read(self, body: JsonObject) -> CheckedRequest | TemplateRequest:
@@ -351,7 +352,7 @@ class ReplicaManager:
             babysitter=babysitter,
             changed=self._tell_change,
             node=self.settings.node,
-            retention_s=self.settings.stopped_retention_s,
+            retention_s=0.0 if DEPLOYMENT_KEY in request.metadata else self.settings.stopped_retention_s,
             rng=self._rng,
         )
         self._controllers[record.replica_id] = controller

@@ -54,7 +54,8 @@ class AgentRegistration:
 
     def lease(self, client: RegistryClient) -> Lease:
         """The lease that keeps it."""
-        return Lease(client, self.registration, self.report, interval_s=self._settings.heartbeat_interval_s)
+        interval_s = self._settings.heartbeat_interval_s
+        return Lease(client, self.registration, self.report, interval_s=interval_s, reports_at_once=True)
 
     def registration(self) -> Registration:
         """Body of `POST /services`."""

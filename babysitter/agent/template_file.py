@@ -106,8 +106,8 @@ class TemplateFile(Part, frozen=True, kw_only=True):
     slurm: dict[str, str | int] = {}
 
 
-def parse(content: Mapping[str, Any]) -> TemplateFile:
-    """The template in a parsed file.
+def parse(content: Mapping[str, Any], assigning: str = "") -> TemplateFile:
+    """The template in a parsed file, which may not set the variable `assigning`, nor any of the usual ones.
 
     Raises:
         TemplateError: It is none; names the member.
@@ -121,6 +121,7 @@ def parse(content: Mapping[str, Any]) -> TemplateFile:
     if file.backend.get("type") in (None, "cbclient"):
         raise TemplateError("backend.type: must be command, vllm, mock, infinilm or infinilm-rust")
     _check_places(file)
+    _check_env(file, assigning)
     _check_args(file)
     return file
 
@@ -156,17 +157,24 @@ def _texts(value: object, where: tuple[str, ...] = ()) -> list[tuple[tuple[str, 
     return []
 
 
+def _check_env(file: TemplateFile, assigning: str) -> None:
+    """Accelerators are the agent's to give.
+
+    Raises:
+        TemplateError: A variable says which are a replica's.
+    """
+    env = file.backend.get("env")
+    for name in env if isinstance(env, Mapping) else ():
+        if name == assigning or str(name).endswith(ASSIGNED):
+            raise TemplateError(f"backend.env.{name}: the agent says which accelerators are a replica's: leave it out")
+
+
 def _check_args(file: TemplateFile) -> None:
-    """No parameter is a program text for an interpreter, a list of texts stands alone, and accelerators are the agent's.
+    """No parameter is a program text for an interpreter, and a list of texts stands alone.
 
     Raises:
         TemplateError: One is.
     """
-    env = file.backend.get("env")
-    if isinstance(env, Mapping) and (assigned := [name for name in env if str(name).endswith(ASSIGNED)]):
-        raise TemplateError(
-            f"backend.env.{assigned[0]}: the agent says which accelerators are a replica's: leave it out"
-        )
     args = file.backend.get("args", [])
     if not isinstance(args, list) or not all(isinstance(word, str) for entry in args for word in _words(entry)):
         raise TemplateError("backend.args: must be a list of texts, and of lists of texts")

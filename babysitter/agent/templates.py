@@ -51,10 +51,11 @@ class Template:
 
 
 class TemplateFolder:
-    """The templates in `path`."""
+    """The templates in `path`; `assigning` is the variable that says which accelerators are a replica's."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, assigning: str = "") -> None:
         self.path = path
+        self._assigning = assigning
         self._seen: dict[str, tuple[Signature | None, Template]] = {}
         self._complaint = ""
 
@@ -69,7 +70,7 @@ class TemplateFolder:
                 signature = _signature(path)
                 seen = self._seen.get(path.stem)
                 if seen is None or seen[0] != signature:
-                    seen = (signature, read(path))
+                    seen = (signature, read(path, self._assigning))
                     if seen[1].file is None:
                         log.error("template.broken", template=path.stem, reason=seen[1].error)
                 found[path.stem] = seen
@@ -111,7 +112,7 @@ def _signature(path: Path) -> Signature | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def read(path: Path) -> Template:
+def read(path: Path, assigning: str = "") -> Template:
     """The template in a file, whatever is in it."""
     name, digest = path.stem, ""
     try:
@@ -119,7 +120,7 @@ def read(path: Path) -> Template:
         digest = hashlib.sha256(raw).hexdigest()[:16]
         if not is_service_name(name) or name == RELEASE_SERVER.name:
             raise TemplateError(f"{name!r} may not be a template's name")
-        file = template_file.parse(tomli.loads(raw.decode("utf-8-sig")))
+        file = template_file.parse(tomli.loads(raw.decode("utf-8-sig")), assigning)
         for values in template_file.samples(file):
             judge(template_file.render(file, values))
             checked(template_file.render_job(file, values))

@@ -39,6 +39,7 @@ class Lease:
         report: Makes the body of a heartbeat.
         interval_s: Between heartbeats, ± 10 %.
         heard: Takes the registry's answers to heartbeats.
+        reports_at_once: The first heartbeat comes right after a registration, which says less.
         refused: Called when the registry refuses the record for another reason than before.
     """
 
@@ -48,6 +49,7 @@ class Lease:
     interval_s: float
     heard: Callable[[HeartbeatAnswer], None] = lambda _answer: None
     refused: Callable[[], None] = lambda: None
+    reports_at_once: bool = False
     registered_as: str | None = None
     last_error: str | None = None
     refusal: str | None = None
@@ -108,6 +110,8 @@ class Lease:
             await self._deregister()
         elif self.registered_as is None:
             await self._register(registration)
+            if self.reports_at_once:
+                self.wake()
             log.info("lease.registered", name=self.registered_as, registry=self.client.url)
         else:
             if _lasting(registration) != self._registered:  # such as a model more: the record must say so

@@ -61,6 +61,16 @@ async def test_a_lease_registers_then_renews(registry: FakeRegistry, session: ai
         assert await calls(registry, 3) == [REGISTER, RENEW, RENEW]
 
 
+async def test_one_that_reports_at_once_is_heard_of_right_after_each_registration(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    lease = make(session, registry.url)
+    lease.reports_at_once = True
+    registry.script.extend([201, 404])
+    async with kept(lease):
+        assert await calls(registry, 4) == [REGISTER, RENEW, REGISTER, RENEW]
+
+
 async def test_a_change_is_told_at_once(registry: FakeRegistry, session: aiohttp.ClientSession) -> None:
     lease = make(session, registry.url)
     async with kept(lease):

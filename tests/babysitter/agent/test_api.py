@@ -146,6 +146,17 @@ async def test_delete_stops_removes_and_is_shown_for_a_while_A11(start_agent: St
     assert port not in {controller.record.port for controller in manager_of(client).controllers()}
 
 
+async def test_a_deployments_replica_is_gone_whole_once_it_is_deleted(start_agent: StartAgent, tmp_path: Path) -> None:
+    """Else those that were evicted would be shown as stopped for minutes, beside the one that runs."""
+    client = await start_agent(stopped_retention_s=300.0)
+    replica_id = await create(client, metadata={"deployment": "chat", "revision": 1})
+    await reached(client, replica_id, "ready")
+    assert (await answer_of(client, "DELETE", f"{REPLICAS}/{replica_id}"))[0] == 200
+    await reached(client, replica_id, "")
+    assert list((tmp_path / "root" / "state").iterdir()) == []
+    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == ["agent.lock", "state"]
+
+
 async def test_stop_keeps_the_directory_until_a_delete(client: Client, tmp_path: Path) -> None:
     replica_id = await create(client)
     await reached(client, replica_id, "ready")

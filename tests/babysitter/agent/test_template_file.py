@@ -173,6 +173,7 @@ models = ["m"]
         (HEAD + "command = 'env python3 -c'\nargs = ['print({size})']", "would be a program"),
         (HEAD + "command = 'serve'\nmodel = 'x'", "model"),
         (HEAD + "command = 'serve'\nenv = { CUDA_VISIBLE_DEVICES = '0' }", "the agent says which accelerators"),
+        (HEAD + "command = 'serve'\nenv = { MY_DEVICES = '0' }", "the agent says which accelerators"),
         (HEAD + 'command = "it\'s"', "backend.command"),
         (HEAD + "command = 'serve'\n[metadata]\nx = '{model}'", "metadata.x: may have no parameter"),
         (HEAD + "command = 'serve'\n[probes]\nno_such = 1", "no_such"),
@@ -192,7 +193,7 @@ models = ["m"]
 def test_a_file_that_is_no_template_says_why_and_costs_no_other(tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "broken.toml").write_text(text)
     (tmp_path / "good.toml").write_text(ARGS)
-    found = TemplateFolder(tmp_path).read()
+    found = TemplateFolder(tmp_path, assigning="MY_DEVICES").read()
     assert found["good"].file is not None
     assert found["broken"].file is None
     assert found["broken"].error
