@@ -1,6 +1,7 @@
 """Fleet files, the flags of `run`, and what becomes of a folder of babysitter files."""
 
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import yaml
 
 from common.wire.deployment import DeploymentSpec
 from ctl.fleet_file import UnusableFleet, deployments, parameters, replica_range
-from ctl.from_configs import UnusableConfigs, fleet
+from ctl.from_configs import BARE, FLAGS, MODEL_KEYS, WORK_DIRS, UnusableConfigs, fleet
 
 EXAMPLES = Path(__file__).parents[2] / "config"
 
@@ -121,3 +122,31 @@ def test_what_is_no_babysitters_file_is_refused() -> None:
     one = {"name": "x", "backend": {"type": "mock", "models": ["a"]}}
     with pytest.raises(UnusableConfigs, match=r"y.toml: name 'x'"):
         fleet([("x.toml", one), ("y.toml", {**one, "backend": {"type": "mock", "models": ["b"]}})])
+
+
+@pytest.mark.parametrize("name", sorted({*FLAGS, *BARE, *WORK_DIRS, *MODEL_KEYS}))
+def test_what_is_known_of_a_shipped_template_is_what_it_says(name: str) -> None:
+    """Else a file's flag would become a parameter that the template does not have, or another one."""
+    template = tomllib.loads((EXAMPLES / "templates" / f"{name}.toml").read_text())
+    parameters_, backend = template["parameters"], template["backend"]
+    words = [word for entry in backend.get("args", ()) for word in ([entry] if isinstance(entry, str) else entry)]
+    said = {
+        flag: place for word in words if word.startswith("--") for flag, mark, place in [word.partition("=")] if mark
+    }
+    said |= {flag: place for flag, place in pairwise(words) if flag.startswith("--") and not place.startswith("--")}
+    places = {"=accelerators": "{accelerators}", "=model": "{served_name}"}
+    for flag, parameter in FLAGS.get(name, {}).items():
+        place = places.get(parameter, f"{{{parameter or flag.removeprefix('--')}}}")
+        assert said.get(flag, place) == place, flag
+        assert place in said.values(), flag
+        assert flag in said or not flag.startswith("--"), flag
+        if parameter and not parameter.startswith("="):
+            assert parameter in parameters_, flag
+    for flag, parameter in BARE.get(name, {}).items():
+        assert flag in words, flag
+        assert not parameter or (parameters_[parameter]["type"], f"{{{parameter}?}}" in words) == ("boolean", True)
+    assert backend.get("work_dir") == WORK_DIRS.get(name)
+    if name in MODEL_KEYS:
+        key, parameter = MODEL_KEYS[name]
+        assert backend[key] == f"{{{parameter}}}"
+        assert parameter in parameters_
