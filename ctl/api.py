@@ -64,6 +64,7 @@ class Api:
         *,
         body: Any = None,
         params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> JsonObject:
         """One call, at each address in turn until one answers; the answer, a JSON object.
@@ -72,7 +73,7 @@ class Api:
             Problem: No answer, or one that is no success or no object.
         """
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=2.0)
-        async with self.open(place, method, path, body=body, params=params, timeout=timeout) as answer:
+        async with self.open(place, method, path, body=body, params=params, headers=headers, timeout=timeout) as answer:
             content = _parsed(await read_bounded(answer, ANSWER_LIMIT_BYTES))
         if not isinstance(content, dict):
             raise Problem(
@@ -100,6 +101,7 @@ class Api:
         *,
         body: Any = None,
         params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own kind of timeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The successful answer to a call, its body still to be read; faults while it is read are `Problem`s too.
@@ -114,7 +116,7 @@ class Api:
                     method,
                     base.rstrip("/") + path,
                     data=None if body is None else msgspec.json.encode(body),
-                    headers=_headers(place, has_body=body is not None),
+                    headers={**_headers(place, has_body=body is not None), **(headers or {})},
                     params=params,
                     timeout=timeout,
                     allow_redirects=False,

@@ -3,6 +3,8 @@
 import asyncio
 import time
 from argparse import ArgumentParser
+from contextlib import aclosing
+from functools import partial
 from urllib.parse import quote
 
 from common.wire.base import JsonObject
@@ -11,7 +13,7 @@ from ctl import answers, completers
 from ctl.api import Api
 from ctl.call import Call
 from ctl.codes import Code
-from ctl.follow import PATIENCE_S, POLL_S
+from ctl.follow import events_of
 from ctl.live import ProgressBoard, board
 from ctl.problem import Problem
 from ctl.views import deployments as views
@@ -19,6 +21,8 @@ from ctl.views import deployments as views
 ROOT = "/api/v1/deployments"
 SETTLE_S = 3.0
 """A deployment that failed before the call may say so for a moment after it."""
+STREAMS_AT_ONCE = 32
+"""A registry has 256 for everybody."""
 BAD = frozenset({DeploymentPhase.FAILING, DeploymentPhase.UNSCHEDULABLE})
 
 
@@ -51,8 +55,13 @@ async def until_ready(call: Call, calls: Api, names: list[str], *, may_be_cold: 
     try:
         async with asyncio.timeout(call.args.timeout):
             with board(call.out) as shown:
-                waits = (_accompany(call, calls, name, shown, may_be_cold) for name in names)
-                ended = await asyncio.gather(*waits, return_exceptions=True)
+                streams = asyncio.Semaphore(STREAMS_AT_ONCE)
+
+                async def accompany(name: str) -> None:
+                    async with streams:
+                        await _accompany(call, calls, name, shown, may_be_cold)
+
+                ended = await asyncio.gather(*map(accompany, names), return_exceptions=True)
     except TimeoutError as error:
         message = f"not ready after {call.args.timeout:g} s: {', '.join(names)}"
         raise Problem(message, hint="it goes on; see 'svcctl deployments'", code=Code.TIME_IS_UP) from error
@@ -63,25 +72,35 @@ async def until_ready(call: Call, calls: Api, names: list[str], *, may_be_cold: 
 
 
 async def _accompany(call: Call, calls: Api, name: str, shown: ProgressBoard, may_be_cold: bool) -> None:  # noqa: FBT001 - one caller
-    began = heard = time.monotonic()
-    while True:
-        now = time.monotonic()
-        try:
-            info = answers.read(DeploymentInfo, await info_of(calls, call, name))
-        except Problem as problem:
-            if problem.code is not Code.UNREACHABLE or now - heard > PATIENCE_S:
-                raise
-        else:
-            heard = now
-            rests = may_be_cold and info.wanted == 0 and info.phase in (DeploymentPhase.COLD, DeploymentPhase.ASLEEP)
-            if info.phase is DeploymentPhase.READY or rests:
-                shown.end(name, info.phase)
+    began = time.monotonic()
+    ask = partial(info_of, calls, call, name)
+    async with aclosing(events_of(calls, call.registry, path_of(name), ask)) as events:
+        async for word, data in events:
+            if word == "end":
+                raise Problem(f"{name} was deleted", code=Code.NOT_FOUND)
+            info = answers.read(DeploymentInfo, data)
+            early_s = began + SETTLE_S - time.monotonic()
+            if info.phase in BAD and early_s > 0:
+                await asyncio.sleep(early_s)
+                info = answers.read(DeploymentInfo, await ask())
+            if _is_there(info, shown, may_be_cold):
                 return
-            if info.phase in BAD and now - began > SETTLE_S:
-                shown.end(name, info.phase, well=False)
-                why = f": {info.reason}" if info.reason else ""
-                raise Problem(f"{name} is {info.phase}{why}", hint=f"see 'svcctl deployments {name}'")
-            percent = info.percent if isinstance(info.percent, int) else None
-            stage = views.stage(info)
-            shown.show(name, stage, share=None if percent is None else percent / 100, detail=views.eta(info))
-        await asyncio.sleep(POLL_S)
+
+
+def _is_there(info: DeploymentInfo, shown: ProgressBoard, may_be_cold: bool) -> bool:  # noqa: FBT001 - one caller
+    """Tell how far it is.
+
+    Raises:
+        Problem: It cannot start.
+    """
+    rests = may_be_cold and info.wanted == 0 and info.phase in (DeploymentPhase.COLD, DeploymentPhase.ASLEEP)
+    if info.phase is DeploymentPhase.READY or rests:
+        shown.end(info.name, info.phase)
+        return True
+    if info.phase in BAD:
+        shown.end(info.name, info.phase, well=False)
+        why = f": {info.reason}" if info.reason else ""
+        raise Problem(f"{info.name} is {info.phase}{why}", hint=f"see 'svcctl deployments {info.name}'")
+    share = info.percent / 100 if isinstance(info.percent, int) else None
+    shown.show(info.name, views.stage(info), share=share, detail=views.eta(info))
+    return False

@@ -1,9 +1,9 @@
-"""A replica's events as they come: its stream where there is one, else by asking again and again; cuts are mended."""
+"""Events of a replica or a deployment as they come: its stream where there is one, else by asking again and again; cuts are mended."""
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from urllib.parse import quote
 
@@ -43,16 +43,26 @@ async def info_of(calls: Api, place: Place, replica_id: str) -> JsonObject:
     return info
 
 
-async def follow(calls: Api, place: Place, replica_id: str, *, until_ready: bool) -> AsyncGenerator[NamedEvent, None]:
-    """Events for ever, as (name, data), the first of them a `snapshot`; ends after the stream's own `end`.
+def follow(calls: Api, place: Place, replica_id: str, *, until_ready: bool) -> AsyncGenerator[NamedEvent, None]:
+    """A replica's events, the first of them a `snapshot`; as `events_of`."""
+    params = {"until": "ready"} if until_ready else None
+    return events_of(calls, place, path_of(replica_id), lambda: info_of(calls, place, replica_id), params)
+
+
+async def events_of(
+    calls: Api, place: Place, path: str, ask: Callable[[], Awaitable[JsonObject]], params: dict[str, str] | None = None
+) -> AsyncGenerator[NamedEvent, None]:
+    """Events of what is at `path`, for ever, as (name, data); ends after the stream's own `end`.
+
+    Where there is no stream, what `ask` answers comes as a `snapshot` again and again.
 
     Raises:
-        Problem: There is no such replica, or nobody answers for a minute.
+        Problem: There is no such thing, or nobody answers for a minute.
     """
     away_since: float | None = None
     while True:
         try:
-            async with aclosing(_stream(calls, place, replica_id, until_ready=until_ready)) as events:
+            async with aclosing(_stream(calls, place, f"{path}/events", params)) as events:
                 async for name, data in events:
                     away_since = None
                     yield name, data
@@ -60,8 +70,7 @@ async def follow(calls: Api, place: Place, replica_id: str, *, until_ready: bool
                         return
         except Problem as problem:
             if problem.code in NO_STREAM:
-                # Raises when there is no such replica; else its keeper has no streams.
-                yield "snapshot", await info_of(calls, place, replica_id)
+                yield "snapshot", await ask()  # raises when there is no such thing
                 away_since = None
             else:
                 now = time.monotonic()
@@ -71,11 +80,12 @@ async def follow(calls: Api, place: Place, replica_id: str, *, until_ready: bool
         await asyncio.sleep(POLL_S)
 
 
-async def _stream(calls: Api, place: Place, replica_id: str, *, until_ready: bool) -> AsyncGenerator[NamedEvent, None]:
+async def _stream(
+    calls: Api, place: Place, path: str, params: dict[str, str] | None
+) -> AsyncGenerator[NamedEvent, None]:
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=SILENCE_S)
-    params = {"until": "ready"} if until_ready else None
     parser = Events()
-    async with calls.open(place, "GET", path_of(replica_id, "/events"), params=params, timeout=timeout) as answer:
+    async with calls.open(place, "GET", path, params=params, timeout=timeout) as answer:
         if not answer.content_type.startswith("text/event-stream"):
             raise Problem(f"{place.name} has no event streams", code=Code.NOT_FOUND)
         async for chunk in answer.content.iter_any():

@@ -71,18 +71,24 @@ async def put(call: Call, calls: Api, specs: dict[str, JsonObject]) -> int:
     """Dry runs of all, and only if none was refused the real ones.
 
     Raises:
-        Problem: One was refused; nothing is changed then.
+        Problem: A dry run was refused, and nothing is changed; or a real one, which says what was applied and what not.
     """
     planned = await _dry_runs(call, calls, specs)
     done: list[JsonObject] = []
     for name, spec in specs.items():
         answer = planned[name]
-        if not call.args.diff and answers.read(DeploymentChange, answer).change != "unchanged":
+        would = answers.read(DeploymentChange, answer)
+        if not call.args.diff and would.change != "unchanged":
+            # What the dry run saw must still be there: somebody else's change is not overwritten.
+            seen = {"If-Match": str(would.version - 1)}
             try:
-                answer = await calls.call(call.registry, "PUT", path_of(name), body=spec, timeout_s=CALL_TIMEOUT_S)
+                answer = await calls.call(
+                    call.registry, "PUT", path_of(name), body=spec, headers=seen, timeout_s=CALL_TIMEOUT_S
+                )
             except Problem as problem:
-                so_far = f" (done before it: {', '.join(str(one.get('name')) for one in done)})" if done else ""
-                raise Problem(f"{name}: {problem.message}{so_far}", hint=problem.hint, code=problem.code) from problem
+                applied, left = ", ".join(list(specs)[: len(done)]), ", ".join(list(specs)[len(done) :])
+                text = f"{name}: {problem.message}; applied: {applied or 'none'}; not applied: {left}"
+                raise Problem(text, hint=problem.hint, code=problem.code) from problem
         done.append(answer)
         change = answers.read(DeploymentChange, answer)
         if not call.out.as_json:

@@ -1,5 +1,6 @@
 """Deployments' commands against a fake registry."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,29 @@ async def test_a_refused_deployment_keeps_the_others_from_changing(suite: Suite)
     assert "nothing is changed" in done.stderr
 
 
+async def test_a_real_put_that_fails_says_what_was_applied_and_what_not(suite: Suite) -> None:
+    seen: list[str | None] = []
+
+    def handler(name: str, version: int) -> Any:
+        async def put(request: web.Request) -> web.Response:
+            if request.query.get("dry_run") != "true":
+                seen.append(request.headers.get("If-Match"))
+                if name == "b":
+                    return web.json_response({"error": "If-Match: its version is 8, not 6"}, status=412)
+            return web.json_response(change(name, "rolls", version=version))
+
+        return put
+
+    for name, version in (("a", 1), ("b", 7), ("c", 2)):
+        suite.answers[f"registry PUT {ROOT}/{name}"] = handler(name, version)
+    done = await suite.ctl("apply", "-f", fleet(suite, FLEET + "  c: {template: mock}\n"))
+    assert done.code == Code.REFUSED
+    assert seen == ["0", "6"], "what each dry run saw"
+    assert "b: " in done.stderr
+    assert "its version is 8" in done.stderr
+    assert "applied: a; not applied: b, c" in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize("text", ["deployments: {a: {template: mock, replicas: {min: 2, max: 1}}}", "a: 1", "- x", "{"])
 async def test_a_fleet_file_with_an_error_asks_nobody(suite: Suite, text: str) -> None:
     done = await suite.ctl("apply", "-f", fleet(suite, text))
@@ -141,6 +165,44 @@ async def test_run_waits_and_says_how_far_it_is(suite: Suite) -> None:
     assert done.code == 0
     assert "q: starting (loading): 41% eta 12s" in done.stderr
     assert "q: ready" in done.stderr
+
+
+async def test_waiting_follows_the_events_and_asks_for_nothing_else(suite: Suite) -> None:
+    suite.answers[f"registry POST {ROOT}/a/wake"] = info(phase="cold", ready=0)
+
+    async def events(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for state in (info(phase="starting", ready=0, stage="loading"), info(phase="ready")):
+            await response.write(b"event: deployment\ndata: %b\n\n" % json.dumps(state).encode())
+        await asyncio.sleep(60)  # it stays open
+        return response
+
+    suite.answers[f"registry GET {ROOT}/a/events"] = events
+    answers = [info()]
+
+    async def get(_: web.Request) -> web.Response:
+        return web.json_response(answers.pop())  # once: what the command prints at its end
+
+    suite.answers[f"registry GET {ROOT}/a"] = get
+    done = await suite.ctl("wake", "a", "--wait", "--timeout", "30", "--json")
+    assert done.code == 0, done.stderr
+    assert done.json["phase"] == "ready"
+    assert answers == []
+
+
+async def test_waiting_ends_when_it_is_deleted(suite: Suite) -> None:
+    async def events(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"event: end\ndata: {}\n\n")
+        return response
+
+    suite.answers[f"registry POST {ROOT}/a/wake"] = info()
+    suite.answers[f"registry GET {ROOT}/a/events"] = events
+    done = await suite.ctl("wake", "a", "--wait")
+    assert done.code == Code.NOT_FOUND
+    assert "a was deleted" in done.stderr
 
 
 async def test_waiting_ends_with_the_reason_or_the_time(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
