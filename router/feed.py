@@ -6,6 +6,7 @@ and as soon as a request waits for a cold model; when that stops the worker hang
 
 import asyncio
 import struct
+from math import inf
 
 import msgspec
 
@@ -52,7 +53,12 @@ class Forgive(msgspec.Struct, frozen=True, tag="forgive"):
 
 
 class Retire(msgspec.Struct, frozen=True, tag="retire"):
-    """Stop accepting, finish what is under way, end."""
+    """Stop accepting, finish what is under way, end; said again, with less time."""
+
+    hand_over: bool = False
+    """There is a successor: it gets the clients' connections as they become idle. Else they are closed."""
+    within_s: float = inf
+    """How long what is under way may take from now on."""
 
 
 class Standings(msgspec.Struct, frozen=True, tag="standings"):
@@ -112,5 +118,7 @@ async def read(reader: asyncio.StreamReader) -> Message | None:
 
 def write(writer: asyncio.StreamWriter, message: Message) -> None:
     """Queue a message; a side that is gone is noticed by `read`."""
+    if writer.is_closing():  # uvloop's transport would raise, and end the whole router with it
+        return
     payload = _encode(message)
     writer.write(_LENGTH.pack(len(payload)) + payload)

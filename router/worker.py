@@ -10,6 +10,8 @@ import gc
 import logging
 import random
 import socket
+from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any, cast
 
 import structlog
@@ -22,6 +24,7 @@ from common.tracing import open_tracing
 from router import feed
 from router.cold import ColdCounts
 from router.counters import BLOCKS_EACH, IN_FLIGHT, Shape, SharedCounters
+from router.handover import Handover
 from router.model import Endpoint, Table
 from router.policy.choose import Chooser
 from router.policy.fleet_view import FleetView
@@ -36,8 +39,8 @@ log = structlog.get_logger(__name__)
 BEAT_S = 1.0
 TOGETHER_S = 0.01
 """Requests that arrive together are told of together."""
-FRESH_GRACE_S = 0.5
-FLUSH_TURNS, FLUSH_TURN_S = 20, 0.05
+TURN_S = 0.05
+FLUSH_TURNS = 20
 
 
 def limits_of(settings: RouterSettings) -> Limits:
@@ -85,7 +88,53 @@ def chooser_of(settings: RouterSettings, sharing: Sharing | None, counters: Shar
     )
 
 
-async def serve(feed_fd: int, counters_fd: int, socket_fd: int, *, is_compiled: bool) -> int:
+class Departure:
+    """How this worker leaves, as the master says: more than once, where it becomes urgent.
+
+    Args:
+        engine: What it has of clients.
+        handover: Where those go, if there is a successor.
+        timeout_s: How long what is under way may take if the master is gone.
+    """
+
+    def __init__(self, engine: Engine, handover: Handover, timeout_s: float) -> None:
+        self._engine = engine
+        self._handover = handover
+        self._timeout_s = timeout_s
+        self._until = inf
+        self._is_orphaned = False
+
+    def begin(self, retire: feed.Retire | None) -> None:
+        """Leave, or leave sooner; None: the master is gone, and no more tables come."""
+        self._is_orphaned = self._is_orphaned or retire is None
+        retire = retire or feed.Retire(within_s=self._timeout_s)
+        self._until = min(self._until, self._engine.now() + retire.within_s)
+        if retire.hand_over:
+            self._handover.leave()
+        self._engine.drain(self._handover.give if retire.hand_over else None)
+
+    async def end(self) -> None:
+        """Let requests under way finish, then end the rest with an error."""
+        engine, began = self._engine, self._engine.now()
+        while engine.busy() and engine.now() < self._until:
+            await asyncio.sleep(TURN_S)
+            engine.leave()
+            if self._is_orphaned:
+                engine.end_held()
+        if engine.busy():
+            after_s = round(engine.now() - began, 1)
+            log.warning("worker.drain_timed_out", exchanges=len(engine.exchanges), after_s=after_s)
+        engine.abort_all()
+        # Answers just written leave with the next turns of the loop.
+        for _ in range(FLUSH_TURNS):
+            if not engine.clients:
+                return
+            await asyncio.sleep(TURN_S)
+
+
+async def serve(
+    feed_fd: int, counters_fd: int, socket_fd: int, giving_fd: int, taking_fd: int, *, is_compiled: bool
+) -> int:
     """Run until retired; returns the exit code. `is_compiled` is only told to the master."""
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=feed_fd))
     plan = await feed.read(reader)
@@ -117,31 +166,44 @@ async def serve(feed_fd: int, counters_fd: int, socket_fd: int, *, is_compiled: 
         engine.tell_demand = asked.set
         engine.ask_for_adapter = lambda adapter, endpoint: feed.write(writer, feed.AdapterWanted(adapter, endpoint))
         scope.spawn("sweep", engine.sweep(), service=True)
-        retired = scope.spawn(
-            "feed", _listen(reader, writer, engine, listening, scope, asked=asked, is_compiled=is_compiled)
-        )
+        handover = Handover(socket.socket(fileno=giving_fd), socket.socket(fileno=taking_fd), scope)
+        departure = Departure(engine, handover, settings.drain_timeout_s)
+
+        async def start() -> asyncio.Server:
+            server = await _accept(engine, listening, handover)
+            scope.spawn("beat", _beat(writer, engine, asked, is_compiled=is_compiled), service=True)
+            return server
+
+        retired = scope.spawn("feed", _listen(reader, engine, start, departure))
         failure = asyncio.ensure_future(scope.failed())
         await asyncio.wait({retired, failure}, return_when=asyncio.FIRST_COMPLETED)
         if failure.done():
             return Exit.SOFTWARE
         failure.cancel()
-        await _drain(engine, settings.drain_timeout_s, orphaned=retired.result())
+        await departure.end()
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
     return Exit.OK
 
 
+async def _accept(engine: Engine, listening: socket.socket, handover: Handover) -> asyncio.Server:
+    """Take connections: new ones, and the idle ones of the worker before."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: cast("Any", Downstream(engine)), sock=listening, backlog=1024)
+    handover.take(lambda: Downstream(engine, kept=True))
+    # What lives now lives for ever: keep the collector from walking it at every pass.
+    gc.collect()
+    gc.freeze()
+    return server
+
+
 async def _listen(
     reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
     engine: Engine,
-    listening: socket.socket,
-    scope: TaskScope,
-    *,
-    asked: asyncio.Event,
-    is_compiled: bool,
-) -> bool:
-    """Take tables from the master; serve from the first one on; return when told to retire, or True when it is gone."""
+    start: Callable[[], Awaitable[asyncio.Server]],
+    departure: Departure,
+) -> None:
+    """Take tables from the master; serve from the first one on; return when told to retire."""
     server: asyncio.Server | None = None
     while True:
         message = await feed.read(reader)
@@ -149,25 +211,23 @@ async def _listen(
             if message is None:
                 log.error("worker.master_gone")
             else:
-                scope.spawn("follow", _follow(reader, engine))
+                engine.scope.spawn("follow", _follow(reader, engine, departure))
             if server is not None:
                 server.close()
-            return message is None
+            departure.begin(message)
+            return
         _take(engine, message)
         if isinstance(message, feed.Endpoints) and server is None:
-            server = await asyncio.get_running_loop().create_server(
-                lambda: cast("Any", Downstream(engine)), sock=listening, backlog=1024
-            )
-            # What lives now lives for ever: keep the collector from walking it at every pass.
-            gc.collect()
-            gc.freeze()
-            scope.spawn("beat", _beat(writer, engine, asked, is_compiled=is_compiled), service=True)
+            server = await start()
 
 
-async def _follow(reader: asyncio.StreamReader, engine: Engine) -> None:
+async def _follow(reader: asyncio.StreamReader, engine: Engine, departure: Departure) -> None:
     """Go on taking what the master sends while requests drain: some may wait for a replica that comes."""
     while (message := await feed.read(reader)) is not None:
+        if isinstance(message, feed.Retire):
+            departure.begin(message)
         _take(engine, message)
+    departure.begin(None)
 
 
 def _take(engine: Engine, message: feed.Message) -> None:
@@ -214,24 +274,3 @@ def _waits(engine: Engine) -> dict[str, feed.ModelWaits]:
         for model in models
         for seen in (counts.get(model, nothing),)
     }
-
-
-async def _drain(engine: Engine, timeout_s: float, *, orphaned: bool) -> None:
-    """Let requests under way finish, then end the rest with an error; `orphaned`: no more tables come (D17)."""
-    engine.drain()
-    # A client that connected a moment ago may be about to send its request: serve it, rather than refuse it.
-    await asyncio.sleep(FRESH_GRACE_S)
-    if orphaned:
-        engine.end_held()
-    try:
-        async with asyncio.timeout(timeout_s):
-            while engine.busy():  # noqa: ASYNC110 - three kinds of things may end it, and this happens once
-                await asyncio.sleep(FLUSH_TURN_S)
-    except TimeoutError:
-        log.warning("worker.drain_timed_out", exchanges=len(engine.exchanges), after_s=timeout_s)
-    engine.abort_all()
-    # Answers just written leave with the next turns of the loop.
-    for _ in range(FLUSH_TURNS):
-        if not engine.clients:
-            return
-        await asyncio.sleep(FLUSH_TURN_S)

@@ -1,4 +1,4 @@
-"""`python -m router.worker_main FEED_FD BOARD_FD SOCKET_FD compiled|sources`: a worker's process, started by the master only."""
+"""`python -m router.worker_main FEED_FD COUNTERS_FD SOCKET_FD GIVING_FD TAKING_FD compiled|sources`: a worker's process, started by the master only."""
 
 import importlib
 import signal
@@ -12,10 +12,10 @@ def main() -> int:
     """Entry point; returns the exit code."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the master decides; a terminal's ^C reaches the whole group
-    feed_fd, board_fd, socket_fd = (int(text) for text in sys.argv[1:4])
-    is_compiled = sys.argv[4] == "compiled" and compiled.activate()
+    descriptors = [int(text) for text in sys.argv[1:6]]
+    is_compiled = sys.argv[6] == "compiled" and compiled.activate()
     worker = importlib.import_module("router.worker")  # only now: what it imports may come compiled
-    return ending.run(lambda: worker.serve(feed_fd, board_fd, socket_fd, is_compiled=is_compiled))
+    return ending.run(lambda: worker.serve(*descriptors, is_compiled=is_compiled))
 
 
 if __name__ == "__main__":

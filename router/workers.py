@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 import structlog
 
@@ -20,7 +21,7 @@ from common.http.access import require_guard
 from common.http.serve import Address, explain_bind
 from common.names import bind_address
 from common.tasks import TaskFailed, TaskScope
-from router import feed
+from router import feed, handover
 from router.counters import BLOCKS_EACH, Shape, SharedCounters
 from router.keys import Key
 from router.model import Table
@@ -56,6 +57,8 @@ class Worker:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     status: feed.WorkerStatus | None = None
     """The latest; None until it serves."""
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    """It serves, or it ended before it did."""
 
     def kill(self) -> None:
         """End it now, if it still runs."""
@@ -84,6 +87,7 @@ class WorkerPool:
         self._counters_fd = SharedCounters.create(self._shape)
         self.counters = SharedCounters(self._counters_fd, self._shape)
         self._sockets: list[socket.socket] = []
+        self._handovers: list[tuple[socket.socket, socket.socket]] = []
         self.port = 0
         """The port in use, once it is bound; known to the end."""
         self._workers: dict[int, Worker] = {}
@@ -103,6 +107,8 @@ class WorkerPool:
         """Called with what a worker said of deployments' models before, and says now."""
         self._stopping = False
         self._rolling = asyncio.Lock()
+        self._changing = [asyncio.Lock() for _ in range(settings.workers)]
+        """Held while a slot gets another worker, which a roll and a death may want at the same time."""
 
     def bind(self) -> None:
         """Take the port, once per worker, or what a socket unit holds open between one router and the next.
@@ -114,6 +120,7 @@ class WorkerPool:
             self._take(sockets)
         else:
             self._bind()
+        self._handovers = [handover.make_pair() for _ in self._sockets]
         self.port = int(self._sockets[0].getsockname()[1])
 
     def _bind(self) -> None:
@@ -203,18 +210,24 @@ class WorkerPool:
             await self._replace_all()
 
     async def _replace_all(self) -> None:
-        for index, old in list(self._workers.items()):
-            self._serving[index].clear()
-            self._workers[index] = await self._spawn(index)
-            try:
-                await asyncio.wait_for(self._serving[index].wait(), START_TIMEOUT_S)
-            except TimeoutError:
-                log.error("worker.roll_stopped", worker=index, reason="the new worker does not serve")
-                self._workers[index].kill()
-                self._workers[index] = old
-                return
-            feed.write(old.writer, feed.Retire())
-            log.info("worker.rolled", worker=index, old_pid=old.process.pid, new_pid=self._workers[index].process.pid)
+        for index in list(self._workers):
+            async with self._changing[index]:
+                if not await self._replace(index):
+                    log.error("worker.roll_stopped", worker=index, reason="the new worker does not serve")
+                    return
+
+    async def _replace(self, index: int) -> bool:
+        """Put another worker into a slot once it serves; False when it does not."""
+        old, new = self._workers[index], await self._spawn(index)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(new.answered.wait(), START_TIMEOUT_S)
+        if new.status is None or new.over.is_set():
+            new.kill()
+            return False
+        self._workers[index] = new
+        feed.write(old.writer, feed.Retire(hand_over=True))
+        log.info("worker.rolled", worker=index, old_pid=old.process.pid, new_pid=new.process.pid)
+        return True
 
     def connections(self) -> int:
         """Client connections, by their latest status."""
@@ -239,7 +252,7 @@ class WorkerPool:
             listening.close()
         workers = list(self._alive)
         for worker in workers:
-            feed.write(worker.writer, feed.Retire())
+            feed.write(worker.writer, feed.Retire(within_s=self._settings.drain_timeout_s))
         waits = [asyncio.ensure_future(worker.process.wait()) for worker in workers]
         if waits:
             _, late = await asyncio.wait(waits, timeout=self._settings.drain_timeout_s + 5.0)
@@ -248,6 +261,8 @@ class WorkerPool:
         for worker in workers:
             worker.kill()
             await worker.process.wait()
+        for end in chain.from_iterable(self._handovers):
+            end.close()
         self.counters.close()
         os.close(self._counters_fd)
 
@@ -260,7 +275,9 @@ class WorkerPool:
         failures = 0
         while True:
             began = loop.time()
-            self._workers[index] = await self._spawn(index)
+            async with self._changing[index]:
+                if index not in self._workers or self._workers[index].over.is_set():
+                    self._workers[index] = await self._spawn(index)
             serves = await self._ended(index)
             failures = 0 if serves and loop.time() - began > RESPAWN_LAST_S else failures + 1
             delay_s = min(RESPAWN_FIRST_S * 2 ** min(failures, _DOUBLINGS), RESPAWN_LAST_S)
@@ -279,7 +296,7 @@ class WorkerPool:
                 return worker.status is not None
 
     async def _free_block(self, index: int) -> int:
-        """The one of the slot's two blocks that nobody counts in; waits for one that still drains."""
+        """The one of the slot's two blocks that nobody counts in; one that still drains is given `drain_timeout_s` for it."""
         while True:
             held = {worker.block: worker for worker in self._alive}
             own = range(BLOCKS_EACH * index, BLOCKS_EACH * (index + 1))
@@ -287,13 +304,16 @@ class WorkerPool:
                 if block not in held:
                     return block
             present = self._workers.get(index)
-            await next(held[block] for block in own if held[block] is not present).over.wait()
+            leaving = next(held[block] for block in own if held[block] is not present)
+            feed.write(leaving.writer, feed.Retire(hand_over=True, within_s=self._settings.drain_timeout_s))
+            await leaving.over.wait()
 
     async def _spawn(self, index: int) -> Worker:
         block = await self._free_block(index)
         ours, theirs = socket.socketpair()
         with theirs:
-            descriptors = (theirs.fileno(), self._counters_fd, self._sockets[index].fileno())
+            pair = [end.fileno() for end in self._handovers[index]]
+            descriptors = (theirs.fileno(), self._counters_fd, self._sockets[index].fileno(), *pair)
             process = await asyncio.create_subprocess_exec(
                 *own_python.command("router.worker_main", *map(str, descriptors)),
                 "compiled" if self._settings.compiled else "sources",
@@ -332,6 +352,7 @@ class WorkerPool:
                     if message.waits:
                         self.heard_waits(before.waits if before is not None else {}, message.waits)
                     self._serving[index].set()
+                    worker.answered.set()
         except TimeoutError:
             log.error("worker.hung", worker=index, pid=worker.process.pid, silent_s=limit_s)
             worker.kill()
@@ -343,6 +364,7 @@ class WorkerPool:
             self.counters.clear_in_flight(worker.block)
         self._alive.discard(worker)
         worker.over.set()
+        worker.answered.set()
 
     def _tell_all(self, message: feed.Message) -> None:
         for worker in self._alive:

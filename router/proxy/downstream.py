@@ -5,6 +5,9 @@ whole. Heads and bodies have deadlines. A request that is wrong is answered once
 """
 
 import asyncio
+import fcntl
+import sys
+import termios
 from enum import Enum
 from typing import cast
 
@@ -33,7 +36,12 @@ class _Reading(Enum):
 
 
 class Downstream(ClientConnection):
-    """One client connection: an `asyncio.Protocol` in all but its base, which would keep it from being compiled."""
+    """One client connection: an `asyncio.Protocol` in all but its base, which would keep it from being compiled.
+
+    Args:
+        engine: The worker's shared state.
+        kept: It comes from the worker before, idle.
+    """
 
     __slots__ = (
         "_body_remaining",
@@ -53,7 +61,7 @@ class Downstream(ClientConnection):
         "_transport",
     )
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, kept: bool = False) -> None:
         self._engine = engine
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
@@ -68,7 +76,7 @@ class Downstream(ClientConnection):
         self._deadline = 0.0
         self._paused_at: float | None = None
         self._reading_paused = False
-        self._served = False
+        self._served = kept
         self.peer = "unknown"
         self.peer_line = b""
 
@@ -82,8 +90,8 @@ class Downstream(ClientConnection):
         self.peer_line = b"x-forwarded-for: %b\r\n" % self.peer.encode()
         engine = self._engine
         engine.clients.add(self)
-        self._deadline = engine.now() + engine.limits.head_timeout_s
-        if len(engine.clients) > engine.limits.max_connections:
+        self._deadline = engine.now() + self._patience_s
+        if len(engine.clients) > engine.limits.max_connections and not self._served:
             self._refuse(503, "too_many_connections", "the router has too many connections")
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -145,10 +153,12 @@ class Downstream(ClientConnection):
         engine = self._engine
         if self._transport is None:
             return
-        if not keep_alive or engine.draining:
+        if not keep_alive:
             self._close()
             return
         self._deadline = engine.now() + engine.limits.keepalive_s
+        if engine.give is not None:
+            asyncio.get_running_loop().call_soon(self.leave)  # by then what was written has left
         # While the client cannot take this answer's end, the next one is not begun: it would pile up behind it (D3).
         if not self.paused:
             self._go_on()
@@ -176,30 +186,31 @@ class Downstream(ClientConnection):
             return
         if self._paused_at is not None and now - self._paused_at > self._engine.limits.write_stall_s:
             self._transport.abort()
-        elif self._exchange is None and now > self._deadline:
+        elif self._exchange is None and (now > self._deadline or self._has_had_its_chance(now)):
             if self._reading in (_Reading.BODY, _Reading.CHUNKED):
                 self._refuse(408, "body_timeout", self._why_late(now))
-            elif self._reading is _Reading.HEAD:
-                self._close()
-            else:
+            elif self._reading is not _Reading.HEAD:
                 self._transport.abort()
+            elif self._buffer or not self._unread_bytes():
+                self._close()
 
     def abort(self) -> None:
         """Reset the connection: the only honest end of an answer without framing."""
         if self._transport is not None:
             self._transport.abort()
 
-    def drain(self) -> None:
-        """Close now if idle between two requests; else after the answer. One that has not asked yet may still ask."""
-        if self._exchange is None and self._served and self._reading is _Reading.HEAD and not self._buffer:
-            self._close()
+    def leave(self) -> None:
+        """Go to the worker that takes this one's place, if idle between two requests and with all that was written sent."""
+        transport, give = self._transport, self._engine.give
+        if give is None or transport is None or transport.is_closing() or not self._idle:
+            return
+        if not transport.get_write_buffer_size() and give(transport.get_extra_info("socket").fileno()):
+            transport.abort()  # here only: the socket lives on there
 
     @property
     def asking(self) -> bool:
-        """True while a request has begun to arrive and is not whole."""
-        return self._reading in (_Reading.BODY, _Reading.CHUNKED) or (
-            self._reading is _Reading.HEAD and bool(self._buffer)
-        )
+        """True while a request arrives, or may still come."""
+        return self._exchange is None and self._reading is not _Reading.NOTHING
 
     def expel(self) -> None:
         """Close now, whatever is under way."""
@@ -212,6 +223,29 @@ class Downstream(ClientConnection):
         """End a request that waits for its model to start."""
         if self._exchange is not None and self._exchange.queued and self._exchange.holds:
             self._exchange.expire()
+
+    # -- between requests --------------------------------------------------------------------------------------------
+
+    @property
+    def _idle(self) -> bool:
+        return self._exchange is None and self._reading is _Reading.HEAD and not self._buffer
+
+    @property
+    def _patience_s(self) -> float:
+        """How long the next request's first byte is waited for."""
+        limits = self._engine.limits
+        return limits.keepalive_s if self._served else limits.head_timeout_s
+
+    def _has_had_its_chance(self, now: float) -> bool:
+        """The router stops, and nothing came for so long that nothing will."""
+        engine = self._engine
+        return engine.draining and self._idle and now > self._deadline - self._patience_s + engine.limits.last_chance_s
+
+    def _unread_bytes(self) -> int:
+        """How much has come that this turn of the loop has not read yet: a request that met the end of its connection."""
+        assert self._transport is not None  # noqa: S101 - only asked of a client that is there
+        count = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
+        return int.from_bytes(count, sys.byteorder)
 
     # -- reading requests --------------------------------------------------------------------------------------------
 

@@ -75,6 +75,9 @@ class Engine:
     body_bytes: int = 0
     retries: RetryBudget = field(default_factory=RetryBudget)
     draining: bool = False
+    """Answers say `Connection: close`."""
+    give: Callable[[int], bool] | None = None
+    """Gives a client's socket to the worker that takes this one's place, while that takes it."""
     workers: int = 1
     """Of this router; each has its part of a key's rate."""
     needs: Needs = field(init=False)
@@ -319,14 +322,24 @@ class Engine:
             asyncio.get_running_loop().call_soon(self.serve_waiting)
 
     def busy(self) -> bool:
-        """True while a request is under way, or still arrives."""
+        """True while a request is under way, arrives, or may still come."""
         return bool(self.exchanges) or any(client.asking for client in self.clients)
 
-    def drain(self) -> None:
-        """Finish what is under way: idle clients are closed now, busy ones after their answer."""
-        self.draining = True
-        for client in list(self.clients):
-            client.drain()
+    def drain(self, give: Callable[[int], bool] | None = None) -> None:
+        """Finish what is under way, and give the clients' connections away as they become idle, if somebody takes them.
+
+        Else each is asked once more, unless it has been idle for `limits.last_chance_s` before that: told that it closes, a
+        client does not write into a connection that is just being closed.
+        """
+        self.give = give
+        self.draining = give is None
+        self.leave()
+
+    def leave(self) -> None:
+        """Give away who is idle."""
+        if self.give is not None:
+            for client in list(self.clients):
+                client.leave()
 
     def end_held(self) -> None:
         """Nobody will tell of a replica that starts: those that wait for one may ask again elsewhere."""

@@ -40,4 +40,6 @@ class Limits:
     body_timeout_s: float = 600.0
     keepalive_s: float = 60.0
     write_stall_s: float = WRITE_STALL_S
+    last_chance_s: float = 1.0
+    """A router that stops closes connections that have been idle for so long."""
     websocket_timeout_s: float = 3600.0

@@ -33,7 +33,7 @@ class ClientConnection:
 
     @property
     def asking(self) -> bool:
-        """True while a request has begun to arrive and is not whole."""
+        """True while a request arrives, or may still come."""
         raise NotImplementedError
 
     def sink(self) -> asyncio.Transport:
@@ -60,8 +60,8 @@ class ClientConnection:
         """Reset the connection: the only honest end of an answer without framing."""
         raise NotImplementedError
 
-    def drain(self) -> None:
-        """Close now if idle, else after the answer."""
+    def leave(self) -> None:
+        """Go to the worker that takes this one's place, if idle."""
         raise NotImplementedError
 
     def end_held(self) -> None:

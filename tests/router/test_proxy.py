@@ -468,7 +468,9 @@ async def test_too_many_connections_are_refused(planes: MakePlane) -> None:
     writer.close()
 
 
-async def test_drain_ends_idle_clients_now_and_busy_ones_after_their_answer_D16(plane: Plane) -> None:
+async def test_a_router_that_stops_answers_each_connection_once_more_and_closes_those_that_stay_idle_D16(
+    plane: Plane,
+) -> None:
     go = asyncio.Event()
 
     async def wait_then_answer(call: Call) -> None:
@@ -477,26 +479,48 @@ async def test_drain_ends_idle_clients_now_and_busy_ones_after_their_answer_D16(
 
     replica = await plane.add(wait_then_answer)
     plane.route(replica)
-    idle_reader, idle_writer = await plane.open()
-    idle_writer.write(b"GET /nowhere HTTP/1.1\r\nhost: r\r\n\r\n")
-    assert (await read_reply(idle_reader)).status == 404
-    fresh_reader, fresh_writer = await plane.open()
-    busy_reader, busy_writer = await plane.open()
-    busy_writer.write(request(CHAT, headers="connection: keep-alive\r\n"))
+    idle, silent, busy, fresh = [await plane.open() for _ in range(4)]
+    for reader, writer in (idle, silent):
+        writer.write(b"GET /nowhere HTTP/1.1\r\nhost: r\r\n\r\n")
+        assert (await read_reply(reader)).status == 404
+    busy[1].write(request(CHAT, headers="connection: keep-alive\r\n"))
     while not replica.calls:
         await asyncio.sleep(0.01)
     plane.engine.drain()
-    assert await asyncio.wait_for(idle_reader.read(), 2) == b""
+    for _, writer in (idle, fresh):  # accepted before the drain: may still ask once
+        writer.write(request(CHAT, headers="connection: keep-alive\r\n"))
+    assert await asyncio.wait_for(silent[0].read(), 5) == b""
     assert plane.engine.busy()
     go.set()
-    reply = await read_reply(busy_reader, until_close=True)
-    assert (reply.status, reply.closed) == (200, True)
+    for reader, writer in (idle, busy, fresh):
+        reply = await read_reply(reader, until_close=True)
+        assert (reply.status, reply.header("connection"), reply.closed) == (200, "close", True)
+        writer.close()
+    silent[1].close()
     assert not plane.engine.busy()
-    fresh_writer.write(request(CHAT))  # accepted before the drain: may still ask once
-    assert (await read_reply(fresh_reader, until_close=True)).status == 200
-    fresh_writer.close()
-    idle_writer.close()
-    busy_writer.close()
+
+
+async def test_an_answer_that_promised_to_go_on_is_followed_by_one_that_does_not_D16(plane: Plane) -> None:
+    """Its head had left when the router was told to stop."""
+    go = asyncio.Event()
+
+    async def stream(call: Call) -> None:
+        await call.send(SSE_HEAD + event("a"))
+        await go.wait()
+        await call.send(DONE)
+
+    plane.route(await plane.add(stream))
+    reader, writer = await plane.open()
+    writer.write(request(STREAM, headers="connection: keep-alive\r\n"))
+    begun = await reader.readuntil(b'"a"}\n\n\r\n')
+    assert b"connection:" not in begun
+    plane.engine.drain()
+    go.set()
+    await reader.readuntil(b"\r\n0\r\n\r\n")
+    writer.write(request(STREAM, headers="connection: keep-alive\r\n"))
+    reply = await read_reply(reader, until_close=True)
+    assert (reply.status, reply.header("connection"), reply.closed) == (200, "close", True)
+    writer.close()
 
 
 async def test_multipart_upload_is_routed_by_its_model_field(plane: Plane) -> None:
