@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 QUIET_S = 5.0
 """A stream may pause between two tokens; who has been sent nothing for so long, and has asked nothing since, is idle."""
+LAST_WORDS_S = 0.5
+"""The same where the engine says that it has no request: an answer's end may still be on its way from the server."""
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST_DUMP = 0x301
@@ -24,7 +26,7 @@ _HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBxI2s2s32xIII")
 _MESSAGE = struct.Struct("=BBBB2s2s32xIIIIIIII")
 _ATTRIBUTE = struct.Struct("=HH")
-_LAST_SENT, _LAST_RECEIVED, _BYTES_RECEIVED = 44, 52, 128
+_LAST_SENT, _LAST_RECEIVED, _LAST_ACKNOWLEDGED, _BYTES_RECEIVED = 44, 52, 56, 128
 _PIECE_BYTES = 64 << 10
 
 
@@ -38,16 +40,21 @@ class Connection:
     asked_bytes: int
     sent_s: float
     received_s: float
+    acknowledged_s: float
+    """When anything came at last: a question, or a word that an answer has come."""
 
-    @property
-    def is_idle(self) -> bool:
-        """Answered, and asked nothing since; or never used.
+    def is_idle(self, *, at_rest: bool = False) -> bool:
+        """Answered, and asked nothing since; or never used. `at_rest`: the engine says that it has no request.
 
         The kernel counts in ticks of some milliseconds: of what was read and written in one of them, the question may have
-        come last, and its answer may be long in coming.
+        come last, and its answer may be long in coming. A question says itself that what was written before has come; where
+        that was said later, the answer was the last.
         """
-        waiting = self.unread_bytes or self.unsent_bytes or (self.asked_bytes and self.received_s <= self.sent_s)
-        return not waiting and self.sent_s > QUIET_S
+        if self.unread_bytes or self.unsent_bytes or self.sent_s <= (LAST_WORDS_S if at_rest else QUIET_S):
+            return False
+        if self.received_s == self.sent_s and self.asked_bytes:
+            return at_rest or self.acknowledged_s < self.sent_s
+        return not self.asked_bytes or self.received_s > self.sent_s
 
 
 def established(port: int) -> list[Connection]:
@@ -90,9 +97,11 @@ def _read(message: bytes) -> Connection:
         at += (max(length, _ATTRIBUTE.size) + 3) & ~3
     if len(info) < _BYTES_RECEIVED + 8:
         raise OSError(errno.ENOTSUP, "sock_diag tells no tcp_info")
-    sent_ms, received_ms = (struct.unpack_from("=I", info, offset)[0] for offset in (_LAST_SENT, _LAST_RECEIVED))
+    times_s = [
+        struct.unpack_from("=I", info, offset)[0] / 1000 for offset in (_LAST_SENT, _LAST_RECEIVED, _LAST_ACKNOWLEDGED)
+    ]
     [asked] = struct.unpack_from("=Q", info, _BYTES_RECEIVED)
-    return Connection(remote, unread, unsent, asked, sent_ms / 1000, received_ms / 1000)
+    return Connection(remote, unread, unsent, asked, *times_s)
 
 
 def _net(port: int) -> bytes:

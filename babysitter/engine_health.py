@@ -88,6 +88,11 @@ class EngineHealth:
             timeout_s = self._start_timeout_s if self._running is None else self._idle_timeout_s
             await self._ask(base_url, model, timeout_s)
 
+    async def is_at_rest(self, base_url: str) -> bool:
+        """True when the engine says, asked now, that it has no request."""
+        await self._read_work(base_url)
+        return self.work is not None and self._running == 0 and not self.work.waiting
+
     async def _ask(self, base_url: str, model: str, timeout_s: float) -> None:
         self._is_doubted = True  # until it has answered
         await self._token.ask(base_url, model, timeout_s=timeout_s)

@@ -86,10 +86,11 @@ def is_free(host: str, *ports: int) -> bool:
     return True
 
 
-def clients(port: int) -> int:
+def clients(port: int, *, at_rest: bool = False) -> int:
     """Connections at which others are served on this machine's `port`; our own and idle ones are not counted.
 
-    Where the kernel does not tell which are idle, they count while they are kept.
+    One is idle some time after the last byte of the server's, if the client has asked nothing since; sooner where the
+    server is `at_rest`, which is to say that it has no request by its own account. Where the kernel does not tell which are idle, they count while they are kept.
     """
     ours = {
         connection.laddr.port
@@ -97,7 +98,9 @@ def clients(port: int) -> int:
         if connection.raddr and connection.raddr.port == port
     }
     with contextlib.suppress(OSError):
-        return sum(not one.is_idle and one.remote_port not in ours for one in connections.established(port))
+        return sum(
+            not one.is_idle(at_rest=at_rest) and one.remote_port not in ours for one in connections.established(port)
+        )
     count = 0
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:

@@ -162,22 +162,26 @@ class ServerRunner:
         elif self.attempt is not None:
             self.attempt.end(force=force)
 
-    def drain(self, scope: TaskScope, port: int) -> None:
-        """Wait until nobody is served at `port` any more, then tell."""
-        self._draining = scope.spawn("drain", self._drain(port))
+    def drain(self, scope: TaskScope, port: int, is_at_rest: Callable[[], Awaitable[bool]]) -> None:
+        """Wait until nobody is served at `port` any more, then tell; `is_at_rest` asks the engine whether it has no request."""
+        self._draining = scope.spawn("drain", self._drain(port, is_at_rest))
 
     async def leave(self) -> None:
         """Let go of the server without ending it."""
         if self.attempt is not None:
             await self.attempt.close()
 
-    async def _drain(self, port: int) -> None:
+    async def _drain(self, port: int, is_at_rest: Callable[[], Awaitable[bool]]) -> None:
         """The record says that the server is leaving: give the routers a moment to hear it, then wait for requests.
 
+        Between two pieces of a stream a connection looks like an idle one, until it has been quiet for long. An engine that
+        says that it has no request saves that time: then only what clients asked last, and what was just sent, is waited for.
         The machine's own timer ends a drain that takes too long.
         """
         await asyncio.sleep(min(HEARD_S, self._spec.policy.drain_s))
-        while await asyncio.to_thread(ports.clients, port):  # noqa: ASYNC110 - the kernel tells nobody
+        while await asyncio.to_thread(ports.clients, port):
+            if await is_at_rest() and not await asyncio.to_thread(ports.clients, port, at_rest=True):
+                break
             await asyncio.sleep(DRAIN_POLL_S)
         self._tell(ev.Drained())
 

@@ -302,7 +302,7 @@ class Supervisor:
             case ev.Terminate(force=force):
                 self._runner.end(scope, force=force)
             case ev.DrainRequests():
-                self._runner.drain(scope, self._watcher.port)
+                self._runner.drain(scope, self._watcher.port, self._watcher.is_at_rest)
             case ev.Deploy():
                 await self._deployment.begin(scope, self.spec)
             case ev.AbortDeploy():

@@ -118,6 +118,10 @@ class ServerWatcher:
         """The server lists other models by now."""
         self.moved.set()
 
+    async def is_at_rest(self) -> bool:
+        """True when the engine says, asked now, that it has no request."""
+        return await self._engine.is_at_rest(url(self._spec.addresses.local, self.port))
+
     def doubt(self) -> None:
         """Look now, and have the engine show that it works."""
         self._engine.doubt()

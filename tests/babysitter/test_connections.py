@@ -27,42 +27,52 @@ def seen(port: int) -> Connection:
 
 
 def test_a_connection_is_idle_from_its_answer_until_the_next_request_W55(
-    pair: tuple[socket.socket, socket.socket, int], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[socket.socket, socket.socket, int],
 ) -> None:
-    monkeypatch.setattr(connections, "QUIET_S", 0.05)
     server, client, port = pair
     client.sendall(b"request")
-    assert not seen(port).is_idle
+    assert not seen(port).is_idle(at_rest=True)
     assert server.recv(100)
     time.sleep(0.2)
-    assert not seen(port).is_idle  # however long the answer takes
+    assert not seen(port).is_idle(at_rest=True)  # however long the answer takes
     server.sendall(b"answer")
     deadline = time.monotonic() + 10
-    while not seen(port).is_idle:
+    while not seen(port).is_idle(at_rest=True):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert client.recv(100)
     time.sleep(0.1)
     client.sendall(b"another")
-    assert not seen(port).is_idle
+    assert not seen(port).is_idle(at_rest=True)
 
 
 @pytest.mark.parametrize(
-    ("unread", "unsent", "asked", "sent_s", "received_s", "idle"),
+    ("unread", "unsent", "asked", "sent_s", "received_s", "acknowledged_s", "idle", "idle_at_rest"),
     [
-        (0, 0, 9, 6.0, 6.1, True),
-        (0, 0, 9, 4.0, 9.0, False),  # a stream between two tokens
-        (0, 0, 9, 60.0, 30.0, False),  # asked, and not answered yet
-        (0, 0, 9, 60.0, 60.0, False),  # perhaps asked last
-        (1, 0, 9, 60.0, 61.0, False),
-        (0, 1, 9, 60.0, 61.0, False),
-        (0, 0, 0, 60.0, 60.0, True),  # never used
+        (0, 0, 9, 6.0, 6.1, 6.0, True, True),
+        (0, 0, 9, 4.0, 9.0, 4.0, False, True),  # a stream between two tokens, unless the engine has none
+        (0, 0, 9, 0.4, 9.0, 0.4, False, False),  # its end may still come
+        (0, 0, 9, 60.0, 30.0, 30.0, False, False),  # asked, and not answered yet
+        (0, 0, 9, 60.0, 60.0, 60.0, False, True),  # perhaps asked last
+        (0, 0, 9, 60.0, 60.0, 59.96, True, True),  # the answer was the last: it was acknowledged after that
+        (1, 0, 9, 60.0, 61.0, 60.0, False, False),
+        (0, 1, 9, 60.0, 61.0, 60.0, False, False),
+        (0, 0, 0, 60.0, 60.0, 60.0, True, True),  # never used
     ],
 )
 def test_what_counts_as_idle_W55(
-    unread: int, unsent: int, asked: int, sent_s: float, received_s: float, *, idle: bool
+    unread: int,
+    unsent: int,
+    asked: int,
+    sent_s: float,
+    *,
+    received_s: float,
+    acknowledged_s: float,
+    idle: bool,
+    idle_at_rest: bool,
 ) -> None:
-    assert Connection(1, unread, unsent, asked, sent_s, received_s).is_idle is idle
+    seen = Connection(1, unread, unsent, asked, sent_s, received_s, acknowledged_s)
+    assert (seen.is_idle(), seen.is_idle(at_rest=True)) == (idle, idle_at_rest)
 
 
 def test_kernel_that_tells_a_connection_without_its_times_is_one_that_does_not_tell_W55() -> None:

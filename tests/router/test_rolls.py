@@ -27,7 +27,7 @@ class Router:
 
     def __init__(self, child: asyncio.subprocess.Process, port: int, workers: int, folder: Path) -> None:
         self.child, self.port, self.workers, self.folder = child, port, workers, folder
-        self.rolls = 0
+        self.rolled = self.stopped = 0
 
     @property
     def log(self) -> str:
@@ -36,12 +36,18 @@ class Router:
     def processes(self) -> list[psutil.Process]:
         return psutil.Process(self.child.pid).children()
 
-    async def until_rolled(self, wait_s: float = 120) -> None:
-        """Wait until every worker was replaced once more."""
-        self.rolls += 1
+    async def until_rolled(self, wait_s: float = 240) -> None:
+        """Wait until every worker was replaced since the last time; on a machine too busy to start one in time, roll again."""
+        stopped = 0
         async with asyncio.timeout(wait_s):
-            while self.log.count('"worker.rolled"') < self.rolls * self.workers:
+            while self.log.count('"worker.rolled"') < self.rolled + self.workers:
+                if self.log.count('"worker.roll_stopped"') > stopped + self.stopped:
+                    stopped += 1
+                    self.rolled = self.log.count('"worker.rolled"')
+                    self.child.send_signal(signal.SIGHUP)
                 await asyncio.sleep(0.05)
+        self.rolled = self.log.count('"worker.rolled"')
+        self.stopped += stopped
 
     async def roll(self) -> None:
         self.child.send_signal(signal.SIGHUP)
