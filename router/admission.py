@@ -131,6 +131,16 @@ class Waiting(Generic[Ticket]):
             return 1
         return max(1, min(RETRY_AFTER_LIMIT_S, math.ceil((line.size + 1) * line.interval_s)))
 
+    def wait_s(self, model: str, priority: Priority) -> float | None:
+        """How long one that joined now would wait, by the line's pace; None where nothing is known of that."""
+        line = self._lines.get(model)
+        if line is None or line.moved_at is None:
+            return None
+        before = sum(
+            len(queue) for one in Priority if one <= priority for queue in line.classes[one].by_client.values()
+        )
+        return (before + 1) * line.interval_s
+
     def _shrink(self, model: str, line: _Line[Ticket], group: _Class[Ticket], client: str) -> None:
         line.size -= 1
         if not group.by_client[client]:

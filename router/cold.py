@@ -33,6 +33,8 @@ class ColdCounts:
         self.served = 0
         self.waited_s = 0.0
         self.refused = 0
+        self.wanted = 0
+        """1 when somebody asked who has no time to wait, for whom it is to start all the same."""
 
 
 class ColdModels:
@@ -69,6 +71,11 @@ class ColdModels:
         """A request was told that its model is not there yet."""
         self._counts(model).refused += 1
 
+    def turned_away(self, model: str) -> None:
+        """A request was told that its model comes too late for it."""
+        self.refused(model)
+        self._counts(model).wanted = 1
+
     def _counts(self, model: str) -> ColdCounts:
         counts = self.counts.get(model)
         if counts is None:
@@ -79,6 +86,11 @@ class ColdModels:
         """Whole seconds after which it makes sense to ask again."""
         state = self.states.get(model)
         return retry_after_s(state) if state is not None and not self.lost else RETRY_AFTER_S
+
+    def eta_s(self, model: str) -> float | None:
+        """How long its start still takes; None where that is not known."""
+        state = self.states.get(model)
+        return None if state is None or self.lost or isinstance(state.eta_s, UnsetType) else state.eta_s
 
     def words(self, model: str) -> str:
         """What a start does now, in a few words such as `starting phase=loading 41% eta=12s`."""

@@ -73,6 +73,7 @@ MODULES = (
     "router.proxy.response_writer",
     "router.proxy.sides",
     "router.proxy.spelling",
+    "router.proxy.timed",
     "router.proxy.translation",
     "router.proxy.tunnel",
     "router.proxy.upstream",

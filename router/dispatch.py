@@ -12,10 +12,11 @@ what the client is told of it stands in this file and nowhere else.
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from math import inf
+from math import ceil, inf
 from typing import Final
 
 from common.wire.deployment import DeploymentPhase, ModelState
+from router.admission import RETRY_AFTER_LIMIT_S
 from router.counters import AttemptOutcome
 from router.model import Endpoint
 from router.outlier import AttemptVerdict
@@ -28,6 +29,7 @@ _BUSY: Final = frozenset({429, 503})
 _CLIENT_ERROR, _SERVER_ERROR = 400, 500
 _RETRY_LATER = (b"retry-after", b"5")
 _DO_NOT_RETRY = (b"x-should-retry", b"false")
+REQUEST_TIMEOUT, FIRST_BYTE_TIMEOUT = "X-Request-Timeout", "X-First-Byte-Timeout"
 
 
 class Action(Enum):
@@ -312,6 +314,21 @@ class Dispatch:
 def queue_is_full(retry_after_s: int) -> LocalAnswer:
     """The answer to a request that was to wait, and cannot."""
     return _queue_answer(429, "queue_full", "too many requests wait for this model", retry_after_s)
+
+
+def deadline_passed(field: str, seconds: float) -> LocalAnswer:
+    """The answer to a request whose client has no more time, by its own word."""
+    if field == REQUEST_TIMEOUT:
+        return LocalAnswer(504, "request_timeout", f"not answered within {seconds:g} s, as {field} asks")
+    return LocalAnswer(504, "first_byte_timeout", f"no byte of an answer within {seconds:g} s, as {field} asks")
+
+
+def deadline_too_near(field: str, seconds: float, eta_s: float) -> LocalAnswer:
+    """The answer to a request whose turn will not come within the time that its client has."""
+    message = f"its turn is expected in {eta_s:.1f} s, which is later than {field} allows ({seconds:g} s)"
+    answer = _queue_answer(503, "deadline_too_near", message, max(1, min(RETRY_AFTER_LIMIT_S, ceil(eta_s))))
+    answer.more = {"eta_s": round(eta_s, 1)}
+    return answer
 
 
 def _queue_answer(status: int, code: str, message: str, retry_after_s: int) -> LocalAnswer:

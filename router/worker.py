@@ -270,7 +270,7 @@ def _waits(engine: Engine) -> dict[str, feed.ModelWaits]:
     models = counts.keys() | {model for model in engine.waiting.models() if model in states}
     nothing = ColdCounts()
     return {
-        model: feed.ModelWaits(engine.waiting.size(model), seen.served, seen.waited_s, seen.refused)
+        model: feed.ModelWaits(max(engine.waiting.size(model), seen.wanted), seen.served, seen.waited_s, seen.refused)
         for model in models
         for seen in (counts.get(model, nothing),)
     }

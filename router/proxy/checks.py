@@ -22,6 +22,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 OPEN_PATHS = frozenset({b"/", b"/health", b"/ready", b"/status"})
 """Answered to anybody: a load balancer holds no key."""
 _JSON_OBJECT = re.compile(rb"[ \t\r\n]*\{")
+_SECONDS = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _REQUEST_ID_LIMIT = 128
 _POLICY = b"x-routing-policy"
 _REFUSALS = {
@@ -113,6 +114,22 @@ def facts_of(engine: Engine, head: RequestHead, body: bytes, operation: Operatio
         if operation is None:
             return Facts(affinity=forwarded)  # a path that we know nothing of: its body is the replica's to judge
         raise Rejected(400, "invalid_body", str(error)) from error
+
+
+def deadlines_of(head: RequestHead) -> dict[bytes, float]:
+    """The seconds that the client has, by the field that says so.
+
+    Raises:
+        Rejected: One of them is no time. Passed over, it would be found out by an answer that comes too late.
+    """
+    deadlines: dict[bytes, float] = {}
+    for name, value in head.deadlines:
+        seconds = float(value) if _SECONDS.fullmatch(value) else 0.0
+        if not seconds or name in deadlines:
+            told = f"{name.decode()} must be there once, as seconds above 0, such as 30 or 2.5"
+            raise Rejected(400, "invalid_timeout", told)
+        deadlines[name] = seconds
+    return deadlines
 
 
 def names_response(operation: Operation | None) -> bool:

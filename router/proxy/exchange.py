@@ -24,11 +24,11 @@ from router.proxy.attempt import UpstreamAttempt
 from router.proxy.engine import Engine
 from router.proxy.explain import EXPLAINED, explain
 from router.proxy.head import RequestHead, ResponseHead
-from router.proxy.held import HeldRequest
 from router.proxy.owner_search import may_have
 from router.proxy.paths import PROXIED
 from router.proxy.response_writer import ResponseWriter
 from router.proxy.sides import ClientConnection
+from router.proxy.timed import TimedRequest
 from router.proxy.translation import COUNT_TOKENS, MESSAGES, NO_SUCH_CALL, Translation
 
 _NO_FACTS = Facts()
@@ -43,7 +43,7 @@ class RequestPhase(Enum):
     DONE = "done"
 
 
-class Exchange(HeldRequest):
+class Exchange(TimedRequest):
     """One request of one client.
 
     Args:
@@ -94,6 +94,8 @@ class Exchange(HeldRequest):
             self.facts = checks.facts_of(engine, head, self.body, head.operation)
             if key is not None:
                 self._charge(key)
+            if head.deadlines:
+                self.take_deadlines()
         except checks.Rejected as rejected:
             self.fail(rejected.answer)
             return
@@ -243,6 +245,9 @@ class Exchange(HeldRequest):
         engine, model = self._engine, self.facts.model or ""
         self._queued_at = self._queued_at or engine.now()
         priority = checks.priority_of(self.head, self._priority)
+        if self.due_at < inf and (answer := self.comes_too_late(engine.now(), priority)) is not None:
+            self.fail(answer)
+            return
         limit = engine.limits.hold_limit if self.holds else engine.limits.queue_limit
         if engine.waiting.join(model, self.caller, self, priority, limit):
             self.phase = RequestPhase.QUEUED
@@ -353,6 +358,10 @@ class Exchange(HeldRequest):
         """Called by the sweep: end what has taken too long, keep a waiting stream alive."""
         if self.phase is RequestPhase.DONE:
             return
+        if now > self.due_at:
+            has_begun = self._attempt is not None and bool(self._attempt.first_byte_at)
+            if self.check_deadline(now, has_begun=has_begun):
+                return
         if self.queued and self.holds:
             self.check_hold(now)
             return

@@ -71,6 +71,8 @@ class RequestHead(msgspec.Struct):
     request_id: bytes | None = None
     authorization: bytes | None = None
     api_key: bytes | None = None
+    deadlines: Fields = []
+    """What the client says of the time that it has, as it came."""
     hop_by_hop: frozenset[bytes] = frozenset()
     """Fields that `Connection` names; the ones we act on cannot be removed that way."""
     operation: Operation | None = None
@@ -262,6 +264,10 @@ def _keep(attribute: str) -> Callable[[RequestHead, bytes], None]:
     return lambda head, value: setattr(head, attribute, value)
 
 
+def _deadline(name: bytes) -> Callable[[RequestHead, bytes], None]:
+    return lambda head, value: head.deadlines.append((name, value))
+
+
 def _connection(head: RequestHead | ResponseHead, value: bytes) -> None:
     tokens = frozenset(token.strip() for token in value.lower().split(b","))
     head.keep_alive = b"close" not in tokens and (head.keep_alive or b"keep-alive" in tokens)
@@ -321,7 +327,9 @@ _REQUEST_RULES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
     b"transfer-encoding": _once("transfer_encoding", "Transfer-Encoding"),
     b"user-agent": _keep("user_agent"),
     b"x-api-key": _once("api_key", "X-Api-Key"),
+    b"x-first-byte-timeout": _deadline(b"X-First-Byte-Timeout"),
     b"x-forwarded-for": _first("forwarded_for"),
+    b"x-request-timeout": _deadline(b"X-Request-Timeout"),
     b"x-request-id": _keep("request_id"),
 }
 _RESPONSE_RULES: dict[bytes, Callable[[ResponseHead, bytes], None]] = {

@@ -16,7 +16,7 @@ COMMENT_EACH_S = 1.0
 
 
 class HeldRequest(OwnedRequest):
-    """What `Exchange` is made on."""
+    """What `TimedRequest` is made on."""
 
     # These keep their defaults in most requests: class attributes cost nothing per request.
     _queued_at = 0.0
