@@ -32,7 +32,7 @@ from common.discovery.registry_client import RegistryClient
 from common.exits import ConfigurationError
 from common.http.access import is_loopback, read_credential, read_token
 from common.http.client import make_session
-from common.http.serve import Address, start, stop_signals, until_stopped
+from common.http.serve import Address, start, stop_serving, stop_signals, until_stopped
 from common.names import bind_address
 from common.reload import Reloader, hangup_event
 from common.service import complain, run_loaded
@@ -118,7 +118,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
                     await reporter.leave()
         finally:
             await supervisor.leave()
-            await runner.cleanup()
+            await stop_serving(runner)
             home.release()
             if tracing is not None:
                 await asyncio.to_thread(tracing.close)

@@ -17,7 +17,7 @@ from common.clock import Clock, SystemClock
 from common.discovery.limits import BODY_LIMIT_BYTES
 from common.exits import ConfigurationError
 from common.http.access import is_loopback
-from common.http.serve import Address, explain_bind, start, until_stopped
+from common.http.serve import Address, explain_bind, start, stop_serving, until_stopped
 from common.http.tls import client_context, read_ca
 from common.names import bind_address
 from common.reload import Reloader, hangup_event
@@ -237,4 +237,4 @@ async def serve(settings: RegistrySettings, *, config: Path | None, reread: Call
     try:
         await until_stopped(app[SCOPE])
     finally:
-        await runner.cleanup()
+        await stop_serving(runner)

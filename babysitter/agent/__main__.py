@@ -21,7 +21,7 @@ from common.clock import SystemClock
 from common.discovery.registry_client import RegistryClient
 from common.http.access import read_token
 from common.http.client import make_session
-from common.http.serve import Address, bound_port, start, stop_signals, until_stopped
+from common.http.serve import Address, bound_port, start, stop_serving, stop_signals, until_stopped
 from common.reload import Reloader, hangup_event
 from common.service import complain, run_loaded
 from common.settings import SettingsError
@@ -97,7 +97,7 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
             finally:
                 if lease is not None:
                     await lease.leave()
-                await runner.cleanup()
+                await stop_serving(runner)
     finally:
         store.release()
 

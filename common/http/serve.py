@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psutil
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from common import systemd
 from common.exits import ConfigurationError
@@ -18,6 +18,9 @@ from common.tasks import TaskScope
 log = structlog.get_logger(__name__)
 KEEPALIVE_S = 15.0
 """Also the time a client has to send its headers (docs/faults.md F9)."""
+LAST_CHANCE_S = 0.2
+"""A service that stops still answers for so long what its kept connections ask, and says that they close."""
+_STOPPING = web.AppKey("stopping", asyncio.Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ async def start(
         ConfigurationError: The address cannot be had; names who has the port.
     """
     # aiohttp applies its timeout twice (wait, then cancel and wait): half of ours each (docs/faults.md H2).
+    app[_STOPPING] = asyncio.Event()
+    app.on_response_prepare.append(_say_that_it_closes)
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -60,6 +65,23 @@ async def start(
             raise ConfigurationError(explain_bind(error, place, what)) from error
     log.info("service.listening", what=what, host=address.host, port=bound_port(runner))
     return runner
+
+
+async def stop_serving(runner: web.AppRunner) -> None:
+    """End what `start` began: accept nobody, answer what is asked and what is on its way, then close."""
+    runner.app[_STOPPING].set()
+    for site in list(runner.sites):
+        await site.stop()
+    if runner.server is not None and runner.server.connections:
+        await asyncio.sleep(LAST_CHANCE_S)
+    await runner.cleanup()
+
+
+async def _say_that_it_closes(request: web.Request, response: web.StreamResponse) -> None:
+    """The library says `keep-alive` to the last, and then closes: a client would find that out at its next request."""
+    if request.config_dict[_STOPPING].is_set():
+        response.force_close()
+        response.headers[hdrs.CONNECTION] = "close"
 
 
 def bound_port(runner: web.AppRunner) -> int:

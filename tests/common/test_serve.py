@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 from common.exits import ConfigurationError
-from common.http.serve import Address, bound_port, explain_bind, start, stop_signals, until_stopped
+from common.http.serve import Address, bound_port, explain_bind, start, stop_serving, stop_signals, until_stopped
 from common.tasks import TaskFailed, TaskScope
 
 
@@ -72,6 +72,48 @@ async def test_cleanup_lets_a_handler_finish_within_the_drain_time() -> None:
     release.set()
     assert await asking == "whole"
     await closing
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+    """The head of an answer on a kept connection; empty when that is closed."""
+    writer.write(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(5)
+    except (EOFError, ConnectionError):
+        return ""
+    return head.decode().lower()
+
+
+async def test_a_stop_answers_what_kept_connections_still_ask_and_tells_them_that_it_closes() -> None:
+    release, began = asyncio.Event(), asyncio.Event()
+
+    async def hello(_request: web.Request) -> web.Response:
+        if release.is_set():
+            return web.Response(text="hello")
+        began.set()
+        await release.wait()
+        return web.Response(text="hello")
+
+    app = web.Application()
+    app.router.add_get("/", hello)
+    runner = await start(app, Address("127.0.0.1", 0), drain_timeout_s=10, what="sample")
+    port = bound_port(runner)
+    busy, kept, silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+    asking = asyncio.create_task(ask(*busy))
+    await began.wait()
+    stopping = asyncio.create_task(stop_serving(runner))
+    await asyncio.sleep(0)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+    release.set()
+    for head in (await ask(*kept), await asking):
+        assert head.startswith("http/1.1 200")
+        assert "connection: close" in head
+    await asyncio.wait_for(stopping, 5)
+    assert await silent[0].read() == b""
+    for _, writer in (busy, kept, silent):
+        writer.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
