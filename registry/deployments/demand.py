@@ -8,6 +8,8 @@ from registry.deployments.model import Cause, Memory, Traffic, Wish
 
 WAKE_LASTS_S = 300.0
 """So long a `wake` may still start a replica; once there, it stays by the other rules."""
+HEARD_WITHIN_S = 3.0
+"""A request is heard of so long after it was asked, at most: by its router's next word, passed on by another registry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,9 @@ def is_slept(wish: Wish, traffic: Traffic) -> bool:
     """Somebody put it to sleep, and nobody has asked for it since."""
     if wish.slept_at is None or traffic.in_flight or traffic.waiting:
         return False
-    return wish.slept_at > max(_moments(wish.woken_at, traffic.last_request_at), default=-math.inf)
+    last = traffic.last_request_at
+    asked_at = None if last is None else last - HEARD_WITHIN_S
+    return wish.slept_at > max(_moments(wish.woken_at, asked_at), default=-math.inf)
 
 
 def is_woken(wish: Wish, memory: Memory, now: float) -> bool:

@@ -34,10 +34,10 @@ class Intake:
     _routers: dict[str, _Router] = field(default_factory=dict)
     _uses: dict[str, _Use] = field(default_factory=dict)
 
-    def heard(self, router: str, demand: Demand, now: float, *, late_s: float = 0.0) -> bool:
+    def heard(self, router: str, demand: Demand, now: float) -> bool:
         """Takes a router's word; True when a model is waited for that it had nobody waiting for before.
 
-        A count that rose is so many requests; one that fell is a router that began anew. The word may be `late_s` old.
+        A count that rose is so many requests; one that fell is a router that began anew.
         """
         before = self._routers.get(router)
         if before is None and len(self._routers) >= ROUTERS_MOST:
@@ -52,8 +52,7 @@ class Intake:
                 came = 0
             busy = told.in_flight + told.waiting > 0
             if came or busy:
-                # What came and went between two words may be older than what was called for since: a `sleep`.
-                self._used(model, came, now, since=now - late_s if busy or before is None else before.at - late_s)
+                self._used(model, came, now)
             urgent = urgent or (told.waiting > 0 and then.waiting == 0)
         self._routers[router] = _Router(demand, now)
         return urgent
@@ -82,7 +81,7 @@ class Intake:
     def _forget(self, now: float) -> None:
         self._routers = {name: one for name, one in self._routers.items() if now - one.at <= SILENT_S}
 
-    def _used(self, model: str, came: int, now: float, *, since: float) -> None:
+    def _used(self, model: str, came: int, now: float) -> None:
         use = self._uses.setdefault(model, _Use(at=now))
         use.per_s = use.per_s * math.exp((use.at - now) / DECAY_S) + came / DECAY_S
-        use.at, use.last_at = now, max(since, use.last_at or since)
+        use.last_at = use.at = now

@@ -45,8 +45,6 @@ QUIET_TICK_S = 2.0
 SOONEST_S = 0.02
 """Between two rounds, however much happens."""
 PASS_ON_S = 2.0
-PASSED_ON_LATE_S = 2 * TICK_S
-"""What another registry passes on waits for its next round, and for ours."""
 READ_AT_ONCE = 100
 """Reports of replicas, before others have their turn."""
 DEMAND = "demand/"
@@ -169,7 +167,7 @@ class Keeper:
                 log.debug("deployment.demand_unreadable", key=key, reason=str(error))
                 continue
             for router, demand in words.items():
-                self._intake.heard(router, demand, now, late_s=PASSED_ON_LATE_S)
+                self._intake.heard(router, demand, now)
         self._heard_versions = versions
 
     # The one that leads.

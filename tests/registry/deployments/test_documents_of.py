@@ -169,7 +169,7 @@ def test_demand_is_added_up_and_a_silent_router_forgotten() -> None:
     intake.keep({"m"}, NOW + 0.5 + SILENT_S)
     assert intake.traffic("m", NOW + 7).in_flight == 0
     intake.heard("b", Demand(models={"m": ModelDemand(requests=2)}), NOW + 2)  # it began anew: two more
-    assert intake.traffic("m", NOW + 2).last_request_at == NOW + 1  # since its last word
+    assert intake.traffic("m", NOW + 2).last_request_at == NOW + 2
     assert intake.traffic("other", NOW).last_request_at is None
 
 
@@ -284,15 +284,6 @@ def test_an_assignment_keeps_what_it_was_promised_and_a_silent_one_counts_as_fai
     assert decode(encode(stored)).assignments[0].needs == Needs(1, 4000, shares=True)
     silent = with_actions(stored, [Leave("dep-u-1", "chat", Cause.SILENT, "nothing was heard")], {}, NOW)
     assert [(it.node, it.reason) for it in silent.setbacks] == [("n1", "nothing was heard")]
-
-
-def test_a_request_of_before_a_sleep_that_is_heard_of_later_does_not_take_it_back() -> None:
-    intake = Intake()
-    intake.heard("a", Demand(models={"m": ModelDemand(requests=1)}), NOW)
-    intake.heard("a", Demand(models={"m": ModelDemand(requests=2)}), NOW + 1)  # the sleep was called between
-    assert intake.traffic("m", NOW + 1).last_request_at == NOW
-    intake.heard("b", Demand(models={"m": ModelDemand(in_flight=1, requests=1)}), NOW + 4, late_s=2)
-    assert intake.traffic("m", NOW + 4).last_request_at == NOW + 2
 
 
 def test_what_was_put_to_sleep_and_is_started_again_sleeps_no_more() -> None:

@@ -313,6 +313,10 @@ def test_a_sleep_by_call_takes_all_that_can_sleep_and_lasts_until_somebody_asks(
     asleep = wish(template="sleepy", least=1, most=2, slept_at=NOW - 1)
     fleet = node("a", 2, "r-m-1", "r-m-2")
     assert counts(planned([asleep], [fleet], there("m"), there("m", 2))) == {"Sleep": 2}
+    late = {"m": Traffic(last_request_at=NOW)}  # a request of before, that is heard of only now
+    assert counts(planned([asleep], [fleet], there("m"), there("m", 2), traffic=late)) == {"Sleep": 2}
+    long = replace(asleep, slept_at=NOW - 10)
+    assert planned([long], [fleet], there("m"), there("m", 2), traffic=late).actions == ()
     plain = wish(least=1, most=2, slept_at=NOW - 1)
     assert counts(planned([plain], [fleet], there("m"), there("m", 2))) == {"Leave": 1}, "min stays"
     both = there("m", asleep=True), there("m", 2, asleep=True)
