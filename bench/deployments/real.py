@@ -24,7 +24,7 @@ from bench.replay.figures import quantile
 from tests.e2e.fleet import DEPLOYMENTS, Fleet, Servers, fleet_in
 
 DWELL_S, IDLE_S, TOKENS, TOKEN_S = 15.0, 120.0, 20, 0.1
-WATCH_S, ASK_S = 0.1, 0.5
+WATCH_S, ASK_S, PATIENCE_S = 0.1, 0.5, 300.0
 LEARNED = 3
 """From the start after these on, an ETA is judged."""
 EVICTED = "needs its place"
@@ -79,7 +79,8 @@ async def ask(fleet: Fleet, one: Request, *, stream: bool) -> None:
     body = {"model": one.model, "messages": [{"role": "user", "content": "hi"}], "stream": stream, "max_tokens": TOKENS}
     said = b""
     try:
-        async with fleet.http.post(f"{fleet.router}/v1/chat/completions", json=body) as answer:
+        url, patience = f"{fleet.router}/v1/chat/completions", aiohttp.ClientTimeout(total=PATIENCE_S)
+        async with fleet.http.post(url, json=body, timeout=patience) as answer:
             async for piece in answer.content.iter_any():
                 said += piece
                 if not one.first_at and (b"data:" in said or not stream):

@@ -25,7 +25,8 @@ from tests.registry.etcd import Etcd
 from tests.registry.processes import environment
 
 DEPLOYMENTS = "/api/v1/deployments"
-WAIT_S = 60.0
+WAIT_S = 120.0
+"""Generous: only a failure reaches it, or a very busy machine."""
 MARK = "E2E_FLEET"
 BECOMES_S = 2.0
 """A new process is asked for so long what it is: what was forked may become another program."""
