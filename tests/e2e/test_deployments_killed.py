@@ -88,7 +88,7 @@ async def ask(fleet: Fleet, outcomes: Outcomes, *, stream: bool) -> None:
         try:
             async with fleet.http.post(f"{fleet.router}/v1/chat/completions", json=body) as answer:
                 status, said = answer.status, await answer.read()
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             refused = isinstance(error, aiohttp.ClientConnectorError)  # it was never sent
             outcomes.take("refused" if refused else "cut", repr(error))
             await asyncio.sleep(0.2)
