@@ -63,6 +63,7 @@ MODULES = (
     "router.proxy.exchange",
     "router.proxy.head",
     "router.proxy.headers",
+    "router.proxy.followed",
     "router.proxy.heads",
     "router.proxy.held",
     "router.proxy.limits",
@@ -73,6 +74,7 @@ MODULES = (
     "router.proxy.response_writer",
     "router.proxy.sides",
     "router.proxy.spelling",
+    "router.proxy.surviving",
     "router.proxy.timed",
     "router.proxy.translation",
     "router.proxy.tunnel",
@@ -83,6 +85,9 @@ MODULES = (
     "router.serves",
     "router.sharing",
     "router.silence",
+    "router.streams.continuation",
+    "router.streams.joined",
+    "router.streams.kept",
 )
 """What runs for every request. Nothing in them may need what mypyc leaves out: slots in a dataclass, a non-native base."""
 

@@ -14,6 +14,8 @@ from enum import IntEnum
 IN_FLIGHT, REQUESTS, ERRORS, RETRIES, EJECTIONS, BYTES_IN, BYTES_OUT = range(7)
 WORK_BYTES, READING_BYTES, READ_AT_US, STUCK, HEARD_AT_US = range(7, 12)
 """`STUCK`: requests that wait at a replica which stands still (`silence.py`); `HEARD_AT_US`: when its latest byte came."""
+RESCUES, RESCUES_FAILED, HAND_OVERS, HEDGES, HEDGES_WON = range(12, 17)
+"""Streams of a replica that went on elsewhere, or could not, or were moved; second copies sent to it, and how many were first."""
 GAUGES = (IN_FLIGHT, WORK_BYTES, READING_BYTES, STUCK)
 """What goes up and down: it stays when a row gets a new endpoint, and goes when its worker does."""
 
@@ -32,9 +34,11 @@ class AttemptOutcome(IntEnum):
     TRUNCATED = 7
     MALFORMED = 8
     TIMED_OUT = 9
+    MOVED = 10
+    """It went on at another replica, or another's copy was first."""
 
 
-OUTCOMES = 12
+OUTCOMES = 17
 """First cell of the outcome counters."""
 _HISTOGRAMS = OUTCOMES + len(AttemptOutcome)
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)

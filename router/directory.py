@@ -18,6 +18,7 @@ from common.wire.words import RecordKind
 from router.model import Endpoint, Replica, Table
 from router.replica_keys import ReplicaKeys
 from router.serves import declared, has_messages
+from router.streams.kinship import continues, lineages
 
 FORMS = ("/v1", "")
 """Of a server's paths."""
@@ -182,7 +183,7 @@ class Directory:
         return Table.of(self.version, tuple(self._endpoint(replica) for replica in self.replicas.values()))
 
     def _endpoint(self, replica: Replica) -> Endpoint:
-        hints, plan = replica.hints, replica.plan
+        hints, plan, objects = replica.hints, replica.plan, replica.model_objects
         return Endpoint(
             id=replica.id,
             name=replica.name,
@@ -204,6 +205,8 @@ class Directory:
             waiting=hints.replica.waiting if hints.replica is not None else None,
             slow_start_s=hints.slow_start_s,
             end_marked=hints.stream_end_mark,
+            continues=continues(hints, objects.values()),
+            lineages=lineages(hints, objects, replica.models),
             absent=replica.absent,
         )
 

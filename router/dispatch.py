@@ -109,6 +109,8 @@ MALFORMED: Final = Failure(
     LocalAnswer(502, "upstream_malformed", "the replica's answer is no valid HTTP"),
     charged=True,
 )
+MOVED: Final = Judgement(AttemptVerdict.NEUTRAL, AttemptOutcome.MOVED)
+"""Another replica does the rest."""
 STOPPING: Final = Failure(
     AttemptVerdict.NEUTRAL, AttemptOutcome.CLIENT_GONE, LocalAnswer(503, "router_stopping", "the router is stopping")
 )

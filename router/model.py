@@ -68,6 +68,10 @@ class Endpoint:
     """Requests that wait inside the engine, by its latest report; None when it does not say."""
     slow_start_s: float | None = None
     """How long it begins with less than its weight (`policy/slow_start.py`); None leaves it to the router's setting."""
+    continues: tuple[str, ...] = ()
+    """The operations that it can go on with in the middle of an answer (`streams/kinship.py`)."""
+    lineages: dict[str, str] = field(default_factory=dict, hash=False)
+    """By model what tells its revision and tokenizer, where anything does."""
     absent: bool = False
     """It is a deployment's, and says itself that it starts, sleeps or has ended: not even a last resort."""
 

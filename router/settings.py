@@ -48,6 +48,8 @@ class ModelSettings(Settings):
     fallbacks: CommaList = ()
     parameters: ParameterSettings = ParameterSettings()
     messages: Literal["native", "translate"] | None = None
+    rescue: bool = False
+    hedge: bool = False
 
 
 class RouterSettings(TracedSettings):
@@ -95,6 +97,12 @@ class RouterSettings(TracedSettings):
     idle_timeout_s: float = option(300.0, "Seconds between two bytes of an answer.", gt=0)
     websocket_timeout_s: float = option(3600.0, "Seconds one WebSocket may last, as long as OpenAI's.", gt=0)
     max_retries: int = option(2, "Further replicas tried before the first byte of an answer.", ge=0, le=10)
+    max_rescues: int = option(
+        1,
+        "Times that one stream goes on elsewhere because its replica was lost, for models with `rescue`.",
+        ge=0,
+        le=10,
+    )
     cache_type_routing_threshold: int = option(
         DEFAULT_THRESHOLD_BYTES,
         "Bytes of text above which replicas with a static cache are preferred.",
@@ -108,7 +116,7 @@ class RouterSettings(TracedSettings):
     models: dict[str, ModelSettings] = option(
         {},
         "Per model name or pattern: policy, split (an alias's parts by weight), fallbacks, parameters (what is changed in "
-        "its requests: defaults, forced, removed).",
+        "its requests: defaults, forced, removed), rescue and hedge (docs/streams.md).",
         flags=(),
     )
     sticky_keys: bool = option(
@@ -260,6 +268,8 @@ def _rule(entry: ModelSettings) -> ModelRule:
         fallbacks=entry.fallbacks,
         parameters=parameters(changes.defaults, changes.forced, changes.removed),
         messages=entry.messages,
+        rescue=entry.rescue,
+        hedge=entry.hedge,
     )
 
 

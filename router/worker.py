@@ -70,6 +70,7 @@ def limits_of(settings: RouterSettings) -> Limits:
         access_log_sample=settings.access_log_sample,
         served_by=settings.served_by,
         websocket_timeout_s=settings.websocket_timeout_s,
+        max_rescues=settings.max_rescues,
         allow_policy_header=settings.allow_policy_header,
         session_header=settings.session_header.lower().encode(),
     )

@@ -139,6 +139,7 @@ PURE = (
     "router/retry.py",
     "router/serves.py",
     "router/silence.py",
+    "router/streams/*.py",
     "router/urlencoded.py",
 )
 """Modules that decide and touch nothing. A module whose docstring says PURE belongs here, and the other way round."""

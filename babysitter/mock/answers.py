@@ -7,6 +7,9 @@ from hashlib import blake2b
 from typing import Any, TypeAlias
 
 EMBEDDING_SIZE = 8
+SEEDED_LIMIT = 4096
+"""Words of an answer that does not end before."""
+_SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "te", "vi", "wo", "xu", "za")
 Body: TypeAlias = dict[str, Any]
 """A request's or an answer's JSON, as OpenAI's API has it."""
 
@@ -82,6 +85,32 @@ def words_for(model: str, prompt: str, count: int) -> list[str]:
     text = ["This", "is", model, "answering:", *prompt.split()]
     repeated = itertools.islice(itertools.cycle(text), count)
     return [word if number == 0 else f" {word}" for number, word in enumerate(repeated)]
+
+
+def seeded_words(before: str, count: int | None) -> tuple[list[str], bool]:
+    """At most `count` words of which each follows from all the text before it, and whether the text came to its end.
+
+    Whoever is given the text so far goes on as this would have.
+    """
+    words: list[str] = []
+    state = blake2b(before.encode(), digest_size=8)
+    while len(words) < (SEEDED_LIMIT if count is None else count):
+        digest = state.digest()
+        if digest[0] == 0:
+            return words, True
+        word = f" {_SYLLABLES[digest[1] % 16]}{_SYLLABLES[digest[2] % 16]}"
+        words.append(word)
+        state.update(word.encode())
+    return words, False
+
+
+def text_before(body: Body, *, chat: bool) -> str:
+    """What a model of text would have read when it begins to write."""
+    if not chat:
+        return str(body.get("prompt") or "")
+    messages = list(body.get("messages") or [])
+    said = messages.pop()["content"] if body.get("continue_final_message") else ""
+    return f"{text_of({'messages': messages})}\n{said}"
 
 
 def embedding(text: str) -> list[float]:

@@ -11,6 +11,9 @@ class Knobs(Settings):
     ttft_s: float = option(0.0, "Wait before the first byte of an answer, in seconds.", ge=0)
     token_delay_s: float = option(0.0, "Wait between two tokens, in seconds.", ge=0)
     tokens: int = option(16, "Tokens of an answer whose request has no max_tokens.", ge=0)
+    seeded: bool = option(
+        False, "Each word follows from all the text before it, so that an answer can be gone on with."
+    )
     paths: Literal["both", "v1", "bare"] = option("both", "Which forms of the paths are served; the other is 404.")
     models_call: Literal["ok", "list", "missing", "empty", "broken"] = option(
         "ok", "How the models call answers: properly, as a bare list, 404, with no model, or with no JSON."
@@ -22,6 +25,9 @@ class Knobs(Settings):
     retry_after_s: int | None = option(None, "Retry-After of the failing answers, in seconds.")
     die_after_chunks: int | None = option(None, "os._exit after so many chunks; 0: before the first byte.", ge=0)
     reset_after_chunks: int | None = option(None, "Reset the connection after so many chunks; 0: at once.", ge=0)
+    vanish_after_chunks: int | None = option(
+        None, "Close the connection without a word (no FIN, no RST; only as root) after so many chunks.", ge=0
+    )
     hang_after_chunks: int | None = option(None, "Say nothing more after so many chunks; 0: never begin.", ge=0)
     close_without_done: bool = option(False, "End a stream cleanly, but without its [DONE].")
     wrong_length: int = option(0, "Added to the Content-Length of whole answers, in bytes.", ge=0)

@@ -16,12 +16,23 @@ from typing import Any
 from aiohttp import web
 from pydantic import ValidationError
 
-from babysitter.mock.answers import Body, Generation, embedding, model_list, text_of, words_for
+from babysitter.mock.answers import (
+    Body,
+    Generation,
+    embedding,
+    model_list,
+    seeded_words,
+    text_before,
+    text_of,
+    words_for,
+)
 from babysitter.mock.knobs import Knobs
 from common.http.answers import SEPARATORS, json_answer
 from common.http.errors import ApiError, read_json_object
 
 BODY_LIMIT_BYTES = 64 << 20
+TCP_REPAIR = 19
+"""Linux's option (linux/tcp.h): a socket that is closed in this mode says nothing to its peer."""
 LAST_BODY_LIMIT = 10_000
 """Characters of the last request's body that `/mock/state` shows."""
 
@@ -283,6 +294,10 @@ async def _misbehave(server: MockServer, request: web.Request, chunks: int) -> N
         request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         request.transport.abort()
         raise ConnectionResetError("the mock resets on request")
+    if knobs.vanish_after_chunks == chunks and request.transport is not None:
+        request.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        request.transport.abort()
+        raise ConnectionResetError("the mock vanishes on request")
     if knobs.hang_after_chunks == chunks:
         await asyncio.Event().wait()
 
@@ -292,14 +307,19 @@ def _answer(server: MockServer, body: Body, *, chat: bool) -> Generation:
     prompt = text_of(body)
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     count = server.knobs.tokens if limit is None else int(limit)
+    if server.knobs.seeded:
+        before = text_before(body, chat=chat)
+        words, ended = seeded_words(before, None if limit is None else int(limit))
+    else:
+        before, words, ended = prompt, words_for(model, prompt, count), limit is None
     return Generation(
         identity=f"{'chatcmpl' if chat else 'cmpl'}-{server.name}-{server.counts['requests']}",
         created=int(time.time()),
         model=model,
         server=server.name,
-        words=words_for(model, prompt, count),
-        finish_reason="stop" if limit is None else "length",
-        prompt_tokens=len(prompt.split()),
+        words=words,
+        finish_reason="stop" if ended else "length",
+        prompt_tokens=len(before.split()),
         chat=chat,
     )
 

@@ -44,6 +44,9 @@ class Hints(Message, frozen=True, kw_only=True):
         serves: Calls that it answers, as kinds or as paths (router/serves.py).
         messages: `native` if it has Anthropic's `/v1/messages` itself, `translate` if it is to get chats instead.
         stream_end_mark: Whether its streams end with `[DONE]`.
+        continues: Which broken-off streams it can go on with: `chat`, `completions`, both in a list, or `none`.
+        revision: Of its model's weights; replicas that declare another one never go on with each other's streams.
+        tokenizer: Likewise.
         slow_start_s: Time in which routers raise a fresh server's share.
         metrics_path: Where Prometheus finds its metrics.
         api_key_label: Under which label routers know the key that it needs; the key itself is never told.
@@ -64,6 +67,9 @@ class Hints(Message, frozen=True, kw_only=True):
     serves: list[Any] | str | None = None
     messages: Literal["native", "translate"] | None = None
     stream_end_mark: bool | None = None
+    continues: list[Any] | str | None = None
+    revision: str | None = None
+    tokenizer: str | None = None
     slow_start_s: NotNegative | None = None
     metrics_path: str | None = None
     api_key_label: str | None = None

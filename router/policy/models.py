@@ -34,6 +34,10 @@ class ModelRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is changed in its requests."""
     messages: str | None = None
     """`native` or `translate`, whatever is known of its replicas (`proxy/translation.py`)."""
+    rescue: bool = False
+    """A stream whose replica is lost goes on at another."""
+    hedge: bool = False
+    """A request that waits unusually long is sent to another replica too."""
 
 
 NO_RULE = ModelRule()
@@ -50,6 +54,7 @@ class ModelRules:
     def __init__(self, policy: str = "cost", rules: dict[str, ModelRule] | None = None) -> None:
         self.rules = rules or {}
         self.has_parameters = any(rule.parameters is not None for rule in self.rules.values())
+        self.survives = any(rule.rescue or rule.hedge for rule in self.rules.values())
         self._policy = policy
         self._patterns = sorted((name for name in self.rules if _is_pattern(name)), key=len, reverse=True)
         self._found: dict[str, ModelRule] = {}

@@ -25,4 +25,5 @@ def line(
         "request_bytes": passed[0],
         "response_bytes": passed[1],
         **(attempt.story() if attempt is not None else {}),
+        **request.more_told(),
     }

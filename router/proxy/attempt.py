@@ -155,7 +155,7 @@ class UpstreamAttempt(ResponseListener):
                 self._placement.first_byte(now)
                 if writer.is_stream:
                     self._placement.cached_share = cached_share(data)  # messages: in the first event, and only there
-            engine.counters.observe(self.endpoint.slot, FIRST_BYTE, now - self._exchange.started)
+            engine.counters.observe(self.endpoint.slot, FIRST_BYTE, now - self._exchange.asked_at)
             self._is_answered(now, data)
         elif writer.is_stream:
             if self._gaps is None:
@@ -261,14 +261,12 @@ class UpstreamAttempt(ResponseListener):
         self._sent_at = self._engine.now()
         self._upstream = connection
         exchange = self._exchange
-        head, translation = exchange.sent_head, exchange.translation
-        translated = translation is not None and translation.active
         connection.send(
             self,
             self._pool.request(exchange, self.endpoint.api_prefix),
             exchange.sent_body,
-            to_head_request=head.method == b"HEAD",
-            raw_chunks=not head.http10 and exchange.facts.choices == 1 and not translated,
+            to_head_request=exchange.sent_head.method == b"HEAD",
+            raw_chunks=exchange.takes_chunks,
         )
 
     def _fail(self, failure: Failure) -> None:

@@ -18,6 +18,7 @@ from router.proxy.exchange import Exchange
 from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, RequestHead
 from router.proxy.paths import dialect_of
 from router.proxy.sides import ClientConnection
+from router.proxy.surviving import SurvivingExchange
 from router.proxy.tunnel import WebSocketExchange
 
 PENDING_LIMIT_BYTES = 65536
@@ -384,11 +385,14 @@ class Downstream(ClientConnection):
     def _dispatch(self, head: RequestHead, body: bytes, rest: bytes) -> None:
         self._reading = _Reading.HEAD
         self._buffer = rest
-        exchange = self._exchange = (
-            Exchange(self._engine, self, head, body)
-            if head.websocket is None
-            else WebSocketExchange(self._engine, self, head, body)
-        )
+        exchange: Exchange
+        if head.websocket is not None:
+            exchange = WebSocketExchange(self._engine, self, head, body)
+        elif self._engine.needs.survival:
+            exchange = SurvivingExchange(self._engine, self, head, body)
+        else:
+            exchange = Exchange(self._engine, self, head, body)
+        self._exchange = exchange
         exchange.start()
 
     def _reserve(self, size: int) -> None:

@@ -229,13 +229,14 @@ class Exchange(TimedRequest):
         if engine.traces is not None and self.trace is None and not self.dispatch.is_own:
             self.trace = engine.traces.begin(self.head.forwarded, self.started)
         self._served_by = endpoint.name
-        sent = self.translation.sent if self.translation is not None else None
-        if sent is None:
-            self.sent_head, self.sent_body = self.head, self.body
-        else:
-            self.sent_head, self.sent_body = sent
+        self.sent_head, self.sent_body = self._outgoing()
         self._attempt = self._new_attempt(endpoint, placement)
         self._attempt.begin()
+
+    def _outgoing(self) -> tuple[RequestHead, bytes]:
+        """What the replica gets."""
+        sent = self.translation.sent if self.translation is not None else None
+        return (self.head, self.body) if sent is None else sent
 
     def _new_attempt(self, endpoint: Endpoint, placement: PlacedRequest | None) -> UpstreamAttempt:
         return UpstreamAttempt(self._engine, self, endpoint, placement)

@@ -43,3 +43,4 @@ class Limits:
     last_chance_s: float = 1.0
     """A router that stops closes connections that have been idle for so long."""
     websocket_timeout_s: float = 3600.0
+    max_rescues: int = 1

@@ -28,6 +28,8 @@ class Needs:
         """Some adapter is loaded when somebody asks for it."""
         self.call = any(endpoint.serves is not None for endpoint in endpoints)
         """It is known of some replica which calls it answers."""
+        self.survival = chooser.rules.survives
+        """Some model's streams are rescued, or its requests hedged."""
         self.headers = chooser.uses("session") or limits.allow_policy_header
         """A header may name the session or the policy."""
         asks = self.headers or chooser.reads_any_prompt()

@@ -109,6 +109,21 @@ class ProxiedRequest:
         return (operation.name, self.facts.stream) if operation is not None and operation.by_engine else None
 
     @property
+    def asked_at(self) -> float:
+        """Since when the client waits for what the attempt is to answer, in monotonic seconds."""
+        return self.started
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether whole chunks of a stream may pass with their framing: nobody reads them."""
+        translated = self.translation is not None and self.translation.active
+        return not self.sent_head.http10 and self.facts.choices == 1 and not translated
+
+    def more_told(self) -> dict[str, object]:
+        """Further fields of its line in the access log."""
+        return {}
+
+    @property
     def queued(self) -> bool:
         """True while it waits for a replica with room."""
         raise NotImplementedError
