@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
 
 from common.wire.deployment import Accelerator
 
@@ -35,12 +39,14 @@ class Device:
     memory_mb: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What a replica needs: accelerators of its own with at least `memory_mb` each, or `memory_mb` of each where it shares."""
+class Need(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a replica needs: accelerators of its own with at least `memory_mb` each, or `memory_mb` of each where it shares.
 
-    accelerators: int = 0
-    memory_mb: int = 0
+    A template's `[needs]`, which a request may replace.
+    """
+
+    accelerators: Annotated[int, Meta(ge=0, le=1024)] = 0
+    memory_mb: Annotated[int, Meta(ge=0)] = 0
     shares: bool = False
 
     @property

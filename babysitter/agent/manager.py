@@ -186,7 +186,7 @@ class ReplicaManager:
         recipe, need = None, NOTHING
         if request_id not in self._by_request:
             recipe = make_recipe(request, self.templates.read()) if isinstance(request, TemplateRequest) else None
-            need = needs_of(request, recipe.needs if recipe else NOTHING)
+            need = needs_of(request, recipe.file.needs if recipe else NOTHING)
             if need.count:
                 await self.accelerators.read_claims()
         replica_id = self._by_request.get(request_id)

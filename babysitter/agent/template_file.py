@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from babysitter.agent.accelerators import Need
 from common.wire.base import JsonObject
 from common.wire.deployment import TemplateGlance
 
@@ -81,20 +82,12 @@ class ParameterRule(Part, frozen=True, kw_only=True):
             raise ValueError(f"default: {problem}")
 
 
-class TemplateNeeds(Part, frozen=True, kw_only=True):
-    """`[needs]`: accelerators of its own, or `memory_mb` of one that it shares."""
-
-    accelerators: Annotated[int, Meta(ge=0, le=1024)] = 0
-    memory_mb: Annotated[int, Meta(ge=0)] = 0
-    shares: bool = False
-
-
 class TemplateFile(Part, frozen=True, kw_only=True):
     """The whole file. But for the first tables, it is a babysitter's own, in which parameters may stand."""
 
     description: Annotated[str, Meta(max_length=400)] = ""
     parameters: Annotated[dict[ParameterName, ParameterRule], Meta(max_length=MOST_PARAMETERS)] = {}
-    needs: TemplateNeeds = TemplateNeeds()
+    needs: Need = Need()
     sleep: dict[str, Any] | None = None
     backend: dict[str, Any]
     models: list[str] = []

@@ -8,7 +8,6 @@ import msgspec
 from pydantic import ValidationError
 
 from babysitter.agent import template_file
-from babysitter.agent.accelerators import Need
 from babysitter.agent.requests import METADATA_LIMIT_BYTES, refusal, wrong
 from babysitter.agent.template_file import TemplateError, TemplateFile, Value
 from babysitter.agent.templates import Template, judge
@@ -29,12 +28,6 @@ class Recipe:
     model_name: str
     file: TemplateFile
     values: Mapping[str, Value | None]
-
-    @property
-    def needs(self) -> Need:
-        """The template's own."""
-        needs = self.file.needs
-        return Need(needs.accelerators, needs.memory_mb, needs.shares)
 
     def job(self, *, accelerators: int) -> JsonObject:
         """What the template says of the job, where a scheduler runs it."""

@@ -415,4 +415,4 @@ class World:
             if one.leaving:
                 del self.assignments[request_id]
             else:  # its node lost it, or never had it
-                self._call(Start(one.deployment, one.revision, one.node, "again"), request_id)
+                self._call(Start(one.deployment, one.revision, one.node, one.needs, "again"), request_id)

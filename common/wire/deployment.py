@@ -276,25 +276,10 @@ class DeploymentRevision(Message, frozen=True, kw_only=True):
     cause: str = ""
 
 
-class DeploymentInfo(Message, frozen=True, kw_only=True):
-    """`GET /api/v1/deployments/{name}`, and one line of the list.
+class Standing(Message, frozen=True, kw_only=True):
+    """How a deployment stands. `wanted`: replicas that should run now; `stage` and what follows are of a start that is under way."""
 
-    Args:
-        version: For `If-Match`; rises with every change of the specification, whether it rolls or not.
-        revision: Rises when what runs changes.
-        wanted: Replicas that should run now.
-        scaled: What `POST …/scale` asked for in place of the rule; absent otherwise.
-        paused: Its rollout stands still.
-    """
-
-    name: str
-    model: str
-    version: int
-    revision: int
     phase: DeploymentPhase
-    spec: JsonObject
-    created_at: str
-    updated_at: str
     reason: str | None = None
     wanted: int = 0
     ready: int = 0
@@ -303,14 +288,33 @@ class DeploymentInfo(Message, frozen=True, kw_only=True):
     leaving: int = 0
     in_flight: int = 0
     waiting: int = 0
-    paused: bool = False
-    scaled: int | UnsetType = UNSET
     stage: str | UnsetType = UNSET
     percent: int | UnsetType = UNSET
     eta_s: float | UnsetType = UNSET
     position: int | UnsetType = UNSET
     last_request_at: str | None = None
     replicas: list[DeploymentReplica] = []
+
+
+class DeploymentInfo(Standing, frozen=True, kw_only=True):
+    """`GET /api/v1/deployments/{name}`, and one line of the list.
+
+    Args:
+        version: For `If-Match`; rises with every change of the specification, whether it rolls or not.
+        revision: Rises when what runs changes.
+        scaled: What `POST …/scale` asked for in place of the rule; absent otherwise.
+        paused: Its rollout stands still.
+    """
+
+    name: str
+    model: str
+    version: int
+    revision: int
+    spec: JsonObject
+    created_at: str
+    updated_at: str
+    paused: bool = False
+    scaled: int | UnsetType = UNSET
     history: list[DeploymentRevision] = []
 
 

@@ -7,7 +7,7 @@ from ctl import answers, api, completers
 from ctl.call import Call, Command
 from ctl.codes import Code
 from ctl.commands.replicas_wait import add_wait_flags
-from ctl.deployments import ROOT, add_name, info_of, path_of, until_ready
+from ctl.deployments import ROOT, add_name, info_of, path_of, post, until_ready
 from ctl.problem import Problem
 from ctl.views import deployments as views
 
@@ -70,7 +70,7 @@ async def scale(call: Call) -> int:
     """So many replicas until the next apply, or as the rule says."""
     count = call.args.replicas
     body = ScaleCall(replicas=None if count == AUTO else count)
-    return await _post(call, "/scale", "as its rule says" if count == AUTO else f"scaled to {count}", body)
+    return await post(call, "/scale", "as its rule says" if count == AUTO else f"scaled to {count}", body)
 
 
 async def wake(call: Call) -> int:
@@ -89,7 +89,7 @@ async def wake(call: Call) -> int:
 
 async def sleep(call: Call) -> int:
     """Let it go now, down to its least."""
-    return await _post(call, "/sleep", "goes to sleep")
+    return await post(call, "/sleep", "goes to sleep")
 
 
 async def delete(call: Call) -> int:
@@ -121,15 +121,6 @@ async def templates(call: Call) -> int:
         if name:
             for line in views.parameter_lines(found[0]):
                 call.out.line(line)
-    return Code.OK
-
-
-async def _post(call: Call, rest: str, said: str, body: object = None) -> int:
-    async with api.connect() as calls:
-        answer = await calls.call(call.registry, "POST", path_of(call.args.name, rest), body=body)
-    if call.out.as_json:
-        call.out.document(answer)
-    call.out.note(f"{call.args.name}: {said}", "")
     return Code.OK
 
 

@@ -7,7 +7,7 @@ from ctl import answers, api
 from ctl.call import Call, Command
 from ctl.codes import Code
 from ctl.commands.replicas_wait import add_wait_flags
-from ctl.deployments import add_name, info_of, path_of, until_ready
+from ctl.deployments import add_name, info_of, post, until_ready
 from ctl.views import deployments as views
 
 
@@ -42,28 +42,19 @@ async def status(call: Call) -> int:
 
 async def pause(call: Call) -> int:
     """Let a rollout stand still."""
-    return await _step(call, "pause", "its rollout stands still")
+    return await post(call, "/pause", "its rollout stands still")
 
 
 async def resume(call: Call) -> int:
     """Let it go on."""
-    return await _step(call, "resume", "its rollout goes on")
+    return await post(call, "/resume", "its rollout goes on")
 
 
 async def undo(call: Call) -> int:
     """Return to an earlier revision, as a new one."""
     goal = call.args.to
     said = "rolls back" if goal is None else f"rolls back to what revision {goal} was"
-    return await _step(call, "undo", said, UndoCall(revision=goal))
-
-
-async def _step(call: Call, verb: str, said: str, body: object = None) -> int:
-    async with api.connect() as calls:
-        answer = await calls.call(call.registry, "POST", path_of(call.args.name, f"/{verb}"), body=body)
-    if call.out.as_json:
-        call.out.document(answer)
-    call.out.note(f"{call.args.name}: {said}", "")
-    return Code.OK
+    return await post(call, "/undo", said, UndoCall(revision=goal))
 
 
 COMMANDS = (

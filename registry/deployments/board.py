@@ -2,35 +2,27 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
-from msgspec import UNSET, UnsetType, convert
+from msgspec import UNSET, convert
 
 from common.clock import iso
-from common.wire.base import Message
-from common.wire.deployment import DeploymentInfo, DeploymentPhase, DeploymentReplica, DeploymentRevision, ModelState
-from registry.deployments.model import SeenReplica, Standing, StoredDeployment, Traffic
+from common.wire.deployment import (
+    DeploymentInfo,
+    DeploymentPhase,
+    DeploymentReplica,
+    DeploymentRevision,
+    ModelState,
+    Standing,
+)
+from registry.deployments.model import SeenReplica, StoredDeployment, Traffic
 from registry.deployments.stored import model_of
 
 
-class Status(Message, frozen=True, kw_only=True):
-    """What only the registry that leads knows of a deployment; the others read it in the store."""
+class Status(Standing, frozen=True, kw_only=True):
+    """What only the registry that leads knows of a deployment; the others read it in the store. `hold`: one may wait for it."""
 
-    phase: DeploymentPhase
-    reason: str | None = None
-    wanted: int = 0
-    ready: int = 0
-    starting: int = 0
-    asleep: int = 0
-    leaving: int = 0
-    in_flight: int = 0
-    waiting: int = 0
-    stage: str | UnsetType = UNSET
-    percent: int | UnsetType = UNSET
-    eta_s: float | UnsetType = UNSET
-    position: int | UnsetType = UNSET
-    last_request_at: str | None = None
     hold: bool = True
-    replicas: list[DeploymentReplica] = []
 
 
 def first_status(stored: StoredDeployment) -> Status:
@@ -53,24 +45,22 @@ def status_of(
 ) -> Status:
     """A deployment after planning. `seen`: those that are where they were assigned, by request id; `start`: stage, percent and seconds of the start that is nearest to its end."""
     stage, percent, eta_s = start
-    return Status(
-        phase=standing.phase,
-        reason=standing.reason,
-        wanted=standing.wanted,
-        ready=standing.ready,
-        starting=standing.starting,
-        asleep=standing.asleep,
-        leaving=standing.leaving,
-        in_flight=traffic.in_flight,
-        waiting=traffic.waiting,
-        stage=UNSET if stage is None else stage,
-        percent=UNSET if percent is None else percent,
-        eta_s=UNSET if eta_s is None else round(eta_s, 1),
-        position=UNSET if standing.position is None else standing.position,
-        last_request_at=None if traffic.last_request_at is None else _iso(traffic.last_request_at),
-        hold=_hold(stored, standing, now, hold_within_s),
-        replicas=_replicas(stored, seen),
-    )
+    told = {
+        **members(standing),
+        "in_flight": traffic.in_flight,
+        "waiting": traffic.waiting,
+        "stage": UNSET if stage is None else stage,
+        "percent": UNSET if percent is None else percent,
+        "eta_s": UNSET if eta_s is None else round(eta_s, 1),
+        "last_request_at": None if traffic.last_request_at is None else _iso(traffic.last_request_at),
+        "replicas": _replicas(stored, seen),
+    }
+    return Status(**told, hold=_hold(stored, standing, now, hold_within_s))
+
+
+def members(standing: Standing) -> dict[str, Any]:
+    """What every account of a deployment has in common."""
+    return {name: getattr(standing, name) for name in Standing.__struct_fields__}
 
 
 def _hold(stored: StoredDeployment, standing: Standing, now: float, within_s: float) -> bool:
@@ -108,8 +98,8 @@ def _iso(moment: float) -> str:
 
 def info_of(stored: StoredDeployment, status: Status) -> DeploymentInfo:
     """`GET /api/v1/deployments/{name}`."""
-    members = {name: getattr(status, name) for name in Status.__struct_fields__ if name != "hold"}
     return DeploymentInfo(
+        **members(status),
         name=stored.name,
         model=model_of(stored.name, stored.spec),
         version=stored.version,
@@ -120,7 +110,6 @@ def info_of(stored: StoredDeployment, status: Status) -> DeploymentInfo:
         paused=stored.held is not None,
         scaled=UNSET if stored.scaled is None else stored.scaled,
         history=convert(list(stored.history), list[DeploymentRevision]),
-        **members,
     )
 
 

@@ -9,8 +9,9 @@ import structlog
 from registry.core.documents import Document, Documents, Fence
 from registry.core.store import DocumentConflict, StoreUnavailable
 from registry.deployments.board import Status
-from registry.deployments.model import StartTimes, StoredDeployment
+from registry.deployments.model import StoredDeployment
 from registry.deployments.stored import decode, encode
+from registry.deployments.timing import Starts
 
 log = structlog.get_logger(__name__)
 DEPLOYMENTS = "deployments/"
@@ -18,8 +19,6 @@ STARTS = "starts/"
 STATUS = "status/"
 BORN = "born"
 TRIES = 8
-Starts = dict[str, dict[str, StartTimes]]
-"""Of one template: by model, then by node."""
 _starts = msgspec.json.Decoder(Starts).decode
 _status = msgspec.json.Decoder(Status).decode
 _encode = msgspec.json.Encoder().encode

@@ -22,14 +22,6 @@ class Victim:
     worth: float
 
 
-@dataclass(frozen=True, slots=True)
-class Eviction:
-    """Who goes, for what place."""
-
-    place: Place
-    victims: tuple[Victim, ...]
-
-
 def idle_ones(crews: Iterable[Crew], now: float) -> list[Victim]:
     """Replicas of idle deployments that have nothing to do and whose dwell is over, the least valuable first."""
     found = []
@@ -69,20 +61,18 @@ def victims_for(wish: Wish, idle: Iterable[Victim]) -> dict[str, list[Victim]]:
     return found
 
 
-def cheapest(options: Sequence[Option], victims: dict[str, list[Victim]]) -> Eviction | None:
-    """The node where making room costs least; None: no set of victims makes room anywhere."""
+def cheapest(options: Sequence[Option], victims: dict[str, list[Victim]]) -> tuple[Place | None, list[Victim]]:
+    """The place where making room costs least, and who goes for it; None: no set of victims makes room anywhere."""
     found = []
     for space, needs in options:
         chosen = _chosen(space, needs, victims.get(space.node.name, ()))
-        gone = space.leaving | {one.member.request_id for one in chosen}
-        indices = space.fitting(needs, gone) if chosen else None
+        there = space.leaving | {one.member.request_id for one in chosen}
+        indices = space.fitting(needs, there) if chosen else None
         if indices is not None:
-            found.append(Eviction(Place(space, needs, indices), tuple(chosen)))
-    return min(
-        found,
-        key=lambda one: (sum(victim.worth for victim in one.victims), len(one.victims), one.place.space.node.name),
-        default=None,
-    )
+            cost = (sum(victim.worth for victim in chosen), len(chosen), space.node.name)
+            found.append((cost, Place(space, needs, indices), chosen))
+    _, place, gone = min(found, key=lambda one: one[0], default=(None, None, []))
+    return place, gone
 
 
 def _chosen(space: Space, needs: Needs, victims: Sequence[Victim]) -> list[Victim]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from common.wire.base import JsonObject
-from common.wire.deployment import DeploymentPhase, TemplateGlance
+from common.wire.deployment import Standing, TemplateGlance
 from common.wire.words import ReplicaStatus
 
 
@@ -210,20 +210,6 @@ class Abandon:
 Action = Start | Wake | Sleep | Leave | Abandon
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a deployment stands after planning."""
-
-    phase: DeploymentPhase
-    wanted: int = 0
-    ready: int = 0
-    starting: int = 0
-    asleep: int = 0
-    leaving: int = 0
-    reason: str | None = None
-    position: int | None = None
-
-
 @dataclass(slots=True)
 class Memory:
     """What the planner wants to be reminded of at the next call, by deployment; empty for a new leader."""
@@ -248,17 +234,6 @@ class Plan:
     actions: tuple[Action, ...] = ()
     standings: Mapping[str, Standing] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)
-
-
-@dataclass(frozen=True, slots=True)
-class StartTimes:
-    """How long earlier starts of a template and model on a node took: the last ten, newest last.
-
-    `total_s` until ready; `stages`: per start, the seconds since it began at which each stage was entered, by name.
-    """
-
-    total_s: tuple[float, ...] = ()
-    stages: tuple[Mapping[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -292,11 +292,12 @@ def _make_room(work: _Work, crew: Crew, choice: fit.Choice) -> standing.Note:
     if never is not None:
         return standing.Note(standing.UNSCHEDULABLE, never)
     place = work.best(wish, choice, later=True)
-    victims = victims_for(wish, work.idle) if place is None else {}
-    eviction = cheapest(choice.tried, victims) if victims else None
-    if eviction is not None:
-        place = eviction.place
-        _evict(work, crew, eviction.victims)
+    victims: dict[str, list[Victim]] = {}
+    if place is None:
+        victims = victims_for(wish, work.idle)
+        place, chosen = cheapest(choice.tried, victims)
+        if chosen:
+            _evict(work, crew, chosen)
     if place is not None:
         place.space.take(f"kept for {wish.name}", place.needs, place.indices)
         return standing.Note(standing.QUEUED, f"waits for a replica to leave node {place.space.node.name}", coming=True)

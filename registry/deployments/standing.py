@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from common.wire.deployment import DeploymentPhase
+from msgspec import UNSET
+
+from common.wire.deployment import DeploymentPhase, Standing
 from registry.deployments.crew import Crew
-from registry.deployments.model import Memory, Setback, Standing
+from registry.deployments.model import Memory, Setback
 
 RETRIES_WITHIN_S = 60.0
 """Whose clients were told to come again keeps its place in the line for so long."""
@@ -75,7 +77,16 @@ def _standing(crew: Crew, note: Note | None, position: int | None, failed: Setba
             reason = f"tried again: {_failed(failed)}"
         elif silent is not None:
             reason = f"nothing is heard of its replica on node {silent}"
-    return Standing(phase, crew.want.count, ready, starting, asleep, len(crew.leaving), reason, position)
+    return Standing(
+        phase=phase,
+        reason=reason,
+        wanted=crew.want.count,
+        ready=ready,
+        starting=starting,
+        asleep=asleep,
+        leaving=len(crew.leaving),
+        position=UNSET if position is None else position,
+    )
 
 
 def _phase(crew: Crew, note: Note | None, ready: int, starting: int, asleep: int) -> DeploymentPhase:

@@ -1,21 +1,82 @@
-"""PURE. How long starts took and will take, from what replicas tell of themselves while they start."""
+"""PURE. How long starts took and will take, from what replicas tell of themselves while they start.
 
-from collections.abc import Iterable, Mapping
+Remaining = the median, over earlier starts, of the time from entering this stage until ready, less the time in this stage.
+Where that is over, what those took that were in it for longer. So the parts that are done count by what they took this time.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from common.wire.replica import ReplicaInfo
 from common.wire.words import ReplicaStatus, StageState
-from registry.deployments.eta import TimedStart, Under, estimate, learned, usual_s
-from registry.deployments.model import Assignment, StartTimes, StoredDeployment
+from registry.deployments.model import Assignment, StoredDeployment
 from registry.deployments.sight import moment
 from registry.deployments.stored import model_of
 
+KEPT = 10
+"""Starts that are remembered: a disk, a driver or a model's files may have changed since older ones."""
+FLOOR_S = 1.0
+"""Nothing is promised sooner."""
+STAGES_MOST = 32
 MODELS_MOST = 200
 NODES_MOST = 64
+
+
+@dataclass(frozen=True, slots=True)
+class StartTimes:
+    """How long earlier starts of a template and model on a node took: the last ten, newest last.
+
+    `total_s` until ready; `stages`: per start, the seconds since it began at which each stage was entered, by name.
+    """
+
+    total_s: tuple[float, ...] = ()
+    stages: tuple[Mapping[str, float], ...] = ()
+
+    def learned(self, total_s: float, stages: Mapping[str, float]) -> "StartTimes":
+        """With one start more."""
+        kept = dict(list(stages.items())[:STAGES_MOST])
+        return StartTimes((*self.total_s, total_s)[-KEPT:], (*self.stages, kept)[-KEPT:])
+
+
 Starts = dict[str, dict[str, StartTimes]]
 """Of one template: by model, then by node."""
 QUEUED = "queued"
 """The stage of a replica that waits for a scheduler, which alone knows how long; it is no part of the time that starts take."""
+
+
+def usual_s(sources: Sequence[StartTimes]) -> float | None:
+    """How long a start usually takes; `sources` as for `estimate`. None: nothing is known."""
+    known = next((source for source in sources if source.total_s), None)
+    return None if known is None else median(known.total_s)
+
+
+def estimate(
+    sources: Sequence[StartTimes], elapsed_s: float, stage: str | None = None, entered_s: float = 0.0
+) -> tuple[int, float] | None:
+    """Percent of the way, 0 to 99, and seconds until ready; None: nothing is known of earlier starts.
+
+    Args:
+        sources: This node's starts of the template and model, then other nodes', then the template's with any model; the first
+            that knows anything counts.
+        elapsed_s: Since the start began.
+        stage: Where it is, if that is known.
+        entered_s: When that was entered.
+    """
+    known = next((source for source in sources if source.total_s), None)
+    if known is None:
+        return None
+    rests, spent_s = list(known.total_s), elapsed_s
+    if stage is not None:
+        ends = zip(known.total_s, known.stages, strict=False)
+        in_stage = [total_s - entered[stage] for total_s, entered in ends if stage in entered]
+        if in_stage:
+            rests, spent_s = in_stage, elapsed_s - entered_s
+    left_s = median(rests) - spent_s
+    if left_s < FLOOR_S:
+        left_s = median([rest_s - spent_s for rest_s in rests if rest_s > spent_s] or [FLOOR_S])
+    eta_s = max(FLOOR_S, left_s)
+    return min(99, int(100 * max(0.0, elapsed_s) / (max(0.0, elapsed_s) + eta_s))), eta_s
 
 
 def template_of(stored: StoredDeployment) -> str:
@@ -64,7 +125,7 @@ class Timing:
         models = self.known.setdefault(template, {})
         nodes = models.pop(_model(stored), {})
         times = nodes.pop(assignment.node, StartTimes())
-        nodes[assignment.node] = learned(times, TimedStart(total_s, _entered(info, assignment)))
+        nodes[assignment.node] = times.learned(total_s, _entered(info, assignment))
         models[_model(stored)] = dict(list(nodes.items())[-NODES_MOST:])
         self.known[template] = dict(list(models.items())[-MODELS_MOST:])
         self.changed.add(template)
@@ -91,8 +152,8 @@ class Timing:
                 continue
             entered = _entered(info, assignment) if info else {}
             began_at = self._left_queue_at.get(assignment.request_id) or assignment.made_at
-            under = Under(now - began_at, stage, entered.get(stage, 0.0) if stage else 0.0)
-            known = estimate(self._sources(stored, assignment.node), under)
+            entered_s = entered.get(stage, 0.0) if stage else 0.0
+            known = estimate(self._sources(stored, assignment.node), now - began_at, stage, entered_s)
             word = stage or (info.status.value if info else "assigned")
             if best[0] is None or (known is not None and (best[2] is None or known[1] < best[2])):
                 best = (word, *(known or (None, None)))

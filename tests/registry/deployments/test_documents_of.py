@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from common.wire.deployment import Demand, DeploymentPhase, DeploymentSpec, ModelDemand
+from common.wire.deployment import Demand, DeploymentPhase, DeploymentSpec, ModelDemand, Standing
 from common.wire.replica import ReplicaInfo, Stage
 from common.wire.words import ReplicaStatus, StageState
 from registry.deployments.board import states, status_of
+from registry.deployments.checks import faults
 from registry.deployments.fold import with_actions, with_outcomes, with_seen
 from registry.deployments.intake import SILENT_S, Intake
 from registry.deployments.model import (
@@ -17,13 +18,11 @@ from registry.deployments.model import (
     Leave,
     Needs,
     SeenReplica,
-    Standing,
     Start,
     StoredDeployment,
     Traffic,
     Wake,
 )
-from registry.deployments.parameters import faults
 from registry.deployments.sight import moment, seen
 from registry.deployments.stored import (
     KEPT,
@@ -257,7 +256,9 @@ def test_routers_hear_whether_it_makes_sense_to_wait() -> None:
         (DeploymentPhase.UNSCHEDULABLE, False),
         (DeploymentPhase.FAILING, True),
     ):
-        status = status_of(stored, Standing(phase), Traffic(), {}, start=(None, None, 7.04), hold_within_s=60, now=NOW)
+        status = status_of(
+            stored, Standing(phase=phase), Traffic(), {}, start=(None, None, 7.04), hold_within_s=60, now=NOW
+        )
         (state,) = states({"chat": stored}, {"chat": status})
         assert (state.phase, state.hold, state.eta_s) == (phase, hold, 7.0)
 

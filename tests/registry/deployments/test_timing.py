@@ -2,63 +2,63 @@
 
 import random
 from statistics import median
+from typing import Any
 
 import pytest
 
-from registry.deployments.eta import FLOOR_S, KEPT, TimedStart, Under, estimate, learned, usual_s
-from registry.deployments.model import StartTimes
+from registry.deployments.timing import FLOOR_S, KEPT, StartTimes, estimate, usual_s
 
 FOUR = StartTimes((40.0, 44.0, 36.0, 60.0), tuple({"load": 10.0, "warm up": total - 5} for total in (40, 44, 36, 60)))
 
 
 def test_nothing_is_known_before_the_first_start() -> None:
-    assert estimate([], Under(3.0)) is None
-    assert estimate([StartTimes()], Under(3.0, "load", 1.0)) is None
+    assert estimate([], 3.0) is None
+    assert estimate([StartTimes()], 3.0, "load", 1.0) is None
     assert usual_s([StartTimes()]) is None
 
 
 @pytest.mark.parametrize(
     ("under", "expected"),
     [
-        (Under(0.0), (0, 42.0)),
-        (Under(21.0), (50, 21.0)),
-        (Under(10.0, "load", 10.0), (23, 32.0)),
-        (Under(30.0, "load", 25.0), (52, 27.0)),  # 15 s late into the stage: what follows is as long as ever
-        (Under(100.0, "warm up", 98.0), (97, 3.0)),
-        (Under(10.0, "never seen", 9.0), (23, 32.0)),
-        (Under(50.0, "load", 10.0), (83, 10.0)),  # longer than the median: as the one that took longer
-        (Under(900.0, "load", 10.0), (99, FLOOR_S)),
-        (Under(-5.0), (0, 47.0)),
+        ((0.0,), (0, 42.0)),
+        ((21.0,), (50, 21.0)),
+        ((10.0, "load", 10.0), (23, 32.0)),
+        ((30.0, "load", 25.0), (52, 27.0)),  # 15 s late into the stage: what follows is as long as ever
+        ((100.0, "warm up", 98.0), (97, 3.0)),
+        ((10.0, "never seen", 9.0), (23, 32.0)),
+        ((50.0, "load", 10.0), (83, 10.0)),  # longer than the median: as the one that took longer
+        ((900.0, "load", 10.0), (99, FLOOR_S)),
+        ((-5.0,), (0, 47.0)),
     ],
 )
-def test_the_stage_corrects_what_is_left(under: Under, expected: tuple[int, float]) -> None:
-    assert estimate([FOUR], under) == expected
+def test_the_stage_corrects_what_is_left(under: tuple[Any, ...], expected: tuple[int, float]) -> None:
+    assert estimate([FOUR], *under) == expected
 
 
 def test_other_nodes_and_the_template_help_where_the_node_knows_nothing() -> None:
-    assert estimate([StartTimes(), FOUR], Under(0.0)) == (0, 42.0)
-    assert estimate([StartTimes((7.0,), ({},)), FOUR], Under(0.0)) == (0, 7.0)
+    assert estimate([StartTimes(), FOUR], 0.0) == (0, 42.0)
+    assert estimate([StartTimes((7.0,), ({},)), FOUR], 0.0) == (0, 7.0)
     assert usual_s([StartTimes(), FOUR]) == 42.0
 
 
 def test_the_last_ten_count() -> None:
     times = StartTimes()
     for number in range(25):
-        times = learned(times, TimedStart(float(number), {"load": 1.0}))
+        times = times.learned(float(number), {"load": 1.0})
     assert times.total_s == tuple(float(number) for number in range(15, 25))
     assert len(times.stages) == KEPT
-    many = learned(StartTimes(), TimedStart(1.0, {str(number): 0.0 for number in range(1000)}))
+    many = StartTimes().learned(1.0, {str(number): 0.0 for number in range(1000)})
     assert len(many.stages[0]) == 32
 
 
-def _noisy(rng: random.Random, usual: dict[str, float]) -> TimedStart:
+def _noisy(rng: random.Random, usual: dict[str, float]) -> tuple[float, dict[str, float]]:
     """Each stage takes its usual time, more or less; one start in eight reads from a cold disk and loads for twice as long."""
     at, stages = 0.0, {}
     for stage, usual_stage_s in usual.items():
         stages[stage] = at
         cold = 2.0 if stage == "load" and rng.random() < 1 / 8 else 1.0
         at += usual_stage_s * cold * rng.lognormvariate(0.0, 0.2)
-    return TimedStart(at, stages)
+    return at, stages
 
 
 def test_the_median_error_is_at_most_a_quarter_from_the_fourth_start_on() -> None:
@@ -74,18 +74,18 @@ def test_the_median_error_is_at_most_a_quarter_from_the_fourth_start_on() -> Non
         }
         times = StartTimes()
         for number in range(1, 13):
-            start = _noisy(rng, usual)
+            total_s, stages = _noisy(rng, usual)
             if number >= 4:
                 for share in (0.0, *(rng.random() for _ in range(5))):
-                    elapsed_s = share * start.total_s
+                    elapsed_s = share * total_s
                     stage = max(
-                        (one for one in start.stages if start.stages[one] <= elapsed_s),
-                        key=lambda one: start.stages[one],
+                        (one for one in stages if stages[one] <= elapsed_s),
+                        key=lambda one: stages[one],
                     )
-                    found = estimate([times], Under(elapsed_s, stage, start.stages[stage]))
+                    found = estimate([times], elapsed_s, stage, stages[stage])
                     assert found is not None
-                    left_s = start.total_s - elapsed_s
+                    left_s = total_s - elapsed_s
                     (on_the_way if share else at_first).append(abs(found[1] - left_s) / left_s)
-            times = learned(times, start)
+            times = times.learned(total_s, stages)
     assert median(at_first) <= 0.25
     assert median(on_the_way) <= 0.25
