@@ -1,19 +1,20 @@
 """What clients see when a replica is lost under their streams, and what second copies do for the first byte.
 
     python bench/streams.py rescue [--streams 200] [--how kill,stop,reset,vanish] [--ttft 0.2] [--workers 1]
-    python bench/streams.py hedge [--seconds 20] [--pairs 3] [--slow 10]
+    python bench/streams.py hedge [--clients 16] [--seconds 15] [--pairs 2] [--slow 10]
 
 Starts everything itself on loopback: mock servers with seeded text, a router with `rescue` and `hedge`, clients.
 
 rescue: two mocks, so many streams at once, and one mock is killed (-9), stopped, resets each of its streams after half of them,
 or vanishes without FIN or RST. A stream is whole when its bytes are those of an undisturbed one but for the comment; its gap is
 counted from the last event before the comment to the first one after it.
-hedge: four mocks, one of them slower by the factor `--slow` (1: none), at a fixed rate, with and without `hedge` in turn.
+hedge: four mocks, one of them slower by the factor `--slow` (1: none), under the policy `least_loaded`, with and without `hedge` in turn.
 """
 
 import argparse
 import asyncio
 import json
+import random
 import signal
 import sys
 import tempfile
@@ -31,7 +32,7 @@ import aiohttp  # noqa: E402 - see above
 
 from babysitter.mock.answers import Generation, seeded_words, text_before  # noqa: E402
 from bench.replay.figures import quantile  # noqa: E402
-from bench.router.machine import free_port, load_average  # noqa: E402
+from bench.router.machine import BenchError, free_port, load_average  # noqa: E402
 
 IDLE_S = 1.0
 """The router's limit for a silent stream: what `stop` and `vanish` wait before anything else."""
@@ -242,6 +243,48 @@ def show_rescue(how: str, found: Rescued, ttft_s: float) -> None:
 # -- hedging ----------------------------------------------------------------------------------------------------------
 
 
+async def load(made: Fleet, clients: int, seconds: float, seed: int) -> list[float]:
+    """Times to the first byte of the streams of so many clients, each of which asks anew when it has its answer."""
+    ends, ttfts = time.monotonic() + seconds, []
+
+    async def client(number: int) -> None:
+        chance = random.Random(seed * 1000 + number)  # noqa: S311 - the same requests in each run
+        while time.monotonic() < ends:
+            said = f"request {chance.random()} " + "word " * chance.choice((100, 200, 400))
+            body = {"model": "m", "stream": True, "max_tokens": 8, "messages": [{"role": "user", "content": said}]}
+            seen = await made.stream(body)
+            if b"[DONE]" not in seen.said:
+                raise BenchError(f"a request failed: {seen.said[-200:]!r}")
+            ttfts.append(seen.ttft_s)
+
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    return ttfts
+
+
+async def hedge(slow: float, clients: int, seconds: float, pairs: int) -> tuple[list[float], list[float], float]:
+    """TTFTs without and with second copies, in turn; and the share of requests that had one."""
+    flags = [["--ttft-s", str(0.2 * factor), "--token-delay-s", str(0.04 * factor)] for factor in (slow, 1.0, 1.0, 1.0)]
+    found: dict[bool, list[float]] = {False: [], True: []}
+    copies = 0.0
+    for pair in range(pairs):
+        for on in (False, True) if pair % 2 else (True, False):
+            model = f'hedge = {str(on).lower()}\npolicy = "least_loaded"'
+            async with fleet(flags, model=model, settings="workers = 1", limit=64) as made:
+                await load(made, clients, 5.0, seed=pair)  # it learns
+                before = (await made.metrics()).get("svc_router_hedges", 0.0)
+                found[on] += await load(made, clients, seconds, seed=100 + pair)
+                copies += (await made.metrics())["svc_router_hedges"] - before
+    return sorted(found[False]), sorted(found[True]), copies / max(1, len(found[True]))
+
+
+def show_hedge(slow: float, found: tuple[list[float], list[float], float]) -> None:
+    without, having, share = found
+    print(f"one of four {slow:g} times slower: {len(without)} and {len(having)} requests, copies {share:.1%}")
+    for at in (0.5, 0.9, 0.95, 0.99):
+        off, on = quantile(without, at), quantile(having, at)
+        print(f"   TTFT p{at * 100:g}: {off * 1e3:6.0f} ms without, {on * 1e3:6.0f} ms with, {on / off - 1:+.0%}")
+
+
 def main(argv: Sequence[str]) -> int:
     """Console entry."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -251,11 +294,20 @@ def main(argv: Sequence[str]) -> int:
     lose.add_argument("--how", type=lambda text: text.split(","), default=["kill", "stop", "reset", "vanish"])
     lose.add_argument("--ttft", type=float, default=0.2)
     lose.add_argument("--workers", type=int, default=1)
+    copy = what.add_parser("hedge")
+    copy.add_argument("--slow", type=float, default=10.0)
+    copy.add_argument("--clients", type=int, default=16)
+    copy.add_argument("--seconds", type=float, default=15.0)
+    copy.add_argument("--pairs", type=int, default=2)
     options = parser.parse_args(argv)
     print(load_average())
+    if options.what == "hedge":
+        found = asyncio.run(hedge(options.slow, options.clients, options.seconds, options.pairs))
+        show_hedge(options.slow, found)
+        return 0
     for how in options.how:
-        found = asyncio.run(rescue(how, options.streams, ttft_s=options.ttft, workers=options.workers))
-        show_rescue(how, found, options.ttft)
+        lost = asyncio.run(rescue(how, options.streams, ttft_s=options.ttft, workers=options.workers))
+        show_rescue(how, lost, options.ttft)
     return 0
 
 

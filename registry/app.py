@@ -91,6 +91,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     clock=clock,
                     scope=scope,
                 )
+                keeper.take(hand_over=settings.hand_over)
                 metrics = Metrics(catalogue, writer, hub, routers, keeper.tally)
                 writer.listeners += [hub.publish, prober.notice, index.notice, metrics.notice]
                 app[REGISTRY] = Registry(

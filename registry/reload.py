@@ -17,6 +17,7 @@ def put_in_force(registry: Registry, settings: RegistrySettings) -> None:
         registry.guard = guard
         registry.hub.dismiss()
     registry.agents.token = agent_token
+    registry.keeper.take(hand_over=settings.hand_over)
     registry.addresses = registry.resolver.policy = policy
     registry.catalogue.capacity = settings.max_services
     registry.hub.limit = settings.max_watchers

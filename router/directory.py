@@ -207,6 +207,7 @@ class Directory:
             end_marked=hints.stream_end_mark,
             continues=continues(hints, objects.values()),
             lineages=lineages(hints, objects, replica.models),
+            hands_over=replica.record.draining and bool(replica.record.hand_over),
             absent=replica.absent,
         )
 

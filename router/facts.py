@@ -134,6 +134,11 @@ def _session(fields: MoreFields, named: str | None, affinity: str | None) -> str
     return f"user:{fields.user}" if isinstance(fields.user, str) and fields.user else affinity
 
 
+def stores(body: bytes) -> bool:
+    """Whether the JSON object `body` asks for its answer to be stored (`store`)."""
+    return b'"store"' in body and bytes(decode_members(body).get("store", b"false")) not in (b"false", b"null")
+
+
 def with_model(body: bytes, model: str) -> bytes:
     """The JSON object `body` with another `model`; everything else stays as it was written.
 

@@ -72,6 +72,8 @@ class Endpoint:
     """The operations that it can go on with in the middle of an answer (`streams/kinship.py`)."""
     lineages: dict[str, str] = field(default_factory=dict, hash=False)
     """By model what tells its revision and tokenizer, where anything does."""
+    hands_over: bool = False
+    """It is drained, and its streams are to go on elsewhere, where that can be."""
     absent: bool = False
     """It is a deployment's, and says itself that it starts, sleeps or has ended: not even a last resort."""
 

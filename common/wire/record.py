@@ -43,7 +43,7 @@ class ServiceRecord(Message, frozen=True, kw_only=True):
     `weight` is relative (1.0 by default); `timestamp` is whatever the registering side sent (legacy: a float or ISO
     text); `last_heartbeat` is epoch seconds. `instance_id`, `incarnation` and `generation` are ours: a legacy record
     has None, 0 and a generation given by the registry. `stale`: its lease has ended; `suspect`: a heartbeat is late;
-    `ttl_s`: how long it lasts without one.
+    `ttl_s`: how long it lasts without one. `hand_over`: while it drains, routers move its streams (docs/streams.md).
     """
 
     name: str
@@ -62,6 +62,7 @@ class ServiceRecord(Message, frozen=True, kw_only=True):
     incarnation: int = 0
     generation: int = 0
     draining: bool = False
+    hand_over: bool | None = None
     stale: bool = False
     suspect: bool = False
     ttl_s: float | None = None

@@ -20,6 +20,9 @@ POLL_S = 0.25
 def add_drain(parser: ArgumentParser) -> None:
     """Flags of `drain`."""
     add_name(parser)
+    parser.add_argument(
+        "--hand-over", action="store_true", help="move its streams to other replicas, for models with 'rescue'"
+    )
     parser.add_argument("--wait", action="store_true", help="until the router has no request under way to it")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="of --wait (default: 300)")
 
@@ -34,7 +37,8 @@ async def drain(call: Call) -> int:
     """Let a server have no new requests."""
     async with api.connect() as calls:
         name = await routable_name(calls, call, call.args.name)
-        answer = await calls.call(call.registry, "POST", f"/services/{quote(name, safe='')}/drain")
+        path = f"/services/{quote(name, safe='')}/drain" + ("?hand_over=true" if call.args.hand_over else "")
+        answer = await calls.call(call.registry, "POST", path)
         call.out.note(f"{name}: drains; no new requests go to it ('svcctl undrain {name}' takes it back)")
         in_flight = await until_idle(calls, call, name) if call.args.wait else None
     if call.out.as_json:
@@ -95,8 +99,9 @@ COMMANDS = (
         "send no new requests to a server",
         drain,
         add_drain,
-        details="Requests under way go on. The server keeps running; stop it when --wait has returned.",
-        examples=("svcctl drain qwen-7b-server", "svcctl drain qwen-7b --wait --timeout 600"),
+        details="Requests under way go on; with --hand-over streams go on at other replicas, so that it is empty in seconds. "
+        "The server keeps running; stop it when --wait has returned.",
+        examples=("svcctl drain qwen-7b-server", "svcctl drain qwen-7b --hand-over --wait --timeout 600"),
     ),
     Command(
         "undrain",

@@ -164,9 +164,10 @@ class Catalogue:
                 return self._update(name, fields)
             case Deregister(name, instance_id):
                 return self._deregister(name, instance_id)
-            case SetDraining(name, on):
+            case SetDraining(name, on, hand_over):
                 current = self._record(name)
-                return self._changed(current, replace(current, draining=on), durable=True)
+                after = replace(current, draining=on, hand_over=on and hand_over)
+                return self._changed(current, after, durable=True)
             case SetHealth(name, generation, health):
                 return self._set_health(name, generation, health)
             case Sweep():
@@ -256,7 +257,7 @@ class Catalogue:
         durable = rewrite or status != registration.status or lasting(report) != lasting(current.report)
         if status != registration.status:
             registration = structs.replace(registration, status=status)
-        after = Instance(registration, current.generation, current.draining, current.health, report)
+        after = replace(current, registration=registration, report=report, stale=False, suspect=False)
         return Decision((Upsert(after, durable),), after, renews=True)
 
     def _register(self, registration: Registration) -> Decision:
@@ -280,6 +281,7 @@ class Catalogue:
         after = Instance(
             registration,
             generation=current.generation + 1,
+            hand_over=current.hand_over and owner.instance_id == registration.instance_id,
             draining=current.draining and owner.instance_id == registration.instance_id,
             health=current.health if same_place else HealthStatus.UNKNOWN,
         )

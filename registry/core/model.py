@@ -42,6 +42,7 @@ class Instance:
     report: Report | None = None
     stale: bool = False
     suspect: bool = False
+    hand_over: bool = False
 
     @property
     def name(self) -> str:
@@ -109,10 +110,11 @@ class Deregister:
 
 @dataclass(frozen=True, slots=True)
 class SetDraining:
-    """Start (`on`) or end the draining of an instance."""
+    """Start (`on`) or end the draining of an instance; `hand_over`: routers move its streams to others."""
 
     name: str
     on: bool
+    hand_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)

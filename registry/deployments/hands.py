@@ -60,6 +60,7 @@ class Hands:
         writer: Drains records.
         scope: The calls' tasks belong to it.
         done: Set whenever a call has ended, so that the keeper looks at once.
+        hand_over: Routers move the streams of those that leave to others.
     """
 
     agents: AgentClient
@@ -67,6 +68,7 @@ class Hands:
     writer: Writer
     scope: TaskScope
     done: asyncio.Event
+    hand_over: bool = False
     gone: set[str] = field(default_factory=set)
     """Request ids of those that left, until the keeper takes them."""
     refused: dict[str, str] = field(default_factory=dict)
@@ -185,7 +187,7 @@ class Hands:
         info = self.index.get(replica_id)
         for name in self.index.records_of(replica_id):
             try:
-                await self.writer.submit(SetDraining(name, on=True))
+                await self.writer.submit(SetDraining(name, on=True, hand_over=self.hand_over))
             except CommandRefused as error:
                 log.debug("deployment.record_gone", name=name, reason=str(error))
         return info is not None and info.status is ReplicaStatus.READY

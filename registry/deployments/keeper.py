@@ -93,6 +93,10 @@ class Keeper:
         """Seconds of wall time."""
         return self._clock.utcnow().timestamp()
 
+    def take(self, *, hand_over: bool) -> None:
+        """Take changed settings: whether routers move the streams of replicas that leave."""
+        self._hands.hand_over = hand_over
+
     def nudge(self) -> None:
         """Look at once."""
         self._nudged.set()

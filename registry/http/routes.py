@@ -37,6 +37,9 @@ _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
 _HEALTHY = {"type": "string", "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])$"}
 _EPOCH = Parameter("epoch", {"type": "string"}, "Epoch that the revision belongs to.")
 _OWNER = Parameter("instance_id", {"type": "string"}, "Only if this instance owns the record.")
+_HAND_OVER = Parameter(
+    "hand_over", {"type": "boolean"}, "Routers move its streams to others, for models with `rescue`."
+)
 _WAIT = {"type": "string", "pattern": "^[0-9]{1,5}(\\.[0-9]{1,3})?(ms|s|m)?$"}
 _TEXT = {"type": "string"}
 _EPOCH_S = {"type": "string", "pattern": "^[0-9]{1,12}(\\.[0-9]{1,6})?$"}
@@ -127,6 +130,7 @@ ROUTES: tuple[Route, ...] = (
         "No new requests to it.",
         {200: ServiceAnswer},
         (404, *_WRITES),
+        query=(_HAND_OVER,),
     ),
     Route(
         "POST",

@@ -76,10 +76,11 @@ async def failing(request: web.Request) -> web.Response:
 
 
 async def drain(request: web.Request) -> web.Response:
-    """`POST /services/{name}/drain` and `/undrain`."""
+    """`POST /services/{name}/drain[?hand_over=true]` and `/undrain`."""
     name = request.match_info["name"]
     on = request.path.endswith("/drain")
-    decision = await request.app[REGISTRY].writer.submit(SetDraining(name, on))
+    hand_over = request.query.get("hand_over") == "true"
+    decision = await request.app[REGISTRY].writer.submit(SetDraining(name, on, hand_over))
     return _with_service(request, decision, f"Service {name} {'drains' if on else 'is back'}")
 
 

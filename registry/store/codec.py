@@ -16,6 +16,7 @@ class _Stored(msgspec.Struct, frozen=True):
     generation: int
     draining: bool = False
     report: msgspec.Raw = _NONE
+    hand_over: bool = False
 
 
 class _Read(msgspec.Struct, frozen=True):
@@ -25,6 +26,7 @@ class _Read(msgspec.Struct, frozen=True):
     generation: int
     draining: bool = False
     report: JsonObject | None = None
+    hand_over: bool = False
 
 
 _encode = msgspec.json.Encoder().encode
@@ -34,7 +36,7 @@ _decode = msgspec.json.Decoder(_Read).decode
 def encode(instance: Instance) -> bytes:
     """The durable part of a record."""
     report = _NONE if instance.report is None else msgspec.Raw(instance.report.lasting)
-    return _encode(_Stored(instance.registration, instance.generation, instance.draining, report))
+    return _encode(_Stored(instance.registration, instance.generation, instance.draining, report, instance.hand_over))
 
 
 def decode(raw: bytes) -> Instance:
@@ -46,4 +48,6 @@ def decode(raw: bytes) -> Instance:
     stored = _decode(raw)
     registration = read_lenient(Registration, stored.registration)
     report = None if stored.report is None else make_report(stored.report)
-    return Instance(registration, stored.generation, draining=stored.draining, report=report)
+    return Instance(
+        registration, stored.generation, draining=stored.draining, report=report, hand_over=stored.hand_over
+    )

@@ -48,6 +48,7 @@ def service_record(instance: Instance) -> ServiceRecord:
         generation=instance.generation,
         ttl_s=ttl_s(instance),
         draining=instance.is_draining,
+        hand_over=instance.hand_over or None,
         stale=instance.stale,
         suspect=instance.suspect,
     )

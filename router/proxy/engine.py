@@ -34,6 +34,7 @@ from router.proxy.tracing import Traces
 from router.proxy.watch import StallWatch
 from router.retry import RetryBudget
 from router.serves import call_of
+from router.streams.hedging import Hedges
 
 log = structlog.get_logger(__name__)
 SWEEP_S = 0.25
@@ -101,6 +102,9 @@ class Engine:
     """Models of deployments; asked only for a request that finds nobody."""
     tell_demand: Callable[[], None] = field(default=_nobody_to_tell)
     """Has the master hear now, rather than within a second, that somebody waits for a cold model."""
+    hedges: Hedges = field(default_factory=Hedges)
+    leaving: frozenset[str] = frozenset()
+    """Ids of replicas whose streams are to go on elsewhere."""
     _asked_for: dict[str, float] = field(default_factory=dict)
     """Adapters that requests wait for, and when the master was asked last."""
     _heard: set[str] = field(default_factory=set)
@@ -136,6 +140,8 @@ class Engine:
         ids = {endpoint.id for endpoint in table.endpoints}
         self.outliers.forget_all_but(ids)
         self.without_messages &= ids
+        self.hedges.forget_all_but(ids)
+        self.leaving = frozenset(endpoint.id for endpoint in table.endpoints if endpoint.hands_over)
         self.by_tag = {tag_of(endpoint): endpoint for endpoint in table.endpoints}
         self.watch.set_table(table)
         self.connector.set_table(table)
@@ -229,6 +235,7 @@ class Engine:
             self.watch.silence.begin()
             for exchange in list(self.exchanges):
                 exchange.check(now)
+            self.watch.slow = self.hedges.passed_over(now)
             self.watch.judge(now)
             for client in list(self.clients):
                 client.check(now)

@@ -360,7 +360,7 @@ class Exchange(TimedRequest):
         if self.phase is RequestPhase.DONE:
             return
         if now > self.due_at:
-            has_begun = self._attempt is not None and bool(self._attempt.first_byte_at)
+            has_begun = self.begun or (self._attempt is not None and bool(self._attempt.first_byte_at))
             if self.check_deadline(now, has_begun=has_begun):
                 return
         if self.queued and self.holds:

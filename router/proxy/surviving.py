@@ -6,16 +6,18 @@ Made only where some model has `rescue` or `hedge`, so that nobody else's reques
 from collections.abc import Sequence
 
 from router import dispatch
-from router.counters import RESCUES, RESCUES_FAILED
+from router.counters import HAND_OVERS, RESCUES, RESCUES_FAILED
 from router.dispatch import Failure
 from router.model import Endpoint
 from router.policy.models import NO_RULE
 from router.policy.replica_view import PlacedRequest
-from router.proxy.attempt import UpstreamAttempt
+from router.proxy.attempt import AttemptPhase, UpstreamAttempt
 from router.proxy.engine import Engine
-from router.proxy.exchange import Exchange, RequestPhase
+from router.proxy.exchange import RequestPhase
 from router.proxy.followed import FollowedWriter, is_stream
 from router.proxy.head import RequestHead, ResponseHead
+from router.proxy.hedged import HedgedRequest
+from router.proxy.racing import RacingAttempt
 from router.proxy.response_writer import ResponseWriter
 from router.proxy.sides import ClientConnection
 from router.streams.continuation import CHAT, COMPLETIONS, can_be_continued, continued, is_closing
@@ -25,7 +27,7 @@ _BROKEN_OFF = (dispatch.TRUNCATED, dispatch.INCOMPLETE, dispatch.FELL_SILENT)
 """What a stream is rescued from."""
 
 
-class SurvivingExchange(Exchange):
+class SurvivingExchange(HedgedRequest):
     """One request of one client; for the arguments see `Exchange`."""
 
     def __init__(self, engine: Engine, client: ClientConnection, head: RequestHead, body: bytes) -> None:
@@ -40,6 +42,9 @@ class SurvivingExchange(Exchange):
         """Whose stream is to be continued."""
         self._continuation = b""
         self._rescues = 0
+        self._hand_overs = 0
+        self._moves = False
+        """It is to be continued because its replica leaves, not because that was lost."""
         self._asked_before = 0
         self._begun_at = 0.0
         self._bytes_before = 0
@@ -51,12 +56,16 @@ class SurvivingExchange(Exchange):
             self._is_first = False
             model = self.facts.model
             rule = self._engine.chooser.rules.find(model) if model is not None else NO_RULE
+            if self.translation is None:
+                self.begin_wait(rule)
             if rule.rescue and self.facts.stream and self.facts.choices == 1 and self.translation is None:
                 operation = self.head.operation
                 name = operation.name if operation is not None else b""
                 if name in (CHAT, COMPLETIONS) and can_be_continued(self.body, chat=name == CHAT):
                     self._kept = Kept(chat=name == CHAT)
-        return UpstreamAttempt(self._engine, self, endpoint, placement)
+        if self._kept is None and self._waits_as is None:
+            return UpstreamAttempt(self._engine, self, endpoint, placement)
+        return RacingAttempt(self._engine, self, endpoint, placement, holds_head=self._waits_as is not None)
 
     def _new_writer(self) -> ResponseWriter:
         if self._kept is None:
@@ -128,11 +137,48 @@ class SurvivingExchange(Exchange):
 
     def _go_on(self, lost: Failure) -> None:
         """Have another replica say what follows."""
+        self._rescues += 1
+        self._moves = False
+        self._ask_next(lost)
+
+    def _ask_next(self, lost: Failure) -> None:
         self._lost = lost
         self._lost_at = self._engine.now()
         self._asked_before = self.dispatch.attempts
-        self._rescues += 1
         self.choose()
+
+    # -- the replica leaves ------------------------------------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """Called by the sweep."""
+        if self._engine.leaving and self._kept is not None and self.phase is RequestPhase.ASKING:
+            self._hand_over(self._kept)
+        super().check(now)
+
+    def _hand_over(self, kept: Kept) -> None:
+        """Leave a replica whose operator wants it empty, where another has room: the old attempt holds still meanwhile."""
+        attempt, writer, engine = self._attempt, self._writer, self._engine
+        busy = (
+            attempt is None or attempt.phase is AttemptPhase.OVER or self._lost is not None or self._second is not None
+        )
+        if busy or attempt is None or attempt.endpoint.id not in engine.leaving:
+            return
+        if not self.begun:
+            if self._has_others():
+                attempt.drop(dispatch.MOVED)
+                self._writer = writer if writer is not None and writer.begun else None
+                self.choose()
+        elif self._prepare(kept, attempt) and engine.with_room(self._successors()):
+            attempt.set_paused(paused=True)
+            self._second, self._moves = attempt, True
+            self._ask_next(dispatch.TRUNCATED)
+
+    def fall_out(self, attempt: UpstreamAttempt) -> None:
+        """One of two attempts is over; a stream that could not be handed over goes on as it did."""
+        super().fall_out(attempt)
+        if self._lost is not None and self._attempt is not None and self._attempt.phase is AttemptPhase.RELAYING:
+            self._lost, self._moves = None, False
+            self._attempt.set_paused(paused=self._client.paused)
 
     def _successors(self) -> Sequence[Endpoint]:
         """Who could say what follows: asked for nothing yet, able to, and with the same model."""
@@ -154,6 +200,9 @@ class SurvivingExchange(Exchange):
             self._not_continued(lost)
             return
         roomy = engine.with_room(candidates)
+        if not roomy and self._moves:
+            self._not_continued(lost)
+            return
         if not roomy:
             self.join_queue()
             return
@@ -165,6 +214,9 @@ class SurvivingExchange(Exchange):
         self._ask(decision.endpoint, engine.chooser.placed(decision, self.facts, now))
 
     def _not_continued(self, lost: Failure) -> None:
+        if self._second is not None and self._attempt is not None:
+            self.fall_out(self._attempt)
+            return
         if self._origin is not None:
             self._engine.counters.add(self._origin.slot, RESCUES_FAILED)
         self.fail(lost.answer)
@@ -182,18 +234,21 @@ class SurvivingExchange(Exchange):
             return None
         self._bytes_before += writer.sent_bytes
         writer.go_on(head, attempt.endpoint, closing=is_closing(self.body, kept))
-        engine.counters.add(self._origin.slot, RESCUES)
-        self._lost = None
+        engine.counters.add(self._origin.slot, HAND_OVERS if self._moves else RESCUES)
+        self._hand_overs += self._moves
+        self._lost, self._moves = None, False
+        self.win(attempt)
         return writer
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def more_told(self) -> dict[str, object]:
         """Of the access log."""
-        if not self._rescues or self._origin is None:
-            return {}
-        return {
+        if not (self._rescues or self._hand_overs) or self._origin is None:
+            return super().more_told()
+        return super().more_told() | {
             "rescues": self._rescues,
+            "hand_overs": self._hand_overs,
             "continued_from": self._origin.name,
             "first_byte_ms": round((self._begun_at - self.started) * 1e3, 3),
             "response_bytes": self._bytes_before + (self._writer.sent_bytes if self._writer is not None else 0),

@@ -36,6 +36,8 @@ class StallWatch:
         self._alone = workers == 1
         self._table = Table(0)
         self._by_id: dict[str, Endpoint] = {}
+        self.slow: frozenset[str] = frozenset()
+        """Ids of those to be passed over for another reason (`streams/hedging.py`)."""
         self._stuck: dict[str, tuple[Endpoint, float]] = {}
         """Who stood still at the last look, and since when that is known."""
 
@@ -84,7 +86,7 @@ class StallWatch:
                 counters.add(endpoint.slot, EJECTIONS)
             elif now - silent.newest < TRY_AGAIN_S and self._outliers.admits(endpoint, now):
                 passed_over.append(name)
-        self._chooser.passed_over = frozenset(passed_over)
+        self._chooser.passed_over = frozenset(passed_over) | self.slow
         for name, (endpoint, since) in before.items():
             if name not in self._stuck:
                 counters.put(endpoint.slot, STUCK, 0)

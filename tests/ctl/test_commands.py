@@ -140,6 +140,20 @@ async def test_drain_takes_a_babysitters_name_for_its_server_and_waits_until_it_
     assert left == []
 
 
+async def test_drain_asks_for_a_hand_over_A23(suite: Suite) -> None:
+    suite.answers["registry GET /services"] = {"services": [record("a-server")]}
+    asked: list[str] = []
+
+    async def drain(request: web.Request) -> web.Response:
+        asked.append(request.query_string)
+        return web.json_response({"message": "drains"})
+
+    suite.answers["registry POST /services/a-server/drain"] = drain
+    for more in ((), ("--hand-over",)):
+        assert (await suite.ctl("drain", "a-server", *more)).code == 0
+    assert asked == ["", "hand_over=true"]
+
+
 async def test_a_drain_that_takes_too_long_says_so_and_goes_on(suite: Suite) -> None:
     suite.answers["registry GET /services"] = {"services": [record("a-server")]}
     suite.answers["registry POST /services/a-server/drain"] = {"message": "drains"}

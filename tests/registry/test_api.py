@@ -253,6 +253,16 @@ async def test_drain_and_undrain_D28(client: Client) -> None:
     assert (await send(client, "POST", "/services/none/drain"))[0] == 404
 
 
+async def test_a_drain_may_hand_over_until_it_ends_A23(client: Client) -> None:
+    await add(client, ours())
+    _, content = await send(client, "POST", "/services/svc/drain?hand_over=true")
+    assert content["service"]["hand_over"] is True
+    await send(client, "POST", "/services/svc/heartbeat", {"status": "running"})
+    assert (await send(client, "GET", "/services/svc"))[1]["hand_over"] is True
+    for call in ("undrain", "drain"):
+        assert "hand_over" not in (await send(client, "POST", f"/services/svc/{call}"))[1]["service"]
+
+
 @pytest.mark.parametrize(("answers", "verdict"), [(200, "healthy"), (500, "unhealthy"), (302, "unhealthy")])
 async def test_service_health_probes_now(client: Client, answers: int, verdict: str) -> None:
     async def probed(_request: web.Request) -> web.Response:

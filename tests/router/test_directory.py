@@ -121,6 +121,18 @@ def test_status_and_drain_decide_too() -> None:
     assert eligibility(book) is Eligibility.DRAINING
 
 
+def test_who_drains_may_hand_over_its_streams_A23() -> None:
+    cases: list[tuple[dict[str, Any], bool]] = [
+        ({}, False),
+        ({"draining": True}, False),
+        ({"draining": True, "hand_over": True}, True),
+    ]
+    for more, hands_over in cases:
+        book = directory()
+        book.apply(snapshot(record(**more)), 0.0)
+        assert book.table().endpoints[0].hands_over is hands_over
+
+
 def test_a_new_life_is_a_new_endpoint_without_the_old_ones_history_D27() -> None:
     book = directory()
     book.apply(snapshot(record()), 0.0)
