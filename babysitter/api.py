@@ -18,7 +18,7 @@ from babysitter import events as ev
 from babysitter import metrics as scrapes
 from babysitter import view as answers
 from babysitter.adapters import AdapterError
-from babysitter.lifecycle import ReplicaState
+from babysitter.lifecycle import SLEEPING, ReplicaState
 from babysitter.log_answer import send_log
 from babysitter.supervisor import Supervisor
 from common.clock import now_iso
@@ -29,6 +29,7 @@ from common.http.errors import ApiError, json_errors, read_json_object
 from common.http.openapi import Parameter, Route
 from common.wire.babysitter import BabysitterHealth, BabysitterInfo, BabysitterTimeline, BabysitterTold
 from common.wire.base import JsonObject
+from common.wire.fault import CANNOT_SLEEP
 from common.wire.lora import LoraAdapter, LoraCall
 from common.wire.models import ModelList
 from common.wire.replica import StopRequest
@@ -132,6 +133,29 @@ async def retry(request: web.Request) -> web.Response:
     return json_answer(BabysitterTold(status="starting", name=supervisor.spec.name), status=HTTPStatus.ACCEPTED)
 
 
+async def sleep(request: web.Request) -> web.Response:
+    """`POST /sleep`: no new requests, then, once it has none, its engine sleeps; 409 where it cannot."""
+    supervisor = request.app[CONTEXT].supervisor
+    if (reason := supervisor.sleeper.cannot) is not None:
+        raise ApiError(HTTPStatus.CONFLICT, f"it cannot sleep: {reason}", code=CANNOT_SLEEP)
+    if supervisor.state is not ReplicaState.READY and supervisor.state not in SLEEPING:
+        state = supervisor.state.value
+        raise ApiError(HTTPStatus.CONFLICT, f"only a replica that is ready goes to sleep; this one is {state}")
+    supervisor.tell(ev.SleepRequested())
+    return json_answer(BabysitterTold(status="dozing", name=supervisor.spec.name), status=HTTPStatus.ACCEPTED)
+
+
+async def wake(request: web.Request) -> web.Response:
+    """`POST /wake`: wake a replica that sleeps, or is about to; 409 in any other state."""
+    supervisor = request.app[CONTEXT].supervisor
+    if supervisor.state not in SLEEPING:
+        raise ApiError(
+            HTTPStatus.CONFLICT, f"only a replica that sleeps is woken; this one is {supervisor.state.value}"
+        )
+    supervisor.tell(ev.WakeRequested())
+    return json_answer(BabysitterTold(status="waking", name=supervisor.spec.name), status=HTTPStatus.ACCEPTED)
+
+
 async def load_adapter(request: web.Request) -> web.Response:
     """`POST /lora/load {"name": …}`: load an adapter of the settings; answers when that is done."""
     return await _adapter(request, request.app[CONTEXT].supervisor.adapters.load)
@@ -233,6 +257,22 @@ ROUTES = (
         "/retry",
         retry,
         "Start a failed replica again, with a clean count; 409 in any other state.",
+        {202: BabysitterTold},
+        faults=(409,),
+    ),
+    Route(
+        "POST",
+        "/sleep",
+        sleep,
+        "No new requests, then, once it has none, its engine sleeps; 409 where it cannot.",
+        {202: BabysitterTold},
+        faults=(409,),
+    ),
+    Route(
+        "POST",
+        "/wake",
+        wake,
+        "Wake a replica that sleeps, or is about to; 409 in any other state.",
         {202: BabysitterTold},
         faults=(409,),
     ),

@@ -24,6 +24,7 @@ from babysitter.lifecycle import RestartPolicy
 from babysitter.lora import LoraRules
 from babysitter.probe import ServerProbe
 from babysitter.settings import BabysitterSettings, RestartSettings
+from babysitter.sleep_rules import SleepRules, rules_of, vllm_rules
 from babysitter.slots import Slots
 from babysitter.spec import Addresses, JobRules, LogRules, Requested, Spec
 from babysitter.token_probe import AUTO, TokenProbe
@@ -176,11 +177,23 @@ def make_spec(
         metadata={**hints(settings), **settings.metadata, **deployment_marks(requested.metadata)},
         requested=requested,
         lora=LoraRules(settings.lora.adapters, settings.lora.on_demand, settings.lora.max_loaded),
+        sleep=make_sleep(settings),
         weight=settings.weight,
         diagnostics=request.run_diagnostics if request else False,
         memory_soft_bytes=_bytes(settings.limits.memory_soft_mb),
         memory_hard_bytes=_bytes(settings.limits.memory_hard_mb),
     )
+
+
+def make_sleep(settings: BabysitterSettings) -> SleepRules | None:
+    """How its server sleeps and wakes; None: it does not."""
+    rules = settings.sleep
+    if rules.level is None:
+        return rules_of(rules.sleep, rules.wake, rules.state) if rules.sleep else None
+    if settings.vllm_sleep_level is None:
+        log.warning("sleep.not_on_loopback", host=settings.host)
+        return None
+    return vllm_rules(rules.level)
 
 
 def server_settings(settings: BabysitterSettings) -> dict[str, str]:
@@ -191,6 +204,7 @@ def server_settings(settings: BabysitterSettings) -> dict[str, str]:
     values = settings.model_dump(mode="json", include=names)
     if isinstance(settings.backend, VllmBackend):
         values["lora"] = settings.lora.max_loaded if settings.lora.adapters else 0
+        values["sleep"] = settings.vllm_sleep_level is not None
     values["babysitter.stop_grace_s"] = settings.babysitter.stop_grace_s
     return {name: hashlib.sha256(json.dumps(values[name], sort_keys=True).encode()).hexdigest()[:16] for name in values}
 

@@ -57,9 +57,14 @@ class NotSpawned:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A server of an earlier babysitter was found alive."""
+    """A server of an earlier babysitter was found alive.
+
+    `asleep`: it was to sleep, and is to go on so. `dazed`: its engine may sleep, and is to be awake.
+    """
 
     pid: int
+    asleep: bool = False
+    dazed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,35 @@ class StopRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class SleepRequested:
+    """Nobody needs the server for now."""
+
+
+@dataclass(frozen=True, slots=True)
+class WakeRequested:
+    """Somebody needs the server again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slept:
+    """Its engine sleeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotSlept:
+    """Its engine did not do it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotWoken:
+    """Its engine sleeps on, though it was told to wake for long enough."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """No request is left, or none can be counted and routers had time to hear."""
 
@@ -156,6 +190,11 @@ Event = (
     | OverLimit
     | Exited
     | StopRequested
+    | SleepRequested
+    | WakeRequested
+    | Slept
+    | NotSlept
+    | NotWoken
     | Drained
     | Woke
 )
@@ -189,6 +228,16 @@ class DrainRequests:
 
 
 @dataclass(frozen=True, slots=True)
+class SleepEngine:
+    """Put the engine to sleep, then tell `Slept` or `NotSlept`."""
+
+
+@dataclass(frozen=True, slots=True)
+class WakeEngine:
+    """Wake the engine, as often as it takes; nobody asks it for anything before. Tell `NotWoken` if it never does."""
+
+
+@dataclass(frozen=True, slots=True)
 class CancelJobs:
     """The server is gone: cancel the cluster jobs that it left behind."""
 
@@ -198,7 +247,7 @@ class Finish:
     """The replica is stopped for good."""
 
 
-Effect = Deploy | AbortDeploy | Spawn | Terminate | DrainRequests | CancelJobs | Finish
+Effect = Deploy | AbortDeploy | Spawn | Terminate | DrainRequests | SleepEngine | WakeEngine | CancelJobs | Finish
 
 
 def _signal_name(number: int) -> str:

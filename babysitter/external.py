@@ -5,7 +5,7 @@ import structlog
 from babysitter import jobs
 from babysitter.attempt import ServerAttempt
 from babysitter.events import Exited
-from babysitter.lifecycle import ALIVE, PROBED, ReplicaState
+from babysitter.lifecycle import ALIVE, PROBED, SLEEPING, ReplicaState
 from babysitter.spec import Spec
 
 log = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ class External:
 
     def goes_on(self, ended: Exited, state: ReplicaState) -> bool:
         """Whether the server goes on though our command has ended so."""
-        if ended.code == 0 and state in PROBED:
+        if ended.code == 0 and state in PROBED | SLEEPING:
             log.info("server.detached")
             self.is_detached = True
         return self.is_detached

@@ -52,6 +52,7 @@ def make_plan(settings: BabysitterSettings) -> LaunchPlan:
                 env=backend.env,
                 work_dir=backend.work_dir,
                 adapters=settings.lora.max_loaded if settings.lora.adapters else 0,
+                sleeps=settings.vllm_sleep_level is not None,
             )
         case MockBackend():
             return mock.plan(service, models=backend.models, args=backend.args, env=backend.env)

@@ -8,13 +8,14 @@ from common.wire.words import DisplayStatus, ReplicaStatus
 
 
 class ReplicaState(StrEnum):
-    """Where a replica is. The last three words are ours; the others are also the wire's (docs/contract.md 5)."""
+    """Where a replica is. The last four words are ours; the others are also the wire's (docs/contract.md 5)."""
 
     PENDING = "pending"
     CREATING = "creating"
     STARTING = "starting"
     WAITING_FOR_READY = "waiting_for_ready"
     READY = "ready"
+    ASLEEP = "asleep"
     UNHEALTHY = "unhealthy"
     STOPPING = "stopping"
     STOPPED = "stopped"
@@ -23,10 +24,13 @@ class ReplicaState(StrEnum):
     DRAINING = "draining"
     ENDING = "ending"
     """The server is being ended by us, to be restarted or to fail with a verdict."""
+    DOZING = "dozing"
+    """It gets no new requests, finishes those that it has, and goes to sleep."""
 
 
 WIRE = {
     ReplicaState.BACKING_OFF: ReplicaStatus.STARTING,
+    ReplicaState.DOZING: ReplicaStatus.ASLEEP,
     ReplicaState.DRAINING: ReplicaStatus.STOPPING,
     ReplicaState.ENDING: ReplicaStatus.UNHEALTHY,
 }
@@ -34,7 +38,9 @@ BEGINNING = frozenset({ReplicaState.CREATING, ReplicaState.STARTING, ReplicaStat
 """States of a start that is under way."""
 PROBED = frozenset({ReplicaState.WAITING_FOR_READY, ReplicaState.READY, ReplicaState.UNHEALTHY})
 """States in which the server is asked how it is."""
-ALIVE = PROBED | {ReplicaState.STARTING, ReplicaState.DRAINING, ReplicaState.STOPPING, ReplicaState.ENDING}
+SLEEPING = frozenset({ReplicaState.DOZING, ReplicaState.ASLEEP})
+"""States in which nobody needs the server: whoever asks for its model has it woken."""
+ALIVE = PROBED | SLEEPING | {ReplicaState.STARTING, ReplicaState.DRAINING, ReplicaState.STOPPING, ReplicaState.ENDING}
 """States in which a server's process may exist."""
 
 
@@ -45,7 +51,7 @@ def wire_status(state: ReplicaState) -> ReplicaStatus:
 
 def display_status(state: ReplicaState) -> DisplayStatus:
     """The release server's word for `state`."""
-    if state in BEGINNING or state in (ReplicaState.PENDING, ReplicaState.BACKING_OFF):
+    if state in BEGINNING | SLEEPING or state in (ReplicaState.PENDING, ReplicaState.BACKING_OFF):
         return DisplayStatus.PENDING
     if state in (ReplicaState.READY, ReplicaState.DRAINING):
         return DisplayStatus.ACTIVE

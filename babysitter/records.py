@@ -56,7 +56,7 @@ def server_status(view: View) -> str:
     """`running` while requests are welcome, `draining`, else the contract's word for the state."""
     if view.state is ReplicaState.READY:
         return RecordStatus.RUNNING
-    return RecordStatus.DRAINING if view.state is ReplicaState.DRAINING else view.status
+    return RecordStatus.DRAINING if view.state in (ReplicaState.DRAINING, ReplicaState.DOZING) else view.status
 
 
 def own_heartbeat(view: View) -> ReplicaHeartbeat:

@@ -163,7 +163,12 @@ class ServerRunner:
             self.attempt.end(force=force)
 
     def drain(self, scope: TaskScope, port: int, is_at_rest: Callable[[], Awaitable[bool]]) -> None:
-        """Wait until nobody is served at `port` any more, then tell; `is_at_rest` asks the engine whether it has no request."""
+        """Wait until nobody is served at `port` any more, then tell; an earlier wait ends untold.
+
+        `is_at_rest` asks the engine whether it has no request.
+        """
+        if self._draining is not None:
+            self._draining.cancel()
         self._draining = scope.spawn("drain", self._drain(port, is_at_rest))
 
     async def leave(self) -> None:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from babysitter.backend_settings import Backend, CbclientSettings, default_name, lower_type
 from babysitter.legacy_flags import Table, add_backend_flags, backend_layer
+from babysitter.sleep_rules import rules_of
 from common.http.access import is_loopback
 from common.names import is_host, is_service_name
 from common.settings import (
@@ -29,6 +30,8 @@ from common.wire.address import bare
 from common.wire.base import JsonObject
 
 ENV_PREFIX = "SVC_BABYSITTER_"
+Calls = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""A call, or a list of them."""
 _ADAPTER_NAME = re.compile(r"[^\s,\"'\\]{1,128}")
 _ADAPTER_NAMES_LIMIT = 4096
 """They stand in the record, which a registry bounds."""
@@ -182,6 +185,32 @@ class LoraSettings(Settings):
         return self
 
 
+class SleepSettings(Settings):
+    """`[sleep]`: how a server that nobody needs gives its accelerators' memory back, and takes it again.
+
+    A call is written METHOD /path, and JSON after that where it has a body; a list of calls is made in its order.
+    """
+
+    level: Literal[1, 2] | None = option(
+        None,
+        "vLLM's own calls, where it serves on a loopback address. Asleep, 1 keeps the weights in the machine's memory, 2 "
+        "reads them again.",
+        flags=(),
+    )
+    sleep: Calls = option((), "The call that puts the server to sleep.", flags=())
+    wake: Calls = option((), "The call that wakes it.", flags=())
+    state: str = option("", "The call whose answer has `is_sleeping`, true or false. Empty: there is none.", flags=())
+
+    @model_validator(mode="after")
+    def _fits(self) -> "SleepSettings":
+        if bool(self.sleep) is not bool(self.wake) or (self.state and not self.sleep):
+            raise ValueError("sleep and wake need each other, and state needs them")
+        if self.sleep and self.level is not None:
+            raise ValueError("level: means vLLM's own calls: leave sleep, wake and state out")
+        rules_of(self.sleep, self.wake, self.state)
+        return self
+
+
 class BabysitterSettings(TracedSettings):
     """Start one inference server, watch it, restart it, report it to the registry, stop it.
 
@@ -242,6 +271,7 @@ class BabysitterSettings(TracedSettings):
     jobs: JobSettings = option(JobSettings, "The cluster jobs that a server starts.", restart=True)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     lora: LoraSettings = Field(default_factory=LoraSettings)
+    sleep: SleepSettings = Field(default_factory=SleepSettings)
     cbclient: CbclientSettings = option(CbclientSettings, "How clients are deployed.", restart=True)
     backend: Annotated[Backend, Field(discriminator="type"), BeforeValidator(lower_type)] = option(
         ..., "The server.", flags=()
@@ -284,6 +314,19 @@ class BabysitterSettings(TracedSettings):
         if value is not None and not is_host(value):
             raise ValueError("must be a host name or an address")
         return value if value is None else bare(value)
+
+    @model_validator(mode="after")
+    def _level_is_vllms(self) -> "BabysitterSettings":
+        if self.sleep.level is not None and self.backend.type != "vllm":
+            raise ValueError(
+                f"sleep.level: is for vllm; say by which calls a server of type {self.backend.type} sleeps and wakes"
+            )
+        return self
+
+    @property
+    def vllm_sleep_level(self) -> int | None:
+        """By which of vLLM's levels its server sleeps: anybody who reaches it can make those calls, hence on loopback only."""
+        return self.sleep.level if is_loopback(self.host) else None
 
 
 def config_file(argv: Sequence[str], env: Mapping[str, str]) -> Path | None:
@@ -347,12 +390,6 @@ def _replica_layers(replica_dir: str | None) -> list[Layer]:
     meant = {"name": directory.name, "on_exit": "detach", "log_dir": str(directory)}
     rendered = directory / RENDERED
     if rendered.exists():
-        return [replica_layer(str(rendered), {**file_layer(rendered).data, **meant})]
+        return [Layer(str(rendered), {**file_layer(rendered).data, **meant}, {})]
     backend = {"type": "cbclient", "request": str(directory / "request.json")}
     return [Layer(f"replica directory {directory}", {**meant, "backend": backend}, {})]
-
-
-def replica_layer(name: str, content: Mapping[str, Any]) -> Layer:
-    """The settings that an agent made of a template, and what it keeps for others beside them (`sleep`) left out."""
-    known = BabysitterSettings.model_fields
-    return Layer(name, {key: value for key, value in content.items() if key in known or key != "sleep"}, {})

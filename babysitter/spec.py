@@ -8,6 +8,7 @@ from typing import Protocol
 from babysitter.attempt import ServerCommand
 from babysitter.lifecycle import RestartPolicy
 from babysitter.lora import LoraRules
+from babysitter.sleep_rules import SleepRules
 from babysitter.slots import Slots
 from common.wire.base import JsonObject
 from common.wire.replica import Stage
@@ -122,6 +123,7 @@ class Spec:
     metadata: JsonObject = field(default_factory=dict)
     requested: Requested = Requested()
     lora: LoraRules = field(default_factory=LoraRules)
+    sleep: SleepRules | None = None
     weight: float | None = None
     diagnostics: bool = False
     memory_soft_bytes: int | None = None

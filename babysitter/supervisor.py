@@ -14,23 +14,26 @@ from msgspec.structs import asdict
 from babysitter import events as ev
 from babysitter import log_keeper
 from babysitter.adapters import AdapterKeeper
+from babysitter.attempt import ServerAttempt
 from babysitter.deployment import Deployment
 from babysitter.engine_health import EngineHealth
 from babysitter.fitting import kept_models
 from babysitter.home import Home
 from babysitter.job_keeper import JobKeeper
-from babysitter.lifecycle import ALIVE, Lifecycle, ReplicaState
+from babysitter.lifecycle import ALIVE, SLEEPING, Lifecycle, ReplicaState
 from babysitter.machine import step
 from babysitter.memory import Memory, SavedReplica
 from babysitter.probe import ServerProbe, fetch_json
 from babysitter.server_log import ServerLog
 from babysitter.server_runner import ServerRunner
+from babysitter.sleeper import Sleeper
 from babysitter.spec import Spec
 from babysitter.view import View
 from babysitter.viewer import Viewer
 from babysitter.watcher import ServerWatcher
 from common.clock import Clock, iso
 from common.tasks import TaskScope
+from common.wire.address import url
 from common.wire.base import ModelObject
 from common.wire.replica import Transition
 
@@ -68,6 +71,7 @@ class Supervisor:
         self.spec = spec
         self.home = home
         self.memory = memory
+        self._was = memory.state
         self.on_change: list[Callable[[], None]] = []
         self.on_move: list[Callable[[], None]] = []
         self.finished = asyncio.Event()
@@ -117,6 +121,19 @@ class Supervisor:
             tell=self.tell,
             models_seen=self._models_seen,
             adapters=self.adapters,
+            check=lambda: self.sleeper.check(),  # noqa: PLW0108 - it is made below
+        )
+        self.sleeper = Sleeper(
+            spec,
+            memory,
+            probe.session,
+            clock=clock,
+            looking=self._watcher.looking,
+            state=lambda: self.state,
+            url=lambda: url(self.spec.addresses.local, self._watcher.port),
+            tell=self.tell,
+            seen=self._stage_seen,
+            look=self._watcher.look_soon,
         )
         self._viewer = Viewer(
             memory, home, self._runner, self._watcher, jobs=self._jobs, adapters=self.adapters, now=iso(clock.utcnow())
@@ -151,6 +168,7 @@ class Supervisor:
         self._runner.reload(self.spec)
         self._watcher.reload(self.spec, probe, engine)
         self.adapters.reload(self.spec)
+        self.sleeper.reload(self.spec)
         if self.state is ReplicaState.FAILED:
             self.tell(ev.Retry(deploy=self.spec.deployer is not None))
         self._changed()
@@ -193,10 +211,9 @@ class Supervisor:
         if not unfinished:
             self.memory.desired = "running"
         if attempt is not None and runner.has_server:
-            if self.memory.port and attempt.uuid == self.memory.attempt:
-                self._watcher.recall(self.memory.port)
+            adopted = self._recall(attempt)
             await runner.adopt(scope, attempt)
-            self._tell_first(ev.Adopted(attempt.server.pid if attempt.server is not None else 0))
+            self._tell_first(adopted)
         else:
             self.memory.models = []
             if (ended := await runner.last_end()) is not None:
@@ -212,6 +229,18 @@ class Supervisor:
         if self.spec.jobs.state_command:
             scope.spawn("job_states", self._jobs.watch_states(), service=True)
         scope.spawn("files", self._keep_files(), service=True)
+
+    def _recall(self, attempt: ServerAttempt) -> ev.Adopted:
+        """What is remembered of a server that was found; one that may sleep is believed nothing before it was woken."""
+        may_sleep, slept = self.spec.sleep is not None, self._was in SLEEPING
+        known = bool(self.memory.port) and attempt.uuid == self.memory.attempt
+        proven = known and (self._was == ReplicaState.READY or not (may_sleep or slept))
+        if known:
+            self._watcher.recall(self.memory.port, proven=proven)
+        if may_sleep and not proven:
+            self.sleeper.recall(slept=slept)
+        pid = attempt.server.pid if attempt.server is not None else 0
+        return ev.Adopted(pid, asleep=may_sleep and slept, dazed=may_sleep and not proven)
 
     async def leave(self) -> None:
         """Let go of the server without ending it."""
@@ -270,6 +299,8 @@ class Supervisor:
             self.memory.port = self._watcher.port
             if self.spec.diagnostics and self.memory.diagnostics is None:
                 self._open_scope().spawn("diagnostics", self._fetch_diagnostics())
+        if life.state in SLEEPING:
+            self._watcher.is_proven = False
         if life.state is ReplicaState.STOPPED:
             self.memory.attempt = None
         self._watcher.moved.set()
@@ -303,6 +334,8 @@ class Supervisor:
                 self._runner.end(scope, force=force)
             case ev.DrainRequests():
                 self._runner.drain(scope, self._watcher.port, self._watcher.is_at_rest)
+            case ev.SleepEngine() | ev.WakeEngine():
+                self.sleeper.begin(scope, effect)
             case ev.Deploy():
                 await self._deployment.begin(scope, self.spec)
             case ev.AbortDeploy():
@@ -334,6 +367,7 @@ class Supervisor:
     def _new_attempt(self) -> None:
         self._watcher.new_attempt()
         self.adapters.new_attempt()
+        self.sleeper.new_attempt()
 
     def _adapters_changed(self) -> None:
         self.memory.models = self.adapters.shown(self.memory.models)

@@ -11,6 +11,8 @@ from babysitter import events as ev
 from babysitter.lifecycle import ALIVE, Lifecycle, Move, ReplicaState, RestartPolicy
 
 STORY_LIMIT = 20
+DOZE_LEAST_S = 8.0
+"""Least time for requests to end before a sleep: a connection counts as in use for five seconds after its last byte."""
 Result = tuple[Lifecycle, tuple[ev.Effect, ...]]
 
 
@@ -55,15 +57,18 @@ def spawned(life: Lifecycle, _event: ev.Spawned, policy: RestartPolicy, now: flo
     return _await_ready(life, "spawned", policy, now)
 
 
-def adopted(life: Lifecycle, _event: ev.Adopted, policy: RestartPolicy, now: float) -> Result:
-    """An earlier babysitter's server is waited for, as if it had just been started."""
-    return _await_ready(life, "adopted", policy, now)
+def adopted(life: Lifecycle, event: ev.Adopted, policy: RestartPolicy, now: float) -> Result:
+    """An earlier babysitter's server is waited for, as if it had just been started; one that was to sleep sleeps on."""
+    if event.asleep:
+        return _doze(life, "adopted", policy, now)
+    effects = (ev.WakeEngine(),) if event.dazed else ()
+    return _await_ready(life, "adopted", policy, now, *effects)
 
 
-def _await_ready(life: Lifecycle, cause: str, policy: RestartPolicy, now: float) -> Result:
+def _await_ready(life: Lifecycle, cause: str, policy: RestartPolicy, now: float, *effects: ev.Effect) -> Result:
     fresh = {"ready_at": None, "good": 0, "bad": 0, "stalled": False, "late": False, "listens": False}
     waiting = {"waiting_since": now, "progress_at": now, **fresh}
-    moved, effects = _move(life, ReplicaState.WAITING_FOR_READY, cause, now, **waiting)
+    moved, _ = _move(life, ReplicaState.WAITING_FOR_READY, cause, now, **waiting)
     return replace(moved, wake_at=_next_check(moved, policy)), effects
 
 
@@ -129,6 +134,55 @@ def still_good(life: Lifecycle, _event: ev.ProbeGood, _policy: RestartPolicy, _n
 def steady(life: Lifecycle, _event: ev.Woke, _policy: RestartPolicy, _now: float) -> Result:
     """Ten good minutes: earlier failures no longer count."""
     return replace(life, failures=0, spent=0, wake_at=None), ()
+
+
+def doze(life: Lifecycle, _event: ev.SleepRequested, policy: RestartPolicy, now: float) -> Result:
+    """Nobody needs it: out of rotation, wait for its requests, then sleep."""
+    return _doze(life, "told to sleep", policy, now)
+
+
+def _doze(life: Lifecycle, cause: str, policy: RestartPolicy, now: float) -> Result:
+    wake_at = now + _doze_s(policy)
+    return _move(life, ReplicaState.DOZING, cause, now, ev.DrainRequests(), wake_at=wake_at)
+
+
+def _doze_s(policy: RestartPolicy) -> float:
+    return max(policy.drain_s, DOZE_LEAST_S)
+
+
+def fall_asleep(life: Lifecycle, _event: ev.Drained, _policy: RestartPolicy, _now: float) -> Result:
+    """No request is left."""
+    if life.wake_at is None:
+        return life, ()  # it was told already
+    return replace(life, wake_at=None), (ev.SleepEngine(),)
+
+
+def too_busy(life: Lifecycle, _event: ev.Woke, policy: RestartPolicy, now: float) -> Result:
+    """Its requests go on for too long: it stays awake for them, and serves again."""
+    if life.wake_at is None or now < life.wake_at:
+        return life, ()
+    return _await_ready(life, f"in use for longer than {_doze_s(policy):g} s", policy, now)
+
+
+def asleep(life: Lifecycle, _event: ev.Slept, _policy: RestartPolicy, now: float) -> Result:
+    """Its engine has given its memory back."""
+    return _move(life, ReplicaState.ASLEEP, "sleeps", now)
+
+
+def not_asleep(life: Lifecycle, event: ev.NotSlept, policy: RestartPolicy, now: float) -> Result:
+    """It serves again, once it is certain that it is awake."""
+    moved, effects = _await_ready(life, event.reason, policy, now, ev.WakeEngine())
+    return replace(moved, error=event.reason), effects
+
+
+def wake(life: Lifecycle, _event: ev.WakeRequested, policy: RestartPolicy, now: float) -> Result:
+    """Somebody needs it; it proves itself before it serves, as after a start."""
+    return _await_ready(life, "told to wake", policy, now, ev.WakeEngine())
+
+
+def not_woken(life: Lifecycle, event: ev.NotWoken, _policy: RestartPolicy, now: float) -> Result:
+    """A server that cannot be woken is ended, to be started again."""
+    return _move(life, ReplicaState.ENDING, event.reason, now, ev.Terminate(), error=event.reason)
 
 
 def bad_probe(life: Lifecycle, event: ev.ProbeBad, policy: RestartPolicy, now: float) -> Result:
@@ -227,7 +281,7 @@ def retry(life: Lifecycle, _event: ev.Woke, _policy: RestartPolicy, now: float) 
 
 def stop(life: Lifecycle, event: ev.StopRequested, policy: RestartPolicy, now: float) -> Result:
     """A wanted end: drain a server that serves, end one that lives, finish one that does not."""
-    if life.state is ReplicaState.READY and not event.force:
+    if life.state in (ReplicaState.READY, ReplicaState.DOZING) and not event.force:
         return _move(life, ReplicaState.DRAINING, event.reason, now, ev.DrainRequests(), wake_at=now + policy.drain_s)
     if life.state is ReplicaState.CREATING:
         return _move(life, ReplicaState.STOPPING, event.reason, now, ev.AbortDeploy())

@@ -47,6 +47,7 @@ class ServerWatcher:
         tell: Takes events.
         models_seen: Takes the model objects of every good look.
         adapters: Loads adapters that its list lacks.
+        check: Raises `NotReady` while the engine is not to be asked for anything.
     """
 
     def __init__(
@@ -62,7 +63,10 @@ class ServerWatcher:
         tell: Callable[[ev.Event], None],
         models_seen: Callable[[list[ModelObject]], None],
         adapters: AdapterKeeper,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        self.looking = asyncio.Lock()
+        """Held during each look."""
         self.port = spec.addresses.port
         self.moved = asyncio.Event()
         self.is_proven = False
@@ -71,6 +75,7 @@ class ServerWatcher:
         self._prober = probe
         self._engine = engine
         self._adapters = adapters
+        self._check = check
         self._log = log
         self._state = state
         self._attempt = attempt
@@ -102,10 +107,10 @@ class ServerWatcher:
         """What the engine of this attempt told of its work, where it does."""
         return self._engine.work if self.is_proven else None
 
-    def recall(self, port: int) -> None:
+    def recall(self, port: int, *, proven: bool) -> None:
         """An adopted server's: its ready line may be old by now, or have been written while nobody looked."""
         self.port = port
-        self.is_proven = True
+        self.is_proven = proven
 
     def new_attempt(self) -> None:
         """A server is about to be started: what its port file says now is not its own."""
@@ -143,7 +148,8 @@ class ServerWatcher:
                     seen = now_seen
                     self._tell(ev.StartProgress())
                 await asyncio.to_thread(self._find_port)
-            await self._look()
+            async with self.looking:
+                await self._look()
             await self._weigh()
             serving = self._state() in (ReplicaState.READY, ReplicaState.DRAINING)
             await self._pause(self._spec.interval_s if serving else self._spec.start_interval_s)
@@ -152,6 +158,7 @@ class ServerWatcher:
         attempt, server_url = self._attempt(), url(self._spec.addresses.local, self.port)
         steps = self._adapters.steps
         try:
+            self._check()
             models = await self._prober.look(server_url)
             is_child = not self._spec.stop_command
             if self._state() is ReplicaState.WAITING_FOR_READY and attempt is not None and is_child:

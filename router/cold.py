@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import UnsetType
 
 from common.wire.deployment import DeploymentPhase, ModelState
+from common.wire.words import WAKING
 from router.admission import RETRY_AFTER_LIMIT_S
 
 RETRY_AFTER_S = 5
@@ -20,8 +21,6 @@ _VERBS = {
     DeploymentPhase.ASLEEP: "waking",
     DeploymentPhase.FAILING: "failed, to be tried again",
 }
-_WAKING = "waking"
-"""The stage of a replica that was asleep."""
 _UNFIT = re.compile(r"[^A-Za-z0-9_.-]+")
 _STAGE_LIMIT = 40
 
@@ -98,12 +97,12 @@ class ColdModels:
         if state is None:
             return "starting"
         stage = "" if isinstance(state.stage, UnsetType) else _UNFIT.sub("-", state.stage)[:_STAGE_LIMIT]
-        words = ["waking" if stage == _WAKING else _VERBS.get(state.phase, "starting")]
+        words = ["waking" if stage == WAKING else _VERBS.get(state.phase, "starting")]
         if self.lost:
             return f"{words[0]} registry=lost"  # what it said is old: no figures
         if not isinstance(state.position, UnsetType):
             words.append(f"pos={state.position}")
-        if stage and stage != _WAKING:
+        if stage and stage != WAKING:
             words.append(f"phase={stage}")
         if not isinstance(state.percent, UnsetType):
             words.append(f"{state.percent}%")

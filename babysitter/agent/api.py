@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 import aiohttp
+import msgspec
 from aiohttp import web
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
 from babysitter import metrics as scrapes
@@ -21,7 +22,10 @@ from common.clock import now_iso
 from common.discovery.replica import FILTERS, select
 from common.http.answers import json_answer
 from common.http.errors import ApiError
+from common.wire.base import JsonObject
 from common.wire.deployment import TemplateInfo, TemplateList
+from common.wire.fault import ErrorBody
+from common.wire.read import read_json_lenient
 from common.wire.replica import (
     AgentHealth,
     Created,
@@ -144,6 +148,29 @@ async def retry(request: web.Request) -> web.Response:
     message = f"Replica {replica_id} is retried"
     content = ReplicaMessage(replica_id=replica_id, status=ReplicaStatus.STARTING, message=message)
     return json_answer(content, status=HTTPStatus.ACCEPTED)
+
+
+async def rouse(request: web.Request) -> web.Response:
+    """`POST /api/v1/replicas/{id}/sleep` and `/wake`: as its babysitter answers."""
+    controller, verb = _controller(request), request.path.rpartition("/")[2]
+    replica_id = controller.replica_id
+    if not controller.has_babysitter or controller.record.over:
+        raise ApiError(HTTPStatus.CONFLICT, f"replica {replica_id} is {controller.info().status}")
+    status, raw = await controller.ask(f"/{verb}")
+    if status != HTTPStatus.ACCEPTED:
+        refusal = _refusal(raw)
+        code: JsonObject = {} if isinstance(refusal.code, UnsetType) else {"code": refusal.code}
+        raise ApiError(status, f"replica {replica_id}: {refusal.error}", **code)
+    message = f"Replica {replica_id} {'goes to sleep' if verb == 'sleep' else 'wakes'}"
+    content = ReplicaMessage(replica_id=replica_id, status=controller.info().status, message=message)
+    return json_answer(content, status=HTTPStatus.ACCEPTED)
+
+
+def _refusal(raw: bytes) -> ErrorBody:
+    try:
+        return read_json_lenient(ErrorBody, raw)
+    except msgspec.MsgspecError:
+        return ErrorBody(error="its babysitter does not answer; try again")
 
 
 async def replica_health(request: web.Request) -> web.Response:

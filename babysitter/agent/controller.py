@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
@@ -22,12 +23,14 @@ from babysitter.agent.store import ReplicaStore
 from babysitter.memory import SavedReplica
 from common.clock import Clock
 from common.exits import Exit
+from common.http.client import read_bounded
 from common.wire.create import RequestGlance
 from common.wire.replica import ReplicaInfo, StopRequest
 from common.wire.words import ReplicaStatus
 
 log = structlog.get_logger(__name__)
 CALL_TIMEOUT_S = 5.0
+ANSWER_LIMIT_BYTES = 64 << 10
 TELL_AGAIN_S = 0.2
 STARTED_WITHIN_S = 15.0
 POLL_S = 0.05
@@ -359,21 +362,18 @@ class ReplicaController:
 
     async def _tell(self, path: str, body: StopRequest | None = None) -> bool:
         """One call of its babysitter; True for a success."""
+        return (await self.ask(path, body))[0] < HTTPStatus.BAD_REQUEST
+
+    async def ask(self, path: str, body: StopRequest | None = None) -> tuple[int, bytes]:
+        """One call of its babysitter: status and body of its answer; 503 where nobody answers."""
         url = self._runner.url(self.record, self.directory, self.launch_spec)
-        if url is None:
-            return False
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+        call = {"json": to_builtins(body or {}), "headers": self.launch_spec.headers, "timeout": timeout}
         try:
-            async with self._session.post(
-                f"{url}{path}",
-                json=to_builtins(body or {}),
-                headers=self.launch_spec.headers,
-                timeout=timeout,
-                allow_redirects=False,
-            ) as answer:
-                return answer.ok
-        except (aiohttp.ClientError, TimeoutError):
-            return False
+            async with self._session.post(f"{url}{path}", **call, allow_redirects=False) as answer:
+                return answer.status, await read_bounded(answer, ANSWER_LIMIT_BYTES)
+        except (aiohttp.ClientError, TimeoutError):  # also where it has no address yet
+            return HTTPStatus.SERVICE_UNAVAILABLE, b""
 
     async def _until_disk_allows(self, work: Callable[[], None]) -> None:
         """Run `work`, again and again until the disk allows it (B9)."""

@@ -10,7 +10,9 @@ from common.wire.replica import InfoMarks, ReplicaInfo, ReplicaMembers, Stage
 from common.wire.words import NOT_SERVING, DisplayStatus, ReplicaStatus
 
 ENDED = frozenset({ReplicaStatus.STOPPED, ReplicaStatus.FAILED})
-SERVED = frozenset({ReplicaStatus.READY, ReplicaStatus.UNHEALTHY, ReplicaStatus.WAITING_FOR_READY})
+SERVED = frozenset(
+    {ReplicaStatus.READY, ReplicaStatus.ASLEEP, ReplicaStatus.UNHEALTHY, ReplicaStatus.WAITING_FOR_READY}
+)
 DISPLAY = {
     ReplicaStatus.READY: DisplayStatus.ACTIVE,
     **dict.fromkeys((*ENDED, ReplicaStatus.UNHEALTHY, ReplicaStatus.STOPPING), DisplayStatus.FAILED),

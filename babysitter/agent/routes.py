@@ -78,6 +78,15 @@ ROUTES = (
     Route("POST", f"{_ONE}/health", api.replica_health, "Ask its server now.", {200: ReplicaHealth}, faults=(404,)),
     Route("POST", f"{_ONE}/retry", api.retry, "Begin a failed one again.", {202: ReplicaMessage}, faults=(404, 409)),
     Route(
+        "POST",
+        f"{_ONE}/sleep",
+        api.rouse,
+        "No new requests, then, once it has none, its engine sleeps.",
+        {202: ReplicaMessage},
+        faults=(404, 409, 503),
+    ),
+    Route("POST", f"{_ONE}/wake", api.rouse, "Wake one that sleeps.", {202: ReplicaMessage}, faults=(404, 409, 503)),
+    Route(
         "GET",
         f"{_ONE}/events",
         api.events,

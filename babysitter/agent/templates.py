@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from babysitter.agent import template_file
 from babysitter.agent.slurm.job import checked
 from babysitter.agent.template_file import TemplateError, TemplateFile
-from babysitter.settings import BabysitterSettings, replica_layer
+from babysitter.settings import BabysitterSettings
 from common import own_python
 from common.atomic_file import read_bounded
 from common.names import is_service_name
-from common.settings import SettingsError, build
+from common.settings import Layer, SettingsError, build
 from common.wire.deployment import RELEASE_SERVER, TemplateGlance
 
 log = structlog.get_logger(__name__)
@@ -45,9 +45,7 @@ class Template:
         """What is told of it."""
         if self.file is None:
             return TemplateGlance(name=self.name, digest=self.digest, error=self.error[:ERROR_LIMIT])
-        told = template_file.glance(self.name, self.file, self.digest)
-        # A planner that was told so would put to sleep what nobody here can, and never stop it.
-        return told if "sleep" in BabysitterSettings.model_fields else replace(told, sleeps=False)
+        return template_file.glance(self.name, self.file, self.digest)
 
 
 class TemplateFolder:
@@ -139,7 +137,7 @@ def judge(rendered: Mapping[str, object]) -> None:
     """
     own = {"name": "x", "port": 1024}
     try:
-        settings = build(BabysitterSettings, [replica_layer("template", {**rendered, **own})])
+        settings = build(BabysitterSettings, [Layer("template", {**rendered, **own}, {})])
     except SettingsError as error:
         raise TemplateError(str(error).replace("template: ", "")) from error
     if settings.backend.type == "cbclient":

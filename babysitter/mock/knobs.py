@@ -39,6 +39,7 @@ class Knobs(Settings):
     exit_after_s: float | None = option(None, "Exit so many seconds after the start (only as a flag).", ge=0)
     exit_code: int = option(1, "Exit code of exit_after_s and die_after_chunks.", ge=0, le=255)
     slow_start_s: float = option(0.0, "Open the port so many seconds after the start (only as a flag).", ge=0)
+    wake_s: float = option(0.0, "How long it takes to wake, in seconds.", ge=0)
     drain_s: float = option(1.0, "How long open requests may take after SIGTERM, in seconds.", ge=0)
     idle_close_s: float = option(75.0, "Close idle connections after so many seconds (only as a flag).", gt=0)
     grandchild: bool = option(False, "Start a process in a session of its own that outlives this one (only as a flag).")

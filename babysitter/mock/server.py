@@ -54,6 +54,7 @@ class MockServer:
         self.counts: Counter[str] = Counter(requests=0, in_flight=0, held=0, finished=0, disconnects=0, chunks=0)
         self.calls: Counter[str] = Counter()
         self.last_request: Body | None = None
+        self.asleep = False
         self._news = asyncio.Condition()
         self._parked: list[asyncio.Event] = []
 
@@ -65,7 +66,13 @@ class MockServer:
 
     def state(self) -> Body:
         """What `GET /mock/state` tells."""
-        about = {"name": self.name, "pid": os.getpid(), "models": self.models, "calls": dict(self.calls)}
+        about = {
+            "name": self.name,
+            "pid": os.getpid(),
+            "models": self.models,
+            "calls": dict(self.calls),
+            "asleep": self.asleep,
+        }
         return {**about, **self.counts, "knobs": self.knobs.model_dump(), "last_request": self.last_request}
 
     async def until(self, counts: dict[str, int], wait_s: float) -> None:
@@ -137,6 +144,9 @@ def make_app(server: MockServer) -> web.Application:
         app.router.add_post(f"{prefix}/completions", generate)
         app.router.add_post(f"{prefix}/embeddings", embeddings)
     app.router.add_get("/health", health)
+    app.router.add_post("/sleep", sleep)
+    app.router.add_post("/wake_up", wake_up)
+    app.router.add_get("/is_sleeping", is_sleeping)
     app.router.add_get("/mock/state", mock_state)
     app.router.add_post("/mock/knobs", mock_knobs)
     app.router.add_post("/mock/models", mock_models)
@@ -176,6 +186,28 @@ async def health(request: web.Request) -> web.Response:
     """`GET /health`."""
     server = request.app[SERVER]
     return json_answer({"status": "ok", "server": server.name}, status=server.knobs.health_status)
+
+
+async def sleep(request: web.Request) -> web.Response:
+    """`POST /sleep`, as vLLM's: from now on requests fail, which would end a real engine."""
+    server = request.app[SERVER]
+    server.calls[request.path] += 1
+    server.asleep = True
+    return web.Response()
+
+
+async def wake_up(request: web.Request) -> web.Response:
+    """`POST /wake_up`: answers when it is awake."""
+    server = request.app[SERVER]
+    server.calls[request.path] += 1
+    await asyncio.sleep(server.knobs.wake_s)
+    server.asleep = False
+    return web.Response()
+
+
+async def is_sleeping(request: web.Request) -> web.Response:
+    """`GET /is_sleeping`."""
+    return json_answer({"is_sleeping": request.app[SERVER].asleep})
 
 
 async def models(request: web.Request) -> web.Response:
@@ -271,6 +303,9 @@ async def mock_release(request: web.Request) -> web.Response:
 
 async def _misbehave_first(server: MockServer, request: web.Request, body: Body) -> None:
     """Everything that happens before the first byte; raises `ApiError` for the answers that fail."""
+    if server.asleep:
+        server.calls["asleep"] += 1
+        raise ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "the mock sleeps")
     if server.knobs.hold:
         await server.park()
     knobs = server.knobs

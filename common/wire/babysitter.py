@@ -62,7 +62,7 @@ class BabysitterTimeline(Message, frozen=True, kw_only=True):
 
 
 class BabysitterTold(Message, frozen=True, kw_only=True):
-    """`POST /stop` and `POST /retry`: what begins now."""
+    """`POST /stop`, `/retry`, `/sleep` and `/wake`: what begins now."""
 
-    status: Literal["starting", "stopping"]
+    status: Literal["starting", "stopping", "dozing", "waking"]
     name: str

@@ -7,6 +7,9 @@ from common.wire.base import Message
 NO_ACCELERATORS = "no_accelerators"
 """`code` of an agent's refusal: its node lacks them, for now (503) or for ever (422); another may have them."""
 
+CANNOT_SLEEP = "cannot_sleep"
+"""`code` of a babysitter's refusal: its server does not sleep, whoever asks; it can only be stopped."""
+
 
 class FieldFault(Message, frozen=True, kw_only=True):
     """What is wrong with one member of a body."""

@@ -12,6 +12,7 @@ class ReplicaStatus(StrEnum):
     STARTING = "starting"
     WAITING_FOR_READY = "waiting_for_ready"
     READY = "ready"
+    ASLEEP = "asleep"
     UNHEALTHY = "unhealthy"
     STOPPING = "stopping"
     STOPPED = "stopped"
@@ -78,3 +79,5 @@ class StageState(StrEnum):
 
 NOT_SERVING: Final = "NA"
 """`endpoint` of a replica that serves nothing yet, or no more."""
+WAKING: Final = "waking"
+"""The stage in a report of a server that was asleep and is being woken; when that is done, it tells how long it took."""

@@ -1,4 +1,4 @@
-"""`svcctl replicas stop|retry`: end replicas, and let a failed one begin again."""
+"""`svcctl replicas stop|retry|sleep|wake`: end replicas, let a failed one begin again, let one sleep."""
 
 from argparse import ArgumentParser
 
@@ -32,6 +32,21 @@ def add_retry(parser: ArgumentParser) -> None:
     add_wait_flags(parser, "until they are ready, or have failed again")
 
 
+def add_sleep(parser: ArgumentParser) -> None:
+    """Flags of `sleep`."""
+    _add_ids(parser)
+
+
+def add_wake(parser: ArgumentParser) -> None:
+    """Flags of `wake`."""
+    _add_ids(parser)
+    add_wait_flags(parser, "until they are ready")
+
+
+def _add_ids(parser: ArgumentParser) -> None:
+    completers.attach(parser.add_argument("ids", metavar="ID", nargs="+", help="replicas"), completers.replicas)
+
+
 async def stop(call: Call) -> int:
     """Stop replicas; one that cannot be stopped does not keep the others running."""
     async with api.connect() as calls:
@@ -50,9 +65,23 @@ async def stop(call: Call) -> int:
 
 async def retry(call: Call) -> int:
     """Let failed replicas begin again."""
+    return await _tell(call, "retry")
+
+
+async def sleep(call: Call) -> int:
+    """Let replicas sleep."""
+    return await _tell(call, "sleep")
+
+
+async def wake(call: Call) -> int:
+    """Wake replicas."""
+    return await _tell(call, "wake")
+
+
+async def _tell(call: Call, verb: str) -> int:
     async with api.connect() as calls:
-        replies = await each(calls, call, call.args.ids, ("POST", "/retry"))
-        if call.args.wait:
+        replies = await each(calls, call, call.args.ids, ("POST", f"/{verb}"))
+        if verb != "sleep" and call.args.wait:
             return await until(call, calls, call.args.ids, "ready")
     if call.out.as_json:
         call.out.document(replies)
@@ -116,5 +145,20 @@ COMMANDS = (
         retry,
         add_retry,
         examples=("svcctl replicas retry abc123def456 --wait",),
+    ),
+    Command(
+        "replicas sleep",
+        "let replicas give their accelerators' memory back",
+        sleep,
+        add_sleep,
+        details="Requests under way are finished first. A deployment's replica is woken by its next request.",
+        examples=("svcctl replicas sleep abc123def456",),
+    ),
+    Command(
+        "replicas wake",
+        "wake replicas that sleep",
+        wake,
+        add_wake,
+        examples=("svcctl replicas wake abc123def456 --wait",),
     ),
 )

@@ -154,6 +154,8 @@ class Crew:
     def can_sleep(self, member: Member) -> bool:
         """Its template says how, and it is as it should be."""
         node, template = member.node, self.wish.template
+        if member.replica is None or member.replica.sleepless:
+            return False
         if not member.ready or node is None or node.away or template is None or self.outdated(member):
             return False
         return template in node.templates and node.templates[template].sleeps

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from common.wire.replica import ReplicaInfo
-from common.wire.words import ReplicaStatus
+from common.wire.words import WAKING, ReplicaStatus
 from registry.core.documents import Fence
 from registry.deployments import board, sight
 from registry.deployments.model import (
@@ -52,7 +52,7 @@ class Round:
 
     Args:
         stored: The documents; `whole`: all of them could be read.
-        sleepless: True for a node whose replicas cannot sleep.
+        sleepless: True for a node whose replicas cannot sleep, and for a replica that cannot.
         gone: Request ids of those that left; `refused`: of those that a node refused, with why.
     """
 
@@ -75,7 +75,10 @@ class Round:
 
 def decide(reign: Reign, it: Round) -> tuple[Plan, dict[str, StoredDeployment]]:
     """What is to be done, and the documents as they are to be."""
-    it.replicas = sight.seen(it.infos, it.stored, reign.born_at if it.whole else math.inf)
+    it.replicas = [
+        replace(one, sleepless=it.sleepless(one.replica_id))
+        for one in sight.seen(it.infos, it.stored, reign.born_at if it.whole else math.inf)
+    ]
     nodes = {assignment.request_id: assignment.node for one in it.stored.values() for assignment in one.assignments}
     it.seen = {one.request_id: one for one in it.replicas if nodes.get(one.request_id) == one.node}
     ids = {one.replica_id for one in it.seen.values()}
@@ -137,7 +140,7 @@ def statuses(reign: Reign, it: Round, planned: Plan, kept: Mapping[str, StoredDe
             if not ready and not assignment.leaving:
                 starting.append((assignment, it.told.get(assignment.request_id)))
         start = reign.timing.nearest(one, starting, it.now) if not standing.ready else (None, None, None)
-        if start[2] is None and not standing.ready and start[0] != QUEUED:
+        if start[2] is None and not (standing.ready or standing.asleep or start[0] in (QUEUED, WAKING)):
             start = (start[0], start[1], reign.timing.usual(one))
         found[name] = board.status_of(
             one, standing, it.traffic[name], it.seen, start=start, hold_within_s=HOLD_WITHIN_S, now=it.now

@@ -16,6 +16,7 @@ import structlog
 from common.http.errors import ApiError
 from common.tasks import TaskScope
 from common.wire.base import JsonObject
+from common.wire.fault import CANNOT_SLEEP, ErrorBody
 from common.wire.read import read_json_lenient, read_lenient
 from common.wire.replica import Created, InfoMarks, OneReplica, ReplicaList
 from common.wire.words import ReplicaStatus
@@ -98,15 +99,16 @@ class Hands:
         """`wake` or `sleep` a replica."""
         self._begin(f"{verb} {replica_id}", node, self._rouse(replica_id, node, verb))
 
-    def is_sleepless(self, node: str) -> bool:
-        """Its agent has no call that lets a replica sleep, as it answered a short time ago."""
-        return time.monotonic() - self._sleepless.get(node, -SLEEPLESS_S) < SLEEPLESS_S
+    def is_sleepless(self, name: str) -> bool:
+        """A node whose agent has no call that lets a replica sleep, or a replica that cannot, as was answered a short time ago."""
+        return time.monotonic() - self._sleepless.get(name, -SLEEPLESS_S) < SLEEPLESS_S
 
     def forget(self, known: Iterable[str]) -> None:
         """Keep nothing of request ids that are no more."""
         still, now = {*known, *self._busy}, time.monotonic()
         self._made = {key: at for key, at in self._made.items() if key in still}
         self._waits = {key: wait for key, wait in self._waits.items() if key in still or wait.until > now}
+        self._sleepless = {name: at for name, at in self._sleepless.items() if now - at < SLEEPLESS_S}
 
     # Each call in a task.
 
@@ -215,8 +217,10 @@ class Hands:
 
     async def _rouse(self, replica_id: str, node: str, verb: str) -> None:
         answer = await self._ask(self._agent(node), "POST", f"/api/v1/replicas/{replica_id}/{verb}")
-        if verb == "sleep" and answer.status == HTTPStatus.NOT_FOUND:
+        if verb == "sleep" and answer.status == HTTPStatus.NOT_FOUND and self.index.get(replica_id) is not None:
             self._sleepless[node] = time.monotonic()
+        elif verb == "sleep" and _fault(answer).code == CANNOT_SLEEP:
+            self._sleepless[replica_id] = time.monotonic()
         log.info("deployment.roused", replica=replica_id, node=node, verb=verb, status=answer.status)
 
     async def _ask(self, agent: NodeAgent, method: str, path: str) -> AgentAnswer:
@@ -238,10 +242,13 @@ class Hands:
         raise AgentAway(f"the agent of node {node!r} is not registered")
 
 
-def _reason(answer: AgentAnswer) -> str:
+def _fault(answer: AgentAnswer) -> ErrorBody:
     """What an agent says of its refusal."""
     try:
-        text = msgspec.json.decode(answer.body, type=dict[str, object]).get("error")
+        return read_json_lenient(ErrorBody, answer.body)
     except msgspec.MsgspecError:
-        text = None
-    return str(text)[:300] if isinstance(text, str) else f"the agent answered {answer.status}"
+        return ErrorBody(error=f"the agent answered {answer.status}")
+
+
+def _reason(answer: AgentAnswer) -> str:
+    return _fault(answer).error[:300]

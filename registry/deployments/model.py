@@ -87,7 +87,8 @@ class Assignment:
 class SeenReplica:
     """A replica of a deployment that heartbeats tell of.
 
-    `node` is where it runs; `ending`: its job ends soon; `stale`: its lease ended; `in_flight`: by routers. `status_since` and `ready_at` are moments.
+    `node` is where it runs; `ending`: its job ends soon; `stale`: its lease ended; `in_flight`: by routers. `status_since` and
+    `ready_at` are moments. `asleep`: it sleeps or is about to, and serves when it is woken; `sleepless`: it refuses to.
     """
 
     replica_id: str
@@ -98,6 +99,7 @@ class SeenReplica:
     status: ReplicaStatus
     service: str | None = None
     asleep: bool = False
+    sleepless: bool = False
     draining: bool = False
     ending: bool = False
     stale: bool = False

@@ -68,6 +68,7 @@ def _seen(
     info: ReplicaInfo, request_id: str, owner: StoredDeployment | None, node: str, marks: InfoMarks
 ) -> SeenReplica:
     assignment = next((one for one in owner.assignments if one.request_id == request_id), None) if owner else None
+    asleep = info.status is ReplicaStatus.ASLEEP
     numbers = [one for one in (info.running, info.waiting) if one is not msgspec.UNSET]
     return SeenReplica(
         replica_id=info.replica_id,
@@ -77,8 +78,8 @@ def _seen(
         node=node,
         status=info.status,
         service=marks.service or None,
-        asleep=info.status == "asleep",
-        draining=marks.draining is True,
+        asleep=asleep,
+        draining=marks.draining is True and not asleep,  # on its way to sleep its record drains: that is nobody's hand
         ending=marks.ending is True,
         stale=marks.stale is True,
         in_flight=sum(numbers),

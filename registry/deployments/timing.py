@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from common.wire.replica import ReplicaInfo
-from common.wire.words import ReplicaStatus, StageState
+from common.wire.words import WAKING, ReplicaStatus, StageState
 from registry.deployments.model import Assignment, StoredDeployment
 from registry.deployments.sight import moment
 from registry.deployments.stored import model_of
@@ -153,7 +153,9 @@ class Timing:
             entered = _entered(info, assignment) if info else {}
             began_at = self._left_queue_at.get(assignment.request_id) or assignment.made_at
             entered_s = entered.get(stage, 0.0) if stage else 0.0
-            known = estimate(self._sources(stored, assignment.node), now - began_at, stage, entered_s)
+            sources = self._sources(stored, assignment.node)
+            # To wake is no start: what those took says nothing of it.
+            known = None if stage == WAKING else estimate(sources, now - began_at, stage, entered_s)
             word = stage or (info.status.value if info else "assigned")
             if best[0] is None or (known is not None and (best[2] is None or known[1] < best[2])):
                 best = (word, *(known or (None, None)))

@@ -88,7 +88,7 @@ def lacks_accelerators(response: AgentAnswer) -> bool:
 
 
 async def pass_on(request: web.Request) -> web.Response:
-    """A call about one replica, answered by its node's agent: `DELETE`, and `POST` of stop, health and retry."""
+    """A call about one replica, answered by its node's agent: `DELETE`, and `POST` of stop, health, retry, sleep and wake."""
     registry = _may_write(request)
     replica_id = _id(request)
     raw = await _read(request)

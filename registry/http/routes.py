@@ -209,6 +209,15 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("POST", f"{_REPLICA}/health", replicas.pass_on, "Ask its server now.", {200: ReplicaHealth}, _AGENT),
     Route("POST", f"{_REPLICA}/retry", replicas.pass_on, "Begin a failed one again.", {202: ReplicaMessage}, _AGENT),
+    Route(
+        "POST",
+        f"{_REPLICA}/sleep",
+        replicas.pass_on,
+        "No new requests, then, once it has none, its engine sleeps.",
+        {202: ReplicaMessage},
+        _AGENT,
+    ),
+    Route("POST", f"{_REPLICA}/wake", replicas.pass_on, "Wake one that sleeps.", {202: ReplicaMessage}, _AGENT),
     Route("GET", f"{_REPLICA}/timeline", replicas.read_on, "What it went through.", {200: Timeline}, _AGENT),
     Route(
         "GET",

@@ -120,7 +120,7 @@ def deployment_families(tally: Tally) -> Iterator[Metric]:
 
 KNOWN_STATUSES = frozenset(
     {"running", "draining", "stopped", "stopping", "starting", "pending", "creating", "waiting_for_ready", "unhealthy"}
-    | {"failed", "error", "unknown"}
+    | {"asleep", "failed", "error", "unknown"}
 )
 
 

@@ -15,7 +15,7 @@ from router.policy.models import POLICIES
 from router.policy.parameters import NoObject, Parameters
 from router.proxy.engine import Engine
 from router.proxy.head import RequestHead
-from router.proxy.paths import ADMIN_TREES, PROXIED, EndMark, Operation, is_control, loads_adapters
+from router.proxy.paths import ADMIN_TREES, PROXIED, EndMark, Operation, is_control, loads_adapters, steers_engine
 from router.proxy.spelling import nearest
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -96,6 +96,8 @@ def check_path(engine: Engine, head: RequestHead, operation: Operation | None) -
         raise Rejected(404, "unknown_path", f"the router serves no such path{hint}")
     if loads_adapters(head.path):
         raise Rejected(404, "unknown_path", "adapters are loaded at their babysitter: svcctl lora load REPLICA NAME")
+    if steers_engine(head.path):
+        raise Rejected(404, "unknown_path", "engines sleep and wake by their babysitter: svcctl replicas sleep REPLICA")
     return False
 
 

@@ -158,6 +158,15 @@ def loads_adapters(path: bytes) -> bool:
     return not _LOADS_ADAPTERS.isdisjoint(unquote_to_bytes(path).lower().split(b"/"))
 
 
+_STEERS_ENGINE = frozenset({b"sleep", b"wake_up", b"is_sleeping", b"collective_rpc"})
+"""Parts of the paths by which vLLM (VLLM_SERVER_DEV_MODE) sleeps, wakes, and has its workers call whatever the body names."""
+
+
+def steers_engine(path: bytes) -> bool:
+    """True for an engine's own call for sleeping and waking, however it is escaped: only babysitters make those."""
+    return not _STEERS_ENGINE.isdisjoint(unquote_to_bytes(path).lower().split(b"/"))
+
+
 def is_control(path: bytes) -> bool:
     """True for a path that the router answers itself."""
     return path in CONTROL or path.startswith(_CONTROL_TREES)
