@@ -44,6 +44,7 @@ PURE = (
     "babysitter/port_finder.py",
     "babysitter/records.py",
     "babysitter/run_meta.py",
+    "babysitter/sleep_rules.py",
     "babysitter/stages.py",
     "babysitter/started_with.py",
     "babysitter/start_trace.py",

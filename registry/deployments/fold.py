@@ -76,7 +76,7 @@ class Round:
 def decide(reign: Reign, it: Round) -> tuple[Plan, dict[str, StoredDeployment]]:
     """What is to be done, and the documents as they are to be."""
     it.replicas = [
-        replace(one, sleepless=it.sleepless(one.replica_id))
+        replace(one, sleepless=True) if it.sleepless(one.replica_id) else one
         for one in sight.seen(it.infos, it.stored, reign.born_at if it.whole else math.inf)
     ]
     nodes = {assignment.request_id: assignment.node for one in it.stored.values() for assignment in one.assignments}

@@ -216,11 +216,14 @@ class Hands:
         raise AgentAway(f"replica {replica_id} has not stopped within {STOPS_WITHIN_S:g} s")
 
     async def _rouse(self, replica_id: str, node: str, verb: str) -> None:
-        answer = await self._ask(self._agent(node), "POST", f"/api/v1/replicas/{replica_id}/{verb}")
-        if verb == "sleep" and answer.status == HTTPStatus.NOT_FOUND and self.index.get(replica_id) is not None:
+        path = f"/api/v1/replicas/{replica_id}/{verb}"
+        answer = await self.agents.ask(self._agent(node), "POST", path)
+        if answer.status == HTTPStatus.NOT_FOUND and verb == "sleep" and self.index.get(replica_id) is not None:
             self._sleepless[node] = time.monotonic()
-        elif verb == "sleep" and _fault(answer).code == CANNOT_SLEEP:
+        elif answer.status == HTTPStatus.CONFLICT and _fault(answer).code == CANNOT_SLEEP:
             self._sleepless[replica_id] = time.monotonic()
+        elif answer.status >= HTTPStatus.BAD_REQUEST:
+            raise ApiError(answer.status, f"POST {path}: {_reason(answer)}")
         log.info("deployment.roused", replica=replica_id, node=node, verb=verb, status=answer.status)
 
     async def _ask(self, agent: NodeAgent, method: str, path: str) -> AgentAnswer:

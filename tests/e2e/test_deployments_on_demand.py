@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,16 @@ class Fleet:
             await asyncio.sleep(0.1)
         raise AssertionError(f"{listed}\n{(self.folder / 'router.log').read_text()[-3000:]}")
 
+    async def engine_sleeps(self, port: int) -> bool:
+        """Its babysitter says so, once its requests are over; one that asked the server itself would keep it awake."""
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            async with self.http.get(f"http://127.0.0.1:{port + 1}/timeline") as answer:
+                if (await answer.json())["state"] == "asleep":
+                    return True
+            await asyncio.sleep(0.1)
+        return False
+
     def kill_registry(self) -> None:
         self.registry_process.kill()
         self.registry_process.wait()
@@ -79,6 +90,15 @@ class Fleet:
 
     def made(self) -> list[dict[str, Any]]:
         return [it for it in self.agent.infos().values() if not it["metadata"].get("deleted")]
+
+
+def templates(folder: Path) -> Path:
+    """The shipped ones, and `sleepy`: the mock with its calls for sleeping."""
+    shutil.copytree(ROOT / "config" / "templates", folder)
+    calls = {"sleep": "POST /sleep", "wake": "POST /wake_up", "state": "GET /is_sleeping"}
+    words = "".join(f'{name} = "{call}"\n' for name, call in calls.items())
+    (folder / "sleepy.toml").write_text((folder / "mock.toml").read_text() + f"\n[sleep]\n{words}")
+    return folder
 
 
 @pytest.fixture
@@ -91,7 +111,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
             "registry_url": url,
             "heartbeat_interval": 0.5,
             "babysitter_command": [sys.executable, "-m", "babysitter"],
-            "templates_dir": str(ROOT / "config" / "templates"),
+            "templates_dir": str(templates(tmp_path / "templates")),
             "accelerators": {"kind": "mock", "count": 2, "memory_mb": 1000, "variable": "CUDA_VISIBLE_DEVICES"},
         }
         made = stack.enter_context(agent(tmp_path / "agent", settings=settings))
@@ -157,4 +177,28 @@ async def test_kill_9_of_the_registry_in_the_middle_of_starts(fleet: Fleet, dela
     while (await fleet.call("GET", f"{DEPLOYMENTS}/two"))[0] != 404:
         assert time.monotonic() < deadline, fleet.made()
         await asyncio.sleep(0.1)
+    assert all(it["status"] == "stopped" for it in fleet.made())
+
+
+async def test_an_idle_model_sleeps_is_woken_by_a_request_and_stopped_later(fleet: Fleet) -> None:
+    body = mock(template="sleepy", model="m", accelerators=1, replicas={"min": 0, "max": 1}, idle_s=2, dwell_s=1)
+    status, answer = await fleet.call("PUT", f"{DEPLOYMENTS}/one", body)
+    assert status == 201, answer
+    await fleet.reached("one", "cold")
+    await fleet.router_knows("m")
+    question = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+    servers = set()
+    for _ in range(3):
+        async with fleet.http.post(f"{fleet.router}/v1/chat/completions", json=question) as got:
+            assert got.status == 200, await got.text()
+        (made,) = fleet.made()
+        servers.add((made["replica_id"], made["replica_pid"]))
+        info = await fleet.reached("one", "asleep", 0)
+        assert (info["wanted"], info["asleep"]) == (0, 1)
+        nodes = (await fleet.call("GET", "/api/v1/nodes"))[1]["nodes"]
+        held = [one["replicas"] for one in nodes[0]["accelerators"] if one["replicas"]]
+        assert held == [[made["replica_id"]]], "it keeps its accelerator"
+        assert await fleet.engine_sleeps(made["port"])
+    assert len(servers) == 1, "it was woken, not started"
+    await fleet.reached("one", "cold")
     assert all(it["status"] == "stopped" for it in fleet.made())

@@ -28,6 +28,7 @@ class FakeAgent:
         start_s: From the create call until ready.
         refuse: Answer create calls with this text.
         answer_delay_s: From a replica's making to the answer of its create call.
+        sleeps: Its template says that its replicas sleep; they do unless `sleepless`.
     """
 
     registries: list[str]
@@ -36,6 +37,8 @@ class FakeAgent:
     start_s: float = 0.2
     refuse: str = ""
     answer_delay_s: float = 0.0
+    sleeps: bool = False
+    sleepless: bool = False
     silent: bool = False
     port: int = field(default_factory=free_port)
     replicas: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -111,6 +114,15 @@ class FakeAgent:
             return web.json_response({"error": "not found"}, status=404)
         return web.json_response({"replica_id": replica_id, "status": "stopped", "message": ""})
 
+    async def rouse(self, request: web.Request) -> web.Response:
+        replica_id, verb = request.match_info["id"], request.match_info["verb"]
+        self.calls.append(f"{verb} {replica_id}")
+        if self.sleepless:
+            return web.json_response({"error": "it cannot sleep", "code": "cannot_sleep"}, status=409)
+        status = {"sleep": "asleep", "wake": "ready"}[verb]
+        self.replicas[replica_id].update(status=status, ready_at=now_iso(), status_since=now_iso())
+        return web.json_response({"replica_id": replica_id, "status": status, "message": ""}, status=202)
+
     def _info(self, replica: dict[str, Any]) -> dict[str, Any]:
         shown = ("replica_id", "request_id", "status", "created_at", "status_since", "ready_at")
         info = {key: replica[key] for key in shown if replica[key] is not None}
@@ -140,6 +152,7 @@ class FakeAgent:
                 {
                     "name": "mock",
                     "accelerators": 1,
+                    "sleeps": self.sleeps,
                     "digest": "d",
                     "parameters": {
                         "type": "object",
@@ -198,6 +211,8 @@ class FakeAgent:
         app.router.add_get("/api/v1/replicas", self.listing)
         app.router.add_get("/api/v1/replicas/{id}", self.one)
         app.router.add_delete("/api/v1/replicas/{id}", self.delete)
+        if self.sleeps:
+            app.router.add_post("/api/v1/replicas/{id}/{verb:sleep|wake}", self.rouse)
         runner = web.AppRunner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", self.port).start()

@@ -140,6 +140,52 @@ async def test_a_request_that_waits_starts_a_cold_model_at_once(caller: Caller, 
     assert "deployment_cold_starts_total 1.0" in page
 
 
+async def test_what_was_put_to_sleep_and_asked_for_stays_awake_whoever_leads(tmp_path: Path) -> None:
+    port = str(free_port())
+    agent = FakeAgent([f"http://127.0.0.1:{port}"], sleeps=True)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session, agent.serving():
+        caller = Caller(agent.registries[0], session)
+        with running(tmp_path, "--port", port):
+            await eventually(lambda: known(caller, "n1"))
+            await caller.put("chat", spec(model="big", replicas={"min": 0, "max": 1}))
+            await caller.call("POST", f"{ROOT}/chat/wake")
+            await eventually(lambda: phase(caller, "chat", "ready", 1))
+            await caller.call("POST", f"{ROOT}/chat/sleep")
+
+            async def sleeps() -> bool:
+                info = await caller.info("chat")
+                return (info["phase"], info["asleep"], info["replicas"][0]["status"]) == ("asleep", 1, "asleep")
+
+            await eventually(sleeps)
+            slots = (await caller.call("GET", "/api/v1/nodes"))[1]["nodes"][0]["accelerators"]
+            assert sum(len(it["replicas"]) for it in slots) == 1, "its accelerator stays its own"
+        with running(tmp_path, "--port", port):
+            await eventually(lambda: phase(caller, "chat", "asleep"))
+            await asyncio.sleep(1.5)
+            assert await phase(caller, "chat", "asleep"), "another leader leaves it asleep"
+            await caller.demand("big", waiting=1)
+            await eventually(lambda: phase(caller, "chat", "ready", 1))
+            await caller.demand("big", requests=1)
+        calls = [call.split()[0] for call in agent.calls]
+        assert calls == ["sleep", "wake"]
+        with running(tmp_path, "--port", port):
+            await eventually(lambda: phase(caller, "chat", "ready", 1))
+            await asyncio.sleep(2.5)
+            assert await phase(caller, "chat", "ready", 1)
+            assert len(agent.calls) == 2
+
+
+async def test_a_replica_that_cannot_sleep_is_stopped_instead(caller: Caller) -> None:
+    async with FakeAgent([caller.url], sleeps=True, sleepless=True).serving() as agent:
+        await eventually(lambda: known(caller, "n1"))
+        await caller.put("chat", spec(replicas={"min": 0, "max": 1}))
+        await caller.call("POST", f"{ROOT}/chat/wake")
+        await eventually(lambda: phase(caller, "chat", "ready", 1))
+        await caller.call("POST", f"{ROOT}/chat/sleep")
+        await eventually(lambda: phase(caller, "chat", "cold"), within_s=5)
+        assert [call.split()[0] for call in agent.calls] == ["sleep", "DELETE"]
+
+
 async def test_another_parameter_rolls_and_undo_brings_it_back(caller: Caller, agent: FakeAgent) -> None:
     await caller.put("chat", spec())
     await eventually(lambda: phase(caller, "chat", "ready", 1))

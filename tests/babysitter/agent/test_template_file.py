@@ -10,7 +10,6 @@ import tomli
 from babysitter.agent import template_file
 from babysitter.agent.template_file import TemplateFile, judged, parse, render
 from babysitter.agent.templates import SHIPPED, TemplateFolder, read
-from babysitter.settings import BabysitterSettings
 from common.wire.deployment import RELEASE_SERVER
 
 BUILT_IN: dict[str, Any] = {"served_name": "m", "accelerators": 0, "port": 2000, "host": "127.0.0.1"}
@@ -298,10 +297,13 @@ def test_the_schema_says_what_is_judged() -> None:
     }
 
 
-def test_sleep_is_kept_for_whoever_reads_it(tmp_path: Path) -> None:
-    (tmp_path / "t.toml").write_text(ARGS + '[sleep]\nkind = "x"\n')
+def test_sleep_is_the_babysitters_to_judge(tmp_path: Path) -> None:
+    calls = {"sleep": "POST /sleep", "wake": 'POST /wake {"x": 1}'}
+    words = "".join(f"{name} = '{text}'\n" for name, text in calls.items())
+    (tmp_path / "t.toml").write_text(f"{ARGS}[sleep]\n{words}")
     one = read(tmp_path / "t.toml")
-    assert one.file is not None
-    assert template_file.glance("t", one.file, "d").sleeps
-    assert one.glance.sleeps is ("sleep" in BabysitterSettings.model_fields), "only where a babysitter can"
-    assert render(one.file, {**judged(one.file, {"model": "x"})[0], **BUILT_IN})["sleep"] == {"kind": "x"}
+    assert one.file is not None, one.error
+    assert one.glance.sleeps
+    assert render(one.file, {**judged(one.file, {"model": "x"})[0], **BUILT_IN})["sleep"] == calls
+    (tmp_path / "t.toml").write_text(ARGS + '[sleep]\nsleep = "POST /sleep"\n')
+    assert "sleep and wake need each other" in read(tmp_path / "t.toml").error

@@ -249,6 +249,32 @@ def test_time_in_a_schedulers_queue_is_the_schedulers_to_tell_and_no_part_of_a_s
     assert timing.nearest(stored, [(assignment, queued("2026-01-01T00:01:00Z"))], NOW + 1) == ("queued", None, 64.0)
 
 
+def test_one_that_is_woken_shows_no_time_that_starts_took() -> None:
+    timing, stored = Timing(), set_back(made(), "other", "x", NOW)
+    stored = with_actions(stored, [Start("chat", 1, "n1", NEEDS, "")], {}, NOW)
+    (assignment,) = stored.assignments
+    waking = Stage(name="waking", state=StageState.RUNNING, began_at="2026-01-01T01:00:00Z")
+    starting = ReplicaInfo(replica_id="r", status=ReplicaStatus.STARTING)
+    timing.observe(stored, assignment, starting)
+    timing.observe(
+        stored, assignment, ReplicaInfo(replica_id="r", status=ReplicaStatus.READY, ready_at="2026-01-01T00:01:00Z")
+    )
+    woken = ReplicaInfo(replica_id="r", status=ReplicaStatus.WAITING_FOR_READY, stages=[waking])
+    assert timing.nearest(stored, [(assignment, starting)], NOW)[2] == 60
+    assert timing.nearest(stored, [(assignment, woken)], NOW + 3601) == ("waking", None, None)
+
+
+def test_a_replica_on_its_way_to_sleep_was_drained_by_nobody() -> None:
+    stored = with_actions(made(), [Start("chat", 1, "n1", NEEDS, "")], {}, NOW)
+    marks = {"node": "n1", "draining": True}
+    for status, draining in ((ReplicaStatus.ASLEEP, False), (ReplicaStatus.READY, True)):
+        info = ReplicaInfo(
+            replica_id="r", request_id=stored.assignments[0].request_id, status=status, created_at=AT, metadata=marks
+        )
+        (one,) = seen([info], {"chat": stored}, 0.0)
+        assert (one.asleep, one.draining) == (not draining, draining)
+
+
 def test_routers_hear_whether_it_makes_sense_to_wait() -> None:
     stored = set_back(made(), "n1", "no", NOW)
     for phase, hold in (

@@ -133,6 +133,12 @@ def test_it_goes_asleep_when_idle_and_is_stopped_later() -> None:
     assert kinds(plain.actions) == ["Leave"]
 
 
+def test_one_that_refuses_to_sleep_is_stopped_when_idle() -> None:
+    idle = wish(least=0, idle_s=600, template="sleepy")
+    held = node("a", 4, "r-m-1")
+    assert counts(planned([idle], [held], there("m", sleepless=True))) == {"Leave": 1}
+
+
 def test_a_sleeper_is_woken_before_another_is_started() -> None:
     asked = planned(
         [wish(least=0, template="sleepy")],
