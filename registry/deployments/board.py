@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import UNSET, convert
+from msgspec.structs import replace
 
 from common.clock import iso
 from common.wire.deployment import (
@@ -45,17 +46,17 @@ def status_of(
 ) -> Status:
     """A deployment after planning. `seen`: those that are where they were assigned, by request id; `start`: stage, percent and seconds of the start that is nearest to its end."""
     stage, percent, eta_s = start
-    told = {
-        **members(standing),
-        "in_flight": traffic.in_flight,
-        "waiting": traffic.waiting,
-        "stage": UNSET if stage is None else stage,
-        "percent": UNSET if percent is None else percent,
-        "eta_s": UNSET if eta_s is None else round(eta_s, 1),
-        "last_request_at": None if traffic.last_request_at is None else _iso(traffic.last_request_at),
-        "replicas": _replicas(stored, seen),
-    }
-    return Status(**told, hold=_hold(stored, standing, now, hold_within_s))
+    told = replace(
+        standing,
+        in_flight=traffic.in_flight,
+        waiting=traffic.waiting,
+        stage=UNSET if stage is None else stage,
+        percent=UNSET if percent is None else percent,
+        eta_s=UNSET if eta_s is None else round(eta_s, 1),
+        last_request_at=None if traffic.last_request_at is None else _iso(traffic.last_request_at),
+        replicas=_replicas(stored, seen),
+    )
+    return Status(**members(told), hold=_hold(stored, standing, now, hold_within_s))
 
 
 def members(standing: Standing) -> dict[str, Any]:

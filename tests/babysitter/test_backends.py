@@ -4,10 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from babysitter.assemble import make_sleep
 from babysitter.backends.plan import option_value
 from babysitter.launch import make_command, make_plan
 from babysitter.settings import BabysitterSettings
+from babysitter.sleep_rules import EngineCall, SleepRules, says_asleep
 from common import own_python
 from common.exits import ConfigurationError
 
@@ -53,6 +56,64 @@ def test_command_of_a_backend_is_the_contracts(backend: dict[str, object], argv:
 )
 def test_expected_models_are_those_the_command_asks_for(backend: dict[str, object], expected: tuple[str, ...]) -> None:
     assert make_plan(settings(**backend)).expected_models == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "sleep", "sleeps"),
+    [
+        ("127.0.0.1", {"level": 1}, True),
+        ("localhost", {"level": 2}, True),
+        ("10.0.0.5", {"level": 1}, False),
+        ("0.0.0.0", {"level": 1}, False),
+        ("localhost", {}, False),
+    ],
+)
+def test_vllm_has_its_calls_for_sleeping_on_loopback_only(host: str, sleep: dict[str, object], sleeps: bool) -> None:  # noqa: FBT001 - a row
+    given = {"name": "s1", "port": 8001, "host": host, "sleep": sleep, "backend": {"type": "vllm", "model": "m"}}
+    made = BabysitterSettings.model_validate(given)
+    plan, rules = make_plan(made), make_sleep(made)
+    assert ("--enable-sleep-mode" in plan.argv, plan.env.get("VLLM_SERVER_DEV_MODE")) == (
+        sleeps,
+        "1" if sleeps else None,
+    )
+    assert (rules is not None) is sleeps
+    if rules is not None:
+        assert str(rules.state) == "GET /is_sleeping"
+        assert str(rules.sleep[0]) == f"POST /sleep?level={sleep['level']}"
+
+
+@pytest.mark.parametrize(
+    ("sleep", "words"),
+    [
+        ({"sleep": "POST /sleep"}, "need each other"),
+        ({"sleep": "POST /sleep", "wake": "/wake"}, "'/wake' is no call"),
+        ({"sleep": "POST /sleep", "wake": "POST /wake {1}"}, "is no JSON"),
+        ({"state": "GET /is_sleeping"}, "need each other"),
+        ({"level": 1, "sleep": "POST /sleep", "wake": "POST /wake"}, "vLLM's own"),
+        ({"level": 1}, "is for vllm"),
+        ({"level": 3}, "1 or 2"),
+    ],
+)
+def test_sleep_that_makes_no_sense_is_refused(sleep: dict[str, object], words: str) -> None:
+    given = {"name": "s1", "port": 8001, "sleep": sleep, "backend": {"type": "mock", "models": ["m"]}}
+    with pytest.raises(ValidationError, match=words):
+        BabysitterSettings.model_validate(given)
+
+
+def test_calls_for_sleeping_are_a_word_or_a_list_with_bodies() -> None:
+    sleep = {"sleep": "POST /sleep", "wake": ['POST /rpc {"method": "x"}', "PUT /on?a=b"]}
+    given = {"name": "s1", "port": 8001, "sleep": sleep, "backend": {"type": "mock", "models": ["m"]}}
+    rules = make_sleep(BabysitterSettings.model_validate(given))
+    calls = EngineCall("POST", "/rpc", b'{"method": "x"}'), EngineCall("PUT", "/on?a=b")
+    assert rules == SleepRules((EngineCall("POST", "/sleep"),), calls)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [(b'{"is_sleeping": true}', True), (b"false", False), (b"{}", None), (b'"yes"', None), (b"<html>", None)],
+)
+def test_answer_to_state_says_whether_it_sleeps(raw: bytes, said: bool | None) -> None:  # noqa: FBT001 - a row
+    assert says_asleep(raw) is said
 
 
 @pytest.mark.parametrize(

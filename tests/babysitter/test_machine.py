@@ -41,6 +41,10 @@ def play(events: Sequence[tuple[float, ev.Event]], policy: RestartPolicy = POLIC
 
 START: list[tuple[float, ev.Event]] = [(0, ev.Begin()), (0.1, ev.Spawned(7))]
 UP: list[tuple[float, ev.Event]] = [*START, (1, ev.ProbeGood())]
+DOZING: list[tuple[float, ev.Event]] = [*UP, (2, ev.SleepRequested())]
+FALLING: list[tuple[float, ev.Event]] = [*DOZING, (3, ev.Drained())]
+ASLEEP: list[tuple[float, ev.Event]] = [*FALLING, (4, ev.Slept())]
+DOWN = [ev.Spawn(), ev.DrainRequests(), ev.SleepEngine()]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,29 @@ UP: list[tuple[float, ev.Event]] = [*START, (1, ev.ProbeGood())]
         ([*UP, (9, ev.StopRequested("x", force=True))], ReplicaState.STOPPING, [ev.Spawn(), ev.Terminate(force=True)]),
         ([*START, (9, ev.StopRequested("x"))], ReplicaState.STOPPING, [ev.Spawn(), ev.Terminate()]),
         ([(0, ev.StopRequested("x"))], ReplicaState.STOPPED, [ev.Finish()]),
+        (DOZING, ReplicaState.DOZING, DOWN[:2]),
+        (FALLING, ReplicaState.DOZING, DOWN),
+        ([*FALLING, (3, ev.Drained()), (99, ev.Woke())], ReplicaState.DOZING, DOWN),
+        ([*DOZING, (31, ev.Woke())], ReplicaState.DOZING, DOWN[:2]),
+        ([*DOZING, (32, ev.Woke())], ReplicaState.WAITING_FOR_READY, DOWN[:2]),
+        ([*DOZING, (3, ev.WakeRequested())], ReplicaState.WAITING_FOR_READY, [*DOWN[:2], ev.WakeEngine()]),
+        ([*FALLING, (4, ev.WakeRequested())], ReplicaState.WAITING_FOR_READY, [*DOWN, ev.WakeEngine()]),
+        ([*FALLING, (4, ev.NotSlept("x"))], ReplicaState.WAITING_FOR_READY, [*DOWN, ev.WakeEngine()]),
+        ([*FALLING, (4, CRASH)], ReplicaState.BACKING_OFF, [*DOWN, ev.CancelJobs()]),
+        ([*DOZING, (3, ev.StopRequested("x"))], ReplicaState.DRAINING, [*DOWN[:2], ev.DrainRequests()]),
+        (ASLEEP, ReplicaState.ASLEEP, DOWN),
+        ([*ASLEEP, (5, ev.SleepRequested()), (6, ev.ProbeBad("x")), (7, ev.Woke())], ReplicaState.ASLEEP, DOWN),
+        ([*ASLEEP, (5, ev.WakeRequested())], ReplicaState.WAITING_FOR_READY, [*DOWN, ev.WakeEngine()]),
+        ([*ASLEEP, (5, ev.WakeRequested()), (6, ev.ProbeGood())], ReplicaState.READY, [*DOWN, ev.WakeEngine()]),
+        (
+            [*ASLEEP, (5, ev.WakeRequested()), (6, ev.NotWoken("x"))],
+            ReplicaState.ENDING,
+            [*DOWN, ev.WakeEngine(), ev.Terminate()],
+        ),
+        ([*ASLEEP, (5, CRASH)], ReplicaState.BACKING_OFF, [*DOWN, ev.CancelJobs()]),
+        ([*ASLEEP, (5, ev.StopRequested("x"))], ReplicaState.STOPPING, [*DOWN, ev.Terminate()]),
+        ([(0, ev.Adopted(7, asleep=True))], ReplicaState.DOZING, [ev.DrainRequests()]),
+        ([(0, ev.Adopted(7, dazed=True))], ReplicaState.WAITING_FOR_READY, [ev.WakeEngine()]),
     ],
 )
 def test_step_takes_the_move_of_the_table(
@@ -363,6 +390,11 @@ def test_random_lives_stay_legal_and_always_end_when_told() -> None:
         CRASH,
         ev.Exited(signal=9),
         ev.Drained(),
+        ev.SleepRequested(),
+        ev.WakeRequested(),
+        ev.Slept(),
+        ev.NotSlept("x"),
+        ev.NotWoken("x"),
     ]
     for _ in range(300):
         now, replica = 0.0, Lifecycle()
@@ -390,6 +422,8 @@ def test_random_lives_stay_legal_and_always_end_when_told() -> None:
         (ReplicaState.BACKING_OFF, "starting", "Pending"),
         (ReplicaState.WAITING_FOR_READY, "waiting_for_ready", "Pending"),
         (ReplicaState.READY, "ready", "Active"),
+        (ReplicaState.DOZING, "asleep", "Pending"),
+        (ReplicaState.ASLEEP, "asleep", "Pending"),
         (ReplicaState.DRAINING, "stopping", "Active"),
         (ReplicaState.UNHEALTHY, "unhealthy", "Failed"),
         (ReplicaState.ENDING, "unhealthy", "Failed"),

@@ -316,3 +316,15 @@ def test_a_way_has_a_share_unless_only_the_cluster_knows() -> None:
     assert known == sorted(known)
     assert shares.count(None) == 2
     assert known[-1] == 1.0
+
+
+async def test_replicas_are_put_to_sleep_and_woken(suite: Suite) -> None:
+    for verb, message in (("sleep", "goes to sleep"), ("wake", "wakes")):
+        answer = {"replica_id": ID, "status": "asleep", "message": f"Replica {ID} {message}"}
+        suite.answers[f"registry POST /api/v1/replicas/{ID}/{verb}"] = (202, answer)
+        done = await suite.ctl("replicas", verb, ID)
+        assert (done.code, message in done.stdout + done.stderr) == (0, True)
+    suite.answers[f"registry POST /api/v1/replicas/{ID}/sleep"] = (409, {"error": "it cannot sleep: x"})
+    done = await suite.ctl("replicas", "sleep", ID)
+    assert done.code != 0
+    assert "it cannot sleep: x" in done.stderr

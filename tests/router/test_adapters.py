@@ -156,6 +156,20 @@ async def test_engines_own_calls_for_adapters_are_not_passed_on_whatever_the_set
     assert not loads_adapters(b"/v1/models/load_lora_adapters")
 
 
+STEERING = ["/sleep?level=2", "/v1/wake_up", "/is_sleeping", "/Collective%5Frpc", "/x/collective_rpc/"]
+
+
+@pytest.mark.parametrize("path", STEERING)
+async def test_calls_that_steer_an_engine_are_not_passed_on_whatever_the_settings(planes: MakePlane, path: str) -> None:
+    plane = await planes(any_path=True, extra_paths=frozenset({path.partition("?")[0].encode()}))
+    replica = await plane.add(answer_model)
+    plane.route(replica)
+    reply = await plane.post(json.dumps({"method": "shutdown", "model": "m"}).encode(), path)
+    assert reply.status == 404
+    assert "svcctl replicas sleep" in json.loads(reply.body)["error"]["message"]
+    assert replica.calls == []
+
+
 def record(**metadata: Any) -> ServiceRecord:
     said = {"type": "openai-api", "models": ["m"], "loadable": ["a", 7], "babysitter_url": "http://127.0.0.1:9"}
     url = "http://127.0.0.1:8"
