@@ -154,7 +154,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of programs: a Python with Helm's library, and kubernetes-validate."""
     folder = tmp_path_factory.mktemp("tools")
     venv.create(folder, with_pip=True)
-    subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *TOOLS], check=True)
+    subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-compile", *TOOLS], check=True)
     return folder / "bin"
 
 
@@ -169,7 +169,7 @@ def render(tools: Path, folder: Path, values: str | None = None) -> subprocess.C
 
 
 @pytest.mark.world
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(560)
 def test_the_plain_manifests_are_the_charts(tools: Path, tmp_path: Path) -> None:
     done = render(tools, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -177,7 +177,7 @@ def test_the_plain_manifests_are_the_charts(tools: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.world
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(560)
 @pytest.mark.parametrize(
     "values",
     [
@@ -204,7 +204,7 @@ def test_what_the_chart_makes_keeps_to_kubernetes_schemas(tools: Path, tmp_path:
 
 
 @pytest.mark.world
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(560)
 @pytest.mark.parametrize(
     ("values", "said"),
     [
