@@ -23,6 +23,7 @@ PROMPT = "the quick brown fox jumps over the lazy dog " * 20
 CLIENTS = 24
 """More than either engine works on at once."""
 HITS = {"llama_cpp": "llamacpp:prompt_tokens_cached_total", "vllm": "vllm:prefix_cache_hits_total"}
+TOLD = ("svc_router_engine_metrics_outcome", {"replica": "r1-server", "outcome": "told"}, 1.0)
 FIGURES = {
     "running": "engine_requests_running",
     "waiting": "engine_requests_waiting",
@@ -100,10 +101,11 @@ def test_what_an_engine_tells_is_told_everywhere_under_one_name(tmp_path: Path, 
                 return is_full and (report.get("kv_cache_usage", 0) > 0 or not tells_cache) and report
 
             report = until("it runs and waits", at_work)
-            page = samples(f"{where.url}/metrics/engines")
+            page = until(
+                "its page came in time", lambda: TOLD in (page := samples(f"{where.url}/metrics/engines")) and page
+            )
         print({name: report.get(name) for name in FIGURES})  # noqa: T201 - the figures of this row
         assert {labels["replica"] for _, labels, _ in page} == {"r1-server"}
-        assert ("svc_router_engine_metrics_outcome", {"replica": "r1-server", "outcome": "told"}, 1.0) in page
         own = {(family, frozenset(labels.items())) for family, labels, _ in samples(f"{node.url}/metrics")}
         of_all = {(family, frozenset({**labels}.items() - {("replica", "r1-server")})) for family, labels, _ in page}
         assert own <= of_all
