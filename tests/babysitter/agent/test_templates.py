@@ -294,7 +294,7 @@ def test_the_registry_passes_it_on_and_both_records_tell_the_deployment(tmp_path
         assert told["nodes"] == ["n1"]
         assert told["parameters"]["required"] == ["model"]
         marks = {"deployment": "d", "revision": 4}
-        body = wanted(model_name="served", request_id="dep-u-1", metadata=marks, placement={"node": "n1"})
+        body = wanted(model_name="served", request_id="asked-1", metadata=marks, placement={"node": "n1"})
         replica_id = ask(f"{registry.url}/api/v1/replicas", body)["replica_id"]
 
         def records() -> Any:
@@ -305,7 +305,7 @@ def test_the_registry_passes_it_on_and_both_records_tell_the_deployment(tmp_path
         for name in (replica_id, f"{replica_id}-server"):
             assert {**marks, "template": "mock", "node": "n1"}.items() <= found[name].items()
         shown = ask(f"{registry.url}/api/v1/replicas/{replica_id}")["info"]
-        assert (shown["model_name"], shown["request_id"]) == ("served", "dep-u-1")
+        assert (shown["model_name"], shown["request_id"]) == ("served", "asked-1")
         assert marks.items() <= shown["metadata"].items()
         ask(f"{registry.url}/api/v1/replicas/{replica_id}/stop", {})
 
