@@ -126,6 +126,7 @@ class Departure:
             after_s = round(engine.now() - began, 1)
             log.warning("worker.drain_timed_out", exchanges=len(engine.exchanges), after_s=after_s)
         engine.abort_all()
+        engine.tell()
         # Answers just written leave with the next turns of the loop.
         for _ in range(FLUSH_TURNS):
             if not engine.clients:

@@ -17,6 +17,7 @@ if [[ ${1:-} == --all || ${1:-} == --engines ]]; then
   WHICH=$1
   shift
 fi
+[[ $WHICH != --all ]] || TEST_PROGRAMS+=$'\n'$WORLD_PROGRAMS
 install_programs
 trap tell_missing EXIT
 SVC_COMPILE=no "$SVC_ROOT/script/setup.sh" dev # below

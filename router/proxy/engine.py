@@ -242,11 +242,15 @@ class Engine:
             self.connector.prune(now)
             self.adopt_ejections(now)
             self.chooser.fleet.settle(now)
-            self.counters.flush()
             self.serve_waiting()  # room may have come from another worker
-            lines, self.log_lines = self.log_lines, []
-            for line in lines:
-                log.info("request", **line)
+            self.tell()
+
+    def tell(self) -> None:
+        """Write what was counted and logged since the last time."""
+        self.counters.flush()
+        lines, self.log_lines = self.log_lines, []
+        for line in lines:
+            log.info("request", **line)
 
     def adopt_ejections(self, now: float) -> None:
         """Learn from the counters whom other workers set aside, and whom they took back."""

@@ -163,7 +163,7 @@ def health(service: Service) -> None:
 
 
 def statuses(_service: Service) -> None:
-    assert set(STATUSES) | {"stopping"} == {wire_status(state) for state in ReplicaState}
+    assert set(STATUSES) | {"stopping", "asleep"} == {wire_status(state) for state in ReplicaState}
 
 
 def files(*names: str) -> Callable[[Service], None]:

@@ -509,8 +509,13 @@ async def test_a_hung_worker_is_killed_and_replaced(node: Node, replica: FakeRep
         json.dumps([{"name": "s", "host": "127.0.0.1", "port": replica.port, "metadata": {"models": ["m"]}}])
     )
     async with node.router("--static-services", str(static)) as router:
-        await node.until(node.chats)
         master = psutil.Process(router.pid)
+
+        async def all_serve() -> bool:
+            async with node.http.get(f"{node.url}/metrics") as answer:
+                return "svc_router_workers 2.0" in await answer.text()
+
+        await node.until(all_serve)  # one that still starts is given longer
         victim = master.children()[0].pid
         os.kill(victim, signal.SIGSTOP)
 
