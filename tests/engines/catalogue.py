@@ -134,12 +134,12 @@ ENGINES = {
         ),
         Engine(
             "llama_cpp_embeddings", "llama.cpp, --embeddings", f"xllamacpp {llama_cpp.VERSION}", "llama-cpp.toml",
-            _llama_cpp("--embeddings", kind="tiny_bert"), lambda: "llama-3.1-8b", asked_at="/v1/embeddings", is_quick=True,
+            _llama_cpp("--embeddings", kind="tiny_bert"), lambda: "llama-3.1-8b", asked_at="/v1/embeddings",
             tells_requests=LLAMA_TASK, cannot={**NO_TEXT, "rerank": "status 501 "},
         ),
         Engine(
             "llama_cpp_rerank", "llama.cpp, --reranking", f"xllamacpp {llama_cpp.VERSION}", "rerank.toml",
-            _llama_cpp(kind="tiny_bert"), lambda: "bge-reranker-v2-m3", asked_at="/v1/rerank", is_quick=True,
+            _llama_cpp(kind="tiny_bert"), lambda: "bge-reranker-v2-m3", asked_at="/v1/rerank",
             tells_requests=LLAMA_TASK, cannot=NO_TEXT,
         ),
         Engine(
