@@ -121,7 +121,7 @@ class Exchange(TimedRequest):
         if engine.limits.sse_keepalive_s and self.wants_events:
             self._comment_at = self.started + engine.limits.sse_keepalive_s
         operation = self.head.operation
-        if operation is not None and not operation.plain and (operation is MESSAGES or operation is COUNT_TOKENS):
+        if operation is MESSAGES or operation is COUNT_TOKENS:
             self.translation = Translation(self.request_id, counts=operation is COUNT_TOKENS)
         self.choose()
 

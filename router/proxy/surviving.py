@@ -158,10 +158,9 @@ class SurvivingExchange(HedgedRequest):
     def _hand_over(self, kept: Kept) -> None:
         """Leave a replica whose operator wants it empty, where another has room: the old attempt holds still meanwhile."""
         attempt, writer, engine = self._attempt, self._writer, self._engine
-        busy = (
-            attempt is None or attempt.phase is AttemptPhase.OVER or self._lost is not None or self._second is not None
-        )
-        if busy or attempt is None or attempt.endpoint.id not in engine.leaving:
+        if attempt is None or attempt.phase is AttemptPhase.OVER or attempt.endpoint.id not in engine.leaving:
+            return
+        if self._lost is not None or self._second is not None:
             return
         if not self.begun:
             if self._has_others():
