@@ -39,6 +39,16 @@ async def answer_ok(call: Call) -> None:
         await call.send(plain(b'{"ok":1}'))
 
 
+def running(master: psutil.Process) -> set[int]:
+    """The ids of its children, without those that have ended and those that end while they are looked at."""
+    found = set()
+    for child in master.children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                found.add(child.pid)
+    return found
+
+
 @asynccontextmanager
 async def process(module: str, *arguments: str, cwd: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -258,7 +268,7 @@ async def test_a_killed_worker_is_replaced_and_no_connection_refused(node: Node,
         os.kill(victim, signal.SIGKILL)
 
         async def replaced() -> bool:
-            alive = [child.pid for child in master.children() if child.status() != psutil.STATUS_ZOMBIE]
+            alive = running(master)
             return victim not in alive and len(alive) == 2
 
         await node.until(replaced)
@@ -431,7 +441,7 @@ async def test_sighup_rolls_the_workers_and_no_request_is_lost_D18(node: Node, r
         router.send_signal(signal.SIGHUP)
 
         async def rolled() -> bool:
-            now = {child.pid for child in master.children() if child.status() != psutil.STATUS_ZOMBIE}
+            now = running(master)
             return len(now) == 2 and not now & before
 
         async def asked_often() -> bool:
@@ -520,7 +530,7 @@ async def test_a_hung_worker_is_killed_and_replaced(node: Node, replica: FakeRep
         os.kill(victim, signal.SIGSTOP)
 
         async def replaced() -> bool:
-            alive = [child.pid for child in master.children() if child.status() != psutil.STATUS_ZOMBIE]
+            alive = running(master)
             return victim not in alive and len(alive) == 2
 
         await node.until(replaced)
