@@ -1,10 +1,9 @@
 """What a command is given: its arguments, where the services are, and where its words go."""
 
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Coroutine, Mapping
+from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common.exits import ConfigurationError
 from common.http.access import read_token
@@ -51,18 +50,6 @@ class Call:
             return read_token(Path(self.args.token_file)) if self.args.token_file else None
         except ConfigurationError as error:
             raise Problem(str(error), code=Code.CONFIG) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command: `name` is its words, `examples` are shown by `--help` and parsed by a test."""
-
-    name: str
-    help: str
-    run: Callable[[Call], int | Coroutine[Any, Any, int]]
-    add: Callable[[ArgumentParser], None] = lambda _parser: None
-    details: str = ""
-    examples: tuple[str, ...] = ()
 
 
 def _urls(text: str) -> tuple[str, ...]:

@@ -1,13 +1,13 @@
 """The command line: every command with its words, flags, examples and help; one parser, also for completion."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from common import __version__
 from ctl import completers
-from ctl.call import Command
 from ctl.codes import MEANINGS, Code
+from ctl.command import Listed
 from ctl.places import DEFAULT_REGISTRY, DEFAULT_ROUTER, default_state_dir
 
 GROUPS: Mapping[str, str] = {
@@ -40,8 +40,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(Code.USAGE, f"svcctl: error: {message}; see '{self.prog} --help'\n")
 
 
-def build(commands: Sequence[Command], env: Mapping[str, str]) -> argparse.ArgumentParser:
-    """The parser of `commands`; defaults come from `env`."""
+def build(commands: Sequence[Listed], env: Mapping[str, str], words: Collection[str]) -> argparse.ArgumentParser:
+    """The parser of `commands`; defaults come from `env`.
+
+    Only the commands that may be meant by `words`, the command line, get their flags and are imported for them.
+    """
     top = Parser(
         prog="svcctl",
         usage="svcctl COMMAND [flags]     svcctl COMMAND --help",
@@ -51,7 +54,13 @@ def build(commands: Sequence[Command], env: Mapping[str, str]) -> argparse.Argum
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"svcctl {__version__}")
-    subs = top.add_subparsers(prog="svcctl", dest="command", metavar="COMMAND", title="commands", required=True)
+    subs = top.add_subparsers(
+        prog="svcctl",
+        dest="command",
+        metavar="COMMAND",
+        title="commands",
+        required=True,
+    )
     groups: dict[str, Any] = {}
     for command in commands:
         first, _, second = command.name.partition(" ")
@@ -62,20 +71,21 @@ def build(commands: Sequence[Command], env: Mapping[str, str]) -> argparse.Argum
                 group = subs.add_parser(first, help=purpose, description=_sentence(purpose), formatter_class=Help)
                 groups[first] = group.add_subparsers(dest="action", metavar="ACTION", title="actions", required=True)
             place, word = groups[first], second
-        made = place.add_parser(
-            word,
-            help=command.help,
-            description="\n\n".join(part for part in (_sentence(command.help), command.details) if part),
-            epilog=_examples(command.examples),
-            formatter_class=Help,
-            allow_abbrev=False,
-        )
-        command.add(made)
-        made.set_defaults(run=command.run)
-        _add_places(made)
+        made = place.add_parser(word, help=command.help, formatter_class=Help, allow_abbrev=False)
+        if all(part in words for part in command.name.split()):
+            _fill(made, command)
     _add_places(top)
     top.set_defaults(**_defaults(env))
     return top
+
+
+def _fill(parser: argparse.ArgumentParser, listed: Listed) -> None:
+    command = listed.load()
+    parser.description = "\n\n".join(part for part in (_sentence(listed.help), command.details) if part)
+    parser.epilog = _examples(command.examples)
+    command.add(parser)
+    parser.set_defaults(run=command.run)
+    _add_places(parser)
 
 
 _FIRST_STEPS = (

@@ -9,8 +9,9 @@ from common.wire.base import JsonObject
 from common.wire.deployment import DeploymentChange, TemplateInfo
 from ctl import answers, api, completers
 from ctl.api import Api
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.commands.replicas_wait import add_wait_flags
 from ctl.commands.request import read_table
 from ctl.deployments import path_of, until_ready
@@ -192,7 +193,6 @@ def read_fleet(file: str) -> dict[str, JsonObject]:
 COMMANDS = (
     Command(
         "apply",
-        "make deployments what a fleet file says",
         apply,
         add_apply,
         details="All of them are checked first: a file with an error changes nothing. Deployments that the file does not\n"
@@ -201,7 +201,6 @@ COMMANDS = (
     ),
     Command(
         "run",
-        "make one deployment from flags",
         run,
         add_run,
         details="With --replicas 0..N nothing runs until somebody asks for its model.",

@@ -8,8 +8,9 @@ import aiohttp
 
 from ctl import api, completers
 from ctl.api import Api
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.problem import Problem
 from ctl.sse import Events
 from ctl.views.answer import ChatAnswer
@@ -120,7 +121,6 @@ def broken(call: Call, answer: ChatAnswer, reason: str) -> Problem:
 COMMANDS = (
     Command(
         "chat",
-        "ask a model through the router; the answer appears as it comes",
         chat,
         add,
         details="Without a PROMPT, on a terminal, it is a conversation. --json prints one document at the end.",

@@ -4,8 +4,9 @@ from argparse import ArgumentParser
 
 from argcomplete.shell_integration import shellcode
 
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -28,7 +29,6 @@ def completion(call: Call) -> int:
 COMMANDS = (
     Command(
         "completion",
-        "print the code that completes svcctl's words in your shell",
         completion,
         add,
         details="Offers commands and flags, and the services, replicas and models that exist now.\n\n"

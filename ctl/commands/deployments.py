@@ -4,8 +4,9 @@ from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 
 from common.wire.deployment import DeploymentInfo, ScaleCall, TemplateInfo
 from ctl import answers, api, completers
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.commands.replicas_wait import add_wait_flags
 from ctl.deployments import ROOT, add_name, info_of, path_of, post, until_ready
 from ctl.problem import Problem
@@ -127,14 +128,12 @@ async def templates(call: Call) -> int:
 COMMANDS = (
     Command(
         "deployments",
-        "list deployments: what should run, and what does",
         show,
         add_show,
         examples=("svcctl deployments", "svcctl deployments qwen", "svcctl deployments -o json"),
     ),
     Command(
         "scale",
-        "run so many replicas of a deployment",
         scale,
         add_scale,
         details="Until the next apply that changes it; 'auto' gives it back to its rule.",
@@ -142,14 +141,12 @@ COMMANDS = (
     ),
     Command(
         "wake",
-        "start a cold deployment, or wake one that sleeps",
         wake,
         add_wake,
         examples=("svcctl wake qwen --wait",),
     ),
     Command(
         "sleep",
-        "let a deployment go cold now",
         sleep,
         add_name,
         details="Down to its least number of replicas. The next request for its model wakes it.",
@@ -157,7 +154,6 @@ COMMANDS = (
     ),
     Command(
         "delete",
-        "delete a deployment and its replicas",
         delete,
         add_name,
         details="Requests under way are finished first. Replicas made by hand stay.",
@@ -165,7 +161,6 @@ COMMANDS = (
     ),
     Command(
         "templates",
-        "list what agents can make: templates and their parameters",
         templates,
         add_templates,
         examples=("svcctl templates", "svcctl templates vllm --json"),

@@ -17,8 +17,9 @@ from common.wire.replica import ReplicaInfo
 from common.wire.router import RoutedService, RouterHealth
 from ctl import answers, api, ports
 from ctl.api import Api, Place
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.doctor import judge, machine
 from ctl.doctor.finding import Finding, Verdict, fault, ok, summary, table
 from ctl.doctor.nodes import nodes
@@ -140,7 +141,6 @@ async def listed(calls: Api, place: Place, path: str, kind: type[M], findings: l
 COMMANDS = (
     Command(
         "doctor",
-        "look for what is wrong, and say what to do",
         doctor,
         details="Checks packages, disk, limits, token files, ports, clocks, registry, store, router, replicas and\n"
         "versions. Exit code 1 when something does not work; warnings alone give 0.",

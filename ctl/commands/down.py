@@ -4,8 +4,9 @@ from argparse import ArgumentParser
 
 from ctl import api
 from ctl.api import Place
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.launcher import processes, stop
 from ctl.launcher.plan import AGENT
 from ctl.launcher.state_dir import Launched, StateDir
@@ -63,7 +64,6 @@ async def replicas(call: Call, agent: Launched) -> None:
 COMMANDS = (
     Command(
         "down",
-        "end what was launched here",
         down,
         add,
         details="Babysitters with their servers first, then agent, router and registry. A pid alone is not believed:\n"

@@ -10,8 +10,9 @@ from common.wire.router import RoutedService
 from common.wire.words import RecordKind
 from ctl import answers, api, completers
 from ctl.api import Api
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.problem import Problem
 
 POLL_S = 0.25
@@ -96,7 +97,6 @@ async def until_idle(calls: Api, call: Call, name: str) -> int:
 COMMANDS = (
     Command(
         "drain",
-        "send no new requests to a server",
         drain,
         add_drain,
         details="Requests under way go on; with --hand-over streams go on at other replicas, so that it is empty in seconds. "
@@ -105,7 +105,6 @@ COMMANDS = (
     ),
     Command(
         "undrain",
-        "send requests to a drained server again",
         undrain,
         add_name,
         examples=("svcctl undrain qwen-7b-server",),

@@ -8,8 +8,9 @@ import msgspec
 
 from common.wire.base import JsonObject
 from ctl import api, completers
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.problem import Problem
 from ctl.views import fleet
 
@@ -62,7 +63,6 @@ def request(call: Call) -> JsonObject:
 COMMANDS = (
     Command(
         "explain",
-        "tell where the router would send a request now, and why",
         explain,
         add,
         details="Asks the router's POST /admin/explain; nothing is sent to a server. Exit code 1: nobody would get it.",

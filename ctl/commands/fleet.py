@@ -7,8 +7,9 @@ from typing import Any
 
 from common.atomic_file import write_atomic
 from ctl import completers
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.commands.request import LIMIT_BYTES
 from ctl.from_configs import UnusableConfigs, fleet
 from ctl.problem import Problem
@@ -58,7 +59,6 @@ def _read(file: Path) -> dict[str, Any]:
 COMMANDS = (
     Command(
         "fleet from-configs",
-        "turn hand-written babysitter files into one fleet file",
         from_configs,
         add,
         details="Each becomes a deployment that always runs; files that differ only in port and accelerators become\n"

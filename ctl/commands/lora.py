@@ -11,8 +11,9 @@ from common.wire.record import ServiceRecord
 from common.wire.words import RecordKind
 from ctl import answers, api, completers
 from ctl.api import Api, Place
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.commands.drain import routable_name
 from ctl.problem import Problem
 from ctl.views import fleet
@@ -95,14 +96,12 @@ async def _servers(calls: Api, call: Call) -> list[ServiceRecord]:
 COMMANDS = (
     Command(
         "lora list",
-        "list LoRA adapters and where they are loaded",
         show,
         add_list,
         examples=("svcctl lora list", "svcctl lora list qwen-7b --json"),
     ),
     Command(
         "lora load",
-        "load a LoRA adapter into a running server",
         load,
         add_step,
         details="The babysitter's settings name the adapter and its path, under [lora]; its name is then a model.",
@@ -110,7 +109,6 @@ COMMANDS = (
     ),
     Command(
         "lora unload",
-        "unload a LoRA adapter from a running server",
         unload,
         add_step,
         details="It gets no new requests, and goes when those under way are over, or the babysitter's drain time is.",

@@ -6,8 +6,9 @@ from urllib.parse import quote
 from common.wire.deployment import NodeInfo
 from ctl import answers, api, completers
 from ctl.api import Api
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.problem import Problem
 from ctl.views import nodes as views
 
@@ -64,7 +65,6 @@ async def drain(call: Call, calls: Api) -> int:
 COMMANDS = (
     Command(
         "nodes",
-        "list the nodes with their accelerators; drain one, or take it back",
         nodes,
         add_nodes,
         details="A drained node gets no new replicas, and deployments move theirs elsewhere. Replicas that were made by "

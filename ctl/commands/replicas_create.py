@@ -5,8 +5,9 @@ from argparse import ArgumentParser
 from common.wire.base import JsonObject
 from common.wire.replica import Warned
 from ctl import answers, api, completers
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.commands.replicas_wait import add_wait_flags, until
 from ctl.commands.request import add_choices, choices, read_table
 from ctl.convert import UnusableConfig, laid_over
@@ -70,7 +71,6 @@ def request(call: Call) -> JsonObject:
 COMMANDS = (
     Command(
         "replicas create",
-        "create a replica",
         create,
         add_create,
         details="Prints its id at once. With --wait a bar shows the stage it is in; the id is still all that goes to\n"

@@ -11,8 +11,9 @@ from common.wire.replica import Stage, Transition
 from common.wire.words import RecordKind
 from ctl import answers, api
 from ctl.api import Api, Place
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.commands.replicas_show import add_id
 from ctl.follow import path_of
 from ctl.problem import Problem
@@ -101,14 +102,12 @@ async def babysitter_of(calls: Api, call: Call, problem: Problem) -> Place:
 COMMANDS = (
     Command(
         "replicas timeline",
-        "show what a replica went through: states, stages of its deployment, durations",
         timeline,
         add_id,
         examples=("svcctl replicas timeline abc123def456",),
     ),
     Command(
         "replicas logs",
-        "show a replica's log",
         logs,
         add_logs,
         examples=(

@@ -6,8 +6,9 @@ from argparse import ArgumentParser
 from common.wire.replica import ReplicaInfo
 from common.wire.words import ReplicaStatus
 from ctl import answers, api, completers
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.convert import MODES
 from ctl.follow import info_of
 from ctl.views import replicas as views
@@ -59,7 +60,6 @@ async def get(call: Call) -> int:
 COMMANDS = (
     Command(
         "replicas list",
-        "list replicas",
         listing,
         add_list,
         details="JOBS counts the cluster's compile and execute jobs.",
@@ -70,7 +70,6 @@ COMMANDS = (
     ),
     Command(
         "replicas get",
-        "show everything about a replica",
         get,
         add_id,
         details="Exit code 1 when it has failed.",

@@ -6,8 +6,9 @@ from common.wire.replica import ReplicaInfo
 from common.wire.words import ReplicaStatus
 from ctl import answers, api, completers
 from ctl.api import Api
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.commands.replicas_wait import add_wait_flags, until
 from ctl.follow import path_of
 from ctl.problem import Problem
@@ -129,7 +130,6 @@ async def each(
 COMMANDS = (
     Command(
         "replicas stop",
-        "stop replicas",
         stop,
         add_stop,
         details="Requests under way are finished first, unless --force. The directory and its logs stay, unless --delete.",
@@ -141,14 +141,12 @@ COMMANDS = (
     ),
     Command(
         "replicas retry",
-        "let failed replicas begin again",
         retry,
         add_retry,
         examples=("svcctl replicas retry abc123def456 --wait",),
     ),
     Command(
         "replicas sleep",
-        "let replicas give their accelerators' memory back",
         sleep,
         add_sleep,
         details="Requests under way are finished first. A deployment's replica is woken by its next request.",
@@ -156,7 +154,6 @@ COMMANDS = (
     ),
     Command(
         "replicas wake",
-        "wake replicas that sleep",
         wake,
         add_wake,
         examples=("svcctl replicas wake abc123def456 --wait",),

@@ -6,8 +6,9 @@ from contextlib import aclosing
 
 from ctl import api, completers
 from ctl.api import Api
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.follow import follow, info_of
 from ctl.live import ProgressBoard, board
 from ctl.problem import Problem
@@ -113,7 +114,6 @@ def sorry(way: ReplicaProgress) -> Problem:
 COMMANDS = (
     Command(
         "replicas wait",
-        "wait until replicas are ready (or stopped)",
         wait,
         add_wait,
         examples=("svcctl replicas wait abc123def456", "svcctl replicas wait abc123def456 --for stopped --timeout 120"),

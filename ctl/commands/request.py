@@ -11,8 +11,9 @@ import yaml
 
 from common.atomic_file import write_atomic
 from ctl import completers
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.convert import MODES, RequestFlags, UnusableConfig, from_model_config
 from ctl.problem import Problem
 
@@ -134,7 +135,6 @@ def umask() -> int:
 COMMANDS = (
     Command(
         "request from-yaml",
-        "turn a model configuration into a create request",
         from_yaml,
         add,
         details="The configuration goes along whole as full_config. The job's priority, timeout and labels are taken\n"

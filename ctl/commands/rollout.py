@@ -4,8 +4,9 @@ from argparse import ArgumentParser
 
 from common.wire.deployment import DeploymentInfo, UndoCall
 from ctl import answers, api
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.commands.replicas_wait import add_wait_flags
 from ctl.deployments import add_name, info_of, post, until_ready
 from ctl.views import deployments as views
@@ -60,16 +61,14 @@ async def undo(call: Call) -> int:
 COMMANDS = (
     Command(
         "rollout status",
-        "show a deployment's revisions and what runs of each",
         status,
         add_status,
         examples=("svcctl rollout status qwen", "svcctl rollout status qwen --wait"),
     ),
-    Command("rollout pause", "let a rollout stand still", pause, add_name, examples=("svcctl rollout pause qwen",)),
-    Command("rollout resume", "let a rollout go on", resume, add_name, examples=("svcctl rollout resume qwen",)),
+    Command("rollout pause", pause, add_name, examples=("svcctl rollout pause qwen",)),
+    Command("rollout resume", resume, add_name, examples=("svcctl rollout resume qwen",)),
     Command(
         "rollout undo",
-        "return to an earlier revision",
         undo,
         add_undo,
         details="The last ten are kept. The one returned to becomes a new revision, and rolls like any change.",

@@ -6,8 +6,9 @@ from argparse import ArgumentParser
 from common.wire.record import ServiceRecord
 from common.wire.router import RoutedService
 from ctl import answers, api
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.views import fleet
 
 
@@ -53,14 +54,12 @@ async def models(call: Call) -> int:
 COMMANDS = (
     Command(
         "services",
-        "list every record of the registry",
         services,
         add_services,
         examples=("svcctl services", "svcctl services --type openai-api --json"),
     ),
     Command(
         "models",
-        "list the models that the router can be asked for now",
         models,
         details="READY counts the replicas of a model that may get requests, of all that list it.",
         examples=("svcctl models", "svcctl models --router-url http://gateway:8000 --key-file ~/.svc-key"),

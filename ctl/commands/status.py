@@ -8,8 +8,9 @@ from dataclasses import asdict
 from common.wire.replica import ReplicaInfo
 from ctl import answers, api
 from ctl.api import Api, Place
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.launcher import processes
 from ctl.launcher.plan import AGENT, BABYSITTER, REGISTRY, ROUTER
 from ctl.launcher.state_dir import Launched, StateDir
@@ -86,7 +87,6 @@ async def listed(calls: Api, call: Call) -> list[object] | None:
 COMMANDS = (
     Command(
         "status",
-        "show what runs: registry, router, agent, babysitters, replicas",
         status,
         details="Exit code 0 when every one of them is well.",
         examples=("svcctl status", "svcctl status --json"),

@@ -18,8 +18,9 @@ from common.wire.replica import ReplicaInfo
 from common.wire.router import RoutedService
 from ctl import answers, api
 from ctl.api import Api, Place
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.deployments import ROOT
 from ctl.keys import pressed
 from ctl.output import rich_table
@@ -187,7 +188,6 @@ def screen(call: Call, watch: TopState) -> RenderableType:
 COMMANDS = (
     Command(
         "top",
-        "watch the fleet live: replicas, state, in flight, tokens/s, time to the first token",
         top,
         add,
         details="Above the table stand deployments that start or have requests waiting, with the time that is left.\n"

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 from common import own_python
 from ctl import api, completers
-from ctl.call import Call, Command
+from ctl.call import Call
 from ctl.codes import Code
+from ctl.command import Command
 from ctl.launcher import files, launch, plan, processes
 from ctl.launcher.launch import Launch
 from ctl.launcher.plan import AGENT, BABYSITTER, PORTS, REGISTRY, ROUTER, Clash, Listener, NodePlan, Part
@@ -132,7 +133,6 @@ def report(call: Call, run: Launch, parts: Sequence[Part]) -> None:
 COMMANDS = (
     Command(
         "up",
-        "start a node: registry, router, agent, and a babysitter for each FILE",
         up,
         add,
         details="Everything runs detached, with its pid and its log in STATE/logs; what runs already, also what the\n"

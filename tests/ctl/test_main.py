@@ -1,6 +1,7 @@
 """The process: one line and an exit code for what goes wrong, help that parses, completion that knows what exists."""
 
 import asyncio
+import importlib
 import itertools
 import os
 import shlex
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ctl.call import Command
 from ctl.codes import MEANINGS, Code
-from ctl.commands import COMMANDS
+from ctl.command import Listed
+from ctl.commands import LISTED
 from ctl.parser import build
 from tests.ctl.conftest import Suite, record
 
@@ -52,26 +53,52 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
     assert tmp_path.exists()
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_example_of_the_help_parses_and_is_of_its_command(command: Command) -> None:
+@pytest.mark.parametrize("listed", LISTED, ids=lambda listed: listed.name)
+def test_every_example_of_the_help_parses_and_is_of_its_command(listed: Listed) -> None:
+    command = listed.load()
     assert command.examples
-    parser = build(COMMANDS, {})
     for example in command.examples:
         for piped, words in itertools.groupby(shlex.split(example), "|".__eq__):
             program, *rest = words
             if not piped and program == "svcctl":
-                parser.parse_args(list(itertools.takewhile(lambda word: word not in (">", "<"), rest)))
+                given = list(itertools.takewhile(lambda word: word not in (">", "<"), rest))
+                build(LISTED, {}, given).parse_args(given)
         assert f"svcctl {command.name}" in example
 
 
 def test_the_help_of_the_top_names_every_command_and_exit_code() -> None:
-    text = build(COMMANDS, {}).format_help()
-    assert [command.name for command in COMMANDS if f"    {command.name.split()[0]} " not in text + " "] == []
+    text = build(LISTED, {}, ()).format_help()
+    assert [command.name for command in LISTED if f"    {command.name.split()[0]} " not in text + " "] == []
     assert all(meaning in text for meaning in MEANINGS.values())
 
 
+def test_every_command_of_a_module_is_listed() -> None:
+    for name in {command.module for command in LISTED}:
+        module = importlib.import_module(f"ctl.commands.{name}")
+        listed = [command.name for command in LISTED if command.module == name]
+        assert [command.name for command in module.COMMANDS] == listed
+
+
+def test_the_help_imports_no_client_and_no_models() -> None:
+    """A person waits for them: aiohttp and pydantic alone take longer than 0.2 s to import."""
+    code = """
+import os, sys
+from ctl.__main__ import main
+sys.argv = ["svcctl", "--help"]
+try:
+    main()
+finally:
+    print(sorted({"aiohttp", "pydantic", "rich", "msgspec"} & sys.modules.keys()), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "replicas" in done.stdout
+    assert done.stderr == "[]\n"
+
+
 def test_a_flag_counts_before_and_after_the_command() -> None:
-    parser = build(COMMANDS, {"SVC_REGISTRY_URL": "http://env"})
+    parser = build(LISTED, {"SVC_REGISTRY_URL": "http://env"}, ("services",))
     assert parser.parse_args(["--registry-url", "http://a", "services"]).registry_url == "http://a"
     assert parser.parse_args(["services", "--registry-url", "http://b"]).registry_url == "http://b"
     assert parser.parse_args(["services"]).registry_url == "http://env"
@@ -81,7 +108,7 @@ def test_a_flag_counts_before_and_after_the_command() -> None:
 
 def test_no_flag_takes_a_token_itself() -> None:
     """Argv is readable by every user of the machine."""
-    text = build(COMMANDS, {}).format_help()
+    text = build(LISTED, {}, ()).format_help()
     assert "--token-file" in text
     assert "--token " not in text
 
@@ -132,7 +159,7 @@ def test_the_code_for_each_shell_names_svcctl_and_is_accepted(shell: str, tmp_pa
 
 def test_the_page_names_every_command_flag_of_the_places_variable_and_exit_code() -> None:
     page = PAGE.read_text()
-    words = {word for command in COMMANDS for word in command.name.split()}
+    words = {word for command in LISTED for word in command.name.split()}
     assert [word for word in sorted(words) if word not in page] == []
     assert [f"{code.value}" for code, meaning in MEANINGS.items() if f"| {code.value} | {meaning} |" not in page] == []
     variables = ("SVC_REGISTRY_URL", "SVC_ROUTER_URL", "SVC_API_URL", "SVC_TOKEN_FILE", "SVC_KEY_FILE", "SVC_STATE_DIR")
@@ -167,7 +194,7 @@ def test_a_command_line_that_cannot_be_parsed_is_one_line(
     argv: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        build(COMMANDS, {}).parse_args(argv)
+        build(LISTED, {}, argv).parse_args(argv)
     assert ended.value.code == Code.USAGE
     told = capsys.readouterr().err
     assert said in told
