@@ -350,7 +350,7 @@ async def test_what_cannot_be_translated_is_a_400_that_names_it(plane: Plane) ->
     replica = await chatting(plane, plain(completion(content="never")))
     document: Any = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "aa"}}
     async with client(plane) as claude:
-        with pytest.raises(anthropic.BadRequestError, match=r"messages\.0\.content\.0: a block of type 'document'"):
+        with pytest.raises(anthropic.BadRequestError, match=r"'document' - at `\$\.messages\[0\]\.content\[0\]\.type`"):
             await claude.messages.create(model="m", max_tokens=8, messages=[{"role": "user", "content": [document]}])
     assert replica.calls == []
 
