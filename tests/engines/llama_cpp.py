@@ -8,6 +8,7 @@ The environment (127 MB, some seconds) and a model of random weights are made on
 
 import contextlib
 import json
+import shlex
 import subprocess
 import tempfile
 import time
@@ -48,10 +49,19 @@ def python() -> Path:
     return once(FOLDER, lambda: environment(FOLDER, PACKAGES)) / "bin" / "python"
 
 
-def model(kind: str = "tiny") -> Path:
-    """The file of the `tiny` Llama, or of an encoder that ranks, `tiny_bert`; makes it the first time."""
+def programs(folder: Path) -> Path:
+    """A new folder for PATH, whose `llama-server` is that of xllamacpp, told in llama-server's own words."""
+    folder.mkdir()
+    program = folder / "llama-server"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join([str(python()), str(HERE / "llama_server.py")])} "$@"\n')
+    program.chmod(0o755)
+    return folder
+
+
+def model(kind: str = "llama") -> Path:
+    """The file of a tiny `llama`, or of an encoder that ranks, `bert`; makes it the first time."""
     interpreter, path = str(python()), FOLDER / f"{kind}.gguf"
-    return once(path, lambda: run(interpreter, str(HERE / f"{kind}_gguf.py"), str(path)))
+    return once(path, lambda: run(interpreter, str(HERE / "tiny_gguf.py"), kind, str(path)))
 
 
 def backend(port: int, **params: object) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A real engine as a deployment: cold, woken by the official client's stream, cold again, and once more."""
 
 import os
-import shlex
 from pathlib import Path
 
 import openai
@@ -9,20 +8,9 @@ import pytest
 
 from tests.e2e.fleet import Fleet, fleet_in
 from tests.engines import llama_cpp
-from tests.engines.install import HERE
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 MODEL = "small talk"
-
-
-def llama_server(folder: Path) -> str:
-    """A PATH on which the template finds its program."""
-    folder.mkdir()
-    program = folder / "llama-server"
-    words = shlex.join([str(llama_cpp.python()), str(HERE / "llama_server.py")])
-    program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-    program.chmod(0o755)
-    return f"{folder}:{os.environ['PATH']}"
 
 
 async def said(client: openai.AsyncOpenAI) -> str:
@@ -45,7 +33,7 @@ async def cold_again(fleet: Fleet) -> None:
 async def test_llama_cpp_goes_cold_is_woken_by_the_official_client_and_goes_cold_again(tmp_path: Path) -> None:
     async with fleet_in(tmp_path) as fleet:
         fleet.add_registry()
-        fleet.add_agent("n1", env={"PATH": llama_server(tmp_path / "bin")})
+        fleet.add_agent("n1", env={"PATH": f"{llama_cpp.programs(tmp_path / 'bin')}:{os.environ['PATH']}"})
         fleet.add_router("router", "--workers", "1")
         parameters = {"model": str(llama_cpp.model()), "ctx_size": 512}
         rule = {"replicas": {"min": 0, "max": 1}, "idle_s": 5, "dwell_s": 0}

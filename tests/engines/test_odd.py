@@ -46,6 +46,7 @@ def test_engine_that_lists_another_model_is_never_ready_and_says_which_W33(tmp_p
         assert node.report()["status"] == "waiting_for_ready"
 
 
+@pytest.mark.engines  # the router's part is in tests/router, too, with less around it
 def test_stream_that_stands_still_at_its_end_is_ended_by_the_router_W44(tmp_path: Path) -> None:
     with (
         fleet(tmp_path, "--idle-timeout-s", "3") as routed,
@@ -61,6 +62,7 @@ def test_stream_that_stands_still_at_its_end_is_ended_by_the_router_W44(tmp_path
         until("nothing is left", lambda: routed.service(node.port)["in_flight"] == 0)
 
 
+@pytest.mark.engines  # the router's part is in tests/router, too, with less around it
 def test_stream_without_an_end_is_ended_in_its_time_and_the_engine_with_it(tmp_path: Path) -> None:
     with (
         fleet(tmp_path, "--proxy-timeout-seconds", "5") as routed,

@@ -23,15 +23,13 @@ import pytest
 from babysitter import identity
 from babysitter.token_probe import body_for
 from tests.engines.catalogue import ENGINES
-from tests.engines.checks import ASK_S, CHECKS, LONG, SAID, SHORT, Up
+from tests.engines.checks import ASK_S, CHECKS, LONG, QUICK, SAID, SHORT, Up
 from tests.engines.harness import START_S, engine_node, fleet, until
-from tests.router.conftest import MakePlane, planes
+from tests.router.conftest import MakePlane
 from tests.router.fakes import Plane, Reply, request
 from tests.router.test_raw_responses import unchunk
 
-__all__ = ["planes"]  # a fixture
 pytestmark = pytest.mark.timeout(1800)
-QUICK = {"interval_s": 0.5, "generate_interval_s": 1, "generate_timeout_s": 3, "liveness_s": 6, "timeout_s": 2}
 
 
 def rows(*names: str) -> list[Any]:
@@ -173,25 +171,16 @@ def served(up: Up) -> int:
     return len(re.findall(told, up.node.output()))
 
 
-def reload(up: Up, **probes: Any) -> None:
-    """Have its babysitter take these rules while it serves."""
-    before = up.node.log().count("config.reloaded")
-    up.node.probes = {**QUICK, **probes}
-    assert up.node.config.exists()  # written anew
-    up.node.babysitters[-1].send_signal(signal.SIGHUP)
-    until("taken over", lambda: up.node.log().count("config.reloaded") > before)
-
-
 TELLING = [name for name, engine in ENGINES.items() if engine.tells_requests is not None]
 
 
 @pytest.mark.engines  # it waits, for what is not to happen
 @pytest.mark.parametrize("up", rows(*TELLING), indirect=True)
 def test_idle_engine_is_asked_again_and_never_once_that_is_switched_off_W45(up: Up) -> None:
-    reload(up)
+    up.reload()
     before = served(up)
     until("asked again while idle", lambda: served(up) >= before + 3)
-    reload(up, generate_interval_s=0)
+    up.reload(generate_interval_s=0)
     time.sleep(2)  # what was under way has ended
     before = served(up)
     time.sleep(3)
@@ -203,7 +192,7 @@ def test_idle_engine_is_asked_again_and_never_once_that_is_switched_off_W45(up: 
 def test_busy_engine_is_never_asked_W45(up: Up) -> None:
     """One that stands still for an interval would be, as it should; a loaded machine is given time."""
     interval_s = 4
-    reload(up, generate_interval_s=interval_s)
+    up.reload(generate_interval_s=interval_s)
     body = {"model": up.model, "prompt": "hello", "stream": True, "temperature": 0, **up.node.engine.endless}
     before = served(up)
     with httpx.stream("POST", f"{up.fleet.url}/v1/completions", json=body, timeout=ASK_S) as answer:
@@ -220,7 +209,7 @@ def test_busy_engine_is_never_asked_W45(up: Up) -> None:
 
 @pytest.mark.parametrize("up", rows(), indirect=True)
 def test_engine_that_hangs_is_restarted_after_its_liveness_time_and_says_why_W26_W45(up: Up) -> None:
-    reload(up)
+    up.reload()
     pid, restarts = up.node.ready(), up.node.report()["restart_count"]
     os.kill(up.node.engine.heart(up.node.processes(), pid), signal.SIGSTOP)
     stopped = time.monotonic()
@@ -271,7 +260,7 @@ def outcome(answer: httpx.Response) -> str:
 
 
 def test_engine_killed_under_load_fails_clearly_and_comes_back_whole_W50(up: Up) -> None:
-    reload(up)
+    up.reload()
     pid, restarts = up.node.ready(), up.node.report()["restart_count"]
     family = up.node.processes()
     loads = [Load(up) for _ in range(4)]

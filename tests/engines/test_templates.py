@@ -1,7 +1,6 @@
 """A real engine made of the shipped template: llama.cpp, asked by the official client, adopted after kills, and gone when told."""
 
 import os
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -13,18 +12,12 @@ from babysitter.agent import processes
 from tests.babysitter.agent.agent_process import agent
 from tests.babysitter.real import PROJECT, ask
 from tests.engines import llama_cpp
-from tests.engines.install import HERE
 
 pytestmark = [pytest.mark.world, pytest.mark.timeout(600)]
 
 
 def test_llama_cpp_of_the_shipped_template_serves_by_the_name_that_was_asked_for(tmp_path: Path) -> None:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    program = programs / "llama-server"
-    words = shlex.join([str(llama_cpp.python()), str(HERE / "llama_server.py")])
-    program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-    program.chmod(0o755)
+    programs = llama_cpp.programs(tmp_path / "bin")
     env = {"PYTHONPATH": str(PROJECT), "PATH": f"{programs}:{os.environ['PATH']}"}
     settings = {"babysitter_command": [sys.executable, "-m", "babysitter"]}
     with agent(tmp_path, settings=settings, env=env) as node:

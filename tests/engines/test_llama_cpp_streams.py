@@ -1,24 +1,18 @@
-"""Real servers behind the data plane: llama.cpp, and nginx with gzip on in front of an event stream."""
+"""llama.cpp behind the data plane: its errors blame nobody, and its streams are complete without their mark."""
 
-import asyncio
-import gzip
 import json
-import subprocess
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
 import openai
 import pytest
 
-from bench.router.peers import Debian
-from router.counters import OUTCOMES, AttemptOutcome
 from tests.engines import llama_cpp
 from tests.engines.llama_cpp import LlamaCpp
-from tests.ports import free_port, is_free
-from tests.router.fakes import DONE, SSE_HEAD, Call, Plane, event
+from tests.router.fakes import SSE_HEAD, Call, Plane
 from tests.router.test_raw_responses import unchunk
+from tests.router.test_streams import blamed
 
 pytestmark = [pytest.mark.world, pytest.mark.timeout(700)]
 TOO_LONG = {"model": "tiny", "prompt": ["hello", "w" * 6000], "stream": True, "max_tokens": 4}
@@ -37,11 +31,6 @@ def one_slot() -> Iterator[LlamaCpp]:
         yield running
 
 
-def blameless(plane: Plane) -> bool:
-    faults = AttemptOutcome.DIED, AttemptOutcome.TRUNCATED, AttemptOutcome.MALFORMED, AttemptOutcome.SERVER_ERROR
-    return plane.engine.outliers.quiet and not any(plane.engine.counters.total(0, OUTCOMES + kind) for kind in faults)
-
-
 async def test_twelve_bad_prompts_at_llama_cpp_get_its_error_once_and_blame_nobody_W8(
     plane: Plane, one_slot: LlamaCpp
 ) -> None:
@@ -52,7 +41,7 @@ async def test_twelve_bad_prompts_at_llama_cpp_get_its_error_once_and_blame_nobo
         assert (reply.status, len(events) > 0) == (200, True)
         assert not any(b'"error"' in event for event in events)
         assert json.loads(last.removeprefix(b"data: "))["error"]["type"] == "exceed_context_size_error"
-    assert blameless(plane)
+    assert not blamed(plane)
     async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{plane.port}/v1", api_key="k", max_retries=0) as client:
         with pytest.raises(openai.APIError, match="exceeds the available context size"):
             async for _ in await client.completions.create(**TOO_LONG):  # type: ignore[call-overload]  # a plain dict
@@ -62,7 +51,7 @@ async def test_twelve_bad_prompts_at_llama_cpp_get_its_error_once_and_blame_nobo
         )
         reasons = [choice.finish_reason async for part in stream for choice in part.choices]
     assert reasons[-1] == "length"
-    assert blameless(plane)
+    assert not blamed(plane)
 
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "stream": True, "max_tokens": 6}
@@ -94,76 +83,7 @@ async def test_llama_cpps_streams_are_complete_without_their_mark_and_not_when_t
     plane.route(await plane.add(unmarked), models=("tiny",))
     reply = await plane.post(json.dumps(body).encode(), path)
     assert b'"finish_reason":"length"' in unchunk(reply.body)
-    assert blameless(plane)
+    assert not blamed(plane)
     cut = await plane.post(json.dumps(body).encode(), path, headers="accept-language: cut\r\n")
     assert not cut.body.endswith(b"0\r\n\r\n")
     assert b"upstream_truncated" in cut.body
-
-
-CONFIG = """\
-daemon off; pid {folder}/pid; error_log {folder}/error.log;
-events {{ }}
-http {{
-  access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
-  fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
-  gzip on; gzip_types text/event-stream application/json; gzip_min_length 1; gzip_proxied any;
-  server {{
-    listen 127.0.0.1:{port};
-    add_trailer X-Checksum abc;
-    location / {{ proxy_pass http://127.0.0.1:{backend}; proxy_http_version 1.1; proxy_buffering off; }}
-  }}
-}}
-"""
-TEXT = b'data: {"t":"one"}\n\ndata: {"t":"two"}\n\ndata: [DONE]\n\n'
-
-
-@pytest.fixture
-async def behind_nginx(plane: Plane, tmp_path: Path) -> AsyncIterator[Plane]:
-    """A replica that streams, reached through an nginx that compresses what may be compressed, and adds a trailer."""
-
-    async def stream(call: Call) -> None:
-        for part in (SSE_HEAD, event("one"), event("two"), DONE):
-            await call.send(part)
-            await asyncio.sleep(0.005)
-
-    replica = await plane.add(stream)
-    port, config = free_port(), tmp_path / "nginx.conf"
-    config.write_text(CONFIG.format(folder=tmp_path, port=port, backend=replica.port))
-    program = await asyncio.to_thread(Debian("nginx", "nginx.conf", ["nginx"], []).prepare, tmp_path, install=True)
-    nginx = await asyncio.create_subprocess_exec(program, "-c", str(config), stderr=subprocess.DEVNULL)
-    try:
-        async with asyncio.timeout(30):
-            while is_free(port):
-                await asyncio.sleep(0.05)
-        plane.route(port)
-        yield plane
-    finally:
-        nginx.terminate()
-        await nginx.wait()
-
-
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/images/generations"])
-async def test_streams_behind_an_nginx_that_compresses_arrive_whole_and_blame_nobody_W4_W7(
-    behind_nginx: Plane, path: str
-) -> None:
-    asked = b'{"model":"m","stream":true,"messages":[]}'
-    for _ in range(15):
-        reply = await behind_nginx.post(asked, path, headers="accept-encoding: gzip\r\n")
-        body = unchunk(reply.body)  # a whole chunked body, nothing behind its end
-        coding = reply.header("content-encoding")
-        assert coding == (None if path == "/v1/chat/completions" else "gzip")
-        assert (gzip.decompress(body) if coding else body) == TEXT
-        assert b"X-Checksum" not in reply.raw
-    assert blameless(behind_nginx)
-
-
-async def test_this_nginx_compresses_streams_and_sends_trailers_W4_W7(behind_nginx: Plane) -> None:
-    port = behind_nginx.engine.table.endpoints[0].port
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(
-        b"GET / HTTP/1.1\r\nhost: x\r\naccept-encoding: gzip\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-    )
-    raw = await reader.read()
-    writer.close()
-    assert b"\r\nContent-Encoding: gzip\r\n" in raw
-    assert raw.endswith(b"\r\n0\r\nX-Checksum: abc\r\n\r\n")
