@@ -23,6 +23,8 @@ trap tell_missing EXIT
 SVC_COMPILE=no "$SVC_ROOT/script/setup.sh" dev # below
 cd "$SVC_ROOT"
 export PATH="$SVC_VENV/bin:$PATH"
+# Tests start some thousand processes, which each compile every module again where this is set, as in many containers.
+unset PYTHONDONTWRITEBYTECODE
 
 # One after the other: each loads the machine by itself.
 if [[ $WHICH == --engines ]]; then

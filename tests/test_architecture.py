@@ -335,6 +335,7 @@ sys.exit("cannot be imported alone: " + ", ".join(failed) if failed else 0)
 """
 
 
+@pytest.mark.world  # half a minute for what the test of circles shows but for names that are not there
 @pytest.mark.timeout(400)  # a process for each of some 350
 def test_every_module_can_be_imported_alone() -> None:
     done = subprocess.run(

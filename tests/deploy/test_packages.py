@@ -28,7 +28,11 @@ from tests.ports import free_ports
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 pytestmark = pytest.mark.timeout(400)  # one wheel is compiled
 START_S = 60.0
-COMPILED = [("", "--compiled", False), ("compiled_", "--compiled", True), ("compiled_", "--no-compiled", False)]
+COMPILED = [
+    ("", "--compiled", False),
+    pytest.param("compiled_", "--compiled", True, marks=pytest.mark.world),  # compiles everything
+    pytest.param("compiled_", "--no-compiled", False, marks=pytest.mark.world),
+]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,7 @@ def test_the_wheel_has_the_rooms_inside_one_package_and_nothing_else_W30(built: 
     assert built[0].name.endswith("-py3-none-any.whl")
 
 
+@pytest.mark.world  # compiles everything
 def test_the_compiled_wheel_is_for_this_platform_and_adds_nothing_but_the_build(
     built: tuple[Path, Path], compiled_wheel: Path
 ) -> None:

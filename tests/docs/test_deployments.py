@@ -31,6 +31,7 @@ def reader(tmp_path: Path) -> Iterator[Session]:
     session.end()
 
 
+@pytest.mark.world
 def test_a_reader_shares_one_accelerator_among_three_models(reader: Session) -> None:
     printed, ran, seen = "", 0, 0
     for block in blocks(page("deployments.md")):

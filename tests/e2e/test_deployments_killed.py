@@ -252,9 +252,7 @@ async def made(tmp_path: Path) -> AsyncIterator[Callable[[str], Any]]:
 async def test_kill_9_in_a_start_of_a_cold_model_B1_C17_D17_E3(made: Callable[[str], Any]) -> None:
     fleet = await made("registry")
     await round_of(fleet, "registry", "creating")
-    await round_of(fleet, "agent", "starting")
     await round_of(fleet, "babysitter", "loading")
-    await round_of(fleet, "router", "loading")
 
 
 async def test_kill_9_of_the_leader_of_three_registries_in_a_start_of_a_cold_model_C17(

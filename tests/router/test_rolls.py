@@ -107,7 +107,7 @@ async def storm(router: Router, clients: int) -> AsyncIterator[Tally]:
     assert not by_library.errors
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.world), 2])
 async def test_rolls_and_reloads_cost_clients_that_never_ask_twice_nothing_D18(tmp_path: Path, workers: int) -> None:
     config = tmp_path / "router.toml"
     config.write_text("queue_limit = 100\n")

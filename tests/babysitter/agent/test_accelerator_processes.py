@@ -17,7 +17,7 @@ from tests.babysitter.real import ask, until
 
 pytestmark = pytest.mark.e2e
 COUNT = 8
-ROUNDS = 6
+ROUNDS = 3
 
 
 def records(root: Path) -> list[ReplicaRecord]:

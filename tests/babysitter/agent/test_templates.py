@@ -230,9 +230,12 @@ def test_a_replica_of_a_template_serves_is_adopted_after_any_kill_and_goes(tmp_p
 
 @pytest.mark.e2e
 @pytest.mark.timeout(300)
-def test_a_start_that_is_killed_at_every_instant_makes_one_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "numbers", [range(2), pytest.param(range(2, 12), marks=pytest.mark.world)], ids=["two", "ten more"]
+)
+def test_a_start_that_is_killed_at_every_instant_makes_one_server(tmp_path: Path, numbers: range) -> None:
     with agent(tmp_path, **node_of(tmp_path)) as node:
-        for number in range(6):
+        for number in numbers:
             node.start()
             body = wanted(parameters={"model": "m", "start_delay_s": 1}, request_id=f"dep-u-{number}")
             if number % 2:
