@@ -88,8 +88,7 @@ def _vllm(kind: str, *more: str) -> Callable[[Path], Change]:
     def change(_folder: Path) -> Change:
         """The example's context is that of the tiny model; all else is what a CPU needs."""
         words = {"Qwen/Qwen2.5-7B-Instruct": str(vllm.model(kind)), "8192": str(512 if kind != "llama" else 4096)}
-        args = ("--served-model-name", "tiny", "--enforce-eager", "--dtype", "bfloat16", "--max-num-seqs", "16", *more)
-        return Change(words, args, vllm.ENVIRONMENT, vllm.program().parent)
+        return Change(words, (*vllm.FLAGS, *more), vllm.ENVIRONMENT, vllm.program().parent)
 
     return change
 

@@ -25,9 +25,13 @@ PARENT = "tiny"
 def backend() -> dict[str, Any]:
     """`type = "vllm"`, as an operator would write it: what it needs for adapters, the babysitter adds."""
     program = vllm.program()
-    plain = ["--served-model-name", PARENT, "--enforce-eager", "--dtype", "bfloat16", "--max-num-seqs", "16"]
     path = f"{program.parent}:{os.environ['PATH']}"
-    return {"type": "vllm", "model": str(vllm.model("llama")), "args": plain, "env": {**vllm.ENVIRONMENT, "PATH": path}}
+    return {
+        "type": "vllm",
+        "model": str(vllm.model("llama")),
+        "args": list(vllm.FLAGS),
+        "env": {**vllm.ENVIRONMENT, "PATH": path},
+    }
 
 
 def logged(node: Node, words: str) -> int:

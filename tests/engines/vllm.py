@@ -22,6 +22,9 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
 }
+FLAGS = ("--served-model-name", "tiny", "--enforce-eager", "--dtype", "float32", "--max-num-seqs", "16")
+"""In bfloat16, this version uses the tiles of a CPU with AMX before it has asked the kernel for them, where models are so small and
+the first prompt is one token: its worker dies of SIGILL."""
 REQUIREMENTS = """
 from importlib.metadata import requires
 from packaging.requirements import Requirement
@@ -56,11 +59,10 @@ def model(kind: str) -> Path:
 
 def backend(port: int, *more: str, kind: str = "llama") -> dict[str, Any]:
     """A babysitter's `[backend]` for vLLM serving the model `tiny` on loopback; `more`: further arguments."""
-    plain = ["--port", str(port), "--host", "127.0.0.1", "--served-model-name", "tiny", "--enforce-eager"]
     return {
         "type": "command",
         "command": str(program()),
-        "args": ["serve", str(model(kind)), *plain, "--dtype", "bfloat16", "--max-num-seqs", "16", *more],
+        "args": ["serve", str(model(kind)), "--port", str(port), "--host", "127.0.0.1", *FLAGS, *more],
         "env": ENVIRONMENT,
     }
 
