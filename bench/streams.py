@@ -1,14 +1,14 @@
 """What clients see when a replica is lost under their streams, and what second copies do for the first byte.
 
     python bench/streams.py rescue [--streams 200] [--how kill,stop,reset,vanish] [--ttft 0.2] [--workers 1]
-    python bench/streams.py hedge [--clients 16] [--seconds 15] [--pairs 2] [--slow 10]
+    python bench/streams.py hedge [--clients 16] [--seconds 15] [--pairs 2] [--slow 10] [--policy NAME]
 
 Starts everything itself on loopback: mock servers with seeded text, a router with `rescue` and `hedge`, clients.
 
 rescue: two mocks, so many streams at once, and one mock is killed (-9), stopped, resets each of its streams after half of them,
 or vanishes without FIN or RST. A stream is whole when its bytes are those of an undisturbed one but for the comment; its gap is
 counted from the last event before the comment to the first one after it.
-hedge: four mocks, one of them slower by the factor `--slow` (1: none), under the policy `least_loaded`, with and without `hedge` in turn.
+hedge: four mocks, one of them slower by the factor `--slow` (1: none), with and without `hedge` in turn, under the default policy or `--policy`.
 """
 
 import argparse
@@ -261,16 +261,18 @@ async def load(made: Fleet, clients: int, seconds: float, seed: int) -> list[flo
     return ttfts
 
 
-async def hedge(slow: float, clients: int, seconds: float, pairs: int) -> tuple[list[float], list[float], float]:
+async def hedge(
+    slow: float, clients: int, seconds: float, pairs: int, policy: str
+) -> tuple[list[float], list[float], float]:
     """TTFTs without and with second copies, in turn; and the share of requests that had one."""
     flags = [["--ttft-s", str(0.2 * factor), "--token-delay-s", str(0.04 * factor)] for factor in (slow, 1.0, 1.0, 1.0)]
     found: dict[bool, list[float]] = {False: [], True: []}
     copies = 0.0
     for pair in range(pairs):
         for on in (False, True) if pair % 2 else (True, False):
-            model = f'hedge = {str(on).lower()}\npolicy = "least_loaded"'
+            model = f'hedge = {str(on).lower()}\npolicy = "{policy}"'
             async with fleet(flags, model=model, settings="workers = 1", limit=64) as made:
-                await load(made, clients, 5.0, seed=pair)  # it learns
+                await load(made, clients, 15.0, seed=pair)  # it learns
                 before = (await made.metrics()).get("svc_router_hedges", 0.0)
                 found[on] += await load(made, clients, seconds, seed=100 + pair)
                 copies += (await made.metrics())["svc_router_hedges"] - before
@@ -299,10 +301,11 @@ def main(argv: Sequence[str]) -> int:
     copy.add_argument("--clients", type=int, default=16)
     copy.add_argument("--seconds", type=float, default=15.0)
     copy.add_argument("--pairs", type=int, default=2)
+    copy.add_argument("--policy", default="cost")
     options = parser.parse_args(argv)
     print(load_average())
     if options.what == "hedge":
-        found = asyncio.run(hedge(options.slow, options.clients, options.seconds, options.pairs))
+        found = asyncio.run(hedge(options.slow, options.clients, options.seconds, options.pairs, options.policy))
         show_hedge(options.slow, found)
         return 0
     for how in options.how:

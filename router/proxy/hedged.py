@@ -27,8 +27,8 @@ class HedgedRequest(RacedRequest):
     _copy_at: Endpoint | None = None
     _copied_at = 0.0
 
-    def begin_wait(self, rule: ModelRule) -> None:
-        """It is sent for the first time."""
+    def begin_wait(self, rule: ModelRule, endpoint: Endpoint) -> None:
+        """It is sent for the first time, to `endpoint`."""
         engine, facts, operation = self._engine, self.facts, self.head.operation
         if not rule.hedge or operation is None or operation.name not in _HEDGED or facts.model is None:
             return
@@ -37,6 +37,8 @@ class HedgedRequest(RacedRequest):
         kind, due_s = engine.hedges.begin(facts.model, operation.name, facts.prompt_bytes, stream=facts.stream)
         self._waits_as = kind
         self._waits_from = engine.now()
+        if engine.hedges.tries(endpoint.id, self._waits_from):
+            engine.chooser.passed_over |= {endpoint.id}
         if due_s:
             self._timer = asyncio.get_running_loop().call_later(due_s, self._send_copy)
 
@@ -63,18 +65,19 @@ class HedgedRequest(RacedRequest):
 
     def win(self, attempt: UpstreamAttempt) -> None:
         """It is the answer."""
-        kind, first, hedges = self._waits_as, self._attempt, self._engine.hedges
+        kind, first, engine, hedges = self._waits_as, self._attempt, self._engine, self._engine.hedges
         if kind is not None and first is not None:
-            now = self._engine.now()
-            self.end_wait()
+            now = engine.now()
             hedges.note(kind, first.endpoint.id, now - self._waits_from)
-            if attempt is first:
-                hedges.was_first(first.endpoint.id)
-            else:
+            if attempt is not first:
                 hedges.note(kind, attempt.endpoint.id, now - self._copied_at)
-                hedges.was_beaten(first.endpoint.id, now)
-                self._engine.counters.add(attempt.endpoint.slot, HEDGES_WON)
+                if hedges.was_beaten(first.endpoint.id, self._waits_from, now):
+                    engine.chooser.passed_over |= {first.endpoint.id}
+                engine.counters.add(attempt.endpoint.slot, HEDGES_WON)
                 self._served_by = attempt.endpoint.name
+            elif self._second is not None or self._timer is not None:
+                hedges.was_first(first.endpoint.id)
+            self.end_wait()
         super().win(attempt)
 
     def end_wait(self) -> None:

@@ -57,7 +57,7 @@ class SurvivingExchange(HedgedRequest):
             model = self.facts.model
             rule = self._engine.chooser.rules.find(model) if model is not None else NO_RULE
             if self.translation is None:
-                self.begin_wait(rule)
+                self.begin_wait(rule, endpoint)
             if rule.rescue and self.facts.stream and self.facts.choices == 1 and self.translation is None:
                 operation = self.head.operation
                 name = operation.name if operation is not None else b""
