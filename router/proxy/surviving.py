@@ -3,6 +3,7 @@
 Made only where some model has `rescue` or `hedge`, so that nobody else's requests pay for it.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 from router import dispatch
@@ -12,7 +13,7 @@ from router.model import Endpoint
 from router.policy.models import NO_RULE
 from router.policy.replica_view import PlacedRequest
 from router.proxy.attempt import AttemptPhase, UpstreamAttempt
-from router.proxy.engine import Engine
+from router.proxy.engine import SWEEP_S, Engine
 from router.proxy.exchange import RequestPhase
 from router.proxy.followed import FollowedWriter, is_stream
 from router.proxy.head import RequestHead, ResponseHead
@@ -25,6 +26,8 @@ from router.streams.kept import Kept
 
 _BROKEN_OFF = (dispatch.TRUNCATED, dispatch.INCOMPLETE, dispatch.FELL_SILENT)
 """What a stream is rescued from."""
+_AFTER_S = 0.002
+"""Timers count in milliseconds, and a deadline passes after its moment."""
 
 
 class SurvivingExchange(HedgedRequest):
@@ -113,6 +116,8 @@ class SurvivingExchange(HedgedRequest):
         engine, attempt, kept = self._engine, self._attempt, self._kept
         if kept is None or attempt is None or not self.begun:
             return False
+        if kept.done:
+            return True
         # A replica that lives and cuts its streams is a reason for storms; one that is gone is not (`dispatch.Judgement`).
         charged = failure is dispatch.INCOMPLETE
         may = self._rescues < engine.limits.max_rescues and (not charged or engine.retries.allows(engine.now()))
@@ -136,7 +141,12 @@ class SurvivingExchange(HedgedRequest):
         return True
 
     def _go_on(self, lost: Failure) -> None:
-        """Have another replica say what follows."""
+        """Have another replica say what follows; nothing does after the end mark."""
+        kept, writer = self._kept, self._writer
+        if kept is not None and kept.done and writer is not None:
+            writer.end()
+            self.finish(keep_alive=writer.keep_alive)
+            return
         self._rescues += 1
         self._moves = False
         self._ask_next(lost)
@@ -154,6 +164,14 @@ class SurvivingExchange(HedgedRequest):
         if self._engine.leaving and self._kept is not None and self.phase is RequestPhase.ASKING:
             self._hand_over(self._kept)
         super().check(now)
+        attempt = self._attempt
+        if self._kept is not None and attempt is not None and attempt.first_byte_at:
+            left_s = attempt.deadlines_from[1] + self._engine.limits.idle_timeout_s - now
+            if 0 < left_s < SWEEP_S:  # its client waits: not for the next sweep as well
+                asyncio.get_running_loop().call_later(left_s + _AFTER_S, self._check_again)
+
+    def _check_again(self) -> None:
+        self.check(self._engine.now())
 
     def _hand_over(self, kept: Kept) -> None:
         """Leave a replica whose operator wants it empty, where another has room: the old attempt holds still meanwhile."""

@@ -45,7 +45,7 @@ class Joined:
                 raise BadChunk("an event of the stream is no completion") from error
             if "error" not in members:
                 payload = msgspec.json.encode(members)
-            self._kept.take(payload)
+        self._kept.take(payload)
         return b"data: %b\n\n" % payload
 
     def _is_told(self, members: dict[str, Any]) -> bool:

@@ -41,6 +41,7 @@ class Kept:
         begun: An event came.
         head: The members of its first event that all others have alike, as they stood there.
         finished: Its `finish_reason` came.
+        done: Its end mark came.
         usage: The latest that it told.
         thought_member: Under which name its reasoning came; empty while none did.
     """
@@ -49,6 +50,7 @@ class Kept:
         self.chat = chat
         self.head: dict[str, Any] = {}
         self.finished = False
+        self.done = False
         self.usage: dict[str, Any] | None = None
         self.thought_member = ""
         self.begun = False
@@ -63,7 +65,9 @@ class Kept:
 
     def take(self, payload: bytes) -> None:
         """One event's data, after which the client has it."""
-        if self._lost or payload == b"[DONE]":
+        if payload == b"[DONE]":
+            self.done = True
+        if self._lost or self.done:
             return
         try:
             event = msgspec.json.decode(payload)
@@ -110,7 +114,7 @@ class Kept:
     @property
     def can_go_on(self) -> bool:
         """True while another replica could say what follows; engines cannot go on in the middle of reasoning."""
-        return not self._lost and (not self._thoughts or bool(self.text))
+        return not (self._lost or self.done) and (not self._thoughts or bool(self.text))
 
     @property
     def text(self) -> str:

@@ -119,6 +119,41 @@ async def test_a_stream_that_lacks_its_end_only_gets_that_A22(plane: Plane, afte
     assert {json.loads(call.body)["max_tokens"] for one in replicas for call in one.calls} == {12, 1}
 
 
+@pytest.mark.parametrize("then", [rst, hang])
+async def test_a_stream_whose_end_mark_came_is_over_whatever_its_connection_does_A22(plane: Plane, then: Then) -> None:
+    async def marked(call: Call) -> None:
+        await call.send(b"e\r\ndata: [DONE]\n\n\r\n")
+        await then(call)
+
+    replicas = await two(plane, (14, marked))
+    body = CHAT | USAGE
+    reply = await ask(plane, body)
+    assert told(reply) in ((whole(body, "one"), []), (whole(body, "other"), []))
+    assert reply.raw.endswith(b"0\r\n\r\n")
+    assert sum(len(one.calls) for one in replicas) == 1
+    assert total(plane, RESCUES) == total(plane, RESCUES_FAILED) == plane.in_flight() == 0
+
+
+@pytest.mark.parametrize(("name", "is_whole"), [("x-first-byte-timeout", True), ("x-request-timeout", False)])
+async def test_a_rescue_is_bound_by_the_whole_answers_deadline_and_not_by_the_first_bytes_A22(
+    plane: Plane, name: str, *, is_whole: bool
+) -> None:
+    """The client has had its first byte; what it waits for is the answer."""
+
+    async def answer(call: Call) -> None:
+        goes_on = b"continue_final" in call.body
+        if goes_on:
+            await asyncio.sleep(0.6)
+        await seeded("one", [] if goes_on else [(3, rst)])(call)
+
+    plane.route(await plane.add(answer), await plane.add(answer), continues=CONTINUES)
+    raw = request(json.dumps(CHAT).encode(), headers=f"{name}: 0.3\r\n")
+    reply = await plane.send(raw, until_close=True)
+    assert (b"request_timeout" in reply.body) is not is_whole
+    assert not is_whole or told(reply)[0] == whole(CHAT, "one")
+    assert plane.in_flight() == 0
+
+
 async def test_http_1_0_and_a_stream_without_a_word_yet_A22(plane: Plane) -> None:
     async def comment_only(call: Call) -> None:
         await call.send(SSE_HEAD + b"8\r\n: ping\n\n\r\n")
