@@ -3,6 +3,7 @@
 The workers pick a replica and keep the requests in their lines; a babysitter's answer changes the table, which lets them go.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -52,13 +53,11 @@ class AdapterLoader:
         self._replicas = replicas
         self._note = note
         self._loading: set[str] = set()
-        self._loaded: dict[str, float] = {}
-        """Adapters just loaded, and when (monotonic)."""
+        """Adapters being loaded, or just loaded."""
 
     def wanted(self, adapter: str, endpoint: str) -> None:
         """A worker has requests for an adapter that nobody has, and would send them to `endpoint`."""
-        self._loaded = {name: at for name, at in self._loaded.items() if time.monotonic() - at < SETTLED_S}
-        if adapter in self._loading or adapter in self._loaded or len(self._loading) >= MOST_LOADS:
+        if adapter in self._loading or len(self._loading) >= MOST_LOADS:
             return
         able = sorted((one for one in self._replicas() if adapter in one.loadable), key=lambda one: one.id != endpoint)
         if able:
@@ -72,8 +71,8 @@ class AdapterLoader:
                 status, words = await self._ask(replica, adapter)
                 if status == HTTPStatus.OK:
                     log.info("adapter.loaded", replica=replica.name, adapter=adapter)
-                    self._loaded[adapter] = time.monotonic()
                     self._note(replica, adapter, None)
+                    await asyncio.sleep(SETTLED_S)
                     return
                 if status != HTTPStatus.SERVICE_UNAVAILABLE:
                     log.warning(
