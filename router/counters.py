@@ -11,11 +11,16 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from enum import IntEnum
 
+from router.policy.usage import Usage
+
 IN_FLIGHT, REQUESTS, ERRORS, RETRIES, EJECTIONS, BYTES_IN, BYTES_OUT = range(7)
 WORK_BYTES, READING_BYTES, READ_AT_US, STUCK, HEARD_AT_US = range(7, 12)
 """`STUCK`: requests that wait at a replica which stands still (`silence.py`); `HEARD_AT_US`: when its latest byte came."""
 RESCUES, RESCUES_FAILED, HAND_OVERS, HEDGES, HEDGES_WON = range(12, 17)
 """Streams of a replica that went on elsewhere, or could not, or were moved; second copies sent to it, and how many were first."""
+PROMPT_TOKENS, CACHED_TOKENS, WRITTEN_TOKENS, REASONING_TOKENS, ESTIMATED_TOKENS = range(17, 22)
+"""By the usage that answers told. `WRITTEN_TOKENS` grows while streams flow, a token for each piece, and is put right by their
+usage at their end; `ESTIMATED_TOKENS` are those of it that no usage put right."""
 GAUGES = (IN_FLIGHT, WORK_BYTES, READING_BYTES, STUCK)
 """What goes up and down: it stays when a row gets a new endpoint, and goes when its worker does."""
 
@@ -38,9 +43,12 @@ class AttemptOutcome(IntEnum):
     """It went on at another replica, or another's copy was first."""
 
 
-OUTCOMES = 17
+OUTCOMES = 22
 """First cell of the outcome counters."""
-_HISTOGRAMS = OUTCOMES + len(AttemptOutcome)
+REASONS = ("stop", "length", "tool_calls", "other")
+FINISHED = OUTCOMES + len(AttemptOutcome)
+"""First cell of the counters of answers by why they ended."""
+_HISTOGRAMS = FINISHED + len(REASONS)
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the histograms' buckets; one more for what is above."""
 _BUCKETS = len(BOUNDS_S) + 1
@@ -48,6 +56,15 @@ _HISTOGRAM_CELLS = _BUCKETS + 1
 FIRST_BYTE, GAP, DURATION, QUEUE_WAIT = (_HISTOGRAMS + number * _HISTOGRAM_CELLS for number in range(4))
 """First cell of each histogram: its buckets, then its sum in microseconds."""
 FIELDS = _HISTOGRAMS + 4 * _HISTOGRAM_CELLS
+_REASON_CELLS = {
+    "stop": 0,
+    "end_turn": 0,
+    "stop_sequence": 0,
+    "length": 1,
+    "max_tokens": 1,
+    "tool_calls": 2,
+    "tool_use": 2,
+}
 RING_CELLS = 1 << 17
 """Of each worker's ring of placements (`sharing.py`): 1 MiB."""
 OWNER_CELLS = 1 << 18
@@ -90,16 +107,20 @@ class Shape:
 class Gaps:
     """What one worker saw between the pieces of one endpoint's streams, until `SharedCounters.flush` adds it to the map.
 
-    Every piece of every stream comes by here, and a cell of the map costs ten times an element of a list.
+    Every piece of every stream comes by here, and a cell of the map costs ten times an element of a list. `tokens` were
+    written; below zero where more pieces were counted than the answers had tokens, until others make up for it: a counter
+    never falls.
     """
 
     def __init__(self) -> None:
         self._bounds = list(BOUNDS_S)
         self.counts = [0] * _BUCKETS
         self.sum_s = 0.0
+        self.tokens = 0
 
     def observe(self, seconds: float) -> None:
-        """Count one gap."""
+        """Count one gap, and the piece after it as a token."""
+        self.tokens += 1
         bucket = 0
         for bound in self._bounds:
             if seconds <= bound:
@@ -186,6 +207,9 @@ class SharedCounters:
     def flush(self) -> None:
         """Add the gaps counted since the last time to the map."""
         for slot, gaps in self._gaps.items():
+            if gaps.tokens > 0:
+                self.add(slot, WRITTEN_TOKENS, gaps.tokens)
+                gaps.tokens = 0
             if gaps.sum_s:
                 start = slot * self._row + self._offset + GAP
                 for bucket, count in enumerate(gaps.counts):
@@ -211,6 +235,19 @@ class SharedCounters:
         cells[start_of_duration + _BUCKETS] += int(duration_s * 1e6)
         if error:
             cells[start + ERRORS] += 1
+
+    def settle_tokens(self, slot: int, usage: Usage | None, reason: str | None, pieces: int) -> None:
+        """Count an answer's tokens; `pieces` of it were counted as tokens while they passed."""
+        if reason is not None:
+            self.add(slot, FINISHED + _REASON_CELLS.get(reason, len(REASONS) - 1))
+        if usage is None or usage.written is None:
+            self.add(slot, ESTIMATED_TOKENS, pieces)
+        else:
+            self.gaps(slot).tokens += usage.written - pieces
+        if usage is not None:
+            self.add(slot, PROMPT_TOKENS, usage.prompt or 0)
+            self.add(slot, CACHED_TOKENS, usage.cached or 0)
+            self.add(slot, REASONING_TOKENS, usage.reasoning or 0)
 
     def total(self, slot: int, field: int) -> int:
         """A field of a slot, over all workers."""

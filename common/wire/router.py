@@ -105,6 +105,9 @@ class TrafficPoint(Message, frozen=True, kw_only=True):
     first_byte_s: list[float] | None
     gap_s: list[float] | None
     queue_s: list[float] | None
+    prompt_tokens_s: float = 0.0
+    cached_tokens_s: float = 0.0
+    completion_tokens_s: float = 0.0
 
 
 class ReplicaTraffic(Message, frozen=True, kw_only=True):

@@ -191,8 +191,8 @@ COMMANDS = (
         top,
         add,
         details="Above the table stand deployments that start or have requests waiting, with the time that is left.\n"
-        "Rates are the router's, over the last ten seconds. TOK/S counts the pieces of streamed answers, which\n"
-        "are single tokens with most servers. RUN, WAIT, KV and CACHED are what the engines tell, where they do: requests\n"
+        "Rates are the router's, over the last ten seconds. TOK/S are tokens of answers: of a stream its pieces\n"
+        "as they come, put right at its end by the usage that it tells. RUN, WAIT, KV and CACHED are what the engines tell, where they do: requests\n"
         "in work and in the engine's queue, how full its KV cache is, and the share of prompt tokens that it found in its\n"
         "prefix cache since it began. In a pipe each look is a table, under --json a document per line.",
         examples=("svcctl top", "svcctl top --once", "svcctl top --interval 5 --json | jq .fleet"),

@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 NO_ERROR = frozenset({"ok", "client_error", "client_gone", "busy"})
 """Outcomes that are no fault of the server."""
 REQUESTS, IN_FLIGHT = "svc_router_requests_total", "svc_router_in_flight"
-CHUNKS, FIRST_BYTE = "svc_router_inter_chunk_seconds_count", "svc_router_time_to_first_byte_seconds_bucket"
-_NEEDED = tuple(f"{name}{{" for name in (REQUESTS, IN_FLIGHT, CHUNKS, FIRST_BYTE))
+TOKENS, FIRST_BYTE = "svc_router_tokens_total", "svc_router_time_to_first_byte_seconds_bucket"
+_NEEDED = tuple(f"{name}{{" for name in (REQUESTS, IN_FLIGHT, TOKENS, FIRST_BYTE))
 """Beginnings of the lines to read: with 500 replicas the page has 40,000, and these are a third."""
 
 
@@ -20,7 +20,7 @@ class Counters:
 
     requests: float = 0.0
     errors: float = 0.0
-    chunks: float = 0.0
+    tokens: float = 0.0
     in_flight: float = 0.0
     first_byte: dict[float, float] = field(default_factory=dict)
 
@@ -61,8 +61,8 @@ def read_metrics(text: str, at: float) -> CounterSample:
                 counters.errors += sample.value if sample.labels.get("outcome") not in NO_ERROR else 0.0
             elif sample.name == IN_FLIGHT:
                 counters.in_flight += sample.value
-            elif sample.name == CHUNKS:
-                counters.chunks += sample.value
+            elif sample.name == TOKENS and sample.labels["kind"] == "completion":
+                counters.tokens += sample.value
             elif sample.name == FIRST_BYTE:
                 bound = float(sample.labels["le"])
                 counters.first_byte[bound] = counters.first_byte.get(bound, 0.0) + sample.value
@@ -108,7 +108,7 @@ def _rates(before: Counters, after: Counters, took_s: float) -> Rates:
     return Rates(
         requests=_grown(before.requests, after.requests) / took_s,
         errors=_grown(before.errors, after.errors) / took_s,
-        tokens=_grown(before.chunks, after.chunks) / took_s,
+        tokens=_grown(before.tokens, after.tokens) / took_s,
         in_flight=round(after.in_flight),
         ttft_p50_s=quantile(buckets, 0.5),
         ttft_p95_s=quantile(buckets, 0.95),
@@ -124,7 +124,7 @@ def _sum(all_of: Iterable[Counters]) -> Counters:
     for one in all_of:
         made.requests += one.requests
         made.errors += one.errors
-        made.chunks += one.chunks
+        made.tokens += one.tokens
         made.in_flight += one.in_flight
         for bound, count in one.first_byte.items():
             made.first_byte[bound] = made.first_byte.get(bound, 0.0) + count

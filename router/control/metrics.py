@@ -23,8 +23,11 @@ from router.counters import (
     BOUNDS_S,
     BYTES_IN,
     BYTES_OUT,
+    CACHED_TOKENS,
     DURATION,
     EJECTIONS,
+    ESTIMATED_TOKENS,
+    FINISHED,
     FIRST_BYTE,
     GAP,
     HAND_OVERS,
@@ -32,11 +35,15 @@ from router.counters import (
     HEDGES_WON,
     IN_FLIGHT,
     OUTCOMES,
+    PROMPT_TOKENS,
     QUEUE_WAIT,
+    REASONING_TOKENS,
+    REASONS,
     RESCUES,
     RESCUES_FAILED,
     RETRIES,
     STUCK,
+    WRITTEN_TOKENS,
     AttemptOutcome,
     SharedCounters,
 )
@@ -56,6 +63,13 @@ _COUNTERS = (
     ("svc_router_hand_overs", "Streams that went on at another replica because this one leaves.", HAND_OVERS),
     ("svc_router_hedges", "Second copies of requests sent to the replica.", HEDGES),
     ("svc_router_hedges_won", "Second copies whose first byte came before the first copy's.", HEDGES_WON),
+)
+_TOKENS = (
+    ("prompt", PROMPT_TOKENS),
+    ("cached", CACHED_TOKENS),
+    ("completion", WRITTEN_TOKENS),
+    ("reasoning", REASONING_TOKENS),
+    ("estimated", ESTIMATED_TOKENS),
 )
 _HISTOGRAMS = (
     ("svc_router_time_to_first_byte_seconds", "From the whole request to the answer's first byte.", FIRST_BYTE),
@@ -152,10 +166,29 @@ class RouterCollector(Collector):
             for replica in replicas:
                 self._add(family, _labels(replica), replica.slot, cell)
             yield family
+        yield from self._tokens(replicas)
         waits = HistogramMetricFamily("svc_router_queue_wait_seconds", "Waited for a replica with room.", labels=())
         self._add(waits, [], self._counters.shape.slots, QUEUE_WAIT)
         yield waits
         yield from self._cold()
+
+    def _tokens(self, replicas: Sequence[Replica]) -> Iterator[Metric]:
+        tokens = CounterMetricFamily(
+            "svc_router_tokens",
+            "Tokens, as answers' usage tells: of prompts, of these from the cache, of answers, of these reasoning; and those of "
+            "answers that are only estimated, a token for each piece, as their usage was not told.",
+            labels=[*LABELS, "kind"],
+        )
+        finished = CounterMetricFamily(
+            "svc_router_finished", "Answers that told why they ended, by that.", labels=[*LABELS, "reason"]
+        )
+        for replica in replicas:
+            labels = _labels(replica)
+            for kind, cell in _TOKENS:
+                tokens.add_metric([*labels, kind], self._counters.total(replica.slot, cell))
+            for number, reason in enumerate(REASONS):
+                finished.add_metric([*labels, reason], self._counters.total(replica.slot, FINISHED + number))
+        yield from (tokens, finished)
 
     def _cold(self) -> Iterator[Metric]:
         """Of the deployments that a request for their model was held for, or refused."""

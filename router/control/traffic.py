@@ -13,15 +13,18 @@ from itertools import accumulate
 from common.wire.router import TrafficPoint
 from router.counters import (
     BOUNDS_S,
+    CACHED_TOKENS,
     EJECTIONS,
     FIELDS,
     FIRST_BYTE,
     GAP,
     IN_FLIGHT,
     OUTCOMES,
+    PROMPT_TOKENS,
     QUEUE_WAIT,
     REQUESTS,
     RETRIES,
+    WRITTEN_TOKENS,
     AttemptOutcome,
 )
 
@@ -90,6 +93,9 @@ class TrafficHistory:
                 first_byte_s=percentiles(total, FIRST_BYTE),
                 gap_s=percentiles(total, GAP),
                 queue_s=percentiles(queue, QUEUE_WAIT),
+                prompt_tokens_s=_rate(total[PROMPT_TOKENS], seconds),
+                cached_tokens_s=_rate(total[CACHED_TOKENS], seconds),
+                completion_tokens_s=_rate(total[WRITTEN_TOKENS], seconds),
             )
         )
 

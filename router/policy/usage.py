@@ -1,4 +1,4 @@
-"""PURE. What an answer's usage tells: of the replica's prefix cache, and of the answer's length.
+"""PURE. What an answer's end tells: its usage in tokens, and why it ended.
 
 Each API counts in its own way, and the names of the members tell which it is:
 
@@ -9,41 +9,58 @@ Each API counts in its own way, and the names of the members tell which it is:
 """
 
 import re
+from typing import NamedTuple
 
 TAIL_BYTES = 2048
 """The usage stands in an answer's last bytes (of a stream of messages, in its first event too)."""
-_COUNT = rb'"\s*:\s*(\d{1,9})'
-_PROMPT = re.compile(rb'"prompt_tokens' + _COUNT)
-_INPUT = re.compile(rb'"input_tokens' + _COUNT)
-_CACHED = re.compile(rb'"cached_tokens' + _COUNT)
-_CACHE_READ = re.compile(rb'"cache_read_input_tokens' + _COUNT)
-_CACHE_WRITTEN = re.compile(rb'"cache_creation_input_tokens' + _COUNT)
-_WRITTEN = re.compile(rb'"(?:completion_tokens|output_tokens)' + _COUNT)
+_COUNTS = re.compile(
+    rb'"(prompt|completion|input|output|cached|reasoning|cache_read_input|cache_creation_input)_tokens"\s*:\s*(\d{1,9})'
+)
+_REASON = re.compile(rb'_reason"\s*:\s*"([a-z_]{1,32})"')
 
 
-def cached_share(tail: bytes) -> float | None:
-    """The share of the prompt's tokens that were cached, by the usage in `tail`; None when it does not say."""
-    tail = tail[max(0, len(tail) - TAIL_BYTES) :]
-    if b"cache" not in tail:
+class Usage(NamedTuple):
+    """Tokens, as the replica counts them; None where it does not say.
+
+    `prompt` is all of it, `cached` the part of it that was in the cache, `written` the answer with its `reasoning`.
+    """
+
+    prompt: int | None
+    cached: int | None
+    written: int | None
+    reasoning: int | None
+
+    @property
+    def cached_share(self) -> float | None:
+        """The share of the prompt's tokens that were cached."""
+        return min(self.cached / self.prompt, 1.0) if self.cached is not None and self.prompt else None
+
+    def after(self, first: "Usage") -> "Usage":
+        """This, the last that a stream told, with what only its first event said."""
+        prompt, cached = (first.prompt, first.cached) if self.prompt is None else (self.prompt, self.cached)
+        return Usage(prompt, cached, self.written, self.reasoning)
+
+
+def usage_of(tail: bytes) -> Usage | None:
+    """The usage in an answer's last bytes; None when they have none."""
+    at = tail.rfind(b'"usage"', max(0, len(tail) - TAIL_BYTES))
+    if at < 0:
         return None
-    prompt = _last(_PROMPT, tail)
+    told = {name: int(count) for name, count in _COUNTS.findall(tail, at)}
+    if not told:
+        return None
+    prompt, cached = told.get(b"prompt"), told.get(b"cached")
     if prompt is None:
-        prompt = _last(_INPUT, tail)
-        read = _last(_CACHE_READ, tail)
-        if read is not None and prompt is not None:
-            return _share(read, prompt + read + (_last(_CACHE_WRITTEN, tail) or 0))
-    return _share(_last(_CACHED, tail), prompt)
+        prompt, read = told.get(b"input"), told.get(b"cache_read_input")
+        if prompt is not None and read is not None:
+            prompt, cached = prompt + read + told.get(b"cache_creation_input", 0), read
+    return Usage(prompt, cached, told.get(b"completion", told.get(b"output")), told.get(b"reasoning"))
 
 
-def written_tokens(tail: bytes) -> int | None:
-    """The tokens of the answer, by the usage in `tail`; None when it does not say."""
-    return _last(_WRITTEN, tail[max(0, len(tail) - TAIL_BYTES) :])
-
-
-def _share(cached: int | None, prompt: int | None) -> float | None:
-    return min(cached / prompt, 1.0) if cached is not None and prompt else None
-
-
-def _last(member: re.Pattern[bytes], tail: bytes) -> int | None:
-    counts = member.findall(tail)
-    return int(counts[-1]) if counts else None
+def finish_reason(tail: bytes) -> str | None:
+    """Why the answer ended, in the words of its API (`stop`, `length`, `tool_calls`, `end_turn` …); None when it does not say."""
+    at = tail.rfind(b'_reason":', max(0, len(tail) - TAIL_BYTES))
+    told = _REASON.match(tail, at) if at >= 0 else None
+    if told is None and at >= 0:  # vLLM has a `stop_reason` of null after it
+        told = _REASON.match(tail, tail.rfind(b'finish_reason":', 0, at) + len(b"finish"))
+    return told[1].decode() if told else None

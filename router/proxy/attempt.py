@@ -17,7 +17,7 @@ from router.dispatch import Failure, Judgement, judge
 from router.model import Endpoint
 from router.outlier import AttemptVerdict
 from router.policy.replica_view import PlacedRequest
-from router.policy.usage import cached_share, written_tokens
+from router.policy.usage import Usage, finish_reason, usage_of
 from router.proxy.engine import Engine, tag_of
 from router.proxy.head import ResponseHead
 from router.proxy.paths import RESPONSES
@@ -66,6 +66,11 @@ class UpstreamAttempt(ResponseListener):
     last_byte_at = 0.0
     """When the answer's latest byte came, or its head; 0 while nothing has."""
     _gaps: Gaps | None = None
+    _pieces = 0
+    """Of a stream, counted as tokens so far."""
+    usage: Usage | None = None
+    """What the answer told, in the end or, of a stream of messages, in its first event."""
+    finish_reason: str | None = None
 
     def __init__(
         self, engine: Engine, exchange: ProxiedRequest, endpoint: Endpoint, placement: PlacedRequest | None
@@ -102,8 +107,17 @@ class UpstreamAttempt(ResponseListener):
         self._settle(judgement)
 
     def story(self) -> dict[str, object]:
-        """Why it went there, for the access log."""
-        return self._placement.story() if self._placement is not None else {}
+        """What became of it, and why it went there, for the access log."""
+        story = self._placement.story() if self._placement is not None else {}
+        usage = self.usage
+        told = (usage.prompt, usage.cached, usage.written, usage.reasoning) if usage is not None else ()
+        names = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+        story.update((name, count) for name, count in zip(names, told, strict=False) if count is not None)
+        if self._pieces and (usage is None or usage.written is None):
+            story["estimated_tokens"] = self._pieces
+        if self.finish_reason is not None:
+            story["finish_reason"] = self.finish_reason
+        return story
 
     def set_paused(self, *, paused: bool) -> None:
         """The client cannot take more, or can again."""
@@ -153,14 +167,15 @@ class UpstreamAttempt(ResponseListener):
             self.first_byte_at = now
             if self._placement is not None:
                 self._placement.first_byte(now)
-                if writer.is_stream:
-                    self._placement.cached_share = cached_share(data)  # messages: in the first event, and only there
             engine.counters.observe(self.endpoint.slot, FIRST_BYTE, now - self._exchange.asked_at)
             self._is_answered(now, data)
+            if writer.is_stream:
+                self._take_first_usage(data)
         elif writer.is_stream:
             if self._gaps is None:
                 self._gaps = engine.counters.gaps(self.endpoint.slot)
             self._gaps.observe(now - self.last_byte_at)
+            self._pieces += 1
         self.last_byte_at = now
         writer.body(data, framed=framed)
 
@@ -173,8 +188,7 @@ class UpstreamAttempt(ResponseListener):
         if status == CUT_OFF:
             self._fail(dispatch.INCOMPLETE)
             return
-        if self._placement is not None:
-            self._take_usage(self._placement, writer.last_bytes())
+        self._take_usage(writer.last_bytes())
         writer.end()
         self._settle(judge(status))
         self._exchange.finish(keep_alive=writer.keep_alive)
@@ -205,7 +219,7 @@ class UpstreamAttempt(ResponseListener):
         self._is_answered(self.first_byte_at, body)
         if self._placement is not None:
             self._placement.answered = True
-            self._take_usage(self._placement, body)
+        self._take_usage(body)
         self._settle(judgement)
         exchange.finish(keep_alive=writer.keep_alive)
 
@@ -232,12 +246,25 @@ class UpstreamAttempt(ResponseListener):
             if kind[0] == RESPONSES:
                 engine.owners.learn(data, tag_of(self.endpoint), engine.by_tag)
 
-    def _take_usage(self, placement: PlacedRequest, tail: bytes) -> None:
-        share = cached_share(tail)
-        if share is not None:
-            placement.cached_share = share
-        if placement.non_streamed:
-            placement.written_tokens = written_tokens(tail)
+    def _take_first_usage(self, data: bytes) -> None:
+        """A stream begins: one of messages tells here, and only here, what was in the cache."""
+        usage = usage_of(data)
+        if usage is not None:
+            self.usage = usage._replace(written=None, reasoning=None)  # not final yet
+            if self._placement is not None:
+                self._placement.cached_share = usage.cached_share
+
+    def _take_usage(self, tail: bytes) -> None:
+        """The answer is whole: what its last bytes tell."""
+        first, usage = self.usage, usage_of(tail)
+        if usage is not None:
+            self.usage = usage if first is None else usage.after(first)
+        self.finish_reason = finish_reason(tail)
+        placement = self._placement
+        if placement is not None and self.usage is not None:
+            placement.cached_share = self.usage.cached_share
+            if placement.non_streamed:
+                placement.written_tokens = self.usage.written
 
     def _begin_connect(self) -> None:
         self.phase = AttemptPhase.CONNECTING
@@ -287,6 +314,8 @@ class UpstreamAttempt(ResponseListener):
         engine.counters.settle(
             endpoint.slot, judgement.outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error
         )
+        if self.usage is not None or self._pieces or self.finish_reason is not None:
+            engine.counters.settle_tokens(endpoint.slot, self.usage, self.finish_reason, self._pieces)
         if engine.traces is not None and exchange.trace is not None:
             engine.traces.attempt_over(
                 exchange.trace,

@@ -23,7 +23,7 @@ LABELS = ["model", "replica"]
 
 
 def page(
-    name: str, *, ok: int, failed: int = 0, chunks: int = 0, first: tuple[int, int] = (0, 0), flight: int = 0
+    name: str, *, ok: int, failed: int = 0, tokens: int = 0, first: tuple[int, int] = (0, 0), flight: int = 0
 ) -> str:
     """The router's metrics of one replica; `first` counts answers below 0.1 s and 1 s."""
 
@@ -35,11 +35,12 @@ def page(
             requests.add_metric(["m", name, "died"], failed)
             in_flight = GaugeMetricFamily("svc_router_in_flight", "…", labels=LABELS)
             in_flight.add_metric(["m", name], flight)
-            gaps = HistogramMetricFamily("svc_router_inter_chunk_seconds", "…", labels=LABELS)
-            gaps.add_metric(["m", name], [("0.1", chunks), ("+Inf", chunks)], 1.0)
+            tokens_of = CounterMetricFamily("svc_router_tokens", "…", labels=[*LABELS, "kind"])
+            for kind, count in (("prompt", 10_000), ("completion", tokens), ("estimated", 7)):
+                tokens_of.add_metric(["m", name, kind], count)
             firsts = HistogramMetricFamily("svc_router_time_to_first_byte_seconds", "…", labels=LABELS)
             firsts.add_metric(["m", name], [("0.1", first[0]), ("1.0", sum(first)), ("+Inf", sum(first))], 1.0)
-            return [requests, in_flight, gaps, firsts]
+            return [requests, in_flight, tokens_of, firsts]
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Source())
@@ -47,8 +48,8 @@ def page(
 
 
 def test_rates_are_differences_over_the_time_between_two_looks() -> None:
-    before = read_metrics(page("a", ok=10, chunks=100), 100.0)
-    after = read_metrics(page("a", ok=30, failed=4, chunks=600, first=(10, 10), flight=3), 110.0)
+    before = read_metrics(page("a", ok=10, tokens=100), 100.0)
+    after = read_metrics(page("a", ok=30, failed=4, tokens=600, first=(10, 10), flight=3), 110.0)
     found = rates(before, after)["a"]
     assert found.ttft_p95_s == pytest.approx(0.91)
     assert found == Rates(2.4, 0.4, 50.0, 3, ttft_p50_s=0.1, ttft_p95_s=found.ttft_p95_s)
@@ -179,7 +180,7 @@ def test_what_starts_or_is_waited_for_has_a_line_with_the_time_that_is_left() ->
 
 
 async def test_once_in_a_pipe_is_a_headline_and_a_table(suite: Suite) -> None:
-    serve(suite, [page("a-server", ok=0), page("a-server", ok=10, chunks=100, first=(10, 0), flight=1)])
+    serve(suite, [page("a-server", ok=0), page("a-server", ok=10, tokens=100, first=(10, 0), flight=1)])
     done = await suite.ctl("top", "--once", "--interval", "0.05")
     assert done.code == 0, done.stderr
     headline, columns, row, *_ = done.stdout.splitlines()

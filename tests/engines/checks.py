@@ -16,7 +16,7 @@ import httpx
 import openai
 
 from babysitter.engine_metrics import Work, parse_work
-from router.policy.usage import written_tokens
+from router.policy.usage import usage_of
 from tests.engines.harness import EngineNode, Fleet, until
 from tests.router.fakes import request
 
@@ -139,8 +139,10 @@ def usage(up: Up) -> None:
     stream = up.read("/v1/chat/completions", messages=SAID, **SHORT, **options)
     told = whole["usage"]["completion_tokens"]
     assert told > 0
-    assert written_tokens(json.dumps(whole).encode()) == told
-    assert written_tokens(stream.encode()) == told, stream[-600:]
+    for raw in (json.dumps(whole), stream):
+        read = usage_of(raw.encode())
+        assert read is not None, raw[-600:]
+        assert (read.prompt, read.written) == (whole["usage"]["prompt_tokens"], told)
 
 
 def usage_of_embeddings(up: Up) -> None:

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from router.policy.usage import cached_share, written_tokens
+from router.policy.usage import usage_of
 from tests.engines import llama_cpp
 
 PROMPT = "the quick brown fox jumps over the lazy dog " * 20
@@ -22,14 +22,14 @@ def test_usage_of_every_api_of_llama_cpp_says_that_the_prompt_was_cached_W46() -
         for path, body in asked.items():
             for _ in range(2):
                 answer = client.post(path, json={"model": "tiny", **body}).content
-            share = cached_share(answer)
-            assert share is not None, (path, answer[-500:])
-            assert 0.9 < share <= 1.0, (path, answer[-500:])
-            assert written_tokens(answer) == 4
+            usage = usage_of(answer)
+            assert usage is not None, (path, answer[-500:])
+            assert 0.9 < (usage.cached_share or 0) <= 1.0, (path, answer[-500:])
+            assert usage.written == 4
         with client.stream(
             "POST", "/v1/messages", json={"model": "tiny", "stream": True, **asked["/v1/messages"]}
         ) as stream:
             first = next(stream.iter_raw())
-        share = cached_share(first)
-        assert share is not None, first
-        assert 0.9 < share <= 1.0, first
+        usage = usage_of(first)
+        assert usage is not None, first
+        assert 0.9 < (usage.cached_share or 0) <= 1.0, first

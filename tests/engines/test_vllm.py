@@ -14,7 +14,7 @@ import pytest
 
 from babysitter import identity
 from router.outlier import TOLD, Reason
-from router.policy.usage import cached_share, written_tokens
+from router.policy.usage import usage_of
 from tests.babysitter.conftest import Registry, registry, router_port
 from tests.babysitter.real import Node, ask, running
 from tests.engines import llama_cpp, vllm
@@ -175,10 +175,11 @@ async def check_usage(http: aiohttp.ClientSession) -> None:
             for _ in range(2):
                 async with http.post(path, json={"model": "tiny", "stream": stream, **options, **body}) as answer:
                     raw = await answer.read()
-            share = cached_share(raw)
-            assert share is not None, (path, raw[-500:])
-            assert 0.8 < share <= 1.0, (path, raw[-500:])
-            assert written_tokens(raw) == 4
+            first, last = usage_of(raw.partition(b"\n\n")[0]), usage_of(raw)
+            assert last is not None, (path, raw[-500:])
+            usage = last if first is None else last.after(first)
+            assert 0.8 < (usage.cached_share or 0) <= 1.0, (path, raw[-500:])
+            assert usage.written == 4
 
 
 async def talk(http: aiohttp.ClientSession, number: int) -> int:

@@ -11,7 +11,7 @@ from router.policy.choose import Chooser
 from router.policy.decision import RoutingDecision
 from router.policy.models import MEMORY, ModelRule, ModelRules, faults
 from router.policy.slow_start import SlowStart
-from router.policy.usage import cached_share
+from router.policy.usage import usage_of
 from tests.router.test_policy import endpoint
 
 RNG = random.Random(3)
@@ -229,7 +229,8 @@ def test_explain_tells_rule_inputs_and_pick_and_changes_nothing() -> None:
     ],
 )
 def test_usage_tells_the_cached_share_as_its_api_counts_W46(tail: bytes, share: float | None) -> None:
-    assert cached_share(tail) == share
+    usage = usage_of(tail)
+    assert (usage and usage.cached_share) == share
 
 
 def test_a_queue_that_others_filled_counts_for_a_while() -> None:

@@ -24,13 +24,14 @@ def test_two_samples_make_a_point_of_rates() -> None:
     traffic = TrafficHistory()
     traffic.add(sample(0, a=row(REQUESTS=100, RETRIES=5)))
     assert list(traffic.points) == []
-    later = row(REQUESTS=112, RETRIES=7, IN_FLIGHT=3, EJECTIONS=1)
+    later = row(REQUESTS=112, RETRIES=7, IN_FLIGHT=3, EJECTIONS=1, PROMPT_TOKENS=80, CACHED_TOKENS=20, WRITTEN_TOKENS=6)
     later[OUTCOMES + AttemptOutcome.DIED] = 2
     later[OUTCOMES + AttemptOutcome.CLIENT_ERROR] = 4
     traffic.add(sample(2, a=later))
     (point,) = traffic.points
     assert (point.requests_s, point.retries_s, point.errors_s) == (5.0, 1.0, 1.0)
     assert (point.in_flight, point.ejections, point.first_byte_s) == (3, 1, None)
+    assert (point.prompt_tokens_s, point.cached_tokens_s, point.completion_tokens_s) == (40.0, 10.0, 3.0)
     assert traffic.rates["a"] == (5.0, 1.0)
 
 

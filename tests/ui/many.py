@@ -131,6 +131,9 @@ def points(now: float) -> list[dict[str, Any]]:
                 "first_byte_s": [round(first * factor, 4) for factor in (1, 2.6, 4.4)],
                 "gap_s": [round(gap * factor, 5) for factor in (1, 1.9, 3.1)],
                 "queue_s": None,
+                "prompt_tokens_s": round(load * 1850),
+                "cached_tokens_s": round(load * 1850 * (0.71 + 0.04 * math.sin(x * 7))),
+                "completion_tokens_s": round(load * 212 * (0.7 if bad else 1)),
             }
         )
     return made

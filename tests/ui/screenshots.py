@@ -17,6 +17,7 @@ from tests.ui.many import name_of, paper_fleet
 IMAGES = ROOT / "docs" / "images"
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 TRAFFIC_S = 120.0
+USAGE = {"include_usage": True}
 
 
 def shoot(page: Page, name: str) -> None:
@@ -46,7 +47,10 @@ def ask_around(made: Fleet, seconds: float) -> None:
         rng = random.Random(number)
         while time.monotonic() < end:
             body = {"model": rng.choice(("small", "small", "large")), "messages": [{"role": "user", "content": "hi"}]}
-            post(f"{made.router}/v1/chat/completions", {**body, "stream": True, "max_tokens": rng.randint(8, 60)})
+            post(
+                f"{made.router}/v1/chat/completions",
+                {**body, "stream": True, "stream_options": USAGE, "max_tokens": rng.randint(8, 60)},
+            )
             time.sleep(rng.uniform(0, 1.5))
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(6)]
