@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from common.wire.base import JsonObject
 from common.wire.deployment import DEPLOYMENT_KEY, REVISION_KEY
+from common.wire.group import GROUP_KEY, RANK_KEY
 from common.wire.replica import ReplicaInfo
 from common.wire.words import ServerMode
 
@@ -24,12 +25,14 @@ def fits(info: ReplicaInfo, filters: Mapping[str, str]) -> bool:
 
 def deployment_marks(metadata: JsonObject) -> JsonObject:
     """What a request's metadata says of its deployment: every record and report of the replica has it, as short as it is."""
-    name, revision = metadata.get(DEPLOYMENT_KEY), metadata.get(REVISION_KEY)
     marks: JsonObject = {}
-    if isinstance(name, str) and len(name) <= NAME_LIMIT:
-        marks[DEPLOYMENT_KEY] = name
-    if isinstance(revision, int):
-        marks[REVISION_KEY] = revision
+    for key in (DEPLOYMENT_KEY, GROUP_KEY):
+        name = metadata.get(key)
+        if isinstance(name, str) and len(name) <= NAME_LIMIT:
+            marks[key] = name
+    for key in (REVISION_KEY, RANK_KEY):
+        if isinstance(number := metadata.get(key), int):
+            marks[key] = number
     return marks
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from common.wire.base import JsonObject, Message
+from common.wire.group import MOST_MEMBERS
 from common.wire.words import ServerMode
 
 Text = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -150,11 +151,18 @@ class NodePlacement(RequestPart):
     node: Name | None = None
 
 
+class GroupPlace(RequestPart):
+    """Member `group` of a create request: which of how many it is; `rank` 0 leads."""
+
+    rank: int = Field(ge=0, lt=MOST_MEMBERS)
+    size: int = Field(ge=2, le=MOST_MEMBERS)
+
+
 class TemplateRequest(RequestPart):
     """One replica wanted, made of a template.
 
     `model_name` is the name that it is served by; unset, the parameter `model`. `accelerators` and `memory_mb` replace what
-    the template needs.
+    the template needs. With `group` it is reserved, and begins when it is told of all members.
     """
 
     backend: BackendChoice
@@ -166,6 +174,7 @@ class TemplateRequest(RequestPart):
     wait_for_ready: bool = False
     request_id: Text | None = None
     metadata: JsonObject = Field(default_factory=dict)
+    group: GroupPlace | None = None
 
 
 class CreateBody(RootModel[CreateRequest | TemplateRequest]):

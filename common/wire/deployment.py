@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from common.wire.base import JsonObject, Message
 from common.wire.create import Name, Text
+from common.wire.group import MOST_MEMBERS
 
 ParameterValue: TypeAlias = str | int | float | bool | list[str]
 """One parameter of a template; the template says which type."""
@@ -61,7 +62,7 @@ class DeploymentSpec(SpecPart):
     """What should run: a `template` with its parameters, or a release server's create `request`.
 
     `model` is the name that clients ask for (unset: the deployment's). `accelerators` and `memory_mb` replace what the
-    template needs. `idle_s`: replicas above `min` go after so long without a request (0: never). `dwell_s`: a replica that
+    template needs, and `followers` how many members its groups have beside the leader. `idle_s`: replicas above `min` go after so long without a request (0: never). `dwell_s`: a replica that
     was started is not taken away for so long. Of two deployments that want the same accelerators, the higher `priority` has
     them.
     """
@@ -72,6 +73,7 @@ class DeploymentSpec(SpecPart):
     request: JsonObject | None = None
     accelerators: int | None = Field(default=None, ge=0, le=1024)
     memory_mb: int | None = Field(default=None, ge=0)
+    followers: int | None = Field(default=None, ge=1, lt=MOST_MEMBERS)
     replicas: ReplicaRange = Field(default_factory=ReplicaRange)
     scale: ScaleRule = Field(default_factory=ScaleRule)
     idle_s: float = Field(default=0, ge=0, le=30 * 86_400)
@@ -83,12 +85,12 @@ class DeploymentSpec(SpecPart):
     def _says_what_runs(self) -> "DeploymentSpec":
         if (self.template is None) == (self.request is None):
             raise ValueError("needs either template or request")
-        if self.request is not None and self.parameters:
-            raise ValueError("parameters belong to a template")
+        if self.request is not None and (self.parameters or self.followers):
+            raise ValueError("parameters and followers belong to a template")
         return self
 
 
-RUNS: tuple[str, ...] = ("model", "template", "parameters", "request", "accelerators", "memory_mb")
+RUNS: tuple[str, ...] = ("model", "template", "parameters", "request", "accelerators", "memory_mb", "followers")
 """Members of a specification that a running replica depends on: a change of these is a new revision and rolls."""
 
 
@@ -219,6 +221,7 @@ class TemplateGlance(Message, frozen=True, kw_only=True):
         memory_mb: Of each of them, where they are shared.
         shares: Replicas may share an accelerator, by memory.
         sleeps: Its replicas can be put to sleep.
+        followers: Members of its groups beside the leader, where the deployment does not say; 0: its replicas are no groups.
         digest: Differs when the template does.
         parameters: JSON schema of its parameters; in a heartbeat empty where it would be too large.
         error: Why its file is of no use: nothing is made of it.
@@ -229,6 +232,7 @@ class TemplateGlance(Message, frozen=True, kw_only=True):
     memory_mb: int = 0
     shares: bool = False
     sleeps: bool = False
+    followers: int = 0
     digest: str = ""
     parameters: JsonObject = {}
     description: str = ""
@@ -255,8 +259,17 @@ class TemplateList(Message, frozen=True, kw_only=True):
     templates: list[TemplateInfo]
 
 
+class DeploymentMember(Message, frozen=True, kw_only=True):
+    """One member of a replica that is a group; rank 0 leads."""
+
+    rank: int
+    node: str
+    status: str
+    replica_id: str | None = None
+
+
 class DeploymentReplica(Message, frozen=True, kw_only=True):
-    """One replica of a deployment, as `GET /api/v1/deployments/{name}` shows it."""
+    """One replica of a deployment, as `GET /api/v1/deployments/{name}` shows it. A group has `members`; all else is its leader's."""
 
     request_id: str
     node: str
@@ -265,6 +278,7 @@ class DeploymentReplica(Message, frozen=True, kw_only=True):
     replica_id: str | None = None
     since: str | None = None
     leaving: bool = False
+    members: list[DeploymentMember] = []
 
 
 class DeploymentRevision(Message, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType, field
 
 from common.wire.base import JsonObject, Message
 from common.wire.deployment import Accelerator, AcceleratorReading, TemplateGlance
+from common.wire.group import GroupMember
 from common.wire.lora import LoraAdapter
 from common.wire.words import NOT_SERVING, DisplayStatus, ReplicaStatus, StageState
 
@@ -150,7 +151,10 @@ class ReplicaHeartbeat(ReplicaReport, frozen=True, kw_only=True):
 
 
 class InfoMarks(Message, frozen=True, kw_only=True):
-    """What registry, agent and babysitter add to an info's `metadata`. `ending`: it was told that its job will end."""
+    """What registry, agent and babysitter add to an info's `metadata`. `ending`: it was told that its job will end.
+
+    `rank`: of a member of a group; 0 leads.
+    """
 
     node: str | UnsetType = UNSET
     service: str | UnsetType = UNSET
@@ -159,6 +163,7 @@ class InfoMarks(Message, frozen=True, kw_only=True):
     draining: bool | UnsetType = UNSET
     deleted: bool | UnsetType = UNSET
     ending: bool | UnsetType = UNSET
+    rank: int | UnsetType = UNSET
 
 
 class ReplicaList(Message, frozen=True, kw_only=True):
@@ -184,7 +189,10 @@ class Warned(Message, frozen=True, kw_only=True):
 
 
 class Created(Message, frozen=True, kw_only=True):
-    """`POST /api/v1/replicas`: 201, or 200 for the same `request_id` again. `base_url` is null until it serves."""
+    """`POST /api/v1/replicas`: 201, or 200 for the same `request_id` again. `base_url` is null until it serves.
+
+    `member` has one of a group: where it was reserved.
+    """
 
     replica_id: str
     status: ReplicaStatus
@@ -192,6 +200,7 @@ class Created(Message, frozen=True, kw_only=True):
     request_id: str | None = None
     base_url: str | None = None
     warnings: list[Warned] | UnsetType = UNSET
+    member: GroupMember | UnsetType = UNSET
 
 
 class StopRequest(Message, frozen=True, kw_only=True):
