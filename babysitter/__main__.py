@@ -105,6 +105,9 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
                 seen=supervisor.note_settings,
             )
             await supervisor.start(scope)
+            if spec.peers is not None:
+                peers = spec.peers.run(session, lambda: supervisor.state, supervisor.tell)
+                scope.spawn("peers", peers, service=True)
             scope.spawn("reload", reloader.run(), service=True)
             if noticed is not None:
                 scope.spawn("notice", leave_in_time(noticed, supervisor, settings, stop))

@@ -127,6 +127,8 @@ async def stop(request: web.Request) -> web.Response:
 async def retry(request: web.Request) -> web.Response:
     """`POST /retry`: start a failed replica again, with a clean count; 409 in any other state."""
     supervisor = request.app[CONTEXT].supervisor
+    if supervisor.spec.peers is not None:
+        raise ApiError(HTTPStatus.CONFLICT, "a member of a group is not started again without the others")
     if supervisor.state is not ReplicaState.FAILED:
         raise ApiError(HTTPStatus.CONFLICT, f"only a failed replica is retried; this one is {supervisor.state.value}")
     supervisor.tell(ev.Retry(deploy=supervisor.spec.deployer is not None))

@@ -22,7 +22,8 @@ from babysitter.engine_health import EngineHealth
 from babysitter.launch import make_command, make_plan
 from babysitter.lifecycle import RestartPolicy
 from babysitter.lora import LoraRules
-from babysitter.probe import ServerProbe
+from babysitter.peers import load as load_peers
+from babysitter.probe import ProcessProbe, ServerProbe
 from babysitter.settings import BabysitterSettings, RestartSettings
 from babysitter.sleep_rules import SleepRules, rules_of, vllm_rules
 from babysitter.slots import Slots
@@ -178,6 +179,7 @@ def make_spec(
         requested=requested,
         lora=LoraRules(settings.lora.adapters, settings.lora.on_demand, settings.lora.max_loaded),
         sleep=make_sleep(settings),
+        peers=load_peers(settings.replica_dir) if settings.replica_dir else None,
         weight=settings.weight,
         diagnostics=request.run_diagnostics if request else False,
         memory_soft_bytes=_bytes(settings.limits.memory_soft_mb),
@@ -249,6 +251,8 @@ def warnings_of(request: CheckedRequest, settings: BabysitterSettings) -> tuple[
 def make_probe(settings: BabysitterSettings, spec: Spec, session: aiohttp.ClientSession) -> ServerProbe:
     """What asks the server. A release server's replica is ready when its `/health` is 200 (docs/contract.md 5)."""
     is_client = isinstance(settings.backend, CbclientBackend)
+    if settings.probes.ready_when != "answers":
+        return ProcessProbe(session, spec.look_timeout_s, listens=settings.probes.ready_when == "listens")
     expected = () if is_client else make_plan(settings).expected_models
     own = (spec.requested.model_name,) if spec.requested.model_name else ()
     return ServerProbe(
@@ -258,6 +262,7 @@ def make_probe(settings: BabysitterSettings, spec: Spec, session: aiohttp.Client
         configured=settings.models or own,
         health_path=settings.probes.health_path or ("/health" if is_client else ""),
         must_have_health=is_client,
+        check=spec.peers.check if spec.peers else lambda: None,
     )
 
 

@@ -170,6 +170,20 @@ class Drained:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberAway:
+    """Another member of its group does not answer, or is not up: no requests until it is."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupBroken:
+    """Another member of its group is gone for good."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Woke:
     """The machine's timer went off."""
 
@@ -196,6 +210,8 @@ Event = (
     | NotSlept
     | NotWoken
     | Drained
+    | MemberAway
+    | GroupBroken
     | Woke
 )
 

@@ -57,6 +57,8 @@ LATE: frozenset[type[ev.Event]] = frozenset(
         ev.Slept,
         ev.NotSlept,
         ev.NotWoken,
+        ev.MemberAway,
+        ev.GroupBroken,
     }
 )
 """Events that may come when nobody waits for them any more."""
@@ -81,6 +83,7 @@ TABLE: dict[Key, Rule] = dict(
         row(ReplicaState.WAITING_FOR_READY, ev.StartProgress, transitions.progress),
         row(ReplicaState.WAITING_FOR_READY, ev.Woke, transitions.check_start),
         row(ReplicaState.WAITING_FOR_READY, ev.NotWoken, transitions.not_woken),
+        row(ReplicaState.WAITING_FOR_READY, ev.GroupBroken, transitions.group_broken),
         row(ReplicaState.WAITING_FOR_READY, ev.Exited, transitions.exited),
         row(ReplicaState.WAITING_FOR_READY, ev.StopRequested, transitions.stop),
         row(ReplicaState.READY, ev.ProbeGood, transitions.still_good),
@@ -89,6 +92,8 @@ TABLE: dict[Key, Rule] = dict(
         row(ReplicaState.READY, ev.Exited, transitions.exited),
         row(ReplicaState.READY, ev.StopRequested, transitions.stop),
         row(ReplicaState.READY, ev.OverLimit, transitions.over_limit),
+        row(ReplicaState.READY, ev.MemberAway, transitions.member_away),
+        row(ReplicaState.READY, ev.GroupBroken, transitions.group_broken),
         row(ReplicaState.READY, ev.SleepRequested, transitions.doze),
         row(ReplicaState.DOZING, ev.Drained, transitions.fall_asleep),
         row(ReplicaState.DOZING, ev.Woke, transitions.too_busy),
@@ -102,6 +107,7 @@ TABLE: dict[Key, Rule] = dict(
         row(ReplicaState.ASLEEP, ev.StopRequested, transitions.stop),
         row(ReplicaState.UNHEALTHY, ev.ProbeGood, transitions.recover),
         row(ReplicaState.UNHEALTHY, ev.ProbeBad, transitions.still_bad),
+        row(ReplicaState.UNHEALTHY, ev.GroupBroken, transitions.group_broken),
         row(ReplicaState.UNHEALTHY, ev.Exited, transitions.exited),
         row(ReplicaState.UNHEALTHY, ev.StopRequested, transitions.stop),
         row(ReplicaState.ENDING, ev.Drained, transitions.end_drained),

@@ -5,6 +5,7 @@ import ipaddress
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,7 @@ from babysitter import connections
 from common.http.serve import Address, explain_bind
 from common.names import bind_address
 
-ESTABLISHED = "01"
+ESTABLISHED, LISTENING = "01", "0A"
 LOOK_UP_WAIT_S = 2.0
 
 
@@ -101,7 +102,16 @@ def clients(port: int, *, at_rest: bool = False) -> int:
         return sum(
             not one.is_idle(at_rest=at_rest) and one.remote_port not in ours for one in connections.established(port)
         )
-    count = 0
+    return sum(remote not in ours for local, remote in _sockets(ESTABLISHED) if local == port)
+
+
+def listens(port: int) -> bool:
+    """True when somebody listens at this machine's `port`. No connection is made: one may be all that a server takes."""
+    return any(local == port for local, _ in _sockets(LISTENING))
+
+
+def _sockets(wanted: str) -> Iterator[tuple[int, int]]:
+    """Local and remote port of each TCP socket in that state."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
@@ -109,9 +119,8 @@ def clients(port: int, *, at_rest: bool = False) -> int:
             continue
         for line in lines:
             _, local, remote, state, *_ = line.split()
-            if state == ESTABLISHED and _port(local) == port and _port(remote) not in ours:
-                count += 1
-    return count
+            if state == wanted:
+                yield _port(local), _port(remote)
 
 
 def _port(address: str) -> int:

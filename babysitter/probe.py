@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 import psutil
 
+from babysitter import ports
 from babysitter.identity import Identity
 from common.discovery.model_list import MODELS_LIMIT_BYTES, parse_models
 from common.http.client import no_connection, read_bounded
@@ -41,6 +43,7 @@ class ServerProbe:
         configured: Ids of a server whose models call tells none; it is ready when `/health` is 200.
         health_path: Must be 200 before anything else counts, where the server has it; empty: is not asked.
         must_have_health: A server without it is not ready.
+        check: Raises `NotReady` while something else than the server keeps it from being ready.
     """
 
     session: aiohttp.ClientSession
@@ -49,6 +52,7 @@ class ServerProbe:
     configured: Sequence[str] = ()
     health_path: str = ""
     must_have_health: bool = False
+    check: Callable[[], None] = lambda: None
     _answers: dict[str, tuple[bytes, tuple[ModelObject, ...]]] = field(default_factory=dict)
     """The last answer at each path with its models: a long list is read again only when it changed."""
 
@@ -58,6 +62,7 @@ class ServerProbe:
         Raises:
             NotReady: It does not serve, or not what it should.
         """
+        self.check()
         try:
             async with asyncio.timeout(self.timeout_s):
                 models = await self._models(base_url)
@@ -105,6 +110,24 @@ class ServerProbe:
     async def _get(self, url: str) -> tuple[int, bytes]:
         async with self.session.get(url, allow_redirects=False) as answer:
             return answer.status, await read_bounded(answer, MODELS_LIMIT_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessProbe(ServerProbe):
+    """Looks at a server that speaks no HTTP: it runs, as its process tells, and with `listens` it has its port."""
+
+    listens: bool = False
+
+    async def look(self, base_url: str) -> tuple[ModelObject, ...]:
+        """No models.
+
+        Raises:
+            NotListening: It does not listen yet.
+        """
+        port = urlsplit(base_url).port
+        if self.listens and port is not None and not await asyncio.to_thread(ports.listens, port):
+            raise NotListening(f"nobody listens at port {port}")
+        return ()
 
 
 async def fetch_json(session: aiohttp.ClientSession, url: str, *, timeout_s: float) -> Any:

@@ -4,6 +4,7 @@ A new command is that of the server's next start: until then `/health` names it 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import aiohttp
 
@@ -38,6 +39,7 @@ def apply(
     """
     before = supervisor.spec
     spec = make_spec(settings, environ=environ, clock=clock, mark="", addresses=before.addresses)
+    spec = replace(spec, peers=before.peers)
     supervisor.reload(spec, make_probe(settings, spec, session), make_engine(settings, spec, session, clock))
     if reporter is not None:
         reporter.reload(spec.heartbeat_s, anew=(spec.metadata, spec.weight) != (before.metadata, before.weight))

@@ -221,6 +221,11 @@ class ServerRunner:
         def is_wanted() -> bool:
             return self._state() is ReplicaState.STARTING
 
+        broken = await self._spec.peers.up(is_wanted) if self._spec.peers else None
+        if broken is not None:
+            await asyncio.to_thread(attempt.remove)
+            self._tell(await self._exited(ev.Exited(error=broken)))
+            return
         async with self._spec.slots.held(is_wanted):
             if not is_wanted():
                 self._tell(ev.NotSpawned("no longer wanted"))

@@ -104,6 +104,11 @@ class ProbeSettings(Settings):
     end_late: bool = option(False, "End and fail a late start instead of only telling.", flags=())
     stall_s: float = option(1800.0, "A start whose log is silent for so many seconds is stalled.", flags=(), gt=0)
     end_stalled: bool = option(False, "End a stalled start instead of only telling.", flags=())
+    ready_when: Literal["answers", "listens", "runs"] = option(
+        "answers",
+        "Ready is what lists its models; or what listens, or runs, which no router asks for anything.",
+        flags=(),
+    )
     health_path: str = option(
         "/health",
         "Asked before the list of models, where the server has it (404: it has not). Empty: not asked.",

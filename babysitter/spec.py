@@ -8,6 +8,7 @@ from typing import Protocol
 from babysitter.attempt import ServerCommand
 from babysitter.lifecycle import RestartPolicy
 from babysitter.lora import LoraRules
+from babysitter.peers import Peers
 from babysitter.sleep_rules import SleepRules
 from babysitter.slots import Slots
 from common.wire.base import JsonObject
@@ -98,7 +99,8 @@ class Spec:
     """The replica. Either `command` or `deployer` is given; `metadata` goes into its records.
 
     `server_settings` has a digest of each setting that a start of the server uses, by name. With a `stop_command` the
-    server is no child of its command (a container, say): it is ended by that, and its health alone tells how it is.
+    server is no child of its command (a container, say): it is ended by that, and its health alone tells how it is. `peers` has
+    a member of a group.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Spec:
     requested: Requested = Requested()
     lora: LoraRules = field(default_factory=LoraRules)
     sleep: SleepRules | None = None
+    peers: Peers | None = None
     weight: float | None = None
     diagnostics: bool = False
     memory_soft_bytes: int | None = None

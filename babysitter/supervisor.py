@@ -169,7 +169,7 @@ class Supervisor:
         self._watcher.reload(self.spec, probe, engine)
         self.adapters.reload(self.spec)
         self.sleeper.reload(self.spec)
-        if self.state is ReplicaState.FAILED:
+        if self.state is ReplicaState.FAILED and self.spec.peers is None:
             self.tell(ev.Retry(deploy=self.spec.deployer is not None))
         self._changed()
 
@@ -219,7 +219,9 @@ class Supervisor:
             if (ended := await runner.last_end()) is not None:
                 self._tell_first(ended)
             elif not unfinished:
-                self._tell_first(ev.Begin(deploy=self.spec.deployer is not None))
+                alone = self.spec.peers is not None and self.memory.attempts  # none of a group starts again by itself
+                deploy = self.spec.deployer is not None
+                self._tell_first(ev.Exited(error="its server is gone") if alone else ev.Begin(deploy=deploy))
         if unfinished:
             log.info("replica.stop_resumed")
             self.tell(ev.StopRequested("the stop that was asked of an earlier babysitter"))

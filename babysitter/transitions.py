@@ -202,6 +202,17 @@ def still_bad(life: Lifecycle, event: ev.ProbeBad, policy: RestartPolicy, now: f
     return replace(life, good=0, error=event.reason), ()
 
 
+def member_away(life: Lifecycle, event: ev.MemberAway, _policy: RestartPolicy, now: float) -> Result:
+    """Out of rotation at once; good looks bring it back when the other is."""
+    fresh = {"good": 0, "bad": 1, "bad_since": now, "error": event.reason}
+    return _move(life, ReplicaState.UNHEALTHY, event.reason, now, **fresh)
+
+
+def group_broken(life: Lifecycle, event: ev.GroupBroken, _policy: RestartPolicy, now: float) -> Result:
+    """A server is of no use without the others: it is ended for good."""
+    return _move(life, ReplicaState.ENDING, event.reason, now, ev.Terminate(), verdict=event.reason)
+
+
 def over_limit(life: Lifecycle, event: ev.OverLimit, policy: RestartPolicy, now: float) -> Result:
     """Too much memory: out of rotation, wait for its requests, end it, start it again (A16)."""
     return _move(

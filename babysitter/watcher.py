@@ -165,7 +165,8 @@ class ServerWatcher:
                 stranger = await asyncio.to_thread(stranger_on_port, self.port, attempt.members)
                 if stranger is not None:
                     raise NotListening(f"port {self.port} is answered by a stranger, {stranger}")
-            await self._prove(server_url, str(models[0]["id"]))
+            if models:
+                await self._prove(server_url, str(models[0]["id"]))
             starts = self._state() is ReplicaState.WAITING_FOR_READY
             if await self._adapters.look(server_url, models, steps=steps, starts=starts):
                 models = await self._prober.look(server_url)

@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
 from babysitter import metrics as scrapes
-from babysitter.agent import streams
+from babysitter.agent import groups, streams
 from babysitter.agent.controller import ReplicaController
 from babysitter.agent.manager import ReplicaManager
 from babysitter.agent.metrics import families
@@ -84,12 +84,14 @@ async def create(request: web.Request) -> web.Response:
     create_request = manager.read(body)
     # Shielded: a client that goes away in the middle leaves a whole replica, which it finds by its request_id.
     controller, repeated = await asyncio.shield(manager.create(create_request, body))
+    member = await asyncio.to_thread(groups.member_of, controller.record, manager.settings)
     created = Created(
         replica_id=controller.replica_id,
         status=controller.info().status if repeated else ReplicaStatus.PENDING,
         message=f"Replica {controller.replica_id} created {'before, by this request_id' if repeated else 'successfully'}",
         request_id=controller.record.request_id,
         warnings=warnings(create_request, body) or UNSET,
+        member=member or UNSET,
     )
     return json_answer(created, status=HTTPStatus.OK if repeated else HTTPStatus.CREATED)
 
@@ -112,6 +114,18 @@ async def get_replica(request: web.Request) -> web.Response:
     """`GET /api/v1/replicas/{id}`."""
     info = _controller(request).info()
     return json_answer(OneReplica(replica_id=info.replica_id, status=info.status, info=info))
+
+
+async def members(request: web.Request) -> web.Response:
+    """`POST /api/v1/replicas/{id}/members`: its group is complete."""
+    controller, manager = _controller(request), request.app[AGENT].manager
+    check_content_type(request)
+    body = parse_body(await request.read())
+    await asyncio.shield(groups.begin(manager, controller, body))
+    message = f"Replica {controller.replica_id} begins"
+    return json_answer(
+        ReplicaMessage(replica_id=controller.replica_id, status=controller.info().status, message=message)
+    )
 
 
 async def delete(request: web.Request) -> web.Response:

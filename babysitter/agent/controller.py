@@ -6,15 +6,14 @@ It keeps a babysitter running while the replica is wanted, and ends everything t
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
 import structlog
-from msgspec import to_builtins
 
-from babysitter.agent import picture, processes
+from babysitter.agent import asking, disk, picture, processes
 from babysitter.agent.launch_spec import LaunchSpec
 from babysitter.agent.model import Desired, ReplicaRecord
 from babysitter.agent.patience import Patience
@@ -23,18 +22,16 @@ from babysitter.agent.store import ReplicaStore
 from babysitter.memory import SavedReplica
 from common.clock import Clock
 from common.exits import Exit
-from common.http.client import read_bounded
 from common.wire.create import RequestGlance
 from common.wire.replica import ReplicaInfo, StopRequest
 from common.wire.words import ReplicaStatus
 
 log = structlog.get_logger(__name__)
-CALL_TIMEOUT_S = 5.0
-ANSWER_LIMIT_BYTES = 64 << 10
+BEGUN_WITHIN_S = 120.0
+"""A member of a group that is reserved is told of the others within this time, or has failed."""
 TELL_AGAIN_S = 0.2
 STARTED_WITHIN_S = 15.0
 POLL_S = 0.05
-DISK_RETRY_S = 5.0
 STOP_TRIES = 2
 RENEWED_WITHIN_S = 20.0
 DEPLOYING = frozenset({ReplicaStatus.PENDING, ReplicaStatus.CREATING})
@@ -187,6 +184,9 @@ class ReplicaController:
             if self.record.fault is not None:
                 await self._wake.wait()
                 continue
+            if self.record.is_waiting and not self.has_babysitter:
+                await self._until_begun()
+                continue
             if not self.has_babysitter and self._was_stopped():
                 self.record.desired = Desired.STOPPED  # by a call of its babysitter, perhaps while no agent ran
                 break
@@ -213,6 +213,23 @@ class ReplicaController:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), wait_s)
         await self._finish()
+
+    async def _until_begun(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), BEGUN_WITHIN_S)
+            return
+        await self._give_up(f"its group was not complete within {BEGUN_WITHIN_S:g} s")
+
+    async def begin(self, files: Mapping[str, bytes]) -> None:
+        """The group of one that was reserved is complete.
+
+        Raises:
+            OSError: The disk refuses what its babysitter needs.
+        """
+        await asyncio.to_thread(self._store.add, self.replica_id, files)
+        self.record.begun = True
+        await self._save()
+        self._wake.set()
 
     async def _give_up(self, fault: str) -> None:
         """It has failed, and stays so until it is retried or deleted."""
@@ -292,10 +309,10 @@ class ReplicaController:
         while self.record.desired is not Desired.DELETED:
             self._wake.clear()
             await self._wake.wait()
-        await self._until_disk_allows(lambda: self._store.remove(self.record))
+        await disk.until_allowed(lambda: self._store.remove(self.record), self.replica_id)
         age_s = self._store.gone_s(self.replica_id, self._clock.utcnow().timestamp()) or 0.0
         await asyncio.sleep(max(0.0, self._retention_s - age_s))
-        await self._until_disk_allows(lambda: self._store.forget(self.replica_id))
+        await disk.until_allowed(lambda: self._store.forget(self.replica_id), self.replica_id)
 
     async def _write_end(self) -> None:
         """Save that the replica is over, again and again until the disk takes it: else a later agent starts it again (B9).
@@ -306,7 +323,7 @@ class ReplicaController:
             closed, saved = await self._close_state(), await self._save()
             if (closed and saved) or self.record.desired is Desired.DELETED:
                 return
-            await asyncio.sleep(DISK_RETRY_S)
+            await asyncio.sleep(disk.RETRY_S)
 
     async def _close_state(self) -> bool:
         try:
@@ -367,24 +384,7 @@ class ReplicaController:
     async def ask(self, path: str, body: StopRequest | None = None) -> tuple[int, bytes]:
         """One call of its babysitter: status and body of its answer; 503 where nobody answers."""
         url = self._runner.url(self.record, self.directory, self.launch_spec)
-        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
-        call = {"json": to_builtins(body or {}), "headers": self.launch_spec.headers, "timeout": timeout}
-        try:
-            async with self._session.post(f"{url}{path}", **call, allow_redirects=False) as answer:
-                return answer.status, await read_bounded(answer, ANSWER_LIMIT_BYTES)
-        except (aiohttp.ClientError, TimeoutError):  # also where it has no address yet
-            return HTTPStatus.SERVICE_UNAVAILABLE, b""
-
-    async def _until_disk_allows(self, work: Callable[[], None]) -> None:
-        """Run `work`, again and again until the disk allows it (B9)."""
-        while True:
-            try:
-                await asyncio.to_thread(work)
-            except OSError as error:
-                log.error("replica.disk_refuses", replica=self.replica_id, reason=str(error))
-                await asyncio.sleep(DISK_RETRY_S)
-            else:
-                return
+        return await asking.ask(self._session, f"{url}{path}", self.launch_spec.headers, body)
 
     async def _save(self) -> bool:
         """Save the record, one writer at a time; False when the disk refuses, which is logged and stops nothing."""

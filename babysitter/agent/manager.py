@@ -41,7 +41,7 @@ from common.http.errors import ApiError
 from common.names import bind_address
 from common.tasks import TaskScope
 from common.wire.base import JsonObject
-from common.wire.create import RequestGlance, TemplateRequest
+from common.wire.create import GroupPlace, RequestGlance, TemplateRequest
 from common.wire.deployment import DEPLOYMENT_KEY
 from common.wire.read import read_lenient
 from common.wire.replica import NodeCounts
@@ -194,7 +194,8 @@ class ReplicaManager:
             if replica_id in self._arriving:
                 await self._arriving[replica_id].over.wait()
             return self._same(replica_id, request_id, mark), True
-        record = self._reserve(request_id, mark, need, job_of(self.settings, recipe, need))
+        group = request.group if isinstance(request, TemplateRequest) else None
+        record = self._reserve(request_id, mark, need, job_of(self.settings, recipe, need, group), group)
         content = {**body, "request_id": request_id, "model_name": recipe.model_name if recipe else request.model_name}
         arriving = self._arriving[record.replica_id] = _Arriving(record)
         try:
@@ -271,8 +272,10 @@ class ReplicaManager:
             )
         return controller
 
-    def _reserve(self, request_id: str, mark: str, need: Need, job: dict[str, str]) -> ReplicaRecord:
-        """An id, two ports and accelerators that nobody else has.
+    def _reserve(
+        self, request_id: str, mark: str, need: Need, job: dict[str, str], group: GroupPlace | None
+    ) -> ReplicaRecord:
+        """An id, two ports (three to lead a group) and accelerators that nobody else has.
 
         Raises:
             ApiError: 503, the node is full; 422, it will never have so many accelerators.
@@ -283,12 +286,11 @@ class ReplicaManager:
         if len(live) >= self.settings.max_replicas:
             raise ApiError(503, f"the node is full: max_replicas is {self.settings.max_replicas}")
         accelerators = self.accelerators.choose(need, self.holds())
-        replica_id = _new_id()
-        while replica_id in self._controllers or replica_id in self._arriving:
-            replica_id = _new_id()
+        replica_id = next(one for one in iter(_new_id, "") if one not in {**self._controllers, **self._arriving})
         is_local = self.settings.runner == "local"
-        taken = {port for record in live for port in (record.port, record.port + 1)}
+        taken = {port for record in live for port in record.ports}
         port = self._free_port(taken) if is_local else 0
+        rendezvous_port = self._free_port({*taken, port}) if group and group.rank == 0 else 0
         self._by_request[request_id] = replica_id
         return ReplicaRecord(
             replica_id,
@@ -300,6 +302,8 @@ class ReplicaManager:
             accelerator_mb=need.memory_mb if need.is_shared else 0,
             env=self.accelerators.environment(accelerators) if is_local else {},
             job=job,
+            group=(group.rank, group.size) if group else None,
+            rendezvous_port=rendezvous_port,
         )
 
     def _free_port(self, taken: set[int]) -> int:
@@ -322,10 +326,10 @@ class ReplicaManager:
     def _create_files(self, record: ReplicaRecord, content: JsonObject, recipe: Recipe | None) -> None:
         host, port = bind_address(self.settings.servers_host), record.port or self.settings.first_port
         made: dict[str, bytes] = {}
-        if recipe is not None:
+        if recipe is not None and record.group is None:
             made[RENDERED] = recipe.rendered(host=host, port=port, accelerators=len(record.accelerators))
-            if not record.port:  # rendered where the port is chosen
-                made = {RECIPE: msgspec.json.encode(recipe)}
+        if recipe is not None and (record.group or not record.port):  # rendered when all of that is known
+            made = {RECIPE: msgspec.json.encode(recipe)}
         first = SavedReplica(
             replica_id=record.replica_id,
             server_mode=content.get("server_mode"),

@@ -27,7 +27,8 @@ class ReplicaRecord(msgspec.Struct):
     reserved until the replica is `over`: stopped for good, with nothing of it left that runs. So are its `accelerators`:
     alone, or `accelerator_mb` of each where they are shared; `env` tells its server of them. `digest` tells two requests of
     one `request_id` apart. `fault` is why its babysitter cannot be started. `job` are the options of its job where a
-    scheduler runs it, `job_id` is its last one's (0: none is known). Times are ISO 8601.
+    scheduler runs it, `job_id` is its last one's (0: none is known). A member of a group has a `group`: its rank and how many
+    there are; it is `begun` once it was told of all. The leader's has a `rendezvous_port` as well. Times are ISO 8601.
     """
 
     replica_id: str
@@ -44,6 +45,19 @@ class ReplicaRecord(msgspec.Struct):
     env: dict[str, str] = {}
     job: dict[str, str] = {}
     job_id: int = 0
+    group: tuple[int, int] | None = None
+    begun: bool = False
+    rendezvous_port: Port = 0
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """All that it has reserved."""
+        return tuple(port for port in (self.port, self.port + 1, self.rendezvous_port) if port > 1)
+
+    @property
+    def is_waiting(self) -> bool:
+        """It is reserved, and does not begin before the others of its group are."""
+        return self.group is not None and not self.begun
 
     def __post_init__(self) -> None:
         """The id becomes a path (E4)."""

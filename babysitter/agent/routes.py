@@ -18,6 +18,7 @@ from common.http.openapi import Parameter, Route
 from common.wire.base import JsonObject
 from common.wire.create import CreateBody
 from common.wire.deployment import TemplateList
+from common.wire.group import GroupMembers
 from common.wire.replica import (
     AgentHealth,
     Created,
@@ -74,6 +75,15 @@ ROUTES = (
         faults=(404, 413),
         body=StopRequest,
         body_required=False,
+    ),
+    Route(
+        "POST",
+        f"{_ONE}/members",
+        api.members,
+        "Begin a member of a group, which is complete.",
+        {200: ReplicaMessage},
+        faults=(404, 409, 413, 507),
+        body=GroupMembers,
     ),
     Route("POST", f"{_ONE}/health", api.replica_health, "Ask its server now.", {200: ReplicaHealth}, faults=(404,)),
     Route("POST", f"{_ONE}/retry", api.retry, "Begin a failed one again.", {202: ReplicaMessage}, faults=(404, 409)),

@@ -161,6 +161,15 @@ class ReplicaStore:
         """Write its babysitter's settings anew, for the next babysitter."""
         write_atomic(self.directory(replica_id) / "babysitter.json", settings)
 
+    def add(self, replica_id: str, files: Mapping[str, bytes]) -> None:
+        """Write more files into its directory.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        for name, content in files.items():
+            write_atomic(self.directory(replica_id) / name, content)
+
     def has_settings(self, replica_id: str, settings: bytes) -> bool:
         """True when its babysitter was started with these settings, or its file cannot be read."""
         try:

@@ -14,16 +14,19 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from babysitter.agent.accelerators import Need
 from common.wire.base import JsonObject
-from common.wire.deployment import TemplateGlance
+from common.wire.group import MOST_MEMBERS
 
 Value: TypeAlias = str | int | float | bool | list[str]
 ParameterName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Values: TypeAlias = Mapping[str, Value | None]
 BUILT_IN = ("served_name", "accelerators", "port", "host")
-LONGEST, MOST_MEMBERS, MOST_PARAMETERS = 4096, 64, 64
+IN_GROUPS = ("member_rank", "member_count", "is_follower", "leader_host", "rendezvous_port", "follower_addresses")
+"""Built in where the template has `[members]`; others may call their parameters so."""
+LONGEST, MOST_LISTED, MOST_PARAMETERS = 4096, 64, 64
 FILLED = frozenset({"args", "env", "model", "models", "model_path", "config_file"})
 """Members of `[backend]` that may have parameters: not `command`, which is split into words, nor a place to run in."""
 ASSIGNED = "_VISIBLE_DEVICES"
@@ -82,6 +85,18 @@ class ParameterRule(Part, frozen=True, kw_only=True):
             raise ValueError(f"default: {problem}")
 
 
+class Members(Part, frozen=True, kw_only=True):
+    """`[members]`: its replicas are groups of a leader, which `[backend]` starts and that alone is asked, and `followers`.
+
+    `backend` is what followers run where that is something else. A follower is up when its process runs; with `listens`, when
+    somebody could connect to its port.
+    """
+
+    followers: Annotated[int, Meta(ge=1, lt=MOST_MEMBERS)] = 1
+    backend: dict[str, Any] | None = None
+    listens: bool = False
+
+
 class TemplateFile(Part, frozen=True, kw_only=True):
     """The whole file. But for the first tables, it is a babysitter's own, in which parameters may stand."""
 
@@ -89,6 +104,7 @@ class TemplateFile(Part, frozen=True, kw_only=True):
     parameters: Annotated[dict[ParameterName, ParameterRule], Meta(max_length=MOST_PARAMETERS)] = {}
     needs: Need = Need()
     sleep: dict[str, Any] | None = None
+    members: Members | None = None
     backend: dict[str, Any]
     models: list[str] = []
     expected_models: list[str] = []
@@ -97,6 +113,19 @@ class TemplateFile(Part, frozen=True, kw_only=True):
     babysitter: dict[str, Any] = {}
     limits: dict[str, Any] = {}
     slurm: dict[str, str | int] = {}
+
+    @property
+    def built_in(self) -> tuple[str, ...]:
+        """What may stand in it beside its parameters."""
+        return (*BUILT_IN, *IN_GROUPS) if self.members else BUILT_IN
+
+    def of_rank(self, rank: int) -> "TemplateFile":
+        """The template of that member of a group: of a follower nobody is told anything but how it is started."""
+        if not self.members or not rank:
+            return self
+        backend = self.members.backend or self.backend
+        probes = {"ready_when": "listens" if self.members.listens else "runs"}
+        return replace(self, backend=backend, models=[], expected_models=[], metadata={}, probes=probes)
 
 
 def parse(content: Mapping[str, Any], assigning: str = "") -> TemplateFile:
@@ -109,13 +138,16 @@ def parse(content: Mapping[str, Any], assigning: str = "") -> TemplateFile:
         file = msgspec.convert(content, TemplateFile)
     except msgspec.ValidationError as error:
         raise TemplateError(str(error)) from error
-    if taken := sorted(set(BUILT_IN) & set(file.parameters)):
+    if taken := sorted(set(file.built_in) & set(file.parameters)):
         raise TemplateError(f"parameters.{taken[0]}: is the name of something built in; give it another")
-    if file.backend.get("type") in (None, "cbclient"):
-        raise TemplateError("backend.type: must be command, vllm, mock, infinilm or infinilm-rust")
-    _check_places(file)
-    _check_env(file, assigning)
-    _check_args(file)
+    if file.members and file.sleep:
+        raise TemplateError("sleep: is not for groups: leave it or [members] out")
+    for one in (file, file.of_rank(1)) if file.members else (file,):
+        if one.backend.get("type") in (None, "cbclient"):
+            raise TemplateError("backend.type: must be command, vllm, mock, infinilm or infinilm-rust")
+        _check_places(one)
+        _check_env(one, assigning)
+        _check_args(one)
     return file
 
 
@@ -125,7 +157,7 @@ def _check_places(file: TemplateFile) -> None:
     Raises:
         TemplateError: One is not, or does not.
     """
-    known = {*BUILT_IN, *file.parameters}
+    known = {*file.built_in, *file.parameters}
     for where, text in _texts(msgspec.to_builtins(file)):
         for match in _PLACE.finditer(text):
             if match[1]:
@@ -145,7 +177,7 @@ def _texts(value: object, where: tuple[str, ...] = ()) -> list[tuple[tuple[str, 
     if isinstance(value, list | tuple):
         return [it for number, inner in enumerate(value) for it in _texts(inner, (*where, str(number)))]
     if isinstance(value, Mapping):
-        skipped = ("description", "parameters", "needs", "sleep") if not where else ()
+        skipped = ("description", "parameters", "needs", "sleep", "members") if not where else ()
         return [it for name, inner in value.items() if name not in skipped for it in _texts(inner, (*where, str(name)))]
     return []
 
@@ -203,8 +235,8 @@ def fault(rule: ParameterRule, value: object) -> str | None:
     if not is_kind or (isinstance(value, list) and not all(isinstance(member, str) for member in value)):
         return f"must be {_SAID[rule.type]}"
     members = value if isinstance(value, list) else [value]
-    if len(members) > MOST_MEMBERS:
-        return f"may have {MOST_MEMBERS} members"
+    if len(members) > MOST_LISTED:
+        return f"may have {MOST_LISTED} members"
     return next((problem for member in members if (problem := _member_fault(rule, member))), None)
 
 
@@ -332,64 +364,3 @@ def _entry(text: object, values: Values) -> Any:
 
 def _plain(value: Value | None) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-# Describing.
-
-
-def schema(file: TemplateFile) -> JsonObject:
-    """The JSON schema of the parameters."""
-    required = [name for name, rule in file.parameters.items() if rule.required]
-    properties = {name: _property(rule) for name, rule in file.parameters.items()}
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-
-
-def _property(rule: ParameterRule) -> JsonObject:
-    is_list = rule.type == "strings"
-    text = {"type": "string", "minLength": 1, "maxLength": LONGEST} if rule.type in ("string", "strings") else {}
-    if rule.pattern is not None:
-        text["pattern"] = f"^(?:{rule.pattern})$"
-    inner = {"type": rule.type, **text, **({"enum": rule.choices} if rule.choices is not None else {})}
-    outer = {"type": "array", "maxItems": MOST_MEMBERS, "items": {**inner, "type": "string"}} if is_list else inner
-    more = {
-        "description": rule.description or None, "default": rule.default, "minimum": rule.minimum, "maximum": rule.maximum
-    }  # fmt: skip
-    return {**outer, **{name: value for name, value in more.items() if value is not None}}
-
-
-def glance(name: str, file: TemplateFile, digest: str) -> TemplateGlance:
-    """What is told of it."""
-    return TemplateGlance(
-        name=name,
-        description=file.description,
-        accelerators=file.needs.accelerators,
-        memory_mb=file.needs.memory_mb,
-        shares=file.needs.shares,
-        sleeps=file.sleep is not None,
-        digest=digest,
-        parameters=schema(file),
-    )
-
-
-def samples(file: TemplateFile) -> list[dict[str, Value | None]]:
-    """Two sets of values to judge the template by: with nothing that may be left out, and with everything."""
-    all_of = {name: _sample(rule) for name, rule in file.parameters.items()}
-    least = {name: all_of[name] if rule.required else rule.default for name, rule in file.parameters.items()}
-    built_in: dict[str, Value | None] = {"served_name": "m", "accelerators": 1, "port": 1024, "host": "127.0.0.1"}
-    return [{**least, **built_in, "accelerators": 0}, {**all_of, **built_in}]
-
-
-def _sample(rule: ParameterRule) -> Value:
-    if rule.default is not None:
-        return rule.default
-    if rule.choices:
-        return [str(rule.choices[0])] if rule.type == "strings" else rule.choices[0]
-    number = rule.minimum if rule.minimum is not None else min(1.0, rule.maximum if rule.maximum is not None else 1.0)
-    kinds: dict[str, Value] = {
-        "string": "x",
-        "strings": ["x"],
-        "boolean": True,
-        "integer": int(number),
-        "number": number,
-    }
-    return kinds[rule.type]

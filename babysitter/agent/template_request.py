@@ -1,13 +1,13 @@
 """A create request that names a template: judged against the node's templates, and made into a babysitter's settings."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 from pydantic import ValidationError
 
-from babysitter.agent import template_file
+from babysitter.agent import template_file, template_shown
 from babysitter.agent.requests import METADATA_LIMIT_BYTES, refusal, wrong
 from babysitter.agent.template_file import TemplateError, TemplateFile, Value
 from babysitter.agent.templates import Template, judge
@@ -16,6 +16,7 @@ from common.nulls import without_nulls
 from common.wire.base import JsonObject
 from common.wire.create import TemplateRequest
 from common.wire.deployment import RELEASE_SERVER
+from common.wire.group import GroupMember
 
 MODEL_NAME_LIMIT = 256
 
@@ -34,8 +35,10 @@ class Recipe:
         given = {**self.values, "served_name": self.model_name, "accelerators": accelerators}
         return template_file.render_job(self.file, given)
 
-    def rendered(self, *, host: str, port: int, accelerators: int) -> bytes:
-        """The content of its backend.json.
+    def rendered(
+        self, *, host: str, port: int, accelerators: int, rank: int = 0, members: Sequence[GroupMember] = ()
+    ) -> bytes:
+        """The content of its backend.json; for a member of a group with all of them, by rank.
 
         Raises:
             ApiError: 422; a babysitter would refuse what the parameters make.
@@ -43,8 +46,14 @@ class Recipe:
         built_in: dict[str, Value | None] = {
             "served_name": self.model_name, "accelerators": accelerators, "host": host, "port": port
         }  # fmt: skip
+        if members:
+            hosts, ports = [one.host for one in members], [one.port for one in members]
+            built_in |= template_shown.in_group(rank, hosts, ports, members[0].rendezvous_port)
         try:
-            content = template_file.render(self.file, {**self.values, **built_in})
+            content = template_file.render(self.file.of_rank(rank), {**self.values, **built_in})
+            if members:  # none is started again alone; nobody waits for the requests of a follower
+                last = {"max_restarts": 0, **({"drain_timeout_s": 0} if rank else {})}
+                content["babysitter"] = {**content.get("babysitter", {}), **last}
             judge(content)
         except TemplateError as error:
             raise wrong("backend.parameters", f"make no server of template {self.template!r}: {error}") from error
@@ -94,6 +103,9 @@ def make_recipe(request: TemplateRequest, templates: Mapping[str, Template]) -> 
         raise wrong("backend.template", f"there is no {name!r} here; there are: {', '.join(templates) or 'none'}")
     if template.file is None:
         raise wrong("backend.template", f"the file of {name!r} is of no use: {template.error}")
+    if bool(template.file.members) is not bool(request.group):
+        kind = "makes groups, which a deployment asks for" if template.file.members else "makes no groups"
+        raise wrong("group", f"template {name!r} {kind}")
     values, faults = template_file.judged(template.file, request.backend.parameters)
     if faults:
         details = [{"field": f"backend.parameters.{key}", "problem": text} for key, text in faults.items()]

@@ -10,7 +10,7 @@ import structlog
 import tomli
 from msgspec.structs import replace
 
-from babysitter.agent import template_file
+from babysitter.agent import template_file, template_shown
 from babysitter.agent.slurm.job import checked
 from babysitter.agent.template_file import TemplateError, TemplateFile
 from babysitter.settings import BabysitterSettings
@@ -45,7 +45,7 @@ class Template:
         """What is told of it."""
         if self.file is None:
             return TemplateGlance(name=self.name, digest=self.digest, error=self.error[:ERROR_LIMIT])
-        return template_file.glance(self.name, self.file, self.digest)
+        return template_shown.glance(self.name, self.file, self.digest)
 
 
 class TemplateFolder:
@@ -119,8 +119,9 @@ def read(path: Path, assigning: str = "") -> Template:
         if not is_service_name(name) or name == RELEASE_SERVER.name:
             raise TemplateError(f"{name!r} may not be a template's name")
         file = template_file.parse(tomli.loads(raw.decode("utf-8-sig")), assigning)
-        for values in template_file.samples(file):
-            judge(template_file.render(file, values))
+        for values in template_shown.samples(file):
+            for rank in (0, 1):
+                judge(template_file.render(file.of_rank(rank), values))
             checked(template_file.render_job(file, values))
     except OSError as error:
         return Template(name, None, error=f"cannot be read: {error.strerror}")

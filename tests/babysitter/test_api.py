@@ -31,7 +31,7 @@ class StillSupervisor:
         self.picture = view_of()
         self.memory = Memory()
         self.state = ReplicaState.READY
-        self.spec = SimpleNamespace(name="r1", deployer=None)
+        self.spec = SimpleNamespace(name="r1", deployer=None, peers=None)
         self.told: list[ev.Event] = []
         self.log = ServerLog(Path("/nowhere/out"), Path("/nowhere/err"))
 

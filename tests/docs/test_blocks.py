@@ -18,7 +18,8 @@ import yaml
 
 from babysitter.agent.settings import AgentSettings
 from babysitter.agent.template_file import parse as template_of
-from babysitter.agent.template_file import render, samples
+from babysitter.agent.template_file import render
+from babysitter.agent.template_shown import samples
 from babysitter.agent.templates import judge
 from babysitter.settings import parse
 from common.settings import Layer, SettingsError, build

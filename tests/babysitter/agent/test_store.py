@@ -166,7 +166,7 @@ def test_the_roots_own_id_stays(store: ReplicaStore) -> None:
 async def test_a_disk_that_refuses_for_a_while_is_asked_again_B9(
     start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("babysitter.agent.controller.DISK_RETRY_S", 0.05)
+    monkeypatch.setattr("babysitter.agent.disk.RETRY_S", 0.05)
     refusals = iter([OSError(errno.EROFS, "read-only")] * 3)
     remove = ReplicaStore.remove
 
@@ -185,7 +185,7 @@ async def test_a_disk_that_refuses_for_a_while_is_asked_again_B9(
 
 def let_disk_refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A disk that takes no checked file from the agent, until the answer is called."""
-    monkeypatch.setattr("babysitter.agent.controller.DISK_RETRY_S", 0.05)
+    monkeypatch.setattr("babysitter.agent.disk.RETRY_S", 0.05)
     full = [True]
 
     def write(path: Path, data: bytes) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import tomli
 
-from babysitter.agent import template_file
-from babysitter.agent.template_file import TemplateFile, judged, parse, render
+from babysitter.agent import template_shown
+from babysitter.agent.template_file import TemplateError, TemplateFile, judged, parse, render
 from babysitter.agent.templates import SHIPPED, TemplateFolder, read
 from common.wire.deployment import RELEASE_SERVER
 
@@ -272,18 +272,20 @@ def test_a_heartbeat_carries_no_more_than_it_may(tmp_path: Path) -> None:
 
 def test_shipped_templates_are_whole_and_take_a_model() -> None:
     found = TemplateFolder(SHIPPED).read()
-    names = ["command-example", "infinilm", "infinilm-rust", "llama-cpp", "mock", "transformers", "vllm"]
-    assert sorted(found) == names
+    assert sorted(found) == [
+        "command-example", "infinilm", "infinilm-rust", "llama-cpp", "llama-cpp-rpc", "mock", "mock-group", "sglang-group",
+        "transformers", "vllm", "vllm-group", "vllm-ray",
+    ]  # fmt: skip
     for one in found.values():
         assert one.error == ""
-        assert one.glance.parameters["required"] == ["model"]
+        assert one.glance.parameters["required"] == ["model", *(["ray_address"] if one.name == "vllm-ray" else [])]
         assert one.glance.description
     assert [it.name for it in TemplateFolder(SHIPPED).all()][-1] == RELEASE_SERVER.name == "cbclient"
     assert "start_delay_s" in found["mock"].glance.parameters["properties"]
 
 
 def test_the_schema_says_what_is_judged() -> None:
-    glance = template_file.glance("t", template(ARGS), "d")
+    glance = template_shown.glance("t", template(ARGS), "d")
     assert glance.parameters == {
         "type": "object",
         "properties": {
@@ -307,3 +309,56 @@ def test_sleep_is_the_babysitters_to_judge(tmp_path: Path) -> None:
     assert render(one.file, {**judged(one.file, {"model": "x"})[0], **BUILT_IN})["sleep"] == calls
     (tmp_path / "t.toml").write_text(ARGS + '[sleep]\nsleep = "POST /sleep"\n')
     assert "sleep and wake need each other" in read(tmp_path / "t.toml").error
+
+
+# Groups.
+
+GROUP = """
+[parameters.model]
+required = true
+[needs]
+accelerators = 2
+[members]
+followers = 3
+listens = true
+[members.backend]
+type = "command"
+command = "worker"
+args = ["--port", "{port}", "--leader", "{leader_host}:{rendezvous_port}", "--rank={member_rank}"]
+[backend]
+type = "command"
+command = "serve"
+args = ["{model}", "--workers", "{follower_addresses}", ["{is_follower?}", "--headless"], "--of={member_count}"]
+"""
+HOSTS, PORTS = ["10.0.0.1", "10.0.0.2", "fd00::3"], [2000, 2002, 2004]
+
+
+def member(file: TemplateFile, rank: int) -> dict[str, Any]:
+    values = {"model": "m", **BUILT_IN, **template_shown.in_group(rank, HOSTS, PORTS, 2010)}
+    return dict(render(file.of_rank(rank), values))
+
+
+def test_each_member_of_a_group_is_told_its_rank_and_where_the_others_are() -> None:
+    file = template(GROUP)
+    assert member(file, 0)["backend"]["args"] == ["m", "--workers", "10.0.0.2:2002,[fd00::3]:2004", "--of=3"]
+    follower = member(file, 2)
+    assert follower["backend"]["args"] == ["--port", "2000", "--leader", "10.0.0.1:2010", "--rank=2"]
+    assert follower["probes"] == {"ready_when": "listens"}
+    assert template_shown.glance("t", file, "d").followers == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (GROUP.replace("followers = 3", "followers = 0"), "followers"),
+        (GROUP.replace("listens", "lisstens"), "lisstens"),
+        (GROUP + "[sleep]\nlevel = 1\n", "not for groups"),
+        (GROUP.replace("{leader_host}", "{leaderhost}"), "no parameter is called 'leaderhost'"),
+        (GROUP.replace("parameters.model", "parameters.member_rank"), "built in"),
+        (GROUP.replace('command = "worker"', 'command = "sh -c"').replace('"--port", ', ""), "interpreter"),
+        (HEAD + 'command = "x"\nargs = ["{member_rank}"]\n', "no parameter is called 'member_rank'"),
+    ],
+)
+def test_a_group_that_makes_no_sense_is_refused_in_what_followers_run_as_well(text: str, problem: str) -> None:
+    with pytest.raises(TemplateError, match=problem):
+        template(text)

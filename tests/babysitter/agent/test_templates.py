@@ -152,7 +152,8 @@ async def test_the_heartbeat_tells_templates_and_a_silent_replicas_deployment(st
     report = registration.report()
     assert report.replicas[0].metadata == {"node": "n1", "deployment": "d", "revision": 2}
     assert [it.name for it in report.templates if it.parameters] == [
-        "command-example", "infinilm", "infinilm-rust", "llama-cpp", "mock", "transformers", "vllm",
+        "command-example", "infinilm", "infinilm-rust", "llama-cpp", "llama-cpp-rpc", "mock", "mock-group", "sglang-group",
+        "transformers", "vllm", "vllm-group", "vllm-ray",
     ]  # fmt: skip
 
 
