@@ -42,6 +42,9 @@ def add_run(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--model", metavar="NAME", help="the name that clients ask for (default: the deployment's)")
     parser.add_argument("--accelerators", type=int, metavar="N", help="for each replica (default: the template's)")
+    parser.add_argument(
+        "--followers", type=int, metavar="N", help="of a group, beside the leader (default: the template's)"
+    )
     parser.add_argument("--memory-mb", type=int, metavar="MB", help="of a shared accelerator (default: the template's)")
     parser.add_argument("--replicas", metavar="N|A..B", default="1", help="how many (default: 1); 0..2: on demand")
     parser.add_argument("--idle", type=float, metavar="S", help="replicas go after so long without a request")
@@ -144,6 +147,7 @@ async def spec_of(call: Call, calls: Api) -> JsonObject:
     said: dict[str, Any] = {
         "model": args.model,
         "accelerators": args.accelerators,
+        "followers": args.followers,
         "memory_mb": args.memory_mb,
         "idle_s": args.idle,
         "priority": args.priority,

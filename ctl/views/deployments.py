@@ -48,11 +48,12 @@ def eta(info: DeploymentInfo) -> str:
 
 
 def replicas(info: DeploymentInfo) -> TextTable:
-    """The replicas of one deployment."""
-    rows = [
-        (one.request_id, one.replica_id or "", one.node, str(one.revision), "leaving" if one.leaving else one.status)
-        for one in info.replicas
-    ]
+    """The replicas of one deployment; each other member of a group has a line below its leader."""
+    rows = []
+    for one in info.replicas:
+        status = "leaving" if one.leaving else one.status
+        rows.append((one.request_id, one.replica_id or "", one.node, str(one.revision), status))
+        rows += [(f"  rank {it.rank}", it.replica_id or "", it.node, "", it.status) for it in one.members if it.rank]
     return TextTable(("REQUEST", "REPLICA", "NODE", "REV", "STATUS"), rows, right=frozenset({"REV"}), states=_PHASE)
 
 
@@ -106,6 +107,7 @@ def _needs(one: TemplateInfo) -> str:
     parts = [
         f"{one.accelerators} accelerator(s)" if one.accelerators else "",
         f"{one.memory_mb} MB" if one.memory_mb else "",
+        f"on {one.followers + 1} nodes" if one.followers else "",
     ]
     return " ".join((*filter(None, parts), *(["shared"] if one.shares else ()), *(["sleeps"] if one.sleeps else ())))
 

@@ -32,12 +32,18 @@ def node_of(info: ReplicaInfo) -> str:
     return marks.node or marks.hostname or info.host or ""
 
 
+def _rank(info: ReplicaInfo) -> str:
+    """Which member of a group it is, where it is a follower."""
+    rank = answers.read(InfoMarks, info.metadata).rank
+    return f" (rank {rank})" if rank else ""
+
+
 def listed(infos: Sequence[ReplicaInfo], now: float) -> TextTable:
     """One row for each replica, the oldest first."""
     rows = [
         (
             info.replica_id,
-            info.model_name or names(info.models),
+            (info.model_name or names(info.models)) + _rank(info),
             word(info),
             age(info.created_at, now),
             node_of(info),

@@ -10,13 +10,14 @@ from msgspec.structs import replace
 from common.clock import iso
 from common.wire.deployment import (
     DeploymentInfo,
+    DeploymentMember,
     DeploymentPhase,
     DeploymentReplica,
     DeploymentRevision,
     ModelState,
     Standing,
 )
-from registry.deployments.model import SeenReplica, StoredDeployment, Traffic
+from registry.deployments.model import Assignment, SeenReplica, StoredDeployment, Traffic
 from registry.deployments.stored import model_of
 
 
@@ -84,13 +85,29 @@ def _replicas(stored: StoredDeployment, seen: Mapping[str, SeenReplica]) -> list
                 request_id=one.request_id,
                 node=one.node,
                 revision=one.revision,
-                status="assigned" if replica is None else "asleep" if replica.asleep else replica.status.value,
+                status=_status(replica),
                 replica_id=None if replica is None else replica.replica_id,
                 since=_iso(since),
                 leaving=one.leaving,
+                members=_members(one, seen) if one.followers else [],
             )
         )
     return found
+
+
+def _members(assignment: Assignment, seen: Mapping[str, SeenReplica]) -> list[DeploymentMember]:
+    found = []
+    for rank, (request_id, node) in enumerate(assignment.places):
+        replica = seen.get(request_id)
+        replica_id = None if replica is None else replica.replica_id
+        found.append(DeploymentMember(rank=rank, node=node, status=_status(replica), replica_id=replica_id))
+    return found
+
+
+def _status(replica: SeenReplica | None) -> str:
+    if replica is None:
+        return "assigned"
+    return "asleep" if replica.asleep else replica.status.value
 
 
 def _iso(moment: float) -> str:

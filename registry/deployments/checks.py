@@ -35,6 +35,7 @@ def judge(name: str, spec: DeploymentSpec, nodes: Mapping[str, Node]) -> list[st
         template=spec.template,
         accelerators=spec.accelerators,
         memory_mb=spec.memory_mb,
+        followers=spec.followers,
         nodes=spec.placement.nodes,
         labels=spec.placement.labels,
     )
@@ -49,6 +50,8 @@ def _judge_template(spec: DeploymentSpec, template: str, nodes: Mapping[str, Nod
     if not having:
         there = ", ".join(sorted({known for node in nodes.values() for known in node.templates})) or "none"
         raise ApiError(422, f"template {template!r} is on no node; there are: {there}", field="template")
+    if spec.followers and not any(one.followers for one in having):
+        raise ApiError(422, f"field 'followers': template {template!r} makes no groups", field="followers")
     versions: dict[str, TemplateGlance] = {one.digest: one for one in having}
     wrong = [faults(spec.parameters, one.parameters) for one in versions.values()]
     if all(wrong):

@@ -1,8 +1,9 @@
 """PURE. The replicas of one deployment while a plan is made: who is there, who serves, who is out of date."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
+from common.wire.group import BROKEN
 from common.wire.words import ReplicaStatus
 from registry.deployments.demand import Want, no_more_than
 from registry.deployments.model import Assignment, Cause, Leave, Node, SeenReplica, Sleep, Traffic, Wish
@@ -13,13 +14,19 @@ ASLEEP_FACTOR = 10
 """A replica that sleeps is stopped when nobody asked for so many times `idle_s`."""
 
 
+def is_over(replica: SeenReplica) -> bool:
+    """It runs nothing any more, as was heard of it lately."""
+    return replica.status in ENDED and not replica.stale
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One replica: what its node was told, and what heartbeats tell of it."""
+    """One replica: what its node was told, and what heartbeats tell of it. A group has `followers`, and is as its worst member is."""
 
     assignment: Assignment
     replica: SeenReplica | None
     node: Node | None
+    followers: tuple["Member", ...] = ()
 
     @property
     def request_id(self) -> str:
@@ -48,28 +55,48 @@ class Member:
     @property
     def ended(self) -> bool:
         """It stopped for good, by its own fault or by somebody's call."""
-        return self.replica is not None and self.replica.status in ENDED and not self.replica.stale
+        return self.culprit is not None
+
+    @property
+    def culprit(self) -> SeenReplica | None:
+        """The one that ended: of a group who did so first, since the others say that they ended for its sake."""
+        all_of = (self.replica, *(one.replica for one in self.followers))
+        over = [one for one in all_of if one is not None and is_over(one)]
+        return next((one for one in over if not (one.error or "").startswith(BROKEN)), over[0] if over else None)
 
     @property
     def silent(self) -> bool:
         """Its node is there, and nothing is heard of it."""
-        return self.node is not None and not self.node.away and (self.replica is None or self.replica.stale)
+        own = self.node is not None and not self.node.away and (self.replica is None or self.replica.stale)
+        return own or any(one.silent for one in self.followers)
 
     @property
     def lost(self) -> bool:
         """Its node is given up, and nothing is heard of it."""
-        return self.node is not None and self.node.away and (self.replica is None or self.replica.stale)
+        own = self.node is not None and self.node.away and (self.replica is None or self.replica.stale)
+        return own or any(one.lost for one in self.followers)
 
     @property
     def must_move(self) -> bool:
         """It goes whatever its revision is."""
         by_hand = self.replica is not None and self.replica.draining
-        return by_hand or self.ends_by_itself or (self.node is not None and self.node.draining)
+        return by_hand or self.ends_by_itself or self.is_on_drained
+
+    @property
+    def is_on_drained(self) -> bool:
+        """A node that it is on is drained."""
+        return (self.node is not None and self.node.draining) or any(one.is_on_drained for one in self.followers)
 
     @property
     def ends_by_itself(self) -> bool:
         """Its job's time is nearly over, and it knows."""
         return self.replica is not None and self.replica.ending
+
+    @property
+    def parts(self) -> Iterator[tuple[str, str, SeenReplica | None]]:
+        """Request id, node and what is heard of each of its places."""
+        for (request_id, node), one in zip(self.assignment.places, (self, *self.followers), strict=True):
+            yield request_id, node, one.replica
 
     def dwells(self, dwell_s: float, now: float) -> bool:
         """It was started a short time ago, or is being started."""
@@ -167,7 +194,8 @@ def members_of(
     """By deployment, the oldest first; `replicas` by request id and node."""
     found: dict[str, list[Member]] = {}
     for one in sorted(assignments, key=lambda one: (one.made_at, one.request_id)):
-        member = Member(one, replicas.get((one.request_id, one.node)), nodes.get(one.node))
+        leader, *others = (Member(one, replicas.get(place), nodes.get(place[1])) for place in one.places)
+        member = replace(leader, followers=tuple(others))
         found.setdefault(one.deployment, []).append(member)
     return found
 
@@ -197,7 +225,7 @@ def _drop_useless(crew: Crew, now: float) -> None:
 def _leave_old(crew: Crew, member: Member) -> None:
     if not member.must_move:
         crew.leave(member, Cause.ROLLED, f"replaced by revision {crew.wish.revision}")
-    elif member.node is not None and member.node.draining:
+    elif member.is_on_drained:
         crew.leave(member, Cause.MOVED, "its node is drained")
     elif member.ends_by_itself:
         crew.leave(member, Cause.MOVED, "its job ends soon")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from registry.deployments.crew import Crew, Member
-from registry.deployments.fit import Option, Place, Space
+from registry.deployments.fit import Option, Place, Space, best
 from registry.deployments.model import Needs, Wish
 
 UNKNOWN_START_S = 60.0
@@ -20,6 +20,11 @@ class Victim:
     crew: Crew
     member: Member
     worth: float
+
+    @property
+    def ids(self) -> set[str]:
+        """What holds its accelerators, on all its nodes."""
+        return {request_id for request_id, _ in self.member.assignment.places}
 
 
 def idle_ones(crews: Iterable[Crew], now: float) -> list[Victim]:
@@ -39,7 +44,7 @@ def idle_ones(crews: Iterable[Crew], now: float) -> list[Victim]:
 
 
 def _may_go(crew: Crew, member: Member, now: float) -> bool:
-    if member.busy or (member.node is not None and member.node.away):
+    if member.busy or any(one.node is not None and one.node.away for one in (member, *member.followers)):
         return False
     return member.asleep or (member.ready and not member.dwells(crew.wish.dwell_s, now))
 
@@ -57,7 +62,8 @@ def victims_for(wish: Wish, idle: Iterable[Victim]) -> dict[str, list[Victim]]:
             spare[name] = there - max(crew.want.floor, crew.want.needed)
         spare[name] -= 1
         if spare[name] >= 0 and one.member not in crew.woken:
-            found.setdefault(one.member.assignment.node, []).append(one)
+            for _, node in one.member.assignment.places:
+                found.setdefault(node, []).append(one)
     return found
 
 
@@ -66,7 +72,7 @@ def cheapest(options: Sequence[Option], victims: dict[str, list[Victim]]) -> tup
     found = []
     for space, needs in options:
         chosen = _chosen(space, needs, victims.get(space.node.name, ()))
-        there = space.leaving | {one.member.request_id for one in chosen}
+        there = space.leaving.union(*(one.ids for one in chosen))
         indices = space.fitting(needs, there) if chosen else None
         if indices is not None:
             cost = (sum(victim.worth for victim in chosen), len(chosen), space.node.name)
@@ -75,19 +81,40 @@ def cheapest(options: Sequence[Option], victims: dict[str, list[Victim]]) -> tup
     return place, gone
 
 
+def cheapest_group(
+    wish: Wish, options: Sequence[Option], victims: dict[str, list[Victim]]
+) -> tuple[list[Place], list[Victim]]:
+    """The same for all members of a replica, each on another node; those first that need nobody to go."""
+    places: list[Place] = []
+    gone: list[Victim] = []
+    left = list(options)
+    while left:
+        place, chosen = best(wish, left, later=True), list[Victim]()
+        if place is None:
+            place, chosen = cheapest(left, victims)
+        if place is None:
+            break
+        places.append(place)
+        gone += [one for one in chosen if one not in gone]
+        if len(places) > places[0].needs.followers:
+            return places, gone
+        left = [option for option in left if option[0] is not place.space]
+    return [], []
+
+
 def _chosen(space: Space, needs: Needs, victims: Sequence[Victim]) -> list[Victim]:
     gone = set(space.leaving)
-    if space.fitting(needs, gone | {victim.member.request_id for victim in victims}) is None:
+    if space.fitting(needs, gone.union(*(victim.ids for victim in victims))) is None:
         return []
     chosen: list[Victim] = []
     for victim in victims:
         if space.fitting(needs, gone) is not None:
             break
-        gone.add(victim.member.request_id)
+        gone |= victim.ids
         chosen.append(victim)
     for victim in list(chosen):  # some, taken first, may turn out not to be in the way
-        if space.fitting(needs, gone - {victim.member.request_id}) is not None:
-            gone.discard(victim.member.request_id)
+        if space.fitting(needs, gone - victim.ids) is not None:
+            gone -= victim.ids
             chosen.remove(victim)
     return chosen
 

@@ -22,7 +22,8 @@ def needs_on(wish: Wish, node: Node) -> Needs | None:
     count = glance.accelerators if wish.accelerators is None else wish.accelerators
     memory_mb = glance.memory_mb if wish.memory_mb is None else wish.memory_mb
     shares = glance.shares and memory_mb > 0
-    return Needs(max(1, count) if shares else count, memory_mb, shares)
+    followers = (wish.followers or glance.followers) if glance.followers else 0
+    return Needs(max(1, count) if shares else count, memory_mb, shares, followers)
 
 
 Kind: TypeAlias = tuple[Hashable, ...]
@@ -30,7 +31,8 @@ Kind: TypeAlias = tuple[Hashable, ...]
 
 def kind_of(wish: Wish) -> Kind:
     """What decides where a replica fits: two deployments with the same fit in the same places."""
-    return (wish.template, wish.accelerators, wish.memory_mb, wish.nodes, tuple(sorted(wish.labels.items())))
+    sizes = (wish.accelerators, wish.memory_mb, wish.followers)
+    return (wish.template, *sizes, wish.nodes, tuple(sorted(wish.labels.items())))
 
 
 @dataclass(slots=True)
@@ -224,6 +226,18 @@ def best(wish: Wish, options: Iterable[Option], *, later: bool = False) -> Place
     return min(places, key=lambda place: _rank(wish, place), default=None)
 
 
+def group(wish: Wish, options: Sequence[Option], *, later: bool = False) -> list[Place]:
+    """Where all members of one replica go, the leader first, each to another node; empty: not all of them fit."""
+    found: list[Place] = []
+    left = list(options)
+    while (place := best(wish, left, later=later)) is not None:
+        found.append(place)
+        if len(found) > found[0].needs.followers:
+            return found
+        left = [option for option in left if option[0] is not place.space]
+    return []
+
+
 def _rank(wish: Wish, place: Place) -> tuple[float, ...] | tuple[float | str, ...]:
     space, free = place.space, place.space.free()
     ours, all_ours = space.ours[wish.name], space.ours.total()
@@ -239,8 +253,14 @@ def why_never(wish: Wish, options: Sequence[Option], nodes: Sequence[Node]) -> s
     """Why no node could take it even if it were empty; None: one could. `options` are those of `nodes` that are allowed."""
     if not options:
         return _why_no_node(wish, nodes)
-    if any(Space(Node(space.node.name, space.node.slots)).fitting(needs) is not None for space, needs in options):
+    empty = [
+        needs for space, needs in options if Space(Node(space.node.name, space.node.slots)).fitting(needs) is not None
+    ]
+    size = 1 + max((needs.followers for _, needs in options), default=0)
+    if len(empty) >= size:
         return None
+    if empty:
+        return f"needs {size} nodes for a leader and {size - 1} follower(s), {len(empty)} would do"
     largest, needed = max(options, key=lambda option: len(_unclaimed(option[0].node)))
     there = _unclaimed(largest.node)
     kind = largest.node.slots[0].kind if largest.node.slots else "accelerators"

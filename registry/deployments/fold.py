@@ -8,6 +8,7 @@ from common.wire.replica import ReplicaInfo
 from common.wire.words import WAKING, ReplicaStatus
 from registry.core.documents import Fence
 from registry.deployments import board, sight
+from registry.deployments.crew import Member
 from registry.deployments.model import (
     Abandon,
     Action,
@@ -72,6 +73,12 @@ class Round:
     started: list[tuple[Assignment, float]] = field(default_factory=list)
     """Starts that ended well, with their seconds."""
 
+    def is_unmade(self, assignment: Assignment) -> bool:
+        """Nothing is heard of it, or of a member of its group, or one has not begun yet."""
+        heard = [self.seen.get(request_id) for request_id, _ in assignment.places]
+        waits = assignment.followers and any(one and one.status is ReplicaStatus.PENDING for one in heard)
+        return bool(waits) or any(one is None for one in heard)
+
 
 def decide(reign: Reign, it: Round) -> tuple[Plan, dict[str, StoredDeployment]]:
     """What is to be done, and the documents as they are to be."""
@@ -79,7 +86,7 @@ def decide(reign: Reign, it: Round) -> tuple[Plan, dict[str, StoredDeployment]]:
         replace(one, sleepless=True) if it.sleepless(one.replica_id) else one
         for one in sight.seen(it.infos, it.stored, reign.born_at if it.whole else math.inf)
     ]
-    nodes = {assignment.request_id: assignment.node for one in it.stored.values() for assignment in one.assignments}
+    nodes = {key: node for one in it.stored.values() for assigned in one.assignments for key, node in assigned.places}
     it.seen = {one.request_id: one for one in it.replicas if nodes.get(one.request_id) == one.node}
     ids = {one.replica_id for one in it.seen.values()}
     it.told = {info.request_id or "": info for info in it.infos if info.replica_id in ids}
@@ -120,7 +127,7 @@ def _plan(reign: Reign, it: Round, stored: Mapping[str, StoredDeployment]) -> Pl
 def _nodes(reign: Reign, it: Round, assignments: Iterable[Assignment]) -> list[Node]:
     there = sight.nodes(it.agents, it.sleepless)
     reign.agent_seen_at.update(dict.fromkeys(there, it.now))
-    for node in sorted({one.node for one in assignments} - there.keys()):
+    for node in sorted({node for one in assignments for _, node in one.places} - there.keys()):
         reign.agent_seen_at.setdefault(node, it.now)
     lost = [node for node, at in reign.agent_seen_at.items() if node not in there and it.now - at >= AWAY_AFTER_S]
     return [*there.values(), *(Node(node, away=True) for node in lost)]
@@ -157,9 +164,10 @@ def with_outcomes(
     """Without assignments that are over. One that was refused leaves: its node is asked whether there is anything of it."""
     kept = [one for one in stored.assignments if one.request_id not in gone]
     for number, one in enumerate(kept):
-        if one.request_id in refused and not one.leaving:
+        bad = next((place for place in one.places if place[0] in refused), None)
+        if bad is not None and not one.leaving:
             kept[number] = replace(one, leaving=True)
-            stored = set_back(stored, one.node, refused[one.request_id], now)
+            stored = set_back(stored, bad[1], refused[bad[0]], now)
     if tuple(kept) == stored.assignments:
         return stored
     return replace(stored, assignments=tuple(kept))
@@ -168,9 +176,10 @@ def with_outcomes(
 def with_seen(stored: StoredDeployment, seen: Mapping[str, SeenReplica]) -> StoredDeployment:
     """A node where one is ready has no failed starts any more."""
     fine = {
-        one.node
+        node
         for one in stored.assignments
         if (it := seen.get(one.request_id)) is not None and it.status is ReplicaStatus.READY and not it.stale
+        for _, node in one.places
     }
     kept = tuple(one for one in stored.setbacks if one.node not in fine)
     return stored if len(kept) == len(stored.setbacks) else replace(stored, setbacks=kept)
@@ -195,13 +204,11 @@ def with_actions(
                 kept = tuple(one for one in stored.assignments if one.request_id != request_id)
                 stored = replace(stored, assignments=kept)
             case Leave(request_id=request_id, cause=cause):
-                replica = seen.get(request_id)
-                why = action.reason if cause is Cause.SILENT else None
-                if replica is not None and replica.status is ReplicaStatus.FAILED:
-                    why = replica.error or "it failed"
                 for one in stored.assignments:
-                    if why is not None and one.request_id == request_id and not one.leaving:
-                        stored = set_back(stored, one.node, why, now)
+                    if one.request_id == request_id and not one.leaving:
+                        node, why = _fault(one, seen)
+                        why = why or (action.reason if cause is Cause.SILENT else None)
+                        stored = stored if why is None else set_back(stored, node, why, now)
                 kept = tuple(
                     replace(one, leaving=True) if one.request_id == request_id else one for one in stored.assignments
                 )
@@ -209,3 +216,12 @@ def with_actions(
             case _:
                 pass
     return assigned(stored, starts, now) if starts else stored
+
+
+def _fault(assignment: Assignment, seen: Mapping[str, SeenReplica]) -> tuple[str, str | None]:
+    """The node where it failed, and why; None: it did not."""
+    leader, *others = (Member(assignment, seen.get(request_id), None) for request_id, _ in assignment.places)
+    culprit = replace(leader, followers=tuple(others)).culprit
+    if culprit is None or culprit.status is not ReplicaStatus.FAILED:
+        return assignment.node, None
+    return culprit.node, culprit.error or "it failed"

@@ -6,9 +6,10 @@ drain, and its babysitter ends what is under way.
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -17,6 +18,7 @@ from common.http.errors import ApiError
 from common.tasks import TaskScope
 from common.wire.base import JsonObject
 from common.wire.fault import CANNOT_SLEEP, ErrorBody
+from common.wire.group import GroupMembers
 from common.wire.read import read_json_lenient, read_lenient
 from common.wire.replica import Created, InfoMarks, OneReplica, ReplicaList
 from common.wire.words import ReplicaStatus
@@ -28,6 +30,7 @@ from registry.fleet.agents import AgentAnswer, AgentAway, AgentClient
 from registry.fleet.index import FleetIndex
 from registry.fleet.placement import NodeAgent
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 AT_ONCE_PER_NODE = 8
 ROUTERS_HEAR_S = 0.5
@@ -80,15 +83,15 @@ class Hands:
     _waits: dict[str, _Wait] = field(default_factory=dict)
     _rooms: dict[str, asyncio.Semaphore] = field(default_factory=dict)
 
-    def make(self, assignment: Assignment, body: JsonObject) -> None:
-        """See to it that the replica is made; call again at any time."""
+    def make(self, assignment: Assignment, bodies: Sequence[JsonObject]) -> None:
+        """See to it that the replica is made, all members of a group; call again at any time."""
         key = assignment.request_id
         if time.monotonic() - self._made.get(key, -UNSEEN_S) >= UNSEEN_S:
-            self._begin(key, assignment.node, self._create(assignment, body))
+            self._begin(key, assignment.node, self._create(assignment, bodies))
 
-    def remove(self, request_id: str, node: str) -> None:
+    def remove(self, assignment: Assignment) -> None:
         """See to it that the replica leaves; call again at any time."""
-        self._begin(request_id, node, self._leave(request_id, node))
+        self._begin(assignment.request_id, assignment.node, self._leave_all(assignment))
 
     def remove_surplus(self, leave: Leave) -> bool:
         """The same for one that no assignment names; False when that is under way, or was done a short time ago."""
@@ -136,36 +139,64 @@ class Hands:
             self._busy.discard(key)
             self.done.set()
 
-    async def _create(self, assignment: Assignment, body: JsonObject) -> None:
+    async def _create(self, assignment: Assignment, bodies: Sequence[JsonObject]) -> None:
+        """All members are reserved; those of a group begin when none was refused."""
+        calls = zip(assignment.places, bodies, strict=True)
+        made = await _all_of(
+            self._call_for(assignment, place, "/api/v1/replicas", msgspec.json.encode(body)) for place, body in calls
+        )
+        if None in made:
+            return
+        created = [read_json_lenient(Created, raw) for raw in made if raw is not None]
+        if assignment.followers:
+            members = [one.member for one in created if one.member is not msgspec.UNSET]
+            told = msgspec.json.encode(GroupMembers(members=members))
+            paths = [f"/api/v1/replicas/{one.replica_id}/members" for one in created]
+            places = zip(assignment.places, paths, strict=True)
+            begun = await _all_of(self._call_for(assignment, place, path, told) for place, path in places)
+            if None in begun:
+                return
+        self._made[assignment.request_id] = time.monotonic()
+        log.info(
+            "deployment.started",
+            deployment=assignment.deployment,
+            node=assignment.node,
+            replica=created[0].replica_id,
+            request=assignment.request_id,
+            revision=assignment.revision,
+            followers=[one.node for one in assignment.followers],
+        )
+
+    async def _call_for(self, assignment: Assignment, place: tuple[str, str], path: str, body: bytes) -> bytes | None:
+        """A call that makes or begins a replica; what is answered, None when that is a refusal, which is noted."""
+        request_id, node = place
         wait = self._waits.get(assignment.request_id)
         try:
-            agent = self._agent(assignment.node)
-            answer = await self.agents.ask(agent, "POST", "/api/v1/replicas", body=msgspec.json.encode(body))
+            answer = await self.agents.ask(self._agent(node), "POST", path, body=body)
         except (AgentAway, ApiError) as error:
             if wait is not None and wait.length_s >= REFUSED_AFTER_S:
-                self.refused[assignment.request_id] = str(error)
+                self.refused[request_id] = str(error)
             raise
         if answer.status in (HTTPStatus.CREATED, HTTPStatus.OK):
-            created = read_json_lenient(Created, answer.body)
-            self._made[assignment.request_id] = time.monotonic()
-            log.info(
-                "deployment.started",
-                deployment=assignment.deployment,
-                node=assignment.node,
-                replica=created.replica_id,
-                request=assignment.request_id,
-                revision=assignment.revision,
-            )
-            return
-        reason = _reason(answer)
-        self.refused[assignment.request_id] = reason
+            return answer.body
+        reason = self.refused[request_id] = _reason(answer)
         log.warning(
             "deployment.start_refused",
             deployment=assignment.deployment,
-            node=assignment.node,
-            request=assignment.request_id,
+            node=node,
+            request=request_id,
             reason=reason,
         )
+        return None
+
+    async def _leave_all(self, assignment: Assignment) -> None:
+        """The leader first, so that no follower is taken from requests that it finishes; the others also where it is away."""
+        leader, *others = assignment.places
+        try:
+            await self._leave(*leader)
+        finally:
+            await _all_of(self._leave(*place) for place in others)
+        self.gone.add(assignment.request_id)
 
     async def _leave(self, request_id: str, node: str) -> None:
         agent = self._agent(node)
@@ -181,7 +212,6 @@ class Hands:
         for replica_id in replicas:
             await self._await_end(agent, replica_id)
         self._made.pop(request_id, None)
-        self.gone.add(request_id)
         log.info("deployment.left", node=node, request=request_id, replicas=len(replicas))
 
     async def _drain(self, replica_id: str) -> bool:
@@ -243,6 +273,21 @@ class Hands:
             if agent.node == node:
                 return agent
         raise AgentAway(f"the agent of node {node!r} is not registered")
+
+
+async def _all_of(calls: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """What all of them return, when the last one has ended; raises what the first one raised that failed."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    if tasks:
+        try:
+            await asyncio.wait(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+    failed = [error for task in tasks if (error := task.exception()) is not None]
+    if failed:
+        raise failed[0]
+    return [task.result() for task in tasks]
 
 
 def _fault(answer: AgentAnswer) -> ErrorBody:

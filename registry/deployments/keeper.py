@@ -33,7 +33,7 @@ from registry.deployments.model import (
     Wake,
 )
 from registry.deployments.shown import Shown
-from registry.deployments.stored import create_body, model_of
+from registry.deployments.stored import create_bodies, model_of
 from registry.deployments.tally import Tally
 from registry.fleet.agents import AgentClient
 from registry.fleet.index import FleetIndex
@@ -257,16 +257,16 @@ class Keeper:
         for one in kept.values():
             for assignment in one.assignments:
                 if assignment.leaving:
-                    self._hands.remove(assignment.request_id, assignment.node)
-                elif assignment.request_id not in it.seen:
-                    body = create_body(one, assignment)
-                    if body is None:
-                        self._hands.refused[assignment.request_id] = "its revision is no longer known"
+                    self._hands.remove(assignment)
+                elif it.is_unmade(assignment):
+                    bodies = create_bodies(one, assignment)
+                    if bodies:
+                        self._hands.make(assignment, bodies)
                     else:
-                        self._hands.make(assignment, body)
+                        self._hands.refused[assignment.request_id] = "its revision is no longer known"
         where = {replica.replica_id: replica.node for replica in it.replicas}
         both = (*kept.values(), *it.stored.values())
-        assigned = {(one.request_id, one.node) for stored in both for one in stored.assignments}
+        assigned = {place for stored in both for one in stored.assignments for place in one.places}
         for action in planned.actions:
             match action:
                 case Leave() if (action.request_id, action.node) not in assigned and self._hands.remove_surplus(action):

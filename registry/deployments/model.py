@@ -26,11 +26,15 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What one replica needs of its node: accelerators of its own, or `memory_mb` of one that it may share."""
+    """What one replica needs of its node: accelerators of its own, or `memory_mb` of one that it may share.
+
+    A group needs that of its leader's node, and of as many others as it has `followers`.
+    """
 
     accelerators: int = 0
     memory_mb: int = 0
     shares: bool = False
+    followers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Wish:
     template: str | None
     accelerators: int | None = None
     memory_mb: int | None = None
+    followers: int | None = None
     least: int = 1
     most: int = 1
     in_flight_per_replica: int = 8
@@ -68,10 +73,19 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
+class Follower:
+    """One member of a group beside the leader."""
+
+    request_id: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Assignment:
     """A replica that a node was told to run, or is about to be told: written before the call, removed after the end.
 
     `request_id` makes the call safe to repeat. `leaving`: it is being drained and removed. `needs` is what it was promised.
+    Of a group it names the leader; `followers` are the other members, by rank.
     """
 
     request_id: str
@@ -81,6 +95,12 @@ class Assignment:
     made_at: float
     leaving: bool = False
     needs: Needs = Needs()
+    followers: tuple[Follower, ...] = ()
+
+    @property
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """Request id and node of all that belongs to it, by rank."""
+        return ((self.request_id, self.node), *((one.request_id, one.node) for one in self.followers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +181,14 @@ class Setback:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Make one replica there."""
+    """Make one replica there; of a group the leader, and a follower on each of `followers`."""
 
     deployment: str
     revision: int
     node: str
     needs: Needs
     reason: str
+    followers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

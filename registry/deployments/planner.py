@@ -18,6 +18,7 @@
 | paused | other revisions stay; what is missing is started as of the revision that was in force | `Crew.outdated`, `wish_of` |
 | it does not fit, and somebody needs it | idle deployments of no higher priority leave, the least seconds to start times requests per second first; never under `min`, within `dwell_s` or with a request under way or waiting | `evict` |
 | it has waited for `PATIENCE_S` (of each `TURN_S`) | the accelerators that idle ones hold least of are kept for it: each that comes free, or whose replica has nothing to do, is given to nobody behind it | `_reserve` |
+| a member of a group ended, is lost or silent, or its node is drained | the same as if it were the whole group | `Member` |
 | it does not fit, and nobody needs it now | it is let go | `_grow` |
 | it could never fit | `unschedulable`, with why | `fit` |
 | starts of it failed on a node | not there before the back-off ends | `fit` |
@@ -29,10 +30,11 @@ behind it. Nothing is remembered but what `Memory` says; without it, load counts
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from registry.deployments import crew as crews
 from registry.deployments import fit, standing
 from registry.deployments.crew import Crew, Member, members_of, shrink
 from registry.deployments.demand import idle_for, no_more_than, wanted
-from registry.deployments.evict import Victim, cheapest, idle_ones, reserved, victims_for
+from registry.deployments.evict import Victim, cheapest_group, idle_ones, reserved, victims_for
 from registry.deployments.model import (
     Abandon,
     Action,
@@ -93,15 +95,15 @@ class _Work:
             self.never[kind] = fit.why_never(wish, self.choose(wish).allowed, nodes)
         return self.never[kind]
 
-    def best(self, wish: Wish, choice: fit.Choice, *, later: bool = False) -> fit.Place | None:
-        """The best place; what fits nowhere is looked for once."""
+    def places(self, wish: Wish, choice: fit.Choice, *, later: bool = False) -> list[fit.Place]:
+        """The best places, for each member one, or none; what fits nowhere is looked for once."""
         key, everywhere = (fit.kind_of(wish), later), choice.tried is choice.allowed
         if everywhere and key in self.full:
-            return None
-        place = fit.best(wish, choice.tried, later=later)
-        if place is None and everywhere:
+            return []
+        places = fit.group(wish, choice.tried, later=later)
+        if not places and everywhere:
             self.full.add(key)
-        return place
+        return places
 
 
 def plan(
@@ -157,7 +159,7 @@ def plan(
 
 def _surplus(assignments: Sequence[Assignment], replicas: Sequence[SeenReplica], known: Container[str]) -> list[Leave]:
     """Replicas that nobody wants to be where they are."""
-    named = {(one.request_id, one.node) for one in assignments}
+    named = {place for one in assignments for place in one.places}
     found = []
     for one in replicas:
         if (one.request_id, one.node) not in named and not one.stale:
@@ -182,8 +184,8 @@ def _sort(name: str, members: Sequence[Member], crew: Crew | None) -> list[Actio
             crew.leaving.append(member)
         else:
             crew.alive.append(member)
-            if member.ended and member.replica is not None:
-                crew.leave(member, Cause.ENDED, f"it ended: {member.replica.error or member.replica.status.value}")
+            if (ended := member.culprit) is not None:
+                crew.leave(member, Cause.ENDED, f"it ended: {ended.error or ended.status.value}")
     return found
 
 
@@ -218,13 +220,14 @@ def _fill(work: _Work, replicas: Sequence[SeenReplica], actions: Sequence[Action
     spaces = {space.node.name: space for space in work.spaces}
     for crew in work.crews:
         for member in (*crew.alive, *crew.put_to_sleep, *crew.leaving):
-            space = spaces.get(member.assignment.node)
-            if space is None or space.node.away:
-                continue
-            if not member.ended or any(member.request_id in holders for holders in space.holders.values()):
-                is_seen = member.replica is not None
-                space.reckon(member.request_id, member.assignment.needs, crew.wish.name, seen=is_seen)
-    leaving = {(one.request_id, one.assignment.node) for crew in work.crews for one in crew.leaving}
+            for request_id, node, replica in member.parts:
+                space = spaces.get(node)
+                if space is None or space.node.away:
+                    continue
+                is_over = replica is not None and crews.is_over(replica)
+                if not is_over or any(request_id in holders for holders in space.holders.values()):
+                    space.reckon(request_id, member.assignment.needs, crew.wish.name, seen=replica is not None)
+    leaving = {place for crew in work.crews for one in crew.leaving for place in one.assignment.places}
     leaving |= {(one.request_id, one.node or "") for one in actions if isinstance(one, Leave)}
     there = {(one.request_id, one.node) for one in replicas}
     for request_id, node in leaving:
@@ -276,12 +279,14 @@ def _could_it(work: _Work, crew: Crew) -> None:
 def _start(work: _Work, crew: Crew, choice: fit.Choice, reason: str) -> bool:
     """One more where it fits now."""
     wish = crew.wish
-    place = work.best(wish, choice)
-    if place is None:
+    places = work.places(wish, choice)
+    if not places:
         return False
     crew.started += 1
-    place.space.take(f"new {wish.name} {crew.started}", place.needs, place.indices, wish.name)
-    work.starts.append(Start(wish.name, wish.revision, place.space.node.name, place.needs, reason))
+    for place in places:
+        place.space.take(f"new {wish.name} {crew.started}", place.needs, place.indices, wish.name)
+    node, *others = (place.space.node.name for place in places)
+    work.starts.append(Start(wish.name, wish.revision, node, places[0].needs, reason, tuple(others)))
     return True
 
 
@@ -291,16 +296,18 @@ def _make_room(work: _Work, crew: Crew, choice: fit.Choice) -> standing.Note:
     never = work.why_never(wish)
     if never is not None:
         return standing.Note(standing.UNSCHEDULABLE, never)
-    place = work.best(wish, choice, later=True)
+    places = work.places(wish, choice, later=True)
     victims: dict[str, list[Victim]] = {}
-    if place is None:
+    if not places:
         victims = victims_for(wish, work.idle)
-        place, chosen = cheapest(choice.tried, victims)
+        places, chosen = cheapest_group(wish, choice.tried, victims)
         if chosen:
             _evict(work, crew, chosen)
-    if place is not None:
-        place.space.take(f"kept for {wish.name}", place.needs, place.indices)
-        return standing.Note(standing.QUEUED, f"waits for a replica to leave node {place.space.node.name}", coming=True)
+    if places:
+        for one in places:
+            one.space.take(f"kept for {wish.name}", one.needs, one.indices)
+        nodes = ", ".join(one.space.node.name for one in places)
+        return standing.Note(standing.QUEUED, f"waits for a replica to leave node {nodes}", coming=True)
     if not choice.tried and choice.setback is not None:
         return standing.failing(choice.setback, work.now)
     waited_s = work.now - work.memory.queued_since.get(wish.name, work.now)
@@ -319,7 +326,9 @@ def _evict(work: _Work, crew: Crew, victims: Iterable[Victim]) -> None:
         work.new.wanted[name] = min(work.new.wanted.get(name, 0), other.present)
         other.want = no_more_than(other.want, other.present)
         work.new.evicted_at[name] = work.now
-        spaces[member.assignment.node].leave(member.request_id)
+        for request_id, node in member.assignment.places:
+            if node in spaces:
+                spaces[node].leave(request_id)
     work.full = {key for key in work.full if not key[1]}
 
 
@@ -330,14 +339,16 @@ def _reserve(work: _Work, crew: Crew, choice: fit.Choice, victims: Mapping[str, 
     for other in work.crews:
         if other is not crew and other.wish.priority <= wish.priority:
             for member in other.alive[other.want.floor :]:
-                theirs.setdefault(member.assignment.node, set()).add(member.request_id)
-    place = reserved([option for option in choice.tried if option[1].accelerators], theirs)
+                for request_id, node in member.assignment.places:
+                    theirs.setdefault(node, set()).add(request_id)
+    alone = [option for option in choice.tried if option[1].accelerators and not option[1].followers]
+    place = reserved(alone, theirs)
     if place is None:
         return None
     space = place.space
     for victim in victims.get(space.node.name, ()):
         free = {slot.index for slot in space.usable(place.needs, space.leaving)}
-        if any(victim.member.request_id in space.holders[index] for index in place.indices if index not in free):
+        if any(victim.ids & space.holders[index] for index in place.indices if index not in free):
             _evict(work, crew, [victim])
     space.take(f"kept for {wish.name}", place.needs, place.indices)
     return place
@@ -373,11 +384,14 @@ def _roll(work: _Work, crew: Crew) -> None:
 
 def _one_makes_room(crew: Crew, choice: fit.Choice) -> bool:
     """An old one leaves first, where its place and its like's would do for a new one."""
+    size = 1 + max((needs.followers for _, needs in choice.tried), default=0)
     for member in crew.old:
-        node = member.assignment.node
-        theirs = {one.request_id for one in crew.old if one.assignment.node == node}
-        here = [option for option in choice.tried if option[0].node.name == node]
-        if any(space.fitting(needs, theirs | space.leaving) is not None for space, needs in here):
+        nodes = {node for _, node in member.assignment.places}
+        theirs = {it for one in crew.old for it, node in one.assignment.places if node in nodes}
+        fits = [
+            space.node.name for space, needs in choice.tried if space.fitting(needs, theirs | space.leaving) is not None
+        ]
+        if len(fits) >= size and not nodes.isdisjoint(fits):
             crew.leave(member, Cause.ROLLED, f"makes room for revision {crew.wish.revision}")
             return True
     return False

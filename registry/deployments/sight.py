@@ -67,7 +67,8 @@ def seen(infos: Iterable[ReplicaInfo], stored: Mapping[str, StoredDeployment], b
 def _seen(
     info: ReplicaInfo, request_id: str, owner: StoredDeployment | None, node: str, marks: InfoMarks
 ) -> SeenReplica:
-    assignment = next((one for one in owner.assignments if one.request_id == request_id), None) if owner else None
+    its = (one for one in owner.assignments if any(key == request_id for key, _ in one.places)) if owner else iter(())
+    assignment = next(its, None)
     asleep = info.status is ReplicaStatus.ASLEEP
     numbers = [one for one in (info.running, info.waiting) if one is not msgspec.UNSET]
     return SeenReplica(

@@ -16,7 +16,9 @@ from common.wire.deployment import (
     DeploymentRevision,
     DeploymentSpec,
 )
-from registry.deployments.model import Assignment, Setback, Start, StoredDeployment, Wish
+from common.wire.group import GROUP_KEY
+from common.wire.replica import InfoMarks
+from registry.deployments.model import Assignment, Follower, Setback, Start, StoredDeployment, Wish
 
 KEPT = 10
 """Revisions that are remembered, the one in force among them."""
@@ -153,6 +155,7 @@ def wish_of(stored: StoredDeployment, start_s: float | None = None) -> Wish:
         template=runs.get("template"),
         accelerators=runs.get("accelerators"),
         memory_mb=runs.get("memory_mb"),
+        followers=runs.get("followers"),
         least=spec.replicas.min,
         most=spec.replicas.max,
         in_flight_per_replica=spec.scale.in_flight_per_replica,
@@ -183,9 +186,10 @@ def assigned(stored: StoredDeployment, starts: Iterable[Start], now: float) -> S
     """With one assignment more for each of `starts`."""
     serial, made = stored.serial, list(stored.assignments)
     for one in starts:
-        serial += 1
-        request_id = f"{REQUEST_PREFIX}{stored.uid}-{serial}"
-        made.append(Assignment(request_id, stored.name, one.revision, one.node, now, needs=one.needs))
+        ids = [f"{REQUEST_PREFIX}{stored.uid}-{serial + 1 + rank}" for rank in range(1 + len(one.followers))]
+        serial += len(ids)
+        followers = tuple(Follower(*place) for place in zip(ids[1:], one.followers, strict=True))
+        made.append(Assignment(ids[0], stored.name, one.revision, one.node, now, needs=one.needs, followers=followers))
     return replace(stored, serial=serial, assignments=tuple(made))
 
 
@@ -202,8 +206,25 @@ def set_back(stored: StoredDeployment, node: str, reason: str, now: float) -> St
 # For an agent.
 
 
-def create_body(stored: StoredDeployment, assignment: Assignment) -> JsonObject | None:
-    """Body of the create call for an assignment; None when its revision is no longer known."""
+def create_bodies(stored: StoredDeployment, assignment: Assignment) -> list[JsonObject]:
+    """Bodies of the create calls for an assignment, one for each of its `places`; none when its revision is no longer known."""
+    body = _create_body(stored, assignment)
+    if body is None or not assignment.followers:
+        return [] if body is None else [body]
+    size, group = len(assignment.places), assignment.request_id
+    return [
+        {
+            **body,
+            "request_id": request_id,
+            "metadata": {**body["metadata"], GROUP_KEY: group, **msgspec.to_builtins(InfoMarks(rank=rank))},
+            "placement": {"node": node},
+            "group": {"rank": rank, "size": size},
+        }
+        for rank, (request_id, node) in enumerate(assignment.places)
+    ]
+
+
+def _create_body(stored: StoredDeployment, assignment: Assignment) -> JsonObject | None:
     spec = revision_of(stored, assignment.revision)
     if spec is None:
         return None

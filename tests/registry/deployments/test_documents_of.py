@@ -27,7 +27,7 @@ from registry.deployments.sight import moment, seen
 from registry.deployments.stored import (
     KEPT,
     changed,
-    create_body,
+    create_bodies,
     decode,
     encode,
     held_revision,
@@ -133,7 +133,7 @@ def test_failed_starts_wait_twice_as_long_up_to_five_minutes() -> None:
 
 def test_the_create_call_has_what_the_agent_needs_and_no_more() -> None:
     stored = with_actions(made(accelerators=2, model="served"), [Start("chat", 1, "n1", NEEDS, "")], {}, NOW)
-    assert create_body(stored, stored.assignments[0]) == {
+    assert create_bodies(stored, stored.assignments[0])[0] == {
         "backend": {"template": "mock", "parameters": {"model": "m"}},
         "model_name": "served",
         "accelerators": 2,
@@ -144,7 +144,7 @@ def test_the_create_call_has_what_the_agent_needs_and_no_more() -> None:
     request = {"server_mode": "replica", "model_name": "llama", "placement": {"multibox": "b"}, "metadata": {"a": 1}}
     other = DeploymentSpec.model_validate({"request": request})
     released = with_actions(changed("x", None, other, uid="u", at=AT)[0], [Start("x", 1, "n1", NEEDS, "")], {}, NOW)
-    body = create_body(released, released.assignments[0])
+    [body] = create_bodies(released, released.assignments[0])
     assert body is not None
     assert body["model_name"] == "llama"
     assert body["placement"] == {"multibox": "b", "node": "n1"}
@@ -299,7 +299,7 @@ def test_while_its_rollout_is_paused_a_deployment_wants_the_revision_that_runs()
     wish = wish_of(later)
     assert (wish.revision, wish.accelerators, wish.most, wish.paused) == (1, 4, 3, True)
     (again,) = with_actions(replace(later, assignments=()), [Start("chat", 1, "n1", NEEDS, "")], {}, NOW).assignments
-    body = create_body(later, again)
+    [body] = create_bodies(later, again)
     assert body is not None
     assert body["backend"]["parameters"] == {"model": "m"}
     resumed = wish_of(replace(later, held=None))
