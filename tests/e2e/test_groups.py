@@ -121,6 +121,26 @@ async def test_a_hundred_starts_of_four_members_are_whole_or_nothing(tmp_path: P
             assert not [one for one in fleet.root(f"n{number}").iterdir() if len(one.name) == 12], "a directory is left"
 
 
+@pytest.mark.parametrize("victim", ["registry", "agent-n1"])
+async def test_who_makes_groups_is_killed_in_the_middle_of_a_start(tmp_path: Path, victim: str) -> None:
+    """Some moments after the call, from before the first reservation until after the last member began."""
+    async with fleet_in(tmp_path) as fleet:
+        begin(fleet, 3)
+        for number, after_s in enumerate((0.05, 0.3, 0.8, 2.0)):
+            name = f"k{number}"
+            await fleet.apply(name, **{**FAST, "model": name, "parameters": {"model": name}, "followers": 2})
+            await asyncio.sleep(after_s)
+            fleet.kill(victim)
+            fleet.start(victim)
+            info = await fleet.reached(name, "ready", 1)
+            assert [one["status"] for one in members(info)] == ["ready"] * 3
+            running = sorted(one.model for one in fleet.servers.now())
+            assert running == [name, f"{name}-1", f"{name}-2"], "each member runs once"
+            await fleet.call("DELETE", f"/api/v1/deployments/{name}")
+            await gone(fleet)
+        tell(victim=victim, starts=4, load=os.getloadavg())
+
+
 # Deaths.
 
 
