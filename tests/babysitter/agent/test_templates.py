@@ -43,7 +43,11 @@ async def refused(client: Client, body: dict[str, Any]) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("body", "field", "text"),
     [
-        (wanted("no-such"), "backend.template", "there are: command-example, infinilm, infinilm-rust, llama-cpp, mock"),
+        (
+            wanted("no-such"),
+            "backend.template",
+            "there are: command-example, infinilm, infinilm-rust, llama-cpp, llama-cpp-rpc, mock",
+        ),
         (wanted("cbclient"), "backend.template", "server_mode"),
         (wanted("../mock"), "backend.template", ""),
         (wanted(5), "backend.template", ""),  # type: ignore[arg-type] # that is the fault
