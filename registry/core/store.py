@@ -30,10 +30,6 @@ class StoreConflict(StoreError):
         """What it wrote; None when it deregistered the name."""
 
 
-class LeaseLost(StoreError):
-    """The store let the lease of a name end. Shared stores only."""
-
-
 class DocumentConflict(StoreError):
     """The document has another version than the writer thinks: read again, then decide again."""
 
@@ -138,12 +134,10 @@ class Store(Protocol):
         """
         ...
 
-    async def renew(self, name: str) -> None:
-        """Renew the lease of `name`.
+    def renew(self, name: str) -> bool:
+        """Have the lease of `name` renewed soon, with all that beat about now; False when it is known that there is none.
 
-        Raises:
-            LeaseLost: There is none any more; write the record again.
-            StoreUnavailable: Nobody knows.
+        Nobody waits for it: of a lease that has ended meanwhile the events tell.
         """
         ...
 

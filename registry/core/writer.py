@@ -36,7 +36,6 @@ from registry.core.store import (
     Away,
     Back,
     Event,
-    LeaseLost,
     Store,
     StoreConflict,
     StoreError,
@@ -104,9 +103,10 @@ class Writer:
         return await self._submit_shared(command)
 
     async def _submit_shared(self, command: Command) -> Decision:
+        decision = self._at_once(command) or await self._enqueue(command)
         if isinstance(command, Renew):
-            await self._renew_in_store(command)
-        return self._at_once(command) or await self._enqueue(command)
+            self._renew_in_store(command.name)
+        return decision
 
     def _at_once(self, command: Command) -> Decision | None:
         """Do what needs no store, if nothing is being written; None when it has to wait its turn."""
@@ -240,18 +240,12 @@ class Writer:
 
     # Shared stores.
 
-    async def _renew_in_store(self, beat: Renew) -> None:
-        """Renew the lease where it is held; of a lost one, the record is written again with the heartbeat."""
-        self.catalogue.decide(beat, self.clock.monotonic())  # a heartbeat of a stranger renews nothing
-        entry = self.catalogue.get(beat.name)
-        if self.away is not None or entry is None or not entry.held:
-            return
-        try:
-            await self.store.renew(beat.name)
-        except LeaseLost:
+    def _renew_in_store(self, name: str) -> None:
+        """Have a lease renewed where it is held; a record without one is written again soon."""
+        entry = self.catalogue.get(name)
+        if self.away is None and entry is not None and entry.held and not self.store.renew(name):
             entry.held = False
-        except StoreUnavailable as error:
-            log.debug("store.renew_failed", name=beat.name, reason=str(error))
+            self.unwritten.add(name)
 
     def _learn_from(self, conflict: StoreConflict) -> None:
         self._apply(Forget(conflict.name) if conflict.current is None else Learn(conflict.current))

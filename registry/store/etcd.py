@@ -26,7 +26,6 @@ from registry.core.store import (
     Away,
     Back,
     Event,
-    LeaseLost,
     Loaded,
     StoreConflict,
     StoreError,
@@ -123,11 +122,18 @@ class EtcdStore:
         self._activity += 1
         return [await (self._put(it) if isinstance(it, Upsert) else self._delete(it)) for it in changes]
 
-    async def renew(self, name: str) -> None:
-        """Keep the lease of `name` alive, together with all others that ask at the same time."""
+    def renew(self, name: str) -> bool:
+        """Keep the lease of `name` alive, together with all others that ask about now."""
         known = self._known.get(name)
-        if known is None or self._keepalives is None or not await self._keepalives.renew(known.lease):
-            raise LeaseLost(name)
+        if known is None or self._keepalives is None:
+            return False
+        self._keepalives.renew(known.lease)
+        return True
+
+    @property
+    def renewed(self) -> int:
+        """How many leases etcd has renewed for this registry since it was opened."""
+        return 0 if self._keepalives is None else self._keepalives.renewed
 
     def accept(self, event: Event) -> bool:
         """Compare an event with what this registry wrote itself."""

@@ -1,53 +1,51 @@
 """Keepalives of etcd's leases, sent together: the gateway's stream takes many in one call.
 
-While one call is on its way the next heartbeats gather, so that the calls grow with the load instead of in number: a
-keepalive then costs etcd a tenth of what one alone does.
+Heartbeats of a quarter of a second share calls, and none waits for one: of 10,000 replicas' 4,000 heartbeats a second each
+would otherwise cost registry and etcd more than all the rest of it.
 """
 
 import asyncio
 
-from registry.core.store import StoreError, StoreUnavailable
+import structlog
+
+from registry.core.store import StoreError
 from registry.store.gateway import Gateway
 
+log = structlog.get_logger(__name__)
 MOST_AT_ONCE = 500
+GATHER_S = 0.25
+"""Much less than what a lease has left when its record beats in time."""
 
 
 class Keepalives:
-    """Renews leases through `gateway`; `run` must be running."""
+    """Renews leases through `gateway`; `run` must be running. `renewed` counts what etcd has confirmed."""
 
     def __init__(self, gateway: Gateway) -> None:
+        self.renewed = 0
         self._gateway = gateway
-        self._waiting: list[tuple[int, asyncio.Future[bool]]] = []
+        self._waiting: dict[int, None] = {}
         self._asked = asyncio.Event()
 
-    async def renew(self, lease: int) -> bool:
-        """Give a lease its full length again; False when it has ended.
-
-        Raises:
-            StoreUnavailable: etcd does not answer.
-        """
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((lease, done))
+    def renew(self, lease: int) -> None:
+        """Give a lease its full length again, soon."""
+        self._waiting[lease] = None
         self._asked.set()
-        return await done
 
     async def run(self) -> None:
-        """Send what was asked for since the last call, for ever."""
+        """Send what was asked for, four times a second, for ever."""
         while True:
             await self._asked.wait()
-            batch, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
-            if not self._waiting:
-                self._asked.clear()
-            await self._send(batch)
+            await asyncio.sleep(GATHER_S)
+            leases, self._waiting = list(self._waiting), {}
+            self._asked.clear()
+            for begin in range(0, len(leases), MOST_AT_ONCE):
+                await self._send(leases[begin : begin + MOST_AT_ONCE])
 
-    async def _send(self, batch: list[tuple[int, asyncio.Future[bool]]]) -> None:
+    async def _send(self, leases: list[int]) -> None:
+        """One call. What it could not renew beats again long before the lease's end."""
         try:
-            replies = await self._gateway.call_many("/lease/keepalive", [{"ID": lease} for lease, _ in batch])
+            replies = await self._gateway.call_many("/lease/keepalive", [{"ID": lease} for lease in leases])
         except StoreError as error:
-            for _, done in batch:
-                if not done.done():
-                    done.set_exception(StoreUnavailable(str(error)))
+            log.debug("store.renew_failed", leases=len(leases), reason=str(error))
             return
-        for (_, done), reply in zip(batch, replies, strict=True):
-            if not done.done():
-                done.set_result(reply.result.ttl is not None)
+        self.renewed += sum(reply.result.ttl is not None for reply in replies)

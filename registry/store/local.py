@@ -10,8 +10,9 @@ class LocalStore:
 
     shared = False
 
-    async def renew(self, _name: str) -> None:
+    def renew(self, _name: str) -> bool:
         """The catalogue keeps the leases; heartbeats are not written."""
+        return True
 
     def accept(self, _event: Event) -> bool:
         """There are no events."""

@@ -145,6 +145,7 @@ async def test_heartbeat_on_a_lost_lease_writes_the_record_again(etcd: Etcd) -> 
         lease = one.store._known["svc"].lease
         etcd.ctl("lease", "revoke", f"{lease:x}")
         await beat(one)
+        await until(lambda: "svc" in one.writer.unwritten)
         await one.writer.rewrite()
         await until(lambda: "svc" in etcd.ctl("get", SERVICES, "--prefix", "--keys-only"))
         assert one.held() == before

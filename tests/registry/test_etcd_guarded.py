@@ -13,6 +13,7 @@ from registry.choose_store import make_store
 from registry.core.model import Instance, Upsert
 from registry.core.store import Away, Back, Store, StoreUnavailable, Written
 from registry.settings import RegistrySettings
+from registry.store.etcd import EtcdStore
 from tests.ports import free_port
 from tests.registry.etcd import Certificates, Etcd, require_etcd
 from tests.registry.records import registration
@@ -71,13 +72,23 @@ async def opened(settings: RegistrySettings) -> Store:
     return store
 
 
+async def renewed(store: Store, name: str) -> None:
+    """Renew a lease, and wait until etcd has."""
+    assert isinstance(store, EtcdStore)
+    before = store.renewed
+    assert store.renew(name)
+    async with asyncio.timeout(10):
+        while store.renewed == before:
+            await asyncio.sleep(0.05)
+
+
 async def test_records_are_written_renewed_read_and_watched_as_a_user_over_tls(settings: RegistrySettings) -> None:
     one, other = await opened(settings), await opened(settings)
     try:
         async with aclosing(other.events()) as events:
             first = asyncio.ensure_future(anext(events))
             await one.write([record("svc")])
-            await one.renew("svc")
+            await renewed(one, "svc")
             event = await asyncio.wait_for(first, 10)
             assert isinstance(event, Written)
             assert event.instance.name == "svc"
@@ -95,7 +106,7 @@ async def test_a_token_that_ended_is_asked_for_again_and_nothing_is_lost(
         guarded.kill()  # etcd keeps its tokens in memory
         guarded.start()
         await store.write([record("after")])
-        await store.renew("before")
+        await renewed(store, "before")
     finally:
         await store.close()
 
