@@ -104,6 +104,7 @@ async def serve(
                 log.info("workers.not_compiled", reason=reason)
             await pool.start(master.next_table())
             scope.spawn("publish", master.publish(), service=True)
+            scope.spawn("save", master.save(), service=True)
             scope.spawn("reload", reloader.run(), service=True)
             readers = [scope.spawn("traffic", overview.watch_traffic(), service=True)]
             if client is not None:

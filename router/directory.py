@@ -9,10 +9,11 @@ One `Directory` lives in the master and is written by one task only. It answers 
 - Static services never vanish.
 """
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from common.discovery.plan import plan_of
+from common.wire.base import ModelObject
 from common.wire.record import Beat, Delete, Put, ServiceRecord, Snapshot, Update
 from common.wire.words import RecordKind
 from router.model import Endpoint, Replica, Table
@@ -46,6 +47,9 @@ class Directory:
     max_errors: int
     slots: int
     default_limit: int = 0
+    """To be changed by `set_limit`."""
+    figures: bool = False
+    """Something in the table has changed that can wait: how many requests wait in an engine."""
     replicas: dict[str, Replica] = field(default_factory=dict)
     version: int = 0
     keys: ReplicaKeys = field(default_factory=ReplicaKeys)
@@ -60,6 +64,10 @@ class Directory:
     def apply(self, update: Update, now: float) -> bool:
         """Take one line of the watch; returns whether the table may have changed."""
         match update:
+            case Put(service=record):
+                changed = self._put(record)
+                self._admit()
+                return changed
             case Snapshot(services=services):
                 listed = {record.name for record in services if record.type == RecordKind.SERVER}
                 for record in services:
@@ -69,8 +77,6 @@ class Directory:
                 for name in self.replicas.keys() - listed:
                     self._vanish(name, now)
                 self.expire(now)
-            case Put(service=record):
-                self._put(record)
             case Delete(name=name, reason=reason):
                 self._forget_left_out(name)
                 replica = self.replicas.get(name)
@@ -99,6 +105,7 @@ class Directory:
         ]
         for replica, adapter in over:
             del replica.load_refused[adapter]
+            replica.row = None
         return bool(gone or over)
 
     def note_load(self, name: str, generation: str, adapter: str, *, refused_until: float | None) -> bool:
@@ -106,6 +113,7 @@ class Directory:
         replica = self.replicas.get(name)
         if replica is None or replica.generation != generation:
             return False
+        replica.row = None
         if refused_until is not None:
             replica.load_refused[adapter] = refused_until
         elif adapter in replica.loadable:
@@ -117,6 +125,13 @@ class Directory:
         self.keys = keys
         for replica in self.replicas.values():
             replica.authorization = keys.of(replica)
+            replica.row = None
+
+    def set_limit(self, limit: int) -> None:
+        """Take another limit for replicas that do not say theirs."""
+        self.default_limit = limit
+        for replica in self.replicas.values():
+            replica.row = None
 
     def set_static(self, records: Iterable[ServiceRecord], *, kept: Collection[str] = ()) -> None:
         """Replace the static services; those named in `kept` stay as they are, if there are any."""
@@ -141,6 +156,7 @@ class Directory:
             self._put(record)
             if record.name in self.replicas:
                 self.replicas[record.name].leased = False
+                self.replicas[record.name].row = None
 
     def note_probe(
         self,
@@ -148,6 +164,7 @@ class Directory:
         *,
         ok: bool,
         models: tuple[str, ...] | None = None,
+        objects: Mapping[str, ModelObject] | None = None,
         prefix: str | None = None,
         calls: tuple[str, ...] | None = None,
     ) -> bool:
@@ -169,18 +186,26 @@ class Directory:
             replica.probe_failures += 1
             if replica.probe_failures >= self.max_errors:
                 replica.probed_ok = False
-        if models is not None:
-            replica.learned_models = models
-        if prefix is not None:
-            replica.learned_prefix = prefix
-        if calls is not None:
-            replica.learned_calls = calls
+        objects_before = replica.learned_objects
+        learned = (("models", models), ("objects", objects), ("prefix", prefix), ("calls", calls))
+        for what, found in learned:
+            if found is not None:
+                setattr(replica, f"learned_{what}", found)
+        if before != _seen(replica) or replica.learned_objects != objects_before:
+            replica.row = None
         return before != _seen(replica)
 
     def table(self) -> Table:
         """The endpoints as they stand now, under a new version."""
         self.version += 1
-        return Table.of(self.version, tuple(self._endpoint(replica) for replica in self.replicas.values()))
+        self.figures = False
+        return Table.of(self.version, tuple(self._row(replica) for replica in self.replicas.values()))
+
+    def _row(self, replica: Replica) -> Endpoint:
+        """Its endpoint: the very one of the last table while nothing about it has changed."""
+        if replica.row is None:
+            replica.row = self._endpoint(replica)
+        return replica.row
 
     def _endpoint(self, replica: Replica) -> Endpoint:
         hints, plan, objects = replica.hints, replica.plan, replica.model_objects
@@ -218,20 +243,31 @@ class Directory:
             return False
         replica.absent_since = now
         replica.leased = False
+        replica.row = None
         return True
 
-    def _put(self, record: ServiceRecord) -> None:
+    def _put(self, record: ServiceRecord) -> bool:
+        """Take a record; returns whether the table has changed in what cannot wait. Most records only say that they live."""
         present = self.replicas.get(record.name)
         if present is not None and present.static:
-            return
+            return False
         if record.type != RecordKind.SERVER:
             self._forget_left_out(record.name)
             if present is not None:
                 self._remove(record.name)
-            return
+            return present is not None
         # A legacy registry gives no generation; the address then tells one life from the next.
         generation = f"{record.instance_id or ''}.{record.incarnation}.{record.generation}@{_place(record)}"
-        self._store(Replica(record, generation, leased=record.is_healthy or record.draining))
+        replica = Replica(record, generation, leased=record.is_healthy or record.draining)
+        self._store(replica)
+        if present is None or present.row is None or present.generation != generation:
+            return True
+        before, after = present.row, self._row(replica)
+        if after == before:
+            replica.row = before
+            return False
+        self.figures = True
+        return replace(after, waiting=before.waiting) != before
 
     def _store(self, replica: Replica) -> None:
         replica.authorization = self.keys.of(replica)

@@ -1,7 +1,8 @@
 """What master and workers say to each other, over one socket pair each: a length, then MessagePack.
 
-The master sends the setup once (settings and who the worker is), then every table. A worker sends its status every second,
-and as soon as a request waits for a cold model; when that stops the worker hangs, and when the stream ends it is dead.
+The master sends the setup once (settings and who the worker is), then a table, then what changes in it. A worker sends its
+status every second, and as soon as a request waits for a cold model; when that stops the worker hangs, and when the stream
+ends it is dead.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import msgspec
 
 from common.wire.deployment import ModelState
 from router.keys import Key
-from router.model import Endpoint
+from router.model import Endpoint, Table
 
 MESSAGE_LIMIT_BYTES = 64 << 20
 _LENGTH = struct.Struct("<I")
@@ -34,10 +35,36 @@ class WorkerSetup(msgspec.Struct, frozen=True, tag="setup"):
 
 
 class Endpoints(msgspec.Struct, frozen=True, tag="endpoints"):
-    """A whole new table."""
+    """A whole table; a worker's first one."""
 
     version: int
     endpoints: tuple[Endpoint, ...]
+
+
+class Changes(msgspec.Struct, frozen=True, tag="changes"):
+    """What is otherwise in a new table; `gone` are names."""
+
+    version: int
+    changed: tuple[Endpoint, ...]
+    gone: tuple[str, ...] = ()
+
+    @classmethod
+    def between(cls, before: Table, after: Table) -> "Changes":
+        """An endpoint in which nothing changed is the very same in both."""
+        old = {one.name: one for one in before.endpoints}
+        changed = tuple(one for one in after.endpoints if old.pop(one.name, None) is not one)
+        return cls(after.version, changed, tuple(old))
+
+    def made_in(self, before: Table) -> Table:
+        """The new table, in the order of the sender's: what has another life is last."""
+        rows = {one.name: one for one in before.endpoints}
+        for name in self.gone:
+            del rows[name]
+        for one in self.changed:
+            if one.name in rows and rows[one.name].id != one.id:
+                del rows[one.name]
+            rows[one.name] = one
+        return Table.of(self.version, tuple(rows.values()))
 
 
 class Keys(msgspec.Struct, frozen=True, tag="keys"):
@@ -99,7 +126,7 @@ class AdapterWanted(msgspec.Struct, frozen=True, tag="adapter"):
     endpoint: str
 
 
-Message = WorkerSetup | Endpoints | Keys | Standings | Forgive | Retire | WorkerStatus | AdapterWanted
+Message = WorkerSetup | Endpoints | Changes | Keys | Standings | Forgive | Retire | WorkerStatus | AdapterWanted
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 

@@ -29,6 +29,10 @@ from router.workers import WorkerPool
 
 log = structlog.get_logger(__name__)
 TICK_S = 1.0
+REST_S = 10e-6
+"""Between two tables, for each endpoint: a worker takes about a quarter of that to put a table in force."""
+SAVING_REST = 20
+"""How many times longer than saving it the pause after it is."""
 UNREACHED_AFTER = 3
 """Requests in a row that say more than a probe does."""
 
@@ -49,6 +53,7 @@ class Master:
         self.deployments = Deployments(self.replicas, pool.counters, pool.waiting, pool.tell_standings)
         pool.standings, pool.heard_waits = self.deployments.all, self.deployments.heard
         self._changed = asyncio.Event()
+        self._unsaved = asyncio.Event()
         self.first_answer = asyncio.Event()
         self.prober: ReplicaProber | None = None
         """Set once the session is there; `pool.adapter_wanted` likewise."""
@@ -117,10 +122,13 @@ class Master:
             return
         was, was_doubted = replica.probed_ok, replica.doubted
         replica.problem = finding.problem
-        if finding.objects is not None:
-            replica.learned_objects = finding.objects
         if self.directory.note_probe(
-            name, ok=finding.ok, models=finding.models, prefix=finding.prefix, calls=finding.calls
+            name,
+            ok=finding.ok,
+            models=finding.models,
+            objects=finding.objects,
+            prefix=finding.prefix,
+            calls=finding.calls,
         ):
             self._changed.set()
         if replica.probed_ok != was:
@@ -171,7 +179,7 @@ class Master:
             raise
         self.directory.grace_s = settings.service_removal_grace_period
         self.directory.max_errors = settings.max_errors
-        self.directory.default_limit = settings.max_in_flight
+        self.directory.set_limit(settings.max_in_flight)
 
     async def renew_workers(self, changed: Sequence[str], reason: Change) -> None:
         """Replace the workers after a reload: when a setting of theirs may have changed, or a signal asks for it."""
@@ -202,13 +210,25 @@ class Master:
         return self.directory.table()
 
     async def publish(self) -> None:
-        """Publish a table whenever something changed, and save it."""
+        """Publish a table whenever something changed; what can wait goes with the next one, or in a second."""
         while True:
             try:
                 await asyncio.wait_for(self._changed.wait(), TICK_S)
             except TimeoutError:
-                if not self.directory.expire(time.monotonic()):
+                if not self.directory.expire(time.monotonic()) and not self.directory.figures:
                     continue
+            if self._changed.is_set():
+                self._unsaved.set()
             self._changed.clear()
-            self.pool.publish(self.next_table())
+            table = self.next_table()
+            self.pool.publish(table)
+            await asyncio.sleep(len(table.endpoints) * REST_S)
+
+    async def save(self) -> None:
+        """Save what changed, for ever; of large tables not every change."""
+        while True:
+            await self._unsaved.wait()
+            self._unsaved.clear()
+            began = time.monotonic()
             await asyncio.to_thread(last_table.save, self.table_path, self.directory.saved())
+            await asyncio.sleep(SAVING_REST * (time.monotonic() - began))

@@ -170,6 +170,8 @@ class Replica:
     load_refused: dict[str, float] = field(default_factory=dict)
     """Adapters that it could not load, and until when (monotonic) it is not asked for them again."""
     slot: int = -1
+    row: Endpoint | None = None
+    """The endpoint that it is in the table, made when it is asked for; to be forgotten when anything here changes."""
     hints: Hints = field(init=False)
     """What the record's metadata says, read once."""
 

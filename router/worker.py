@@ -236,6 +236,8 @@ def _take(engine: Engine, message: feed.Message) -> None:
     """Put what the master sent in force."""
     if isinstance(message, feed.Endpoints):
         engine.set_table(Table.of(message.version, message.endpoints))
+    elif isinstance(message, feed.Changes):
+        engine.set_table(message.made_in(engine.table))
     elif isinstance(message, feed.Keys):
         engine.set_keys(message.keys)
     elif isinstance(message, feed.Standings):

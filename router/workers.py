@@ -172,9 +172,9 @@ class WorkerPool:
             raise TaskFailed(f"the workers did not serve within {START_TIMEOUT_S:g} s") from error
 
     def publish(self, table: Table) -> None:
-        """Give every worker a new table."""
-        self._table = table
-        self._tell_all(feed.Endpoints(table.version, table.endpoints))
+        """Give every worker a new table: what has changed since the one before."""
+        changes, self._table = feed.Changes.between(self._table, table), table
+        self._tell_all(changes)
 
     def tell_standings(self, standings: feed.Standings) -> None:
         """Tell every worker how deployments' models stand now."""

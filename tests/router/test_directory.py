@@ -337,3 +337,39 @@ def test_an_entry_that_is_no_text_costs_a_record_none_of_its_other_models_and_ca
     assert endpoint.models == ("m",)
     assert endpoint.serves is not None
     assert "/embeddings" in endpoint.serves
+
+
+def put(one: ServiceRecord) -> Put:
+    return Put(epoch="e", revision=2, service=one)
+
+
+def reporting(waiting: int, **more: Any) -> ServiceRecord:
+    """As each heartbeat of a busy replica shows it."""
+    metadata = {"type": "openai-api", "models": ["m"], "replica": {"waiting": waiting, "updated_at": str(more)}}
+    return record(metadata=metadata, **more)
+
+
+def test_heartbeats_change_no_table_and_what_waits_in_an_engine_can_wait() -> None:
+    book = directory()
+    book.apply(snapshot(reporting(0), record("b-server")), 0.0)
+    first = book.table()
+    assert not book.apply(put(reporting(0, last_heartbeat=5.0)), 1.0)
+    assert not book.apply(put(record("its-babysitter", metadata={"type": "vLLM"})), 1.0)
+    assert not book.figures
+    assert not book.apply(put(reporting(3, last_heartbeat=10.0)), 2.0)
+    assert book.figures
+    second = book.table()
+    assert not book.figures
+    assert second.endpoints[0].waiting == 3
+    assert second.endpoints[1] is first.endpoints[1], "what has not changed is not made again"
+    assert book.apply(put(reporting(3, weight=2.0)), 3.0)
+    assert book.apply(put(reporting(3, weight=2.0, status="draining")), 4.0)
+    assert eligibility(book) is Eligibility.DOWN
+
+
+def test_a_limit_that_is_set_anew_is_in_the_next_table() -> None:
+    book = directory(default_limit=1)
+    book.apply(snapshot(record()), 0.0)
+    assert book.table().endpoints[0].limit == 1
+    book.set_limit(2)
+    assert book.table().endpoints[0].limit == 2

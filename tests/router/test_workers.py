@@ -116,7 +116,7 @@ async def test_a_worker_that_has_just_ended_does_not_end_the_router_that_tells_i
     gone, present = made(pool, 0), made(pool, 1)
     cast("Line", gone.writer).closed = True
     pool.publish(Table(7))
-    assert told(present) == [feed.Endpoints(7, ())]
+    assert told(present) == [feed.Changes(7, ())]
     assert not told(gone)
 
 
