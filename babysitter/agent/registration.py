@@ -1,7 +1,9 @@
 """The agent's own record in the registry: its address, its capacity, and the replicas whose babysitter does not run."""
 
+import itertools
 import time
 
+import msgspec
 from msgspec import UNSET
 from msgspec.structs import asdict
 
@@ -12,6 +14,7 @@ from babysitter.records import LEASES, LEAST_TTL_S
 from common import __version__
 from common.clock import Clock, iso
 from common.discovery.lease import Lease
+from common.discovery.limits import BODY_LIMIT_BYTES
 from common.discovery.registry_client import RegistryClient
 from common.discovery.replica import deployment_marks
 from common.names import bind_address
@@ -20,13 +23,14 @@ from common.wire.record import Registration
 from common.wire.replica import AgentReport, ReplicaInfo
 from common.wire.words import RecordKind, RecordStatus
 
-MOST_SHOWN = 48
-"""Replicas without a babysitter that a heartbeat carries at most; of 5 KiB at most, half of what a registry takes."""
+SHOWN_LIMIT_BYTES = BODY_LIMIT_BYTES // 2
+"""Of a heartbeat's replicas without a babysitter, each of 5 KiB at most: hundreds may wait in a cluster's queue."""
 SHOWN = (
     "replica_id", "server_mode", "model_name", "status", "display_status", "endpoint", "port", "multibox", "namespace",
     "workdir", "created_at", "updated_at", "error_message", "request_id", "metadata",
 )  # fmt: skip
 TEXT_LIMIT = 300
+_encode = msgspec.json.Encoder().encode
 
 
 class AgentRegistration:
@@ -82,12 +86,14 @@ class AgentRegistration:
         """Body of a heartbeat."""
         silent = [controller for controller in self._manager.controllers() if not controller.speaks]
         silent.sort(key=lambda controller: controller.record.created_at, reverse=True)
+        shown = [_short(controller.info()) for controller in silent]
+        sizes = itertools.accumulate(len(_encode(info)) for info in shown)
         return AgentReport(
             instance_id=self._instance_id,
             incarnation=self._incarnation,
             node=self._settings.node,
             **asdict(self._manager.counts()),
-            replicas=[_short(controller.info()) for controller in silent[:MOST_SHOWN]],
+            replicas=[info for info, size in zip(shown, sizes, strict=True) if size <= SHOWN_LIMIT_BYTES],
             labels=self._manager.settings.labels,
             accelerators=self._manager.accelerators.glance(self._manager.holds()),
             readings=self._manager.accelerators.readings,
