@@ -72,7 +72,9 @@ class RegistrySettings(ServiceSettings):
         False,
         "Routers move the streams of replicas that a rollout, scaling or an eviction stops, for models with `rescue`.",
     )
-    max_services: int = option(20_000, "Most records at once; a replica has two.", ge=1, le=1_000_000)
+    max_services: int = option(50_000, "Most records at once; a replica has two.", ge=1, le=1_000_000)
     max_watchers: int = option(1000, "Most watches and long polls at once.", ge=1, le=100_000)
-    max_connections: int = option(4096, "Most connections at once; requests beyond are answered 503.", ge=1)
+    max_connections: int = option(
+        16_384, "Most connections at once, one or two of each babysitter; requests beyond are answered 503.", ge=1
+    )
     probe_concurrency: int = option(256, "Most probes at once.", ge=1, le=1000)
