@@ -1,13 +1,15 @@
 """The one writer: takes commands in turn, writes the store, then the catalogue, then tells those who watch.
 
 A command that needs no store (nearly every heartbeat) is done at once when nothing is being written: the event loop
-runs one thing at a time, so there is still one writer, and a heartbeat costs no task switch.
+runs one thing at a time, so there is still one writer, and a heartbeat costs no task switch. While something is written a
+heartbeat is done at once all the same if nothing that waits concerns its name: no slow store keeps a fleet's leases waiting.
 
 A heartbeat and the end of a lease never fail for the store's sake: what a heartbeat changed is shown, remembered as
 unwritten, and written when the store takes it; a record that ended would end again after a restart. With a shared store, what other registries did comes through the same queue.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -83,7 +85,8 @@ class Writer:
     _queue: asyncio.Queue[tuple[Item, asyncio.Future[Decision]]] = field(
         default_factory=lambda: asyncio.Queue(QUEUE_LIMIT)
     )
-    _writing: bool = False
+    _busy: Counter[str | None] = field(default_factory=Counter)
+    """What is queued or being written, by name; under None what concerns more than one."""
 
     async def submit(self, command: Command) -> Decision:
         """Have `command` done; returns when it is.
@@ -109,8 +112,8 @@ class Writer:
         return decision
 
     def _at_once(self, command: Command) -> Decision | None:
-        """Do what needs no store, if nothing is being written; None when it has to wait its turn."""
-        if self._writing or not self._queue.empty():
+        """Do what needs no store, if nothing that is being written concerns it; None when it has to wait its turn."""
+        if self._busy and not (isinstance(command, Renew) and self._busy.keys().isdisjoint((None, command.name))):
             return None
         decision = self.catalogue.decide(command, self.clock.monotonic())
         for change in decision.changes:
@@ -123,7 +126,6 @@ class Writer:
         """Do queued commands, for ever."""
         while True:
             item, done = await self._queue.get()
-            self._writing = True
             try:
                 decision = await self._do(item)
             except (CommandRefused, StoreError) as error:
@@ -133,7 +135,10 @@ class Writer:
                 if not done.done():
                     done.set_result(decision)
             finally:
-                self._writing = False
+                about = _about(item)
+                self._busy[about] -= 1
+                if not self._busy[about]:
+                    del self._busy[about]
 
     async def follow(self) -> None:
         """Take in what a shared store tells, for ever."""
@@ -173,6 +178,7 @@ class Writer:
             self._queue.put_nowait((item, done))
         except asyncio.QueueFull as error:
             raise StoreUnavailable(f"{QUEUE_LIMIT} commands are waiting to be written") from error
+        self._busy[_about(item)] += 1
         return await done
 
     async def _do(self, item: Item) -> Decision:
@@ -298,6 +304,17 @@ class Writer:
             else:
                 self._apply(Learn(instance))
         self.catalogue.renew_unheld(self.clock.monotonic())
+
+
+def _about(item: Item) -> str | None:
+    """The name that it concerns; None for what concerns several."""
+    match item:
+        case Register(registration):
+            return registration.name
+        case Written(instance) | Learn(instance):
+            return instance.name
+        case _:
+            return getattr(item, "name", None)
 
 
 def _durable(decision: Decision) -> list[Upsert | Removed]:

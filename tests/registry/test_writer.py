@@ -6,7 +6,7 @@ import pytest
 from common.tasks import TaskScope
 from common.wire.record import Registration
 from registry.core.catalogue import Catalogue, Revised
-from registry.core.model import Change, Conflict, Deregister, Register, Renew, Sweep
+from registry.core.model import Change, Conflict, Deregister, Register, Renew, Sweep, Unknown
 from registry.core.store import StoreFull
 from registry.core.writer import Writer
 from registry.store.memory import MemoryStore
@@ -120,3 +120,29 @@ async def test_caller_that_gave_up_does_not_stop_the_writer(writer: Writer, stor
     store.leave.set()
     await writer.submit(claim("other"))
     assert len(writer.catalogue) == 2
+
+
+async def test_a_slow_write_keeps_no_other_record_waiting_and_none_of_its_own_overtakes_it(
+    writer: Writer, store: HeldStore, clock: FakeClock
+) -> None:
+    store.leave.set()
+    for name in ("slow", "other"):
+        await writer.submit(claim(name))
+    store.leave.clear()
+    store.arrived.clear()
+    clock.now += 5.0
+    leaving = asyncio.ensure_future(writer.submit(Deregister("slow")))
+    await store.arrived.wait()
+    waiting = asyncio.ensure_future(writer.submit(Renew("slow")))
+    async with asyncio.timeout(1):
+        await writer.submit(Renew("other"))
+    assert not waiting.done()
+    entry = writer.catalogue.get("other")
+    assert entry is not None
+    assert entry.renewed_at == clock.monotonic()
+    store.leave.set()
+    await leaving
+    with pytest.raises(Unknown):
+        await waiting
+    assert await writer.submit(Renew("other"))
+    assert not writer._busy
