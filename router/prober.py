@@ -32,6 +32,8 @@ CONCURRENCY = 64
 SUSPECT_INTERVAL_S = 5.0
 """Replicas in doubt are asked more often than the others (docs/faults.md, the numbers)."""
 TICK_S = 0.5
+REST_S = 50e-6
+"""Between two looks at who is to be asked, for each replica: ten times as long as the look takes."""
 LEAVE = {"Connection": "close"}
 """A server that is to end waits for its connections: a probe leaves none behind."""
 RECHECK_S = 1.0
@@ -124,9 +126,10 @@ class ReplicaProber:
                         self._asked[key] = (now, self._rng.uniform(0.9, 1.1))
                         self._asking.add(key)
                         probes.create_task(self._probe(key, replica), name=f"probe {replica.name}")
-                self._soon.clear()
+                await asyncio.sleep(len(alive) * REST_S)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._soon.wait(), TICK_S)
+                self._soon.clear()
 
     def _pause_s(self, replica: Replica) -> float:
         """The time between two probes; looked at every tick, so that a replica falls into doubt at once."""
