@@ -349,17 +349,21 @@ def reporting(waiting: int, **more: Any) -> ServiceRecord:
     return record(metadata=metadata, **more)
 
 
+def waits(book: Directory) -> bool:
+    return book.figures
+
+
 def test_heartbeats_change_no_table_and_what_waits_in_an_engine_can_wait() -> None:
     book = directory()
     book.apply(snapshot(reporting(0), record("b-server")), 0.0)
     first = book.table()
     assert not book.apply(put(reporting(0, last_heartbeat=5.0)), 1.0)
     assert not book.apply(put(record("its-babysitter", metadata={"type": "vLLM"})), 1.0)
-    assert not book.figures
+    assert waits(book) is False
     assert not book.apply(put(reporting(3, last_heartbeat=10.0)), 2.0)
-    assert book.figures
+    assert waits(book) is True
     second = book.table()
-    assert not book.figures
+    assert waits(book) is False
     assert second.endpoints[0].waiting == 3
     assert second.endpoints[1] is first.endpoints[1], "what has not changed is not made again"
     assert book.apply(put(reporting(3, weight=2.0)), 3.0)

@@ -1,0 +1,1 @@
+"""A fleet that only speaks: the parts of `bench/fleet.py`."""

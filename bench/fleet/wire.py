@@ -1,0 +1,218 @@
+"""A cheap stand-in for aiohttp's client session, so that ten thousand clients cost less than the servers they measure.
+
+`common.discovery.RegistryClient` runs over it unchanged. Heads are those that aiohttp writes, and idle connections are dropped
+after as long as a babysitter's: in the field many a heartbeat opens a connection, and the registry pays for that.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, ClassVar, cast
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from common.http.client import KEEPALIVE_S
+
+Answerer = Callable[[str, int, str, str, bytes], tuple[int, bytes]]
+_PLACES: dict[str, tuple[str, int, str]] = {}
+
+
+class _Connection(asyncio.Protocol):
+    """One connection; one request at a time, and answers that have a Content-Length."""
+
+    def __init__(self, idle: list["_Connection"]) -> None:
+        self.idle = idle
+        self.transport: asyncio.Transport
+        self.received = b""
+        self.waiter: asyncio.Future[tuple[int, bytes]] | None = None
+        self.drop: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's classes
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        end = self.received.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = self.received[:end].lower()
+        length = int(head[head.index(b"content-length:") + 15 :].split(b"\r\n", 1)[0])
+        if len(self.received) < end + 4 + length or self.waiter is None:
+            return
+        answer, self.received = (int(head[9:12]), self.received[end + 4 : end + 4 + length]), b""
+        if b"connection: close" in head:
+            self.transport.close()
+        if not self.waiter.done():
+            self.waiter.set_result(answer)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if self in self.idle:
+            self.idle.remove(self)
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_exception(aiohttp.ServerDisconnectedError())
+
+    async def ask(self, raw: bytes) -> tuple[int, bytes]:
+        loop = asyncio.get_running_loop()
+        if self.drop is not None:
+            self.drop.cancel()
+        self.waiter = loop.create_future()
+        self.transport.write(raw)
+        answer = await self.waiter
+        if not self.transport.is_closing():
+            self.idle.append(self)
+            self.drop = loop.call_later(KEEPALIVE_S, self.transport.close)
+        return answer
+
+
+class _Content:
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        yield self._body
+
+
+class _Answer:
+    def __init__(self, status: int, body: bytes) -> None:
+        self.status = status
+        self.content = _Content(body)
+
+
+class _Call:
+    def __init__(self, session: "Session", place: tuple[str, int], raw: bytes, timeout_s: float | None) -> None:
+        self._session, self._place, self._raw, self._timeout_s = session, place, raw, timeout_s
+
+    async def __aenter__(self) -> _Answer:
+        async with asyncio.timeout(self._timeout_s):
+            return _Answer(*await self._session.ask(self._place, self._raw))
+
+    async def __aexit__(
+        self, _t: type[BaseException] | None, _e: BaseException | None, _b: TracebackType | None
+    ) -> None:
+        return None
+
+
+class Session:
+    """What `RegistryClient` needs of a session; `took` is told the seconds of each heartbeat."""
+
+    def __init__(self, took: Callable[[float], None]) -> None:
+        self._took = took
+        self._idle: dict[tuple[str, int], list[_Connection]] = {}
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        data: bytes | None,
+        headers: dict[str, str],
+        timeout: aiohttp.ClientTimeout,
+        allow_redirects: bool,  # noqa: ARG002 - none comes
+    ) -> _Call:
+        """As aiohttp's."""
+        if url not in _PLACES:
+            parts = urlsplit(url)
+            path = parts.path + (f"?{parts.query}" if parts.query else "")
+            _PLACES[url] = parts.hostname or "", parts.port or 80, path
+        host, port, path = _PLACES[url]
+        more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: {host}:{port}\r\n{more}Accept: */*\r\nAccept-Encoding: gzip, deflate\r\n"
+            f"User-Agent: inference-svc/bench\r\nContent-Length: {len(data or b'')}\r\n\r\n"
+        )
+        return _Call(self, (host, port), head.encode() + (data or b""), timeout.total)
+
+    async def ask(self, place: tuple[str, int], raw: bytes) -> tuple[int, bytes]:
+        """One request, over an idle connection where there is one."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        idle = self._idle.setdefault(place, [])
+        connection = None
+        while idle and connection is None:
+            candidate = idle.pop()
+            connection = None if candidate.transport.is_closing() else candidate
+        if connection is None:
+            try:
+                _, connection = await loop.create_connection(lambda: _Connection(idle), *place)
+            except OSError as error:
+                raise aiohttp.ClientConnectionError(str(error)) from error
+        try:
+            answer = await connection.ask(raw)
+        except asyncio.CancelledError:
+            connection.transport.abort()
+            raise
+        if b"/heartbeat " in raw[:200]:
+            self._took(loop.time() - began)
+        return answer
+
+    def vanish(self) -> None:
+        """The machine is gone: connections go without a word to be answered."""
+        for connections in self._idle.values():
+            for connection in list(connections):
+                connection.transport.abort()
+
+
+class Listener(asyncio.Protocol):
+    """Answers small JSON calls: `answer` takes local address, port, method, path and body. Who asks a dead node is cut off."""
+
+    DEAD: ClassVar[set[str]] = set()
+    OPEN: ClassVar[dict[str, set[asyncio.Transport]]] = {}
+
+    @classmethod
+    def kill(cls, host: str) -> None:
+        """A node is no more."""
+        cls.DEAD.add(host)
+        for transport in list(cls.OPEN.get(host, ())):
+            transport.abort()
+
+    def __init__(self, answer: Answerer) -> None:
+        self._answer = answer
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._here: tuple[str, int] = transport.get_extra_info("sockname")[:2]
+        self.OPEN.setdefault(self._here[0], set()).add(self._transport)
+        if self._here[0] in self.DEAD:
+            self._transport.abort()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.OPEN[self._here[0]].discard(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        end = self._received.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = self._received[:end]
+        at = head.lower().find(b"content-length:")
+        length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+        if len(self._received) < end + 4 + length:
+            return
+        body, self._received = self._received[end + 4 : end + 4 + length], b""
+        method, path = head.split(b" ", 2)[:2]
+        status, content = self._answer(*self._here, method.decode(), path.decode(), body)
+        self._transport.write(
+            b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+            % (status, len(content), content)
+        )
+        if b"connection: close" in head.lower():
+            self._transport.close()
+
+
+async def listen(port: int, answer: Answerer) -> None:
+    """Listen on `port` at every address of the loopback interface, and of no other: each node has one of its own."""
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+    listening.bind(("0.0.0.0", port))  # noqa: S104 - bound to the device lo
+    listening.setblocking(False)  # noqa: FBT003 - its only argument
+    await asyncio.get_running_loop().create_server(lambda: Listener(answer), sock=listening, backlog=2048)
+
+
+def encode(value: Any) -> bytes:
+    """As JSON."""
+    return msgspec.json.encode(value)
