@@ -25,7 +25,9 @@ ip iproute2"
 WORLD_PROGRAMS="slurmctld slurmctld
 slurmd slurmd
 sbatch slurm-client
-munged munge"
+munged munge
+slurmdbd slurmdbd
+mariadbd mariadb-server"
 MISSING=() # programs that tests do without
 WHY=""     # and why they are not installed
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +18,18 @@ from tests.ports import free_port
 
 SPARE = "198.51.100.1/32"
 """Of a block that is nobody's (RFC 5737)."""
-PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
+PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge"}
+ACCOUNTING = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server"}
+ACCOUNT, NOT_OURS = "inference", "theirs"
+"""With accounting: the account that our user belongs to, and one that it does not."""
 
 
-def install() -> None:
-    """Debian's Slurm; whatever the packages would start is started by the tests alone."""
-    if shutil.which("slurmctld") is None or shutil.which("munged") is None:
+def install(packages: Mapping[str, str]) -> None:
+    """Debian's Slurm, by program and package; whatever the packages would start is started by the tests alone."""
+    missing = [package for program, package in packages.items() if shutil.which(program) is None]
+    if missing:
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-        command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *PACKAGES]
+        command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env)
 
 
@@ -35,7 +39,10 @@ class Cluster:
 
     work: Path
     nodes: int
+    accounting: bool = False
     port: int = field(default_factory=free_port)
+    accounts_port: int = field(default_factory=free_port)
+    database_port: int = field(default_factory=free_port)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -52,7 +59,7 @@ class Cluster:
             f"SlurmdSpoolDir={work}/spool.%n", f"SlurmctldPidFile={work}/slurmctld.pid",
             f"SlurmdPidFile={work}/slurmd.%n.pid", f"SlurmctldPort={self.port}", "ProctrackType=proctrack/linuxproc",
             "TaskPlugin=task/none", "JobAcctGatherType=jobacct_gather/none",
-            "AccountingStorageType=accounting_storage/none", "SelectType=select/cons_tres",
+            *self._accounts(), "SelectType=select/cons_tres",
             "SelectTypeParameters=CR_Core", "ReturnToService=2", "SlurmdTimeout=15", "GresTypes=gpu", "MpiDefault=none",
             "KillWait=5", "SchedulerParameters=bf_interval=2,sched_interval=5",
         ]  # fmt: skip
@@ -73,8 +80,47 @@ class Cluster:
         (work / "munge.key").write_bytes(secrets.token_bytes(128))
         (work / "munge.key").chmod(0o400)
 
+    def _accounts(self) -> list[str]:
+        """What the configuration says of accounting; with it, jobs need an account that their user belongs to."""
+        if not self.accounting:
+            return ["AccountingStorageType=accounting_storage/none"]
+        password = secrets.token_hex(16)
+        lines = [
+            "AuthType=auth/munge", f"AuthInfo=socket={self.work}/munge.socket", "DbdHost=localhost",
+            f"DbdPort={self.accounts_port}", "SlurmUser=root", "StorageType=accounting_storage/mysql",
+            "StorageHost=127.0.0.1", f"StoragePort={self.database_port}", "StorageUser=slurm", f"StoragePass={password}",
+            "StorageLoc=accounts", f"PidFile={self.work}/slurmdbd.pid",
+        ]  # fmt: skip
+        file = self.work / "slurmdbd.conf"
+        file.touch(0o600)
+        file.write_text("\n".join(lines) + "\n")
+        users = [f"slurm@'{host}'" for host in ("localhost", "127.0.0.1")]
+        made = [f"CREATE USER {user} IDENTIFIED BY '{password}';" for user in users]
+        (self.work / "users.sql").touch(0o600)
+        granted = [f"GRANT ALL ON accounts.* TO {user};" for user in users]
+        (self.work / "users.sql").write_text("\n".join((*made, *granted)) + "\n")
+        return [
+            "AccountingStorageType=accounting_storage/slurmdbd", "AccountingStorageHost=127.0.0.1",
+            f"AccountingStoragePort={self.accounts_port}", f"AccountingStoragePass={self.work}/munge.socket",
+            "AccountingStorageEnforce=associations",
+        ]  # fmt: skip
+
+    def start_accounting(self) -> None:
+        """MariaDB and slurmdbd, with an account of ours and one that is not."""
+        data = f"--datadir={self.work}/database"
+        made = ["mariadb-install-db", "--no-defaults", data, "--auth-root-authentication-method=normal", "--user=root"]
+        subprocess.run([*made, "--skip-test-db"], check=True, capture_output=True)
+        self.start("mariadbd")
+        until("MariaDB listens", lambda: _listens(self.database_port))
+        self.start("slurmdbd")
+        until("slurmdbd listens", lambda: _listens(self.accounts_port))
+        for words in (
+            ("cluster", "test"), ("account", ACCOUNT), ("account", NOT_OURS), ("user", "root", f"account={ACCOUNT}"),
+        ):  # fmt: skip
+            self.run("sacctmgr", "--immediate", "add", *words)
+
     def start(self, name: str) -> None:
-        """Start `munged`, `slurmctld`, or a node's daemon by the node's name."""
+        """Start `munged`, `slurmctld`, `mariadbd`, `slurmdbd`, or a node's daemon by the node's name."""
         conf = f"{self.work}/slurm.conf"
         commands = {
             "munged": [
@@ -83,6 +129,12 @@ class Cluster:
                 f"--log-file={self.work}/munged.log", f"--seed-file={self.work}/munged.seed",
             ],
             "slurmctld": ["slurmctld", "-D", "-f", conf],
+            "slurmdbd": ["slurmdbd", "-D"],
+            "mariadbd": [
+                "mariadbd", "--no-defaults", f"--datadir={self.work}/database", f"--socket={self.work}/database.socket",
+                f"--port={self.database_port}", "--bind-address=127.0.0.1", "--user=root",
+                f"--init-file={self.work}/users.sql", "--innodb-buffer-pool-size=16M",
+            ],
         }  # fmt: skip
         with (self.work / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
@@ -137,12 +189,17 @@ def resolvable() -> Iterator[None]:
         subprocess.run(["ip", "addr", "del", SPARE, "dev", "lo"], check=True)
 
 
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
-def cluster(nodes: int = 4) -> Iterator[Cluster]:
+def cluster(nodes: int = 4, *, accounting: bool = False) -> Iterator[Cluster]:
     """One that is up; ended with its jobs, whatever happens."""
-    install()
+    install(PACKAGES | (ACCOUNTING if accounting else {}))
     work = Path(tempfile.mkdtemp(prefix="slurm-"))  # a socket's path may have 107 characters
-    made = Cluster(work, nodes)
+    made = Cluster(work, nodes, accounting)
     made.configure()
     with resolvable():
         yield from _running(made)
@@ -153,6 +210,8 @@ def _running(made: Cluster) -> Iterator[Cluster]:
     try:
         made.start("munged")
         until("munged listens", (work / "munge.socket").exists)
+        if made.accounting:
+            made.start_accounting()
         made.start("slurmctld")
         for number in range(1, made.nodes + 1):
             made.start(f"n{number}")
