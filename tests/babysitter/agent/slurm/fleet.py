@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any, Self
 
 from tests.babysitter.agent.agent_process import AgentProcess
 from tests.babysitter.agent.slurm.cluster import Cluster
-from tests.babysitter.real import ask, until
+from tests.babysitter.real import PROJECT, ask, until
 from tests.ports import free_port
 from tests.registry.processes import environment, running
 
@@ -141,6 +142,7 @@ def fleet_on(slurm: Cluster, folder: Path, **env: str) -> Iterator[Fleet]:
         _, url = stack.enter_context(running(folder))
         (folder / "templates").mkdir()
         (folder / "templates" / "mock.toml").write_text(TEMPLATE)
+        shutil.copy(PROJECT / "config" / "templates" / "llama-cpp.toml", folder / "templates")
         settings = {
             "node": "cluster",
             "registry_url": url,
