@@ -24,8 +24,8 @@ from tests.babysitter.real import PROJECT, Node, ask
 from tests.engines.catalogue import ENGINES, Change, Engine
 from tests.ports import free_port
 
-START_S = 400.0
-"""vLLM takes half a minute, and many times that on a busy machine; only a failure reaches this."""
+START_S = 900.0
+"""vLLM takes half a minute, and seven minutes on a machine with fifteen times its work; only a failure reaches this."""
 
 
 def until(what: str, check: Callable[[], Any], wait_s: float = START_S) -> Any:

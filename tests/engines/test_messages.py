@@ -17,13 +17,12 @@ import pytest
 
 from router.policy.models import ModelRule, ModelRules
 from tests.engines import llama_cpp, vllm
+from tests.engines.harness import START_S
 from tests.ports import free_port
 from tests.router.conftest import MakePlane
 from tests.router.fakes import Plane
 
 pytestmark = [pytest.mark.world, pytest.mark.timeout(1800)]
-START_S = 900.0
-"""vLLM takes half a minute, alone; only a failure reaches this."""
 WEATHER: Any = {
     "name": "weather",
     "description": "of a town",

@@ -16,8 +16,8 @@ import pytest
 from tests.babysitter.conftest import Registry, registry
 from tests.babysitter.real import PROJECT, Node, ask, running
 from tests.engines import vllm
-from tests.engines.harness import until
-from tests.engines.test_vllm import START_S, alive
+from tests.engines.harness import START_S, until
+from tests.engines.test_vllm import alive
 from tests.ports import free_port
 
 __all__ = ["registry"]  # a fixture

@@ -30,6 +30,7 @@ from tests.router.fakes import Plane, Reply, request
 from tests.router.test_raw_responses import unchunk
 
 pytestmark = pytest.mark.timeout(1800)
+LIVENESS_S = 6
 
 
 def rows(*names: str) -> list[Any]:
@@ -209,12 +210,12 @@ def test_busy_engine_is_never_asked_W45(up: Up) -> None:
 
 @pytest.mark.parametrize("up", rows(), indirect=True)
 def test_engine_that_hangs_is_restarted_after_its_liveness_time_and_says_why_W26_W45(up: Up) -> None:
-    up.reload()
+    up.reload(liveness_s=LIVENESS_S)
     pid, restarts = up.node.ready(), up.node.report()["restart_count"]
     os.kill(up.node.engine.heart(up.node.processes(), pid), signal.SIGSTOP)
     stopped = time.monotonic()
     until("restarted", lambda: up.node.report().get("restart_count", 0) == restarts + 1)
-    assert time.monotonic() - stopped > QUICK["liveness_s"] - QUICK["generate_interval_s"]
+    assert time.monotonic() - stopped > LIVENESS_S - QUICK["generate_interval_s"]
     assert re.search(up.node.engine.hung, up.node.log())
     assert up.node.ready() != pid
     until("it serves again", lambda: generates(up))

@@ -18,12 +18,10 @@ from router.policy.usage import usage_of
 from tests.babysitter.conftest import Registry, registry, router_port
 from tests.babysitter.real import Node, ask, running
 from tests.engines import llama_cpp, vllm
-from tests.engines.harness import until
+from tests.engines.harness import START_S, until
 
 __all__ = ["registry", "router_port"]  # fixtures
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(1800)]
-START_S = 400.0
-"""A start takes half a minute; only a failure reaches this."""
 
 
 def post(node: Node, path: str, body: dict[str, Any]) -> Any:

@@ -17,11 +17,10 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.babysitter.real import Node, running, until
 from tests.engines import vllm
+from tests.engines.harness import START_S
 from tests.router.fakes import Plane
 
 pytestmark = [pytest.mark.world, pytest.mark.timeout(1200)]
-START_S = 400.0
-"""A start takes half a minute; only a failure reaches this."""
 SOUND = struct.pack("<32000h", *(int(8000 * math.sin(at / 20)) for at in range(32000)))
 """Two seconds."""
 
