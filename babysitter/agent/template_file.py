@@ -112,6 +112,7 @@ class TemplateFile(Part, frozen=True, kw_only=True):
     probes: dict[str, Any] = {}
     babysitter: dict[str, Any] = {}
     limits: dict[str, Any] = {}
+    lora: dict[str, Any] = {}
     slurm: dict[str, str | int] = {}
 
     @property
@@ -125,7 +126,7 @@ class TemplateFile(Part, frozen=True, kw_only=True):
             return self
         backend = self.members.backend or self.backend
         probes = {"ready_when": "listens" if self.members.listens else "runs"}
-        return replace(self, backend=backend, models=[], expected_models=[], metadata={}, probes=probes)
+        return replace(self, backend=backend, models=[], expected_models=[], metadata={}, probes=probes, lora={})
 
 
 def parse(content: Mapping[str, Any], assigning: str = "") -> TemplateFile:
@@ -315,7 +316,7 @@ def render(file: TemplateFile, values: Values) -> JsonObject:
     lists = {"models": file.models, "expected_models": file.expected_models}
     filled = {name: [it for text in texts if (it := _entry(text, values)) is not None] for name, texts in lists.items()}
     tables = {"metadata": file.metadata, "probes": file.probes, "babysitter": file.babysitter, "limits": file.limits}
-    content = {"backend": backend, **filled, **tables, "sleep": file.sleep}
+    content = {"backend": backend, **filled, **tables, "lora": file.lora, "sleep": file.sleep}
     return {name: value for name, value in content.items() if value}
 
 

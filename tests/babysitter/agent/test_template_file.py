@@ -9,7 +9,7 @@ import tomli
 
 from babysitter.agent import template_shown
 from babysitter.agent.template_file import TemplateError, TemplateFile, judged, parse, render
-from babysitter.agent.templates import SHIPPED, TemplateFolder, read
+from babysitter.agent.templates import SHIPPED, Template, TemplateFolder, read
 from common.wire.deployment import RELEASE_SERVER
 
 BUILT_IN: dict[str, Any] = {"served_name": "m", "accelerators": 0, "port": 2000, "host": "127.0.0.1"}
@@ -362,3 +362,22 @@ def test_each_member_of_a_group_is_told_its_rank_and_where_the_others_are() -> N
 def test_a_group_that_makes_no_sense_is_refused_in_what_followers_run_as_well(text: str, problem: str) -> None:
     with pytest.raises(TemplateError, match=problem):
         template(text)
+
+
+def test_adapters_are_the_babysitters_to_judge_and_no_parameters_place(tmp_path: Path) -> None:
+    def found(adapters: str) -> Template:
+        (tmp_path / "t.toml").write_text(f"{ARGS}[lora]\nadapters = {adapters}\n")
+        return read(tmp_path / "t.toml")
+
+    one = found('{ sql = "/sql" }')
+    assert one.file is not None, one.error
+    assert render(one.file, {**judged(one.file, {"model": "x"})[0], **BUILT_IN})["lora"] == {
+        "adapters": {"sql": "/sql"}
+    }
+    assert "lora.adapters" in found('{ sql = "/{model}" }').error
+    assert "a name is 1 to 128 characters" in found('{ "a b" = "/sql" }').error
+
+
+def test_followers_of_a_group_have_no_adapters() -> None:
+    group = template(GROUP + '[lora]\nadapters = { sql = "/sql" }\n')
+    assert [bool(group.of_rank(rank).lora) for rank in range(2)] == [True, False]
