@@ -5,7 +5,7 @@
 
 Starts everything itself on loopback: mock servers with seeded text, a router with `rescue` and `hedge`, clients.
 
-rescue: two mocks, so many streams at once, and one mock is killed (-9), stopped, resets each of its streams after half of them,
+rescue: two mocks, so many streams at once, and one mock is killed (-9) or stopped after a third of all words, resets each of its streams after half of them,
 or vanishes without FIN or RST. A stream is whole when its bytes are those of an undisturbed one but for the comment; its gap is
 counted from the last event before the comment to the first one after it.
 hedge: four mocks, one of them slower by the factor `--slow` (1: none), with and without `hedge` in turn, under the default policy or `--policy`.
@@ -71,6 +71,8 @@ class Fleet:
     mocks: list[asyncio.subprocess.Process]
     ports: list[int]
     http: aiohttp.ClientSession
+    events: int = 0
+    """That came, of all streams."""
 
     async def metrics(self) -> dict[str, float]:
         """By name, over all replicas."""
@@ -103,6 +105,7 @@ class Fleet:
                     if noted:
                         seen.gap_s, noted = now - latest, False
                     seen.ttft_s, latest = seen.ttft_s or now - began, now
+                    self.events += 1
                     if line[6:7] == b"{":
                         seen.events.append(json.loads(line[6:]))
         except aiohttp.ClientError:
@@ -216,7 +219,8 @@ async def rescue(how: str, streams: int, *, ttft_s: float = 0.2, token_s: float 
         ]
         tasks = [asyncio.ensure_future(made.stream(body)) for body in bodies]
         if how in ("kill", "stop"):
-            await asyncio.sleep(ttft_s + TOKENS / 2 * token_s)
+            while made.events < streams * TOKENS / 3:  # noqa: ASYNC110 - each stream counts
+                await asyncio.sleep(0.01)
             made.mocks[0].send_signal(signal.SIGKILL if how == "kill" else signal.SIGSTOP)
         seen = await asyncio.gather(*tasks)
         whole = sum(one.is_whole(body) for one, body in zip(seen, bodies, strict=True))
