@@ -118,6 +118,7 @@ class Fleet:
         await self.watchers.order("")
         stop, self.faults = asyncio.Event(), 0
         samples = [asyncio.create_task(self.sample(kind, stop)) for kind in ("etcd", "router")]
+        psutil.cpu_percent()
         before, began = {key: part.cpu_s() for key, part in self.parts.items()}, time.monotonic()
         working = asyncio.ensure_future(work()) if work is not None else None
         sent: dict[str, float] = {}
@@ -259,9 +260,11 @@ async def measure(options: argparse.Namespace, fleet: Fleet) -> list[dict[str, A
 async def run(options: argparse.Namespace) -> None:
     """Start, measure, print, end."""
     print(f"{describe()}; load before: {load_average()}")
-    print(f"command: python bench/fleet.py --sizes {','.join(map(str, options.sizes))} --seconds {options.seconds:g}\n")
+    print(
+        f"command: python bench/fleet.py --sizes {','.join(map(str, options.sizes))} --seconds {options.seconds:g} --probe-s {options.probe_s:g}\n"
+    )
     with tempfile.TemporaryDirectory(prefix="fleet-bench-") as place, ExitStack() as stack:
-        parts, play, watchers = await start_parts(Path(place), stack, watches=WATCHES)
+        parts, play, watchers = await start_parts(Path(place), stack, watches=WATCHES, probe_s=options.probe_s)
         async with aiohttp.ClientSession() as http:
             found = await measure(options, Fleet(parts, play, watchers, http))
     price = None
@@ -281,6 +284,9 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=30.0, help="length of the steady time")
     parser.add_argument("--price", type=int, default=10_000, help="records in the pairs of heartbeats; 0: no pairs")
+    parser.add_argument(
+        "--probe-s", type=float, default=30.0, help="between two probes of a record (default: as in the field)"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     raise_file_limit()

@@ -147,7 +147,7 @@ class Node:
 
     def session(self) -> Session:
         """One of its processes' sessions."""
-        self._sessions.append(Session(self._took))
+        self._sessions.append(Session(self.host, self._took))
         return self._sessions[-1]
 
     def refused(self, reason: str | None) -> None:

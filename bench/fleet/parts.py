@@ -68,7 +68,9 @@ class Child:
             done.set_exception(RuntimeError("a process of the bench ended; see above"))
 
 
-async def start_parts(place: Path, stack: ExitStack, *, watches: int) -> tuple[dict[str, Part], Child, Child]:
+async def start_parts(
+    place: Path, stack: ExitStack, *, watches: int, probe_s: float
+) -> tuple[dict[str, Part], Child, Child]:
     """Everything, in the order in which it needs each other."""
     parts: dict[str, Part] = {}
 
@@ -85,17 +87,29 @@ async def start_parts(place: Path, stack: ExitStack, *, watches: int) -> tuple[d
 
     client, peer = free_port(), free_port()
     store = begin("etcd", client, *etcd_command(place, client, peer)).url.replace("http://", "etcd://")
+    probes = ("--health-interval", str(probe_s))
     urls = []
     for number in range(REGISTRIES):
         port = free_port()
-        command = [sys.executable, "-m", "registry", "--port", str(port), "--store", store, "--log-level", "WARNING"]
+        command = [
+            sys.executable,
+            "-m",
+            "registry",
+            "--port",
+            str(port),
+            "--store",
+            store,
+            "--log-level",
+            "WARNING",
+            *probes,
+        ]
         urls.append(begin(f"registry-{number + 1}", port, *command).url)
     for number in range(ROUTERS):
         port = free_port()
         mine = urls[number:] + urls[:number]
         begin(
             f"router-{number + 1}", port, sys.executable, "-m", "router", "--router-port", str(port), "--workers", "1",
-            "--registry-url", ",".join(mine), "--data-dir", str(place / f"table-{number}"), "--log-level", "WARNING", *ROOM,
+            "--registry-url", ",".join(mine), "--data-dir", str(place / f"table-{number}"), "--log-level", "WARNING", *ROOM, *probes,
         )  # fmt: skip
     play = await _child(stack, "bench.fleet.play", str(PLAY_PORT), *urls)
     watchers = await _child(stack, "bench.fleet.watchers", str(watches), *urls)

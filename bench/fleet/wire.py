@@ -96,9 +96,10 @@ class _Call:
 
 
 class Session:
-    """What `RegistryClient` needs of a session; `took` is told the seconds of each heartbeat."""
+    """What `RegistryClient` needs of a session, from an address of its own; `took` is told the seconds of each heartbeat."""
 
-    def __init__(self, took: Callable[[float], None]) -> None:
+    def __init__(self, host: str, took: Callable[[float], None]) -> None:
+        self._from = (host, 0)
         self._took = took
         self._idle: dict[tuple[str, int], list[_Connection]] = {}
 
@@ -136,7 +137,7 @@ class Session:
             connection = None if candidate.transport.is_closing() else candidate
         if connection is None:
             try:
-                _, connection = await loop.create_connection(lambda: _Connection(idle), *place)
+                _, connection = await loop.create_connection(lambda: _Connection(idle), *place, local_addr=self._from)
             except OSError as error:
                 raise aiohttp.ClientConnectionError(str(error)) from error
         try:
