@@ -162,7 +162,7 @@ class Fleet:
         self.models = max(1, min(MODELS, size // 10))
         began = time.monotonic()
         await self.play.order(
-            "grow", nodes=nodes + self.killed, replicas=size, models=self.models, within_s=max(2.0, size / 150)
+            "grow", nodes=nodes + self.killed, replicas=size, models=self.models, within_s=max(2.0, size / 60)
         )
         registered = await self.settled("healthy_services", nodes + 2 * size)
         routed = await self.routed(size)
