@@ -29,7 +29,7 @@ from router.proxy.headers import CREDENTIALS, FORWARDED
 from router.proxy.heads import Heads, request_heads
 from router.proxy.limits import Limits
 from router.proxy.needs import Needs
-from router.proxy.sides import ClientConnection, ProxiedRequest
+from router.proxy.sides import ClientConnection, ClientDeadline, ProxiedRequest
 from router.proxy.tracing import Traces
 from router.proxy.watch import StallWatch
 from router.retry import RetryBudget
@@ -72,6 +72,8 @@ class Engine:
     outliers: Outliers = field(init=False)
     watch: StallWatch = field(init=False)
     exchanges: set[ProxiedRequest] = field(default_factory=set)
+    deadlines: dict[ProxiedRequest, ClientDeadline] = field(default_factory=dict)
+    """Of requests whose clients told one."""
     clients: set[ClientConnection] = field(default_factory=set)
     body_bytes: int = 0
     retries: RetryBudget = field(default_factory=RetryBudget)

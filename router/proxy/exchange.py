@@ -246,7 +246,7 @@ class Exchange(TimedRequest):
         engine, model = self._engine, self.facts.model or ""
         self._queued_at = self._queued_at or engine.now()
         priority = checks.priority_of(self.head, self._priority)
-        if self.due_at < inf and (answer := self.comes_too_late(engine.now(), priority)) is not None:
+        if engine.deadlines and (answer := self.comes_too_late(engine.now(), priority)) is not None:
             self.fail(answer)
             return
         limit = engine.limits.hold_limit if self.holds else engine.limits.queue_limit
@@ -359,7 +359,7 @@ class Exchange(TimedRequest):
         """Called by the sweep: end what has taken too long, keep a waiting stream alive."""
         if self.phase is RequestPhase.DONE:
             return
-        if now > self.due_at:
+        if self._engine.deadlines:
             has_begun = self.begun or (self._attempt is not None and bool(self._attempt.first_byte_at))
             if self.check_deadline(now, has_begun=has_begun):
                 return
@@ -414,6 +414,8 @@ class Exchange(TimedRequest):
         self.phase = RequestPhase.DONE
         engine = self._engine
         engine.exchanges.discard(self)
+        if engine.deadlines:
+            engine.deadlines.pop(self, None)
         engine.body_bytes -= len(self.body)
         if self.translation is not None:
             engine.body_bytes -= self.translation.bytes_kept

@@ -7,6 +7,7 @@ methods directly.
 """
 
 import asyncio
+from typing import NamedTuple
 
 from router.dispatch import Dispatch, Failure, Judgement
 from router.model import Endpoint, Facts
@@ -155,6 +156,18 @@ class ProxiedRequest:
     def finish(self, *, keep_alive: bool = False, notify: bool = True) -> None:
         """The request is over, one way or another."""
         raise NotImplementedError
+
+
+class ClientDeadline(NamedTuple):
+    """The next moment (of the worker's clock) at which a client's time has passed, whose field said so, and with how many seconds.
+
+    `whole_within_s` is what it gives the whole answer, in seconds.
+    """
+
+    at: float
+    field: str
+    seconds: float
+    whole_within_s: float
 
 
 class ResponseListener:
