@@ -224,6 +224,8 @@ async def test_official_client_streams_through_a_cold_start(node: Node, starter:
             await asyncio.sleep(3)
             starter.become_ready()
             assert await reading == "hi"
+            # The router's next word may still be that somebody waits: it would start the model again.
+            await until(lambda: not any(one.waiting for one in starter.demands[-1].models.values()))
             starter.become_cold()
             await node.until(lambda: is_cold(node))
             asking = asyncio.ensure_future(client.chat.completions.with_raw_response.create(model="m", messages=[]))
