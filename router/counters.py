@@ -240,14 +240,17 @@ class SharedCounters:
         """Count an answer's tokens; `pieces` of it were counted as tokens while they passed."""
         if reason is not None:
             self.add(slot, FINISHED + _REASON_CELLS.get(reason, len(REASONS) - 1))
-        if usage is None or usage.written is None:
+        prompt, cached, written, reasoning = (None, None, None, None) if usage is None else usage
+        if written is not None:
+            self.gaps(slot).tokens += written - pieces
+        elif pieces:
             self.add(slot, ESTIMATED_TOKENS, pieces)
-        else:
-            self.gaps(slot).tokens += usage.written - pieces
-        if usage is not None:
-            self.add(slot, PROMPT_TOKENS, usage.prompt or 0)
-            self.add(slot, CACHED_TOKENS, usage.cached or 0)
-            self.add(slot, REASONING_TOKENS, usage.reasoning or 0)
+        if prompt:
+            self.add(slot, PROMPT_TOKENS, prompt)
+        if cached:
+            self.add(slot, CACHED_TOKENS, cached)
+        if reasoning:
+            self.add(slot, REASONING_TOKENS, reasoning)
 
     def total(self, slot: int, field: int) -> int:
         """A field of a slot, over all workers."""

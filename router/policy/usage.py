@@ -46,15 +46,21 @@ def usage_of(tail: bytes) -> Usage | None:
     at = tail.rfind(b'"usage"', max(0, len(tail) - TAIL_BYTES))
     if at < 0:
         return None
-    told = {name: int(count) for name, count in _COUNTS.findall(tail, at)}
+    told: dict[bytes, bytes] = dict(_COUNTS.findall(tail, at))
     if not told:
         return None
-    prompt, cached = told.get(b"prompt"), told.get(b"cached")
+    written = _count(told, b"completion" if b"completion" in told else b"output")
+    prompt, cached = _count(told, b"prompt"), _count(told, b"cached")
     if prompt is None:
-        prompt, read = told.get(b"input"), told.get(b"cache_read_input")
+        prompt, read = _count(told, b"input"), _count(told, b"cache_read_input")
         if prompt is not None and read is not None:
-            prompt, cached = prompt + read + told.get(b"cache_creation_input", 0), read
-    return Usage(prompt, cached, told.get(b"completion", told.get(b"output")), told.get(b"reasoning"))
+            prompt, cached = prompt + read + (_count(told, b"cache_creation_input") or 0), read
+    return Usage(prompt, cached, written, _count(told, b"reasoning"))
+
+
+def _count(told: dict[bytes, bytes], name: bytes) -> int | None:
+    count = told.get(name)
+    return None if count is None else int(count)
 
 
 def finish_reason(tail: bytes) -> str | None:
