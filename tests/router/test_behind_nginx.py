@@ -1,31 +1,15 @@
 """A real nginx in front of the router, as it is set up everywhere: it names the client's address in X-Forwarded-For."""
 
 import asyncio
-import subprocess
 from pathlib import Path
 
 import pytest
 from openai import AsyncOpenAI
 
-from bench.router.peers import Debian
-from tests.ports import free_port, is_free
 from tests.router.fakes import Call, Plane, plain
+from tests.router.nginx import nginx
 
-CONFIG = """\
-daemon off; pid {folder}/pid; error_log {folder}/error.log;
-events {{ }}
-http {{
-  access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
-  fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{
-      proxy_pass http://127.0.0.1:{backend};
-      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-    }}
-  }}
-}}
-"""
+NAMES_THE_CLIENT = "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;"
 ANSWER = b'{"id":"1","object":"chat.completion","created":1,"model":"m","choices":[]}'
 REQUESTS, REPLICAS = 80, 4
 
@@ -44,23 +28,15 @@ async def test_one_apps_requests_spread_behind_nginx_W12(plane: Plane, tmp_path:
 
     replicas = [await plane.add(hold) for _ in range(REPLICAS)]
     plane.route(*replicas)
-    port, config = free_port(), tmp_path / "nginx.conf"
-    config.write_text(CONFIG.format(folder=tmp_path, port=port, backend=plane.port))
-    program = await asyncio.to_thread(Debian("nginx", "nginx.conf", ["nginx"], []).prepare, tmp_path, install=True)
-    nginx = await asyncio.create_subprocess_exec(program, "-c", str(config), stderr=subprocess.DEVNULL)
-    try:
-        async with asyncio.timeout(30):
-            while is_free(port):
-                await asyncio.sleep(0.05)
-        async with AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="k", max_retries=0) as app:
-            asking = (
-                app.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}])
-                for _ in range(REQUESTS)
-            )
-            await asyncio.gather(*asking)
-    finally:
-        nginx.terminate()
-        await nginx.wait()
+    async with (
+        nginx(tmp_path, plane.port, location=NAMES_THE_CLIENT) as port,
+        AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="k", max_retries=0) as app,
+    ):
+        asking = (
+            app.chat.completions.create(model="m", messages=[{"role": "user", "content": "hello"}])
+            for _ in range(REQUESTS)
+        )
+        await asyncio.gather(*asking)
     assert all(call.header("x-forwarded-for") for replica in replicas for call in replica.calls)
     counts = sorted(len(replica.calls) for replica in replicas)
     assert sum(counts) == REQUESTS

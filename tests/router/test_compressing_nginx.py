@@ -2,35 +2,24 @@
 
 import asyncio
 import gzip
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from bench.router.peers import Debian
-from tests.ports import free_port, is_free
 from tests.router.fakes import DONE, SSE_HEAD, Call, Plane, event
+from tests.router.nginx import nginx
 from tests.router.test_raw_responses import unchunk
 from tests.router.test_streams import blamed
 
 pytestmark = [pytest.mark.world, pytest.mark.timeout(700)]
 
 
-CONFIG = """\
-daemon off; pid {folder}/pid; error_log {folder}/error.log;
-events {{ }}
-http {{
-  access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
-  fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
-  gzip on; gzip_types text/event-stream application/json; gzip_min_length 1; gzip_proxied any;
-  server {{
-    listen 127.0.0.1:{port};
-    add_trailer X-Checksum abc;
-    location / {{ proxy_pass http://127.0.0.1:{backend}; proxy_http_version 1.1; proxy_buffering off; }}
-  }}
-}}
-"""
+COMPRESSES = (
+    "gzip on; gzip_types text/event-stream application/json; gzip_min_length 1; gzip_proxied any; "
+    "add_trailer X-Checksum abc;"
+)
+STREAMS = "proxy_http_version 1.1; proxy_buffering off;"
 TEXT = b'data: {"t":"one"}\n\ndata: {"t":"two"}\n\ndata: [DONE]\n\n'
 
 
@@ -44,19 +33,9 @@ async def behind_nginx(plane: Plane, tmp_path: Path) -> AsyncIterator[Plane]:
             await asyncio.sleep(0.005)
 
     replica = await plane.add(stream)
-    port, config = free_port(), tmp_path / "nginx.conf"
-    config.write_text(CONFIG.format(folder=tmp_path, port=port, backend=replica.port))
-    program = await asyncio.to_thread(Debian("nginx", "nginx.conf", ["nginx"], []).prepare, tmp_path, install=True)
-    nginx = await asyncio.create_subprocess_exec(program, "-c", str(config), stderr=subprocess.DEVNULL)
-    try:
-        async with asyncio.timeout(30):
-            while is_free(port):
-                await asyncio.sleep(0.05)
+    async with nginx(tmp_path, replica.port, http=COMPRESSES, location=STREAMS) as port:
         plane.route(port)
         yield plane
-    finally:
-        nginx.terminate()
-        await nginx.wait()
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/images/generations"])
