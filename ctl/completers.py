@@ -25,6 +25,7 @@ NOTHING: dict[str, list[Any]] = {
     "deployments": [],
     "templates": [],
     "nodes": [],
+    "keys": [],
 }
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 Completer = Callable[..., Iterable[str]]
@@ -57,6 +58,12 @@ def deployments(parsed_args: Namespace, **_rest: Any) -> list[str]:
     """Names of the deployments."""
     infos = _get(places.registry_url(parsed_args), "/api/v1/deployments", parsed_args.token_file)["deployments"]
     return [str(item["name"]) for item in infos]
+
+
+def keys(parsed_args: Namespace, **_rest: Any) -> list[str]:
+    """Names of the API keys."""
+    found = _get(places.registry_url(parsed_args), "/api/v1/keys", parsed_args.token_file)["keys"]
+    return [str(item["name"]) for item in found]
 
 
 def nodes(parsed_args: Namespace, **_rest: Any) -> list[str]:

@@ -12,6 +12,7 @@ from ctl.places import DEFAULT_REGISTRY, DEFAULT_ROUTER, default_state_dir
 
 GROUPS: Mapping[str, str] = {
     "fleet": "make fleet files",
+    "keys": "API keys that the registry keeps: make, limit, rotate and revoke them",
     "lora": "LoRA adapters of running servers: list, load and unload them",
     "replicas": "create, list, look at and stop replicas, on any node",
     "request": "make create requests",

@@ -15,7 +15,10 @@ _STYLES: dict[str, str] = {
     **dict.fromkeys(
         ("failed", "unhealthy", "down", "no", "stale", "away", "no answer", "fault", "unschedulable", "failing"), BAD
     ),
-    **dict.fromkeys(("stopped", "not running", "unknown", "-", "skipped", "unloaded", "cold", "asleep"), QUIET),
+    **dict.fromkeys(
+        ("disabled", "expired", "stopped", "not running", "unknown", "-", "skipped", "unloaded", "cold", "asleep"),
+        QUIET,
+    ),
 }
 
 

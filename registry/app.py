@@ -37,6 +37,7 @@ from registry.fleet.routers import Routers
 from registry.http.context import REGISTRY, ConnectionLimit, Registry
 from registry.http.middleware import errors
 from registry.http.routes import add_routes
+from registry.keys.book import KeyBook
 from registry.outbound.relay import PageRelay
 from registry.outbound.sessions import GuardedResolver, agent_session, probe_session
 from registry.probes.prober import HealthProber
@@ -92,6 +93,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     scope=scope,
                 )
                 keeper.take(hand_over=settings.hand_over)
+                keys = KeyBook(store.documents)
                 metrics = Metrics(catalogue, writer, hub, routers, keeper.tally)
                 writer.listeners += [hub.publish, prober.notice, index.notice, metrics.notice]
                 app[REGISTRY] = Registry(
@@ -112,11 +114,14 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     index=index,
                     created=NewReplicas(clock),
                     keeper=keeper,
+                    keys=keys,
+                    clock=clock,
                     resolver=resolver,
                     started_at=clock.monotonic(),
                 )
                 app[SCOPE] = scope
                 scope.spawn("deployments", keeper.run(), service=True)
+                scope.spawn("keys", keys.run(), service=True)
                 _spawn_services(scope, writer, prober, follows=store.shared, sweep_s=settings.cleanup_interval)
                 log.info("registry.loaded", services=len(catalogue), epoch=catalogue.epoch)
                 yield
@@ -127,6 +132,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
     async def end_watches(app: web.Application) -> None:
         app[REGISTRY].hub.close()
         app[REGISTRY].keeper.shown.close()
+        app[REGISTRY].keys.close()
 
     app.cleanup_ctx.append(running)
     app.on_shutdown.append(end_watches)

@@ -65,8 +65,7 @@ async def serve(
         ConfigurationError: The address, a token file, the keys or the static services cannot be used.
         TaskFailed: A defect of ours.
     """
-    guarded = settings.api_keys_file is not None
-    require_guard("router", settings.host, guarded=guarded, insecure=settings.insecure_no_auth)
+    require_guard("router", settings.host, guarded=settings.wants_keys, insecure=settings.insecure_no_auth)
     require_tracing(settings)
     token = read_token(settings.registry_token_file) if settings.registry_token_file else None
     with control_socket(settings.data_dir) as control_path:
@@ -98,8 +97,9 @@ async def serve(
             pool.adapter_wanted = AdapterLoader(session, scope, replicas=master.replicas, note=master.note_load).wanted
             scope.spawn("reach", master.watch_reach(), service=True)
             if client is not None:
-                scope.spawn("follow", master.follow(client), service=True)
-                await _wait_for_first_answer(master)
+                await follow_registry(
+                    master, client, RegistryClient(settings.registry_url, session, token=token), scope
+                )
             if settings.compiled and (reason := compiled.why_not()):
                 log.info("workers.not_compiled", reason=reason)
             await pool.start(master.next_table())
@@ -144,9 +144,15 @@ def presence_of(settings: RouterSettings, port: int) -> dict[str, str]:
 def make_client(
     master: Master, session: aiohttp.ClientSession, token: str | None, presence: Mapping[str, str]
 ) -> RegistryClient | None:
-    """The registry's client, where one is followed; the last known table stands until the registry speaks."""
+    """The registry's client, where one is followed; the last known table stands until the registry speaks.
+
+    Raises:
+        ConfigurationError: Its keys are wanted, and there is none.
+    """
     settings = master.settings
     if not settings.registry_url:
+        if settings.registry_keys:
+            raise ConfigurationError("router: registry_keys needs a registry (--registry-url)")
         return None
     master.directory.restore(last_table.load(master.table_path))
     return RegistryClient(settings.registry_url, session, token=token, watching_as=presence)
@@ -188,8 +194,10 @@ def make_replica_api(
     Raises:
         ConfigurationError: An admin token would be lent to callers who showed no key, or there is no registry.
     """
-    if settings.replica_api_token_file is not None and settings.api_keys_file is None:
-        raise ConfigurationError("router: replica_api_token_file needs api_keys_file: else anybody could use the token")
+    if settings.replica_api_token_file is not None and not settings.wants_keys:
+        raise ConfigurationError(
+            "router: replica_api_token_file needs api_keys_file or registry_keys: else anybody could use the token"
+        )
     if not settings.expose_replica_api:
         return None
     if client is None:
@@ -198,9 +206,18 @@ def make_replica_api(
     return ReplicaApi(session, settings.registry_url, lambda: client.url, token)
 
 
-async def _wait_for_first_answer(master: Master) -> None:
-    """Give the registry a moment, so that a fresh start does not answer 503 with a registry at hand."""
+async def follow_registry(master: Master, client: RegistryClient, aside: RegistryClient, scope: TaskScope) -> None:
+    """Follow its table and, where they are wanted, its keys; the latter by a client that may go to another registry.
+
+    It is given a moment, so that a fresh start does not answer 503 with a registry at hand.
+    """
+    scope.spawn("follow", master.follow(client), service=True)
+    answers = [master.first_answer.wait()]
+    if master.settings.registry_keys:
+        keys = master.take_registry_keys()
+        scope.spawn("keys", keys.follow(aside), service=True)
+        answers.append(keys.first_answer.wait())
     try:
-        await asyncio.wait_for(master.first_answer.wait(), FIRST_ANSWER_WAIT_S)
+        await asyncio.wait_for(asyncio.gather(*answers), FIRST_ANSWER_WAIT_S)
     except TimeoutError:
         log.warning("registry.silent", reason="starting from the last known table")

@@ -68,9 +68,10 @@ class Changes(msgspec.Struct, frozen=True, tag="changes"):
 
 
 class Keys(msgspec.Struct, frozen=True, tag="keys"):
-    """All API keys; none at all means that nobody needs one."""
+    """All API keys; none at all means that nobody needs one, unless they are `required`."""
 
     keys: tuple[Key, ...]
+    required: bool = False
 
 
 class Forgive(msgspec.Struct, frozen=True, tag="forgive"):

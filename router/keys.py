@@ -1,34 +1,49 @@
-"""PURE. API keys: known by their SHA-256, allowed some models, at some rate.
+"""PURE. API keys: known by their SHA-256, allowed some models, within limits.
 
 The file (TOML or YAML, mode 0600) holds no key that could be stolen, only hashes:
 
     [[keys]]
     name = "team-a"
     sha256 = "…64 hex digits…"          # printf %s "$KEY" | sha256sum
-    models = ["llama3.1-8b"]            # none: all
-    requests_per_minute = 600           # none: no limit
+    models = ["llama3.1-8b", "qwen-*"]  # names or patterns; none: all
+    requests_per_minute = 600           # this and the other limits (docs/keys.md); none: no limit
     admin = false
     priority = "normal"                 # high, normal, low: who goes first when requests wait for room
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
+from fnmatch import fnmatchcase
 from hashlib import sha256
+from math import inf
 from typing import Literal
 
 import msgspec
 
+MEMORY = 4096
+"""Secrets, and models, whose key and whose cover are remembered."""
+LIMITS = ("requests_per_minute", "tokens_per_minute", "tokens_per_day", "tokens_per_month", "max_in_flight")
+
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One client's key."""
+    """One secret of one client's key. Keys of the same name are one to limits and accounts."""
 
     name: str
     sha256: str
     models: tuple[str, ...] = ()
     requests_per_minute: float | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+    max_in_flight: int | None = None
     admin: bool = False
     priority: Literal["high", "normal", "low"] = "normal"
     """Whose requests go first where requests wait."""
+    weight: float = 1.0
+    enabled: bool = True
+    expires_at: datetime | None = None
 
 
 class Refusal(Enum):
@@ -46,40 +61,72 @@ class _Bucket:
     filled_at: float
 
 
-@dataclass(slots=True)
 class KeyRing:
-    """The keys of one router and, per worker, how much of their rate is left (a token bucket of one minute's burst)."""
+    """The keys of one router and, per worker, how much of their rate is left (a token bucket of one minute's burst).
 
-    keys: dict[str, Key] = field(default_factory=dict)
-    workers: int = 1
-    _buckets: dict[str, _Bucket] = field(default_factory=dict)
+    Args:
+        keys: All of them.
+        workers: Each grants its share of a rate.
+        wall: The time of day, in seconds since 1970; asked for keys that expire only.
+    """
 
-    @classmethod
-    def of(cls, keys: tuple[Key, ...], workers: int) -> "KeyRing":
-        """A ring of `keys`; each of `workers` workers grants its share of a rate."""
-        return cls({key.sha256.lower(): key for key in keys}, workers)
-
-    def __bool__(self) -> bool:
-        return bool(self.keys)
+    def __init__(self, keys: Iterable[Key] = (), workers: int = 1, wall: Callable[[], float] = lambda: 0.0) -> None:
+        self.keys = {key.sha256.lower(): key for key in keys if key.enabled}
+        self._wall = wall
+        self._workers = workers
+        self._buckets: dict[str, _Bucket] = {}
+        self._until = {
+            key.sha256: key.expires_at.timestamp() for key in self.keys.values() if key.expires_at is not None
+        }
+        self._bearers: dict[bytes, Key] = {}
+        self._api_keys: dict[bytes, Key] = {}
+        """By what a request showed in either header; only what was right."""
+        self._covers: dict[tuple[str, str], bool] = {}
 
     def find(self, authorization: bytes | None, api_key: bytes | None = None) -> Key | None:
         """The key that a request shows, as a bearer token or in `x-api-key`.
 
         A look-up by hash leaks no timing of the key itself: who can choose the hash has broken SHA-256.
         """
-        scheme, _, token = (authorization or b"").partition(b" ")
-        key = token.strip() if scheme.lower() == b"bearer" else api_key
-        return self.keys.get(sha256(key).hexdigest()) if key else None
+        shown, seen = (api_key, self._api_keys) if authorization is None else (authorization, self._bearers)
+        key = seen.get(shown) if shown is not None else None
+        if key is None:
+            scheme, _, token = (authorization or b"").partition(b" ")
+            is_bearer = scheme.lower() == b"bearer"
+            secret = token.strip() if is_bearer else api_key
+            key = self.keys.get(sha256(secret).hexdigest()) if secret else None
+            if key is None:
+                return None
+            if shown is not None and (is_bearer or authorization is None):
+                if len(seen) >= MEMORY:
+                    seen.clear()
+                seen[shown] = key
+        if self._until and self._wall() >= self._until.get(key.sha256, inf):
+            return None
+        return key
 
-    def allows(self, key: Key, model: str | None, now: float) -> Refusal | None:
-        """None, or why `key` may not ask for `model` now; a granted request is counted."""
-        if key.models and model not in key.models:
-            return Refusal.MODEL
+    def covers(self, key: Key, model: str | None) -> bool:
+        """True when `key` may ask for `model`."""
+        if not key.models or model in key.models:
+            return True
+        if model is None:
+            return False
+        asked = (key.name, model)
+        covered = self._covers.get(asked)
+        if covered is None:
+            covered = any(fnmatchcase(model, pattern) for pattern in key.models)
+            if len(self._covers) >= MEMORY:
+                self._covers.clear()
+            self._covers[asked] = covered
+        return covered
+
+    def allows(self, key: Key, now: float) -> Refusal | None:
+        """None, or why `key` may not ask now; a granted request is counted."""
         if key.requests_per_minute is None:
             return None
-        rate_per_s = key.requests_per_minute / 60 / self.workers
-        burst = max(1.0, key.requests_per_minute / self.workers)
-        bucket = self._buckets.setdefault(key.sha256, _Bucket(burst, now))
+        rate_per_s = key.requests_per_minute / 60 / self._workers
+        burst = max(1.0, key.requests_per_minute / self._workers)
+        bucket = self._buckets.setdefault(key.name, _Bucket(burst, now))
         bucket.tokens = min(burst, bucket.tokens + (now - bucket.filled_at) * rate_per_s)
         bucket.filled_at = now
         if bucket.tokens < 1.0:
@@ -102,9 +149,15 @@ def faults(keys: tuple[Key, ...]) -> list[str]:
         if len(key.sha256) != 64 or not set(key.sha256.lower()) <= set("0123456789abcdef")  # noqa: PLR2004 - of SHA-256
     ]
     lines += [
-        f"keys.{number}.requests_per_minute: must be greater than 0"
+        f"keys.{number}.{name}: must be greater than 0"
         for number, key in enumerate(keys)
-        if key.requests_per_minute is not None and not key.requests_per_minute > 0
+        for name in (*LIMITS, "weight")
+        if not 0 < (1 if (value := getattr(key, name)) is None else value) < inf
+    ]
+    lines += [
+        f"keys.{number}.expires_at: must have an offset, as in 2027-01-31T00:00:00Z"
+        for number, key in enumerate(keys)
+        if key.expires_at is not None and key.expires_at.tzinfo is None
     ]
     if len({key.sha256.lower() for key in keys}) != len(keys):
         lines.append("keys: the same sha256 appears twice")

@@ -20,8 +20,10 @@ from common.tracing import require_tracing
 from router import complaints, last_table
 from router.demand import Deployments
 from router.directory import Directory
+from router.keys import Key
 from router.model import Replica, Table
 from router.prober import ProbeResult, ReplicaProber
+from router.registry_keys import RegistryKeys
 from router.replica_keys import ReplicaKeys
 from router.settings import RouterSettings, read_api_keys, read_replica_keys
 from router.static_file import StaticServices, read_static_services
@@ -58,6 +60,9 @@ class Master:
         self.prober: ReplicaProber | None = None
         """Set once the session is there; `pool.adapter_wanted` likewise."""
         self.static_keys: dict[str, str] = {}
+        self._own_keys: tuple[Key, ...] = ()
+        self.registry_keys: RegistryKeys | None = None
+        """Set where they are taken, once the port is known."""
         self.tls = client_context(None)
         """What our own probes check replicas on https with."""
         self._left_out = 0
@@ -93,6 +98,14 @@ class Master:
     def table_path(self) -> Path:
         """Where the last known table is kept, one file per port."""
         return self.settings.data_dir / f"router-{self.pool.port}-table.json"
+
+    def take_registry_keys(self) -> RegistryKeys:
+        """Take what the registry said to an earlier router on this port; it is to be followed."""
+        path = self.settings.data_dir / f"router-{self.pool.port}-keys.json"
+        keys = self.registry_keys = RegistryKeys(path, self.give_keys)
+        keys.load()
+        self.give_keys()
+        return keys
 
     def replicas(self) -> list[Replica]:
         """All replicas known now."""
@@ -160,8 +173,14 @@ class Master:
         self.directory.set_static(static.services, kept=static.faulty)
         self.tls = client_context(ca, verify=settings.replica_tls_verify)
         self.pool.ca = ca
-        self.pool.set_keys(keys)
+        self._own_keys = keys
+        self.give_keys()
         self._changed.set()
+
+    def give_keys(self) -> None:
+        """Give the workers the keys of the file and of the registry."""
+        keys = self._own_keys if self.registry_keys is None else self.registry_keys.beside(self._own_keys)
+        self.pool.set_keys(keys, required=self.settings.registry_keys)
 
     def take(self, settings: RouterSettings) -> None:
         """Put settings in force here, with the files that they name; `renew_workers` does so in the workers.

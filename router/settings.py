@@ -160,6 +160,11 @@ class RouterSettings(TracedSettings):
     api_keys_file: Path | None = option(
         None, "File (mode 0600) of API keys; with it every request needs one, and clients' own are not forwarded."
     )
+    registry_keys: bool = option(
+        False,
+        "Take the registry's API keys as well (svcctl keys); with it every request needs a key. The file's stay and win.",
+        restart=True,
+    )
     max_in_flight: int = option(
         0, "Requests at once per replica that does not say (metadata.max_concurrency); 0 sets no limit.", ge=0
     )
@@ -252,6 +257,11 @@ class RouterSettings(TracedSettings):
             for name, policy in policies.items()
             if policy in RETIRED
         }
+
+    @property
+    def wants_keys(self) -> bool:
+        """True when a request needs a key."""
+        return self.api_keys_file is not None or self.registry_keys
 
     def model_rules(self) -> ModelRules:
         """What is set per model, as the workers use it."""

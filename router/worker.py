@@ -239,7 +239,7 @@ def _take(engine: Engine, message: feed.Message) -> None:
     elif isinstance(message, feed.Changes):
         engine.set_table(message.made_in(engine.table))
     elif isinstance(message, feed.Keys):
-        engine.set_keys(message.keys)
+        engine.set_keys(message.keys, required=message.required)
     elif isinstance(message, feed.Standings):
         engine.set_standings(message.changed, message.gone, lost=message.lost)
     elif isinstance(message, feed.Forgive):

@@ -92,7 +92,7 @@ class WorkerPool:
         """The port in use, once it is bound; known to the end."""
         self._workers: dict[int, Worker] = {}
         self._alive: set[Worker] = set()
-        self._keys: tuple[Key, ...] = ()
+        self._keys = feed.Keys(())
         self.ca: str | None = None
         """PEM for the workers that start from now on."""
         self._serving = [asyncio.Event() for _ in range(settings.workers)]
@@ -147,7 +147,7 @@ class WorkerPool:
 
     def _take(self, sockets: list[socket.socket]) -> None:
         """Listen on sockets that somebody else opened, whose addresses are judged as if they were our own."""
-        settings, guarded = self._settings, self._settings.api_keys_file is not None
+        settings, guarded = self._settings, self._settings.wants_keys
         for one in sockets:
             require_guard("router", one.getsockname()[0], guarded=guarded, insecure=settings.insecure_no_auth)
         if len(sockets) > settings.workers:  # nobody would accept at the others
@@ -189,10 +189,10 @@ class WorkerPool:
                     waiting[model] = waiting.get(model, 0) + waits.waiting
         return waiting
 
-    def set_keys(self, keys: tuple[Key, ...]) -> None:
-        """Give every worker the API keys."""
-        self._keys = keys
-        self._tell_all(feed.Keys(keys))
+    def set_keys(self, keys: tuple[Key, ...], *, required: bool = False) -> None:
+        """Give every worker the API keys; `required`: without any, nobody is let in."""
+        self._keys = feed.Keys(keys, required)
+        self._tell_all(self._keys)
 
     def forgive(self, slot: int, endpoint: str) -> None:
         """Tell every worker that what it holds against an endpoint holds no more."""
@@ -329,7 +329,7 @@ class WorkerPool:
             index, len(self._sockets), block, self._shape.slots, settings, self._control_path, ca=self.ca
         )
         feed.write(writer, plan)
-        feed.write(writer, feed.Keys(self._keys))
+        feed.write(writer, self._keys)
         feed.write(writer, self.standings())
         feed.write(writer, feed.Endpoints(self._table.version, self._table.endpoints))
         self._scope.spawn(f"hear-worker-{index}", self._hear(index, worker, reader))

@@ -19,6 +19,7 @@ from common.http.client import read_bounded
 from common.http.lines import read_lines
 from common.wire.base import JsonObject, Message
 from common.wire.deployment import Demand, DemandAnswer
+from common.wire.keys import RouterKeys
 from common.wire.read import read_lenient
 from common.wire.record import (
     FailingServers,
@@ -167,6 +168,19 @@ class RegistryClient:
         except msgspec.ValidationError as error:
             raise RegistryUnavailable(f"{self.url}: its answer to a demand cannot be read: {error}") from error
 
+    async def keys(self, version: str, wait_s: int) -> RouterKeys:
+        """Every API key, once they are others than those of `version`, or after `wait_s`.
+
+        Raises:
+            RegistryError: The registry has no such call, refuses it, or none answered as it should.
+        """
+        path = f"/v1/keys?version={quote(version, safe='')}&wait={wait_s}"
+        answer = await self._call("GET", path, timeout_s=wait_s + CALL_TIMEOUT_S)
+        try:
+            return msgspec.convert(answer, RouterKeys)
+        except msgspec.ValidationError as error:
+            raise RegistryUnavailable(f"{self.url}: its keys cannot be read: {error}") from error
+
     async def list(self) -> list[ServiceRecord]:
         """Every record.
 
@@ -248,22 +262,26 @@ class RegistryClient:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, 10.0)
 
-    async def _call(self, method: str, path: str, body: Message | None = None) -> JsonObject:
+    async def _call(
+        self, method: str, path: str, body: Message | None = None, *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> JsonObject:
         """One call, at each registry in turn until one answers."""
         reasons = []
         for _ in self._urls:
             url = self.url
             try:
-                return await self._call_one(url, method, path, body)
+                return await self._call_one(url, method, path, body, timeout_s)
             except (aiohttp.ClientError, TimeoutError, UnicodeError, RegistryUnavailable) as error:
                 reasons.append(f"{url}: {str(error) or type(error).__name__}")
                 self._move_on(url)
         raise RegistryUnavailable("; ".join(reasons))
 
-    async def _call_one(self, url: str, method: str, path: str, body: Message | None) -> JsonObject:
+    async def _call_one(
+        self, url: str, method: str, path: str, body: Message | None, timeout_s: float = CALL_TIMEOUT_S
+    ) -> JsonObject:
         data = None if body is None else msgspec.json.encode(body)
         headers = self._headers if data is None else {**self._headers, "Content-Type": "application/json"}
-        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S)
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
         async with self._session.request(
             method, url + path, data=data, headers=headers, timeout=timeout, allow_redirects=False
         ) as answer:

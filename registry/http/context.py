@@ -7,6 +7,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
+from common.clock import Clock
 from common.http.errors import ApiError
 from common.wire.base import JsonObject, Message
 from registry.core.catalogue import Catalogue, Entry
@@ -19,6 +20,7 @@ from registry.fleet.doubts import Doubts
 from registry.fleet.index import FleetIndex
 from registry.fleet.routers import Routers
 from registry.http.guard import Grant, Guard
+from registry.keys.book import KeyBook
 from registry.outbound.addresses import AddressPolicy
 from registry.outbound.relay import PageRelay
 from registry.outbound.sessions import GuardedResolver
@@ -68,9 +70,12 @@ class Registry:
     index: FleetIndex
     created: NewReplicas
     keeper: Keeper
+    keys: KeyBook
+    clock: Clock
     resolver: GuardedResolver
     started_at: float
     deployment_streams: int = 0
+    waiting_for_keys: int = 0
 
 
 REGISTRY = web.AppKey("registry", Registry)

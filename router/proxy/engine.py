@@ -120,11 +120,15 @@ class Engine:
         self.connector = Connector(self.limits, self.scope, self.control, self.now)
         self.set_keys(())
 
-    def set_keys(self, keys: tuple[Key, ...]) -> None:
-        """Take the API keys. Clients' own credentials go on to replicas only while there are none (docs/contract.md 2)."""
-        self.keys = KeyRing.of(keys, self.workers)
-        credentials = frozenset() if keys else CREDENTIALS
-        self.needs = Needs(self.table, self.chooser, self.limits, keys=bool(keys))
+    def set_keys(self, keys: tuple[Key, ...], *, required: bool = False) -> None:
+        """Take the API keys; `required`: one is needed, though there be none.
+
+        Clients' own credentials go on to replicas only where none is needed (docs/contract.md 2).
+        """
+        self.keys = KeyRing(keys, self.workers, time.time)
+        required = required or bool(keys)
+        credentials = frozenset() if required else CREDENTIALS
+        self.needs = Needs(self.table, self.chooser, self.limits, keys=required)
         allowed = FORWARDED | credentials | {name.lower().encode() for name in self.limits.extra_headers}
         self.heads = request_heads(
             allowed, self.limits.strip_prefixes, self.limits.extra_paths, self.limits.cors_origins

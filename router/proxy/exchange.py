@@ -15,7 +15,7 @@ from router.admission import PRIORITIES, Priority
 from router.counters import RETRIES
 from router.dispatch import Action, Dispatch, Failure, Judgement, LocalAnswer
 from router.facts import BadBody
-from router.keys import Key
+from router.keys import Key, Refusal
 from router.model import Endpoint, Facts
 from router.policy.parameters import differing
 from router.policy.replica_view import PlacedRequest
@@ -133,10 +133,11 @@ class Exchange(TimedRequest):
         """
         self.caller = key.name
         self._priority = PRIORITIES[key.priority]
+        keys = self._engine.keys
         # A stored response is looked for where the key's models are.
-        stored = checks.names_response(self.head.operation)
-        model = next(iter(key.models), None) if stored else self.facts.model
-        refusal = self._engine.keys.allows(key, model, self.started)
+        if not checks.names_response(self.head.operation) and not keys.covers(key, self.facts.model):
+            raise checks.reject(Refusal.MODEL)
+        refusal = keys.allows(key, self.started)
         if refusal is not None:
             raise checks.reject(refusal)
 

@@ -25,10 +25,15 @@ _FOUND = 200
 
 def may_have(engine: Engine, model: str | None, key: Key | None) -> Sequence[Endpoint]:
     """Who may have made a response that `key` may see: for `model`, or whichever of its models."""
-    asked = (model,) if model is not None else key.models if key is not None else ()
-    if not asked:
+    rules = engine.chooser.rules
+    if model is not None:
+        asked = [model]
+    elif key is None or not key.models:
         return engine.peers_for(None, RESPONSES)
-    names = {name for one in asked for name in engine.chooser.rules.reach(one)}
+    else:
+        known = {*engine.table.by_model, *rules.rules, *key.models}
+        asked = [name for name in known if engine.keys.covers(key, name)]
+    names = {name for one in asked for name in rules.reach(one)}
     return [endpoint for endpoint in engine.table.endpoints if not names.isdisjoint(endpoint.models)]
 
 

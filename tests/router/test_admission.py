@@ -53,20 +53,21 @@ def key(secret: str, **more: object) -> Key:
 
 
 def test_keys_are_found_by_hash_in_either_header() -> None:
-    ring = KeyRing.of((key("k-1"),), 1)
+    ring = KeyRing((key("k-1"),))
     assert ring.find(b"Bearer k-1") == ring.find(b"bearer  k-1") == ring.find(None, b"k-1")
     for wrong in (b"Bearer k-2", b"Basic k-1", b"k-1", b"Bearer ", b""):
         assert ring.find(wrong) is None
-    assert not KeyRing()
+    assert KeyRing().find(b"Bearer k-1") is None
 
 
 def test_a_key_covers_its_models_and_its_rate() -> None:
     limited = key("k", models=("m",), requests_per_minute=6.0)
-    ring = KeyRing.of((limited,), 2)
-    assert ring.allows(limited, "other", 0.0) is Refusal.MODEL
-    assert [ring.allows(limited, "m", 0.0) for _ in range(4)] == [None, None, None, Refusal.RATE]
-    assert ring.allows(limited, "m", 19.9) is Refusal.RATE  # half the rate per worker: one each 20 s
-    assert ring.allows(limited, "m", 20.1) is None
+    ring = KeyRing((limited,), 2)
+    assert ring.covers(limited, "m")
+    assert not ring.covers(limited, "other")
+    assert [ring.allows(limited, 0.0) for _ in range(4)] == [None, None, None, Refusal.RATE]
+    assert ring.allows(limited, 19.9) is Refusal.RATE  # half the rate per worker: one each 20 s
+    assert ring.allows(limited, 20.1) is None
 
 
 def test_key_file_faults_name_the_file_and_the_field(tmp_path: Path) -> None:
