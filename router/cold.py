@@ -7,6 +7,7 @@ that have a replica never come by here.
 import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from msgspec import UnsetType
 
@@ -14,7 +15,7 @@ from common.wire.deployment import DeploymentPhase, ModelState
 from common.wire.words import WAKING
 from router.admission import RETRY_AFTER_LIMIT_S
 
-RETRY_AFTER_S = 5
+RETRY_AFTER_S: Final = 5
 """Where nothing is known of earlier starts."""
 _VERBS = {
     DeploymentPhase.QUEUED: "queued",
@@ -22,7 +23,7 @@ _VERBS = {
     DeploymentPhase.FAILING: "failed, to be tried again",
 }
 _UNFIT = re.compile(r"[^A-Za-z0-9_.-]+")
-_STAGE_LIMIT = 40
+_STAGE_LIMIT: Final = 40
 
 
 class ColdCounts:

@@ -2,23 +2,45 @@
 
 A worker has two blocks, for itself and its successor: while one drains, the other serves. So every cell has one writer,
 the process that owns its block (the ejection cells of a row are the exception: any worker may write them, and the last one
-wins). There are no locks, the counters survive a worker's death, and whoever reads sees the whole router. Reading a cell while it is written is safe: an aligned 8-byte store is one instruction.
+wins). There are no locks, the counters survive a worker's death, and whoever reads sees the whole router. Reading a cell while it
+is written is safe: an aligned 8-byte store is one instruction. What nobody decides by is gathered in a `Tally` first and flushed
+with each sweep, four times a second: so much is not counted of a worker that is killed.
 """
 
 import mmap
 import os
-from bisect import bisect_left
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 from router.policy.usage import Usage
 
-IN_FLIGHT, REQUESTS, ERRORS, RETRIES, EJECTIONS, BYTES_IN, BYTES_OUT = range(7)
-WORK_BYTES, READING_BYTES, READ_AT_US, STUCK, HEARD_AT_US = range(7, 12)
+# Which cells a row has. The numbers are written out: what is compiled then has them in place.
+
+IN_FLIGHT: Final = 0
+REQUESTS: Final = 1
+ERRORS: Final = 2
+RETRIES: Final = 3
+EJECTIONS: Final = 4
+BYTES_IN: Final = 5
+BYTES_OUT: Final = 6
+WORK_BYTES: Final = 7
+READING_BYTES: Final = 8
+READ_AT_US: Final = 9
+STUCK: Final = 10
+HEARD_AT_US: Final = 11
 """`STUCK`: requests that wait at a replica which stands still (`silence.py`); `HEARD_AT_US`: when its latest byte came."""
-RESCUES, RESCUES_FAILED, HAND_OVERS, HEDGES, HEDGES_WON = range(12, 17)
+RESCUES: Final = 12
+RESCUES_FAILED: Final = 13
+HAND_OVERS: Final = 14
+HEDGES: Final = 15
+HEDGES_WON: Final = 16
 """Streams of a replica that went on elsewhere, or could not, or were moved; second copies sent to it, and how many were first."""
-PROMPT_TOKENS, CACHED_TOKENS, WRITTEN_TOKENS, REASONING_TOKENS, ESTIMATED_TOKENS = range(17, 22)
+PROMPT_TOKENS: Final = 17
+CACHED_TOKENS: Final = 18
+WRITTEN_TOKENS: Final = 19
+REASONING_TOKENS: Final = 20
+ESTIMATED_TOKENS: Final = 21
 """By the usage that answers told. `WRITTEN_TOKENS` grows while streams flow, a token for each piece, and is put right by their
 usage at their end; `ESTIMATED_TOKENS` are those of it that no usage put right."""
 GAUGES = (IN_FLIGHT, WORK_BYTES, READING_BYTES, STUCK)
@@ -43,36 +65,40 @@ class AttemptOutcome(IntEnum):
     """It went on at another replica, or another's copy was first."""
 
 
-OUTCOMES = 22
+OUTCOMES: Final = 22
 """First cell of the outcome counters."""
-REASONS = ("stop", "length", "tool_calls", "other")
-FINISHED = OUTCOMES + len(AttemptOutcome)
+REASONS: Final = ("stop", "length", "tool_calls", "other")
+FINISHED: Final = OUTCOMES + 11
 """First cell of the counters of answers by why they ended."""
-_HISTOGRAMS = FINISHED + len(REASONS)
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the histograms' buckets; one more for what is above."""
-_BUCKETS = len(BOUNDS_S) + 1
-_HISTOGRAM_CELLS = _BUCKETS + 1
-FIRST_BYTE, GAP, DURATION, QUEUE_WAIT = (_HISTOGRAMS + number * _HISTOGRAM_CELLS for number in range(4))
+_BUCKETS: Final = 17
+_HISTOGRAM_CELLS: Final = 18
+FIRST_BYTE: Final = FINISHED + 4
+GAP: Final = FIRST_BYTE + _HISTOGRAM_CELLS
+DURATION: Final = GAP + _HISTOGRAM_CELLS
+QUEUE_WAIT: Final = DURATION + _HISTOGRAM_CELLS
 """First cell of each histogram: its buckets, then its sum in microseconds."""
-FIELDS = _HISTOGRAMS + 4 * _HISTOGRAM_CELLS
-_REASON_CELLS = {
-    "stop": 0,
-    "end_turn": 0,
-    "stop_sequence": 0,
-    "length": 1,
-    "max_tokens": 1,
-    "tool_calls": 2,
-    "tool_use": 2,
+FIELDS: Final = QUEUE_WAIT + _HISTOGRAM_CELLS
+_REASON_CELLS: Final = {
+    b"stop": 0,
+    b"end_turn": 0,
+    b"stop_sequence": 0,
+    b"length": 1,
+    b"max_tokens": 1,
+    b"tool_calls": 2,
+    b"tool_use": 2,
 }
-RING_CELLS = 1 << 17
+_OTHER: Final = 3
+RING_CELLS: Final = 1 << 17
 """Of each worker's ring of placements (`sharing.py`): 1 MiB."""
-OWNER_CELLS = 1 << 18
+OWNER_CELLS: Final = 1 << 18
 """Of the map of stored responses (`owners.py`): 131,072 of them in 2 MiB, of which nothing is used before the first."""
-BLOCKS_EACH = 2
+BLOCKS_EACH: Final = 2
 """Of one worker: its own, and its successor's."""
-_EJECTED_UNTIL_MS, _EJECTED_WHY = range(2)
-_ROW_HEAD = 2
+_EJECTED_UNTIL_MS: Final = 0
+_EJECTED_WHY: Final = 1
+_ROW_HEAD: Final = 2
 """Cells at the front of a row that belong to no worker."""
 
 
@@ -104,30 +130,66 @@ class Shape:
         return self.rings_at + (RING_CELLS * self.blocks if self.blocks > 1 else 0)
 
 
-class Gaps:
-    """What one worker saw between the pieces of one endpoint's streams, until `SharedCounters.flush` adds it to the map.
+class Tally:
+    """What one worker counted of one endpoint, until `SharedCounters.flush` adds it to the map.
 
-    Every piece of every stream comes by here, and a cell of the map costs ten times an element of a list. `tokens` were
-    written; below zero where more pieces were counted than the answers had tokens, until others make up for it: a counter
-    never falls.
+    Every request, and every piece of every stream, comes by here, and a cell of the map costs ten times an element of a list.
     """
 
     def __init__(self) -> None:
         self._bounds = list(BOUNDS_S)
-        self.counts = [0] * _BUCKETS
-        self.sum_s = 0.0
-        self.tokens = 0
+        self.cells = [0] * FIELDS
+        """To be added to the map's, as `gaps_s` and `written` are."""
+        self.gaps_s = 0.0
+        self.written = 0
+        """Tokens, but for one of each gap; below zero where more pieces were counted than the answers had, until others make up for it: a counter never falls."""
 
-    def observe(self, seconds: float) -> None:
-        """Count one gap, and the piece after it as a token."""
-        self.tokens += 1
+    def add(self, field: int, amount: int = 1) -> None:
+        """Count."""
+        self.cells[field] += amount
+
+    def observe(self, histogram: int, seconds: float) -> None:
+        """Count one duration in a histogram."""
+        self.cells[histogram + self._bucket(seconds)] += 1
+        self.cells[histogram + _BUCKETS] += int(seconds * 1e6)
+
+    def gap(self, seconds: float) -> None:
+        """Count one gap between pieces of a stream; the piece after it counts as a token."""
+        self.cells[GAP + self._bucket(seconds)] += 1
+        self.gaps_s += seconds
+
+    def settle(self, outcome: AttemptOutcome, duration_s: float, bytes_in: int, bytes_out: int, *, error: bool) -> None:
+        """Count one attempt that is over."""
+        cells = self.cells
+        cells[REQUESTS] += 1
+        cells[BYTES_IN] += bytes_in
+        cells[BYTES_OUT] += bytes_out
+        cells[OUTCOMES + outcome] += 1
+        if error:
+            cells[ERRORS] += 1
+        self.observe(DURATION, duration_s)
+
+    def answered(self, usage: Usage | None, reason: bytes, pieces: int) -> None:
+        """Count an answer's tokens; `pieces` of it were counted as tokens while they passed."""
+        cells = self.cells
+        if reason:
+            cells[FINISHED + _REASON_CELLS.get(reason, _OTHER)] += 1
+        if usage is None or usage.written < 0:
+            cells[ESTIMATED_TOKENS] += pieces
+        else:
+            self.written += usage.written - pieces
+        if usage is not None:
+            cells[PROMPT_TOKENS] += max(usage.prompt, 0)
+            cells[CACHED_TOKENS] += max(usage.cached, 0)
+            cells[REASONING_TOKENS] += max(usage.reasoning, 0)
+
+    def _bucket(self, seconds: float) -> int:
         bucket = 0
         for bound in self._bounds:
             if seconds <= bound:
                 break
             bucket += 1
-        self.counts[bucket] += 1
-        self.sum_s += seconds
+        return bucket
 
 
 class SharedCounters:
@@ -146,7 +208,7 @@ class SharedCounters:
         self._cells = memoryview(self._map).cast("q")
         self._offset = _ROW_HEAD + FIELDS * block
         self._row = shape.row_cells
-        self._gaps: dict[int, Gaps] = {}
+        self._tallies: dict[int, Tally] = {}
 
     @staticmethod
     def create(shape: Shape) -> int:
@@ -191,69 +253,32 @@ class SharedCounters:
         start = self.shape.owners_at * 8
         return memoryview(self._map)[start : start + OWNER_CELLS * 8].cast("Q")
 
-    def observe(self, slot: int, histogram: int, seconds: float) -> None:
-        """Count one duration in a histogram of this worker."""
-        start = slot * self._row + self._offset + histogram
-        self._cells[start + bisect_left(BOUNDS_S, seconds)] += 1
-        self._cells[start + _BUCKETS] += int(seconds * 1e6)
-
-    def gaps(self, slot: int) -> Gaps:
-        """Where gaps between the pieces of a slot's streams are counted, until they are flushed."""
-        gaps = self._gaps.get(slot)
-        if gaps is None:
-            gaps = self._gaps[slot] = Gaps()
-        return gaps
+    def tally(self, slot: int) -> Tally:
+        """Where what a slot's answers tell is counted, until it is flushed."""
+        tally = self._tallies.get(slot)
+        if tally is None:
+            tally = self._tallies[slot] = Tally()
+        return tally
 
     def flush(self) -> None:
-        """Add the gaps counted since the last time to the map."""
-        for slot, gaps in self._gaps.items():
-            if gaps.tokens > 0:
-                self.add(slot, WRITTEN_TOKENS, gaps.tokens)
-                gaps.tokens = 0
-            if gaps.sum_s:
-                start = slot * self._row + self._offset + GAP
-                for bucket, count in enumerate(gaps.counts):
-                    if count:
-                        self._cells[start + bucket] += count
-                        gaps.counts[bucket] = 0
-                self._cells[start + _BUCKETS] += int(gaps.sum_s * 1e6)
-                gaps.sum_s = 0.0
-
-    def settle(
-        self, slot: int, outcome: AttemptOutcome, duration_s: float, bytes_in: int, bytes_out: int, *, error: bool
-    ) -> None:
-        """Count one attempt that is over; it is no longer in flight."""
-        cells = self._cells
-        start = slot * self._row + self._offset
-        cells[start] -= 1  # IN_FLIGHT
-        cells[start + REQUESTS] += 1
-        cells[start + BYTES_IN] += bytes_in
-        cells[start + BYTES_OUT] += bytes_out
-        cells[start + OUTCOMES + outcome] += 1
-        start_of_duration = start + DURATION
-        cells[start_of_duration + bisect_left(BOUNDS_S, duration_s)] += 1
-        cells[start_of_duration + _BUCKETS] += int(duration_s * 1e6)
-        if error:
-            cells[start + ERRORS] += 1
-
-    def settle_tokens(self, slot: int, usage: Usage | None, reason: str | None, pieces: int) -> None:
-        """Count an answer's tokens; `pieces` of it were counted as tokens while they passed."""
-        if reason is not None:
-            self.add(slot, FINISHED + _REASON_CELLS.get(reason, len(REASONS) - 1))
-        prompt, cached, written, reasoning = (None, None, None, None) if usage is None else usage
-        if written is not None:
-            self.gaps(slot).tokens += written - pieces
-        elif pieces:
-            self.add(slot, ESTIMATED_TOKENS, pieces)
-        if prompt:
-            self.add(slot, PROMPT_TOKENS, prompt)
-        if cached:
-            self.add(slot, CACHED_TOKENS, cached)
-        if reasoning:
-            self.add(slot, REASONING_TOKENS, reasoning)
+        """Add what was counted since the last time to the map."""
+        for slot, tally in self._tallies.items():
+            counted = tally.cells
+            tally.written += sum(counted[GAP : GAP + _BUCKETS])
+            if tally.written > 0:
+                counted[WRITTEN_TOKENS] += tally.written
+                tally.written = 0
+            if tally.gaps_s:
+                counted[GAP + _BUCKETS] += int(tally.gaps_s * 1e6)
+                tally.gaps_s = 0.0
+            start = slot * self._row + self._offset
+            for field, count in enumerate(counted):
+                if count:
+                    self._cells[start + field] += count
+                    counted[field] = 0
 
     def total(self, slot: int, field: int) -> int:
-        """A field of a slot, over all workers."""
+        """A field of a slot, over all workers, as they flushed it."""
         start = slot * self._row + _ROW_HEAD + field
         return sum(self._cells[start : start + FIELDS * (self.shape.blocks - 1) + 1 : FIELDS].tolist())
 

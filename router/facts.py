@@ -5,7 +5,7 @@ msgspec walks the JSON once and keeps only the fields below; a 256 KB prompt is 
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -13,7 +13,7 @@ from router.body import BodyReader, Fields, MoreFields, decode_members
 from router.model import Facts
 from router.policy.blocks import SMALLEST_BYTES, chain, seed_of
 
-MODEL_LIMIT = 256
+MODEL_LIMIT: Final = 256
 _ID = re.compile(r"[A-Za-z0-9_=-]{1,256}")
 _READER = BodyReader()
 """A worker reads in one thread, and has done with a body before it reads the next."""

@@ -12,15 +12,16 @@ client's poisonous prompt could take a fleet down (docs/faults.md A5, A19, D6).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import Final
 
 from router.model import Endpoint
 
-FAULTS_TO_EJECT = 5
-CLIENTS_TO_BLAME = 2
+FAULTS_TO_EJECT: Final = 5
+CLIENTS_TO_BLAME: Final = 2
 """Clients."""
-EJECT_BASE_S = 5.0
-EJECT_LIMIT_S = 60.0
-_ROUNDING_S = 0.01
+EJECT_BASE_S: Final = 5.0
+EJECT_LIMIT_S: Final = 60.0
+_ROUNDING_S: Final = 0.01
 """Moments pass between workers in whole milliseconds."""
 
 
@@ -41,7 +42,7 @@ TOLD = {
 }
 
 
-_ELSEWHERE = ""
+_ELSEWHERE: Final = ""
 """No client's name."""
 
 

@@ -8,6 +8,7 @@ bucket holds four entries, the latest first; the oldest falls out. What is not f
 
 import re
 from collections.abc import Collection
+from typing import Final
 
 import xxhash
 
@@ -15,7 +16,7 @@ from router.counters import OWNER_CELLS, SharedCounters
 
 _ENTRY_CELLS, _BUCKET_CELLS = 2, 8
 _BUCKETS = OWNER_CELLS // _BUCKET_CELLS
-_LOOKED_AT_BYTES = 4096
+_LOOKED_AT_BYTES: Final = 4096
 _RESPONSE_ID = re.compile(rb'"id"\s*:\s*"(resp_[A-Za-z0-9_=-]{1,250})"')
 """As it stands in an answer's beginning, or in a stream's first event. Inside of a text the quotes would be escaped."""
 

@@ -4,10 +4,12 @@ Counted over time, not at an instant: where every replica refuses at once, reque
 budget of those in flight is empty and full again with each (so do Finagle and Linkerd; their window is ten seconds too).
 """
 
-RETRY_SHARE = 0.2
-RETRY_RATE = 0.5
+from typing import Final
+
+RETRY_SHARE: Final = 0.2
+RETRY_RATE: Final = 0.5
 """Per second, whatever the requests: what a quiet router needs to move a request at all."""
-WINDOW_S = 10
+WINDOW_S: Final = 10
 
 
 class RetryBudget:

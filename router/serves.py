@@ -6,7 +6,7 @@ engine nothing is known.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -37,8 +37,8 @@ KINDS = {
 }
 """What may be declared instead of paths."""
 LLAMA_CPP = (*GENERATE, "/embeddings", "/embedding", "/rerank", "/completion", "/infill", "/props", "/slots")
-_LLAMA_CPP_SIGNS = "llamacpp"
-_PATHS_LIMIT = 256
+_LLAMA_CPP_SIGNS: Final = "llamacpp"
+_PATHS_LIMIT: Final = 256
 _MESSAGES, _CHATS = "/messages", "/chat/completions"
 
 

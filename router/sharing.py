@@ -6,12 +6,13 @@ what it has and goes on at the front: placements may be lost on the way, but non
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from router.counters import IN_FLIGHT, READ_AT_US, READING_BYTES, RING_CELLS, WORK_BYTES, SharedCounters
 
 _ROOM = RING_CELLS - 1
-_RECORD_LIMIT = 512
-_HEAD_CELLS = 2
+_RECORD_LIMIT: Final = 512
+_HEAD_CELLS: Final = 2
 
 
 class Sharing:

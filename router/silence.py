@@ -12,17 +12,18 @@ silence.
 
 import math
 from dataclasses import dataclass, field
+from typing import Final
 
 from router.policy.wait import Wait
 
-LEAST_S = 3.0
+LEAST_S: Final = 3.0
 """No silence is shorter: engines pause to compile, to collect garbage, to grow a cache."""
-NEWCOMER_S = 60.0
+NEWCOMER_S: Final = 60.0
 """Beyond what is usual elsewhere, for a replica that has not answered yet."""
-KNOWN_ANSWERS = 5
+KNOWN_ANSWERS: Final = 5
 """From so many on a replica's own waits of a kind are its pace."""
-_LONGEST_TURN_S = 0.5
-_KEPT_S = 60.0
+_LONGEST_TURN_S: Final = 0.5
+_KEPT_S: Final = 60.0
 """A longer silence is forgotten no more slowly than this one."""
 
 

@@ -1,6 +1,6 @@
 """PURE. A whole answer of chat completions as a message of Anthropic's, and any server's error as one of Anthropic's."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -10,7 +10,7 @@ from router.messages.request import Chat
 from router.proxy import answers
 from router.proxy.paths import Dialect
 
-_TEXT_LIMIT = 2000
+_TEXT_LIMIT: Final = 2000
 """Of an error that is no JSON."""
 
 

@@ -4,7 +4,7 @@ What has no counterpart there is refused by its name (docs/router.md has the tab
 what the model is told. Members that are in no API of Anthropic's go on unchanged: the engine knows them, or says so.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -37,7 +37,7 @@ _OURS = frozenset({*REFUSED, *_IGNORED, *Asked.__struct_fields__})
 THOUGHTS = ("reasoning_content", "reasoning")
 """Where servers put what a model thought. The signature of a translated thinking block is the name of its member, so that it
 goes back to where it came from; a strict server refuses the other."""
-_BILLING = "x-anthropic-billing-header"
+_BILLING: Final = "x-anthropic-billing-header"
 """Begins a block that Claude Code puts first in `system`: another hash in every request, which no prefix cache survives."""
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _EFFORTS = {"max": "high", "xhigh": "high"}

@@ -6,7 +6,7 @@ One block is open at a time. Of several tool calls the first one flows, the othe
 mixed, and Anthropic's blocks follow each other. All that is kept is bounded.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -32,7 +32,7 @@ from router.proxy.paths import Dialect
 
 EVENT_LIMIT_BYTES = 4 << 20
 """Of one event, and of what waits: a file in a tool's arguments is not larger."""
-_UNKNOWN_ERROR = 400
+_UNKNOWN_ERROR: Final = 400
 """What an error that names no status counts as, as in `stream_end.py`."""
 _PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 _TEXT, _THINKING, _TOOL = "text", "thinking", "tool_use"

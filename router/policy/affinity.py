@@ -11,11 +11,12 @@ many requests: fewer than a quarter above the mean, or than two above it (Mirrok
 import math
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from typing import Final
 
 from router.model import Endpoint
 
-LOAD_FACTOR = 1.25
-SPARE_REQUESTS = 2.0
+LOAD_FACTOR: Final = 1.25
+SPARE_REQUESTS: Final = 2.0
 _SCALE = 2.0**64
 
 

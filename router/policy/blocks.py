@@ -8,13 +8,13 @@ for nothing. The hash (xxh3, 64 bits) is the same in every process; a collision 
 """
 
 from bisect import bisect_right
-from typing import Any
+from typing import Any, Final
 
 import xxhash
 
-SMALLEST_BYTES = 512
-_LONGEST_BYTES = 8 << 20
-_SHARE = 16
+SMALLEST_BYTES: Final = 512
+_LONGEST_BYTES: Final = 8 << 20
+_SHARE: Final = 16
 
 
 def _ends() -> tuple[int, ...]:

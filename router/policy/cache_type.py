@@ -1,10 +1,11 @@
 """PURE. Long prompts to replicas with a static cache, short ones to paged caches (docs/contract.md 2)."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from router.model import Endpoint
 
-DEFAULT_THRESHOLD_BYTES = 51200
+DEFAULT_THRESHOLD_BYTES: Final = 51200
 
 
 def prefer(candidates: Sequence[Endpoint], text_bytes: int | None, threshold_bytes: int) -> Sequence[Endpoint]:

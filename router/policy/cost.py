@@ -11,6 +11,7 @@ short prompts is served in plain weighted round robin.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from router.model import Endpoint, Facts
 from router.policy.blocks import bytes_of
@@ -20,19 +21,19 @@ from router.policy.replica_view import ReplicaView
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import Scores
 
-UTILISATION_LIMIT = 0.95
+UTILISATION_LIMIT: Final = 0.95
 """Chosen: in a saturated fleet the backlog must still count for something, else queues grow without end. No other share that
 was tried in `bench/replay` did better (docs/routing.md)."""
-TIE_SHARE = 0.10
+TIE_SHARE: Final = 0.10
 """Chosen: no pace or cache size is known better than that (blocks alone are good to 6 %, see `blocks.py`). No other share
 that was tried in `bench/replay` did better (docs/routing.md)."""
-TIE_S = 0.001
+TIE_S: Final = 0.001
 """Chosen: below it there is nothing that a client could notice."""
-SMALL_TIE_S = 0.05
+SMALL_TIE_S: Final = 0.05
 """For prompts of less than a block, which no cache can help: they are spread evenly unless somebody is behind. Chosen."""
-_WINDOW_REQUESTS = 8
+_WINDOW_REQUESTS: Final = 8
 """Requests per replica over which utilisation is taken. Chosen: short enough to follow a burst of a few seconds."""
-_LEAST_WEIGHT = 0.001
+_LEAST_WEIGHT: Final = 0.001
 """Of the greatest: what a weight of 0 counts as."""
 
 

@@ -1,6 +1,7 @@
 """PURE. What a worker believes of all replicas: a view of each, and what they have in common."""
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from router.model import Endpoint
 from router.policy.blocks import seed_of
@@ -10,11 +11,11 @@ from router.policy.pace import FLEET_FADE, Pace
 from router.policy.replica_view import ReplicaView, Shared
 from router.policy.writing import Writing
 
-FIRST_GUESS_BYTES = 256 << 20
+FIRST_GUESS_BYTES: Final = 256 << 20
 """What a replica's cache is believed to hold before anything is known: large, for it can only be corrected from above."""
-BLOCKS_LIMIT = 400_000
+BLOCKS_LIMIT: Final = 400_000
 """Blocks remembered in all, per worker: about 50 MB."""
-_REPACE_S = 0.25
+_REPACE_S: Final = 0.25
 
 
 class FleetView:

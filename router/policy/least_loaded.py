@@ -4,6 +4,7 @@ Both are divided by the weight.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from router.model import Endpoint, Facts
 from router.policy.decision import RoutingDecision
@@ -11,7 +12,7 @@ from router.policy.fleet_view import FleetView
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import Scores
 
-_WEIGHTLESS = 1e-6
+_WEIGHTLESS: Final = 1e-6
 """Stands for a weight of 0: only when all are."""
 
 

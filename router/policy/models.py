@@ -8,6 +8,7 @@ one. Both happen once, at the request's beginning; what they lead to is final.
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from typing import Final
 from zlib import crc32
 
 import msgspec
@@ -19,7 +20,7 @@ POLICIES = ("cost", "round_robin", "least_loaded", "session")
 RETIRED = {"prefix": "cost", "random": "round_robin", "two_choices": "least_loaded"}
 """Policies that were there to compare with, and what takes the place of each in settings that still name it; they live on in
 `bench/replay`."""
-MEMORY = 4096
+MEMORY: Final = 4096
 """Names whose rule is remembered; clients choose names, so it is bounded."""
 _UNIT = 2.0**32
 

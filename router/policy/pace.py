@@ -7,14 +7,15 @@ little: otherwise chance makes one replica "the fastest", and everything goes th
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 FIRST_GUESS_S_PER_BYTE = 1 / 32_000
 """8,000 tokens of four bytes a second, until the first answer."""
-OWN_FADE = 0.95
+OWN_FADE: Final = 0.95
 """Per prompt of one replica: about twenty are remembered. Chosen: a replica that becomes slow is to be seen within seconds."""
-FLEET_FADE = 0.99
+FLEET_FADE: Final = 0.99
 """Per prompt of the fleet: about a hundred are remembered. Chosen: it steadies the replicas' own paces."""
-_POOL_REQUESTS = 2.0
+_POOL_REQUESTS: Final = 2.0
 """Requests of the fleet's mean size that count as if each replica had served them at the fleet's pace."""
 
 

@@ -9,11 +9,12 @@ is found by bisection: a look-up costs O(log blocks), taking note of a placement
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from router.policy.blocks import bytes_of
 
-_GENERATIONS = 32
-_LEAST_GENERATION_BYTES = 16384
+_GENERATIONS: Final = 32
+_LEAST_GENERATION_BYTES: Final = 16384
 
 
 class PrefixIndex:

@@ -11,6 +11,7 @@ made a difference worth naming (docs/routing.md, "What the replay assumes").
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 from router.model import Facts
 from router.policy.blocks import ENDS, SMALLEST_BYTES, bytes_of
@@ -22,22 +23,22 @@ from router.policy.prefix_index import PrefixIndex
 from router.policy.wait import Wait
 from router.policy.writing import Writing
 
-_PACE_HALVES_S = 30.0
+_PACE_HALVES_S: Final = 30.0
 """Without a sample for so long, a replica's own pace counts half as much against the fleet's. A replica that was slow once is
 so tried again within a minute or two, and one request in a while is what a wrong guess costs."""
-_REPORT_LASTS_S = 15.0
+_REPORT_LASTS_S: Final = 15.0
 """Three of a babysitter's heartbeats, like its lease: an older report of a queue says nothing any more."""
-_RELEARN_EVERY = 16
+_RELEARN_EVERY: Final = 16
 """Samples between two looks for the cache's size. A look walks 104 steps; every sample alone moves the size by little."""
-_CLEAR_SHARE = 0.25
+_CLEAR_SHARE: Final = 0.25
 """Of the prompt, that must have been seen before: a cached part smaller than that drowns in the noise of a first token's time."""
-_NEGLIGIBLE_SHARE = 0.05
+_NEGLIGIBLE_SHARE: Final = 0.05
 """Of the prompt: whether so little was cached does not matter to the time."""
-_CONFIDENT_SAMPLES = 4.0
+_CONFIDENT_SAMPLES: Final = 4.0
 """Samples of the fleet's pace from which on a backlog of nothing is believed; before that only a replica with no request is idle."""
-_SETTLED_SAMPLES = 20.0
+_SETTLED_SAMPLES: Final = 20.0
 """From so many on one more moves the fleet's pace by less than a twentieth, and views may be up to 0.25 s behind it."""
-_LEAST_SAMPLE_BYTES = 4096
+_LEAST_SAMPLE_BYTES: Final = 4096
 """The smallest cache size that `cache_size.py` tells apart."""
 _MANY_SAMPLES, _ONE_IN = 400, 4
 """After so many samples of a cache's size, one prompt in so many is enough: older ones fade, a hundred of a step are remembered,

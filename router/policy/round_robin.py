@@ -5,12 +5,13 @@ weights: weights 5, 1, 1 give a a b a c a a, never five in a row.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from router.model import Endpoint, Facts
 from router.policy.decision import RoutingDecision
 from router.policy.rule import Scores
 
-CREDIT_LIMIT = 4096
+CREDIT_LIMIT: Final = 4096
 """Endpoints remembered; above it the memory of those that are gone is dropped."""
 
 

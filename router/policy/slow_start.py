@@ -7,10 +7,11 @@ meanwhile: only who joins replicas of the same model that the worker has known f
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from router.model import Endpoint
 
-FIRST_SHARE = 0.1
+FIRST_SHARE: Final = 0.1
 
 
 class SlowStart:

@@ -8,11 +8,13 @@ and least squares over several such requests, older ones fading, tell both facto
 prompt was read.
 """
 
-_FADE = 0.99
+from typing import Final
+
+_FADE: Final = 0.99
 """Per answer, so that about a hundred are remembered. Chosen: an engine's time per token changes with its load."""
-_LEAST_ANSWERS = 6.0
+_LEAST_ANSWERS: Final = 6.0
 """Chosen: three for each of the two unknowns."""
-_LEAST_SPREAD = 0.01
+_LEAST_SPREAD: Final = 0.01
 """Of the determinant, relative to the largest it could be. Below it bytes and tokens went together so closely that least
 squares cannot tell their shares apart; it is 1 - r², with r their
 correlation about the origin, so above 0.995 nothing is learned. Chosen."""

@@ -6,7 +6,7 @@ from router.dispatch import LocalAnswer
 from router.proxy import answers
 from router.proxy.engine import Engine
 from router.proxy.head import ResponseHead
-from router.proxy.paths import EndMark, dialect_of
+from router.proxy.paths import EndMark
 from router.proxy.response_writer import KEEPALIVE, ResponseWriter
 from router.proxy.sides import ClientConnection, ProxiedRequest
 from router.proxy.translation import MessagesWriter
@@ -64,8 +64,7 @@ class AnsweredRequest(ProxiedRequest):
         """Tell the client: by an answer if none has begun, else by an error event and an unclean end."""
         writer = self._writer
         if writer is None or not writer.begun:
-            dialect = dialect_of(self.head.path)
-            body = answers.error_body(answer.status, answer.code, answer.message, dialect, answer.more)
+            body = answers.error_body(answer.status, answer.code, answer.message, self.head.dialect, answer.more)
             self.answer(answer.status, body, *answer.headers)
             return
         writer.fail(answer.code, answer.message)
@@ -128,6 +127,6 @@ class AnsweredRequest(ProxiedRequest):
             keep_alive=self.head.keep_alive and not self._engine.draining,
             end_mark=operation.end_mark if operation is not None else EndMark.NONE,
             held_limit_bytes=self._engine.limits.held_limit_bytes,
-            dialect=dialect_of(self.head.path),
+            dialect=self.head.dialect,
             choices=self.facts.choices,
         )

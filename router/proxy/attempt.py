@@ -10,14 +10,15 @@ import socket
 import ssl
 from enum import Enum
 from math import inf
+from typing import Final
 
 from router import dispatch
-from router.counters import EJECTIONS, FIRST_BYTE, Gaps
+from router.counters import EJECTIONS, FIRST_BYTE, IN_FLIGHT
 from router.dispatch import Failure, Judgement, judge
 from router.model import Endpoint
 from router.outlier import AttemptVerdict
 from router.policy.replica_view import PlacedRequest
-from router.policy.usage import Usage, finish_reason, usage_of
+from router.policy.usage import UNTOLD, Usage, finish_reason, usage_of
 from router.proxy.engine import Engine, tag_of
 from router.proxy.head import ResponseHead
 from router.proxy.paths import RESPONSES
@@ -27,7 +28,7 @@ from router.proxy.sides import ProxiedRequest, ResponseListener
 from router.proxy.upstream import Upstream
 from router.proxy.watch import StallWatch
 
-_CLIENT_ERROR = 400
+_CLIENT_ERROR: Final = 400
 _NOBODY_THERE = (ConnectionRefusedError, TimeoutError, socket.gaierror, UnicodeError, ssl.SSLError)
 _NO_WAY_THERE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
 _INNOCENT = (AttemptVerdict.GOOD, AttemptVerdict.NEUTRAL)
@@ -65,12 +66,11 @@ class UpstreamAttempt(ResponseListener):
     _sent_at = inf
     last_byte_at = 0.0
     """When the answer's latest byte came, or its head; 0 while nothing has."""
-    _gaps: Gaps | None = None
     _pieces = 0
     """Of a stream, counted as tokens so far."""
     usage: Usage | None = None
     """What the answer told, in the end or, of a stream of messages, in its first event."""
-    finish_reason: str | None = None
+    finish_reason = b""
 
     def __init__(
         self, engine: Engine, exchange: ProxiedRequest, endpoint: Endpoint, placement: PlacedRequest | None
@@ -78,6 +78,7 @@ class UpstreamAttempt(ResponseListener):
         self._engine = engine
         self._exchange = exchange
         self._pool = engine.connector.pool(endpoint)
+        self._tally = engine.counters.tally(endpoint.slot)
         self.endpoint = endpoint
         self._placement = placement
         self._kind = exchange.kind
@@ -112,11 +113,11 @@ class UpstreamAttempt(ResponseListener):
         usage = self.usage
         told = (usage.prompt, usage.cached, usage.written, usage.reasoning) if usage is not None else ()
         names = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
-        story.update((name, count) for name, count in zip(names, told, strict=False) if count is not None)
-        if self._pieces and (usage is None or usage.written is None):
+        story.update((name, count) for name, count in zip(names, told, strict=False) if count >= 0)
+        if self._pieces and (usage is None or usage.written < 0):
             story["estimated_tokens"] = self._pieces
-        if self.finish_reason is not None:
-            story["finish_reason"] = self.finish_reason
+        if self.finish_reason:
+            story["finish_reason"] = self.finish_reason.decode()
         return story
 
     def set_paused(self, *, paused: bool) -> None:
@@ -167,14 +168,12 @@ class UpstreamAttempt(ResponseListener):
             self.first_byte_at = now
             if self._placement is not None:
                 self._placement.first_byte(now)
-            engine.counters.observe(self.endpoint.slot, FIRST_BYTE, now - self._exchange.asked_at)
+            self._tally.observe(FIRST_BYTE, now - self._exchange.asked_at)
             self._is_answered(now, data)
             if writer.is_stream:
                 self._take_first_usage(data)
         elif writer.is_stream:
-            if self._gaps is None:
-                self._gaps = engine.counters.gaps(self.endpoint.slot)
-            self._gaps.observe(now - self.last_byte_at)
+            self._tally.gap(now - self.last_byte_at)
             self._pieces += 1
         self.last_byte_at = now
         writer.body(data, framed=framed)
@@ -215,7 +214,7 @@ class UpstreamAttempt(ResponseListener):
             return
         self._writer = writer
         writer.whole(body)  # first: the client need not wait for our bookkeeping
-        engine.counters.observe(self.endpoint.slot, FIRST_BYTE, self.first_byte_at - exchange.started)
+        self._tally.observe(FIRST_BYTE, self.first_byte_at - exchange.started)
         self._is_answered(self.first_byte_at, body)
         if self._placement is not None:
             self._placement.answered = True
@@ -250,21 +249,25 @@ class UpstreamAttempt(ResponseListener):
         """A stream begins: one of messages tells here, and only here, what was in the cache."""
         usage = usage_of(data)
         if usage is not None:
-            self.usage = usage._replace(written=None, reasoning=None)  # not final yet
+            usage.written = usage.reasoning = UNTOLD  # not final yet
+            self.usage = usage
             if self._placement is not None:
-                self._placement.cached_share = usage.cached_share
+                self._placement.cached_share = usage.cached_share()
 
     def _take_usage(self, tail: bytes) -> None:
         """The answer is whole: what its last bytes tell."""
         first, usage = self.usage, usage_of(tail)
-        if usage is not None:
-            self.usage = usage if first is None else usage.after(first)
         self.finish_reason = finish_reason(tail)
+        if usage is None:
+            return
+        if first is not None:
+            usage.add_first(first)
+        self.usage = usage
         placement = self._placement
-        if placement is not None and self.usage is not None:
-            placement.cached_share = self.usage.cached_share
-            if placement.non_streamed:
-                placement.written_tokens = self.usage.written
+        if placement is not None:
+            placement.cached_share = usage.cached_share()
+            if placement.non_streamed and usage.written >= 0:
+                placement.written_tokens = usage.written
 
     def _begin_connect(self) -> None:
         self.phase = AttemptPhase.CONNECTING
@@ -311,11 +314,10 @@ class UpstreamAttempt(ResponseListener):
             self._placement.over(now)
         sent_bytes = self._writer.sent_bytes if self._writer is not None else 0
         error = verdict not in _INNOCENT
-        engine.counters.settle(
-            endpoint.slot, judgement.outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error
-        )
-        if self.usage is not None or self._pieces or self.finish_reason is not None:
-            engine.counters.settle_tokens(endpoint.slot, self.usage, self.finish_reason, self._pieces)
+        engine.counters.add(endpoint.slot, IN_FLIGHT, -1)
+        self._tally.settle(judgement.outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error)
+        if self.usage is not None or self._pieces or self.finish_reason:
+            self._tally.answered(self.usage, self.finish_reason, self._pieces)
         if engine.traces is not None and exchange.trace is not None:
             engine.traces.attempt_over(
                 exchange.trace,

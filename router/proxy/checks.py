@@ -1,8 +1,9 @@
 """The checks that a request passes before it is routed: its path, method, key and body; and what routing learns from it."""
 
-import random
 import re
-from copy import copy
+from binascii import hexlify
+from random import getrandbits
+from typing import Final
 
 from router import urlencoded
 from router.admission import PRIORITIES, Priority
@@ -23,8 +24,8 @@ OPEN_PATHS = frozenset({b"/", b"/health", b"/ready", b"/status"})
 """Answered to anybody: a load balancer holds no key."""
 _JSON_OBJECT = re.compile(rb"[ \t\r\n]*\{")
 _SECONDS = re.compile(rb"[0-9]{1,9}(?:\.[0-9]{1,9})?")
-_REQUEST_ID_LIMIT = 128
-_POLICY = b"x-routing-policy"
+_REQUEST_ID_LIMIT: Final = 128
+_POLICY: Final = b"x-routing-policy"
 _REFUSALS = {
     Refusal.UNKNOWN: (401, "a valid API key is needed"),
     Refusal.MODEL: (403, "this API key may not use this model"),
@@ -38,7 +39,7 @@ def request_id_of(head: RequestHead) -> bytes:
     value = head.request_id
     if value and len(value) <= _REQUEST_ID_LIMIT and value.isascii() and value.decode().isprintable():
         return value
-    return b"%016x" % random.getrandbits(64)
+    return hexlify(getrandbits(64).to_bytes(8, "big"))
 
 
 class Rejected(Exception):
@@ -190,7 +191,7 @@ def renamed(head: RequestHead, body: bytes, model: str) -> tuple[RequestHead, by
         BadBody: It cannot be read; not after `facts_of` could.
     """
     if head.query_models:
-        head = copy(head)
+        head = head.copied()
         head.query = urlencoded.with_model(head.query, model)
         head.query_models = frozenset({model})
     if head.is_multipart:

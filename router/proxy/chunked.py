@@ -12,10 +12,10 @@ _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)
 _DIGITS_LIMIT: Final = 15
 _CR: Final = 0x0D
 _LF: Final = 0x0A
-LAST_CHUNK = b"0\r\n\r\n"
-LINE_LIMIT_BYTES = 256
+LAST_CHUNK: Final = b"0\r\n\r\n"
+LINE_LIMIT_BYTES: Final = 256
 """Of a size line with its extension; longer ones are an attack, not a client (docs/faults.md R32)."""
-TRAILERS_LIMIT_BYTES = 8192
+TRAILERS_LIMIT_BYTES: Final = 8192
 """Of all trailer lines together: as much as one field of a head may have."""
 _TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*")
 _NO_TRAILERS = frozenset({b"content-length", b"transfer-encoding"})

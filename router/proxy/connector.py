@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from common.hosts import addresses_of, dial
 from common.http.tls import SHUTDOWN_S, client_context
@@ -15,8 +15,8 @@ from router.proxy.limits import Limits
 from router.proxy.reach import ASKED_AT, CLOSES, MEMORY_S, SPEAKS_TLS, Run
 from router.proxy.upstream import Pool, Upstream
 
-RESOLVE_TTL_S = 10.0
-_NAMES_LIMIT = 4096
+RESOLVE_TTL_S: Final = 10.0
+_NAMES_LIMIT: Final = 4096
 """Of host names whose addresses are kept."""
 
 

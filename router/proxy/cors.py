@@ -6,13 +6,14 @@ visitor's browser must not be a way to them.
 """
 
 from collections.abc import Collection
+from typing import Final
 
 from router.proxy.paths import ADMIN_TREES
 
-ANY = b"*"
-_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
-_EXPOSED = b"retry-after, x-attempts, x-request-id, x-served-by, x-should-retry"
-_MAX_AGE_S = 600
+ANY: Final = b"*"
+_METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE"
+_EXPOSED: Final = b"retry-after, x-attempts, x-request-id, x-served-by, x-should-retry"
+_MAX_AGE_S: Final = 600
 """Chromium takes two hours at most; a changed setting should be seen sooner."""
 
 Fields = list[tuple[bytes, bytes]]

@@ -9,7 +9,7 @@ import fcntl
 import sys
 import termios
 from enum import Enum
-from typing import cast
+from typing import Final, cast
 
 from router.proxy import answers
 from router.proxy.chunked import BadChunk, Chunked
@@ -21,10 +21,10 @@ from router.proxy.sides import ClientConnection
 from router.proxy.surviving import SurvivingExchange
 from router.proxy.tunnel import WebSocketExchange
 
-PENDING_LIMIT_BYTES = 65536
+PENDING_LIMIT_BYTES: Final = 65536
 """Of pipelined bytes kept while an answer is under way; above it the socket is not read."""
-_TOO_MUCH = "the router holds too many request bodies; try again"
-LINGER_S = 2.0
+_TOO_MUCH: Final = "the router holds too many request bodies; try again"
+LINGER_S: Final = 2.0
 """How long the rest of a refused request is read and dropped, so that the client can read why."""
 
 

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
@@ -38,11 +39,11 @@ from router.streams.hedging import Hedges
 
 log = structlog.get_logger(__name__)
 SWEEP_S = 0.25
-ASK_AGAIN_S = 1.0
+ASK_AGAIN_S: Final = 1.0
 """While requests wait for an adapter, the master is asked for it again: a babysitter may have had no room for it."""
-HEARD_LIMIT = 65536
+HEARD_LIMIT: Final = 65536
 """Of model names that are remembered as seen."""
-SEARCHES_AT_ONCE = 16
+SEARCHES_AT_ONCE: Final = 16
 """Stored responses that a worker looks for at a time; each may ask every replica."""
 
 

@@ -7,7 +7,6 @@ is therefore parsed each time and never kept, with whatever credentials it carri
 """
 
 from collections.abc import Callable, Collection, Sequence
-from copy import copy
 from typing import Final, Generic, TypeVar
 
 from router.proxy import cors
@@ -15,18 +14,18 @@ from router.proxy.head import BODILESS, RequestHead, ResponseHead, parse_request
 from router.proxy.headers import forwarded_lines, response_lines, takes_events, without_coding
 
 Head = TypeVar("Head", RequestHead, ResponseHead)
-COUNT_LIMIT = 1024
-SIZE_LIMIT_BYTES = 2048
+COUNT_LIMIT: Final = 1024
+SIZE_LIMIT_BYTES: Final = 2048
 """Of a head that is kept: with the count, 2 MiB at most."""
-_SEEN_LIMIT = 8192
+_SEEN_LIMIT: Final = 8192
 """Of heads that came once: their hashes, 8 bytes and a set's overhead each."""
-_LENGTH = b"\r\ncontent-length: "
+_LENGTH: Final = b"\r\ncontent-length: "
 _LENGTH_START = len(b"\r\ncontent-l")
-_ANY_NUMBER = b"0"
+_ANY_NUMBER: Final = b"0"
 _DIGITS_LIMIT: Final = 18
-_ID = b"\r\nx-request-id: "
+_ID: Final = b"\r\nx-request-id: "
 _ID_START = len(b"\r\nx-r")
-_ANY_ID = b"x"
+_ANY_ID: Final = b"x"
 
 
 class Heads(Generic[Head]):
@@ -34,10 +33,12 @@ class Heads(Generic[Head]):
 
     Args:
         parse: Parses and completes a head; raises `BadHead`, after which nothing is kept.
+        copied: Makes another one of a head, which may be changed.
     """
 
-    def __init__(self, parse: Callable[[bytes], Head]) -> None:
+    def __init__(self, parse: Callable[[bytes], Head], copied: Callable[[Head], Head]) -> None:
         self._parse: Callable[[bytes], Head] = parse
+        self._copied: Callable[[Head], Head] = copied
         self._kept: dict[bytes, Head] = {}
         self._seen: set[int] = set()
         """Hashes of heads that came once."""
@@ -70,7 +71,7 @@ class Heads(Generic[Head]):
             if len(text) <= SIZE_LIMIT_BYTES:
                 self._keep(text, head)
         elif (length is not None and head.length != length) or (request_id != head.request_id):
-            head = copy(head)
+            head = self._copied(head)
             head.request_id = request_id or head.request_id
             if length is not None and not (isinstance(head, ResponseHead) and head.status in BODILESS):
                 head.length = length
@@ -128,7 +129,7 @@ def request_heads(
         head.takes_events = takes_events(head)
         return head
 
-    return Heads(parse)
+    return Heads(parse, RequestHead.copied)
 
 
 def response_heads() -> Heads[ResponseHead]:
@@ -139,4 +140,4 @@ def response_heads() -> Heads[ResponseHead]:
         head.lines = response_lines(head)
         return head
 
-    return Heads(parse)
+    return Heads(parse, ResponseHead.copied)

@@ -3,15 +3,17 @@
 Requests whose model has a replica with room do not come by here.
 """
 
+from typing import Final
+
 from router import dispatch
 from router.counters import QUEUE_WAIT, AttemptOutcome
 from router.dispatch import Failure
 from router.outlier import AttemptVerdict
 from router.proxy.owned import OwnedRequest
 
-FIRST_COMMENT_S = 0.5
+FIRST_COMMENT_S: Final = 0.5
 """After so long a held stream is begun, to be told how its model stands; a start that fails at once is still an honest 503."""
-COMMENT_EACH_S = 1.0
+COMMENT_EACH_S: Final = 1.0
 """No comment comes sooner after the one before, however things change."""
 
 
@@ -75,7 +77,7 @@ class HeldRequest(OwnedRequest):
             if engine.limits.sse_keepalive_s and self.wants_events:
                 self._comment_at = now + engine.limits.sse_keepalive_s
         else:
-            engine.counters.observe(engine.control.slot, QUEUE_WAIT, seconds)
+            engine.counters.tally(engine.control.slot).observe(QUEUE_WAIT, seconds)
 
     def check_hold(self, now: float) -> None:
         """Called by the sweep while it is held: tell how its model stands, or that it has taken too long."""

@@ -1,10 +1,11 @@
 """PURE. A worker's limits, as the settings say them."""
 
 from dataclasses import dataclass
+from typing import Final
 
-WRITE_STALL_S = 60.0
+WRITE_STALL_S: Final = 60.0
 """A client that takes no byte for so long is dropped (docs/faults.md D3)."""
-HELD_LIMIT_BYTES = 64 << 20
+HELD_LIMIT_BYTES: Final = 64 << 20
 """A JSON answer up to this size is held whole before its first byte goes out (docs/faults.md G9)."""
 
 

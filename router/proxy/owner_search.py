@@ -6,7 +6,7 @@ response on, or this one was restarted since.
 
 import asyncio
 from collections.abc import Sequence
-from copy import copy
+from typing import Final
 
 from router.dispatch import Failure
 from router.keys import Key
@@ -18,9 +18,9 @@ from router.proxy.sides import ProxiedRequest, ResponseListener
 
 SEARCH_S = 5.0
 """For all replicas; who has not answered by then may have it all the same."""
-AT_ONCE = 32
+AT_ONCE: Final = 32
 """Replicas that are asked at the same time for one response."""
-_FOUND = 200
+_FOUND: Final = 200
 
 
 def may_have(engine: Engine, model: str | None, key: Key | None) -> Sequence[Endpoint]:
@@ -84,7 +84,7 @@ class _Question(ProxiedRequest):
     """The same client's `GET` of a response."""
 
     def __init__(self, request: ProxiedRequest, response: str) -> None:
-        head: RequestHead = copy(request.head)
+        head: RequestHead = request.head.copied()
         head.method, head.query = b"GET", b""
         head.path = b"/v1%b/%b" % (RESPONSES, response.encode())
         head.operation = stored_response(head.path) or head.operation

@@ -7,6 +7,7 @@ segments, `%2e`, `//host` and absolute targets cannot lead anywhere (docs/faults
 import re
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 
@@ -51,7 +52,7 @@ class Operation:
 
 
 _ANTHROPIC = (b"/v1/messages", b"/messages")
-RESPONSES = b"/responses"
+RESPONSES: Final = b"/responses"
 _RESPONSES = (b"/v1" + RESPONSES, RESPONSES)
 STORED: dict[bytes, tuple[bytes, ...]] = {b"": (b"GET", b"DELETE"), b"/cancel": (b"POST",), b"/input_items": (b"GET",)}
 """What may be asked of a stored response, by what follows its id."""

@@ -4,6 +4,8 @@ The second one is a copy for a request that waits unusually long (`hedging.py`),
 replica that leaves, holds still until that has begun.
 """
 
+from typing import Final
+
 from router import dispatch
 from router.dispatch import Failure, Judgement, judge
 from router.model import Endpoint
@@ -13,7 +15,7 @@ from router.proxy.engine import Engine
 from router.proxy.exchange import Exchange
 from router.proxy.head import ResponseHead
 
-_CLIENT_ERROR = 400
+_CLIENT_ERROR: Final = 400
 
 
 class RacedRequest(Exchange):

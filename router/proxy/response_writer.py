@@ -19,22 +19,22 @@ from router.proxy.head import BODILESS, ResponseHead
 from router.proxy.paths import Dialect, EndMark
 from router.proxy.quoted import Quoted
 
-OK = 200
-CUT_OFF = 0
+OK: Final = 200
+CUT_OFF: Final = 0
 """What `ResponseWriter.judged` says of an answer that is not whole."""
-KEEPALIVE = b": keep-alive\n"
+KEEPALIVE: Final = b": keep-alive\n"
 """A comment of the event stream, without the blank line that would end an event: OpenAI's client for Go (3.42 and before)
 takes that line for the end of an event without data, and fails on it."""
 _EARLY_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 )
-_TAIL_BYTES = 64
+_TAIL_BYTES: Final = 64
 """Reads shorter than this are joined with what came before: the mark may be cut anywhere."""
-_TAIL_LIMIT_BYTES = 4096
+_TAIL_LIMIT_BYTES: Final = 4096
 _CHUNK_BORDER = re.compile(rb"\r\n[0-9A-Fa-f]{1,15}\r\n")
 _TAIL_TELLS: Final = (EndMark.DONE, EndMark.NONE)
 _BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
-_MARK_BYTES = 32
+_MARK_BYTES: Final = 32
 """No end mark is longer."""
 _RESPONSES_ENDS = (b"response.completed", b"response.failed", b"response.incomplete")
 

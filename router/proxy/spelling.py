@@ -6,11 +6,12 @@ Only a path that becomes a served one is changed. Any other stays as it came, an
 import difflib
 import re
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from router.proxy.paths import CONTROL, MODEL_TREES, PROXIED, stored_response
 
 _SLASHES = re.compile(rb"/{2,}")
-_LOOKED_AT_BYTES = 128
+_LOOKED_AT_BYTES: Final = 128
 _CLOSE, _A_LETTER = 0.6, 0.9
 """`difflib` ratios: from the first on a path may have been meant; from the second on it differs in a letter or two only, and
 wins over a served path that the typed one ends with (`/chat/completion` is not `/completion`)."""

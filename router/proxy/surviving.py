@@ -5,6 +5,7 @@ Made only where some model has `rescue` or `hedge`, so that nobody else's reques
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from router import dispatch
 from router.counters import HAND_OVERS, RESCUES, RESCUES_FAILED
@@ -26,7 +27,7 @@ from router.streams.kept import Kept
 
 _BROKEN_OFF = (dispatch.TRUNCATED, dispatch.INCOMPLETE, dispatch.FELL_SILENT)
 """What a stream is rescued from."""
-_AFTER_S = 0.002
+_AFTER_S: Final = 0.002
 """Timers count in milliseconds, and a deadline passes after its moment."""
 
 

@@ -3,7 +3,7 @@
 Where an engine has the call itself, the request stays as it is, and so does the answer, byte for byte.
 """
 
-from copy import copy
+from typing import Final
 
 from router.facts import BadBody
 from router.messages.answer import Untranslatable, to_error, to_message
@@ -20,9 +20,9 @@ MESSAGES = PROXIED[b"/v1/messages"]
 COUNT_TOKENS = PROXIED[b"/v1/messages/count_tokens"]
 NO_SUCH_CALL = frozenset({404, 405, 501})
 """What servers answer to a path that they do not have."""
-_CHAT = b"/v1/chat/completions"
+_CHAT: Final = b"/v1/chat/completions"
 _CLIENT_ERROR, _BAD_GATEWAY = 400, 502
-_BAD_GATEWAY_TEXT = b"502 Bad Gateway\r\n"
+_BAD_GATEWAY_TEXT: Final = b"502 Bad Gateway\r\n"
 
 
 class Translation:
@@ -61,7 +61,7 @@ class Translation:
         if head.is_multipart or head.is_urlencoded:
             raise BadBody("send Content-Type: application/json")
         self.chat = to_chat(body)
-        head = copy(head)
+        head = head.copied()
         head.path, head.query, head.operation = _CHAT, b"", PROXIED[_CHAT]
         head.forwarded = head.forwarded_for_stream = as_chat(head.forwarded)
         self.head = head

@@ -9,8 +9,8 @@ Close, in front of which no frame is cut:
     1012  the router stops, or the replica is leaving: connect again
 """
 
-from copy import copy
 from math import inf
+from typing import Final
 
 from router import dispatch, urlencoded
 from router.counters import BYTES_IN, BYTES_OUT, FIRST_BYTE
@@ -35,12 +35,12 @@ from router.proxy.websocket import (
     read_handshake,
 )
 
-SWITCHING = 101
+SWITCHING: Final = 101
 GOING_AWAY, REPLICA_LOST, CONNECT_AGAIN = 1001, 1011, 1012
 """Close codes (iana.org/assignments/websocket); uvicorn, too, says 1012 where it stops."""
-GOODBYE_S = 1.0
+GOODBYE_S: Final = 1.0
 """How long a client may take to answer our Close."""
-CLOSING_S = 10.0
+CLOSING_S: Final = 10.0
 """How long the two sides may take to close, from the first one's Close on."""
 LEAVING_S = 20.0
 """How long a session may last at a replica that drains: a babysitter waits for 30 s before it stops the server."""
@@ -67,7 +67,7 @@ class WebSocketExchange(Exchange):
     _counted_out = 0
 
     def __init__(self, engine: Engine, client: ClientConnection, head: RequestHead, body: bytes) -> None:
-        super().__init__(engine, client, copy(head), body)
+        super().__init__(engine, client, head.copied(), body)
         self.head.keep_alive = False  # whatever comes after a refused handshake is nobody's request
         self._from_client = Frames()
         self._from_replica = Frames()
@@ -298,9 +298,9 @@ class WebSocketExchange(Exchange):
     def _count_bytes(self) -> None:
         """While it lasts: a session of an hour is no burst at its end."""
         if self._tunnel is not None:
-            slot, counters = self._tunnel.endpoint.slot, self._engine.counters
-            counters.add(slot, BYTES_IN, self._received - self._counted_in)
-            counters.add(slot, BYTES_OUT, self._sent - self._counted_out)
+            tally = self._engine.counters.tally(self._tunnel.endpoint.slot)
+            tally.add(BYTES_IN, self._received - self._counted_in)
+            tally.add(BYTES_OUT, self._sent - self._counted_out)
             self._counted_in, self._counted_out = self._received, self._sent
 
     def _bytes_passed(self) -> tuple[int, int]:
@@ -330,7 +330,7 @@ class TunnelAttempt(UpstreamAttempt):
         self.phase = AttemptPhase.RELAYING
         self.first_byte_at = self.last_byte_at = now = engine.now()
         engine.connector.note_reached(self.endpoint)
-        engine.counters.observe(self.endpoint.slot, FIRST_BYTE, now - self._session.started)
+        engine.counters.tally(self.endpoint.slot).observe(FIRST_BYTE, now - self._session.started)
         if self._placement is not None:
             self._placement.is_no_prompt()
         return True

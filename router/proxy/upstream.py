@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from enum import Enum
-from typing import cast
+from typing import Final, cast
 
 from router.dispatch import CLOSED, MALFORMED, SPOKE_TLS, TRUNCATED, Failure
 from router.model import Endpoint
@@ -20,11 +20,11 @@ from router.proxy.paths import upstream_path
 from router.proxy.reach import TLS_ALERT
 from router.proxy.sides import ProxiedRequest, ResponseListener
 
-IDLE_LIMIT_S = 4.0
+IDLE_LIMIT_S: Final = 4.0
 """Below the common 5 s keep-alive of servers (docs/faults.md F3)."""
-IDLE_COUNT_LIMIT = 512
+IDLE_COUNT_LIMIT: Final = 512
 """Idle connections kept per endpoint."""
-INFORMATIONAL_LIMIT = 8
+INFORMATIONAL_LIMIT: Final = 8
 """1xx answers swallowed before the real one."""
 
 

@@ -6,6 +6,7 @@ outlier is.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from router.counters import EJECTIONS, HEARD_AT_US, STUCK, SharedCounters
 from router.model import Eligibility, Endpoint, Table
@@ -13,9 +14,9 @@ from router.outlier import Outliers
 from router.policy.choose import Chooser
 from router.silence import Kind, Silence
 
-SEVERAL = 3
+SEVERAL: Final = 3
 """Requests that wait at once."""
-TRY_AGAIN_S = 5.0
+TRY_AGAIN_S: Final = 5.0
 
 
 class StallWatch:

@@ -9,21 +9,22 @@ import binascii
 import re
 from collections.abc import Sequence
 from hashlib import sha1
+from typing import Final
 
 from router.proxy.head import RequestHead, ResponseHead
 
-VERSION = b"13"
-UPGRADE_LINES = b"upgrade: websocket\r\nconnection: Upgrade\r\n"
-KEY_PROTOCOL = b"openai-insecure-api-key."
+VERSION: Final = b"13"
+UPGRADE_LINES: Final = b"upgrade: websocket\r\nconnection: Upgrade\r\n"
+KEY_PROTOCOL: Final = b"openai-insecure-api-key."
 """Browsers cannot set `Authorization` for a WebSocket: OpenAI's clients offer the API key as a subprotocol behind this."""
-CLOSE_REASON_LIMIT_BYTES = 123
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_KEY_BYTES = 16
+CLOSE_REASON_LIMIT_BYTES: Final = 123
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_KEY_BYTES: Final = 16
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CLOSE = 0x8
 _LENGTH_MASK, _MASKED = 0x7F, 0x80
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
-_HEADER_LIMIT_BYTES = 14
+_HEADER_LIMIT_BYTES: Final = 14
 
 
 class BadHandshake(ValueError):

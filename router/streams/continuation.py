@@ -7,7 +7,7 @@ vLLM, SGLang and llama.cpp know both. What keeps a state that text alone does no
 log probabilities, a grammar.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -39,7 +39,7 @@ _STATEFUL = (
     *("grammar", "json_schema", "regex", "ebnf", "structural_tag", "return_tokens_as_token_ids"),
 )
 """Members of the engines' requests that rule it out, whatever they ask."""
-_DEFAULT_TOKENS = 16
+_DEFAULT_TOKENS: Final = 16
 """Of completions without `max_tokens`, by OpenAI's description; vLLM and SGLang keep to it, llama.cpp has no limit."""
 _TRUE, _FALSE, _ONE = msgspec.Raw(b"true"), msgspec.Raw(b"false"), msgspec.Raw(b"1")
 

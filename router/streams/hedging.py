@@ -11,24 +11,25 @@ makes room, so that the slowest replica would look the emptiest. After that one 
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from router.model import Endpoint
 
-SHARE = 0.05
+SHARE: Final = 0.05
 """Of the requests, at most, get a second copy."""
-_MARGIN = 1.1
+_MARGIN: Final = 1.1
 """On that: where all wait about as long, the slowest of these would take the copies that a straggler's requests need."""
-BUSY_LIMIT = 0.6
+BUSY_LIMIT: Final = 0.6
 """Of a pool: beyond it a copy takes from others more than it gives."""
-SAVED = 8.0
+SAVED: Final = 8.0
 """Copies that a quiet time may save up."""
 _SAMPLES, _ENOUGH = 64, 20
 """The latest waits of a replica that are kept, and from how many on they tell a 95th percentile."""
-_EACH = 16
+_EACH: Final = 16
 """Waits of all replicas after which that is taken anew."""
-_KINDS = 128
+_KINDS: Final = 128
 """That are remembered; clients choose models and sizes."""
-_IN_A_ROW = 3
+_IN_A_ROW: Final = 3
 """First copies that lost: then their replica is passed over."""
 _PASS_OVER_S, _LONGEST_S = 5.0, 60.0
 """For so long, doubled with each trial that lost, at most for so long."""

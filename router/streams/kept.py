@@ -5,11 +5,11 @@ event for each token. Some tokens are no event (half of a letter, a speculative 
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-TEXT_LIMIT_BYTES = 256 << 10
+TEXT_LIMIT_BYTES: Final = 256 << 10
 """Of the text kept; a longer answer is not continued."""
 EVENT_LIMIT_BYTES = 1 << 20
 """Of one event that is not whole yet."""

@@ -24,7 +24,7 @@ def test_usage_of_every_api_of_llama_cpp_says_that_the_prompt_was_cached_W46() -
                 answer = client.post(path, json={"model": "tiny", **body}).content
             usage = usage_of(answer)
             assert usage is not None, (path, answer[-500:])
-            assert 0.9 < (usage.cached_share or 0) <= 1.0, (path, answer[-500:])
+            assert 0.9 < (usage.cached_share() or 0) <= 1.0, (path, answer[-500:])
             assert usage.written == 4
         with client.stream(
             "POST", "/v1/messages", json={"model": "tiny", "stream": True, **asked["/v1/messages"]}
@@ -32,4 +32,4 @@ def test_usage_of_every_api_of_llama_cpp_says_that_the_prompt_was_cached_W46() -
             first = next(stream.iter_raw())
         usage = usage_of(first)
         assert usage is not None, first
-        assert 0.9 < (usage.cached_share or 0) <= 1.0, first
+        assert 0.9 < (usage.cached_share() or 0) <= 1.0, first

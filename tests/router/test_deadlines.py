@@ -75,6 +75,7 @@ async def test_no_answer_within_the_clients_time_is_a_504_and_no_fault_of_the_re
         assert name in error_of(reply)["message"]
     assert len(replica.calls) == 4, "nobody else may be asked, and nobody was set aside"
     assert plane.engine.outliers.quiet
+    plane.engine.counters.flush()
     assert plane.engine.counters.total(endpoint.slot, OUTCOMES + AttemptOutcome.TIMED_OUT) == 4
     assert plane.in_flight() == 0
 

@@ -1,7 +1,8 @@
 import pytest
 
-from router.proxy.head import BadHead, RequestHead, parse_request
+from router.proxy.head import BadHead, RequestHead, ResponseHead, parse_request
 from router.proxy.heads import COUNT_LIMIT, Heads, request_heads, response_heads
+from router.proxy.paths import PROXIED
 
 LINES = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nX-Request-Id: %b\r\nAccept: x\r\n"
@@ -16,7 +17,8 @@ def test_heads_that_differ_in_length_and_id_share_one_verdict() -> None:
     assert (first.length, first.request_id, second.length, second.request_id) == (10, b"id-1", 20, b"id-2")
     assert first.forwarded is second.forwarded == b"accept: x\r\nuser-agent: u\r\n"
     assert len(heads._kept) == 1
-    assert heads.read(LINES % (b"id-1", b"10")) == first
+    again = heads.read(LINES % (b"id-1", b"10"))
+    assert (again.length, again.request_id, again.path) == (first.length, first.request_id, first.path)
 
 
 def test_the_number_and_the_id_that_stand_for_all_others_are_ordinary_ones() -> None:
@@ -81,7 +83,7 @@ def test_heads_that_never_come_twice_are_not_kept_and_push_out_nobody() -> None:
         parsed.append(raw)
         return parse_request(raw)
 
-    heads: Heads[RequestHead] = Heads(parse)
+    heads: Heads[RequestHead] = Heads(parse, RequestHead.copied)
     for _ in range(3):
         heads.read(LINES % (b"a", b"5"))
     assert len(parsed) == 2
@@ -109,3 +111,25 @@ def test_an_answer_without_a_body_has_none_whatever_its_length_says(status: byte
     heads = response_heads()
     for length in (0, 100, 100, 7):
         assert heads.read(b"HTTP/1.1 %b\r\nserver: x\r\ncontent-length: %d\r\n\r\n" % (status, length)).length == 0
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        RequestHead(b"GET", b"/v1/messages", b"a=1", http10=True, keep_alive=True, operation=PROXIED[b"/v1/responses"]),
+        ResponseHead(404, b"404 x\r\n", [(b"a", b"b")], http10=True, keep_alive=True, lines=b"x"),
+    ],
+    ids=["request", "response"],
+)
+def test_a_copy_has_all_that_the_head_has(head: RequestHead | ResponseHead) -> None:
+    names = [name for name in dir(head) if not name.startswith("_") and name != "copied"]
+    assert {"length", "hop_by_hop", "fields"} <= set(names)
+    for name in names:
+        value = getattr(head, name)
+        if isinstance(value, bool):
+            setattr(head, name, not value)
+        elif value is None or isinstance(value, bytes):
+            setattr(head, name, name.encode() if name != "length" else 7)
+    copy = head.copied()
+    assert copy is not head
+    assert {name: getattr(copy, name) for name in names} == {name: getattr(head, name) for name in names}

@@ -120,6 +120,7 @@ async def ask(plane: Plane, path: str = "/v1/chat/completions", **more: Any) -> 
 
 
 def total(plane: Plane, field: int) -> int:
+    plane.engine.counters.flush()
     return sum(plane.engine.counters.total(slot, field) for slot in range(2))
 
 

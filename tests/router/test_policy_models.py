@@ -230,7 +230,7 @@ def test_explain_tells_rule_inputs_and_pick_and_changes_nothing() -> None:
 )
 def test_usage_tells_the_cached_share_as_its_api_counts_W46(tail: bytes, share: float | None) -> None:
     usage = usage_of(tail)
-    assert (usage and usage.cached_share) == share
+    assert (usage and usage.cached_share()) == share
 
 
 def test_a_queue_that_others_filled_counts_for_a_while() -> None:

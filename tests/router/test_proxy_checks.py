@@ -50,6 +50,7 @@ async def test_a_full_replica_makes_requests_wait_and_serves_them_in_turn(plane:
     assert plane.in_flight() == len(replica.calls) == 2
     gate.go.set()
     assert [(await post).status for post in posts] == [200] * 6
+    plane.engine.counters.flush()
     counts, _ = plane.engine.counters.histogram(plane.engine.control.slot, QUEUE_WAIT)
     assert sum(counts) == 4
 
@@ -216,9 +217,9 @@ async def test_outcomes_and_times_are_counted(plane: Plane) -> None:
     plane.route(await plane.add(streams))
     await plane.post(STREAM)
     counters = plane.engine.counters
+    counters.flush()
     assert counters.total(0, OUTCOMES + AttemptOutcome.OK) == 1
     assert sum(counters.histogram(0, FIRST_BYTE)[0]) == 1
-    counters.flush()
     gaps, total_s = counters.histogram(0, GAP)
     assert sum(gaps) == 2
     assert 0.03 < total_s < 1

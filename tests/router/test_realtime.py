@@ -47,6 +47,7 @@ async def until(what: Callable[[], bool], wait_s: float = 5.0) -> None:
 
 def outcomes(plane: Plane, slot: int = 0) -> dict[str, int]:
     counters = plane.engine.counters
+    counters.flush()
     counts = {outcome.name: counters.total(slot, OUTCOMES + outcome) for outcome in AttemptOutcome}
     return {name: count for name, count in counts.items() if count}
 
@@ -75,6 +76,7 @@ async def test_messages_pass_both_ways_and_are_counted_W62(planes: MakePlane, pa
     line = next(line for line in lines if line["event"] == "request")
     assert (line["path"], line["model"], line["status"], line["replica"]) == (path, "m", 101, "r0")
     counters = plane.engine.counters
+    counters.flush()
     passed = counters.total(endpoint.slot, BYTES_IN), counters.total(endpoint.slot, BYTES_OUT)
     assert (line["request_bytes"], line["response_bytes"]) == passed
     assert passed[0] > 10  # compressed: `x` 300,000 times is little

@@ -79,6 +79,7 @@ def undisturbed(reply: bytes, body: dict[str, Any], *, chat: bool = True) -> boo
 
 
 def total(plane: Plane, field: int) -> int:
+    plane.engine.counters.flush()
     return sum(plane.engine.counters.total(slot, field) for slot in range(2))
 
 

@@ -50,6 +50,7 @@ def deflated(text: bytes) -> bytes:
 
 
 def outcome(plane: Plane, kind: AttemptOutcome) -> int:
+    plane.engine.counters.flush()
     return plane.engine.counters.total(0, OUTCOMES + kind)
 
 

@@ -15,7 +15,7 @@ from router.counters import (
     REASONS,
     WRITTEN_TOKENS,
 )
-from router.policy.usage import finish_reason
+from router.policy.usage import UNTOLD, finish_reason, usage_of
 from tests.router.conftest import MakePlane
 from tests.router.fakes import DONE, SSE_HEAD, Call, Plane, event, plain
 
@@ -43,6 +43,7 @@ def counted(plane: Plane) -> list[int]:
 
 
 def ended(plane: Plane) -> dict[str, int]:
+    plane.engine.counters.flush()
     counts = (plane.engine.counters.total(0, FINISHED + number) for number in range(len(REASONS)))
     return {reason: count for reason, count in zip(REASONS, counts, strict=True) if count}
 
@@ -98,7 +99,7 @@ async def test_a_stream_is_counted_as_it_flows_and_put_right_by_its_usage(plane:
     assert (await asked).status == 200
     assert 0 < while_it_flows <= pieces
     assert counted(plane) == [100, 64, max(7, while_it_flows), 3, 0]
-    plane.engine.counters.gaps(0).tokens += while_it_flows  # the next stream's pieces
+    plane.engine.counters.tally(0).written += while_it_flows  # the next stream's pieces
     assert counted(plane)[2] == 7 + while_it_flows
     assert ended(plane) == {"stop": 1}
 
@@ -178,12 +179,38 @@ async def test_what_a_model_says_is_not_taken_for_its_usage(plane: Plane) -> Non
 @pytest.mark.parametrize(
     ("tail", "reason"),
     [
-        (b'{"choices":[{"finish_reason":"length","stop_reason":null}]}', "length"),
-        (b'{"choices": [{"finish_reason": "tool_calls", "logprobs": null}]}', "tool_calls"),
-        (b'{"type":"message","stop_reason":"end_turn","stop_sequence":null}', "end_turn"),
-        (b'{"choices":[{"finish_reason":null}]}', None),
-        (b"[]", None),
+        (b'{"choices":[{"finish_reason":"length","stop_reason":null}]}', b"length"),
+        (b'{"choices": [{"finish_reason": "tool_calls", "logprobs": null}]}', b"tool_calls"),
+        (b'{"type":"message","stop_reason":"end_turn","stop_sequence":null}', b"end_turn"),
+        (b'{"choices":[{"finish_reason":null}]}', b""),
+        (b'{"finish_reason":"stop', b""),
+        (b'{"finish_reason":"St op"}', b""),
+        (b'{"finish_reason":"%b"}' % (b"x" * 33), b""),
+        (b'{"finish_reason"', b""),
+        (b"[]", b""),
     ],
 )
-def test_why_an_answer_ended_in_the_words_of_its_api(tail: bytes, reason: str | None) -> None:
+def test_why_an_answer_ended_in_the_words_of_its_api(tail: bytes, reason: bytes) -> None:
     assert finish_reason(tail) == reason
+
+
+@pytest.mark.parametrize("count", ["-1", "1.5", "1e3", '"7"', "null", "true", "[7]", "1" + 18 * "0", "", "7"])
+def test_what_is_no_count_is_passed_over(count: str) -> None:
+    """The last is cut off: nobody knows whether it goes on."""
+    end = "" if count == "7" else "}}"
+    usage = usage_of(b'{"usage":{"completion_tokens":3,"prompt_tokens":' + count.encode() + end.encode())
+    assert usage is not None
+    assert (usage.prompt, usage.cached, usage.written, usage.reasoning) == (UNTOLD, UNTOLD, 3, UNTOLD)
+
+
+@pytest.mark.parametrize(
+    "text", ['"prompt_tokens" :\t12 ,"x":0', '"prompt_tokens":\n12\r\n', '"x":0,"prompt_tokens":12']
+)
+def test_usage_may_have_blanks(text: str) -> None:
+    usage = usage_of(b'{"usage" : {' + text.encode() + b"}}")
+    assert usage is not None
+    assert usage.prompt == 12
+
+
+def test_a_count_that_a_chunk_s_border_cuts_is_passed_over() -> None:
+    assert usage_of(b'{"usage":{"prompt_tokens":12\r\n5\r\n34}}}') is None

@@ -6,7 +6,22 @@ import router.counters
 from common.names import is_service_name
 from router.advertise import own_url, presence, router_name
 from router.control.traffic import POINTS_KEPT, TrafficHistory, TrafficSample, quantile
-from router.counters import BOUNDS_S, FIELDS, FIRST_BYTE, OUTCOMES, REQUESTS, AttemptOutcome, Shape, SharedCounters
+from router.counters import (
+    BOUNDS_S,
+    DURATION,
+    ESTIMATED_TOKENS,
+    FIELDS,
+    FINISHED,
+    FIRST_BYTE,
+    GAP,
+    OUTCOMES,
+    QUEUE_WAIT,
+    REASONS,
+    REQUESTS,
+    AttemptOutcome,
+    Shape,
+    SharedCounters,
+)
 
 
 def row(**counts: int) -> list[int]:
@@ -80,12 +95,21 @@ def test_a_row_is_summed_over_workers() -> None:
     both = [SharedCounters(descriptor, shape, worker) for worker in (0, 1)]
     for counters in both:
         counters.add(1, REQUESTS, 5)
-        counters.observe(1, FIRST_BYTE, 0.004)
+        counters.tally(1).observe(FIRST_BYTE, 0.004)
+        counters.flush()
     found = both[0].row(1)
     assert (len(found), found[REQUESTS], found[FIRST_BYTE + 2]) == (FIELDS, 10, 2)
     assert both[0].row(0) == [0] * FIELDS
     for counters in both:
         counters.close()
+
+
+def test_no_two_cells_of_a_row_are_one() -> None:
+    """Their numbers are written out."""
+    ends = [OUTCOMES + len(AttemptOutcome), FINISHED + len(REASONS)]
+    ends += [start + len(BOUNDS_S) + 2 for start in (FIRST_BYTE, GAP, DURATION, QUEUE_WAIT)]
+    assert ends == [FINISHED, FIRST_BYTE, GAP, DURATION, QUEUE_WAIT, FIELDS]
+    assert ESTIMATED_TOKENS + 1 == OUTCOMES
 
 
 def test_a_router_says_where_it_is() -> None:
