@@ -88,11 +88,11 @@ class Fleet:
         async with self.http.get(f"{self.url}/services") as answer:
             return sum(one["in_flight"] for one in (await answer.json())["services"])
 
-    async def stream(self, body: dict[str, Any]) -> Seen:
+    async def stream(self, body: dict[str, Any], headers: dict[str, str] | None = None) -> Seen:
         """One streamed chat."""
         seen, began, latest, noted = Seen(), time.monotonic(), 0.0, False
         try:
-            async with self.http.post(f"{self.url}/v1/chat/completions", json=body) as answer:
+            async with self.http.post(f"{self.url}/v1/chat/completions", json=body, headers=headers) as answer:
                 async for line in answer.content:
                     now = time.monotonic()
                     if line.startswith(b":"):
@@ -115,9 +115,9 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet(
-    mocks: Sequence[Sequence[str]], *, model: str, settings: str = "", limit: int = 0
+    mocks: Sequence[Sequence[str]], *, model: str, settings: str = "", limit: int = 0, key: str = ""
 ) -> AsyncIterator[Fleet]:
-    """One mock for each list of flags, and a router whose table `[models.m]` is `model`."""
+    """One mock for each list of flags, and a router whose table `[models.m]` is `model`; `key` is what it asks for, if any."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
@@ -155,7 +155,7 @@ async def fleet(
         flags = ("--router-port", str(port), "--config", str(folder / "router.toml"), "--data-dir", str(folder))
         await start("router", *flags, "--static-services", str(folder / "services.json"))
         made = Fleet(f"http://127.0.0.1:{port}", processes, ports, http)
-        await _until_answers(http, f"{made.url}/v1/models", '"m"')
+        await _until_answers(http, f"{made.url}/v1/models", '"m"', key)
         yield made
 
 
@@ -170,11 +170,11 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-async def _until_answers(http: aiohttp.ClientSession, url: str, text: str = "") -> None:
+async def _until_answers(http: aiohttp.ClientSession, url: str, text: str = "", key: str = "") -> None:
     async with asyncio.timeout(60):
         while True:
             try:
-                async with http.get(url) as answer:
+                async with http.get(url, headers={"Authorization": f"Bearer {key}"} if key else None) as answer:
                     if answer.status == 200 and text in await answer.text():
                         return
             except aiohttp.ClientError:

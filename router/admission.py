@@ -1,9 +1,9 @@
 """PURE. Who waits for a replica with room, in which order, and what the others are told.
 
 One line per model, bounded. The more urgent go first, but after eight of them one of those behind has its turn, so that
-nobody starves; the least urgent may fill half of the line only. Within a class clients take turns (round robin over their
-oldest request), so that one client's hundred requests do not keep another's single one waiting. `Retry-After` is the line's
-length over the rate at which it has been moving.
+nobody starves; the least urgent may fill half of the line only. Within a class the client goes first who has had the least of
+the model (`shares.py`), and of equals the one who went longest ago: one client's hundred requests do not keep another's single
+one waiting, nor do its long ones. `Retry-After` is the line's length over the rate at which it has been moving.
 """
 
 import math
@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Generic, TypeVar
 
+from router.shares import Shares
+
 Ticket = TypeVar("Ticket")
 RATE_WEIGHT = 0.2
 """Of the newest interval between two admissions in the moving average."""
 RETRY_AFTER_LIMIT_S = 60
 PATIENCE = 8
 """So many go past a class that waits before it has its turn."""
+SHARES_MOST = 256
+"""Models of which it is remembered who has had how much; of more, the one begun first is forgotten."""
 
 
 class Priority(IntEnum):
@@ -35,8 +39,8 @@ PRIORITIES = {priority.name.lower(): priority for priority in Priority}
 class _Class(Generic[Ticket]):
     """Those of one priority in one line."""
 
-    turns: deque[str] = field(default_factory=deque)
     by_client: dict[str, deque[Ticket]] = field(default_factory=dict)
+    """The one who went last is at the end."""
     passed: int = 0
     """How many of the more urgent went past, since one of these last went."""
 
@@ -59,6 +63,7 @@ class Waiting(Generic[Ticket]):
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lines: dict[str, _Line[Ticket]] = {}
+        self._shares: dict[str, Shares] = {}
 
     def __len__(self) -> int:
         return sum(line.size for line in self._lines.values())
@@ -85,8 +90,8 @@ class Waiting(Generic[Ticket]):
         group = line.classes[priority]
         queue = group.by_client.get(client)
         if queue is None:
+            self.shares(model).lift(client, group.by_client)
             queue = group.by_client[client] = deque()
-            group.turns.append(client)
         queue.append(ticket)
         line.size += 1
         return True
@@ -108,7 +113,7 @@ class Waiting(Generic[Ticket]):
         line = self._lines.get(model)
         if line is None:
             return None
-        waiting = [group for group in line.classes.values() if group.turns]
+        waiting = [group for group in line.classes.values() if group.by_client]
         if not waiting:
             return None
         if line.moved_at is not None:
@@ -118,11 +123,20 @@ class Waiting(Generic[Ticket]):
         for behind in waiting[waiting.index(group) + 1 :]:
             behind.passed += 1
         group.passed = 0
-        client = group.turns.popleft()
-        ticket = group.by_client[client].popleft()
-        group.turns.append(client)
+        client = self.shares(model).least(group.by_client)
+        queue = group.by_client[client] = group.by_client.pop(client)
+        ticket = queue.popleft()
         self._shrink(model, line, group, client)
         return ticket
+
+    def shares(self, model: str) -> Shares:
+        """What the clients of `model` have had of it."""
+        shares = self._shares.get(model)
+        if shares is None:
+            if len(self._shares) >= SHARES_MOST:
+                del self._shares[next(iter(self._shares))]
+            shares = self._shares[model] = Shares()
+        return shares
 
     def retry_after_s(self, model: str) -> int:
         """Whole seconds after which the line should have moved on."""
@@ -145,7 +159,6 @@ class Waiting(Generic[Ticket]):
         line.size -= 1
         if not group.by_client[client]:
             del group.by_client[client]
-            group.turns.remove(client)
         if not line.size:
             # The pace is worth keeping only while somebody waits; an empty line must not remember every model ever asked.
             del self._lines[model]

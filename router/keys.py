@@ -72,6 +72,8 @@ class KeyRing:
 
     def __init__(self, keys: Iterable[Key] = (), workers: int = 1, wall: Callable[[], float] = lambda: 0.0) -> None:
         self.keys = {key.sha256.lower(): key for key in keys if key.enabled}
+        self.weights = {key.name: key.weight for key in self.keys.values() if key.weight != 1.0}
+        """Of those that are not 1."""
         self._wall = wall
         self._workers = workers
         self._buckets: dict[str, _Bucket] = {}

@@ -142,6 +142,7 @@ PURE = (
     "router/proxy/websocket.py",
     "router/retry.py",
     "router/serves.py",
+    "router/shares.py",
     "router/silence.py",
     "router/streams/*.py",
     "router/urlencoded.py",

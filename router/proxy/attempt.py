@@ -66,7 +66,7 @@ class UpstreamAttempt(ResponseListener):
     _sent_at = inf
     last_byte_at = 0.0
     """When the answer's latest byte came, or its head; 0 while nothing has."""
-    _pieces = 0
+    pieces = 0
     """Of a stream, counted as tokens so far."""
     usage: Usage | None = None
     """What the answer told, in the end or, of a stream of messages, in its first event."""
@@ -114,8 +114,8 @@ class UpstreamAttempt(ResponseListener):
         told = (usage.prompt, usage.cached, usage.written, usage.reasoning) if usage is not None else ()
         names = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
         story.update((name, count) for name, count in zip(names, told, strict=False) if count >= 0)
-        if self._pieces and (usage is None or usage.written < 0):
-            story["estimated_tokens"] = self._pieces
+        if self.pieces and (usage is None or usage.written < 0):
+            story["estimated_tokens"] = self.pieces
         if self.finish_reason:
             story["finish_reason"] = self.finish_reason.decode()
         return story
@@ -174,7 +174,7 @@ class UpstreamAttempt(ResponseListener):
                 self._take_first_usage(data)
         elif writer.is_stream:
             self._tally.gap(now - self.last_byte_at)
-            self._pieces += 1
+            self.pieces += 1
         self.last_byte_at = now
         writer.body(data, framed=framed)
 
@@ -316,8 +316,8 @@ class UpstreamAttempt(ResponseListener):
         error = verdict not in _INNOCENT
         engine.counters.add(endpoint.slot, IN_FLIGHT, -1)
         self._tally.settle(judgement.outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error)
-        if self.usage is not None or self._pieces or self.finish_reason:
-            self._tally.answered(self.usage, self.finish_reason, self._pieces)
+        if self.usage is not None or self.pieces or self.finish_reason:
+            self._tally.answered(self.usage, self.finish_reason, self.pieces)
         if engine.traces is not None and exchange.trace is not None:
             engine.traces.attempt_over(
                 exchange.trace,

@@ -24,6 +24,7 @@ from router.outlier import TOLD, Outliers, Reason
 from router.owners import Owners
 from router.policy.blocks import seed_of
 from router.policy.choose import Chooser
+from router.policy.usage import Usage
 from router.proxy.connector import Connector
 from router.proxy.head import RequestHead
 from router.proxy.headers import CREDENTIALS, FORWARDED
@@ -75,6 +76,8 @@ class Engine:
     exchanges: set[ProxiedRequest] = field(default_factory=set)
     deadlines: dict[ProxiedRequest, ClientDeadline] = field(default_factory=dict)
     """Of requests whose clients told one."""
+    reckoned: dict[ProxiedRequest, float] = field(default_factory=dict)
+    """What requests under way are taken to cost (`shares.py`), where replicas have not room for everyone."""
     clients: set[ClientConnection] = field(default_factory=set)
     body_bytes: int = 0
     retries: RetryBudget = field(default_factory=RetryBudget)
@@ -328,6 +331,19 @@ class Engine:
         while not self.peers(model) and (exchange := self.waiting.next(model, self.now())) is not None:
             exchange.choose()
         return False
+
+    def begin_share(self, request: ProxiedRequest) -> None:
+        """A request goes to a replica that has not room for everyone: it counts for whose turn is next."""
+        shares = self.waiting.shares(request.facts.model or "")
+        reckoned = self.reckoned[request] = shares.expected(request.caller, request.facts.prompt_bytes)
+        shares.begin(request.caller, self.keys.weights.get(request.caller, 1.0), reckoned)
+
+    def end_share(self, request: ProxiedRequest, usage: Usage | None, pieces: int) -> None:
+        """It is over: by its usage, or by the pieces of its stream, is known better what it cost."""
+        reckoned = self.reckoned.pop(request, None)
+        if reckoned is not None and (usage is not None or pieces):
+            shares, facts = self.waiting.shares(request.facts.model or ""), request.facts
+            shares.end(request.caller, reckoned, usage, pieces, facts.prompt_bytes)
 
     def begin_attempt(self, endpoint: Endpoint) -> None:
         """A request goes to `endpoint`: one more in flight."""

@@ -189,6 +189,8 @@ class Exchange(TimedRequest):
             self.leave_queue(now)
         if not tried:
             engine.retries.note_request(now)
+            if engine.needs.room:
+                engine.begin_share(self)
         decision = engine.chooser.pick(roomy, self.facts, now)
         if self.translation is not None and not self._translate_for(decision.endpoint, self.translation):
             return
@@ -417,6 +419,9 @@ class Exchange(TimedRequest):
         engine.exchanges.discard(self)
         if engine.deadlines:
             engine.deadlines.pop(self, None)
+        if engine.reckoned:
+            attempt = self._attempt
+            engine.end_share(self, attempt.usage if attempt else None, attempt.pieces if attempt else 0)
         engine.body_bytes -= len(self.body)
         if self.translation is not None:
             engine.body_bytes -= self.translation.bytes_kept
