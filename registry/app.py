@@ -43,6 +43,7 @@ from registry.outbound.sessions import GuardedResolver, agent_session, probe_ses
 from registry.probes.prober import HealthProber
 from registry.reload import put_in_force
 from registry.settings import RegistrySettings
+from registry.usage.book import UsageBook
 from registry.views.metrics import Metrics
 from registry.views.render import Renderer
 from registry.views.watch import WatchHub
@@ -94,6 +95,13 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                 )
                 keeper.take(hand_over=settings.hand_over)
                 keys = KeyBook(store.documents)
+                usage = UsageBook(
+                    store.documents,
+                    clock,
+                    lambda: keeper.fence,
+                    hours_days=settings.usage_hours_days,
+                    days=settings.usage_days,
+                )
                 metrics = Metrics(catalogue, writer, hub, routers, keeper.tally)
                 writer.listeners += [hub.publish, prober.notice, index.notice, metrics.notice]
                 app[REGISTRY] = Registry(
@@ -116,12 +124,14 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     keeper=keeper,
                     keys=keys,
                     clock=clock,
+                    usage=usage,
                     resolver=resolver,
                     started_at=clock.monotonic(),
                 )
                 app[SCOPE] = scope
                 scope.spawn("deployments", keeper.run(), service=True)
                 scope.spawn("keys", keys.run(), service=True)
+                scope.spawn("usage", usage.run(), service=True)
                 _spawn_services(scope, writer, prober, follows=store.shared, sweep_s=settings.cleanup_interval)
                 log.info("registry.loaded", services=len(catalogue), epoch=catalogue.epoch)
                 yield

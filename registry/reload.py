@@ -18,6 +18,7 @@ def put_in_force(registry: Registry, settings: RegistrySettings) -> None:
         registry.hub.dismiss()
     registry.agents.token = agent_token
     registry.keeper.take(hand_over=settings.hand_over)
+    registry.usage.hours_days, registry.usage.days = settings.usage_hours_days, settings.usage_days
     registry.addresses = registry.resolver.policy = policy
     registry.catalogue.capacity = settings.max_services
     registry.hub.limit = settings.max_watchers

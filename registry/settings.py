@@ -72,6 +72,10 @@ class RegistrySettings(ServiceSettings):
         False,
         "Routers move the streams of replicas that a rollout, scaling or an eviction stops, for models with `rescue`.",
     )
+    usage_hours_days: int = option(
+        35, "Days for which tokens are kept by the hour; after them by the day.", ge=3, le=400
+    )
+    usage_days: int = option(400, "Days for which tokens are kept.", ge=3, le=4000)
     max_services: int = option(50_000, "Most records at once; a replica has two.", ge=1, le=1_000_000)
     max_watchers: int = option(1000, "Most watches and long polls at once.", ge=1, le=100_000)
     max_connections: int = option(

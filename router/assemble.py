@@ -1,6 +1,7 @@
 """Puts a router together, runs it until it is told to stop, and takes it apart."""
 
 import asyncio
+import contextlib
 import random
 import socket
 from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ from router.workers import WorkerPool
 log = structlog.get_logger(__name__)
 TAKEN_BY_WORKERS = ("log_level", "log_json", "trace_endpoint", "trace_sample")
 """What other services are started again for: here the workers are, one after the other, and read it anew."""
+LAST_SHIPMENT_S = 3.0
 FIRST_ANSWER_WAIT_S = 2.0
 """How long the start waits for the registry before it serves from the last known table."""
 
@@ -84,7 +86,7 @@ async def serve(
                 master.load_files()
             except SettingsError as error:
                 raise ConfigurationError(str(error)) from error
-            pool.bind()
+            master.bind()
             overview = Overview(master, pool.counters, EngineMetrics(session, master.replicas, lambda: master.tls))
             presence = presence_of(settings, pool.port)
             client = make_client(master, session, token, presence)
@@ -117,7 +119,7 @@ async def serve(
             finally:
                 for reader in readers:
                     reader.cancel()  # it reads the pool's counters
-                await pool.stop()
+                await stop_workers(master, client)
                 await runner.cleanup()
 
 
@@ -163,11 +165,23 @@ def tell_registry(
 ) -> list[asyncio.Task[None]]:
     """What tells the registry of replicas that nothing comes from, and of deployments that are asked for."""
     name = advertise.router_name(socket.gethostname(), master.pool.port)
-    tasks = [scope.spawn("demand", master.deployments.tell(client, name), service=True)]
+    tasks = [
+        scope.spawn("demand", master.deployments.tell(client, name), service=True),
+        scope.spawn("usage", master.accounts.ship(client, name), service=True),
+    ]
     if presence:
         complaining = complaints.tell(client, presence["router"], master.failing)
         tasks.append(scope.spawn("complaints", complaining, service=True))
     return tasks
+
+
+async def stop_workers(master: Master, client: RegistryClient | None) -> None:
+    """Let them drain, and the registry have what they counted to their end; else the next router of this name tells it."""
+    await master.pool.stop()
+    if client is not None:
+        name = advertise.router_name(socket.gethostname(), master.pool.port)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(master.accounts.ship_now(client, name), LAST_SHIPMENT_S)
 
 
 def make_prober(master: Master, session: aiohttp.ClientSession) -> ReplicaProber:

@@ -22,6 +22,7 @@ LIST = "sources"
 SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
 MODULES = (
     "router.counters",
+    "router.ledger",
     "router.candidates",
     "router.cold",
     "router.dispatch",

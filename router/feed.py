@@ -11,6 +11,7 @@ from math import inf
 
 import msgspec
 
+from common.tokens import FlatRow
 from common.wire.deployment import ModelState
 from router.keys import Key
 from router.model import Endpoint, Table
@@ -32,6 +33,8 @@ class WorkerSetup(msgspec.Struct, frozen=True, tag="setup"):
     control_path: str
     ca: str | None = None
     """PEM of what replicas on https are checked against; None for the system's."""
+    usage_folder: str = ""
+    """Where a worker whose master is gone leaves what it counted."""
 
 
 class Endpoints(msgspec.Struct, frozen=True, tag="endpoints"):
@@ -127,7 +130,15 @@ class AdapterWanted(msgspec.Struct, frozen=True, tag="adapter"):
     endpoint: str
 
 
-Message = WorkerSetup | Endpoints | Changes | Keys | Standings | Forgive | Retire | WorkerStatus | AdapterWanted
+class TokensUsed(msgspec.Struct, frozen=True, tag="tokens"):
+    """What a worker counted since its last word."""
+
+    rows: list[FlatRow]
+
+
+Message = (
+    WorkerSetup | Endpoints | Changes | Keys | Standings | Forgive | Retire | WorkerStatus | AdapterWanted | TokensUsed
+)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 

@@ -18,8 +18,10 @@ from common.reload import Change
 from common.settings import SettingsError
 from common.tracing import require_tracing
 from router import complaints, last_table
+from router.accounts import Accounts
 from router.demand import Deployments
 from router.directory import Directory
+from router.journal import Journal, folder_of
 from router.keys import Key
 from router.model import Replica, Table
 from router.prober import ProbeResult, ReplicaProber
@@ -54,6 +56,8 @@ class Master:
         self.registry_error: str | None = "not contacted yet" if settings.registry_url else None
         self.deployments = Deployments(self.replicas, pool.counters, pool.waiting, pool.tell_standings)
         pool.standings, pool.heard_waits = self.deployments.all, self.deployments.heard
+        self.accounts = Accounts()
+        pool.tokens_used = self.accounts.heard
         self._changed = asyncio.Event()
         self._unsaved = asyncio.Event()
         self.first_answer = asyncio.Event()
@@ -106,6 +110,16 @@ class Master:
         keys.load()
         self.give_keys()
         return keys
+
+    def bind(self) -> None:
+        """Take the port; where a registry is followed, what is counted is kept on disk until that has it.
+
+        Raises:
+            ConfigurationError: It cannot be had.
+        """
+        self.pool.bind()
+        if self.settings.registry_url:
+            self.accounts.journal = Journal(folder_of(self.settings.data_dir, self.pool.port))
 
     def replicas(self) -> list[Replica]:
         """All replicas known now."""

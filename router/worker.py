@@ -10,8 +10,10 @@ import gc
 import logging
 import random
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from math import inf
+from pathlib import Path
 from typing import Any, cast
 
 import structlog
@@ -20,11 +22,14 @@ from common import log as logs
 from common.exits import Exit
 from common.http.tls import client_context
 from common.tasks import TaskScope
+from common.tokens import HOUR_S
 from common.tracing import open_tracing
 from router import feed
 from router.cold import ColdCounts
 from router.counters import BLOCKS_EACH, IN_FLIGHT, Shape, SharedCounters
 from router.handover import Handover
+from router.journal import leave
+from router.ledger import Ledger
 from router.model import Endpoint, Table
 from router.policy.choose import Chooser
 from router.policy.fleet_view import FleetView
@@ -37,6 +42,8 @@ from router.sharing import Sharing
 
 log = structlog.get_logger(__name__)
 BEAT_S = 1.0
+TOKENS_S = 0.5
+"""What was counted since the last word is lost by a kill."""
 TOGETHER_S = 0.01
 """Requests that arrive together are told of together."""
 TURN_S = 0.05
@@ -103,11 +110,11 @@ class Departure:
         self._handover = handover
         self._timeout_s = timeout_s
         self._until = inf
-        self._is_orphaned = False
+        self.is_orphaned = False
 
     def begin(self, retire: feed.Retire | None) -> None:
         """Leave, or leave sooner; None: the master is gone, and no more tables come."""
-        self._is_orphaned = self._is_orphaned or retire is None
+        self.is_orphaned = self.is_orphaned or retire is None
         retire = retire or feed.Retire(within_s=self._timeout_s)
         self._until = min(self._until, self._engine.now() + retire.within_s)
         if retire.hand_over:
@@ -120,7 +127,7 @@ class Departure:
         while engine.busy() and engine.now() < self._until:
             await asyncio.sleep(TURN_S)
             engine.leave()
-            if self._is_orphaned:
+            if self.is_orphaned:
                 engine.end_held()
         if engine.busy():
             after_s = round(engine.now() - began, 1)
@@ -160,6 +167,7 @@ async def serve(
             scope=scope,
             workers=plan.workers,
         )
+        engine.ledger = Ledger() if settings.registry_url or settings.api_keys_file else None
         engine.connector.tls = client_context(plan.ca, verify=settings.replica_tls_verify)
         tracing = open_tracing(settings, "router", **{"inference.worker": str(plan.index)})
         if tracing is not None:
@@ -174,6 +182,7 @@ async def serve(
         async def start() -> asyncio.Server:
             server = await _accept(engine, listening, handover)
             scope.spawn("beat", _beat(writer, engine, asked, is_compiled=is_compiled), service=True)
+            scope.spawn("tokens", _tell_tokens(writer, engine, departure), service=True)
             return server
 
         retired = scope.spawn("feed", _listen(reader, engine, start, departure))
@@ -183,6 +192,7 @@ async def serve(
             return Exit.SOFTWARE
         failure.cancel()
         await departure.end()
+        await _last_words(writer, engine, departure, Path(plan.usage_folder))
         if tracing is not None:
             await asyncio.to_thread(tracing.close)
     return Exit.OK
@@ -265,6 +275,26 @@ async def _beat(writer: asyncio.StreamWriter, engine: Engine, asked: asyncio.Eve
             await asyncio.wait_for(asked.wait(), BEAT_S)
             await asyncio.sleep(TOGETHER_S)
         asked.clear()
+
+
+async def _tell_tokens(writer: asyncio.StreamWriter, engine: Engine, departure: Departure) -> None:
+    """Tell the master what was counted, for ever; without one it is kept for `_last_words`."""
+    while True:
+        await asyncio.sleep(TOKENS_S)
+        if engine.ledger is not None and not departure.is_orphaned and (rows := engine.ledger.take()):
+            feed.write(writer, feed.TokensUsed(rows))
+
+
+async def _last_words(writer: asyncio.StreamWriter, engine: Engine, departure: Departure, folder: Path) -> None:
+    """Tell the rest, to the master or to the next one."""
+    rows = engine.ledger.take() if engine.ledger is not None else []
+    if rows and departure.is_orphaned:
+        await asyncio.to_thread(leave, folder, int(time.time() // HOUR_S), rows)
+    elif rows:
+        feed.write(writer, feed.TokensUsed(rows))
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 def _waits(engine: Engine) -> dict[str, feed.ModelWaits]:

@@ -21,8 +21,10 @@ from common.http.access import require_guard
 from common.http.serve import Address, explain_bind
 from common.names import bind_address
 from common.tasks import TaskFailed, TaskScope
+from common.tokens import FlatRow
 from router import feed, handover
 from router.counters import BLOCKS_EACH, Shape, SharedCounters
+from router.journal import folder_of
 from router.keys import Key
 from router.model import Table
 from router.settings import RouterSettings
@@ -39,6 +41,7 @@ ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
 }
 """glibc: keep what large bodies needed, rather than give it back to the kernel and fetch it again at every request."""
+LAST_WORDS_S = 2.0
 RESPAWN_FIRST_S = 0.2
 RESPAWN_LAST_S = 10.0
 _DOUBLINGS = 10
@@ -105,6 +108,8 @@ class WorkerPool:
             lambda _before, _waits: None
         )
         """Called with what a worker said of deployments' models before, and says now."""
+        self.tokens_used: Callable[[list[FlatRow]], None] = lambda _rows: None
+        """Called with what a worker counted since its last word."""
         self._stopping = False
         self._rolling = asyncio.Lock()
         self._changing = [asyncio.Lock() for _ in range(settings.workers)]
@@ -261,6 +266,8 @@ class WorkerPool:
         for worker in workers:
             worker.kill()
             await worker.process.wait()
+        with contextlib.suppress(TimeoutError):  # what they said last is read
+            await asyncio.wait_for(asyncio.gather(*(worker.over.wait() for worker in workers)), LAST_WORDS_S)
         for end in chain.from_iterable(self._handovers):
             end.close()
         self.counters.close()
@@ -326,7 +333,14 @@ class WorkerPool:
         self._alive.add(worker)
         settings = self._settings.model_dump_json()
         plan = feed.WorkerSetup(
-            index, len(self._sockets), block, self._shape.slots, settings, self._control_path, ca=self.ca
+            index,
+            len(self._sockets),
+            block,
+            self._shape.slots,
+            settings,
+            self._control_path,
+            ca=self.ca,
+            usage_folder=str(folder_of(self._settings.data_dir, self.port)),
         )
         feed.write(writer, plan)
         feed.write(writer, self._keys)
@@ -343,16 +357,7 @@ class WorkerPool:
                 message = await asyncio.wait_for(feed.read(reader), limit_s)
                 if message is None:
                     break
-                if isinstance(message, feed.AdapterWanted):
-                    self.adapter_wanted(message.adapter, message.endpoint)
-                if isinstance(message, feed.WorkerStatus):
-                    if worker.status is None:
-                        log.info("worker.serving", worker=index, pid=worker.process.pid, compiled=message.compiled)
-                    before, worker.status = worker.status, message
-                    if message.waits:
-                        self.heard_waits(before.waits if before is not None else {}, message.waits)
-                    self._serving[index].set()
-                    worker.answered.set()
+                self._heard(index, worker, message)
         except TimeoutError:
             log.error("worker.hung", worker=index, pid=worker.process.pid, silent_s=limit_s)
             worker.kill()
@@ -365,6 +370,23 @@ class WorkerPool:
         self._alive.discard(worker)
         worker.over.set()
         worker.answered.set()
+
+    def _heard(self, index: int, worker: Worker, message: feed.Message) -> None:
+        match message:
+            case feed.AdapterWanted():
+                self.adapter_wanted(message.adapter, message.endpoint)
+            case feed.TokensUsed():
+                self.tokens_used(message.rows)
+            case feed.WorkerStatus():
+                if worker.status is None:
+                    log.info("worker.serving", worker=index, pid=worker.process.pid, compiled=message.compiled)
+                before, worker.status = worker.status, message
+                if message.waits:
+                    self.heard_waits(before.waits if before is not None else {}, message.waits)
+                self._serving[index].set()
+                worker.answered.set()
+            case _:
+                pass
 
     def _tell_all(self, message: feed.Message) -> None:
         for worker in self._alive:

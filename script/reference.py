@@ -252,6 +252,7 @@ def metric_families() -> dict[str, list[Metric]]:
             workers_alive=int,
             left_out=int,
             unreachable=dict,
+            accounts=SimpleNamespace(by_key={}),
             deployments=SimpleNamespace(states={}, totals={}, waiting=dict),
         ),
     )

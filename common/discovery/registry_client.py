@@ -9,7 +9,8 @@ import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
-from urllib.parse import quote
+from typing import TypeVar
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import msgspec
@@ -31,8 +32,10 @@ from common.wire.record import (
     decode_update,
     record_from_wire,
 )
+from common.wire.usage import UsageBatch, UsageReport, UsageTaken
 
 log = structlog.get_logger(__name__)
+Answer = TypeVar("Answer", bound=Message)
 
 CALL_TIMEOUT_S = 2.5
 """Of one try at one registry; heartbeat + 2 tries fit into a lease of three heartbeats (Patroni's rule)."""
@@ -163,10 +166,36 @@ class RegistryClient:
             RegistryUnavailable: No registry answered, or not as it should.
         """
         answer = await self._call("POST", f"/v1/routers/{quote(router, safe='')}/demand", demand)
+        return self._read(DemandAnswer, answer)
+
+    async def tell_usage(self, router: str, batch: UsageBatch) -> UsageTaken:
+        """Tell the registry what was used; one that was told before counts once.
+
+        Raises:
+            UnknownService: The registry has no such call.
+            StaleIncarnation: It refuses.
+            RegistrationRefused: Likewise.
+            RegistryUnavailable: No registry answered, or not as it should.
+        """
+        answer = await self._call("POST", f"/v1/routers/{quote(router, safe='')}/usage", batch)
+        return self._read(UsageTaken, answer)
+
+    async def usage(self, query: Mapping[str, str]) -> UsageReport:
+        """What was used (`GET /api/v1/usage`).
+
+        Raises:
+            UnknownService: The registry has no such call.
+            StaleIncarnation: It refuses.
+            RegistrationRefused: Likewise, or the query is wrong.
+            RegistryUnavailable: No registry answered, or not as it should.
+        """
+        return self._read(UsageReport, await self._call("GET", f"/api/v1/usage?{urlencode(query)}"))
+
+    def _read(self, kind: type[Answer], answer: JsonObject) -> Answer:
         try:
-            return msgspec.convert(answer, DemandAnswer)
+            return msgspec.convert(answer, kind)
         except msgspec.ValidationError as error:
-            raise RegistryUnavailable(f"{self.url}: its answer to a demand cannot be read: {error}") from error
+            raise RegistryUnavailable(f"{self.url}: its answer cannot be read: {error}") from error
 
     async def keys(self, version: str, wait_s: int) -> RouterKeys:
         """Every API key, once they are others than those of `version`, or after `wait_s`.

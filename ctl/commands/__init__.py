@@ -43,6 +43,7 @@ LISTED: tuple[Listed, ...] = (
     Listed("nodes", "list the nodes with their accelerators; drain one, or take it back", "nodes"),
     Listed("chat", "ask a model through the router; the answer appears as it comes", "chat"),
     Listed("top", "watch the fleet live: replicas, state, in flight, tokens/s, time to the first token", "top"),
+    Listed("usage", "show who used how many tokens: by key, model and replica", "usage"),
     Listed("drain", "send no new requests to a server", "drain"),
     Listed("undrain", "send requests to a drained server again", "drain"),
     Listed("keys create", "make an API key; its secret is printed once", "keys"),

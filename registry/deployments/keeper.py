@@ -16,6 +16,7 @@ from common.clock import Clock
 from common.tasks import TaskScope
 from common.wire.deployment import Demand
 from common.wire.words import ReplicaStatus
+from registry.core.documents import Fence
 from registry.core.store import DocumentConflict, Store, StoreError
 from registry.core.writer import Writer
 from registry.deployments import fold, sight
@@ -92,6 +93,11 @@ class Keeper:
     def now(self) -> float:
         """Seconds of wall time."""
         return self._clock.utcnow().timestamp()
+
+    @property
+    def fence(self) -> Fence | None:
+        """Proof that this registry leads, as far as it knows."""
+        return self._reign.fence if self._reign is not None else None
 
     def take(self, *, hand_over: bool) -> None:
         """Take changed settings: whether routers move the streams of replicas that leave."""

@@ -25,6 +25,7 @@ from registry.outbound.addresses import AddressPolicy
 from registry.outbound.relay import PageRelay
 from registry.outbound.sessions import GuardedResolver
 from registry.probes.prober import HealthProber
+from registry.usage.book import UsageBook
 from registry.views.metrics import Metrics
 from registry.views.render import Renderer, encode_json
 from registry.views.watch import WatchHub
@@ -72,6 +73,7 @@ class Registry:
     keeper: Keeper
     keys: KeyBook
     clock: Clock
+    usage: UsageBook
     resolver: GuardedResolver
     started_at: float
     deployment_streams: int = 0

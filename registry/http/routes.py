@@ -32,6 +32,7 @@ from registry.http.bodies import FailingBody, RegisterBody, UpdateBody
 from registry.http.context import long_answer
 from registry.http.deployment_routes import DEPLOYMENT_ROUTES
 from registry.http.key_routes import KEY_ROUTES
+from registry.http.usage import USAGE_ROUTES
 from registry.views.render import encode_json
 
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**15}
@@ -255,6 +256,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     *DEPLOYMENT_ROUTES,
     *KEY_ROUTES,
+    *USAGE_ROUTES,
     Route("GET", "/api/v1/health", status.replicas_health, "Counts of replicas.", {200: ReplicasHealth}),
     Route("GET", "/metrics", status.metrics, "For Prometheus.", {200: None}),
     Route(

@@ -12,6 +12,8 @@ from registry.core.store import DocumentConflict
 
 Result = TypeVar("Result")
 _NEXT = "INSERT INTO counters VALUES ('document_version', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value"
+_LAST = chr(0x10FFFF)
+"""Greater than whatever follows a prefix in a key."""
 _PUT = (
     "INSERT INTO documents VALUES (?, ?, ?)"
     " ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version"
@@ -55,7 +57,7 @@ class SqliteDocuments:
 
 def _read(database: sqlite3.Connection, prefix: str) -> Mapping[str, Document]:
     rows = database.execute(
-        "SELECT key, value, version FROM documents WHERE substr(key, 1, ?) = ? ORDER BY key", (len(prefix), prefix)
+        "SELECT key, value, version FROM documents WHERE key >= ? AND key < ? ORDER BY key", (prefix, prefix + _LAST)
     )
     return {key: Document(bytes(value), version) for key, value, version in rows}
 

@@ -19,6 +19,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from router.accounts import Accounts
 from router.counters import (
     BOUNDS_S,
     BYTES_IN,
@@ -52,6 +53,8 @@ from router.model import Eligibility, Replica
 from router.outlier import Reason
 
 LABELS = ("model", "replica")
+ANONYMOUS = "anonymous"
+"""Who shows no key."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _COUNTERS = (
     ("svc_router_retries", "Attempts that were not a request's first.", RETRIES),
@@ -83,6 +86,7 @@ class MetricsSource(Protocol):
 
     registry_error: str | None
     deployments: Deployments
+    accounts: Accounts
 
     def replicas(self) -> Sequence[Replica]:
         """All replicas known now."""
@@ -171,6 +175,7 @@ class RouterCollector(Collector):
         self._add(waits, [], self._counters.shape.slots, QUEUE_WAIT)
         yield waits
         yield from self._cold()
+        yield from self._keys()
 
     def _tokens(self, replicas: Sequence[Replica]) -> Iterator[Metric]:
         tokens = CounterMetricFamily(
@@ -189,6 +194,23 @@ class RouterCollector(Collector):
             for number, reason in enumerate(REASONS):
                 finished.add_metric([*labels, reason], self._counters.total(replica.slot, FINISHED + number))
         yield from (tokens, finished)
+
+    def _keys(self) -> Iterator[Metric]:
+        """What was used, by key and model."""
+        used = CounterMetricFamily(
+            "svc_router_key_tokens",
+            "Tokens by API key and model, of requests that are over; kinds as in svc_router_tokens. What has no room is `(other)`.",
+            labels=["key", "model", "kind"],
+        )
+        requests = CounterMetricFamily(
+            "svc_router_key_requests", "Requests answered, by API key and model.", labels=["key", "model"]
+        )
+        for (key, model, _), (count, *kinds) in self._source.accounts.by_key.items():
+            labels = [key or ANONYMOUS, model or "none"]
+            requests.add_metric(labels, count)
+            for (kind, _cell), tokens in zip(_TOKENS, kinds, strict=True):
+                used.add_metric([*labels, kind], tokens)
+        yield from (requests, used)
 
     def _cold(self) -> Iterator[Metric]:
         """Of the deployments that a request for their model was held for, or refused."""

@@ -13,6 +13,7 @@ def line(
         "request_id": request.request_id.decode(),
         **({"trace_id": f"{request.trace.trace_id:032x}"} if request.trace is not None else {}),
         "caller": request.caller,
+        **({"key": request.key} if request.key else {}),
         "path": request.head.path.decode(),
         "model": request.facts.model,
         "replica": attempt.endpoint.name if attempt is not None else None,

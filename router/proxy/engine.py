@@ -19,6 +19,7 @@ from router.candidates import choose_from
 from router.cold import ColdModels
 from router.counters import IN_FLIGHT, SharedCounters
 from router.keys import Key, KeyRing
+from router.ledger import Ledger
 from router.model import Endpoint, Facts, Table
 from router.outlier import TOLD, Outliers, Reason
 from router.owners import Owners
@@ -109,6 +110,8 @@ class Engine:
     tell_demand: Callable[[], None] = field(default=_nobody_to_tell)
     """Has the master hear now, rather than within a second, that somebody waits for a cold model."""
     hedges: Hedges = field(default_factory=Hedges)
+    ledger: Ledger | None = None
+    """Where tokens are counted by key; None where nobody asks for that: no registry is followed, and there are no keys."""
     leaving: frozenset[str] = frozenset()
     """Ids of replicas whose streams are to go on elsewhere."""
     _asked_for: dict[str, float] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from router.counters import RETRIES
 from router.dispatch import Action, Dispatch, Failure, Judgement, LocalAnswer
 from router.facts import BadBody
 from router.keys import Key, Refusal
+from router.ledger import Ledger
 from router.model import Endpoint, Facts
 from router.policy.parameters import differing
 from router.policy.replica_view import PlacedRequest
@@ -32,6 +33,7 @@ from router.proxy.timed import TimedRequest
 from router.proxy.translation import COUNT_TOKENS, MESSAGES, NO_SUCH_CALL, Translation
 
 _NO_FACTS = Facts()
+_CLIENT_ERROR = 400
 
 
 class RequestPhase(Enum):
@@ -131,7 +133,7 @@ class Exchange(TimedRequest):
         Raises:
             Rejected: The key does not cover it.
         """
-        self.caller = key.name
+        self.caller = self.key = key.name
         self._priority = PRIORITIES[key.priority]
         keys = self._engine.keys
         # A stored response is looked for where the key's models are.
@@ -426,6 +428,8 @@ class Exchange(TimedRequest):
         if self.translation is not None:
             engine.body_bytes -= self.translation.bytes_kept
             self._status = self.translation.status or self._status
+        if engine.ledger is not None and self._attempt is not None and 0 < self._status < _CLIENT_ERROR:
+            self._note_tokens(engine.ledger, self._attempt)
         share = engine.limits.access_log_sample
         if share and random.random() < share:  # noqa: S311 - a sample, no secret
             passed = self._bytes_passed()
@@ -445,3 +449,9 @@ class Exchange(TimedRequest):
         self._attempt = self._writer = None  # ends the reference cycle here, not in the garbage collector
         if notify:
             self._client.exchange_done(keep_alive=keep_alive)
+
+    def _note_tokens(self, ledger: Ledger, attempt: UpstreamAttempt) -> None:
+        """Count what a replica answered; a stored response was counted when it was made."""
+        operation = self.head.operation
+        if not self.dispatch.is_own and (operation is None or operation.response is None):
+            ledger.note(self.key, self.facts.model or "", attempt.endpoint.name, attempt.usage, attempt.pieces)

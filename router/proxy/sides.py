@@ -98,6 +98,8 @@ class ProxiedRequest:
     failed: tuple[Endpoint, ...] = ()
     """Who could not answer this request, for reasons that may be the request's."""
     trace: Trace | None = None
+    key = ""
+    """The name of the API key that let it in; empty where none did."""
     is_tunnel = False
     """It became a connection of another protocol, whose bytes pass both ways."""
     translation: Translation | None = None

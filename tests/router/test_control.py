@@ -31,6 +31,7 @@ def overview() -> Overview:
         workers_alive=int,
         left_out=int,
         unreachable=dict,
+        accounts=SimpleNamespace(by_key={("team", "m", ""): (3, 100, 64, 7, 2, 0), ("", "m", ""): (1, 5, 0, 1, 0, 1)}),
         deployments=SimpleNamespace(
             states={"big": BIG}, totals={"big": ColdTotals(2, 3.5, 1)}, waiting=lambda: {"big": 7}
         ),
