@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -46,7 +45,8 @@ class Accounts:
         self.by_key: Rows = {}
         """Since the router began, by key and model."""
         self._failing = False
-        self._sealed: list[Batch] = []
+        self._sealed: Batch | None = None
+        """It was sent, perhaps, and not answered."""
 
     def heard(self, rows: list[FlatRow]) -> None:
         """A worker's word."""
@@ -71,17 +71,15 @@ class Accounts:
         journal = self.journal
         if journal is None:
             return REFUSED_AGAIN_S
-        if not self._sealed and (batch := journal.seal()) is not None:
-            self._sealed.append(batch)
         shipped = 0
         try:
-            for batch in chain(journal.left(), list(self._sealed)):
+            for batch in self._waiting(journal):
                 for hour, rows in batch.hours.items():
                     await self._ship_hour(client, router, batch, hour, rows)
                     shipped += len(rows)
                 journal.remove(batch)
-                if batch in self._sealed:
-                    self._sealed.remove(batch)
+                if batch is self._sealed:
+                    self._sealed = None
         except RegistryUnavailable:
             return AGAIN_S  # its watch tells of that
         except (UnknownService, StaleIncarnation, RegistrationRefused) as error:
@@ -92,6 +90,15 @@ class Accounts:
             return REFUSED_AGAIN_S
         self._failing = False
         return SHIP_S + shipped / ROWS_PER_S
+
+    def _waiting(self, journal: Journal) -> Iterator[Batch]:
+        """What earlier lives left, what was sent and not answered, and what was counted until now."""
+        yield from journal.left()
+        if self._sealed is not None:
+            yield self._sealed
+        self._sealed = journal.seal()
+        if self._sealed is not None:
+            yield self._sealed
 
     async def _ship_hour(self, client: RegistryClient, router: str, batch: Batch, hour: int, rows: Rows) -> None:
         sent = UsageBatch(writer=batch.writer, sequence=batch.sequence, hour=hour, rows=tokens.flat(rows))

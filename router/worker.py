@@ -42,7 +42,7 @@ from router.sharing import Sharing
 
 log = structlog.get_logger(__name__)
 BEAT_S = 1.0
-TOKENS_S = 0.5
+TOKENS_S = 0.25
 """What was counted since the last word is lost by a kill."""
 TOGETHER_S = 0.01
 """Requests that arrive together are told of together."""
