@@ -33,6 +33,7 @@ from common.exits import ConfigurationError
 from common.http.access import is_loopback, read_credential, read_token
 from common.http.client import make_session
 from common.http.serve import Address, start, stop_serving, stop_signals, until_stopped
+from common.http.tls import Tls
 from common.names import bind_address
 from common.reload import Reloader, hangup_event
 from common.service import complain, run_loaded
@@ -64,8 +65,8 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
     hangup, stop = hangup_event(), stop_signals()
     noticed = notice() if settings.end_notice_s else None
     require_tracing(settings)
+    clock, tls = SystemClock(), Tls(settings.tls)
     settings = settle_host(settings)
-    clock = SystemClock()
     spec = make_spec(settings, environ=environ, clock=clock, mark=uuid.uuid4().hex)
     if spec.requested.request_id:  # joins these lines with those of whoever took the create request
         structlog.contextvars.bind_contextvars(request_id=spec.requested.request_id)
@@ -75,7 +76,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
     memory = new_memory(remembered, instance_id=str(uuid.uuid4()), epoch_s=int(time.time()), now=iso(clock.utcnow()))
     key = read_credential(settings.api_key_file) if settings.api_key_file else None
     async with (
-        make_session(timeout_s=10.0) as session,
+        make_session(timeout_s=10.0, tls=tls.client) as session,
         make_session(timeout_s=10.0, authorization=key) as asking,
         TaskScope("babysitter") as scope,
     ):
@@ -88,25 +89,26 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
         if tracing is not None:
             supervisor.on_move.append(partial(trace_starts, tracing, settings, supervisor))
         runner = await start(
-            make_app(make_source(settings, supervisor, key)),
+            make_app(make_source(settings, supervisor, key, tls)),
             Address(bind_address(settings.host), settings.port + 1),
             drain_timeout_s=1.0,
             what=f"babysitter {settings.name}",
             also=other_hosts(settings.host),
+            tls=tls,
         )
         try:
             reporter = make_reporter(settings, session, supervisor)
             reloader = Reloader(
                 settings,
                 lambda: settle_host(parse(sys.argv[1:], environ)),
-                lambda changed: apply(changed, supervisor, reporter, asking, environ=environ, clock=clock),
-                files=lambda _: (config_file(sys.argv[1:], environ),),
+                lambda changed: apply(changed, supervisor, reporter, asking, tls, environ=environ, clock=clock),
+                files=lambda now: (config_file(sys.argv[1:], environ), *now.tls),
                 hangup=hangup,
                 seen=supervisor.note_settings,
             )
             await supervisor.start(scope)
             if spec.peers is not None:
-                peers = spec.peers.run(session, lambda: supervisor.state, supervisor.tell)
+                peers = spec.peers.run(session, tls.scheme, lambda: supervisor.state, supervisor.tell)
                 scope.spawn("peers", peers, service=True)
             scope.spawn("reload", reloader.run(), service=True)
             if noticed is not None:
@@ -184,7 +186,7 @@ def make_home(settings: BabysitterSettings) -> Home:
     return Home(settings.data_dir / "babysitter", settings.name)
 
 
-def make_source(settings: BabysitterSettings, supervisor: Supervisor, key: str | None) -> ApiContext:
+def make_source(settings: BabysitterSettings, supervisor: Supervisor, key: str | None, tls: Tls) -> ApiContext:
     """What the babysitter's own calls answer from."""
     return ApiContext(
         supervisor=supervisor,
@@ -193,6 +195,7 @@ def make_source(settings: BabysitterSettings, supervisor: Supervisor, key: str |
         guarded=not is_loopback(settings.host),
         token=read_token(settings.api_token_file) if settings.api_token_file else None,
         server_key=key.removeprefix("Bearer ") if key is not None else None,
+        tls=tls,
     )
 
 

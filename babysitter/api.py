@@ -7,7 +7,7 @@ one (docs/adr/0002).
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 
@@ -27,6 +27,7 @@ from common.http.access import bearer_matches
 from common.http.answers import json_answer
 from common.http.errors import ApiError, json_errors, read_json_object
 from common.http.openapi import Parameter, Route
+from common.http.tls import Tls
 from common.wire.babysitter import BabysitterHealth, BabysitterInfo, BabysitterTimeline, BabysitterTold
 from common.wire.base import JsonObject
 from common.wire.fault import CANNOT_SLEEP
@@ -52,6 +53,7 @@ class ApiContext:
     guarded: bool = False
     token: str | None = None
     server_key: str | None = None
+    tls: Tls = field(default_factory=Tls)
 
 
 CONTEXT: web.AppKey[ApiContext] = web.AppKey("context", ApiContext)
@@ -103,7 +105,8 @@ async def info(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """`GET /metrics`: for Prometheus; numbers only, so it is open like the contract's calls."""
     context = request.app[CONTEXT]
-    families = scrapes.families(context.supervisor.view(), round(time.monotonic() - context.started, 3))
+    uptime_s = round(time.monotonic() - context.started, 3)
+    families = scrapes.families(context.supervisor.view(), uptime_s, context.tls.material.expires_at)
     return web.Response(body=scrapes.page(families), headers={"Content-Type": scrapes.CONTENT_TYPE})
 
 

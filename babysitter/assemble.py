@@ -109,6 +109,7 @@ def make_addresses(settings: BabysitterSettings, port_file: Path | None) -> Addr
         own_port=settings.port + 1,
         port_file=port_file,
         port_in_log=isinstance(settings.backend, InfinilmRustBackend),
+        own_scheme="https" if settings.tls_cert_file else "http",
     )
 
 

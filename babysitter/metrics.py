@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from babysitter.lifecycle import ReplicaState
 from babysitter.view import View
+from common.http.tls_metric import tls_families
 from common.wire.replica import ReplicaReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -32,12 +33,13 @@ def page(shown: Iterable[Metric]) -> bytes:
     return generate_latest(registry)
 
 
-def families(view: View, uptime_s: float) -> Iterator[Metric]:
+def families(view: View, uptime_s: float, expires_at: float | None = None) -> Iterator[Metric]:
     """The families of one babysitter.
 
     Args:
         view: The replica now.
         uptime_s: Age of this babysitter, in seconds.
+        expires_at: When its certificate ends, in epoch seconds.
     """
     report = view.report
     info = GaugeMetricFamily(
@@ -73,6 +75,7 @@ def families(view: View, uptime_s: float) -> Iterator[Metric]:
     for stage in report.stages:
         stages.add_metric([stage.name], stage.took_s)
     yield stages
+    yield from tls_families(expires_at)
     yield from _engine(report)
 
 

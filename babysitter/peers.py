@@ -46,12 +46,16 @@ class Peers:
         self._outlook = Outlook(members, rank, time.monotonic())
 
     async def run(
-        self, session: aiohttp.ClientSession, state: Callable[[], ReplicaState], tell: Callable[[ev.Event], None]
+        self,
+        session: aiohttp.ClientSession,
+        scheme: str,
+        state: Callable[[], ReplicaState],
+        tell: Callable[[ev.Event], None],
     ) -> None:
-        """Look until cancelled, and tell what is wrong for as long as it is."""
+        """Look until cancelled, and tell what is wrong for as long as it is; `scheme` is our own, and so theirs."""
         others = self._outlook.others
         while True:
-            words = await asyncio.gather(*(_ask(session, one) for one in others))
+            words = await asyncio.gather(*(_ask(session, scheme, one) for one in others))
             now = time.monotonic()
             self._outlook.saw({one.rank: word for one, word in zip(others, words, strict=True)}, now)
             broken, away = self._outlook.broken(now), self._outlook.away()
@@ -81,12 +85,12 @@ class Peers:
             raise NotReady(f"waits for its group: {away}")
 
 
-async def _ask(session: aiohttp.ClientSession, member: GroupMember) -> str | None:
+async def _ask(session: aiohttp.ClientSession, scheme: str, member: GroupMember) -> str | None:
     """Its babysitter's word; None: there is no answer of use."""
     timeout = aiohttp.ClientTimeout(total=LOOK_TIMEOUT_S)
     try:
         async with session.get(
-            f"{url(member.host, member.port + 1)}/health", timeout=timeout, allow_redirects=False
+            f"{url(member.host, member.port + 1, scheme=scheme)}/health", timeout=timeout, allow_redirects=False
         ) as answer:
             word = msgspec.json.decode(await read_answer(answer, ANSWER_LIMIT_BYTES), type=_Word)
     except (aiohttp.ClientError, OSError, TimeoutError, msgspec.MsgspecError):

@@ -26,6 +26,7 @@ def own_registration(view: View) -> Registration:
         view,
         name=view.spec.name,
         port=view.spec.addresses.own_port,
+        scheme=view.spec.addresses.own_scheme,
         status=RecordStatus.RUNNING,
         metadata={**view.spec.metadata, "type": view.spec.label},
     )
@@ -80,7 +81,14 @@ def _heartbeat(view: View, status: str, models_list: Sequence[ModelObject] | Non
 
 
 def _registration(
-    view: View, *, name: str, port: int, status: str, metadata: JsonObject, weight: float | None = None
+    view: View,
+    *,
+    name: str,
+    port: int,
+    status: str,
+    metadata: JsonObject,
+    weight: float | None = None,
+    scheme: str = "http",
 ) -> Registration:
     host = bare(view.spec.addresses.record)
     return Registration(
@@ -88,7 +96,7 @@ def _registration(
         host=host,
         hostname=host,
         port=port,
-        url=url(host, port),
+        url=url(host, port, scheme=scheme),
         status=status,
         metadata=metadata,
         weight=UNSET if weight is None else plain_weight(weight),

@@ -13,6 +13,7 @@ from babysitter.reporter import Reporter
 from babysitter.settings import BabysitterSettings
 from babysitter.supervisor import Supervisor
 from common.clock import Clock
+from common.http.tls import Tls
 
 
 def apply(
@@ -20,6 +21,7 @@ def apply(
     supervisor: Supervisor,
     reporter: Reporter | None,
     session: aiohttp.ClientSession,
+    tls: Tls,
     *,
     environ: Mapping[str, str],
     clock: Clock,
@@ -31,15 +33,17 @@ def apply(
         supervisor: Looks after the replica.
         reporter: Keeps its records; None: no registry.
         session: Asks the server, with its key.
+        tls: The babysitter's own.
         environ: The environment that the server gets.
         clock: Time.
 
     Raises:
-        ConfigurationError: The command or its directory does not exist.
+        ConfigurationError: The command or its directory does not exist, or a certificate is of no use.
     """
     before = supervisor.spec
     spec = make_spec(settings, environ=environ, clock=clock, mark="", addresses=before.addresses)
     spec = replace(spec, peers=before.peers)
+    tls.put(tls.read())
     supervisor.reload(spec, make_probe(settings, spec, session), make_engine(settings, spec, session, clock))
     if reporter is not None:
         reporter.reload(spec.heartbeat_s, anew=(spec.metadata, spec.weight) != (before.metadata, before.weight))

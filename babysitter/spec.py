@@ -67,7 +67,7 @@ class Addresses:
     """Who is where.
 
     `bind` is where the server listens, `local` where this machine reaches it, `record` what the registry tells others,
-    `endpoint` what clients are told; `own_port` is the babysitter's. The server may choose another port than `port`
+    `endpoint` what clients are told; `own_port` and `own_scheme` are the babysitter's. The server may choose another port than `port`
     and tell it in `port_file`, or in its log.
     """
 
@@ -79,6 +79,7 @@ class Addresses:
     own_port: int
     port_file: Path | None = None
     port_in_log: bool = False
+    own_scheme: str = "http"
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,8 @@ class View:
     @property
     def own_url(self) -> str:
         """Where others ask the babysitter."""
-        return url(self.spec.addresses.record, self.spec.addresses.own_port)
+        addresses = self.spec.addresses
+        return url(addresses.record, addresses.own_port, scheme=addresses.own_scheme)
 
 
 def health(view: View, timestamp: str) -> BabysitterHealth:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ import structlog
 
 from common import ending, log, systemd
 from common.exits import ConfigurationError, Exit
+from common.http.tls import TlsFiles
 from common.settings import Settings, SettingsError, load, option, unknown_variables
 from common.tasks import TaskFailed
 
@@ -20,7 +22,48 @@ LOG_LEVELS = r"^(?i:debug|info|warn|warning|error|critical|fatal)$"
 """The standard library's names, which the ancestors' variables hold."""
 
 
-class ServiceSettings(Settings):
+class TlsSettings(Settings):
+    """Certificates: the same names for every service, and one variable for all of them."""
+
+    tls_cert_file: Path | None = option(
+        None,
+        "PEM file of the certificate, with its chain, that is shown to clients, and to services that we ask; unset: plain "
+        "HTTP.",
+        env=("SVC_TLS_CERT_FILE",),
+        restart=True,
+    )
+    tls_key_file: Path | None = option(
+        None, "PEM file (mode 0600) of that certificate's key.", env=("SVC_TLS_KEY_FILE",), restart=True
+    )
+    tls_client_ca_file: Path | None = option(
+        None,
+        "PEM file of CAs; with it clients have to show a certificate that one of them signed.",
+        env=("SVC_TLS_CLIENT_CA_FILE",),
+        restart=True,
+    )
+    tls_ca_file: Path | None = option(
+        None,
+        "PEM file of the CAs that services on https are checked against; unset: the system's.",
+        env=("SVC_TLS_CA_FILE",),
+        restart=True,
+    )
+    tls_client_cert_file: Path | None = option(
+        None,
+        "PEM file of another certificate for services that we ask; unset: `tls_cert_file`.",
+        env=("SVC_TLS_CLIENT_CERT_FILE",),
+        restart=True,
+    )
+    tls_client_key_file: Path | None = option(
+        None, "PEM file (mode 0600) of that one's key.", env=("SVC_TLS_CLIENT_KEY_FILE",), restart=True
+    )
+
+    @property
+    def tls(self) -> TlsFiles:
+        """All of them."""
+        return TlsFiles(**{field.name: getattr(self, f"tls_{field.name}_file") for field in fields(TlsFiles)})
+
+
+class ServiceSettings(TlsSettings):
     """What every service takes."""
 
     log_level: str = option(

@@ -1,15 +1,19 @@
 """Calls to the suite's services: one session, every fault a `Problem` that says what to do next."""
 
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
 
+from common.exits import ConfigurationError
 from common.http.client import make_session, no_connection, read_bounded
+from common.http.tls import Tls, TlsFiles
 from common.wire.base import JsonObject
 from ctl.codes import Code
 from ctl.problem import Problem
@@ -43,10 +47,12 @@ class Api:
 
     Args:
         session: The command's session.
+        tls: What it checks services on https with; None for the system's CAs.
     """
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, tls: ssl.SSLContext | None = None) -> None:
         self._session = session
+        self.tls = tls
 
     async def get(self, place: Place, path: str, *, params: Mapping[str, str] | None = None) -> JsonObject:
         """`GET path`, a JSON object.
@@ -148,11 +154,25 @@ class Api:
         )
 
 
+def tls_files(ca: str | None, cert: str | None, key: str | None) -> TlsFiles:
+    """Whom svcctl believes on https, and what it shows, each where it is named."""
+    named = (Path(name).expanduser() if name else None for name in (ca, cert, key))
+    return TlsFiles(**dict(zip(("ca", "client_cert", "client_key"), named, strict=True)))
+
+
 @asynccontextmanager
-async def connect() -> AsyncGenerator[Api, None]:
-    """An `Api` with a session of its own."""
-    async with make_session(timeout_s=CALL_TIMEOUT_S) as session:
-        yield Api(session)
+async def connect(tls: TlsFiles) -> AsyncGenerator[Api, None]:
+    """An `Api` with a session of its own.
+
+    Raises:
+        Problem: A file of `tls` is of no use.
+    """
+    try:
+        context = Tls(tls).client if any(tls) else None
+    except ConfigurationError as error:
+        raise Problem(str(error), code=Code.CONFIG) from error
+    async with make_session(timeout_s=CALL_TIMEOUT_S, tls=context) as session:
+        yield Api(session, context)
 
 
 def _headers(place: Place, *, has_body: bool) -> dict[str, str]:

@@ -2,13 +2,15 @@
 
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.exits import ConfigurationError
 from common.http.access import read_token
+from common.http.tls import TlsFiles
 from ctl import places
-from ctl.api import Place
+from ctl.api import Api, Place, connect, tls_files
 from ctl.codes import Code
 from ctl.output import Output
 from ctl.problem import Problem
@@ -44,6 +46,15 @@ class Call:
     def state_dir(self) -> Path:
         """Where `up` keeps what it started."""
         return places.state_dir(self.args)
+
+    @property
+    def tls(self) -> TlsFiles:
+        """Whom we believe on https, and what we show."""
+        return tls_files(self.args.tls_ca_file, self.args.tls_cert_file, self.args.tls_key_file)
+
+    def connect(self) -> AbstractAsyncContextManager[Api]:
+        """An `Api` with a session of its own."""
+        return connect(self.tls)
 
     def _token(self) -> str | None:
         try:

@@ -1,6 +1,7 @@
 """What the shell offers after TAB: names that exist now. A registry that does not answer at once offers nothing."""
 
 import json
+import ssl
 import urllib.error
 import urllib.request
 from argparse import Action, Namespace
@@ -27,7 +28,6 @@ NOTHING: dict[str, list[Any]] = {
     "nodes": [],
     "keys": [],
 }
-_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 Completer = Callable[..., Iterable[str]]
 
 
@@ -44,47 +44,49 @@ def files(*endings: str) -> Completer:
 
 def services(parsed_args: Namespace, **_rest: Any) -> list[str]:
     """Names of the routable records."""
-    records = _get(places.registry_url(parsed_args), "/services", parsed_args.token_file)["services"]
+    records = _get(parsed_args, places.registry_url(parsed_args), "/services", parsed_args.token_file)["services"]
     return [str(item["name"]) for item in records if item.get("metadata", {}).get("type") == RecordKind.SERVER]
 
 
 def replicas(parsed_args: Namespace, **_rest: Any) -> list[str]:
     """Ids of the replicas."""
-    infos = _get(places.api_url(parsed_args), "/api/v1/replicas", parsed_args.token_file)["replicas"]
+    infos = _get(parsed_args, places.api_url(parsed_args), "/api/v1/replicas", parsed_args.token_file)["replicas"]
     return [str(item["replica_id"]) for item in infos]
 
 
 def deployments(parsed_args: Namespace, **_rest: Any) -> list[str]:
     """Names of the deployments."""
-    infos = _get(places.registry_url(parsed_args), "/api/v1/deployments", parsed_args.token_file)["deployments"]
+    infos = _get(parsed_args, places.registry_url(parsed_args), "/api/v1/deployments", parsed_args.token_file)[
+        "deployments"
+    ]
     return [str(item["name"]) for item in infos]
 
 
 def keys(parsed_args: Namespace, **_rest: Any) -> list[str]:
     """Names of the API keys."""
-    found = _get(places.registry_url(parsed_args), "/api/v1/keys", parsed_args.token_file)["keys"]
+    found = _get(parsed_args, places.registry_url(parsed_args), "/api/v1/keys", parsed_args.token_file)["keys"]
     return [str(item["name"]) for item in found]
 
 
 def nodes(parsed_args: Namespace, **_rest: Any) -> list[str]:
     """Names of the nodes that have an agent."""
-    found = _get(places.registry_url(parsed_args), "/api/v1/nodes", parsed_args.token_file)["nodes"]
+    found = _get(parsed_args, places.registry_url(parsed_args), "/api/v1/nodes", parsed_args.token_file)["nodes"]
     return [str(item["node"]) for item in found]
 
 
 def templates(parsed_args: Namespace, **_rest: Any) -> list[str]:
     """Names of the agents' templates."""
-    found = _get(places.api_url(parsed_args), "/api/v1/templates", parsed_args.token_file)["templates"]
+    found = _get(parsed_args, places.api_url(parsed_args), "/api/v1/templates", parsed_args.token_file)["templates"]
     return sorted({str(item["name"]) for item in found})
 
 
 def models(parsed_args: Namespace, **_rest: Any) -> list[str]:
     """Ids of the models that can be asked."""
-    listed = _get(places.router_url(parsed_args), "/v1/models", parsed_args.key_file, key=True)["data"]
+    listed = _get(parsed_args, places.router_url(parsed_args), "/v1/models", parsed_args.key_file, key=True)["data"]
     return [str(item["id"]) for item in listed]
 
 
-def _get(base: str, path: str, secret_file: str | None, *, key: bool = False) -> Any:
+def _get(args: Namespace, base: str, path: str, secret_file: str | None, *, key: bool = False) -> Any:
     headers = {}
     try:
         if secret_file:
@@ -93,7 +95,18 @@ def _get(base: str, path: str, secret_file: str | None, *, key: bool = False) ->
         request = urllib.request.Request(base.split(",", maxsplit=1)[0].rstrip("/") + path, headers=headers)  # noqa: S310 - http only, below
         if request.type not in ("http", "https"):
             return NOTHING
-        with _open(request, timeout=TIMEOUT_S) as answer:
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        if request.type == "https":
+            handlers.append(urllib.request.HTTPSHandler(context=_context(args)))
+        with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT_S) as answer:
             return json.load(answer)
     except (OSError, ValueError, ConfigurationError, Problem):
         return NOTHING
+
+
+def _context(args: Namespace) -> ssl.SSLContext:
+    """What TLS is checked with."""
+    context = ssl.create_default_context(cafile=args.tls_ca_file)
+    if args.tls_cert_file:
+        context.load_cert_chain(args.tls_cert_file, args.tls_key_file, password="")
+    return context

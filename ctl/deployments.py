@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from common.wire.base import JsonObject
 from common.wire.deployment import DeploymentInfo, DeploymentPhase
-from ctl import answers, api, completers
+from ctl import answers, completers
 from ctl.api import Api
 from ctl.call import Call
 from ctl.codes import Code
@@ -48,7 +48,7 @@ async def info_of(calls: Api, call: Call, name: str) -> JsonObject:
 
 async def post(call: Call, rest: str, said: str, body: object = None) -> int:
     """A `POST` about the deployment named, and what is said of it."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         answer = await calls.call(call.registry, "POST", path_of(call.args.name, rest), body=body)
     if call.out.as_json:
         call.out.document(answer)

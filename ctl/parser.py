@@ -16,6 +16,7 @@ GROUPS: Mapping[str, str] = {
     "lora": "LoRA adapters of running servers: list, load and unload them",
     "replicas": "create, list, look at and stop replicas, on any node",
     "request": "make create requests",
+    "tls": "make and show certificates for TLS between nodes",
     "rollout": "see, pause and undo what a change of a deployment does",
 }
 """First words that several commands share."""
@@ -106,6 +107,7 @@ def _defaults(env: Mapping[str, str]) -> dict[str, str | bool | None]:
         "api_url": env.get("SVC_API_URL") or None,
         "token_file": env.get("SVC_TOKEN_FILE") or None,
         "key_file": env.get("SVC_KEY_FILE") or None,
+        **{f"tls_{name}_file": env.get(f"SVC_TLS_{name.upper()}_FILE") or None for name in ("ca", "cert", "key")},
         "state_dir": env.get("SVC_STATE_DIR") or default_state_dir(env),
     }
 
@@ -125,6 +127,9 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     add("--api-url", "who serves /api/v1 (default: the registry)", "URL")
     add("--token-file", "0600 file with the token of registry and agents", "FILE", is_file=True)
     add("--key-file", "0600 file with the router's API key", "FILE", is_file=True)
+    add("--tls-ca-file", "CAs that services on https are checked against (default: the system's)", "FILE", is_file=True)
+    add("--tls-cert-file", "our certificate, for services that want to see one", "FILE", is_file=True)
+    add("--tls-key-file", "0600 file with its key", "FILE", is_file=True)
     add(
         "--state-dir",
         "what was launched (default: the project's folder, else ~/.local/state/inference-svc)",

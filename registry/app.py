@@ -18,7 +18,7 @@ from common.discovery.limits import BODY_LIMIT_BYTES
 from common.exits import ConfigurationError
 from common.http.access import is_loopback
 from common.http.serve import Address, explain_bind, start, stop_serving, until_stopped
-from common.http.tls import client_context, read_ca
+from common.http.tls import Tls, read_ca
 from common.names import bind_address
 from common.reload import Reloader, hangup_event
 from common.tasks import TaskScope
@@ -55,21 +55,23 @@ GC_THRESHOLDS = (20_000, 20, 50)
 SCOPE = web.AppKey("scope", TaskScope)
 
 
-def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = None) -> web.Application:
+def make_app(
+    settings: RegistrySettings, store: Store, *, clock: Clock | None = None, tls: Tls | None = None
+) -> web.Application:
     """The registry as an application; its store is opened when the application starts and closed when it ends."""
-    clock = clock or SystemClock()
+    clock, tls = clock or SystemClock(), tls or Tls()
     policy = address_policy(settings)
     guard = guard_of(settings)
     agent_token = agent_token_of(settings)
-    tls = client_context(read_ca(settings.replica_ca_file), verify=settings.replica_tls_verify)
+    replica_tls = tls.context(read_ca(settings.replica_ca_file), verify=settings.replica_tls_verify)
     app = web.Application(middlewares=[errors], client_max_size=BODY_LIMIT_BYTES)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
         resolver = GuardedResolver(policy)
         async with (
-            probe_session(resolver, tls) as session,
-            aclosing(PageRelay(resolver)) as relay,
-            agent_session(resolver) as agents,
+            probe_session(resolver, replica_tls) as session,
+            aclosing(PageRelay(resolver, tls.client)) as relay,
+            agent_session(resolver, tls.client) as agents,
             TaskScope("registry") as scope,
         ):
             loaded = await store.open()
@@ -102,7 +104,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     hours_days=settings.usage_hours_days,
                     days=settings.usage_days,
                 )
-                metrics = Metrics(catalogue, writer, hub, routers, keeper.tally)
+                metrics = Metrics(catalogue, writer, hub, routers, keeper.tally, tls=tls)
                 writer.listeners += [hub.publish, prober.notice, index.notice, metrics.notice]
                 app[REGISTRY] = Registry(
                     catalogue=catalogue,
@@ -126,6 +128,7 @@ def make_app(settings: RegistrySettings, store: Store, *, clock: Clock | None = 
                     clock=clock,
                     usage=usage,
                     resolver=resolver,
+                    tls=tls,
                     started_at=clock.monotonic(),
                 )
                 app[SCOPE] = scope
@@ -229,12 +232,13 @@ async def serve(settings: RegistrySettings, *, config: Path | None, reread: Call
     """
     raise_file_limit()
     require_free(Address(settings.host, settings.port))
-    app = make_app(settings, make_store(settings))
+    tls = Tls(settings.tls)
+    app = make_app(settings, make_store(settings), tls=tls)
     reloader = Reloader(
         settings,
         reread,
         lambda changed: put_in_force(app[REGISTRY], changed),  # it is there once the application has started
-        files=lambda now: (config, *files_of(now)),
+        files=lambda now: (config, *files_of(now), *now.tls),
         hangup=hangup_event(),
     )
     try:
@@ -243,6 +247,7 @@ async def serve(settings: RegistrySettings, *, config: Path | None, reread: Call
             Address(settings.host, settings.port),
             drain_timeout_s=settings.drain_timeout_s,
             what="registry",
+            tls=tls,
         )
     except StoreError as error:
         raise ConfigurationError(str(error)) from error

@@ -13,6 +13,8 @@ def put_in_force(registry: Registry, settings: RegistrySettings) -> None:
     """
     guard, policy = guard_of(settings), address_policy(settings)
     agent_token = agent_token_of(settings)
+    material = registry.tls.read()
+    registry.tls.put(material)
     if guard.grants != registry.guard.grants:
         registry.guard = guard
         registry.hub.dismiss()

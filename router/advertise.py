@@ -13,16 +13,17 @@ _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bou
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def presence(host: str, port: int, advertised: str | None) -> dict[str, str]:
+def presence(host: str, port: int, advertised: str | None, *, scheme: str = "http") -> dict[str, str]:
     """Parameters of the watch.
 
     Args:
         host: Where the router listens.
         port: Its port on this machine; with the machine's name it makes the router's name.
-        advertised: The URL that others reach it at, when it is not made of these two.
+        advertised: The URL that others reach it at, when it is not made of these.
+        scheme: `https` where it has a certificate.
     """
     machine = socket.gethostname()
-    return {"router": router_name(machine, port), "router_url": own_url(machine, host, port, advertised)}
+    return {"router": router_name(machine, port), "router_url": own_url(machine, host, port, advertised, scheme=scheme)}
 
 
 def router_name(machine: str, port: int) -> str:
@@ -30,8 +31,8 @@ def router_name(machine: str, port: int) -> str:
     return f"router-{_UNFIT.sub('-', machine)[:100].strip('-.') or 'node'}-{port}"
 
 
-def own_url(machine: str, host: str, port: int, advertised: str | None) -> str:
+def own_url(machine: str, host: str, port: int, advertised: str | None, *, scheme: str = "http") -> str:
     """The URL that others reach this router at."""
     if advertised:
         return advertised.rstrip("/")
-    return url(machine if host in _WILDCARDS else host, port)
+    return url(machine if host in _WILDCARDS else host, port, scheme=scheme)

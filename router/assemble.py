@@ -16,6 +16,7 @@ from common.exits import ConfigurationError
 from common.http.access import read_token, require_guard
 from common.http.client import make_session
 from common.http.serve import stop_signals, until_stopped
+from common.http.tls import Tls
 from common.reload import Reloader, hangup_event
 from common.settings import SettingsError
 from common.tasks import TaskScope
@@ -45,6 +46,7 @@ def files_of(settings: RouterSettings) -> tuple[Path | None, ...]:
     return (
         *(settings.static_services, settings.api_keys_file, settings.replica_ca_file),
         *settings.replica_keys.values(),
+        *settings.tls,
     )
 
 
@@ -69,16 +71,17 @@ async def serve(
     """
     require_guard("router", settings.host, guarded=settings.wants_keys, insecure=settings.insecure_no_auth)
     require_tracing(settings)
+    tls = Tls(settings.tls)
     token = read_token(settings.registry_token_file) if settings.registry_token_file else None
     with control_socket(settings.data_dir) as control_path:
         async with (
             TaskScope("router") as scope,
-            make_session(timeout_s=settings.health_timeout, limit=256) as session,
+            make_session(timeout_s=settings.health_timeout, limit=256, tls=tls.client) as session,
         ):
             stop = stop_signals()  # before the pool: a signal during its start must end it too
             hangup = hangup_event()
             pool = WorkerPool(settings, control_path, scope, environment)
-            master = Master(settings, pool)
+            master = Master(settings, pool, tls)
             reloader = make_reloader(
                 master, config, reread, hangup
             )  # before the files are read: changes meanwhile are seen
@@ -88,7 +91,7 @@ async def serve(
                 raise ConfigurationError(str(error)) from error
             master.bind()
             overview = Overview(master, pool.counters, EngineMetrics(session, master.replicas, lambda: master.tls))
-            presence = presence_of(settings, pool.port)
+            presence = presence_of(settings, pool.port, tls.scheme)
             client = make_client(master, session, token, presence)
             app = make_app(overview, make_replica_api(settings, session, client))
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -138,9 +141,9 @@ def make_reloader(
     )
 
 
-def presence_of(settings: RouterSettings, port: int) -> dict[str, str]:
+def presence_of(settings: RouterSettings, port: int, scheme: str) -> dict[str, str]:
     """What the router says of itself to the registry; nothing where it is not to."""
-    return advertise.presence(settings.host, port, settings.advertise_url) if settings.advertise else {}
+    return advertise.presence(settings.host, port, settings.advertise_url, scheme=scheme) if settings.advertise else {}
 
 
 def make_client(

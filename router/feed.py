@@ -11,6 +11,7 @@ from math import inf
 
 import msgspec
 
+from common.http.tls import NOTHING, TlsMaterial
 from common.tokens import FlatRow
 from common.wire.deployment import ModelState
 from router.keys import Key
@@ -18,6 +19,16 @@ from router.model import Endpoint, Table
 
 MESSAGE_LIMIT_BYTES = 64 << 20
 _LENGTH = struct.Struct("<I")
+
+
+class Certificates(msgspec.Struct, frozen=True, tag="certificates"):
+    """What a worker shows and believes, at its start and when that changes: it reads no files.
+
+    `ca` is the PEM of what replicas on https are checked against; None for the system's CAs.
+    """
+
+    material: TlsMaterial = NOTHING
+    ca: str | None = None
 
 
 class WorkerSetup(msgspec.Struct, frozen=True, tag="setup"):
@@ -31,8 +42,7 @@ class WorkerSetup(msgspec.Struct, frozen=True, tag="setup"):
     settings: str
     """The router's, as JSON."""
     control_path: str
-    ca: str | None = None
-    """PEM of what replicas on https are checked against; None for the system's."""
+    certificates: Certificates
     usage_folder: str = ""
     """Where a worker whose master is gone leaves what it counted."""
 
@@ -137,7 +147,17 @@ class TokensUsed(msgspec.Struct, frozen=True, tag="tokens"):
 
 
 Message = (
-    WorkerSetup | Endpoints | Changes | Keys | Standings | Forgive | Retire | WorkerStatus | AdapterWanted | TokensUsed
+    WorkerSetup
+    | Certificates
+    | Endpoints
+    | Changes
+    | Keys
+    | Standings
+    | Forgive
+    | Retire
+    | WorkerStatus
+    | AdapterWanted
+    | TokensUsed
 )
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode

@@ -13,11 +13,11 @@ import structlog
 
 from common.discovery.registry_client import RegistryClient, RegistryError
 from common.exits import ConfigurationError
-from common.http.tls import client_context, read_ca
+from common.http.tls import Tls, client_context, read_ca
 from common.reload import Change
 from common.settings import SettingsError
 from common.tracing import require_tracing
-from router import complaints, last_table
+from router import complaints, feed, last_table
 from router.accounts import Accounts
 from router.demand import Deployments
 from router.directory import Directory
@@ -44,9 +44,10 @@ UNREACHED_AFTER = 3
 class Master:
     """The parts of a running router that are not workers."""
 
-    def __init__(self, settings: RouterSettings, pool: WorkerPool) -> None:
+    def __init__(self, settings: RouterSettings, pool: WorkerPool, tls: Tls | None = None) -> None:
         self.settings = settings
         self.pool = pool
+        self.own_tls = tls or Tls()
         self.directory = Directory(
             grace_s=settings.service_removal_grace_period,
             max_errors=settings.max_errors,
@@ -169,7 +170,7 @@ class Master:
             self._changed.set()
 
     def load_files(self) -> None:
-        """Read the static services, the API keys, the replicas' keys and CAs, where they are set.
+        """Read the static services, the API keys, the replicas' keys and CAs, our certificate, where they are set.
 
         Raises:
             SettingsError: One of them cannot be used; nothing is changed then.
@@ -179,14 +180,16 @@ class Master:
         static = read_static_services(settings.static_services) if settings.static_services else StaticServices()
         keys = read_api_keys(settings.api_keys_file) if settings.api_keys_file else ()
         ca, replica_keys = read_ca(settings.replica_ca_file), read_replica_keys(settings)
+        material = self.own_tls.read()
         for fault in static.faults:
             log.error("static.entry_refused", reason=fault)
         self.static_keys = {name: self.static_keys[name] for name in static.faulty & self.static_keys.keys()}
         self.static_keys.update(static.keys)
         self.directory.set_keys(ReplicaKeys(self.static_keys, replica_keys))
         self.directory.set_static(static.services, kept=static.faulty)
-        self.tls = client_context(ca, verify=settings.replica_tls_verify)
-        self.pool.ca = ca
+        self.tls = client_context(ca, verify=settings.replica_tls_verify, shown=material)
+        self.own_tls.put(material)
+        self.pool.set_certificates(feed.Certificates(material, ca))
         self._own_keys = keys
         self.give_keys()
         self._changed.set()
@@ -216,7 +219,7 @@ class Master:
 
     async def renew_workers(self, changed: Sequence[str], reason: Change) -> None:
         """Replace the workers after a reload: when a setting of theirs may have changed, or a signal asks for it."""
-        if changed or reason.asked or self.settings.replica_ca_file in reason.files:
+        if changed or reason.asked:
             await self.pool.roll(self.settings)
 
     def left_out(self) -> int:

@@ -203,10 +203,10 @@ class Replica:
 
     @property
     def babysitter(self) -> Plan | None:
-        """How its babysitter is reached: at the replica's own host, on http as ours are, with the replica's key."""
+        """How its babysitter is reached: at the replica's own host, with the replica's key, which keeps its https."""
         plan = self.plan
         found = plan_of(self.hints.babysitter_url or "", "", 0, authorization=plan.authorization)
-        return found if found.host == plan.host and not found.tls and not plan.tls else None
+        return found if found.host == plan.host and (found.tls or not plan.tls) else None
 
     @property
     def loadable(self) -> tuple[str, ...]:

@@ -14,13 +14,14 @@ import time
 from collections.abc import Awaitable, Callable
 from math import inf
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import structlog
 
 from common import log as logs
 from common.exits import Exit
-from common.http.tls import client_context
+from common.http.tls import client_context, server_context
+from common.http.tls_listener import TlsListener
 from common.tasks import TaskScope
 from common.tokens import HOUR_S
 from common.tracing import open_tracing
@@ -96,6 +97,26 @@ def chooser_of(settings: RouterSettings, sharing: Sharing | None, counters: Shar
     )
 
 
+class Certificates:
+    """What this worker shows clients and replicas, and which replicas it believes.
+
+    Args:
+        engine: Asks the replicas.
+        verify: As the settings say.
+        told: By the master.
+    """
+
+    def __init__(self, engine: Engine, told: feed.Certificates, *, verify: bool) -> None:
+        self._engine = engine
+        self._verify = verify
+        self.put(told)
+
+    def put(self, told: feed.Certificates) -> None:
+        """For connections that begin from now on."""
+        self.server = server_context(told.material)
+        self._engine.connector.tls = client_context(told.ca, verify=self._verify, shown=told.material)
+
+
 class Departure:
     """How this worker leaves, as the master says: more than once, where it becomes urgent.
 
@@ -103,10 +124,12 @@ class Departure:
         engine: What it has of clients.
         handover: Where those go, if there is a successor.
         timeout_s: How long what is under way may take if the master is gone.
+        is_tls: Clients speak TLS: what a connection's keys are cannot be handed over, so each is told that it closes.
     """
 
-    def __init__(self, engine: Engine, handover: Handover, timeout_s: float) -> None:
+    def __init__(self, engine: Engine, handover: Handover, timeout_s: float, *, is_tls: bool = False) -> None:
         self._engine = engine
+        self._is_tls = is_tls
         self._handover = handover
         self._timeout_s = timeout_s
         self._until = inf
@@ -119,7 +142,7 @@ class Departure:
         self._until = min(self._until, self._engine.now() + retire.within_s)
         if retire.hand_over:
             self._handover.leave()
-        self._engine.drain(self._handover.give if retire.hand_over else None)
+        self._engine.drain(self._handover.give if retire.hand_over and not self._is_tls else None)
 
     async def end(self) -> None:
         """Let requests under way finish, then end the rest with an error."""
@@ -168,7 +191,7 @@ async def serve(
             workers=plan.workers,
         )
         engine.ledger = Ledger() if settings.registry_url or settings.api_keys_file else None
-        engine.connector.tls = client_context(plan.ca, verify=settings.replica_tls_verify)
+        certificates = Certificates(engine, plan.certificates, verify=settings.replica_tls_verify)
         tracing = open_tracing(settings, "router", **{"inference.worker": str(plan.index)})
         if tracing is not None:
             engine.traces = Traces(tracing.send, settings.trace_sample)
@@ -177,15 +200,15 @@ async def serve(
         engine.ask_for_adapter = lambda adapter, endpoint: feed.write(writer, feed.AdapterWanted(adapter, endpoint))
         scope.spawn("sweep", engine.sweep(), service=True)
         handover = Handover(socket.socket(fileno=giving_fd), socket.socket(fileno=taking_fd), scope)
-        departure = Departure(engine, handover, settings.drain_timeout_s)
+        departure = Departure(engine, handover, settings.drain_timeout_s, is_tls=certificates.server is not None)
 
-        async def start() -> asyncio.Server:
-            server = await _accept(engine, listening, handover)
+        async def start() -> Listener:
+            server = await _accept(engine, listening, handover, certificates)
             scope.spawn("beat", _beat(writer, engine, asked, is_compiled=is_compiled), service=True)
             scope.spawn("tokens", _tell_tokens(writer, engine, departure), service=True)
             return server
 
-        retired = scope.spawn("feed", _listen(reader, engine, start, departure))
+        retired = scope.spawn("feed", _listen(reader, engine, certificates, start, departure))
         failure = asyncio.ensure_future(scope.failed())
         await asyncio.wait({retired, failure}, return_when=asyncio.FIRST_COMPLETED)
         if failure.done():
@@ -198,10 +221,22 @@ async def serve(
     return Exit.OK
 
 
-async def _accept(engine: Engine, listening: socket.socket, handover: Handover) -> asyncio.Server:
+class Listener(Protocol):
+    """What takes new connections."""
+
+    def close(self) -> None:
+        """Take no more."""
+        ...
+
+
+async def _accept(engine: Engine, listening: socket.socket, handover: Handover, certificates: Certificates) -> Listener:
     """Take connections: new ones, and the idle ones of the worker before."""
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: cast("Any", Downstream(engine)), sock=listening, backlog=1024)
+    server: Listener
+    if certificates.server is not None:
+        server = TlsListener([listening], lambda: Downstream(engine), lambda: certificates.server, engine.scope)
+    else:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: cast("Any", Downstream(engine)), sock=listening, backlog=1024)
     handover.take(lambda: Downstream(engine, kept=True))
     # What lives now lives for ever: keep the collector from walking it at every pass.
     gc.collect()
@@ -212,37 +247,40 @@ async def _accept(engine: Engine, listening: socket.socket, handover: Handover) 
 async def _listen(
     reader: asyncio.StreamReader,
     engine: Engine,
-    start: Callable[[], Awaitable[asyncio.Server]],
+    certificates: Certificates,
+    start: Callable[[], Awaitable[Listener]],
     departure: Departure,
 ) -> None:
     """Take tables from the master; serve from the first one on; return when told to retire."""
-    server: asyncio.Server | None = None
+    server: Listener | None = None
     while True:
         message = await feed.read(reader)
         if message is None or isinstance(message, feed.Retire):
             if message is None:
                 log.error("worker.master_gone")
             else:
-                engine.scope.spawn("follow", _follow(reader, engine, departure))
+                engine.scope.spawn("follow", _follow(reader, engine, certificates, departure))
             if server is not None:
                 server.close()
             departure.begin(message)
             return
-        _take(engine, message)
+        _take(engine, certificates, message)
         if isinstance(message, feed.Endpoints) and server is None:
             server = await start()
 
 
-async def _follow(reader: asyncio.StreamReader, engine: Engine, departure: Departure) -> None:
+async def _follow(
+    reader: asyncio.StreamReader, engine: Engine, certificates: Certificates, departure: Departure
+) -> None:
     """Go on taking what the master sends while requests drain: some may wait for a replica that comes."""
     while (message := await feed.read(reader)) is not None:
         if isinstance(message, feed.Retire):
             departure.begin(message)
-        _take(engine, message)
+        _take(engine, certificates, message)
     departure.begin(None)
 
 
-def _take(engine: Engine, message: feed.Message) -> None:
+def _take(engine: Engine, certificates: Certificates, message: feed.Message) -> None:
     """Put what the master sent in force."""
     if isinstance(message, feed.Endpoints):
         engine.set_table(Table.of(message.version, message.endpoints))
@@ -252,6 +290,8 @@ def _take(engine: Engine, message: feed.Message) -> None:
         engine.set_keys(message.keys, required=message.required)
     elif isinstance(message, feed.Standings):
         engine.set_standings(message.changed, message.gone, lost=message.lost)
+    elif isinstance(message, feed.Certificates):
+        certificates.put(message)
     elif isinstance(message, feed.Forgive):
         engine.outliers.forgive(message.endpoint)
 

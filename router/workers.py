@@ -96,8 +96,7 @@ class WorkerPool:
         self._workers: dict[int, Worker] = {}
         self._alive: set[Worker] = set()
         self._keys = feed.Keys(())
-        self.ca: str | None = None
-        """PEM for the workers that start from now on."""
+        self._certificates = feed.Certificates()
         self._serving = [asyncio.Event() for _ in range(settings.workers)]
         self._table = Table(0)
         self.adapter_wanted: Callable[[str, str], None] = lambda _adapter, _endpoint: None
@@ -198,6 +197,12 @@ class WorkerPool:
         """Give every worker the API keys; `required`: without any, nobody is let in."""
         self._keys = feed.Keys(keys, required)
         self._tell_all(self._keys)
+
+    def set_certificates(self, certificates: feed.Certificates) -> None:
+        """Give every worker what it shows and believes, if that has changed: to load CAs takes milliseconds."""
+        if certificates != self._certificates:
+            self._certificates = certificates
+            self._tell_all(certificates)
 
     def forgive(self, slot: int, endpoint: str) -> None:
         """Tell every worker that what it holds against an endpoint holds no more."""
@@ -339,7 +344,7 @@ class WorkerPool:
             self._shape.slots,
             settings,
             self._control_path,
-            ca=self.ca,
+            self._certificates,
             usage_folder=str(folder_of(self._settings.data_dir, self.port)),
         )
         feed.write(writer, plan)

@@ -40,7 +40,9 @@ def read(file: str) -> BabysitterFile:
         settings = parse(["--config-file", file], os.environ)
     except SettingsError as error:
         raise Stop(Exit.CONFIG, *(f"error: {line}" for line in str(error).splitlines())) from None
-    return BabysitterFile(file, settings.name, settings.port, settings.host)
+    return BabysitterFile(
+        file, settings.name, settings.port, settings.host, scheme="https" if settings.tls_cert_file else "http"
+    )
 
 
 def tell_unread() -> None:

@@ -29,6 +29,7 @@ from babysitter.backend_settings import BACKEND_LABELS, Backend  # noqa: E402 - 
 from babysitter.metrics import families as babysitter_families  # noqa: E402 - as above
 from babysitter.settings import BabysitterSettings  # noqa: E402 - as above
 from common.exits import Exit  # noqa: E402 - as above
+from common.http.tls import Tls  # noqa: E402 - as above
 from common.settings import Option, options  # noqa: E402 - as above
 from common.wire.replica import NodeCounts, ReplicaReport  # noqa: E402 - as above
 from ctl.codes import MEANINGS  # noqa: E402 - as above
@@ -247,6 +248,7 @@ def metric_families() -> dict[str, list[Metric]]:
         "Any",
         SimpleNamespace(
             registry_error=None,
+            own_tls=Tls(),
             replicas=list,
             connections=int,
             workers_alive=int,

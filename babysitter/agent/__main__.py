@@ -22,6 +22,7 @@ from common.discovery.registry_client import RegistryClient
 from common.http.access import read_token
 from common.http.client import make_session
 from common.http.serve import Address, bound_port, start, stop_serving, stop_signals, until_stopped
+from common.http.tls import Tls
 from common.reload import Reloader, hangup_event
 from common.service import complain, run_loaded
 from common.settings import SettingsError
@@ -49,20 +50,23 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
         TaskFailed: A defect of ours.
     """
     stop = stop_signals()
-    token = token_of(settings)
+    token, tls = token_of(settings), Tls(settings.tls)
     store = ReplicaStore(settings.local_workdir_root)
     store.acquire()
     try:
         launch_spec = make_launch_spec(settings, environ, store.root)
         clock = SystemClock()
-        async with make_session(timeout_s=CALL_TIMEOUT_S, limit=0) as session, TaskScope("agent") as scope:
+        async with (
+            make_session(timeout_s=CALL_TIMEOUT_S, limit=0, tls=tls.client) as session,
+            TaskScope("agent") as scope,
+        ):
             queue = make_queue(settings, store, environ)
             manager = ReplicaManager(
                 settings, store, launch_spec, session=session, scope=scope, clock=clock, runner=queue
             )
             await manager.accelerators.look()
             manager.adopt()
-            agent = AgentContext(manager, settings.node, token)
+            agent = AgentContext(manager, settings.node, token, tls)
             reloader = Reloader(
                 settings,
                 partial(parse, sys.argv[1:], environ),
@@ -75,6 +79,7 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
                 Address(settings.host, settings.port),
                 drain_timeout_s=settings.drain_timeout_s,
                 what="agent",
+                tls=tls,
             )
             lease = None
             try:

@@ -1,7 +1,7 @@
 """The agent's HTTP API (docs/contract.md 5, docs/agent.md): parse, one call, render."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 import aiohttp
@@ -22,6 +22,7 @@ from common.clock import now_iso
 from common.discovery.replica import FILTERS, select
 from common.http.answers import json_answer
 from common.http.errors import ApiError
+from common.http.tls import Tls
 from common.wire.base import JsonObject
 from common.wire.deployment import TemplateInfo, TemplateList
 from common.wire.fault import ErrorBody
@@ -47,6 +48,7 @@ class AgentContext:
     manager: ReplicaManager
     node: str
     token: str | None = None
+    tls: Tls = field(default_factory=Tls)
 
 
 AGENT: web.AppKey[AgentContext] = web.AppKey("agent", AgentContext)
@@ -67,7 +69,15 @@ async def metrics(request: web.Request) -> web.Response:
     statuses = [controller.info().status for controller in controllers]
     manager, watch = agent.manager, agent.manager.accelerators
     accelerators = watch.glance(manager.holds())
-    told = families(agent.node, statuses, manager.counts(), silent, accelerators=accelerators, readings=watch.readings)
+    told = families(
+        agent.node,
+        statuses,
+        manager.counts(),
+        silent,
+        accelerators=accelerators,
+        readings=watch.readings,
+        expires_at=agent.tls.material.expires_at,
+    )
     body = scrapes.page(told)
     return web.Response(body=body, headers={"Content-Type": scrapes.CONTENT_TYPE})
 

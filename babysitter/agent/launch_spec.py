@@ -15,6 +15,7 @@ from common.atomic_file import write_atomic
 from common.exits import ConfigurationError
 from common.http.access import is_loopback, read_token
 from common.names import bind_address
+from common.service import TlsSettings
 from common.settings import file_layer
 from common.wire.address import url
 from common.wire.base import JsonObject
@@ -42,10 +43,11 @@ class LaunchSpec:
     model_dirs: tuple[Path, ...] = ()
     templates_dir: Path = SHIPPED
     headers: Mapping[str, str] = field(default_factory=dict)
+    scheme: str = "http"
 
     def babysitter_url(self, port: int) -> str:
         """Where the babysitter of a server at `port` answers us."""
-        return url(self.local_host, port + 1)
+        return url(self.local_host, port + 1, scheme=self.scheme)
 
 
 def make_launch_spec(settings: AgentSettings, env: Mapping[str, str], root: Path) -> LaunchSpec:
@@ -56,7 +58,7 @@ def make_launch_spec(settings: AgentSettings, env: Mapping[str, str], root: Path
     """
     judged = babysitter_settings(settings, env)
     operators = file_layer(settings.babysitter_config).data if settings.babysitter_config is not None else {}
-    ours = _settings(settings)
+    ours, tls = _settings(settings), _tls_settings(settings)
     token = None
     if judged.api_token_file is not None:
         token = read_token(judged.api_token_file)
@@ -75,7 +77,7 @@ def make_launch_spec(settings: AgentSettings, env: Mapping[str, str], root: Path
         env=own_python.environment(
             {name: value for name, value in env.items() if name not in PLAIN_ENV and not name.startswith(NOT_INHERITED)}
         ),
-        settings=json.dumps(merged(operators, ours), indent=1).encode() + b"\n",
+        settings=json.dumps(merged(tls | operators, ours), indent=1).encode() + b"\n",
         local_host=WILDCARDS.get(address, address),
         token=token,
         stop_limit_s=restarts.drain_timeout_s + restarts.stop_grace_s + judged.jobs.cancel_timeout_s + STOP_MARGIN_S,
@@ -83,7 +85,14 @@ def make_launch_spec(settings: AgentSettings, env: Mapping[str, str], root: Path
         model_dirs=settings.model_dirs,
         templates_dir=_templates_dir(settings),
         headers={"Authorization": f"Bearer {token}"} if token else {},
+        scheme="https" if judged.tls_cert_file or settings.tls_cert_file else "http",
     )
+
+
+def _tls_settings(settings: AgentSettings) -> JsonObject:
+    """Certificates and CAs that babysitters have like the agent, unless the operator's file says otherwise."""
+    names = [name for name in TlsSettings.model_fields if getattr(settings, name) is not None]
+    return {name: str(getattr(settings, name).absolute()) for name in names}
 
 
 def _templates_dir(settings: AgentSettings) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import UNSET
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from common.http.tls_metric import tls_families
 from common.wire.deployment import Accelerator, AcceleratorReading
 from common.wire.replica import NodeCounts
 from common.wire.words import ReplicaStatus
@@ -22,6 +23,7 @@ def families(
     *,
     accelerators: Sequence[Accelerator] = (),
     readings: Sequence[AcceleratorReading] = (),
+    expires_at: float | None = None,
 ) -> Iterator[Metric]:
     """The families.
 
@@ -32,6 +34,7 @@ def families(
         silent: Replicas whose babysitter does not run.
         accelerators: Those of the node.
         readings: What their driver tells.
+        expires_at: When the agent's certificate ends.
     """
     info = GaugeMetricFamily("svc_agent_info", "1; the label says which node it is.", labels=["node"])
     info.add_metric([node], 1)
@@ -47,6 +50,7 @@ def families(
     yield GaugeMetricFamily(
         "svc_agent_replicas_without_babysitter", "Replicas whose babysitter does not run.", value=silent
     )
+    yield from tls_families(expires_at)
     yield from accelerator_families(accelerators, readings)
 
 

@@ -68,7 +68,7 @@ class AgentRegistration:
             host=self._host,
             hostname=self._host,
             port=self._port,
-            url=url(self._host, self._port),
+            url=url(self._host, self._port, scheme="https" if self._settings.tls_cert_file else "http"),
             status=RecordStatus.RUNNING,
             timestamp=iso(self._clock.utcnow()),
             instance_id=self._instance_id,

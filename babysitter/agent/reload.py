@@ -16,6 +16,7 @@ def files_of(settings: AgentSettings) -> Iterator[Path | None]:
     """Files that the settings name and that are read again."""
     yield settings.api_token_file
     yield settings.babysitter_config
+    yield from settings.tls
 
 
 def token_of(settings: AgentSettings) -> str | None:
@@ -36,6 +37,7 @@ def apply(agent: AgentContext, make: Callable[[AgentSettings], LaunchSpec], sett
         SettingsError: The babysitters' file cannot be read.
         ConfigurationError: A token file is of no use, or a babysitter would refuse its settings.
     """
-    token, launch_spec = token_of(settings), make(settings)
+    token, launch_spec, material = token_of(settings), make(settings), agent.tls.read()
+    agent.tls.put(material)
     agent.token = token
     agent.manager.reload(settings, launch_spec)

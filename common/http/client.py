@@ -63,6 +63,9 @@ def make_like(session: aiohttp.ClientSession) -> aiohttp.ClientSession:
 
 def no_connection(error: aiohttp.ClientConnectorError) -> str:
     """Why there is no connection, in the system's words: `connection refused`."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        reason = getattr(error.certificate_error, "verify_message", error.certificate_error)
+        return f"its certificate is not believed: {reason}"
     number = error.os_error.errno
     if number is not None and number > 0:
         return os.strerror(number).lower()

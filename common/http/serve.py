@@ -12,6 +12,8 @@ from aiohttp import hdrs, web
 
 from common import systemd
 from common.exits import ConfigurationError
+from common.http.tls import Tls
+from common.http.tls_listener import TlsSite
 from common.names import bind_address
 from common.tasks import TaskScope
 
@@ -32,7 +34,13 @@ class Address:
 
 
 async def start(
-    app: web.Application, address: Address, *, drain_timeout_s: float, what: str, also: Sequence[str] = ()
+    app: web.Application,
+    address: Address,
+    *,
+    drain_timeout_s: float,
+    what: str,
+    also: Sequence[str] = (),
+    tls: Tls | None = None,
 ) -> web.AppRunner:
     """Bind `app` and begin to answer.
 
@@ -42,6 +50,7 @@ async def start(
         drain_timeout_s: How long `runner.cleanup()` lets handlers finish.
         what: The service's name, for messages.
         also: Further hosts to listen on, at the same port.
+        tls: Shown to clients, where it has a certificate; None: plain HTTP.
 
     Raises:
         ConfigurationError: The address cannot be had; names who has the port.
@@ -58,8 +67,13 @@ async def start(
     )
     await runner.setup()
     for place in (address, *(Address(host, address.port) for host in also)):
+        site: web.BaseSite
+        if tls is not None and tls.server is not None:
+            site = TlsSite(runner, place.host, place.port, tls)
+        else:
+            site = web.TCPSite(runner, bind_address(place.host), place.port, backlog=1024)
         try:
-            await web.TCPSite(runner, bind_address(place.host), place.port, backlog=1024).start()
+            await site.start()
         except OSError as error:
             await runner.cleanup()
             raise ConfigurationError(explain_bind(error, place, what)) from error

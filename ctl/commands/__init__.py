@@ -55,6 +55,8 @@ LISTED: tuple[Listed, ...] = (
     Listed("lora load", "load a LoRA adapter into a running server", "lora"),
     Listed("lora unload", "unload a LoRA adapter from a running server", "lora"),
     Listed("explain", "tell where the router would send a request now, and why", "explain"),
+    Listed("tls init", "make a CA of your own, and certificates of it for nodes", "tls"),
+    Listed("tls show", "show certificates, their names and when they end", "tls"),
     Listed("doctor", "look for what is wrong, and say what to do", "doctor"),
     Listed("completion", "print the code that completes svcctl's words in your shell", "completion"),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from common.wire.base import JsonObject
 from common.wire.deployment import DeploymentChange, TemplateInfo
-from ctl import answers, api, completers
+from ctl import answers, completers
 from ctl.api import Api
 from ctl.call import Call
 from ctl.codes import Code
@@ -57,14 +57,14 @@ def add_run(parser: ArgumentParser) -> None:
 async def apply(call: Call) -> int:
     """Check all of a fleet file, then put it."""
     specs = read_fleet(call.args.file)
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         return await put(call, calls, specs)
 
 
 async def run(call: Call) -> int:
     """One deployment from flags."""
     name = call.args.name
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         spec = await spec_of(call, calls)
         if faults := spec_faults(spec):
             raise Problem(f"{name}: {'; '.join(faults)}", code=Code.USAGE)

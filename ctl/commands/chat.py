@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 
 import aiohttp
 
-from ctl import api, completers
+from ctl import completers
 from ctl.api import Api
 from ctl.call import Call
 from ctl.codes import Code
@@ -40,7 +40,7 @@ async def chat(call: Call) -> int:
     if prompt == "-" or (prompt is None and not talks):
         prompt = sys.stdin.read()
     messages = [{"role": "system", "content": call.args.system}] if call.args.system else []
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         if talks:
             return await converse(call, calls, messages)
         if not (prompt or "").strip():

@@ -3,7 +3,7 @@
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 
 from common.wire.deployment import DeploymentInfo, ScaleCall, TemplateInfo
-from ctl import answers, api, completers
+from ctl import answers, completers
 from ctl.call import Call
 from ctl.codes import Code
 from ctl.command import Command
@@ -51,7 +51,7 @@ def _count(text: str) -> int:
 async def show(call: Call) -> int:
     """All deployments in a table, or one with its replicas."""
     name = call.args.name
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         answer = await (info_of(calls, call, name) if name else calls.get(call.registry, ROOT))
     if call.out.as_json:
         call.out.document(answer)
@@ -76,7 +76,7 @@ async def scale(call: Call) -> int:
 
 async def wake(call: Call) -> int:
     """Start it as a request would."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         answer = await calls.call(call.registry, "POST", path_of(call.args.name, "/wake"))
         if call.args.wait:
             await until_ready(call, calls, [call.args.name])
@@ -95,7 +95,7 @@ async def sleep(call: Call) -> int:
 
 async def delete(call: Call) -> int:
     """Forget it; its replicas are drained and removed."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         answer = await calls.call(call.registry, "DELETE", path_of(call.args.name))
     if call.out.as_json:
         call.out.document(answer)
@@ -105,7 +105,7 @@ async def delete(call: Call) -> int:
 
 async def templates(call: Call) -> int:
     """What agents can make."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         answer = await calls.get(call.api, "/api/v1/templates")
     name = call.args.name
     found = [one for one in answers.items(TemplateInfo, answer, "templates") if name in (None, one.name)]

@@ -15,12 +15,13 @@ from common.wire.record import ServiceRecord
 from common.wire.registry import RegistryHealth, ReplicasHealth
 from common.wire.replica import ReplicaInfo
 from common.wire.router import RoutedService, RouterHealth
-from ctl import answers, api, ports
+from ctl import answers, ports
 from ctl.api import Api, Place
 from ctl.call import Call
 from ctl.codes import Code
 from ctl.command import Command
 from ctl.doctor import judge, machine
+from ctl.doctor.certificates import certificate
 from ctl.doctor.finding import Finding, Verdict, fault, ok, summary, table
 from ctl.doctor.nodes import nodes
 from ctl.launcher.plan import BABYSITTER
@@ -35,9 +36,10 @@ async def doctor(call: Call) -> int:
     """Run every check; 1 when one found a fault."""
     findings = [*machine.packages(), *machine.disk(call.state_dir), machine.limits(), *secrets(call)]
     if all(one.verdict is not Verdict.FAULT for one in findings if one.check in ("token", "key")):
-        async with api.connect() as calls:
+        async with call.connect() as calls:
             findings += await services(calls, call)
             findings += await started_here(calls, call)
+            findings += await certificates(calls, call)
     if call.out.as_json:
         call.out.document({"findings": [asdict(one) for one in findings], "summary": summary(findings)})
     else:
@@ -73,6 +75,12 @@ async def services(calls: Api, call: Call) -> list[Finding]:
     if health is not None or call.args.api_url:
         findings += await replica_api(calls, call)
     return findings
+
+
+async def certificates(calls: Api, call: Call) -> list[Finding]:
+    """How long those hold that registry and router show; `nodes` asks the others."""
+    asked = (certificate(one.name, one.url, calls.tls, time.time()) for one in (call.registry, call.router))
+    return list(chain.from_iterable(await asyncio.gather(*asked)))
 
 
 async def started_here(calls: Api, call: Call) -> list[Finding]:

@@ -2,7 +2,6 @@
 
 from argparse import ArgumentParser
 
-from ctl import api
 from ctl.api import Place
 from ctl.call import Call
 from ctl.codes import Code
@@ -54,7 +53,7 @@ async def down(call: Call) -> int:
 async def replicas(call: Call, agent: Launched) -> None:
     """Stop the agent's replicas when asked to; else say that they go on: they are made to outlive it."""
     place = Place("the agent", (agent.url,), "--api-url", call.api.token)
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         if call.args.replicas:
             await stop.stop_replicas(calls, place, call.args.timeout, lambda text: call.out.note(text, ""))
         elif count := await stop.count_replicas(calls, place):

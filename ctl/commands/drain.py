@@ -8,7 +8,7 @@ from urllib.parse import quote
 from common.wire.record import ServiceRecord
 from common.wire.router import RoutedService
 from common.wire.words import RecordKind
-from ctl import answers, api, completers
+from ctl import answers, completers
 from ctl.api import Api
 from ctl.call import Call
 from ctl.codes import Code
@@ -36,7 +36,7 @@ def add_name(parser: ArgumentParser) -> None:
 
 async def drain(call: Call) -> int:
     """Let a server have no new requests."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         name = await routable_name(calls, call, call.args.name)
         path = f"/services/{quote(name, safe='')}/drain" + ("?hand_over=true" if call.args.hand_over else "")
         answer = await calls.call(call.registry, "POST", path)
@@ -53,7 +53,7 @@ async def drain(call: Call) -> int:
 
 async def undrain(call: Call) -> int:
     """Let a server have requests again."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         name = await routable_name(calls, call, call.args.name)
         answer = await calls.call(call.registry, "POST", f"/services/{quote(name, safe='')}/undrain")
     if call.out.as_json:

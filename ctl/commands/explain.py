@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from common.wire.base import JsonObject
-from ctl import api, completers
+from ctl import completers
 from ctl.call import Call
 from ctl.codes import Code
 from ctl.command import Command
@@ -27,7 +27,7 @@ def add(parser: ArgumentParser) -> None:
 
 async def explain(call: Call) -> int:
     """Ask the router for its decision."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         decision = await calls.call(call.router, "POST", "/admin/explain", body=request(call))
     if call.out.as_json:
         call.out.document(decision)

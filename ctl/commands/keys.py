@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from common.wire.base import JsonObject
 from common.wire.keys import KeyInfo, RotateCall
-from ctl import answers, api, completers
+from ctl import answers, completers
 from ctl.call import Call
 from ctl.codes import Code
 from ctl.command import Command
@@ -104,14 +104,14 @@ def path_of(name: str, rest: str = "") -> str:
 
 async def create(call: Call) -> int:
     """Make one; its secret is printed, and never again."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         answer = await calls.call(call.registry, "POST", ROOT, body={"name": call.args.name, **_settings(call)})
     return _print_secret(call, answer, "made; this is its secret, shown once: keep it where only its user reads it")
 
 
 async def rotate(call: Call) -> int:
     """Give it another secret, printed once."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         body = RotateCall(grace_s=call.args.grace)
         answer = await calls.call(call.registry, "POST", path_of(call.args.name, "/rotate"), body=body)
     until = answer.get("old_secret_until")
@@ -129,7 +129,7 @@ def _print_secret(call: Call, answer: JsonObject, note: str) -> int:
 
 async def show(call: Call) -> int:
     """All of them in a table."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         answer = await calls.get(call.registry, ROOT)
     if call.out.as_json:
         call.out.document(answer)
@@ -145,7 +145,7 @@ async def show(call: Call) -> int:
 async def limits(call: Call) -> int:
     """Change what flags say, or show one."""
     change = _settings(call)
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         method = "PATCH" if change else "GET"
         answer = await calls.call(call.registry, method, path_of(call.args.name), body=change or None)
     if call.out.as_json:
@@ -157,7 +157,7 @@ async def limits(call: Call) -> int:
 
 async def revoke(call: Call) -> int:
     """Delete it."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         answer = await calls.call(call.registry, "DELETE", path_of(call.args.name))
     if call.out.as_json:
         call.out.document(answer)

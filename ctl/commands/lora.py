@@ -9,7 +9,7 @@ from common.wire.hints import hints_of
 from common.wire.lora import LoraAdapter, LoraCall
 from common.wire.record import ServiceRecord
 from common.wire.words import RecordKind
-from ctl import answers, api, completers
+from ctl import answers, completers
 from ctl.api import Api, Place
 from ctl.call import Call
 from ctl.codes import Code
@@ -40,7 +40,7 @@ def add_step(parser: ArgumentParser) -> None:
 
 async def show(call: Call) -> int:
     """Print the adapters of all replicas, or of one, as their babysitters reported them."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         only = await routable_name(calls, call, call.args.name) if call.args.name else None
         servers = await _servers(calls, call)
     found = {
@@ -73,7 +73,7 @@ async def _step(call: Call, what: str) -> int:
         token = read_token(Path(file)) if file else None
     except ConfigurationError as error:
         raise Problem(str(error), code=Code.CONFIG) from error
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         name = await routable_name(calls, call, call.args.name)
         server = next((one for one in await _servers(calls, call) if one.name == name), None)
         url = hints_of(server.metadata).babysitter_url if server is not None else None

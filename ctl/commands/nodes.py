@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 from urllib.parse import quote
 
 from common.wire.deployment import NodeInfo
-from ctl import answers, api, completers
+from ctl import answers, completers
 from ctl.api import Api
 from ctl.call import Call
 from ctl.codes import Code
@@ -28,7 +28,7 @@ async def nodes(call: Call) -> int:
         raise Problem(
             f"which node? 'svcctl nodes {call.args.action} NODE'", hint="'svcctl nodes' lists them", code=Code.USAGE
         )
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         return await (show(call, calls) if call.args.action is None else drain(call, calls))
 
 

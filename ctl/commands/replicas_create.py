@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 
 from common.wire.base import JsonObject
 from common.wire.replica import Warned
-from ctl import answers, api, completers
+from ctl import answers, completers
 from ctl.call import Call
 from ctl.codes import Code
 from ctl.command import Command
@@ -27,7 +27,7 @@ def add_create(parser: ArgumentParser) -> None:
 async def create(call: Call) -> int:
     """Create a replica; its id is the result."""
     body = request(call)
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         made = await calls.call(call.api, "POST", "/api/v1/replicas", body=body, timeout_s=CREATE_TIMEOUT_S)
         replica_id = str(made.get("replica_id") or "")
         if not replica_id:

@@ -9,7 +9,7 @@ import aiohttp
 from common.wire.record import ServiceRecord
 from common.wire.replica import Stage, Transition
 from common.wire.words import RecordKind
-from ctl import answers, api
+from ctl import answers
 from ctl.api import Api, Place
 from ctl.call import Call
 from ctl.codes import Code
@@ -36,7 +36,7 @@ def add_logs(parser: ArgumentParser) -> None:
 
 async def timeline(call: Call) -> int:
     """Print what it went through."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         try:
             timeline_ = await calls.get(call.api, path_of(call.args.id, "/timeline"))
         except Problem as problem:
@@ -55,7 +55,7 @@ async def logs(call: Call) -> int:
     """Print its log, and go on with it when asked to."""
     args = call.args
     params = {"stream": args.stream, "tail": str(args.tail), "follow": "1" if args.follow else "0"}
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         try:
             await copy(calls, call, call.api, path_of(args.id, "/logs"), params)
         except Problem as problem:

@@ -5,7 +5,7 @@ from argparse import ArgumentParser
 
 from common.wire.replica import ReplicaInfo
 from common.wire.words import ReplicaStatus
-from ctl import answers, api, completers
+from ctl import answers, completers
 from ctl.call import Call
 from ctl.codes import Code
 from ctl.command import Command
@@ -34,7 +34,7 @@ async def listing(call: Call) -> int:
     args = call.args
     filters = {"status": args.status, "model_name": args.model, "server_mode": args.mode}
     params = {name: value for name, value in filters.items() if value}
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         answer = await calls.get(call.api, "/api/v1/replicas", params=params)
     infos = answers.items(ReplicaInfo, answer, "replicas")
     if call.out.as_json:
@@ -48,7 +48,7 @@ async def listing(call: Call) -> int:
 
 async def get(call: Call) -> int:
     """Print everything about one."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         info = await info_of(calls, call.api, call.args.id)
     if call.out.as_json:
         call.out.document(info)

@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 
 from common.wire.replica import ReplicaInfo
 from common.wire.words import ReplicaStatus
-from ctl import answers, api, completers
+from ctl import answers, completers
 from ctl.api import Api
 from ctl.call import Call
 from ctl.codes import Code
@@ -50,7 +50,7 @@ def _add_ids(parser: ArgumentParser) -> None:
 
 async def stop(call: Call) -> int:
     """Stop replicas; one that cannot be stopped does not keep the others running."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         ids = await chosen(calls, call)
         replies: list[object] = []
         if call.args.force or not call.args.delete:
@@ -80,7 +80,7 @@ async def wake(call: Call) -> int:
 
 
 async def _tell(call: Call, verb: str) -> int:
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         replies = await each(calls, call, call.args.ids, ("POST", f"/{verb}"))
         if verb != "sleep" and call.args.wait:
             return await until(call, calls, call.args.ids, "ready")

@@ -4,7 +4,7 @@ import asyncio
 from argparse import ArgumentParser
 from contextlib import aclosing
 
-from ctl import api, completers
+from ctl import completers
 from ctl.api import Api
 from ctl.call import Call
 from ctl.codes import Code
@@ -39,7 +39,7 @@ def add_wait(parser: ArgumentParser) -> None:
 
 async def wait(call: Call) -> int:
     """Wait for replicas that exist."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         return await until(call, calls, call.args.ids, call.args.goal)
 
 

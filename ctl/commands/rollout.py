@@ -3,7 +3,7 @@
 from argparse import ArgumentParser
 
 from common.wire.deployment import DeploymentInfo, UndoCall
-from ctl import answers, api
+from ctl import answers
 from ctl.call import Call
 from ctl.codes import Code
 from ctl.command import Command
@@ -27,7 +27,7 @@ def add_undo(parser: ArgumentParser) -> None:
 async def status(call: Call) -> int:
     """The revisions, and how many replicas run each."""
     name = call.args.name
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         if call.args.wait:
             await until_ready(call, calls, [name], may_be_cold=True)
         answer = await info_of(calls, call, name)

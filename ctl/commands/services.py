@@ -5,7 +5,7 @@ from argparse import ArgumentParser
 
 from common.wire.record import ServiceRecord
 from common.wire.router import RoutedService
-from ctl import answers, api
+from ctl import answers
 from ctl.call import Call
 from ctl.codes import Code
 from ctl.command import Command
@@ -19,7 +19,7 @@ def add_services(parser: ArgumentParser) -> None:
 
 async def services(call: Call) -> int:
     """Print the registry's records."""
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         answer = await calls.get(call.registry, "/services")
     records = [
         record for record in answers.items(ServiceRecord, answer, "services") if call.args.type in (None, record.type)
@@ -38,7 +38,7 @@ async def services(call: Call) -> int:
 async def models(call: Call) -> int:
     """Print the router's models."""
     router = call.router
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         listed = await calls.get(router, "/v1/models")
         routed = await calls.get(router, "/services")
     if call.out.as_json:

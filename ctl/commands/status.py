@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from common.wire.replica import ReplicaInfo
-from ctl import answers, api
+from ctl import answers
 from ctl.api import Api, Place
 from ctl.call import Call
 from ctl.codes import Code
@@ -31,7 +31,7 @@ async def status(call: Call) -> int:
     """Ask everybody at once, and show it."""
     here = sorted(StateDir(call.state_dir).all(), key=lambda one: (list(DETAILS).index(one.kind), one.name))
     kinds = {launched.kind for launched in here}
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         asked = [look(calls, launched) for launched in here]
         elsewhere = ((REGISTRY, call.registry), (ROUTER, call.router))
         asked += [look_at(calls, kind, place) for kind, place in elsewhere if kind not in kinds]

@@ -16,7 +16,7 @@ from rich.text import Text
 from common.wire.deployment import DeploymentInfo
 from common.wire.replica import ReplicaInfo
 from common.wire.router import RoutedService
-from ctl import answers, api
+from ctl import answers
 from ctl.api import Api, Place
 from ctl.call import Call
 from ctl.codes import Code
@@ -75,7 +75,7 @@ async def top(call: Call) -> int:
     """Look again and again."""
     watch = TopState(sort=call.args.sort)
     count = 1 if call.args.once else call.args.count
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         await look(calls, call, watch)
         if len(watch.troubles) > 1:
             raise Problem(watch.troubles[0], hint="'svcctl doctor' looks for the cause", code=Code.UNREACHABLE)

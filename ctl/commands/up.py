@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from common import own_python
-from ctl import api, completers
+from ctl import completers
 from ctl.call import Call
 from ctl.codes import Code
 from ctl.command import Command
@@ -51,7 +51,7 @@ async def up(call: Call) -> int:
     async with state.locked():
         parts = planned(call, state)
         run = Launch(state, call.env, call.args.timeout, own_python.CHECKOUT)
-        async with api.connect() as calls:
+        async with call.connect() as calls:
             try:
                 with board(call.out) as shown:
                     await launch.bring_up(calls, run, parts, shown)
@@ -82,11 +82,13 @@ def planned(call: Call, state: StateDir) -> list[Part]:
         None if getattr(args, f"no_{kind}") else place(call, state, kind) for kind in (REGISTRY, ROUTER, AGENT)
     )
     # A registry of our own is the one that everything here reports to.
-    url = plan.local_url(registry.host, registry.port) if registry else ",".join(call.registry.urls)
-    steered = registry.port != PORTS[REGISTRY] if registry else args.registry_url is not None
-    babysitters = [files.babysitter(Path(file)) for file in args.files]
+    url = plan.local_url(registry.host, registry.port, registry.scheme) if registry else ",".join(call.registry.urls)
+    steered = (
+        (registry.port, registry.scheme) != (PORTS[REGISTRY], "http") if registry else args.registry_url is not None
+    )
+    babysitters = [files.babysitter(Path(file), call.env) for file in args.files]
     if args.demo:
-        babysitters += files.demo(state.root, url, args.demo_port)
+        babysitters += files.demo(state.root, url, args.demo_port, call.env)
     folder = None if state.root == own_python.CHECKOUT else str(state.root)
     try:
         return plan.parts(NodePlan(folder, registry, router, agent, tuple(babysitters), url, steered))
@@ -101,7 +103,7 @@ def place(call: Call, state: StateDir, kind: str) -> Listener:
     if running is not None and processes.find(running) is not None:
         usual = Listener(running.port, urlsplit(running.url).hostname or usual.host)
     flags = vars(call.args)
-    return files.listener(flags[f"{kind}_config"], flags[f"{kind}_port"], usual, key=f"{kind}_port")
+    return files.listener(flags[f"{kind}_config"], flags[f"{kind}_port"], usual, kind=kind, env=call.env)
 
 
 def report(call: Call, run: Launch, parts: Sequence[Part]) -> None:

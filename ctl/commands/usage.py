@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 from datetime import UTC, datetime
 
 from common.wire.usage import UsageReport
-from ctl import answers, api
+from ctl import answers
 from ctl.call import Call
 from ctl.codes import Code
 from ctl.command import Command
@@ -40,7 +40,7 @@ async def usage(call: Call) -> int:
     asked |= {"until": moment(args.until, now)} if args.until else {}
     asked |= {"step": args.step} if args.step else {}
     asked |= {"key": args.key} if args.key is not None else {}
-    async with api.connect() as calls:
+    async with call.connect() as calls:
         answer = await calls.get(call.registry, PATH, params=asked)
     report = answers.read(UsageReport, answer)
     columns = ["at", *by] if args.step else by

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from itertools import chain
 
 from common import __version__
 from common.wire.record import ServiceRecord
@@ -11,6 +12,7 @@ from common.wire.words import RecordKind
 from ctl import answers
 from ctl.api import Api, Place
 from ctl.doctor import judge
+from ctl.doctor.certificates import certificate
 from ctl.doctor.finding import Finding, warn
 from ctl.problem import Problem
 
@@ -27,17 +29,18 @@ async def nodes(calls: Api, records: Sequence[ServiceRecord]) -> list[Finding]:
             babysitters.setdefault(record.host, record)
     limit = asyncio.Semaphore(AT_ONCE)
     findings = await asyncio.gather(*(ask(calls, record, limit) for record in (*babysitters.values(), *agents)))
-    return [finding for finding in findings if finding is not None]
+    return list(chain.from_iterable(findings))
 
 
-async def ask(calls: Api, record: ServiceRecord, limit: asyncio.Semaphore) -> Finding | None:
-    """What a babysitter or an agent tells."""
+async def ask(calls: Api, record: ServiceRecord, limit: asyncio.Semaphore) -> list[Finding]:
+    """What a babysitter or an agent tells, and what its certificate does."""
     async with limit:
         before = time.time()
         try:
             health = await calls.call(Place(record.name, (record.url,), ""), "GET", "/health", timeout_s=ASK_S)
         except Problem as problem:
-            return warn("nodes", f"from here, {problem.message}", "is it up, and does a firewall let you through?")
+            return [warn("nodes", f"from here, {problem.message}", "is it up, and does a firewall let you through?")]
+        shown = await certificate(record.name, record.url, calls.tls, time.time())
     if record.type == RecordKind.AGENT:
-        return judge.versions(__version__, answers.read(ReplicasHealth, health).version, record.name)
-    return judge.clock(record.host, health.get("timestamp"), before, time.time())
+        return [judge.versions(__version__, answers.read(ReplicasHealth, health).version, record.name), *shown]
+    return [judge.clock(record.host, health.get("timestamp"), before, time.time()), *shown]

@@ -1,29 +1,31 @@
 """Configuration files as `up` reads them: only the few facts that it needs; the processes judge the rest."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ctl.codes import Code
-from ctl.launcher.plan import DEMO, BabysitterFile, Listener, demo_file
+from ctl.launcher.plan import BABYSITTER, DEMO, BabysitterFile, Listener, demo_file, scheme
 from ctl.problem import Problem
 
 PORTS = range(1, 65_536)
 
 
-def listener(file: str | None, port: int | None, usual: Listener, *, key: str) -> Listener:
-    """A service's place: the flag's port, else its file's (as `port` or as `key`), else the usual one.
+def listener(file: str | None, port: int | None, usual: Listener, *, kind: str, env: Mapping[str, str]) -> Listener:
+    """A service's place: the flag's port, else its file's (as `port` or with its kind before), else the usual one.
 
     Raises:
         Problem: The file cannot be used.
     """
     table = _table(Path(file)) if file else {}
     host = table.get("host", usual.host)
-    number = port if port is not None else table.get(key, table.get("port", usual.port))
+    number = port if port is not None else table.get(f"{kind}_port", table.get("port", usual.port))
     path = str(Path(file).absolute()) if file else None
-    return Listener(_port(number, file or key), str(host), path, frozenset(table))
+    place = _port(number, file or f"{kind}_port")
+    return Listener(place, str(host), path, frozenset(table), scheme(kind, env, table))
 
 
-def babysitter(path: Path) -> BabysitterFile:
+def babysitter(path: Path, env: Mapping[str, str]) -> BabysitterFile:
     """A babysitter's file.
 
     Raises:
@@ -33,17 +35,18 @@ def babysitter(path: Path) -> BabysitterFile:
     if "port" not in table:
         raise Problem(f"{path}: 'port' is missing", hint="write port = 8100, say", code=Code.CONFIG)
     host, name = table.get("host", "localhost"), table.get("name", path.stem)
-    return BabysitterFile(str(path.absolute()), str(name), _port(table["port"], str(path)), str(host), frozenset(table))
+    port, spoken = _port(table["port"], str(path)), scheme(BABYSITTER, env, table)
+    return BabysitterFile(str(path.absolute()), str(name), port, str(host), frozenset(table), spoken)
 
 
-def demo(root: Path, registry_url: str, first_port: int) -> list[BabysitterFile]:
+def demo(root: Path, registry_url: str, first_port: int, env: Mapping[str, str]) -> list[BabysitterFile]:
     """The two mock replicas of `--demo`, their files written to the state directory."""
     folder = root / "data" / "demo"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for number, model in enumerate(DEMO):
         text = demo_file(model, first_port + 10 * number, registry_url)
         (folder / f"{model}.toml").write_text(text, encoding="utf-8")
-    return [babysitter(folder / f"{model}.toml") for model in DEMO]
+    return [babysitter(folder / f"{model}.toml", env) for model in DEMO]
 
 
 def _table(path: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Listener:
     host: str = "127.0.0.1"
     config: str | None = None
     named: frozenset[str] = frozenset()
+    scheme: str = "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class BabysitterFile:
     port: int
     host: str = "localhost"
     named: frozenset[str] = frozenset()
+    scheme: str = "http"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +94,30 @@ class NodePlan:
     steered: bool
 
 
-def local_url(host: str, port: int) -> str:
+def scheme(kind: str, env: Mapping[str, str], named: Collection[str] = ()) -> str:
+    """What a service of `kind` speaks that has `env`, and a file that names the settings `named`."""
+    variables = ("SVC_TLS_CERT_FILE", f"SVC_{kind.upper()}_TLS_CERT_FILE")
+    return "https" if "tls_cert_file" in named or any(map(env.get, variables)) else "http"
+
+
+def local_url(host: str, port: int, scheme: str = "http") -> str:
     """Where this machine reaches a server that listens on `host`."""
     if is_localhost(host) or host in ("", "0.0.0.0", "::"):  # noqa: S104 - compared, not bound
         host = "127.0.0.1"
-    return address.url(host, port)
+    return address.url(host, port, scheme=scheme)
 
 
-def babysitter_url(host: str, port: int) -> str:
+def babysitter_url(host: str, port: int, scheme: str = "http") -> str:
     """Where this machine reaches the babysitter of a server at `host`:`port`.
 
     It answers on loopback, whatever it announces, unless `host` is a loopback address of its own.
     """
-    return local_url(host if host.startswith("127.") or bare(host) == "::1" else "", port + 1)
+    return local_url(host if host.startswith("127.") or bare(host) == "::1" else "", port + 1, scheme)
 
 
 def babysitter(file: BabysitterFile, args: Sequence[str]) -> Part:
     """The part of a babysitter that is started with `args`."""
-    url = babysitter_url(file.host, file.port)
+    url = babysitter_url(file.host, file.port, file.scheme)
     serves = f"{file.name} at {local_url(file.host, file.port)}"
     name, ports = f"{BABYSITTER}_{file.port}", (file.port, file.port + 1)
     return Part(name, BABYSITTER, tuple(args), url, ports, serves, file.config or None)
@@ -156,7 +164,7 @@ def _service(kind: str, listener: Listener, ours: Mapping[str, str], node: NodeP
     """One service: its place is always told by flag, because variables such as HOST may mean something else here."""
     config = ("--config", listener.config) if listener.config else ()
     place = ("--router-port" if kind == ROUTER else "--port", str(listener.port), "--host", listener.host)
-    url = local_url(listener.host, listener.port)
+    url = local_url(listener.host, listener.port, listener.scheme)
     args = (*config, *place, *_flags(ours, listener.named, node))
     return Part(kind, kind, args, url, (listener.port,), url)
 

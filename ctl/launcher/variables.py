@@ -133,8 +133,8 @@ class Variables:
     def registry_url(self) -> str:
         """Where this machine reaches the registry that the scripts launch."""
         port = self.port("REGISTRY_PORT", PORTS[REGISTRY])
-        host = self.text("REGISTRY_HOST")
-        return plan.local_url(host, port) if host else f"http://localhost:{port}"
+        host, scheme = self.text("REGISTRY_HOST"), plan.scheme(REGISTRY, self.values)
+        return plan.local_url(host, port, scheme) if host else f"{scheme}://localhost:{port}"
 
 
 def service(kind: str, variables: Variables) -> Part:
@@ -152,7 +152,7 @@ def service(kind: str, variables: Variables) -> Part:
     args = ["--router-port" if kind == ROUTER else "--port", str(port), *variables.flags(FLAGS[kind])]
     if kind == ROUTER and variables.is_true("ROUTER_EXPOSE_REPLICA_API", default=False):
         args.append("--expose-replica-api")
-    url = plan.local_url(variables.text(host), port)
+    url = plan.local_url(variables.text(host), port, plan.scheme(kind, variables.values))
     return Part(kind, kind, tuple(args), url, (port,), url, patience_s=variables.number(timeout, 30))
 
 

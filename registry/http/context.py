@@ -9,6 +9,7 @@ from aiohttp.payload import Payload
 
 from common.clock import Clock
 from common.http.errors import ApiError
+from common.http.tls import Tls
 from common.wire.base import JsonObject, Message
 from registry.core.catalogue import Catalogue, Entry
 from registry.core.model import Unknown
@@ -75,6 +76,7 @@ class Registry:
     clock: Clock
     usage: UsageBook
     resolver: GuardedResolver
+    tls: Tls
     started_at: float
     deployment_streams: int = 0
     waiting_for_keys: int = 0

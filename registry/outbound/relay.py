@@ -5,6 +5,7 @@ paths; where, stands in a record that passed the rules for addresses, and a name
 redirect is not followed, an answer is read up to a limit, and what comes back is never served as a page.
 """
 
+import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -35,11 +36,14 @@ class PageRelay:
 
     Args:
         resolver: Turns names into addresses that may be asked.
+        tls: What routers and babysitters on https are checked with.
     """
 
-    def __init__(self, resolver: AbstractResolver) -> None:
+    def __init__(self, resolver: AbstractResolver, tls: ssl.SSLContext) -> None:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=AT_ONCE, force_close=True, resolver=resolver, use_dns_cache=False),
+            connector=aiohttp.TCPConnector(
+                limit=AT_ONCE, force_close=True, resolver=resolver, use_dns_cache=False, ssl=tls
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             headers={"User-Agent": f"inference-svc/{__version__}"},

@@ -61,10 +61,16 @@ def probe_session(resolver: AbstractResolver, tls: ssl.SSLContext | None = None)
     )
 
 
-def agent_session(resolver: AbstractResolver) -> aiohttp.ClientSession:
+def agent_session(resolver: AbstractResolver, tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
     """The session for calls of node agents, whose names are judged like those of everything registered."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, resolver=resolver, use_dns_cache=False),
+        connector=aiohttp.TCPConnector(
+            limit=0,
+            keepalive_timeout=KEEPALIVE_S,
+            resolver=resolver,
+            use_dns_cache=False,
+            ssl=True if tls is None else tls,
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
     )

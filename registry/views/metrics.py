@@ -7,6 +7,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from common.http.tls import Tls
+from common.http.tls_metric import tls_families
 from registry.core.catalogue import Catalogue, Revised
 from registry.core.model import Upsert
 from registry.core.writer import Writer
@@ -24,13 +26,21 @@ class Metrics(Collector):
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(
-        self, catalogue: Catalogue, writer: Writer, hub: WatchHub, routers: Iterable[object], tally: Tally | None = None
+        self,
+        catalogue: Catalogue,
+        writer: Writer,
+        hub: WatchHub,
+        routers: Iterable[object],
+        tally: Tally | None = None,
+        *,
+        tls: Tls | None = None,
     ) -> None:
         self.answers: Counter[tuple[str, int]] = Counter()
         self.removals: Counter[str] = Counter(deregistered=0, expired=0, replaced=0)
         self._catalogue = catalogue
         self._routers = routers
         self._tally = tally or Tally()
+        self._tls = tls or Tls()
         self._writer = writer
         self._hub = hub
         self._registry = CollectorRegistry()
@@ -86,6 +96,7 @@ class Metrics(Collector):
         for (route, code), count in sorted(self.answers.items()):
             answers.add_metric([route, str(code)], count)
         yield answers
+        yield from tls_families(self._tls.material.expires_at)
         yield from deployment_families(self._tally)
 
 

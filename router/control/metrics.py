@@ -19,6 +19,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from common.http.tls import Tls
+from common.http.tls_metric import tls_families
 from router.accounts import Accounts
 from router.counters import (
     BOUNDS_S,
@@ -87,6 +89,7 @@ class MetricsSource(Protocol):
     registry_error: str | None
     deployments: Deployments
     accounts: Accounts
+    own_tls: Tls
 
     def replicas(self) -> Sequence[Replica]:
         """All replicas known now."""
@@ -131,6 +134,7 @@ class RouterCollector(Collector):
         """prometheus-client: the families."""
         replicas = self._source.replicas()
         yield from self._fleet(replicas)
+        yield from tls_families(self._source.own_tls.material.expires_at)
         requests = CounterMetricFamily(
             "svc_router_requests", "Attempts that ended, by how they did.", labels=[*LABELS, "outcome"]
         )

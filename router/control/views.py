@@ -51,7 +51,7 @@ def service(replica: Replica, counts: Counts, unreached: tuple[int, str] | None 
         host=record.host,
         port=record.port,
         url=record.url,
-        babysitter_url=url(record.host, record.port + 1),
+        babysitter_url=replica.hints.babysitter_url or url(record.host, record.port + 1),
         healthy=is_healthy(replica),
         request_count=counts.requests,
         error_count=counts.errors,

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-GUIDES = ("one-node", "security", "several-nodes", "upgrading", "watching")
+GUIDES = ("one-node", "security", "several-nodes", "tls", "upgrading", "watching")
 """Pages of docs/guides whose commands are run, all but the ones that say why not."""
 _FENCE = re.compile(
     r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<kind>[a-z]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL

@@ -22,4 +22,4 @@ def test_the_numbers_of_the_page_are_those_of_the_rules() -> None:
 
 def test_what_needs_a_restart_is_named() -> None:
     named = set(re.findall(r"`([a-z_]+)`", PAGE.split("waits for a restart:")[1].split(". ")[0]))
-    assert named == {name for name in needing_restart(RegistrySettings) if not name.startswith("log_")}
+    assert named == {name for name in needing_restart(RegistrySettings) if not name.startswith(("log_", "tls_"))}

@@ -6,6 +6,7 @@ that keeps it from a whole answer is an error.
 
 import asyncio
 import json
+import ssl
 from dataclasses import dataclass, field
 
 from tests.router.fakes import Call, plain
@@ -56,10 +57,23 @@ class Client:
         tally: Of all clients.
         pause_s: Between an answer and the next request.
         stream_each: Every so-manieth request is a stream; 0 for none.
+        tls: What the router is checked with; None: plain HTTP.
+        keeps: Ask again by the same connection, until told that it closes.
     """
 
-    def __init__(self, port: int, tally: Tally, *, pause_s: float = 0.0, stream_each: int = 0) -> None:
+    def __init__(
+        self,
+        port: int,
+        tally: Tally,
+        *,
+        pause_s: float = 0.0,
+        stream_each: int = 0,
+        tls: ssl.SSLContext | None = None,
+        keeps: bool = True,
+    ) -> None:
         self._port = port
+        self._tls = tls
+        self._keeps = keeps
         self._tally = tally
         self._pause_s = pause_s
         self._stream_each = stream_each
@@ -75,7 +89,7 @@ class Client:
             stream = self._stream_each > 0 and asked % self._stream_each == 0
             try:
                 if reader is None:
-                    reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                    reader, writer = await asyncio.open_connection("127.0.0.1", self._port, ssl=self._tls)
                     self._tally.connections += 1
                 writer.write(ask("m", stream=stream))
                 async with asyncio.timeout(60):
@@ -86,6 +100,7 @@ class Client:
                 closes = True
             if closes and self.leaves_when_told:
                 self.leaves = True
+            closes = closes or not self._keeps
             if closes and reader is not None:
                 writer.close()
                 reader = None

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from common.http.tls import Tls
 from common.wire.deployment import DeploymentPhase, ModelState
 from common.wire.record import ServiceRecord
 from router.control.app import ROUTES, Overview, make_app
@@ -26,6 +27,7 @@ def overview() -> Overview:
     master = SimpleNamespace(
         settings=RouterSettings(),
         registry_error=None,
+        own_tls=Tls(),
         replicas=lambda: [Replica(record, "g", leased=True, slot=0)],
         connections=int,
         workers_alive=int,

@@ -236,10 +236,10 @@ class SlurmRunner:
 
     def url(self, record: ReplicaRecord, directory: Path, launch_spec: LaunchSpec) -> str | None:
         """On the node that its job has."""
-        del directory, launch_spec
+        del directory
         job = self._jobs.get(record.replica_id)
         where = job.where if job is not None else None
-        return url(where.host, where.port + 1) if where is not None else None
+        return url(where.host, where.port + 1, scheme=launch_spec.scheme) if where is not None else None
 
     def seen(self, record: ReplicaRecord, directory: Path, state: SavedReplica) -> SavedReplica:
         """As its babysitter wrote once its job runs; before that, its place in the queue."""

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.http.tls import TlsFiles
+from ctl.api import tls_files
 from ctl.launcher.plan import BabysitterFile
 from ctl.launcher.state_dir import Launched, StateDir
 from ctl.launcher.variables import Variables
@@ -42,6 +44,12 @@ class Script:
     def state(self) -> StateDir:
         """What was launched from the project's folder."""
         return StateDir(self.root)
+
+    @property
+    def tls(self) -> TlsFiles:
+        """Whom the launcher believes on https, and what it shows."""
+        text = self.variables.text
+        return tls_files(text("SVC_TLS_CA_FILE"), text("SVC_TLS_CERT_FILE"), text("SVC_TLS_KEY_FILE"))
 
     @property
     def stop_timeout_s(self) -> int:

@@ -38,7 +38,7 @@ async def replicas(script: Script, agent: Launched) -> bool:
     place = Place(
         "the agent", (agent.url,), "", read_token(script.root / file) if file else None, "SVC_AGENT_API_TOKEN_FILE"
     )
-    async with api.connect() as calls:
+    async with api.connect(script.tls) as calls:
         try:
             if to_stop:
                 await stop.stop_replicas(calls, place, script.stop_timeout_s, say)
@@ -55,7 +55,7 @@ async def status(script: Script) -> int:
     here = sorted(script.state.all(), key=lambda one: (stop.ORDER[::-1].index(one.kind), one.name))
     table = [("PROCESS", "PID", "PORT", "HEALTH", "MODELS")]
     well = bool(here)
-    async with api.connect() as calls:
+    async with api.connect(script.tls) as calls:
         for one in here:
             seen = await look(calls, one)
             models = ", ".join(await models_of(calls, one.url)) if seen.pid and one.kind in (ROUTER, BABYSITTER) else ""

@@ -11,7 +11,7 @@ from ctl import api
 from ctl.api import Api
 from ctl.launcher import launch, plan, variables
 from ctl.launcher.launch import CannotStart, Launch
-from ctl.launcher.plan import AGENT, REGISTRY, ROUTER, BabysitterFile, Part
+from ctl.launcher.plan import AGENT, BABYSITTER, REGISTRY, ROUTER, BabysitterFile, Part
 from ctl.launcher.scripts import Script, Stop, say, warn
 from ctl.launcher.variables import Variables, WrongVariable
 from ctl.live import board
@@ -50,7 +50,7 @@ async def bring_up(script: Script, parts: Sequence[Part], then: Callable[[Api, L
     timeout_s = values.number("BABYSITTER_WAIT_TIMEOUT", SERVER_TIMEOUT_S)
     run = Launch(script.state, environ, timeout_s, script.root, for_scripts=True)
     run.state.prepare()
-    async with run.state.locked(LOCK_PATIENCE_S), api.connect() as calls:
+    async with run.state.locked(LOCK_PATIENCE_S), api.connect(script.tls) as calls:
         try:
             with board(Output(sys.stdout, sys.stdout, as_json=False)) as shown:
                 await launch.bring_up(calls, run, parts, shown)
@@ -129,8 +129,8 @@ def template_part(values: Variables) -> Part:
         args += values.flags(TEMPLATE_INFINILM) + ["--awq"] * values.is_true("AWQ", default=False)
     elif kind != "infinilm-rust":
         args += values.flags({"--model-name": "MODEL_NAME"})
-    name = values.text("SERVICE_NAME", f"infinilm-{kind}-{port}")
-    return variables.babysitter(values, BabysitterFile("", name, port, host), [*args, "--host", host])
+    name, spoken = values.text("SERVICE_NAME", f"infinilm-{kind}-{port}"), plan.scheme(BABYSITTER, values.values)
+    return variables.babysitter(values, BabysitterFile("", name, port, host, scheme=spoken), [*args, "--host", host])
 
 
 def from_here(path: str) -> str:
@@ -141,7 +141,8 @@ def from_here(path: str) -> str:
 async def everything(script: Script, files: Sequence[str]) -> int:
     """launch_all.sh: `files` are BABYSITTER_CONFIGS where that is an array."""
     values = script.variables
-    if values.text("REGISTRY_HOST") or values.text("REGISTRY_PORT"):
+    has_tls = plan.scheme(REGISTRY, values.values) == "https"
+    if has_tls or values.text("REGISTRY_HOST") or values.text("REGISTRY_PORT"):
         # Babysitters follow a registry placed here; otherwise the registry_url of their file holds.
         url = values.text("BABYSITTER_REGISTRY_URL", values.registry_url)
         values = values.with_(BABYSITTER_REGISTRY_URL=url)
