@@ -1,5 +1,8 @@
 """`python -m babysitter --config-file X.toml`: look after one inference server until SIGTERM or SIGINT."""
 
+if __name__ == "__main__":
+    import common.quick_start  # noqa: F401 - before all others: see there
+
 import asyncio
 import contextlib
 import os

@@ -4,6 +4,7 @@ A look-up of a name cannot be called off. While the DNS does not answer, one tak
 those of libuv) is not closed before the last has come back. Nobody waits for it then.
 """
 
+import gc
 import os
 import sys
 import threading
@@ -18,6 +19,8 @@ CLOSING_S = 2.0
 
 def run(work: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Run `work` on uvloop; returns its exit code, or ends the process with it when the loop cannot be closed."""
+    gc.freeze()  # what is loaded by now stays, and is not looked through for garbage
+    gc.enable()  # `quick_start.py`
     watch: list[threading.Timer] = []
 
     async def whole() -> int:

@@ -15,7 +15,6 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import tomli
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
@@ -212,7 +211,7 @@ def read_file(path: Path) -> Any:
     try:
         text = raw.decode("utf-8-sig")  # some editors begin a file with a byte order mark
         return _parse(text, path.suffix)
-    except (UnicodeDecodeError, tomli.TOMLDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         kind = "YAML" if path.suffix in _YAML else "TOML"
         raise SettingsError(f"{path}: not valid {kind}: {' '.join(str(error).split())}") from error
 
@@ -227,7 +226,7 @@ def _parse(text: str, suffix: str) -> Any:
             raise
         try:
             other = _json_or_yaml(text)
-        except yaml.YAMLError:
+        except ValueError:
             other = None
         if not isinstance(other, dict | list):
             raise  # TOML with a mistake in it is text to YAML
@@ -235,11 +234,20 @@ def _parse(text: str, suffix: str) -> Any:
 
 
 def _json_or_yaml(text: str) -> Any:
-    """JSON first: some of it, such as an indent of tabs, is no YAML."""
+    """JSON first: some of it, such as an indent of tabs, is no YAML.
+
+    Raises:
+        ValueError: It is neither.
+    """
     try:
         return json.loads(text)
     except ValueError:
-        return yaml.safe_load(text)
+        import yaml  # noqa: PLC0415 - few have such a file, and every process would load it
+
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

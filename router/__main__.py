@@ -1,5 +1,8 @@
 """`python -m router`: the router's process."""
 
+if __name__ == "__main__":
+    import common.quick_start  # noqa: F401 - before all others: see there
+
 import os
 import sys
 from functools import partial

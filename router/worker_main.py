@@ -1,5 +1,8 @@
 """`python -m router.worker_main FEED_FD COUNTERS_FD SOCKET_FD GIVING_FD TAKING_FD compiled|sources`: a worker's process, started by the master only."""
 
+if __name__ == "__main__":
+    import common.quick_start  # noqa: F401 - before all others: see there
+
 import importlib
 import signal
 import sys

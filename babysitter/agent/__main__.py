@@ -1,5 +1,8 @@
 """`python -m babysitter.agent`: the node's agent, until SIGTERM or SIGINT."""
 
+if __name__ == "__main__":
+    import common.quick_start  # noqa: F401 - before all others: see there
+
 import os
 import sys
 from collections.abc import Mapping

@@ -6,7 +6,7 @@ import ssl
 import aiohttp
 
 from common import __version__
-from common.hosts import Resolver
+from common.http.resolver import Resolver
 
 KEEPALIVE_S = 4.0
 """Idle sockets are dropped before the common 5 s limit of servers, so that none is reused as it closes (F3)."""

@@ -8,8 +8,8 @@ import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from common import __version__
-from common.hosts import Resolver
 from common.http.client import KEEPALIVE_S
+from common.http.resolver import Resolver
 from registry.outbound.addresses import AddressPolicy, AddressRefused, parse_address
 
 log = structlog.get_logger(__name__)

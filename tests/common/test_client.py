@@ -9,8 +9,8 @@ from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpServer
 
 from common import __version__
-from common.hosts import Resolver
 from common.http.client import AnswerTooLarge, make_session, no_connection, read_bounded
+from common.http.resolver import Resolver
 
 PROJECT = Path(__file__).resolve().parents[2]
 

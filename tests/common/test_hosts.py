@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from common.hosts import Resolver, addresses_of, dial
+from common.hosts import addresses_of, dial
 from common.http.client import make_session
+from common.http.resolver import Resolver
 from common.names import bind_address, is_localhost
 from tests.ports import free_port
 
