@@ -25,6 +25,7 @@ from router import advertise, compiled, complaints, last_table
 from router.adapters import AdapterLoader
 from router.control.app import Overview, make_app
 from router.control.engine_metrics import EngineMetrics
+from router.control.own_usage import OwnUsage
 from router.control.replica_api import ReplicaApi
 from router.control_socket import control_socket
 from router.master import Master
@@ -90,9 +91,10 @@ async def serve(
             except SettingsError as error:
                 raise ConfigurationError(str(error)) from error
             master.bind()
-            overview = Overview(master, pool.counters, EngineMetrics(session, master.replicas, lambda: master.tls))
             presence = presence_of(settings, pool.port, tls.scheme)
             client = make_client(master, session, token, presence)
+            engines = EngineMetrics(session, master.replicas, lambda: master.tls)
+            overview = Overview(master, pool.counters, engines, OwnUsage(client))
             app = make_app(overview, make_replica_api(settings, session, client))
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
             await runner.setup()

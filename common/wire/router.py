@@ -123,6 +123,15 @@ class ReplicaTraffic(Message, frozen=True, kw_only=True):
     errors_s: float
 
 
+class KeyTraffic(Message, frozen=True, kw_only=True):
+    """What one API key used in the last ten seconds, per second; empty for those who showed none."""
+
+    key: str
+    requests_s: float
+    prompt_tokens_s: float
+    completion_tokens_s: float
+
+
 class Traffic(Message, frozen=True, kw_only=True):
     """`GET /traffic`: points later than `since`, and every replica as it is now."""
 
@@ -132,3 +141,4 @@ class Traffic(Message, frozen=True, kw_only=True):
     connections: int
     registry_error: str | None
     replicas: list[ReplicaTraffic]
+    keys: list[KeyTraffic] = []

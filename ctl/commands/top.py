@@ -15,7 +15,7 @@ from rich.text import Text
 
 from common.wire.deployment import DeploymentInfo
 from common.wire.replica import ReplicaInfo
-from common.wire.router import RoutedService
+from common.wire.router import KeyTraffic, RoutedService
 from ctl import answers
 from ctl.api import Api, Place
 from ctl.call import Call
@@ -44,6 +44,8 @@ class TopState:
     services: Sequence[RoutedService] = ()
     deployments: Sequence[DeploymentInfo] = ()
     troubles: list[str] = field(default_factory=list)
+    keys: Sequence[KeyTraffic] = ()
+    by_key: bool = False
     sort: str = SORTS[0]
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -68,12 +70,13 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument("-i", "--interval", type=float, default=1.0, metavar="S", help="between two looks (default: 1)")
     parser.add_argument("-n", "--count", type=int, metavar="N", help="end after so many looks")
     parser.add_argument("--once", action="store_true", help="one look, over one interval")
+    parser.add_argument("--by-key", action="store_true", help="who asks, instead of who answers; key k on the screen")
     parser.add_argument("--sort", choices=SORTS, default=SORTS[0], help="(default: busy); key s on the screen")
 
 
 async def top(call: Call) -> int:
     """Look again and again."""
-    watch = TopState(sort=call.args.sort)
+    watch = TopState(sort=call.args.sort, by_key=call.args.by_key)
     count = 1 if call.args.once else call.args.count
     async with call.connect() as calls:
         await look(calls, call, watch)
@@ -92,6 +95,9 @@ async def top(call: Call) -> int:
                     watch.ended.set()
                 elif typed in "sS":
                     watch.sort = SORTS[(SORTS.index(watch.sort) + 1) % len(SORTS)]
+                    draw()
+                elif typed in "kK":
+                    watch.by_key = not watch.by_key
                     draw()
 
             with pressed(sys.stdin, key):
@@ -126,6 +132,9 @@ async def look(calls: Api, call: Call, watch: TopState) -> None:
     # A registry of an older version has none; one that is away is told of by the replicas.
     with suppress(Problem):
         watch.deployments = answers.items(DeploymentInfo, await calls.get(call.registry, ROOT), "deployments")
+    with suppress(Problem):
+        traffic = await calls.get(router, "/traffic", params={"since": str(int(time.time()))})
+        watch.keys = answers.items(KeyTraffic, traffic, "keys")
     watch.troubles = list(dict.fromkeys(one.message for one in asked if isinstance(one, Problem)))
     for one in asked:
         if isinstance(one, BaseException) and not isinstance(one, Problem):
@@ -155,12 +164,12 @@ def show(call: Call, watch: TopState) -> None:
     """One look for a pipe."""
     shown = watch.rows()
     if call.out.as_json:
-        call.out.entry(views.document(shown, watch.fleet(), watch.troubles, watch.deployments))
+        call.out.entry(views.document(shown, watch.fleet(), watch.troubles, watch.deployments, watch.keys))
         return
     call.out.line(views.headline(shown, watch.fleet()))
     for line in views.awaited(watch.deployments):
         call.out.line(line)
-    call.out.table(views.table(shown))
+    call.out.table(views.keys(watch.keys) if watch.by_key else views.table(shown))
     for trouble in watch.troubles:
         call.out.note(trouble)
 
@@ -171,15 +180,18 @@ def screen(call: Call, watch: TopState) -> RenderableType:
     awaited = [Text(line, "yellow") for line in views.awaited(watch.deployments)]
     room = max(call.out.console.height - FRAME_LINES - len(awaited) - len(watch.troubles), 1)
     title = Text("svcctl top", "bold cyan").append("   " + views.headline(shown, watch.fleet()), "bold white")
-    hidden = f"{len(shown) - room} more replicas   " if len(shown) > room else ""
-    keys = f"{hidden}sorted by {watch.sort}   s: sort   q: quit   every {call.args.interval:g} s, rates over {WINDOW_S:.0f} s"
+    rows = len(watch.keys) if watch.by_key else len(shown)
+    hidden = f"{rows - room} more {'keys' if watch.by_key else 'replicas'}   " if rows > room else ""
+    sort = "by key   k: replicas" if watch.by_key else f"sorted by {watch.sort}   s: sort   k: keys"
+    table = views.keys(watch.keys[:room]) if watch.by_key else views.table(shown[:room], call.out.console.width)
+    keys = f"{hidden}{sort}   q: quit   every {call.args.interval:g} s, rates over {WINDOW_S:.0f} s"
     troubles = [Text(trouble, "bold red") for trouble in watch.troubles]
     return Group(
         title,
         *awaited,
         *troubles,
         Text(""),
-        rich_table(views.table(shown[:room], call.out.console.width)),
+        rich_table(table),
         Text(""),
         Text(keys, "dim"),
     )
@@ -195,6 +207,11 @@ COMMANDS = (
         "as they come, put right at its end by the usage that it tells. RUN, WAIT, KV and CACHED are what the engines tell, where they do: requests\n"
         "in work and in the engine's queue, how full its KV cache is, and the share of prompt tokens that it found in its\n"
         "prefix cache since it began. In a pipe each look is a table, under --json a document per line.",
-        examples=("svcctl top", "svcctl top --once", "svcctl top --interval 5 --json | jq .fleet"),
+        examples=(
+            "svcctl top",
+            "svcctl top --by-key",
+            "svcctl top --once",
+            "svcctl top --interval 5 --json | jq .fleet",
+        ),
     ),
 )

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from msgspec import UNSET
+from msgspec import UNSET, to_builtins
 
 from common.wire.deployment import DeploymentInfo, DeploymentPhase
 from common.wire.hints import Hints
 from common.wire.replica import ReplicaInfo
-from common.wire.router import RoutedService
+from common.wire.router import KeyTraffic, RoutedService
 from common.wire.words import ReplicaStatus
 from ctl import answers
 from ctl.table import TextTable
@@ -16,6 +16,7 @@ from ctl.views import deployments
 from ctl.views.progress import STEPS
 from ctl.views.rates import Rates
 from ctl.views.replicas import node_of, word
+from ctl.views.usage import NOBODY
 from ctl.views.words import duration, names
 
 SORTS = ("busy", "name", "state", "ttft", "errors")
@@ -162,8 +163,22 @@ def awaited(infos: Sequence[DeploymentInfo]) -> list[str]:
     return lines if len(lines) <= AWAITED_LINES else [*lines[:AWAITED_LINES], f"and {len(lines) - AWAITED_LINES} more"]
 
 
+def keys(shown: Sequence[KeyTraffic]) -> TextTable:
+    """Who asks."""
+    cells = [
+        (one.key or NOBODY, *map(number, (one.requests_s, one.prompt_tokens_s, one.completion_tokens_s)))
+        for one in shown
+    ]
+    columns = ("KEY", "REQ/S", "PROMPT TOK/S", "TOK/S")
+    return TextTable(columns, cells, right=frozenset(columns[1:]))
+
+
 def document(
-    all_rows: Sequence[Row], fleet: Rates, troubles: Sequence[str], infos: Sequence[DeploymentInfo]
+    all_rows: Sequence[Row],
+    fleet: Rates,
+    troubles: Sequence[str],
+    infos: Sequence[DeploymentInfo],
+    asking: Sequence[KeyTraffic],
 ) -> dict[str, object]:
     """One look as JSON."""
     waits = [
@@ -173,6 +188,7 @@ def document(
         "replicas": [asdict(row) for row in all_rows],
         "fleet": asdict(fleet),
         "deployments": waits,
+        "keys": [to_builtins(one) for one in asking],
         "troubles": list(troubles),
     }
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
@@ -25,14 +26,17 @@ from common.wire.router import (
     RouterStats,
     Traffic,
 )
+from common.wire.usage import UsageReport
 from router.control import metrics, views
 from router.control.engine_metrics import EngineMetrics
+from router.control.own_usage import OwnUsage
 from router.control.replica_api import BODY_LIMIT_BYTES, ReplicaApi
-from router.control.traffic import SAMPLE_S, TrafficHistory, TrafficSample
+from router.control.traffic import SAMPLE_S, KeyRates, TrafficHistory, TrafficSample
 from router.counters import DURATION, EJECTIONS, ERRORS, IN_FLIGHT, REQUESTS, SharedCounters
 from router.model import Replica
 from router.outlier import TOLD
 from router.proxy import answers
+from router.proxy.paths import KEY_FIELD
 from router.settings import RouterSettings
 
 
@@ -49,13 +53,18 @@ class Overview:
         fleet: The master.
         counters: The counters.
         engines: Asks the engines for their metrics.
+        own_usage: Asks the registry for what a key used.
     """
 
-    def __init__(self, fleet: MasterState, counters: SharedCounters, engines: EngineMetrics) -> None:
+    def __init__(
+        self, fleet: MasterState, counters: SharedCounters, engines: EngineMetrics, own_usage: OwnUsage
+    ) -> None:
         self.engines = engines
+        self.own_usage = own_usage
         self._fleet = fleet
         self._counters = counters
         self._traffic = TrafficHistory()
+        self._keys = KeyRates()
         self.is_leaving = False
         """It was told to stop, and waits until nobody new comes."""
 
@@ -100,6 +109,7 @@ class Overview:
         while True:
             rows = {replica.id: self._counters.row(replica.slot) for replica in self._fleet.replicas()}
             queue = self._counters.row(self._counters.shape.slots)
+            self._keys.add(time.monotonic(), self._fleet.accounts.by_key)
             self._traffic.add(TrafficSample(time.time(), time.monotonic(), rows, queue))
             await asyncio.sleep(SAMPLE_S)
 
@@ -112,6 +122,7 @@ class Overview:
             workers=self._fleet.workers_alive(),
             connections=self._fleet.connections(),
             registry_error=self._fleet.registry_error,
+            keys=self._keys.rates(),
             replicas=[self._replica_traffic(replica, now) for replica in self._fleet.replicas()],
         )
 
@@ -233,6 +244,12 @@ async def _traffic(request: web.Request) -> web.Response:
     return _answer(request.app[OVERVIEW].traffic(since))
 
 
+async def _usage(request: web.Request) -> web.Response:
+    """Requests and tokens of the caller's own key, by model, by hours or days; without keys those of everybody who shows none."""
+    key = unquote(request.headers.getall(KEY_FIELD.decode(), [""])[-1])
+    return _answer(await request.app[OVERVIEW].own_usage.report(key, request.query))
+
+
 async def _models(request: web.Request) -> web.Response:
     """The models that can be asked now; those of deployments without a replica have a `status`: `cold`, `starting`, `asleep`."""
     return _answer(request.app[OVERVIEW].models())
@@ -262,6 +279,12 @@ def _get(path: str, handler: Handler, answers: Any, *, faults: tuple[int, ...] =
     return Route("GET", path, handler, (handler.__doc__ or "").strip(), answers, faults, **more)
 
 
+_EPOCH_S = {"type": "string", "pattern": "^[0-9]{1,11}(\\.[0-9]{1,6})?$"}
+_OWN_USAGE = (
+    Parameter("since", _EPOCH_S, "From this hour on, in epoch seconds; a week ago unless said."),
+    Parameter("until", _EPOCH_S, "Up to this hour, in epoch seconds; now unless said."),
+    Parameter("step", {"enum": ["hour", "day"]}, "A row for each hour or day."),
+)
 _SINCE = Parameter("since", {"type": "number"}, "Only points later than this, in epoch seconds.")
 _ONE_MODEL = {200: JsonObject, 404: ModelFault}
 ROUTES: tuple[Route, ...] = (
@@ -272,6 +295,7 @@ ROUTES: tuple[Route, ...] = (
     _get("/metrics", _metrics, {200: None}),
     _get("/metrics/engines", _engine_metrics, {200: None}),
     _get("/traffic", _traffic, {200: Traffic}, faults=(400,), query=(_SINCE,)),
+    _get("/v1/usage", _usage, {200: UsageReport}, faults=(400, 404, 503), query=_OWN_USAGE),
     _get("/models", _models, {200: ModelList}),
     _get("/models/{model:.+}", _model, _ONE_MODEL),
     _get("/v1/models", _models, {200: ModelList}),

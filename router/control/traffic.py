@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from common.wire.router import TrafficPoint
+from common.tokens import Counts, Name, Rows, add
+from common.wire.router import KeyTraffic, TrafficPoint
 from router.counters import (
     BOUNDS_S,
     CACHED_TOKENS,
@@ -29,6 +30,7 @@ from router.counters import (
 )
 
 SAMPLE_S = 2.0
+KEYS_WINDOW_S = 10.0
 POINTS_KEPT = 450
 """A quarter of an hour."""
 QUANTILES = (0.5, 0.95, 0.99)
@@ -98,6 +100,45 @@ class TrafficHistory:
                 completion_tokens_s=_rate(total[WRITTEN_TOKENS], seconds),
             )
         )
+
+
+class KeyRates:
+    """What each key used of late, over `KEYS_WINDOW_S`: requests count at their end, in lumps."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, dict[str, Counts]]] = deque()
+
+    def add(self, now: float, by_key: Mapping[Name, Counts]) -> None:
+        """Take what was used since the router began."""
+        sums: Rows = {}
+        for (key, _, _), counts in by_key.items():
+            add(sums, (key, "", ""), counts)
+        self._samples.append((now, {key: counts for (key, _, _), counts in sums.items()}))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - KEYS_WINDOW_S:  # noqa: PLR2004 - a difference takes two
+            self._samples.popleft()
+
+    def rates(self) -> list[KeyTraffic]:
+        """Per second, of keys that used anything, those with most tokens first."""
+        if not self._samples:
+            return []
+        (began, before), (now, after) = self._samples[0], self._samples[-1]
+        seconds = max(now - began, 1e-9)
+        none = (0, 0, 0, 0, 0, 0)
+        changes = {
+            key: [new - old for new, old in zip(counts, before.get(key, none), strict=True)]
+            for key, counts in after.items()
+        }
+        rates = [
+            KeyTraffic(
+                key=key,
+                requests_s=_rate(change[0], seconds),
+                prompt_tokens_s=_rate(change[1], seconds),
+                completion_tokens_s=_rate(change[3], seconds),
+            )
+            for key, change in changes.items()
+            if change[0]
+        ]
+        return sorted(rates, key=lambda one: (-one.prompt_tokens_s - one.completion_tokens_s, one.key))
 
 
 def percentiles(row: Row, histogram: int) -> list[float] | None:

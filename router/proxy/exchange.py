@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from enum import Enum
 from math import inf
+from urllib.parse import quote
 
 from router import dispatch
 from router.admission import PRIORITIES, Priority
@@ -26,7 +27,7 @@ from router.proxy.engine import Engine
 from router.proxy.explain import EXPLAINED, explain
 from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.owner_search import may_have
-from router.proxy.paths import PROXIED
+from router.proxy.paths import KEY_FIELD, OWN_USAGE, PROXIED
 from router.proxy.response_writer import ResponseWriter
 from router.proxy.sides import ClientConnection
 from router.proxy.timed import TimedRequest
@@ -91,7 +92,7 @@ class Exchange(TimedRequest):
         try:
             key = checks.key_of(engine, head) if engine.needs.key else None
             if checks.check_path(engine, head, head.operation):
-                self._ask_control()
+                self._ask_control(key)
                 return
             self.facts = checks.facts_of(engine, head, self.body, head.operation)
             if key is not None:
@@ -143,7 +144,7 @@ class Exchange(TimedRequest):
         if refusal is not None:
             raise checks.reject(refusal)
 
-    def _ask_control(self) -> None:
+    def _ask_control(self, key: Key | None) -> None:
         """Answer from the router itself: its control plane, or this worker's own explanation."""
         engine, head = self._engine, self.head
         if head.path == b"/admin/explain" and head.method == b"POST":
@@ -154,6 +155,12 @@ class Exchange(TimedRequest):
             changed = differing(self.body, body) if body is not self.body and checks.is_json(head, body) else ()
             self.answer(200, explain(engine, facts, changed))
             return
+        if head.path == OWN_USAGE:
+            name = quote(key.name, safe="") if key is not None else ""
+            self.peer_line += b"%b: %b\r\n" % (
+                KEY_FIELD,
+                name.encode(),
+            )  # after what the client sent: the last one counts
         self.dispatch.ask_only(engine.control)
         self._ask(engine.control, None)
 

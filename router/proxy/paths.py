@@ -98,10 +98,13 @@ _BY_THE_FRONT = frozenset(
         b"/detokenize",
     }
 )
+OWN_USAGE = b"/v1/usage"
+KEY_FIELD = b"x-svc-key"
+"""By which a worker tells the control plane whose key let a request in."""
 CONTROL = frozenset(
     {
         *(b"/", b"/health", b"/status", b"/services", b"/stats", b"/metrics", b"/traffic", b"/openapi.json"),
-        *(b"/metrics/engines", b"/models", b"/v1/models", b"/ready"),
+        *(b"/metrics/engines", b"/models", b"/v1/models", b"/ready", OWN_USAGE),
     }
 )
 MODEL_TREES = (b"/v1/models/", b"/models/")

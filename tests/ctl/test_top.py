@@ -128,7 +128,7 @@ def test_what_engines_tell_has_columns_and_what_one_does_not_tell_is_empty() -> 
     assert cells["a"] == ("", "", "", "")
     assert cells["d"] == ("3", "0", "26%", "86%")
     assert cells["e"] == ("0", "", "", "")
-    looked = json.loads(json.dumps(top.document(rows, Rates(), (), ())))
+    looked = json.loads(json.dumps(top.document(rows, Rates(), (), (), ())))
     [engine] = [row["engine"] for row in looked["replicas"] if row["name"] == "e"]
     assert engine == {"running": 0, "waiting": None, "kv_cache_usage": None, "prefix_hit_share": None}
     assert "RUN" not in top.table([row for row in rows if row.name == "a"]).columns
@@ -171,7 +171,7 @@ def test_what_starts_or_is_waited_for_has_a_line_with_the_time_that_is_left() ->
         "d: queued (place 2), 0 waiting",
     ]
     assert top.awaited(infos[:1] * 9)[5:] == ["and 4 more"]
-    assert top.document([], Rates(), (), infos)["deployments"][0] == {  # type: ignore[index]
+    assert top.document([], Rates(), (), infos, ())["deployments"][0] == {  # type: ignore[index]
         "name": "a",
         "phase": "starting",
         "waiting": 37,
@@ -221,3 +221,16 @@ def serve(suite: Suite, pages: list[str]) -> None:
     suite.answers["registry GET /api/v1/replicas"] = {"replicas": INFOS}
     suite.answers["router GET /services"] = {"services": SERVICES}
     suite.answers["router GET /metrics"] = metrics
+
+
+async def test_who_asks_is_a_table_of_its_own(suite: Suite) -> None:
+    suite.answers["registry GET /api/v1/replicas"] = {"total": 0, "replicas": []}
+    suite.answers["router GET /services"] = {"services": []}
+    suite.answers["router GET /metrics"] = web.Response(text="")
+    used = {"key": "team", "requests_s": 2.0, "prompt_tokens_s": 1234.5, "completion_tokens_s": 20.0}
+    suite.answers["router GET /traffic"] = {"keys": [used, {**used, "key": ""}]}
+    done = await suite.ctl("top", "--once", "-i", "0.01", "--by-key")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["team", "2.0", "1,234", "20.0"] in lines
+    assert ["anonymous", "2.0", "1,234", "20.0"] in lines
+    assert (await suite.ctl("top", "--once", "-i", "0.01", "--json")).json["keys"][0] == used

@@ -11,7 +11,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from common.http.tls import Tls
 from common.wire.deployment import DeploymentPhase, ModelState
 from common.wire.record import ServiceRecord
+from common.wire.usage import UsageCounts, UsageReport
 from router.control.app import ROUTES, Overview, make_app
+from router.control.own_usage import OwnUsage
 from router.counters import Shape, SharedCounters
 from router.demand import ColdTotals
 from router.model import Replica
@@ -19,6 +21,9 @@ from router.proxy.paths import is_control
 from router.settings import RouterSettings
 
 BIG = ModelState(model="big", deployment="d", phase=DeploymentPhase.ASLEEP)
+
+
+USED = UsageReport(since="2026-01-01T00:00:00Z", until="2026-01-08T00:00:00Z", rows=[], total=UsageCounts(requests=3))
 
 
 def overview() -> Overview:
@@ -39,7 +44,9 @@ def overview() -> Overview:
         ),
     )
     engines = SimpleNamespace(page=AsyncMock(return_value=b""))
-    return Overview(cast("Any", master), SharedCounters(SharedCounters.create(shape), shape), cast("Any", engines))
+    client = SimpleNamespace(usage=AsyncMock(return_value=USED))
+    counters = SharedCounters(SharedCounters.create(shape), shape)
+    return Overview(cast("Any", master), counters, cast("Any", engines), OwnUsage(cast("Any", client)))
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
@@ -83,3 +90,14 @@ async def test_a_parameter_at_fault_is_named() -> None:
     async with TestClient(TestServer(make_app(overview()))) as client:
         answer = await client.get("/traffic?since=x")
         assert (answer.status, (await answer.json())["field"]) == (400, "since")
+
+
+async def test_metrics_have_tokens_by_key() -> None:
+    async with TestClient(TestServer(make_app(overview()))) as client:
+        page = await (await client.get("/metrics")).text()
+    for line in (
+        'svc_router_key_requests_total{key="team",model="m"} 3.0',
+        'svc_router_key_tokens_total{key="team",kind="cached",model="m"} 64.0',
+        'svc_router_key_tokens_total{key="anonymous",kind="estimated",model="m"} 1.0',
+    ):
+        assert f"{line}\n" in page

@@ -5,7 +5,7 @@ import pytest
 import router.counters
 from common.names import is_service_name
 from router.advertise import own_url, presence, router_name
-from router.control.traffic import POINTS_KEPT, TrafficHistory, TrafficSample, quantile
+from router.control.traffic import POINTS_KEPT, KeyRates, TrafficHistory, TrafficSample, quantile
 from router.counters import (
     BOUNDS_S,
     DURATION,
@@ -120,3 +120,23 @@ def test_a_router_says_where_it_is() -> None:
     assert router_name("-node 1_.", 8000) == "router-node-1_-8000"
     assert is_service_name(router_name("x" * 300, 65535))
     assert set(presence("127.0.0.1", 8000, None)) == {"router", "router_url"}
+
+
+def test_what_keys_used_of_late_is_told_with_the_greatest_first() -> None:
+    rates = KeyRates()
+    assert rates.rates() == []
+    rates.add(0.0, {("old", "m", ""): (5, 50, 0, 5, 0, 0)})
+    for second in range(2, 22, 2):
+        now = (second, 100 * second, 0, 10 * second, 0, 0)
+        rates.add(
+            float(second),
+            {
+                ("old", "m", ""): (5, 50, 0, 5, 0, 0),
+                ("a", "m", ""): now,
+                ("a", "n", ""): now,
+                ("b", "m", ""): (second, 0, 0, 1, 0, 0),
+            },
+        )
+    first, second_one = rates.rates()
+    assert (first.key, first.requests_s, first.prompt_tokens_s, first.completion_tokens_s) == ("a", 2.0, 200.0, 20.0)
+    assert (second_one.key, second_one.requests_s) == ("b", 1.0)
