@@ -34,6 +34,7 @@ from common.clock import SystemClock, iso
 from common.discovery.registry_client import RegistryClient
 from common.exits import ConfigurationError
 from common.http.access import is_loopback, read_credential, read_token
+from common.http.audit import AUDIT_FILE, AuditLog
 from common.http.client import make_session
 from common.http.serve import Address, start, stop_serving, stop_signals, until_stopped
 from common.http.tls import Tls
@@ -92,7 +93,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
         if tracing is not None:
             supervisor.on_move.append(partial(trace_starts, tracing, settings, supervisor))
         runner = await start(
-            make_app(make_source(settings, supervisor, key, tls)),
+            make_app(make_source(settings, supervisor, key, tls, home)),
             Address(bind_address(settings.host), settings.port + 1),
             drain_timeout_s=1.0,
             what=f"babysitter {settings.name}",
@@ -189,7 +190,9 @@ def make_home(settings: BabysitterSettings) -> Home:
     return Home(settings.data_dir / "babysitter", settings.name)
 
 
-def make_source(settings: BabysitterSettings, supervisor: Supervisor, key: str | None, tls: Tls) -> ApiContext:
+def make_source(
+    settings: BabysitterSettings, supervisor: Supervisor, key: str | None, tls: Tls, home: Home
+) -> ApiContext:
     """What the babysitter's own calls answer from."""
     return ApiContext(
         supervisor=supervisor,
@@ -199,6 +202,7 @@ def make_source(settings: BabysitterSettings, supervisor: Supervisor, key: str |
         token=read_token(settings.api_token_file) if settings.api_token_file else None,
         server_key=key.removeprefix("Bearer ") if key is not None else None,
         tls=tls,
+        audit=AuditLog(home.directory / AUDIT_FILE, f"babysitter {settings.name}"),
     )
 
 

@@ -25,6 +25,7 @@ from common.clock import now_iso
 from common.http import openapi
 from common.http.access import bearer_matches
 from common.http.answers import json_answer
+from common.http.audit import AuditLog, audited
 from common.http.errors import ApiError, json_errors, read_json_object
 from common.http.openapi import Parameter, Route
 from common.http.tls import Tls
@@ -36,6 +37,8 @@ from common.wire.models import ModelList
 from common.wire.replica import StopRequest
 
 DEMAND = "/lora/demand"
+NO_CHANGE = {("POST", DEMAND): "a router's, for a request"}
+"""Calls that are not in the audit, though their method is no reading one, and why."""
 OPEN = frozenset({"/health", "/models", "/v1/models", "/info", "/metrics", "/openapi.json"})
 
 
@@ -54,6 +57,7 @@ class ApiContext:
     token: str | None = None
     server_key: str | None = None
     tls: Tls = field(default_factory=Tls)
+    audit: AuditLog | None = None
 
 
 CONTEXT: web.AppKey[ApiContext] = web.AppKey("context", ApiContext)
@@ -61,10 +65,18 @@ CONTEXT: web.AppKey[ApiContext] = web.AppKey("context", ApiContext)
 
 def make_app(context: ApiContext) -> web.Application:
     """The babysitter's application."""
-    app = web.Application(client_max_size=1 << 16, middlewares=[json_errors, _guard])
+    app = web.Application(client_max_size=1 << 16, middlewares=[_audit, json_errors, _guard])
     app[CONTEXT] = context
     openapi.add_routes(app, ROUTES)
     return app
+
+
+def _role(request: web.Request) -> str | None:
+    """There is one token, and none is needed on loopback."""
+    return "token" if request.app[CONTEXT].guarded else None
+
+
+_audit = audited(lambda request: request.app[CONTEXT].audit, NO_CHANGE, _role)
 
 
 @web.middleware

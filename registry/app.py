@@ -17,6 +17,7 @@ from common.clock import Clock, SystemClock
 from common.discovery.limits import BODY_LIMIT_BYTES
 from common.exits import ConfigurationError
 from common.http.access import is_loopback
+from common.http.audit import AuditLog
 from common.http.serve import Address, explain_bind, start, stop_serving, until_stopped
 from common.http.tls import Tls, read_ca
 from common.names import bind_address
@@ -129,6 +130,7 @@ def make_app(
                     usage=usage,
                     resolver=resolver,
                     tls=tls,
+                    audit=AuditLog(settings.data_dir / "registry-audit.jsonl", "registry"),
                     started_at=clock.monotonic(),
                 )
                 app[SCOPE] = scope

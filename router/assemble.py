@@ -14,6 +14,7 @@ from aiohttp import web
 from common.discovery.registry_client import RegistryClient
 from common.exits import ConfigurationError
 from common.http.access import read_token, require_guard
+from common.http.audit import AuditLog
 from common.http.client import make_session
 from common.http.serve import stop_signals, until_stopped
 from common.http.tls import Tls
@@ -95,7 +96,7 @@ async def serve(
             client = make_client(master, session, token, presence)
             engines = EngineMetrics(session, master.replicas, lambda: master.tls)
             overview = Overview(master, pool.counters, engines, OwnUsage(client))
-            app = make_app(overview, make_replica_api(settings, session, client))
+            app = make_app(overview, make_replica_api(settings, session, client, pool.port))
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             await web.UnixSite(runner, control_path).start()
@@ -206,7 +207,7 @@ def make_prober(master: Master, session: aiohttp.ClientSession) -> ReplicaProber
 
 
 def make_replica_api(
-    settings: RouterSettings, session: aiohttp.ClientSession, client: RegistryClient | None
+    settings: RouterSettings, session: aiohttp.ClientSession, client: RegistryClient | None, port: int
 ) -> ReplicaApi | None:
     """What passes `/api/v1/*` on, where it is wanted.
 
@@ -222,7 +223,8 @@ def make_replica_api(
     if client is None:
         raise ConfigurationError("router: expose_replica_api needs a registry (--registry-url)")
     token = read_token(settings.replica_api_token_file) if settings.replica_api_token_file else None
-    return ReplicaApi(session, settings.registry_url, lambda: client.url, token)
+    audit = AuditLog(settings.data_dir / f"router-{port}-audit.jsonl", f"router {port}")
+    return ReplicaApi(session, settings.registry_url, lambda: client.url, token, audit)
 
 
 async def follow_registry(master: Master, client: RegistryClient, aside: RegistryClient, scope: TaskScope) -> None:

@@ -74,6 +74,7 @@ PURE = (
     "common/tokens.py",
     "common/wire/__init__.py",
     "common/wire/address.py",
+    "common/wire/audit.py",
     "common/wire/babysitter.py",
     "common/wire/base.py",
     "common/wire/fault.py",

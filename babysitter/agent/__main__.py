@@ -23,6 +23,7 @@ from babysitter.agent.store import ReplicaStore
 from common.clock import SystemClock
 from common.discovery.registry_client import RegistryClient
 from common.http.access import read_token
+from common.http.audit import AUDIT_FILE, AuditLog
 from common.http.client import make_session
 from common.http.serve import Address, bound_port, start, stop_serving, stop_signals, until_stopped
 from common.http.tls import Tls
@@ -69,7 +70,9 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
             )
             await manager.accelerators.look()
             manager.adopt()
-            agent = AgentContext(manager, settings.node, token, tls)
+            agent = AgentContext(
+                manager, settings.node, token, tls, AuditLog(store.root / AUDIT_FILE, f"agent {settings.node}")
+            )
             reloader = Reloader(
                 settings,
                 partial(parse, sys.argv[1:], environ),

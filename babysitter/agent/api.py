@@ -21,8 +21,10 @@ from common import __version__
 from common.clock import now_iso
 from common.discovery.replica import FILTERS, select
 from common.http.answers import json_answer
+from common.http.audit import AuditLog, Wanted, read
 from common.http.errors import ApiError
 from common.http.tls import Tls
+from common.wire.audit import AuditLine, AuditList
 from common.wire.base import JsonObject
 from common.wire.deployment import TemplateInfo, TemplateList
 from common.wire.fault import ErrorBody
@@ -49,6 +51,7 @@ class AgentContext:
     node: str
     token: str | None = None
     tls: Tls = field(default_factory=Tls)
+    audit: AuditLog | None = None
 
 
 AGENT: web.AppKey[AgentContext] = web.AppKey("agent", AgentContext)
@@ -104,6 +107,17 @@ async def create(request: web.Request) -> web.Response:
         member=member or UNSET,
     )
     return json_answer(created, status=HTTPStatus.OK if repeated else HTTPStatus.CREATED)
+
+
+async def audit(request: web.Request) -> web.Response:
+    """`GET /api/v1/audit`: the agent's own lines, and those of the babysitters of its replicas."""
+    wanted, writer = Wanted.of(request), request.app[AGENT].audit
+
+    def lines() -> list[AuditLine]:
+        return read([writer.path, *writer.path.parent.glob(f"*/{writer.path.name}")], wanted) if writer else []
+
+    found = await asyncio.to_thread(lines)
+    return json_answer(AuditList(total=len(found), lines=found))
 
 
 async def templates(request: web.Request) -> web.Response:

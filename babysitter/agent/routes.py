@@ -13,8 +13,10 @@ from common.discovery.replica import FILTERS
 from common.http import openapi
 from common.http.access import bearer_matches
 from common.http.answers import json_answer
+from common.http.audit import QUERY, READING, audited
 from common.http.errors import ApiError, detailed, json_errors
 from common.http.openapi import Parameter, Route
+from common.wire.audit import AuditList
 from common.wire.base import JsonObject
 from common.wire.create import CreateBody
 from common.wire.deployment import TemplateList
@@ -31,7 +33,8 @@ from common.wire.replica import (
 )
 
 OPEN = frozenset({"/health", "/api/v1/health", "/metrics"})
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
+NO_CHANGE = {("POST", "/api/v1/replicas/{id}/health"): "a question to the server"}
+"""Calls that are not in the audit, though their method is no reading one, and why."""
 
 _TEXT = {"type": "string"}
 _LINES = Parameter("tail", {"type": "string", "pattern": "^[0-9]{1,6}$"}, "Lines of what was written before.")
@@ -62,6 +65,15 @@ ROUTES = (
         "Every replica.",
         {200: ReplicaList},
         query=tuple(Parameter(name, _TEXT, f"Only this {name}.") for name in FILTERS),
+    ),
+    Route(
+        "GET",
+        "/api/v1/audit",
+        api.audit,
+        "Who changed what on this node.",
+        {200: AuditList},
+        faults=(400,),
+        query=QUERY,
     ),
     Route("GET", "/api/v1/templates", api.templates, "What replicas can be made of here.", {200: TemplateList}),
     Route("GET", _ONE, api.get_replica, "One replica.", {200: OneReplica}, faults=(404,)),
@@ -132,10 +144,18 @@ def describe() -> JsonObject:
 
 def make_app(agent: AgentContext) -> web.Application:
     """The agent as an application."""
-    app = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=[json_errors, _guard])
+    app = web.Application(client_max_size=BODY_LIMIT_BYTES, middlewares=[_audit, json_errors, _guard])
     app[AGENT] = agent
     openapi.add_routes(app, ROUTES)
     return app
+
+
+def _role(request: web.Request) -> str | None:
+    """There is one token."""
+    return "token" if request.app[AGENT].token is not None else None
+
+
+_audit = audited(lambda request: request.app[AGENT].audit, NO_CHANGE, _role)
 
 
 @web.middleware

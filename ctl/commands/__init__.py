@@ -55,6 +55,7 @@ LISTED: tuple[Listed, ...] = (
     Listed("lora load", "load a LoRA adapter into a running server", "lora"),
     Listed("lora unload", "unload a LoRA adapter from a running server", "lora"),
     Listed("explain", "tell where the router would send a request now, and why", "explain"),
+    Listed("audit", "show who changed what: calls that were to change something", "audit"),
     Listed("tls init", "make a CA of your own, and certificates of it for nodes", "tls"),
     Listed("tls show", "show certificates, their names and when they end", "tls"),
     Listed("doctor", "look for what is wrong, and say what to do", "doctor"),

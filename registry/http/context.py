@@ -8,6 +8,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
 from common.clock import Clock
+from common.http.audit import AuditLog
 from common.http.errors import ApiError
 from common.http.tls import Tls
 from common.wire.base import JsonObject, Message
@@ -77,6 +78,7 @@ class Registry:
     usage: UsageBook
     resolver: GuardedResolver
     tls: Tls
+    audit: AuditLog
     started_at: float
     deployment_streams: int = 0
     waiting_for_keys: int = 0

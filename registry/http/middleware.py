@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from common.http.audit import is_change
 from common.http.errors import ApiError, Handler, render_errors, tell
 from registry.core.model import CommandRefused, Conflict, Unknown
 from registry.core.store import StoreError, StoreFull
@@ -12,6 +13,16 @@ from registry.views.watch import TooManyWatchers
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN = frozenset({"/health", "/ui"})
+NO_CHANGE = {
+    ("POST", "/services/{name}/heartbeat"): "a lease goes on, every few seconds",
+    ("POST", "/services"): "babysitters register by themselves; /services and the log tell of it",
+    ("POST", "/v1/routers/{name}/failing"): "a router tells what it sees",
+    ("POST", "/v1/routers/{name}/demand"): "a router tells what it is asked for",
+    ("POST", "/v1/routers/{name}/usage"): "a router tells what it counted",
+    ("POST", "/api/v1/replicas/{id}/health"): "a question to the server",
+    ("POST", "/ui/routers/{router}/chat"): "a chat",
+}
+"""Calls that are not in the audit, though their method is no reading one, and why."""
 
 
 @web.middleware
@@ -31,6 +42,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         answered = refusal(error).response()
     except Exception as error:  # noqa: BLE001 - handed on at once
         answered = await render_errors(request, _raiser(error))
+    if request.method not in READING and is_change(request, answered.status, NO_CHANGE):
+        registry.audit.note(request, answered.status, role_of(registry, request))
     resource = request.match_info.route.resource
     registry.metrics.answers[resource.canonical if resource else "none", answered.status] += 1
     tell(request, answered.status)
@@ -65,8 +78,16 @@ def admit(guard: Guard, request: web.Request) -> None:
     if request.path in OPEN and request.method in READING:
         return
     grant = guard.admit(request.headers.get("Authorization"), request.remote or "")
+    request[GRANT] = grant  # also where it is not enough: the audit says whose it was
     grant.check(Level.READ if request.method in READING else Level.REGISTER, request.match_info.get("name"))
-    request[GRANT] = grant
+
+
+def role_of(registry: Registry, request: web.Request) -> str | None:
+    """What the caller's token says of it; None where no token is needed, or it showed none."""
+    grant = request.get(GRANT)
+    if grant is None or not registry.guard.grants:
+        return None
+    return f"token {grant.level.name.lower()}" + (f" {grant.prefix}" if grant.prefix else "")
 
 
 def refusal(error: CommandRefused | StoreError | TooManyWatchers) -> ApiError:

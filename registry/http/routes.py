@@ -28,6 +28,7 @@ from common.wire.registry import (
 )
 from common.wire.replica import Created, OneReplica, ReplicaHealth, ReplicaList, ReplicaMessage, StopRequest, Timeline
 from registry.http import listing, nodes, page, replicas, services, status, templates
+from registry.http.audit import AUDIT_ROUTES
 from registry.http.bodies import FailingBody, RegisterBody, UpdateBody
 from registry.http.context import long_answer
 from registry.http.deployment_routes import DEPLOYMENT_ROUTES
@@ -257,6 +258,7 @@ ROUTES: tuple[Route, ...] = (
     *DEPLOYMENT_ROUTES,
     *KEY_ROUTES,
     *USAGE_ROUTES,
+    *AUDIT_ROUTES,
     Route("GET", "/api/v1/health", status.replicas_health, "Counts of replicas.", {200: ReplicasHealth}),
     Route("GET", "/metrics", status.metrics, "For Prometheus.", {200: None}),
     Route(

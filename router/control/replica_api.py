@@ -7,13 +7,17 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import unquote
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from common.http.audit import AuditLog, is_change
 from common.http.errors import ApiError
 from common.http.relay import pass_bytes
+from router.proxy.paths import KEY_FIELD
 
 BODY_LIMIT_BYTES = 1 << 20
 HEAD_TIMEOUT_S = 20.0
@@ -39,9 +43,31 @@ class ReplicaApi:
     urls: Sequence[str]
     first: Callable[[], str]
     token: str | None = None
+    audit: AuditLog | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """One call.
+        """One call; what it changes is in the audit, with the key's name and the client's address as the worker tells them.
+
+        Raises:
+            ApiError: As `_pass_on`.
+        """
+        status = HTTPStatus.INTERNAL_SERVER_ERROR.value
+        try:
+            answered = await self._pass_on(request)
+            status = answered.status
+        except ApiError as error:
+            status = error.status
+            raise
+        finally:
+            if self.audit is not None and is_change(request, status, {}):
+                key, client = (
+                    request.headers.getall(name, [""])[-1] for name in (KEY_FIELD.decode(), "X-Forwarded-For")
+                )
+                self.audit.note(request, status, f"key {unquote(key)}" if key else None, remote=client or None)
+        return answered
+
+    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
+        """Ask a registry.
 
         Raises:
             ApiError: 404 for a path that cannot be one of its, 415 for what a page's form could send, 503 or 504 when no registry answers.
@@ -56,6 +82,7 @@ class ReplicaApi:
         authorization = f"Bearer {self.token}" if self.token else request.headers.get("Authorization")
         headers = {"Content-Type": "application/json"} if body else {}
         headers |= {"Authorization": authorization} if authorization else {}
+        headers |= {name: request.headers[name] for name in ("X-Request-Id",) if name in request.headers}
         reason, target = "no registry", f"?{query}" if query else ""
         for url in dict.fromkeys([self.first(), *self.urls]):
             try:

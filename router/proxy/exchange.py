@@ -155,7 +155,7 @@ class Exchange(TimedRequest):
             changed = differing(self.body, body) if body is not self.body and checks.is_json(head, body) else ()
             self.answer(200, explain(engine, facts, changed))
             return
-        if head.path == OWN_USAGE:
+        if key is not None or head.path == OWN_USAGE:  # whose usage, and who is in the audit
             name = quote(key.name, safe="") if key is not None else ""
             self.peer_line += b"%b: %b\r\n" % (
                 KEY_FIELD,

@@ -10,15 +10,17 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from babysitter import events as ev
-from babysitter.api import ROUTES, ApiContext, make_app
+from babysitter.api import NO_CHANGE, ROUTES, ApiContext, make_app
 from babysitter.engine_metrics import Work
 from babysitter.lifecycle import ReplicaState
 from babysitter.memory import Memory
 from babysitter.server_log import ServerLog
 from babysitter.supervisor import Supervisor
 from babysitter.view import View
+from common.http.audit import AuditLog
 from common.wire.replica import Stage, Transition
 from common.wire.words import StageState
+from tests.audits import check_table, lines
 from tests.babysitter.views import MODELS, view_of
 
 Client = TestClient[Any, Any]
@@ -266,3 +268,15 @@ async def test_health_has_an_iso_timestamp_W42(client: Client) -> None:
 async def test_stop_with_a_force_that_is_null_is_a_plain_stop_W21(client: Client, supervisor: StillSupervisor) -> None:
     assert (await client.post("/stop", json={"force": None})).status == 202
     assert supervisor.told == [ev.StopRequested("stopped by a call", force=False)]
+
+
+async def test_every_call_that_changes_something_leaves_a_line_in_the_audit(
+    supervisor: StillSupervisor, tmp_path: Path
+) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl", "babysitter r1")
+    source = ApiContext(cast("Supervisor", supervisor), "http://r", 0.0, guarded=True, token="t" * 40, audit=log)
+    async with TestClient(TestServer(make_app(source))) as client:
+        await check_table(client, log.path, ROUTES, NO_CHANGE, Authorization=f"Bearer {'t' * 40}")
+        async with client.post("/stop"):
+            pass
+    assert {line["who"] for line in lines(log.path)} == {"token"}

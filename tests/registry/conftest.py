@@ -56,11 +56,11 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def start_registry(aiohttp_client: Any, clock: FakeClock) -> StartClient:
+def start_registry(aiohttp_client: Any, clock: FakeClock, tmp_path: Path) -> StartClient:
     """Start a registry over a store with a fake clock; its prober and sweeper stay idle unless told otherwise."""
 
     async def start(store: Store | None = None, **settings: Any) -> Client:
-        chosen = RegistrySettings(**{"cleanup_interval": 3600, **settings})
+        chosen = RegistrySettings(**{"cleanup_interval": 3600, "data_dir": tmp_path, **settings})
         client: Client = await aiohttp_client(make_app(chosen, store or MemoryStore(), clock=clock))
         return client
 
@@ -68,11 +68,11 @@ def start_registry(aiohttp_client: Any, clock: FakeClock) -> StartClient:
 
 
 @pytest.fixture
-def start_live(aiohttp_client: Any) -> StartClient:
+def start_live(aiohttp_client: Any, tmp_path: Path) -> StartClient:
     """Start a registry on the machine's clock that probes several times a second."""
 
     async def start(store: Store | None = None, **settings: Any) -> Client:
-        chosen = RegistrySettings(**{"health_interval": 0.05, "health_timeout": 2, **settings})
+        chosen = RegistrySettings(**{"health_interval": 0.05, "health_timeout": 2, "data_dir": tmp_path, **settings})
         client: Client = await aiohttp_client(make_app(chosen, store or MemoryStore()))
         return client
 

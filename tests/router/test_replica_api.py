@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
 from common.exits import ConfigurationError
+from common.http.audit import AuditLog
 from common.http.client import make_session
 from router.assemble import make_replica_api
 from router.control.app import Overview, make_app
@@ -21,8 +22,9 @@ from router.keys import Key
 from router.proxy import checks
 from router.proxy.head import parse_request
 from router.settings import RouterSettings
+from tests.audits import lines
 from tests.ports import free_port
-from tests.router.fakes import Plane
+from tests.router.fakes import Plane, request
 
 REPLICAS = "/api/v1/replicas"
 Client = TestClient[web.Request, web.Application]
@@ -147,13 +149,49 @@ async def test_without_the_setting_there_is_no_such_path(aiohttp_client: Any) ->
     client: Client = await aiohttp_client(make_app(cast("Overview", None)))
     async with client.get(REPLICAS) as answer:
         assert answer.status == 404
-    assert make_replica_api(RouterSettings(), cast("Any", None), cast("Any", None)) is None
+    assert make_replica_api(RouterSettings(), cast("Any", None), cast("Any", None), 8000) is None
 
 
 def test_a_token_is_never_lent_to_callers_without_a_key(tmp_path: Path) -> None:
     settings = RouterSettings(expose_replica_api=True, replica_api_token_file=tmp_path / "token")
     with pytest.raises(ConfigurationError, match="api_keys_file"):
-        make_replica_api(settings, cast("Any", None), cast("Any", None))
+        make_replica_api(settings, cast("Any", None), cast("Any", None), 8000)
+
+
+async def test_what_a_call_changes_is_in_the_audit_with_the_keys_name_and_the_clients_address(
+    aiohttp_client: Any, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl", "router 8000")
+    async with make_session(timeout_s=5) as session:
+        api = ReplicaApi(session, (registry.url,), lambda: registry.url, audit=log)
+        client: Client = await aiohttp_client(make_app(cast("Overview", None), api))
+        told = {"X-Svc-Key": "team%20a", "X-Forwarded-For": "10.0.0.7", "X-Request-Id": "r-1"}
+        for method, path in (("GET", REPLICAS), ("POST", REPLICAS), ("DELETE", f"{REPLICAS}/r")):
+            async with client.request(method, path, headers=told):
+                pass
+    found = [
+        (line["who"], line["remote"], line["request_id"], line["method"], line["status"]) for line in lines(log.path)
+    ]
+    assert found == [("key team a", "10.0.0.7", "r-1", method, 201) for method in ("POST", "DELETE")]
+
+
+async def test_a_worker_tells_the_control_plane_whose_key_a_call_showed(plane: Plane, tmp_path: Path) -> None:
+    asked = []
+
+    async def note(request: web.Request) -> web.Response:
+        asked.append(request.headers.getall("X-Svc-Key", []))
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post(f"{REPLICAS}/r/stop", note)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "control.sock")).start()
+    plane.engine.set_keys((Key("the \r\nboss", hashlib.sha256(b"k").hexdigest(), admin=True),))
+    headers = "authorization: Bearer k\r\nx-svc-key: somebody else\r\n"
+    await plane.send(request(b"{}", f"{REPLICAS}/r/stop", headers))
+    await runner.cleanup()
+    assert asked == [["the%20%0D%0Aboss"]]
 
 
 @pytest.mark.parametrize(("admin", "path", "refused"), [(False, b"/api/v1/replicas", True), (True, b"/api/v1/replicas", False), (False, b"/v1/models", False)])  # fmt: skip

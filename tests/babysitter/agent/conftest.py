@@ -22,6 +22,7 @@ from babysitter.agent.routes import make_app
 from babysitter.agent.settings import AgentSettings
 from babysitter.agent.store import ReplicaStore
 from common.clock import SystemClock
+from common.http.audit import AUDIT_FILE, AuditLog
 from common.http.client import make_session
 from common.tasks import TaskScope
 from tests import ports
@@ -63,7 +64,8 @@ async def agent_app(settings: AgentSettings, token: str | None = None) -> AsyncI
         async with make_session(timeout_s=10, limit=0) as session, TaskScope("agent") as scope:
             manager = ReplicaManager(settings, store, launch_spec, session=session, scope=scope, clock=SystemClock())
             manager.adopt()
-            yield make_app(AgentContext(manager, settings.node, token))
+            audit = AuditLog(store.root / AUDIT_FILE, f"agent {settings.node}")
+            yield make_app(AgentContext(manager, settings.node, token, audit=audit))
     finally:
         store.release()
 
