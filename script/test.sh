@@ -4,7 +4,7 @@
 # skipped, and why.
 #
 #   --all      also what takes minutes: real clients, engines, containers and a booted systemd (the markers "world" and
-#              "engines"; as root)
+#              "engines"; as root), and the router's tests from its sources beside its compiled form
 #   --engines  only tests/engines, with every engine of docs/engines.md: each is installed once, under data/engines (5 GB)
 
 # shellcheck source=script/lib.sh
@@ -67,10 +67,11 @@ run_tests() {
   timeout --foreground --signal INT --kill-after 60 40m \
     python -m pytest -n "$workers" --dist loadfile --no-loadscope-reorder --max-worker-restart 0 "$@"
 }
-run_tests "$@"
+# The router's rooms as its workers run them: compiled, where that can be.
+form=()
+if python -c 'from router import compiled; raise SystemExit(compiled.find() is None)'; then form=(-p tests.compiled); fi
+run_tests "${form[@]}" "$@"
 # Those of the world one after the other: each loads the machine by itself.
 if [[ $WHICH == --all ]]; then python -m pytest -m "world or engines" --timeout 1800 "$@"; fi
-# The tests of the router's rooms run over both forms of the data plane.
-if (($# == 0)) && python -c 'from router import compiled; raise SystemExit(compiled.find() is None)'; then
-  step run_tests -q -p tests.compiled -m 'not e2e and not soak and not world' tests/router
-fi
+# And the router's rooms from their sources, as they run where there is no compiler.
+if [[ $WHICH == --all ]] && ((${#form[@]} > 0)); then run_tests -q -m 'not e2e and not soak and not world' tests/router; fi
