@@ -1,6 +1,7 @@
 """What the router's own code takes for a request, without sockets: an earlier tree of this project beside this one.
 
     python bench/plane.py --before FOLDER [--rounds 40]
+    python bench/plane.py --keys                            # a key with limits beside none, in this tree
 
 Both trees must be compiled (deploy/python/compile.py). A process of each gives requests and answers to its data plane by hand; they take
 turns, and each says its best of twelve passes. CPU per request of whole processes (bench/router.py) moves by four percent on
@@ -10,12 +11,14 @@ a shared machine, this by one: the kernel's part is not in it.
 import argparse
 import asyncio
 import gc
+import hashlib
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -73,14 +76,27 @@ class Wire:
     pause_reading = resume_reading = close = abort = set_write_buffer_limits = nothing
 
 
-def request_of(workload: str) -> bytes:
+def request_of(workload: str, *, keyed: bool) -> bytes:
     """A chat completion of 1 KB."""
+    shown = b"authorization: Bearer secret\r\n" if keyed else b""
     stream = b"true" if workload == "w2" else b"false"
     body = b'{"model":"m","stream":%b,"messages":[{"role":"user","content":"%b"}]}' % (stream, b"y" * 1024)
-    head = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n"
+    return head % (shown, len(body)) + body
+
+
+def limit(engine: Any) -> None:
+    """Give the plane one key, with every kind of limit, and all that it may use."""
+    from common.wire.leases import LeaseGrant  # noqa: PLC0415 - of the tree that is measured
+    from router.keys import Key  # noqa: PLC0415
+
+    most = 10**12
+    digest = hashlib.sha256(b"secret").hexdigest()
+    engine.set_keys(
+        (Key("k", digest, models=("m",), requests_per_minute=most, tokens_per_minute=most, max_in_flight=most),)
     )
-    return head % len(body) + body
+    for _, purse in engine.budgets.accounts["k"].purses():
+        purse.grant(LeaseGrant(granted=most, left=most, limit=most), 0.0)
 
 
 async def measure(workload: str) -> None:
@@ -98,7 +114,8 @@ async def measure(workload: str) -> None:
     from router.settings import RouterSettings  # noqa: PLC0415
     from router.worker import chooser_of, limits_of  # noqa: PLC0415
 
-    asked = request_of(workload)
+    workload, _, keyed = workload.partition("+")
+    asked = request_of(workload, keyed=bool(keyed))
     pieces, count = WORKLOADS[workload]
     shape = Shape(2, 2)
     with tempfile.TemporaryFile() as board:
@@ -111,6 +128,8 @@ async def measure(workload: str) -> None:
         engine = Engine(limits=limits_of(settings), counters=counters, chooser=chooser, control=control, scope=scope)
         replica = Endpoint(id="e", name="bench", host="127.0.0.1", port=9, slot=0, models=("m",))
         engine.set_table(Table.of(1, (replica,)))
+        if keyed:
+            limit(engine)
         pool = engine.connector.pool(replica)
         wire, client = Wire(), Downstream(engine)
         client.connection_made(cast("Any", wire))
@@ -131,18 +150,23 @@ async def measure(workload: str) -> None:
         one(connected())
         if engine.exchanges or not wire.last:
             sys.exit(f"a request was not answered: {wire.last[:200]!r}")
-        gc.collect()
-        gc.freeze()
-        print("ready", flush=True)
-        for _ in sys.stdin:
-            upstream, best = connected(), float("inf")
-            for _ in range(PASSES):
-                began = time.perf_counter()
-                for _ in range(count):
-                    one(upstream)
-                best = min(best, time.perf_counter() - began)
-            print(best / count * 1e6, flush=True)
+        answer_turns(connected, one, count)
         os._exit(0)
+
+
+def answer_turns(connected: Callable[[], Any], one: Callable[[Any], None], count: int) -> None:
+    """For each line that is read, print what `one` takes with what `connected` gives: the best of all passes."""
+    gc.collect()
+    gc.freeze()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        upstream, best = connected(), float("inf")
+        for _ in range(PASSES):
+            began = time.perf_counter()
+            for _ in range(count):
+                one(upstream)
+            best = min(best, time.perf_counter() - began)
+        print(best / count * 1e6, flush=True)
 
 
 class Plane:
@@ -174,11 +198,11 @@ class Plane:
         return line
 
 
-def compare(before: Path, workload: str, rounds: int) -> str:
+def compare(before: Path, workload: str, rounds: int, *, with_keys: bool = False) -> str:
     """The medians of both trees, and of the pairs' ratios with the 95 % interval of the sign test."""
     pairs: list[tuple[float, float]] = []
     while len(pairs) < rounds:
-        planes = Plane(before, workload), Plane(ROOT, workload)
+        planes = Plane(before, workload), Plane(ROOT, f"{workload}+key" if with_keys else workload)
         for turn in range(TURNS):
             first, second = planes if turn % 2 else planes[::-1]
             taken = first.ask(), second.ask()
@@ -197,15 +221,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, metavar="FOLDER", help="an earlier tree of this project")
     parser.add_argument("--rounds", type=int, default=40, help="pairs for each workload (default: 40)")
-    parser.add_argument("--measure", choices=WORKLOADS, help=argparse.SUPPRESS)
+    parser.add_argument("--keys", action="store_true", help="with a key that has limits, beside none")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         asyncio.run(measure(options.measure))
-    elif options.before is None:
+    elif options.before is None and not options.keys:
         parser.error("--before FOLDER is needed: what is compared with")
     else:
+        before = ROOT if options.keys else options.before.resolve()
         for workload in WORKLOADS:
-            print(compare(options.before.resolve(), workload, options.rounds), flush=True)
+            print(compare(before, workload, options.rounds, with_keys=options.keys), flush=True)
 
 
 if __name__ == "__main__":

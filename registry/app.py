@@ -39,6 +39,7 @@ from registry.http.context import REGISTRY, ConnectionLimit, Registry
 from registry.http.middleware import errors
 from registry.http.routes import add_routes
 from registry.keys.book import KeyBook
+from registry.keys.lender import FleetLender
 from registry.outbound.relay import PageRelay
 from registry.outbound.sessions import GuardedResolver, agent_session, probe_session
 from registry.probes.prober import HealthProber
@@ -105,6 +106,7 @@ def make_app(
                     hours_days=settings.usage_hours_days,
                     days=settings.usage_days,
                 )
+                lender = FleetLender(store.documents, keys, clock, lambda: keeper.fence)
                 metrics = Metrics(catalogue, writer, hub, routers, keeper.tally, tls=tls)
                 writer.listeners += [hub.publish, prober.notice, index.notice, metrics.notice]
                 app[REGISTRY] = Registry(
@@ -126,6 +128,7 @@ def make_app(
                     created=NewReplicas(clock),
                     keeper=keeper,
                     keys=keys,
+                    lender=lender,
                     clock=clock,
                     usage=usage,
                     resolver=resolver,
@@ -137,6 +140,7 @@ def make_app(
                 scope.spawn("deployments", keeper.run(), service=True)
                 scope.spawn("keys", keys.run(), service=True)
                 scope.spawn("usage", usage.run(), service=True)
+                scope.spawn("leases", lender.run(), service=True)
                 _spawn_services(scope, writer, prober, follows=store.shared, sweep_s=settings.cleanup_interval)
                 log.info("registry.loaded", services=len(catalogue), epoch=catalogue.epoch)
                 yield

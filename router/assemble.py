@@ -170,7 +170,7 @@ def tell_registry(
     master: Master, client: RegistryClient, scope: TaskScope, presence: Mapping[str, str]
 ) -> list[asyncio.Task[None]]:
     """What tells the registry of replicas that nothing comes from, and of deployments that are asked for."""
-    name = advertise.router_name(socket.gethostname(), master.pool.port)
+    name = router_name(master)
     tasks = [
         scope.spawn("demand", master.deployments.tell(client, name), service=True),
         scope.spawn("usage", master.accounts.ship(client, name), service=True),
@@ -185,9 +185,15 @@ async def stop_workers(master: Master, client: RegistryClient | None) -> None:
     """Let them drain, and the registry have what they counted to their end; else the next router of this name tells it."""
     await master.pool.stop()
     if client is not None:
-        name = advertise.router_name(socket.gethostname(), master.pool.port)
+        name = router_name(master)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(master.accounts.ship_now(client, name), LAST_SHIPMENT_S)
+        await master.lending.call()  # nothing of keys' limits is held any more
+
+
+def router_name(master: Master) -> str:
+    """What it calls itself to the registry."""
+    return advertise.router_name(socket.gethostname(), master.pool.port)
 
 
 def make_prober(master: Master, session: aiohttp.ClientSession) -> ReplicaProber:
@@ -237,6 +243,7 @@ async def follow_registry(master: Master, client: RegistryClient, aside: Registr
     if master.settings.registry_keys:
         keys = master.take_registry_keys()
         scope.spawn("keys", keys.follow(aside), service=True)
+        scope.spawn("leases", master.lending.follow(aside, router_name(master)), service=True)
         answers.append(keys.first_answer.wait())
     try:
         await asyncio.wait_for(asyncio.gather(*answers), FIRST_ANSWER_WAIT_S)

@@ -21,6 +21,7 @@ LIST = "sources"
 """A build's list of what it was made from."""
 SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
 MODULES = (
+    "router.purses",
     "router.counters",
     "router.ledger",
     "router.candidates",
@@ -55,6 +56,8 @@ MODULES = (
     "router.proxy.answering",
     "router.proxy.answers",
     "router.proxy.attempt",
+    "router.proxy.budgets",
+    "router.proxy.charged",
     "router.proxy.checks",
     "router.proxy.chunked",
     "router.proxy.connector",

@@ -14,6 +14,7 @@ import msgspec
 from common.http.tls import NOTHING, TlsMaterial
 from common.tokens import FlatRow
 from common.wire.deployment import ModelState
+from common.wire.leases import LeaseGrants, LeaseRows
 from router.keys import Key
 from router.model import Endpoint, Table
 
@@ -146,6 +147,19 @@ class TokensUsed(msgspec.Struct, frozen=True, tag="tokens"):
     rows: list[FlatRow]
 
 
+class Leases(msgspec.Struct, frozen=True, tag="leases"):
+    """What a worker has of keys' limits, and what it lacks; it says no more until it has the answer."""
+
+    rows: LeaseRows
+
+
+class Grants(msgspec.Struct, frozen=True, tag="grants"):
+    """The answer; `closed`: nobody knows what is left of limits that are not in it."""
+
+    grants: LeaseGrants
+    closed: bool = False
+
+
 Message = (
     WorkerSetup
     | Certificates
@@ -158,6 +172,8 @@ Message = (
     | WorkerStatus
     | AdapterWanted
     | TokensUsed
+    | Leases
+    | Grants
 )
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode

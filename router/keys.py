@@ -12,7 +12,6 @@ The file (TOML or YAML, mode 0600) holds no key that could be stolen, only hashe
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -51,32 +50,22 @@ class Refusal(Enum):
 
     UNKNOWN = "invalid_api_key"
     MODEL = "model_not_allowed"
-    RATE = "rate_limited"
     ADMIN = "admin_only"
 
 
-@dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    filled_at: float
-
-
 class KeyRing:
-    """The keys of one router and, per worker, how much of their rate is left (a token bucket of one minute's burst).
+    """The keys of one router.
 
     Args:
         keys: All of them.
-        workers: Each grants its share of a rate.
         wall: The time of day, in seconds since 1970; asked for keys that expire only.
     """
 
-    def __init__(self, keys: Iterable[Key] = (), workers: int = 1, wall: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, keys: Iterable[Key] = (), wall: Callable[[], float] = lambda: 0.0) -> None:
         self.keys = {key.sha256.lower(): key for key in keys if key.enabled}
         self.weights = {key.name: key.weight for key in self.keys.values() if key.weight != 1.0}
         """Of those that are not 1."""
         self._wall = wall
-        self._workers = workers
-        self._buckets: dict[str, _Bucket] = {}
         self._until = {
             key.sha256: key.expires_at.timestamp() for key in self.keys.values() if key.expires_at is not None
         }
@@ -121,20 +110,6 @@ class KeyRing:
                 self._covers.clear()
             self._covers[asked] = covered
         return covered
-
-    def allows(self, key: Key, now: float) -> Refusal | None:
-        """None, or why `key` may not ask now; a granted request is counted."""
-        if key.requests_per_minute is None:
-            return None
-        rate_per_s = key.requests_per_minute / 60 / self._workers
-        burst = max(1.0, key.requests_per_minute / self._workers)
-        bucket = self._buckets.setdefault(key.name, _Bucket(burst, now))
-        bucket.tokens = min(burst, bucket.tokens + (now - bucket.filled_at) * rate_per_s)
-        bucket.filled_at = now
-        if bucket.tokens < 1.0:
-            return Refusal.RATE
-        bucket.tokens -= 1.0
-        return None
 
 
 class KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -23,6 +23,7 @@ from router.demand import Deployments
 from router.directory import Directory
 from router.journal import Journal, folder_of
 from router.keys import Key
+from router.lending import Lending
 from router.model import Replica, Table
 from router.prober import ProbeResult, ReplicaProber
 from router.registry_keys import RegistryKeys
@@ -66,6 +67,8 @@ class Master:
         """Set once the session is there; `pool.adapter_wanted` likewise."""
         self.static_keys: dict[str, str] = {}
         self._own_keys: tuple[Key, ...] = ()
+        self.lending = Lending(fails_closed=settings.limits_fail_closed)
+        pool.heard_leases, pool.gone = self.lending.heard, self.lending.gone
         self.registry_keys: RegistryKeys | None = None
         """Set where they are taken, once the port is known."""
         self.tls = client_context(None)
@@ -197,6 +200,7 @@ class Master:
     def give_keys(self) -> None:
         """Give the workers the keys of the file and of the registry."""
         keys = self._own_keys if self.registry_keys is None else self.registry_keys.beside(self._own_keys)
+        self.lending.set_keys(keys, {key.name for key in keys} - {key.name for key in self._own_keys})
         self.pool.set_keys(keys, required=self.settings.registry_keys)
 
     def take(self, settings: RouterSettings) -> None:
@@ -221,6 +225,10 @@ class Master:
         """Replace the workers after a reload: when a setting of theirs may have changed, or a signal asks for it."""
         if changed or reason.asked:
             await self.pool.roll(self.settings)
+
+    def limits_alone(self) -> bool:
+        """No registry answers for its keys' limits: this router goes on with its share."""
+        return self.lending.lost
 
     def left_out(self) -> int:
         """How many replicas are known and have no place in the table."""

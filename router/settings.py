@@ -165,6 +165,11 @@ class RouterSettings(TracedSettings):
         "Take the registry's API keys as well (svcctl keys); with it every request needs a key. The file's stay and win.",
         restart=True,
     )
+    limits_fail_closed: bool = option(
+        False,
+        "While no registry answers, refuse requests of keys that it limits (503), rather than go on with this router's share.",
+        restart=True,
+    )
     max_in_flight: int = option(
         0, "Requests at once per replica that does not say (metadata.max_concurrency); 0 sets no limit.", ge=0
     )

@@ -198,6 +198,8 @@ async def serve(
         asked = asyncio.Event()
         engine.tell_demand = asked.set
         engine.ask_for_adapter = lambda adapter, endpoint: feed.write(writer, feed.AdapterWanted(adapter, endpoint))
+        engine.budgets.ask = lambda rows: feed.write(writer, feed.Leases(rows))
+        engine.budgets.soon = asyncio.get_running_loop().call_soon
         scope.spawn("sweep", engine.sweep(), service=True)
         handover = Handover(socket.socket(fileno=giving_fd), socket.socket(fileno=taking_fd), scope)
         departure = Departure(engine, handover, settings.drain_timeout_s, is_tls=certificates.server is not None)
@@ -292,6 +294,8 @@ def _take(engine: Engine, certificates: Certificates, message: feed.Message) -> 
         engine.set_standings(message.changed, message.gone, lost=message.lost)
     elif isinstance(message, feed.Certificates):
         certificates.put(message)
+    elif isinstance(message, feed.Grants):
+        engine.budgets.take(message.grants, closed=message.closed)
     elif isinstance(message, feed.Forgive):
         engine.outliers.forgive(message.endpoint)
 
@@ -326,7 +330,9 @@ async def _tell_tokens(writer: asyncio.StreamWriter, engine: Engine, departure: 
 
 
 async def _last_words(writer: asyncio.StreamWriter, engine: Engine, departure: Departure, folder: Path) -> None:
-    """Tell the rest, to the master or to the next one."""
+    """Tell the rest, to the master or to the next one; what is free of keys' limits is given back."""
+    if not departure.is_orphaned:
+        engine.budgets.leave()
     rows = engine.ledger.take() if engine.ledger is not None else []
     if rows and departure.is_orphaned:
         await asyncio.to_thread(leave, folder, int(time.time() // HOUR_S), rows)

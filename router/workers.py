@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 
 import structlog
@@ -22,6 +23,7 @@ from common.http.serve import Address, explain_bind
 from common.names import bind_address
 from common.tasks import TaskFailed, TaskScope
 from common.tokens import FlatRow
+from common.wire.leases import LeaseRows
 from router import feed, handover
 from router.counters import BLOCKS_EACH, Shape, SharedCounters
 from router.journal import folder_of
@@ -62,6 +64,11 @@ class Worker:
     """The latest; None until it serves."""
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     """It serves, or it ended before it did."""
+
+    @property
+    def name(self) -> str:
+        """Another one for each."""
+        return str(self.process.pid)
 
     def kill(self) -> None:
         """End it now, if it still runs."""
@@ -109,6 +116,12 @@ class WorkerPool:
         """Called with what a worker said of deployments' models before, and says now."""
         self.tokens_used: Callable[[list[FlatRow]], None] = lambda _rows: None
         """Called with what a worker counted since its last word."""
+        self.heard_leases: Callable[[str, LeaseRows, Callable[[feed.Grants], None]], None] = (
+            lambda _worker, _rows, tell: tell(feed.Grants({}))
+        )
+        """Called with a worker, what it has of keys' limits, and how it is told what more it gets."""
+        self.gone: Callable[[str], None] = lambda _worker: None
+        """Called with a worker that has ended."""
         self._stopping = False
         self._rolling = asyncio.Lock()
         self._changing = [asyncio.Lock() for _ in range(settings.workers)]
@@ -373,6 +386,7 @@ class WorkerPool:
         if not self._stopping:  # else nobody reads it any more
             self.counters.clear_in_flight(worker.block)
         self._alive.discard(worker)
+        self.gone(worker.name)
         worker.over.set()
         worker.answered.set()
 
@@ -380,6 +394,8 @@ class WorkerPool:
         match message:
             case feed.AdapterWanted():
                 self.adapter_wanted(message.adapter, message.endpoint)
+            case feed.Leases():
+                self.heard_leases(worker.name, message.rows, partial(feed.write, worker.writer))
             case feed.TokensUsed():
                 self.tokens_used(message.rows)
             case feed.WorkerStatus():

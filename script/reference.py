@@ -253,6 +253,7 @@ def metric_families() -> dict[str, list[Metric]]:
             connections=int,
             workers_alive=int,
             left_out=int,
+            limits_alone=bool,
             unreachable=dict,
             accounts=SimpleNamespace(by_key={}),
             deployments=SimpleNamespace(states={}, totals={}, waiting=dict),

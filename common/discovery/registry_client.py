@@ -21,6 +21,7 @@ from common.http.lines import read_lines
 from common.wire.base import JsonObject, Message
 from common.wire.deployment import Demand, DemandAnswer
 from common.wire.keys import RouterKeys
+from common.wire.leases import LeaseAnswer, LeaseCall
 from common.wire.read import read_lenient
 from common.wire.record import (
     FailingServers,
@@ -39,13 +40,15 @@ Answer = TypeVar("Answer", bound=Message)
 
 CALL_TIMEOUT_S = 2.5
 """Of one try at one registry; heartbeat + 2 tries fit into a lease of three heartbeats (Patroni's rule)."""
+LEASE_TIMEOUT_S = 0.7
+"""Likewise; requests wait for it."""
 WATCH_SILENCE_S = 45.0
 """A watch that says nothing for so long is dead; the registry beats every 10 s."""
 WATCH_LINE_LIMIT_BYTES = 64 << 20
 """Of one line, and of any other answer: a snapshot of 10,000 records with their reports is about 20 MiB."""
 
 
-_TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+_TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.MISDIRECTED_REQUEST)
 
 
 class RegistryError(Exception):
@@ -209,6 +212,19 @@ class RegistryClient:
             return msgspec.convert(answer, RouterKeys)
         except msgspec.ValidationError as error:
             raise RegistryUnavailable(f"{self.url}: its keys cannot be read: {error}") from error
+
+    async def lease(self, router: str, call: LeaseCall) -> LeaseAnswer:
+        """Tell what this router's workers hold and used of keys' limits; returns what they are granted.
+
+        Raises:
+            RegistryError: No registry that leads answered in time, or not as it should.
+        """
+        path = f"/v1/routers/{quote(router, safe='')}/leases"
+        answer = await self._call("POST", path, call, timeout_s=LEASE_TIMEOUT_S)
+        try:
+            return msgspec.convert(answer, LeaseAnswer)
+        except msgspec.ValidationError as error:
+            raise RegistryUnavailable(f"{self.url}: its leases cannot be read: {error}") from error
 
     async def list(self) -> list[ServiceRecord]:
         """Every record.

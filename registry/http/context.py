@@ -23,6 +23,7 @@ from registry.fleet.index import FleetIndex
 from registry.fleet.routers import Routers
 from registry.http.guard import Grant, Guard
 from registry.keys.book import KeyBook
+from registry.keys.lender import FleetLender
 from registry.outbound.addresses import AddressPolicy
 from registry.outbound.relay import PageRelay
 from registry.outbound.sessions import GuardedResolver
@@ -74,6 +75,7 @@ class Registry:
     created: NewReplicas
     keeper: Keeper
     keys: KeyBook
+    lender: FleetLender
     clock: Clock
     usage: UsageBook
     resolver: GuardedResolver

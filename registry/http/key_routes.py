@@ -2,6 +2,7 @@
 
 from common.http.openapi import Parameter, Route
 from common.wire.keys import KeyInfo, KeyList, KeySettings, KeyWithSecret, NewKey, RotateCall, RouterKeys
+from common.wire.leases import LeaseAnswer, LeaseCall
 from registry.http import keys
 
 _ONE = "/api/v1/keys/{name}"
@@ -19,6 +20,15 @@ KEY_ROUTES: tuple[Route, ...] = (
             Parameter("version", {"type": "string"}, "The version that the caller has."),
             Parameter("wait", {"type": "integer", "minimum": 0, "maximum": 60}, "Seconds to wait for another one."),
         ),
+    ),
+    Route(
+        "POST",
+        "/v1/routers/{name}/leases",
+        keys.lease,
+        "What a router's workers hold and used of keys' limits; answers what they are granted.",
+        {200: LeaseAnswer},
+        (400, 413, 421, 422),
+        body=LeaseCall,
     ),
     Route("GET", "/api/v1/keys", keys.list_keys, "Every API key, without secrets.", {200: KeyList}),
     Route(

@@ -12,13 +12,15 @@ from aiohttp import web
 from common.http.errors import ApiError, check_values, read_json_object
 from common.wire.base import JsonObject
 from common.wire.keys import KeyList, KeyRecord, KeySettings, NewKey, RotateCall
+from common.wire.leases import LeaseCall
 from registry.http.context import GRANT, REGISTRY, Registry, answer
 from registry.http.deployments import NAME
 from registry.http.guard import EVERYTHING, Level
 from registry.keys import model
+from registry.keys.lender import NotLending
 
 WAIT_MOST_S = 60.0
-Call = TypeVar("Call", NewKey, RotateCall)
+Call = TypeVar("Call", NewKey, RotateCall, LeaseCall)
 
 
 async def list_keys(request: web.Request) -> web.Response:
@@ -104,6 +106,15 @@ async def follow(request: web.Request) -> web.Response:
         finally:
             registry.waiting_for_keys -= 1
     return answer(book.all, headers={"Cache-Control": "no-store"})
+
+
+async def lease(request: web.Request) -> web.Response:
+    """`POST /v1/routers/{name}/leases`: what a router's workers hold and used; the registry that leads grants them more."""
+    call = _read(LeaseCall, await _members(request))
+    try:
+        return answer(request.app[REGISTRY].lender.answer(call))
+    except NotLending as error:
+        raise ApiError(421, str(error)) from error
 
 
 # What they have in common.

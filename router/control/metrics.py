@@ -107,6 +107,10 @@ class MetricsSource(Protocol):
         """Workers that serve."""
         ...
 
+    def limits_alone(self) -> bool:
+        """No registry answers for its keys' limits: this router goes on with its share."""
+        ...
+
     def left_out(self) -> int:
         """Replicas known that have no place in the table."""
         ...
@@ -250,6 +254,11 @@ class RouterCollector(Collector):
         )
         up = self._source.registry_error is None
         yield GaugeMetricFamily("svc_router_registry_up", "1 while the registry is followed.", value=float(up))
+        yield GaugeMetricFamily(
+            "svc_router_limits_alone",
+            "1 while no registry answers for its keys' limits, and the router lends its own share of them.",
+            value=float(self._source.limits_alone()),
+        )
         yield GaugeMetricFamily("svc_router_workers", "Workers that serve.", value=self._source.workers_alive())
         yield GaugeMetricFamily("svc_router_connections", "Client connections.", value=self._source.connections())
 

@@ -2,9 +2,11 @@
 
 import re
 from binascii import hexlify
+from math import ceil
 from random import getrandbits
 from typing import Final
 
+from common.wire.leases import IN_FLIGHT, REQUESTS, TOKENS
 from router import urlencoded
 from router.admission import PRIORITIES, Priority
 from router.dispatch import LocalAnswer
@@ -18,6 +20,7 @@ from router.proxy.engine import Engine
 from router.proxy.head import RequestHead
 from router.proxy.paths import ADMIN_TREES, PROXIED, EndMark, Operation, is_control, loads_adapters, steers_engine
 from router.proxy.spelling import nearest
+from router.purses import Account, Purse
 
 Headers = tuple[tuple[bytes, bytes], ...]
 OPEN_PATHS = frozenset({b"/", b"/health", b"/ready", b"/status"})
@@ -29,9 +32,21 @@ _POLICY: Final = b"x-routing-policy"
 _REFUSALS = {
     Refusal.UNKNOWN: (401, "a valid API key is needed"),
     Refusal.MODEL: (403, "this API key may not use this model"),
-    Refusal.RATE: (429, "this API key has used up its requests for now"),
     Refusal.ADMIN: (403, "this API key is no administrator's"),
 }
+
+
+_USED_UP = {
+    REQUESTS: "this API key has used up its requests for now",
+    TOKENS: "this API key has used up its tokens for now",
+    IN_FLIGHT: "this API key has as many requests under way as it may",
+}
+LIMITS_UNKNOWN = LocalAnswer(
+    503,
+    "limits_unknown",
+    "nobody can tell now what is left of this API key's limits",
+    (b"retry-after", b"2"),
+)
 
 
 def request_id_of(head: RequestHead) -> bytes:
@@ -56,9 +71,15 @@ def reject(why: Refusal) -> Rejected:
     headers: Headers = ()
     if why is Refusal.UNKNOWN:
         headers = ((b"www-authenticate", b"Bearer"),)
-    elif why is Refusal.RATE:
-        headers = ((b"retry-after", b"1"),)
     return Rejected(status, why.value, message, *headers)
+
+
+def out_of_budget(account: Account, lacking: Purse, now: float) -> LocalAnswer:
+    """The answer to a request whose key has used up a limit, with the fields by which OpenAI tells it."""
+    fields = [line.partition(b": ") for line in account.header_lines(now).split(b"\r\n") if line]
+    headers = [(name, value) for name, _, value in fields]
+    headers.append((b"retry-after", b"%d" % max(1, ceil(lacking.none_until - now))))
+    return LocalAnswer(429, "rate_limited", _USED_UP[account.name_of(lacking)], *headers)
 
 
 def key_of(engine: Engine, head: RequestHead) -> Key | None:

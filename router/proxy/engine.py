@@ -26,6 +26,7 @@ from router.owners import Owners
 from router.policy.blocks import seed_of
 from router.policy.choose import Chooser
 from router.policy.usage import Usage
+from router.proxy.budgets import Budgets
 from router.proxy.connector import Connector
 from router.proxy.head import RequestHead
 from router.proxy.headers import CREDENTIALS, FORWARDED
@@ -87,10 +88,11 @@ class Engine:
     give: Callable[[int], bool] | None = None
     """Gives a client's socket to the worker that takes this one's place, while that takes it."""
     workers: int = 1
-    """Of this router; each has its part of a key's rate."""
+    """Of this router."""
     needs: Needs = field(init=False)
     connector: Connector = field(init=False)
     keys: KeyRing = field(default_factory=KeyRing)
+    budgets: Budgets = field(init=False)
     heads: Heads[RequestHead] = field(init=False)
     now: Callable[[], float] = time.monotonic
     """Monotonic seconds, the same clock in every process of this machine."""
@@ -125,6 +127,7 @@ class Engine:
         self.outliers = Outliers(self._set_aside)
         self.watch = StallWatch(self.counters, self.chooser, self.outliers, self.workers)
         self.connector = Connector(self.limits, self.scope, self.control, self.now)
+        self.budgets = Budgets(self.now)
         self.set_keys(())
 
     def set_keys(self, keys: tuple[Key, ...], *, required: bool = False) -> None:
@@ -132,7 +135,8 @@ class Engine:
 
         Clients' own credentials go on to replicas only where none is needed (docs/contract.md 2).
         """
-        self.keys = KeyRing(keys, self.workers, time.time)
+        self.keys = KeyRing(keys, time.time)
+        self.budgets.set_keys(keys)
         required = required or bool(keys)
         credentials = frozenset() if required else CREDENTIALS
         self.needs = Needs(self.table, self.chooser, self.limits, keys=required)
@@ -255,6 +259,7 @@ class Engine:
             self.connector.prune(now)
             self.adopt_ejections(now)
             self.chooser.fleet.settle(now)
+            self.budgets.sweep(now)
             self.serve_waiting()  # room may have come from another worker
             self.tell()
 

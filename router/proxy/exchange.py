@@ -12,17 +12,17 @@ from math import inf
 from urllib.parse import quote
 
 from router import dispatch
-from router.admission import PRIORITIES, Priority
 from router.counters import RETRIES
 from router.dispatch import Action, Dispatch, Failure, Judgement, LocalAnswer
 from router.facts import BadBody
-from router.keys import Key, Refusal
+from router.keys import Key
 from router.ledger import Ledger
 from router.model import Endpoint, Facts
 from router.policy.parameters import differing
 from router.policy.replica_view import PlacedRequest
 from router.proxy import access_log, checks
 from router.proxy.attempt import UpstreamAttempt
+from router.proxy.charged import ChargedRequest
 from router.proxy.engine import Engine
 from router.proxy.explain import EXPLAINED, explain
 from router.proxy.head import RequestHead, ResponseHead
@@ -30,7 +30,6 @@ from router.proxy.owner_search import may_have
 from router.proxy.paths import KEY_FIELD, OWN_USAGE, PROXIED
 from router.proxy.response_writer import ResponseWriter
 from router.proxy.sides import ClientConnection
-from router.proxy.timed import TimedRequest
 from router.proxy.translation import COUNT_TOKENS, MESSAGES, NO_SUCH_CALL, Translation
 
 _NO_FACTS = Facts()
@@ -46,7 +45,7 @@ class RequestPhase(Enum):
     DONE = "done"
 
 
-class Exchange(TimedRequest):
+class Exchange(ChargedRequest):
     """One request of one client.
 
     Args:
@@ -58,7 +57,6 @@ class Exchange(TimedRequest):
 
     # Most of these keep their defaults in most requests: class attributes cost nothing per request.
     _attempt: UpstreamAttempt | None = None
-    _priority = Priority.NORMAL
     _awaits_adapter = False
 
     def __init__(self, engine: Engine, client: ClientConnection, head: RequestHead, body: bytes) -> None:
@@ -95,18 +93,22 @@ class Exchange(TimedRequest):
                 self._ask_control(key)
                 return
             self.facts = checks.facts_of(engine, head, self.body, head.operation)
-            if key is not None:
-                self._charge(key)
             if head.deadlines:
                 self.take_deadlines()
+            if key is not None and not self.charge(key):
+                return
         except checks.Rejected as rejected:
             self.fail(rejected.answer)
             return
-        response = checks.response_of(head.operation, self.facts)
+        self.admitted()
+
+    def admitted(self) -> None:
+        """Its key covers it: look for who can answer."""
+        response = checks.response_of(self.head.operation, self.facts)
         if response is None:
             self.go_on(None)
         else:
-            self.find_owner(response, may_have(engine, self.facts.model, key))
+            self.find_owner(response, may_have(self._engine, self.facts.model, self._shown))
 
     def go_on(self, owner: Endpoint | None) -> None:
         """Send it where its model's name leads; `owner`: the one replica that can answer."""
@@ -127,22 +129,6 @@ class Exchange(TimedRequest):
         if operation is MESSAGES or operation is COUNT_TOKENS:
             self.translation = Translation(self.request_id, counts=operation is COUNT_TOKENS)
         self.choose()
-
-    def _charge(self, key: Key) -> None:
-        """Count the request against its key.
-
-        Raises:
-            Rejected: The key does not cover it.
-        """
-        self.caller = self.key = key.name
-        self._priority = PRIORITIES[key.priority]
-        keys = self._engine.keys
-        # A stored response is looked for where the key's models are.
-        if not checks.names_response(self.head.operation) and not keys.covers(key, self.facts.model):
-            raise checks.reject(Refusal.MODEL)
-        refusal = keys.allows(key, self.started)
-        if refusal is not None:
-            raise checks.reject(refusal)
 
     def _ask_control(self, key: Key | None) -> None:
         """Answer from the router itself: its control plane, or this worker's own explanation."""
@@ -437,6 +423,11 @@ class Exchange(TimedRequest):
             self._status = self.translation.status or self._status
         if engine.ledger is not None and self._attempt is not None and 0 < self._status < _CLIENT_ERROR:
             self._note_tokens(engine.ledger, self._attempt)
+        if self.charged is not None:
+            self.awaits_budget = False
+            attempt = self._attempt
+            usage, pieces = (None, 0) if attempt is None else (attempt.usage, attempt.pieces)
+            self.give_back(usage, pieces, answered=0 < self._status < _CLIENT_ERROR)
         share = engine.limits.access_log_sample
         if share and random.random() < share:  # noqa: S311 - a sample, no secret
             passed = self._bytes_passed()

@@ -15,6 +15,7 @@ from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.response_writer import ResponseWriter
 from router.proxy.tracing import Trace
 from router.proxy.translation import Translation
+from router.purses import Charged
 from router.silence import Kind
 
 
@@ -104,6 +105,10 @@ class ProxiedRequest:
     """It became a connection of another protocol, whose bytes pass both ways."""
     translation: Translation | None = None
     """Of a request of Anthropic's Messages API."""
+    charged: Charged | None = None
+    """What it takes of its key's limits; None for one without."""
+    awaits_budget = False
+    """It waits until there is as much."""
 
     @property
     def kind(self) -> Kind | None:
@@ -125,6 +130,14 @@ class ProxiedRequest:
     def more_told(self) -> dict[str, object]:
         """Further fields of its line in the access log."""
         return {}
+
+    def enter(self) -> bool:
+        """Take of its key's limits what it needs; False while it has to wait for that."""
+        raise NotImplementedError
+
+    def refuse_unknown(self) -> None:
+        """Tell the client that nobody knows what is left of its key's limits."""
+        raise NotImplementedError
 
     @property
     def queued(self) -> bool:

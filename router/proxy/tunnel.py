@@ -85,7 +85,9 @@ class WebSocketExchange(Exchange):
         self._engine.body_bytes += len(self.body)
         try:
             self._handshake = read_handshake(self.head)
-            self._let_in()
+            key = self._let_in()
+            if key is not None and not self.charge(key):
+                return
         except BadHandshake as bad:
             self.fail(dispatch.LocalAnswer(bad.status, "bad_handshake", str(bad), *bad.headers))
         except checks.Rejected as rejected:
@@ -93,10 +95,20 @@ class WebSocketExchange(Exchange):
         except BadBody as error:
             self.fail(dispatch.LocalAnswer(400, "invalid_query", str(error)))
         else:
-            self.choose()
+            self.admitted()
 
-    def _let_in(self) -> None:
-        """Page, key, and model; what the model's name leads to.
+    def admitted(self) -> None:
+        """Its key covers it: see what the model's name leads to, and ask."""
+        engine, head, model = self._engine, self.head, self.facts.model
+        if model is not None and engine.chooser.rules.rules:
+            target = engine.chooser.resolve(model, None, engine.is_ready)
+            if target != model:
+                head.query = urlencoded.with_model(head.query, target)
+                self.facts = self._facts(target)
+        self.choose()
+
+    def _let_in(self) -> Key | None:
+        """Page, key, and model; returns the key that it showed, if one is needed.
 
         Raises:
             Rejected: One of them is not right.
@@ -105,22 +117,16 @@ class WebSocketExchange(Exchange):
         engine, head = self._engine, self.head
         if not cors.may_open(engine.limits.cors_origins, head.host, head.fields):
             raise checks.Rejected(403, "origin_not_allowed", "pages of this origin may not connect: see cors_origins")
-        key = self._key() if engine.needs.key else None
+        key = self._shown_key() if engine.needs.key else None
         if len(head.query_models) > 1:
             raise BadBody("'model' appears twice in the query")
         model = checked_model(*head.query_models) if head.query_models else None
         if model is None and engine.table.endpoints and not engine.peers_for(None, head.path):
             raise BadBody("say which model: ?model=NAME (no replica's record says that it serves this path by itself)")
         self.facts = self._facts(model)
-        if key is not None:
-            self._charge(key)
-        if model is not None and engine.chooser.rules.rules:
-            target = engine.chooser.resolve(model, None, engine.is_ready)
-            if target != model:
-                head.query = urlencoded.with_model(head.query, target)
-                self.facts = self._facts(target)
+        return key
 
-    def _key(self) -> Key:
+    def _shown_key(self) -> Key:
         head, keys = self.head, self._engine.keys
         shown = head.api_key or (self._handshake.shown_key if head.authorization is None else None)
         key = keys.find(head.authorization, shown)

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from common.tasks import TaskScope
+from common.wire.leases import LeaseRows
 from router.counters import Shape, SharedCounters
+from router.feed import Grants
+from router.lending import Lending
 from router.model import Endpoint, Table
 from router.policy.choose import Chooser
 from router.policy.models import ModelRules
@@ -295,6 +298,21 @@ async def make_plane(limits: Limits, scope: TaskScope, control: Path, rules: Mod
         scope=scope,
     )
     os.close(descriptor)
+    _lend(engine)
     scope.spawn("sweep", engine.sweep(), service=True)
     server = await asyncio.get_running_loop().create_server(lambda: cast("Any", Downstream(engine)), "127.0.0.1", 0)
     return Plane(engine, server)
+
+
+def _lend(engine: Engine) -> None:
+    """Have a master of its own lend it the limits of its keys."""
+    lending, loop = Lending(fails_closed=False), asyncio.get_running_loop()
+
+    def take(grants: Grants) -> None:
+        loop.call_soon(lambda: engine.budgets.take(grants.grants, closed=grants.closed))
+
+    def ask(rows: LeaseRows) -> None:
+        lending.set_keys(tuple(engine.keys.keys.values()), ())
+        lending.heard("worker", rows, take)
+
+    engine.budgets.ask, engine.budgets.soon = ask, loop.call_soon

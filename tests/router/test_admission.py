@@ -5,7 +5,7 @@ import pytest
 
 from common.settings import SettingsError
 from router.admission import PATIENCE, Priority, Waiting
-from router.keys import Key, KeyRing, Refusal
+from router.keys import Key, KeyRing
 from router.settings import read_api_keys
 
 
@@ -60,14 +60,11 @@ def test_keys_are_found_by_hash_in_either_header() -> None:
     assert KeyRing().find(b"Bearer k-1") is None
 
 
-def test_a_key_covers_its_models_and_its_rate() -> None:
-    limited = key("k", models=("m",), requests_per_minute=6.0)
-    ring = KeyRing((limited,), 2)
+def test_a_key_covers_its_models() -> None:
+    limited = key("k", models=("m",))
+    ring = KeyRing((limited,))
     assert ring.covers(limited, "m")
     assert not ring.covers(limited, "other")
-    assert [ring.allows(limited, 0.0) for _ in range(4)] == [None, None, None, Refusal.RATE]
-    assert ring.allows(limited, 19.9) is Refusal.RATE  # half the rate per worker: one each 20 s
-    assert ring.allows(limited, 20.1) is None
 
 
 def test_key_file_faults_name_the_file_and_the_field(tmp_path: Path) -> None:

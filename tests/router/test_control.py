@@ -37,6 +37,7 @@ def overview() -> Overview:
         connections=int,
         workers_alive=int,
         left_out=int,
+        limits_alone=bool,
         unreachable=dict,
         accounts=SimpleNamespace(by_key={("team", "m", ""): (3, 100, 64, 7, 2, 0), ("", "m", ""): (1, 5, 0, 1, 0, 1)}),
         deployments=SimpleNamespace(
