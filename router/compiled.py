@@ -71,6 +71,7 @@ MODULES = (
     "router.proxy.heads",
     "router.proxy.hedged",
     "router.proxy.held",
+    "router.proxy.hiding",
     "router.proxy.limits",
     "router.proxy.needs",
     "router.proxy.owned",

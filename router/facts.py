@@ -153,6 +153,21 @@ def with_model(body: bytes, model: str) -> bytes:
     return msgspec.json.encode(members)
 
 
+def with_usage(body: bytes) -> bytes | None:
+    """The JSON object `body` with `stream_options.include_usage`; None when the client asks for it, or has options that are none."""
+    try:
+        members = decode_members(body)
+        told = bytes(members.get("stream_options", b"null"))
+        options = {} if told == b"null" else decode_members(told)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    if bytes(options.get("include_usage", b"false")) == b"true":
+        return None
+    options["include_usage"] = msgspec.Raw(b"true")
+    members["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
+    return msgspec.json.encode(members)
+
+
 def forwarded_affinity(forwarded_for: bytes | None, agent: bytes | None) -> str | None:
     """First address of `X-Forwarded-For` with the `User-Agent`; None without a forwarded address."""
     if not forwarded_for:

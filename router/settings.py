@@ -50,6 +50,7 @@ class ModelSettings(Settings):
     messages: Literal["native", "translate"] | None = None
     rescue: bool = False
     hedge: bool = False
+    ask_usage: bool = False
 
 
 class RouterSettings(TracedSettings):
@@ -116,7 +117,7 @@ class RouterSettings(TracedSettings):
     models: dict[str, ModelSettings] = option(
         {},
         "Per model name or pattern: policy, split (an alias's parts by weight), fallbacks, parameters (what is changed in "
-        "its requests: defaults, forced, removed), rescue and hedge (docs/streams.md).",
+        "its requests: defaults, forced, removed), rescue and hedge (docs/streams.md), ask_usage (docs/usage.md).",
         flags=(),
     )
     sticky_keys: bool = option(
@@ -285,6 +286,7 @@ def _rule(entry: ModelSettings) -> ModelRule:
         messages=entry.messages,
         rescue=entry.rescue,
         hedge=entry.hedge,
+        ask_usage=entry.ask_usage,
     )
 
 

@@ -39,6 +39,8 @@ class ModelRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A stream whose replica is lost goes on at another."""
     hedge: bool = False
     """A request that waits unusually long is sent to another replica too."""
+    ask_usage: bool = False
+    """Streams are asked to tell their usage; what the client did not ask for does not reach it."""
 
 
 NO_RULE = ModelRule()
@@ -55,6 +57,7 @@ class ModelRules:
     def __init__(self, policy: str = "cost", rules: dict[str, ModelRule] | None = None) -> None:
         self.rules = rules or {}
         self.has_parameters = any(rule.parameters is not None for rule in self.rules.values())
+        self.asks_usage = any(rule.ask_usage for rule in self.rules.values())
         self.survives = any(rule.rescue or rule.hedge for rule in self.rules.values())
         self._policy = policy
         self._patterns = sorted((name for name in self.rules if _is_pattern(name)), key=len, reverse=True)

@@ -6,6 +6,7 @@ from router.dispatch import LocalAnswer
 from router.proxy import answers
 from router.proxy.engine import Engine
 from router.proxy.head import ResponseHead
+from router.proxy.hiding import HidingWriter
 from router.proxy.paths import EndMark
 from router.proxy.response_writer import KEEPALIVE, ResponseWriter
 from router.proxy.sides import ClientConnection, ProxiedRequest
@@ -121,7 +122,8 @@ class AnsweredRequest(ProxiedRequest):
                 keep_alive=self.head.keep_alive and not self._engine.draining,
                 held_limit_bytes=self._engine.limits.held_limit_bytes,
             )
-        return ResponseWriter(
+        kind = HidingWriter if self.hides_usage else ResponseWriter
+        return kind(
             self._client.sink(),
             http10=self.head.http10,
             keep_alive=self.head.keep_alive and not self._engine.draining,

@@ -10,7 +10,7 @@ from common.wire.leases import IN_FLIGHT, REQUESTS, TOKENS
 from router import urlencoded
 from router.admission import PRIORITIES, Priority
 from router.dispatch import LocalAnswer
-from router.facts import BadBody, PolicyNeeds, checked_model, forwarded_affinity, read_json, with_model
+from router.facts import BadBody, PolicyNeeds, checked_model, forwarded_affinity, read_json, with_model, with_usage
 from router.form import read_multipart, with_part
 from router.keys import Key, Refusal
 from router.model import Endpoint, Facts
@@ -254,6 +254,14 @@ def follow_rules(
         if target != model:
             body = _with_parameters(body, rules.find(target).parameters)
     return head, body, facts if body is before else facts_of(engine, head, body, operation)
+
+
+def asking_usage(engine: Engine, head: RequestHead, body: bytes, facts: Facts) -> bytes | None:
+    """The body that asks for its stream's usage as well, where the model's rule wants that; None where it stays as it is."""
+    operation = head.operation
+    if not facts.stream or facts.model is None or operation is None or operation.end_mark is not EndMark.DONE:
+        return None
+    return with_usage(body) if engine.chooser.rules.find(facts.model).ask_usage and is_json(head, body) else None
 
 
 def _with_parameters(body: bytes, parameters: Parameters | None) -> bytes:

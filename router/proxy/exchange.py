@@ -122,6 +122,10 @@ class Exchange(ChargedRequest):
             except checks.Rejected as rejected:
                 self.fail(rejected.answer)
                 return
+            if engine.chooser.rules.asks_usage:
+                asked = checks.asking_usage(engine, self.head, self.body, self.facts)
+                self.hides_usage = asked is not None
+                self.body = self.body if asked is None else asked
             engine.body_bytes += len(self.body) - before
         if engine.limits.sse_keepalive_s and self.wants_events:
             self._comment_at = self.started + engine.limits.sse_keepalive_s

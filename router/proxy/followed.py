@@ -2,17 +2,19 @@
 
 from router.model import Endpoint
 from router.proxy.head import ResponseHead
+from router.proxy.hiding import HidingWriter
 from router.proxy.paths import EndMark
-from router.proxy.response_writer import OK, ResponseWriter, Sink
+from router.proxy.response_writer import OK, Sink
 from router.streams.joined import Joined
 from router.streams.kept import EVENT_LIMIT_BYTES, Kept, end_of_events, payloads
 
 
-class FollowedWriter(ResponseWriter):
+class FollowedWriter(HidingWriter):
     """One response that may be a stream to be continued.
 
     Args:
         kept: What it says is added to this.
+        hides: The event that tells its usage goes no further.
         others: As of `ResponseWriter`.
 
     Attributes:
@@ -25,11 +27,14 @@ class FollowedWriter(ResponseWriter):
     _partial = b""
     """The beginning of an event: what is cut there, the client never sees."""
 
-    def __init__(self, sink: Sink, kept: Kept, *, http10: bool, keep_alive: bool, held_limit_bytes: int) -> None:
+    def __init__(
+        self, sink: Sink, kept: Kept, *, hides: bool, http10: bool, keep_alive: bool, held_limit_bytes: int
+    ) -> None:
         super().__init__(
             sink, http10=http10, keep_alive=keep_alive, end_mark=EndMark.DONE, held_limit_bytes=held_limit_bytes
         )
         self.kept: Kept | None = kept
+        self.hides = hides
 
     def start(self, head: ResponseHead, extra_lines: bytes, *, end_marked: bool | None) -> None:
         """Take the first replica's head."""

@@ -101,6 +101,8 @@ class ProxiedRequest:
     trace: Trace | None = None
     key = ""
     """The name of the API key that let it in; empty where none did."""
+    hides_usage = False
+    """The router asked for its stream's usage, and the client did not."""
     is_tunnel = False
     """It became a connection of another protocol, whose bytes pass both ways."""
     translation: Translation | None = None
@@ -125,7 +127,7 @@ class ProxiedRequest:
     def takes_chunks(self) -> bool:
         """Whether whole chunks of a stream may pass with their framing: nobody reads them."""
         translated = self.translation is not None and self.translation.active
-        return not self.sent_head.http10 and self.facts.choices == 1 and not translated
+        return not self.sent_head.http10 and self.facts.choices == 1 and not translated and not self.hides_usage
 
     def more_told(self) -> dict[str, object]:
         """Further fields of its line in the access log."""

@@ -77,6 +77,7 @@ class SurvivingExchange(HedgedRequest):
         return FollowedWriter(
             self._client.sink(),
             self._kept,
+            hides=self.hides_usage,
             http10=self.head.http10,
             keep_alive=self.head.keep_alive and not self._engine.draining,
             held_limit_bytes=self._engine.limits.held_limit_bytes,
@@ -85,7 +86,13 @@ class SurvivingExchange(HedgedRequest):
     @property
     def takes_chunks(self) -> bool:
         """Nobody may read a stream that passes with its framing."""
-        return self._kept is None and self.facts.choices == 1 and not self.head.http10 and self.translation is None
+        return (
+            self._kept is None
+            and not self.hides_usage
+            and self.facts.choices == 1
+            and not self.head.http10
+            and self.translation is None
+        )
 
     @property
     def asked_at(self) -> float:
