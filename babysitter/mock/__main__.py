@@ -1,8 +1,12 @@
 """`python -m babysitter.mock --port P --model NAME`: run the mock server until SIGTERM or SIGINT."""
 
+if __name__ == "__main__":
+    import common.quick_start  # noqa: F401 - before all others: see there
+
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -138,6 +142,7 @@ def main() -> int:
     if knobs.grandchild:
         start_grandchild()
     try:
+        gc.enable()
         uvloop.run(serve(arguments, knobs))
     except OSError as error:
         sys.stderr.write(f"babysitter.mock: error: cannot listen on {arguments.host}:{arguments.port}: {error}\n")

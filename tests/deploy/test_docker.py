@@ -193,6 +193,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Node:
 
 
 @pytest.mark.e2e
+@pytest.mark.world
 def test_the_images_entry_point_runs_a_node_without_the_repository(image: Node) -> None:
     with entry_point(image.folder, image.environment, cwd=image.folder) as (entry, told):
         assert entry.poll() is None
@@ -205,6 +206,7 @@ def test_the_images_entry_point_runs_a_node_without_the_repository(image: Node) 
 
 
 @pytest.mark.e2e
+@pytest.mark.world
 def test_the_entry_point_runs_the_words_it_is_given(image: Node) -> None:
     done = subprocess.run(
         [image.folder / "deploy/docker/entrypoint.sh", "svc-registry", "--help"],

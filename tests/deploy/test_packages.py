@@ -289,6 +289,7 @@ def test_every_extra_installs_something(built: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.world
 def test_a_whole_node_runs_among_folders_that_are_called_as_ours_W30(programs: Path, tmp_path: Path) -> None:
     """`svcctl up` in a project with its own `common/` and `router/`, and PYTHONPATH naming it: every process is ours."""
     put_namesakes(tmp_path)

@@ -15,7 +15,7 @@ import pytest
 from tests.ports import free_port
 from tests.router.test_process import process
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.world]  # test_deployments_on_demand.py runs each time
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "org/chat"
 SPEC = {

@@ -255,6 +255,7 @@ async def test_kill_9_in_a_start_of_a_cold_model_B1_C17_D17_E3(made: Callable[[s
     await round_of(fleet, "babysitter", "loading")
 
 
+@pytest.mark.world
 async def test_kill_9_of_the_leader_of_three_registries_in_a_start_of_a_cold_model_C17(
     made: Callable[[str], Any],
 ) -> None:
