@@ -46,7 +46,16 @@ from bench.router.machine import (  # noqa: E402
     tree_cpu_s,
     wait_until_answers,
 )
-from bench.router.peers import PEERS, Command, Ours, Peer, Place, build_programs  # noqa: E402
+from bench.router.peers import (  # noqa: E402
+    PEERS,
+    TLS_CLIENT,
+    Command,
+    Ours,
+    Peer,
+    Place,
+    build_programs,
+    make_pair,
+)
 from bench.router.workloads import STREAMS, WORKLOADS, Workload  # noqa: E402
 
 WARM_S = 0.7
@@ -78,6 +87,8 @@ class Bench:
         self.work.mkdir(parents=True, exist_ok=True)
         self.load, self.backend = build_programs(self.work)
         self.commands: dict[str, str] = {}
+        self.pair = make_pair(self.work) if options.tls else None
+        self.tls_client = TLS_CLIENT.prepare(self.work, install=options.install) if options.tls else ""
 
     @contextmanager
     def running(self, names: Sequence[str], programs: dict[str, tuple[Peer, str]]) -> Iterator[list[Target]]:
@@ -86,21 +97,37 @@ class Bench:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=self.work)))
             port = free_port()
             alone = Command([str(self.backend), str(port)], folder)
-            targets = [self._start(stack, DIRECT, port, alone, self.options.load_core)]
+            targets = [self._start(stack, DIRECT, port, alone, core=self.options.load_core)]
             for name in names:
                 if name == DIRECT:
                     continue
                 peer, program = programs[name]
-                place = Place(free_port(), port, folder / name, self.files_limit)
+                place = Place(free_port(), port, folder / name, self.files_limit, self.pair)
                 place.folder.mkdir()
                 made = peer.command(program, place)
                 self.commands[name] = shlex.join(made.words)
-                targets.append(self._start(stack, name, place.port, made, self.options.router_core))
+                targets.append(self._start(stack, name, place.port, made, core=self.options.router_core, folder=folder))
             yield [target for target in targets if target.name in names]
 
-    def _start(self, stack: ExitStack, name: str, port: int, made: Command, core: int) -> Target:
+    def _start(
+        self, stack: ExitStack, name: str, port: int, made: Command, *, core: int, folder: Path | None = None
+    ) -> Target:
         log = self.work / f"{name}.log"
         process = stack.enter_context(started(made.words, core=core, log=log, folder=made.folder, env=made.env))
+        if self.pair is not None and folder is not None:
+            place = Place(free_port(), port, folder / f"{name}-client", self.files_limit)
+            place.folder.mkdir()
+            way = TLS_CLIENT.command(self.tls_client, place)
+            stack.enter_context(
+                started(
+                    way.words,
+                    core=self.options.load_core,
+                    log=self.work / f"{name}-client.log",
+                    folder=place.folder,
+                    env=way.env,
+                )
+            )
+            port = place.port
         wait_until_answers(port, WORKLOADS["w1"].request(), process, log, START_WITHIN_S)
         return Target(name, port, process.pid)
 
@@ -308,6 +335,8 @@ def parse(words: list[str]) -> argparse.Namespace:
     )
     add("--before", type=Path, metavar="FOLDER", help="an earlier tree of this project, which is the target `before`")
     add("--ours-flags", default="", metavar="FLAGS", help="further flags of our router, in one word")
+    add("--tls", action="store_true",
+        help="clients of nginx and ours speak TLS, by a HAProxy on the load's core; `direct` stays plain")  # fmt: skip
     add("--router-core", type=int, default=0, help="core of every router (default: 0)")
     add("--load-core", type=int, default=1, help="core of the client and the backend (default: 1)")
     add("--json", type=Path, metavar="FILE", help="write every single figure there as well")

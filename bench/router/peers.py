@@ -28,6 +28,8 @@ class Place:
     backend_port: int
     folder: Path
     files_limit: int
+    pair: tuple[Path, Path] | None = None
+    """Certificate and key, where it is to speak TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ class Debian:
     def command(self, program: str, place: Place) -> Command:
         """Its command, with its configuration written."""
         text = (HERE / self.config).read_text()
+        tls = " ssl; ssl_certificate {}; ssl_certificate_key {}".format(*place.pair) if place.pair else ""
         for word, value in (
+            ("@TLS@", tls),
             ("@FOLDER@", place.folder),
             ("@PORT@", place.port),
             ("@BACKEND@", place.backend_port),
@@ -146,10 +150,28 @@ class Ours:
         words += ["--registry-url", f"http://127.0.0.1:{free_port()}", "--max-connections", str(MOST_CONNECTIONS)]
         if ACCESS_LOG_FLAG in _run([program, "-m", "router", "--help"], self.source):
             words += [ACCESS_LOG_FLAG, ACCESS_LOG_SHARE]
+        if place.pair is not None:
+            words += ["--tls-cert-file", str(place.pair[0]), "--tls-key-file", str(place.pair[1])]
         return Command([*words, *self.flags], self.source)
 
 
+def make_pair(work: Path) -> tuple[Path, Path]:
+    """A certificate and its key, of the kind that most servers have by now."""
+    cert, key = work / "bench.pem", work / "bench.key"
+    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=localhost"
+    _run([*words.split(), "-keyout", str(key), "-out", str(cert)])
+    key.chmod(0o600)
+    return cert, key
+
+
 Peer = Debian | PyPI | Ours
+TLS_CLIENT = Debian(
+    "haproxy",
+    "tls_client.cfg",
+    ["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"],
+    ["-db", "-f", "@CONFIG@"],
+)
+"""Speaks TLS for the load generator, which does not."""
 
 PEERS: dict[str, Peer] = {
     "nginx": Debian("nginx", "nginx.conf", ["nginx"], ["-c", "@CONFIG@"]),

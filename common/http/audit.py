@@ -66,14 +66,14 @@ class AuditLog:
 
     def note(self, request: web.Request, status: int, role: str | None, *, remote: str | None = None) -> None:
         """Write the line of a call that was answered; `role` is what its token or key says of the caller."""
-        request_id = request.headers.get("X-Request-Id", "")[:REQUEST_ID_LIMIT]
+        request_id = _plain(request.headers.get("X-Request-Id", ""), REQUEST_ID_LIMIT)
         line = AuditLine(
             time=iso(datetime.now(UTC)),
             service=self._service,
-            who=who(request, role)[:TEXT_LIMIT],
-            remote=(remote or request.remote or "")[:TEXT_LIMIT],
-            method=request.method,
-            path=request.path[:TEXT_LIMIT],
+            who=_plain(who(request, role)),
+            remote=_plain(remote or request.remote or ""),
+            method=_plain(request.method),
+            path=_plain(request.path),
             status=status,
             request_id=request_id or UNSET,
         )
@@ -100,6 +100,11 @@ class AuditLog:
                 older = _numbered(self.path, number - 1)
                 if older.exists():
                     older.replace(_numbered(self.path, number))
+
+
+def _plain(text: str, limit: int = TEXT_LIMIT) -> str:
+    """What JSON can say of a caller's text, which may have bytes that are no UTF-8."""
+    return text[:limit].encode(errors="replace").decode()
 
 
 def _numbered(path: Path, number: int) -> Path:

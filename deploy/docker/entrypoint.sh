@@ -51,7 +51,7 @@ read_urls() {
     export AGENT_REGISTRY_URL="${AGENT_REGISTRY_URL:-$here}"
   fi
   if is_true LAUNCH_ROUTER; then
-    here="http://127.0.0.1:${ROUTER_PORT:-8000}"
+    here="http${SVC_TLS_CERT_FILE:+s}://127.0.0.1:${ROUTER_PORT:-8000}"
   else
     here="${ROUTER_URL:-none}"
   fi

@@ -6,6 +6,7 @@ registry and every babysitter that was launched here do.
 
 import http.client
 import os
+import ssl
 import sys
 from pathlib import Path
 
@@ -27,8 +28,12 @@ def asked(router_port: int) -> list[int]:
 
 
 def answers(port: int) -> bool:
-    """`/health` at `port` is 200."""
+    """`/health` at `port` is 200; by https where the variables of all services say so."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3)
+    if cert := os.environ.get("SVC_TLS_CERT_FILE"):
+        context = ssl.create_default_context(cafile=os.environ.get("SVC_TLS_CA_FILE") or None)
+        context.load_cert_chain(cert, os.environ.get("SVC_TLS_KEY_FILE"))
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=3, context=context)
     connection.request("GET", "/health")
     return connection.getresponse().status == http.client.OK
 

@@ -42,7 +42,10 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         answered = refusal(error).response()
     except Exception as error:  # noqa: BLE001 - handed on at once
         answered = await render_errors(request, _raiser(error))
-    if request.method not in READING and is_change(request, answered.status, NO_CHANGE):
+    known = (
+        GRANT in request or not registry.guard.grants
+    )  # not a stranger, whom a page or too many connections kept out
+    if known and is_change(request, answered.status, NO_CHANGE):
         registry.audit.note(request, answered.status, role_of(registry, request))
     resource = request.match_info.route.resource
     registry.metrics.answers[resource.canonical if resource else "none", answered.status] += 1

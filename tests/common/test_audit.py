@@ -1,5 +1,6 @@
 """The audit's file: what a line says, how the file stays small, and that a disk which takes nothing costs no call."""
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,15 @@ async def test_questions_beats_unknown_paths_and_strangers_leave_no_line(client:
     statuses = [await change(client, path) for path in ("/beat", "/nowhere", "/refused")]
     assert statuses == [201, 404, 401]
     assert lines(tmp_path / "audit.jsonl") == []
+
+
+async def test_bytes_that_are_no_text_cost_no_call(client: Client, tmp_path: Path) -> None:
+    assert client.port is not None
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(b"POST /things/%ff%0a HTTP/1.1\r\nHost: h\r\nX-Request-Id: \xff\r\nContent-Length: 0\r\n\r\n")
+    assert b" 201 " in await reader.readline()
+    writer.close()
+    assert [line["request_id"] for line in lines(tmp_path / "audit.jsonl")] == ["?"]
 
 
 async def test_a_full_disk_costs_the_line_and_not_the_call(

@@ -26,6 +26,8 @@ async def test_lines_name_the_tokens_role_and_strangers_leave_none(start_registr
     for token in ("x" * 32, READ, REGISTER, ADMIN):
         async with client.post("/services/gpu-1/drain", headers=bearer(token)):
             pass
+    async with client.post("/services/gpu-1/drain", headers={"Origin": "http://evil.example"}) as answer:
+        assert answer.status == 403
     found = [(line["who"], line["status"]) for line in lines(tmp_path / FILE)]
     assert found == [("token read", 403), ("token register gpu-", 404), ("token admin", 404)]
     for token, status in ((READ, 403), (ADMIN, 200)):

@@ -140,7 +140,7 @@ async def test_delete_stops_removes_and_is_shown_for_a_while_A11(start_agent: St
     await reached(client, replica_id, "")
     assert (await answer_of(client, "DELETE", f"{REPLICAS}/{replica_id}"))[0] == 404
     root = tmp_path / "root"
-    assert sorted(path.name for path in root.iterdir()) == ["agent.lock", "state"]
+    assert sorted(path.name for path in root.iterdir()) == ["agent.lock", "audit.jsonl", "state"]
     assert list((root / "state").iterdir()) == []
     assert processes.scan(root) == {}
     assert port not in {controller.record.port for controller in manager_of(client).controllers()}
@@ -154,7 +154,7 @@ async def test_a_deployments_replica_is_gone_whole_once_it_is_deleted(start_agen
     assert (await answer_of(client, "DELETE", f"{REPLICAS}/{replica_id}"))[0] == 200
     await reached(client, replica_id, "")
     assert list((tmp_path / "root" / "state").iterdir()) == []
-    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == ["agent.lock", "state"]
+    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == ["agent.lock", "audit.jsonl", "state"]
 
 
 async def test_stop_keeps_the_directory_until_a_delete(client: Client, tmp_path: Path) -> None:

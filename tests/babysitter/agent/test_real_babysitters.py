@@ -106,7 +106,9 @@ async def test_deletes_at_any_moment_leave_nothing_E2_J4(start_agent: StartAgent
             assert answer.status == 200
     for replica_id in replica_ids:
         await reached(client, replica_id, "")
-    assert [path.name for path in root.iterdir() if path.name not in ("agent.lock", "state", "environments")] == []
+    assert [
+        path.name for path in root.iterdir() if path.name not in ("agent.lock", "state", "environments", "audit.jsonl")
+    ] == []
     assert list((root / "state").iterdir()) == []
     assert processes.scan(root) == {}
     words = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
