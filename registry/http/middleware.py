@@ -19,6 +19,7 @@ NO_CHANGE = {
     ("POST", "/v1/routers/{name}/failing"): "a router tells what it sees",
     ("POST", "/v1/routers/{name}/demand"): "a router tells what it is asked for",
     ("POST", "/v1/routers/{name}/usage"): "a router tells what it counted",
+    ("POST", "/v1/routers/{name}/leases"): "a router tells what it holds of limits, and is granted more",
     ("POST", "/api/v1/replicas/{id}/health"): "a question to the server",
     ("POST", "/ui/routers/{router}/chat"): "a chat",
 }
