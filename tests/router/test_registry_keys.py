@@ -5,16 +5,20 @@ import hashlib
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import structlog
 
 from common.discovery.registry_client import RegistryUnavailable
+from common.exits import ConfigurationError
 from common.wire.keys import KeyRecord, RouterKeys
 from router import registry_keys
+from router.assemble import make_client
 from router.keys import Key, KeyRing
 from router.registry_keys import RegistryKeys
+from router.settings import RouterSettings
 from tests.router.fakes import Plane, plain
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -130,3 +134,11 @@ async def test_a_router_that_wants_keys_and_has_none_lets_nobody_in(plane: Plane
     assert (await plane.post(CHAT)).status == 200
     plane.engine.set_keys((), required=True)
     assert (await plane.post(CHAT, headers="authorization: Bearer x\r\n")).status == 401
+
+
+def test_keys_of_a_registry_need_one() -> None:
+    settings = RouterSettings(registry_url=(), registry_keys=True)
+    with pytest.raises(ConfigurationError, match="registry_keys needs a registry"):
+        make_client(cast("Any", SimpleNamespace(settings=settings)), cast("Any", None), None, {})
+    assert settings.wants_keys
+    assert not RouterSettings().wants_keys
