@@ -18,6 +18,8 @@ HOURS, DAYS = "usage/h/", "usage/d/"
 DAY_HOURS = 24
 WRITERS_MOST = 1000
 """Lives of one router in one hour."""
+ROWS_BYTES_MOST = 1 << 20
+"""Of a page; etcd takes one and a half times as much."""
 DIMENSIONS = ("key", "model", "replica")
 STEPS = {"hour": len("2026-01-31T23"), "day": len("2026-01-31")}
 """By step how much of a page's stamp says which it belongs to."""
@@ -66,7 +68,7 @@ def with_batch(page: HourPage, batch: UsageBatch) -> HourPage | None:
     tokens.add_all(rows, batch.rows)
     said = {writer: last for writer, last in page.said.items() if writer != batch.writer}
     said = dict(list(said.items())[1 - WRITERS_MOST :])
-    return HourPage({**said, batch.writer: batch.sequence}, tokens.flat(rows))
+    return HourPage({**said, batch.writer: batch.sequence}, _fitting(rows))
 
 
 def folded(page: DayPage, hours: Mapping[str, bytes]) -> DayPage:
@@ -80,7 +82,18 @@ def folded(page: DayPage, hours: Mapping[str, bytes]) -> DayPage:
     new = [key for key in hours if key not in page.hours]
     for key in new:
         tokens.add_all(rows, hour_page(hours[key]).rows)
-    return DayPage([*page.hours, *new], tokens.flat(rows))
+    return DayPage([*page.hours, *new], _fitting(rows))
+
+
+def _fitting(rows: Rows) -> list[FlatRow]:
+    """As they are kept: where long names make them too many bytes, the half with the fewest tokens is counted as `OTHER`."""
+    lines = tokens.flat(rows)
+    while len(lines) > 1 and len(encode(lines)) > ROWS_BYTES_MOST:
+        lines.sort(key=lambda line: line[3][1] + line[3][3], reverse=True)
+        rows = {}
+        tokens.add_all(rows, lines, len(lines) // 2)
+        lines = tokens.flat(rows)
+    return lines
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ async def is_told(folder: Path) -> bool:
 
 @pytest.mark.timeout(580)
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.world)])
-async def test_the_ledger_has_what_the_servers_counted_but_for_a_second_before_each_kill(
+async def test_the_ledger_has_what_the_servers_counted_but_for_a_second_before_each_kill_D35(
     tmp_path: Path, kills: int
 ) -> None:
     async with world(tmp_path) as made:

@@ -88,7 +88,7 @@ async def test_a_batch_counts_once_at_whichever_registry_it_is_told(store: Store
     assert await total(other) == [5, 500]
 
 
-async def test_hours_become_days_once_whenever_the_leader_dies(store: Store) -> None:
+async def test_hours_become_days_once_whenever_the_leader_dies_C22(store: Store) -> None:
     """Each write of the fold may be its last."""
     clock = Hours()
     fence = await store.documents.lead()
@@ -183,6 +183,18 @@ async def test_routers_and_rows_are_bounded() -> None:
     found = await book.answer(Question(NOW, NOW + 1, ("model",)))
     assert found.total().requests == ROUTERS_MOST + 2 * ROWS_MOST
     assert OTHER in {row.model for row in found.lines()}
+
+
+def test_names_that_are_too_long_for_the_store_are_counted_as_other() -> None:
+    names = [(f"{number:06}" * 42, "m" * 250, "r" * 250) for number in range(ROWS_MOST)]
+    page = pages.with_batch(
+        HourPage(), batch(1, NOW, *[(*name, (1, number, 0, 0, 0, 0)) for number, name in enumerate(names)])
+    )
+    assert page is not None
+    assert len(pages.encode(page)) < 1.1 * (1 << 20)
+    assert sum(row[3][0] for row in page.rows) == ROWS_MOST
+    assert names[-1][0] in {row[0] for row in page.rows}
+    assert len(page.rows) > 500
 
 
 async def test_a_page_that_cannot_be_read_ends_nobody() -> None:

@@ -201,7 +201,7 @@ async def test_a_batch_whose_answer_is_lost_is_sent_again_as_it_was_and_counts_o
     assert files(tmp_path) == []
 
 
-async def test_what_a_killed_master_and_its_workers_left_is_told_by_the_next_one(tmp_path: Path) -> None:
+async def test_what_a_killed_master_and_its_workers_left_is_told_by_the_next_one_D35(tmp_path: Path) -> None:
     killed, registry = accounts(tmp_path), FakeRegistry()
     killed.heard([ROW])
     registry.loses_answers = True
