@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 from common import systemd
 from common.exits import ConfigurationError
 from common.http.tls import Tls
-from common.http.tls_listener import TlsSite
+from common.http.tls_site import TlsSite
 from common.names import bind_address
 from common.tasks import TaskScope
 
