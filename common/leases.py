@@ -10,37 +10,13 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
 
+from common.wire.keys import LIMITS
 from common.wire.leases import IN_FLIGHT, REQUESTS, TOKENS, LeaseGrant, LeaseGrants, LeaseRow, LeaseRows
 
 MINUTE_S = 60
 ASK_AGAIN_S = 1.0
 """What others hold may have come back by then."""
-
-
-class Limited(Protocol):
-    """A key, as the registry stores it or a router's file names it."""
-
-    @property
-    def requests_per_minute(self) -> float | None:
-        """In any minute."""
-
-    @property
-    def tokens_per_minute(self) -> int | None:
-        """In any minute."""
-
-    @property
-    def tokens_per_day(self) -> int | None:
-        """Of UTC."""
-
-    @property
-    def tokens_per_month(self) -> int | None:
-        """Of UTC."""
-
-    @property
-    def max_in_flight(self) -> int | None:
-        """At once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,25 +133,20 @@ class Period(Window):
 
 
 FORMS = {"day": "%Y-%m-%d", "month": "%Y-%m"}
+_PLACES = ((REQUESTS, "minute"), (TOKENS, "minute"), (TOKENS, "day"), (TOKENS, "month"), (IN_FLIGHT, "at_once"))
+"""Unit and window of each of `LIMITS`."""
+Limits = dict[str, dict[str, int]]
+"""Of one key, by unit and window."""
 
 
-def _windows(key: Limited) -> dict[str, dict[str, float | None]]:
-    """The limits of a key, by unit and window."""
-    day, month = key.tokens_per_day, key.tokens_per_month
-    return {
-        REQUESTS: {"minute": key.requests_per_minute},
-        TOKENS: {"minute": key.tokens_per_minute, "day": day, "month": month},
-        IN_FLIGHT: {"at_once": key.max_in_flight},
-    }
-
-
-def limits_of(key: Limited, share: int = 1) -> dict[str, dict[str, int]]:
-    """What limits a key, by unit and window; with `share`, one of so many equal parts, and never nothing."""
-    limits = {
-        unit: {window: max(1, int(limit / share)) for window, limit in windows.items() if limit is not None}
-        for unit, windows in _windows(key).items()
-    }
-    return {unit: windows for unit, windows in limits.items() if windows}
+def limits_of(key: object, share: int = 1) -> Limits:
+    """The `LIMITS` that a key has; with `share` one of so many equal parts of each, and never nothing."""
+    limits: Limits = {}
+    for member, (unit, window) in zip(LIMITS, _PLACES, strict=True):
+        limit: float | None = getattr(key, member)
+        if limit is not None:
+            limits.setdefault(unit, {})[window] = max(1, int(limit / share))
+    return limits
 
 
 class Meter:
@@ -258,8 +229,8 @@ class Lender:
         self.meters: dict[str, dict[str, Meter]] = {}
         """By key and unit."""
 
-    def limit(self, limits: Mapping[str, Mapping[str, Mapping[str, int]]]) -> None:
-        """Have these limits, by key, unit and window."""
+    def limit(self, limits: Mapping[str, Limits]) -> None:
+        """Have these limits, by key."""
         for name in self.meters.keys() - limits.keys():
             del self.meters[name]
         for name, units in limits.items():

@@ -21,9 +21,10 @@ from typing import Literal
 
 import msgspec
 
+from common.wire.keys import LIMITS
+
 MEMORY = 4096
 """Secrets, and models, whose key and whose cover are remembered."""
-LIMITS = ("requests_per_minute", "tokens_per_minute", "tokens_per_day", "tokens_per_month", "max_in_flight")
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -23,6 +23,8 @@ from router.keys import Key
 
 log = structlog.get_logger(__name__)
 BEAT_S = 1.0
+KEPT_S = 5.0
+"""A router with keys that the registry limits calls so often, though it has nothing to say: it is one of those that share."""
 SOONEST_S = 0.01
 """Between two calls."""
 Tell = Callable[[feed.Grants], None]
@@ -61,6 +63,7 @@ class Lending:
         self._registry: tuple[RegistryClient, str] | None = None
         """And what this router is called there."""
         self._wanted = asyncio.Event()
+        self._called_at = -KEPT_S
         self.lost = False
         """No registry answers: this router goes on alone."""
 
@@ -148,9 +151,11 @@ class Lending:
         client, name = self._registry
         recent = {key: units for key, units in self._own.recent(self._now()).items() if key in self._fleets}
         asked, gone = set(self._asking), set(self._gone)
-        if not self._rows and not recent:
+        quiet = not self._rows and not recent
+        if quiet and (not self._fleets & self._own.meters.keys() or self._now().monotonic < self._called_at + KEPT_S):
             self._forget(gone)
             return
+        self._called_at = self._now().monotonic
         holders = {worker: {key: dict(units) for key, units in rows.items()} for worker, rows in self._rows.items()}
         try:
             answer = await client.lease(name, LeaseCall(session=self._session, holders=holders, recent=recent))

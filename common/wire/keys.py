@@ -15,6 +15,10 @@ Pattern: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Moment: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
+LIMITS = ("requests_per_minute", "tokens_per_minute", "tokens_per_day", "tokens_per_month", "max_in_flight")
+"""Members of a key that limit it."""
+
+
 class KeySettings(Message, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a key may do. A limit that is not there is none; without `models` (names or patterns) it may use all.
 

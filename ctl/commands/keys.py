@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 from common.wire.base import JsonObject
-from common.wire.keys import KeyInfo, RotateCall
+from common.wire.keys import LIMITS, KeyInfo, RotateCall
 from ctl import answers, completers
 from ctl.call import Call
 from ctl.codes import Code
@@ -15,7 +15,6 @@ from ctl.views import keys as views
 
 ROOT = "/api/v1/keys"
 NONE = "none"
-LIMITS = ("requests_per_minute", "tokens_per_minute", "tokens_per_day", "tokens_per_month", "max_in_flight")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _PERIOD = re.compile(r"([0-9]{1,6})([smhd])")
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from common.wire.keys import KeyInfo
+from common.wire.keys import LIMITS, KeyInfo
 from ctl.table import TextTable
 
 COLUMNS = ("NAME", "STATE", "MODELS", "REQ/MIN", "TOK/MIN", "TOK/DAY", "TOK/MONTH", "AT ONCE", "PRIORITY", "EXPIRES")
@@ -15,13 +15,7 @@ def table(keys: Sequence[KeyInfo], now: datetime) -> TextTable:
 
 
 def _row(key: KeyInfo, now: datetime) -> list[str]:
-    counts = (
-        key.requests_per_minute,
-        key.tokens_per_minute,
-        key.tokens_per_day,
-        key.tokens_per_month,
-        key.max_in_flight,
-    )
+    counts = [getattr(key, name) for name in LIMITS]
     expires = "" if key.expires_at is None else f"{key.expires_at:%Y-%m-%d %H:%M}"
     return [
         key.name + (" (admin)" if key.admin else ""),

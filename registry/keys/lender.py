@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from common.clock import Clock
-from common.leases import Lender, Meter, Now, Period, limits_of
+from common.leases import Lender, Now, Period, limits_of
 from common.wire.leases import LeaseAnswer, LeaseCall, LeaseRows
 from registry.core.documents import Documents, Fence
 from registry.core.store import DocumentConflict, StoreError
@@ -139,7 +139,9 @@ class FleetLender:
     def _periods(self) -> Iterator[tuple[str, str, str, Period]]:
         for key, meters in self._lender.meters.items():
             for unit, meter in meters.items():
-                yield from ((key, unit, name, window) for name, window in _periods_of(meter))
+                for name, window in meter.windows.items():
+                    if isinstance(window, Period):
+                        yield key, unit, name, window
 
     def _restore(self, value: bytes, version: int) -> None:
         self._version = version
@@ -166,10 +168,6 @@ class FleetLender:
             self._version = (await self._documents.read(SPENT))[SPENT].version
             return
         self._written = spent
-
-
-def _periods_of(meter: Meter) -> Iterator[tuple[str, Period]]:
-    return ((name, window) for name, window in meter.windows.items() if isinstance(window, Period))
 
 
 def _only_told(rows: LeaseRows) -> LeaseRows:

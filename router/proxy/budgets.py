@@ -130,6 +130,10 @@ class Budgets:
             if account is None:
                 continue
             given = grants.get(name, {})
+            if any(grant.granted for grant in given.values()):
+                account.touched = True
+            elif not any(row.held for row in self._told.get(name, {}).values()):
+                self._told.pop(name, None)
             for unit, purse in account.purses():
                 purse.grant(given.get(unit), now)
             self._serve(name, closed=closed and name not in grants)

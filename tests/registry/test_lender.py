@@ -1,5 +1,6 @@
 """The registry that leads lends keys' budgets: over HTTP, over a restart, and never as two."""
 
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,21 @@ import msgspec
 import pytest
 
 from common.clock import Clock
+from common.discovery.registry_client import RegistryClient, RegistryUnavailable
+from common.http.client import make_session
 from common.leases import Period
 from common.wire.keys import KeyRecord
 from common.wire.leases import LeaseCall, LeaseRow
 from registry.core.documents import Fence
 from registry.core.store import DocumentConflict
-from registry.keys import lender
+from registry.keys import book, lender
 from registry.keys.book import KEYS, KeyBook
 from registry.keys.lender import FleetLender, NotLending
+from registry.store.etcd import EtcdStore
 from registry.store.memory import MemoryStore
 from registry.store.sqlite import SqliteStore
 from tests.registry.conftest import Client, FakeClock, StartClient, parts, until
+from tests.registry.etcd import Etcd
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -162,3 +167,36 @@ async def test_over_http_and_over_a_restart(
 async def test_what_is_no_lease_is_refused(client: Client, body: dict[str, Any]) -> None:
     async with client.post("/v1/routers/r/leases", json=body) as answer:
         assert answer.status == 422
+
+
+async def test_of_two_registries_over_etcd_one_lends_and_the_other_goes_on_where_it_ended(
+    start_live: StartClient, etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lender, "WRITE_S", 0.05)
+    monkeypatch.setattr(lender, "GATHER_S", 0.0)
+    monkeypatch.setattr(book, "LOOK_S", 0.05)
+    clients = [await start_live(EtcdStore([f"http://{etcd.endpoint}"])) for _ in range(2)]
+    async with clients[1].post("/api/v1/keys", json={"name": "k", "tokens_per_month": 500}) as answer:
+        assert answer.status == 201
+    async with asyncio.timeout(30):
+        while not any(parts(client).lender._led for client in clients):
+            await asyncio.sleep(0.05)
+    first, second = sorted(clients, key=lambda client: parts(client).lender._led is None)
+    async with make_session(timeout_s=5) as session:
+        urls = [str(client.make_url("")) for client in (second, first)]
+        router = RegistryClient(urls, session, first=0)
+        call = LeaseCall(session="s", holders={"1": {"k": {"tokens": LeaseRow(used=100, need=1)}}})
+        assert (await router.lease("r", call)).holders["1"]["k"]["tokens"].left == 399  # the second was asked first
+        assert (await lent(second))[0] == 421
+        await asyncio.sleep(0.5)
+        await first.close()
+        call = LeaseCall(session="s", holders={"1": {"k": {"tokens": LeaseRow(used=150, told=100)}}})
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    answered = await router.lease("r", call)
+                except RegistryUnavailable:
+                    await asyncio.sleep(0.05)
+                else:
+                    break
+        assert answered.holders["1"]["k"]["tokens"].left == 350

@@ -422,3 +422,20 @@ async def test_who_waits_is_let_in_by_what_another_request_gives_back_whatever_t
             await asyncio.sleep(0.005)
     go.set()
     assert [(await post).status for post in posts] == [200, 200]
+
+
+async def test_what_nobody_takes_in_the_end_is_given_back_and_then_nothing_is_told_any_more(plane: Plane) -> None:
+    plane.engine.set_keys((key(requests_per_minute=3),))
+    budgets = plane.engine.budgets
+    told: list[Any] = []
+    budgets.ask = told.append
+    budgets.soon = lambda call: call()
+    (account,) = budgets.accounts.values()
+    account.touched = True
+    budgets._turn()
+    budgets.take({"team": {"requests": LeaseGrant(granted=2, left=1, limit=3)}}, closed=False)  # who waited has left
+    for _ in range(20):
+        budgets.sweep(0.0)
+        budgets.take({"team": {"requests": LeaseGrant(left=1, limit=3)}}, closed=False)
+    assert [rows["team"]["requests"].held for rows in told] == [0, 2, 0]
+    assert budgets._told == {}
