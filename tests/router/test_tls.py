@@ -190,7 +190,7 @@ async def test_1_000_requests_a_second_over_ten_new_certificates_have_no_error(
     tally, until = Tally(), time.monotonic() + 20
     context = Tls(TlsFiles(ca=authority.path)).client
     async with FakeReplica(rolling.answer) as replica, running(tmp_path, replica, 2, *flags(authority)) as router:
-        clients = [Client(router.port, tally, pause_s=0.05, tls=context) for _ in range(60)]
+        clients = [Client(router.port, tally, pause_s=0.05, tls=context) for _ in range(90)]
         tasks = [asyncio.ensure_future(client.run()) for client in clients]
         while time.monotonic() < until:
             await asyncio.sleep(2)
