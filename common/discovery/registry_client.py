@@ -308,9 +308,9 @@ class RegistryClient:
             delay_s = min(delay_s * 2, 10.0)
 
     async def _call(
-        self, method: str, path: str, body: Message | None = None, *, timeout_s: float = CALL_TIMEOUT_S
+        self, method: str, path: str, body: Message | None = None, *, timeout_s: float | None = None
     ) -> JsonObject:
-        """One call, at each registry in turn until one answers."""
+        """One call, at each registry in turn until one answers; `timeout_s` for each, else `CALL_TIMEOUT_S`."""
         reasons = []
         for _ in self._urls:
             url = self.url
@@ -322,11 +322,11 @@ class RegistryClient:
         raise RegistryUnavailable("; ".join(reasons))
 
     async def _call_one(
-        self, url: str, method: str, path: str, body: Message | None, timeout_s: float = CALL_TIMEOUT_S
+        self, url: str, method: str, path: str, body: Message | None, timeout_s: float | None = None
     ) -> JsonObject:
         data = None if body is None else msgspec.json.encode(body)
         headers = self._headers if data is None else {**self._headers, "Content-Type": "application/json"}
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S if timeout_s is None else timeout_s)
         async with self._session.request(
             method, url + path, data=data, headers=headers, timeout=timeout, allow_redirects=False
         ) as answer:
