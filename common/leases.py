@@ -7,7 +7,7 @@ router's master to its own, for keys of its file and while no registry answers.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -273,13 +273,15 @@ class Lender:
             for meter in meters.values():
                 meter.forget(holder, now)
 
-    def recent(self, now: Now) -> dict[str, dict[str, int]]:
-        """What was used in the last minute, by key and unit."""
+    def recent(self, keys: Iterable[str], now: Now) -> dict[str, dict[str, int]]:
+        """What was used of `keys` in the last minute, by unit."""
         used = {
             key: {
-                unit: meter.windows["minute"].used(now) for unit, meter in meters.items() if "minute" in meter.windows
+                unit: meter.windows["minute"].used(now)
+                for unit, meter in self.meters.get(key, {}).items()
+                if "minute" in meter.windows
             }
-            for key, meters in self.meters.items()
+            for key in keys
         }
         return {key: units for key, units in used.items() if any(units.values())}
 

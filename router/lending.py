@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from common.discovery.registry_client import RegistryClient, RegistryError
-from common.leases import Lender, Now, limits_of
+from common.leases import MINUTE_S, Lender, Now, limits_of
 from common.wire.leases import LeaseAnswer, LeaseCall, LeaseGrants, LeaseRow, LeaseRows
 from router import feed
 from router.keys import Key
@@ -59,6 +59,8 @@ class Lending:
         """By key and unit, at the registry's last answer."""
         self._asking: dict[str, tuple[LeaseRows, LeaseGrants, Tell]] = {}
         """Workers that wait for the registry's answer: what they said, and what they have been granted already."""
+        self._lately: dict[str, float] = {}
+        """When each of the fleet's keys was asked for last."""
         self._gone: set[str] = set()
         self._registry: tuple[RegistryClient, str] | None = None
         """And what this router is called there."""
@@ -71,6 +73,7 @@ class Lending:
         """Have the limits of `keys`, of which those named in `fleets` are the fleet's."""
         self._keys, self._fleets = keys, frozenset(fleets)
         self._limit()
+        self._left = {place: left for place, left in self._left.items() if place[0] in self._fleets}
         for rows in self._rows.values():
             for name in rows.keys() - self._fleets:
                 del rows[name]
@@ -91,6 +94,7 @@ class Lending:
             tell(feed.Grants(granted))
             return
         told = self._told.setdefault(worker, {})
+        self._lately.update(dict.fromkeys(fleets, self._now().monotonic))
         for name, units in fleets.items():
             said = {unit: msgspec.structs.replace(row, told=told.get((name, unit), 0)) for unit, row in units.items()}
             self._rows.setdefault(worker, {}).setdefault(name, {}).update(said)
@@ -124,7 +128,8 @@ class Lending:
         """A worker has ended. What it held without having given it back may have been used."""
         self._own.forget(worker, self._now())
         self._asking.pop(worker, None)
-        self._gone.add(worker)
+        if self._registry is not None:
+            self._gone.add(worker)
         if worker in self._rows:
             self._rows[worker] = {
                 name: {unit: LeaseRow(used=row.used + row.held, told=row.told) for unit, row in units.items()}
@@ -142,20 +147,22 @@ class Lending:
                 await asyncio.wait_for(self._wanted.wait(), BEAT_S)
             self._wanted.clear()
             await self.call()
-            await asyncio.sleep(SOONEST_S)
+            await asyncio.sleep(BEAT_S if self.lost else SOONEST_S)
 
     async def call(self) -> None:
         """Ask once, if there is anything to say: in the end that nothing is held any more."""
         if self._registry is None:
             return
         client, name = self._registry
-        recent = {key: units for key, units in self._own.recent(self._now()).items() if key in self._fleets}
+        now = self._now()
+        self._lately = {key: at for key, at in self._lately.items() if now.monotonic < at + 2 * MINUTE_S}
+        recent = self._own.recent(self._lately.keys() & self._fleets, now)
         asked, gone = set(self._asking), set(self._gone)
-        quiet = not self._rows and not recent
-        if quiet and (not self._fleets & self._own.meters.keys() or self._now().monotonic < self._called_at + KEPT_S):
+        quiet = not (self._rows or recent or asked)
+        if quiet and (now.monotonic < self._called_at + KEPT_S or not self._fleets & self._own.meters.keys()):
             self._forget(gone)
             return
-        self._called_at = self._now().monotonic
+        self._called_at = now.monotonic
         holders = {worker: {key: dict(units) for key, units in rows.items()} for worker, rows in self._rows.items()}
         try:
             answer = await client.lease(name, LeaseCall(session=self._session, holders=holders, recent=recent))
@@ -191,18 +198,13 @@ class Lending:
             self._limit()
         for worker, rows in holders.items():
             self._note_told(worker, rows)
-            granted = answer.holders.get(worker, {})
-            for key, units in granted.items():
+            for key, units in answer.holders.get(worker, {}).items():
                 self._left.update(((key, unit), grant.left) for unit, grant in units.items())
-            if worker in asked and worker in self._asking:
-                said, own, tell = self._asking.pop(worker)
-                given = {
-                    key: {unit: grant for unit, grant in units.items() if unit in said[key]}
-                    for key, units in granted.items()
-                    if key in said
-                }
-                self._hold(worker, given)
-                tell(feed.Grants({**own, **given}))
+        for worker in asked & self._asking.keys():
+            said, own, tell = self._asking.pop(worker)
+            given = {key: units for key, units in answer.holders.get(worker, {}).items() if key in said}
+            self._hold(worker, given)
+            tell(feed.Grants({**own, **given}))
 
     def _note_told(self, worker: str, told: LeaseRows) -> None:
         """The registry knows of what was said; what says nothing more needs not be said again."""

@@ -111,8 +111,11 @@ async def follow(request: web.Request) -> web.Response:
 async def lease(request: web.Request) -> web.Response:
     """`POST /v1/routers/{name}/leases`: what a router's workers hold and used; the registry that leads grants them more."""
     call = _read(LeaseCall, await _members(request))
+    registry = request.app[REGISTRY]
+    if not registry.lender.knows(call):
+        await registry.keys.look()  # another registry may have made one just now
     try:
-        return answer(request.app[REGISTRY].lender.answer(call))
+        return answer(registry.lender.answer(call))
     except NotLending as error:
         raise ApiError(421, str(error)) from error
 

@@ -98,6 +98,10 @@ class FleetLender:
             self._keys = self._book.all.version
             self._lender.limit({key.name: limits_of(key) for key in self._book.all.keys})
 
+    def knows(self, call: LeaseCall) -> bool:
+        """Whether all keys that it is about are known, and have limits."""
+        return all(rows.keys() <= self._lender.meters.keys() for rows in call.holders.values())
+
     def answer(self, call: LeaseCall) -> LeaseAnswer:
         """Take what a router's workers have, and lend them more.
 

@@ -131,8 +131,8 @@ def test_a_new_lender_knows_of_the_last_minute_by_the_routers_word() -> None:
     old, new = lender(requests_per_minute=10, tokens_per_day=50), lender(requests_per_minute=10, tokens_per_day=50)
     ask(old, at(0), used=6)
     ask(old, at(0), unit="tokens", used=9)
-    assert old.recent(at(10)) == {"k": {"requests": 6}}
-    new.add_recent({**old.recent(at(10)), "gone": {"requests": 5}}, at(10))
+    assert old.recent(["k", "gone"], at(10)) == {"k": {"requests": 6}}
+    new.add_recent({**old.recent(["k"], at(10)), "gone": {"requests": 5}}, at(10))
     rows = {"a": {"k": {"requests": LeaseRow(used=6, told=5), "tokens": LeaseRow(used=9, told=4)}}}
     grants = new.report(rows, at(10), is_new=True)["a"]["k"]
     assert (grants["requests"].left, grants["tokens"].left) == (4, 45)

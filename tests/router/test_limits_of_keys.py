@@ -439,3 +439,28 @@ async def test_what_nobody_takes_in_the_end_is_given_back_and_then_nothing_is_to
         budgets.take({"team": {"requests": LeaseGrant(left=1, limit=3)}}, closed=False)
     assert [rows["team"]["requests"].held for rows in told] == [0, 2, 0]
     assert budgets._told == {}
+
+
+async def test_a_worker_is_answered_that_asks_during_a_call_or_whose_key_is_gone_by_then() -> None:
+    registry = Registry(Clock(), requests_per_minute=60)
+    lending = router_of(registry, key(requests_per_minute=60))
+    told: list[Grants] = []
+    row = {"team": {"requests": LeaseRow(used=3)}}
+
+    class Slow(Registry):
+        async def lease(self, name: str, call: LeaseCall) -> LeaseAnswer:
+            answer = await registry.lease(name, call)
+            lending.heard("2", row, told.append)  # while the answer is on its way
+            return answer
+
+    lending.heard("1", row, told.append)
+    lending._registry = (cast("Any", Slow(registry.clock)), "r")
+    await lending.call()
+    assert len(told) == 1
+    lending._registry = (cast("Any", registry), "r")
+    await lending.call()
+    assert len(told) == 2
+    lending.heard("1", row, told.append)
+    lending.set_keys((), ())
+    await lending.call()
+    assert len(told) == 3
