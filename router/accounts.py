@@ -8,10 +8,9 @@ import structlog
 
 from common import tokens
 from common.discovery.registry_client import (
-    RegistrationRefused,
     RegistryClient,
+    RegistryError,
     RegistryUnavailable,
-    StaleIncarnation,
     UnknownService,
 )
 from common.tokens import HOUR_S, FlatRow, Rows
@@ -29,6 +28,10 @@ NAME_MOST = 256
 SHOWN_MOST = 100
 """Rows of key and model that have series of their own in `/metrics`, six each."""
 REMEDY = "give the router a register token for its name (docs/usage.md)"
+REMEDIES = {
+    RegistryUnavailable: "none: it is kept, and told when a registry answers",
+    UnknownService: "upgrade the registry",
+}
 
 
 class Accounts:
@@ -74,20 +77,16 @@ class Accounts:
         shipped = 0
         try:
             for batch in self._waiting(journal):
-                for hour, rows in batch.hours.items():
-                    await self._ship_hour(client, router, batch, hour, rows)
-                    shipped += len(rows)
+                for hour in list(batch.hours):
+                    shipped += await self._ship_hour(client, router, journal, batch, hour)
                 journal.remove(batch)
                 if batch is self._sealed:
                     self._sealed = None
-        except RegistryUnavailable:
-            return AGAIN_S  # its watch tells of that
-        except (UnknownService, StaleIncarnation, RegistrationRefused) as error:
+        except RegistryError as error:
             if not self._failing:
-                remedy = "upgrade the registry" if isinstance(error, UnknownService) else REMEDY
-                log.warning("usage.refused", reason=str(error), remedy=remedy)
+                log.warning("usage.not_told", reason=str(error), remedy=REMEDIES.get(type(error), REMEDY))
             self._failing = True
-            return REFUSED_AGAIN_S
+            return AGAIN_S if isinstance(error, RegistryUnavailable) else REFUSED_AGAIN_S
         self._failing = False
         return SHIP_S + shipped / ROWS_PER_S
 
@@ -100,9 +99,12 @@ class Accounts:
         if self._sealed is not None:
             yield self._sealed
 
-    async def _ship_hour(self, client: RegistryClient, router: str, batch: Batch, hour: int, rows: Rows) -> None:
-        sent = UsageBatch(writer=batch.writer, sequence=batch.sequence, hour=hour, rows=tokens.flat(rows))
+    async def _ship_hour(self, client: RegistryClient, router: str, journal: Journal, batch: Batch, hour: int) -> int:
+        """Tell of one hour of a batch; returns how many rows it has."""
+        rows = tokens.flat(batch.hours[hour])
+        sent = UsageBatch(writer=batch.writer, sequence=batch.sequence, hour=hour, rows=rows)
         answer = await client.tell_usage(router, sent)
-        if answer.result == "wrong_hour" and self.journal is not None:
+        if answer.result == "wrong_hour":
             log.warning("usage.wrong_hour", hour=hour, registry_hour=answer.hour, remedy="set this machine's clock")
-            self.journal.add(answer.hour, tokens.flat(rows))
+            journal.move(batch, hour, answer.hour)
+        return len(rows)

@@ -149,6 +149,14 @@ class Journal:
             batch.add(hour, rows)
         return True
 
+    def move(self, batch: Batch, hour: int, to: int) -> None:
+        """Count a part of a batch under another hour, and no more under its own, however often the rest is sent."""
+        self.add(to, tokens.flat(batch.hours.pop(hour)))
+        try:
+            write_atomic(batch.path, batch.text())
+        except OSError as error:
+            log.error("usage.file_not_removed", path=str(batch.path), reason=str(error))
+
     def remove(self, batch: Batch) -> None:
         """It is at the registry."""
         try:

@@ -126,7 +126,7 @@ class UsageBook:
         while True:
             try:
                 await self.fold()
-            except (StoreError, msgspec.MsgspecError) as error:
+            except StoreError as error:
                 log.warning("usage.not_folded", reason=str(error))
             await asyncio.sleep(FOLD_S)
 
@@ -135,7 +135,6 @@ class UsageBook:
 
         Raises:
             StoreError: It could not be done; nothing is lost, and nothing counts twice.
-            msgspec.MsgspecError: A page cannot be read.
         """
         fence, today = self._fence(), self.hour // DAY_HOURS
         if fence is None:
@@ -144,7 +143,10 @@ class UsageBook:
         for day in range(max(0, oldest - FORGOTTEN_DAYS, self._forgotten), oldest):
             await self._fold_day(day, fence, keep=False)
         for day in range(max(0, oldest, self._folded), young):
-            await self._fold_day(day, fence, keep=True)
+            try:
+                await self._fold_day(day, fence, keep=True)
+            except msgspec.MsgspecError as error:
+                log.error("usage.page_unreadable", key=pages.day_stamp(day), reason=str(error), remedy="its hours stay")
         self._forgotten, self._folded = oldest, young
 
     async def _fold_day(self, day: int, fence: Fence, *, keep: bool) -> None:

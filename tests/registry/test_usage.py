@@ -230,6 +230,22 @@ def test_pages_add_up_however_they_are_told_and_folded(
     assert answer.total().requests == expected
 
 
+async def test_a_damaged_page_holds_up_its_own_day_only() -> None:
+    store, clock = MemoryStore(), Hours()
+    fence = await store.documents.lead()
+    await store.documents.write(pages.hour_key(NOW, "router-1"), b"{", version=0)
+    await book_of(store, clock).take("router-2", batch(1, NOW))
+    clock.hour += DAY
+    await book_of(store, clock).take("router-2", batch(1, NOW + DAY))
+    clock.hour += 40 * DAY
+    await book_of(store, clock, fence).fold()
+    kept = sorted(await store.documents.read("usage/"))
+    assert kept == ["usage/d/2026-01-03", "usage/h/2026-01-02T00/router-1", "usage/h/2026-01-02T00/router-2"]
+    clock.hour += 60 * DAY
+    await book_of(store, clock, fence).fold()
+    assert await store.documents.read("usage/") == {}
+
+
 # Over HTTP.
 
 

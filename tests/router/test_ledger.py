@@ -287,7 +287,7 @@ async def test_a_registry_that_refuses_is_asked_again_later_and_told_of_once(
     for _ in range(3):
         master.heard([ROW])
         assert await master.ship_now(registry.client, "router-1") == REFUSED_AGAIN_S
-    assert capsys.readouterr().out.count("usage.refused") == 1
+    assert capsys.readouterr().out.count("usage.not_told") == 1
     registry.fault = None
     await master.ship_now(registry.client, "router-1")
     await master.ship_now(registry.client, "router-1")
@@ -301,3 +301,22 @@ async def test_a_file_that_cannot_be_read_is_put_aside_and_holds_nobody_up(tmp_p
     await accounts(tmp_path).ship_now(registry.client, "router-1")
     assert registry.tokens == 100
     assert [path.name for path in files(tmp_path)] == ["0123456789abcdef-1.unreadable"]
+
+
+async def test_a_wrong_hour_beside_a_right_one_counts_once_though_the_registry_goes_in_between(tmp_path: Path) -> None:
+    """What was moved to another hour is not moved again when the rest of its batch is sent again, nor after a kill."""
+    now = [7000 * 3600.0]
+    master, registry = Accounts(lambda: now[0]), FakeRegistry()
+    master.journal = Journal(tmp_path)
+    master.heard([ROW])
+    now[0] = 500 * 3600.0
+    master.heard([ROW])
+    registry.loses_answers = True  # of what it counts; a wrong hour is told
+    for _ in range(3):
+        await master.ship_now(registry.client, "router-1")
+    next_life = accounts(tmp_path)
+    registry.loses_answers = False
+    for _ in range(2):
+        await next_life.ship_now(registry.client, "router-1")
+    assert registry.tokens == 200
+    assert files(tmp_path) == []
