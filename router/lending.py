@@ -24,9 +24,12 @@ from router.keys import Key
 log = structlog.get_logger(__name__)
 BEAT_S = 1.0
 KEPT_S = 5.0
-"""A router with keys that the registry limits calls so often, though it has nothing to say: it is one of those that share."""
+"""A router calls so often, though it has nothing to say: it is one of those that share."""
 SOONEST_S = 0.01
 """Between two calls."""
+FIRST_ANSWER_S = 5.0
+"""So long a router that never had an answer waits for one: it does not know how many others there are."""
+ASK_AGAIN_S = 0.2
 Tell = Callable[[feed.Grants], None]
 
 
@@ -50,7 +53,10 @@ class Lending:
         self._keys: tuple[Key, ...] = ()
         self._fleets: frozenset[str] = frozenset()
         """Names of the keys that the registry keeps."""
-        self._routers = 1
+        self._routers = 0
+        """That share the limits, as the registry counts them; 0: it never said."""
+        self._unanswered_at = 0.0
+        """When it did not answer for the first time, while it never has."""
         self._rows: dict[str, LeaseRows] = {}
         """Of the fleet's keys, by worker: what each has now, where the registry is to hear of it."""
         self._told: dict[str, dict[tuple[str, str], int]] = {}
@@ -79,7 +85,7 @@ class Lending:
                 del rows[name]
 
     def _limit(self) -> None:
-        shares = ((key, self._routers if key.name in self._fleets else 1) for key in self._keys)
+        shares = ((key, max(1, self._routers) if key.name in self._fleets else 1) for key in self._keys)
         limits = {key.name: limits_of(key, share) for key, share in shares}
         self._own.limit({name: units for name, units in limits.items() if units})
 
@@ -147,7 +153,7 @@ class Lending:
                 await asyncio.wait_for(self._wanted.wait(), BEAT_S)
             self._wanted.clear()
             await self.call()
-            await asyncio.sleep(BEAT_S if self.lost else SOONEST_S)
+            await asyncio.sleep(BEAT_S if self.lost else ASK_AGAIN_S if self._unanswered_at else SOONEST_S)
 
     async def call(self) -> None:
         """Ask once, if there is anything to say: in the end that nothing is held any more."""
@@ -158,8 +164,7 @@ class Lending:
         self._lately = {key: at for key, at in self._lately.items() if now.monotonic < at + 2 * MINUTE_S}
         recent = self._own.recent(self._lately.keys() & self._fleets, now)
         asked, gone = set(self._asking), set(self._gone)
-        quiet = not (self._rows or recent or asked)
-        if quiet and (now.monotonic < self._called_at + KEPT_S or not self._fleets & self._own.meters.keys()):
+        if not (self._rows or recent or asked) and now.monotonic < self._called_at + KEPT_S:
             self._forget(gone)
             return
         self._called_at = now.monotonic
@@ -180,19 +185,26 @@ class Lending:
         self._gone -= gone
 
     def _lose(self, reason: str) -> None:
+        now = self._now()
+        if not self._routers:
+            self._unanswered_at = self._unanswered_at or now.monotonic
+            if now.monotonic < self._unanswered_at + FIRST_ANSWER_S:
+                self._wanted.set()
+                return
         if not self.lost:
             log.warning("limits.alone", reason=reason, routers=self._routers, closed=self._fails_closed)
             self.lost = True
             for (key, unit), left in self._left.items():
                 meter = self._own.meters.get(key, {}).get(unit)
                 if meter is not None:
-                    meter.leave(left // self._routers, self._now())
+                    meter.leave(left // max(1, self._routers), now)
         self._answer_alone()
 
     def _take(self, holders: dict[str, LeaseRows], asked: set[str], answer: LeaseAnswer) -> None:
         if self.lost:
             log.info("limits.shared", routers=answer.routers)
             self.lost = False
+        self._unanswered_at = 0.0
         if max(1, answer.routers) != self._routers:
             self._routers = max(1, answer.routers)
             self._limit()

@@ -20,6 +20,8 @@ from registry.keys.book import KeyBook
 log = structlog.get_logger(__name__)
 SPENT = "spent"
 WRITE_S = 1.0
+LOOK_S = 0.1
+"""Between two looks whether this registry leads by now."""
 GATHER_S = 1.5
 """Routers call each second while anything of theirs counts."""
 SILENCE_S = 10.0
@@ -75,7 +77,7 @@ class FleetLender:
                 if not fails:
                     log.warning("leases.not_written", reason=str(error))
                 fails = True
-            await asyncio.sleep(WRITE_S)
+            await asyncio.sleep(LOOK_S if self._led is None else WRITE_S)
 
     async def _round(self) -> None:
         fence = self._fence()

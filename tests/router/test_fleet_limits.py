@@ -151,6 +151,7 @@ async def test_a_registry_that_is_killed_and_comes_back_opens_no_limit(fleet: Fl
 
 async def test_a_registry_that_hangs_keeps_nobody_waiting_for_long(fleet: Fleet) -> None:
     await fleet.key("team", requests_per_minute=6000)
+    assert [await fleet.ask(router, "team") for router in fleet.routers] == [200, 200]
     fleet.process.send_signal(signal.SIGSTOP)
     try:
         await fleet.ask(fleet.routers[0], "team")

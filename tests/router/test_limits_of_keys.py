@@ -464,3 +464,24 @@ async def test_a_worker_is_answered_that_asks_during_a_call_or_whose_key_is_gone
     lending.set_keys((), ())
     await lending.call()
     assert len(told) == 3
+
+
+async def test_a_router_that_never_had_an_answer_waits_for_one_before_it_takes_itself_for_the_only_one() -> None:
+    registry = Registry(Clock(), requests_per_minute=60)
+    lending = router_of(registry, key(requests_per_minute=60))
+    registry.away = True
+    told: list[Grants] = []
+    lending.heard("1", {"team": {"requests": LeaseRow(need=1)}}, told.append)
+    await lending.call()
+    registry.clock.now += 4
+    await lending.call()
+    assert (told, lending.lost) == ([], False)
+    registry.clock.now += 1
+    await lending.call()
+    assert (told[0].grants["team"]["requests"].granted, lending.lost) == (1, True)
+    other = router_of(registry, key(requests_per_minute=60))
+    other.heard("1", {"team": {"requests": LeaseRow(need=1)}}, told.append)
+    await other.call()
+    registry.away = False
+    await other.call()
+    assert (told[1].grants["team"]["requests"].granted, other.lost) == (1, False)
