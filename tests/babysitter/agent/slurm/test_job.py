@@ -4,8 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from babysitter.agent.accelerators import Need
+from babysitter.agent.settings import AgentSettings
 from babysitter.agent.slurm import job
+from babysitter.agent.slurm.asked import job_of
 from babysitter.agent.slurm.job import FORMAT, WIDTHS, BadOption, arguments, checked, choose, notice_of, places, read
+from common.http.errors import ApiError
+from common.wire.create import GroupPlace
 
 NAME = "isvc-0123456789ab-abcdefghijkl"
 
@@ -156,3 +161,12 @@ def test_the_script_quotes_what_it_runs() -> None:
     assert job.script(["/a b/python", "-m", "x"], {"P": "c d"}) == "#!/bin/sh\nP='c d' exec '/a b/python' -m x\n"
     assert job.number_in("17;cluster\n") == 17
     assert job.number_in("sbatch: error") is None
+
+
+def test_a_member_of_a_group_is_no_job_and_whoever_asks_is_told() -> None:
+    """Its address must be known before it runs, and Slurm says only then where that is."""
+    settings = AgentSettings(runner="slurm")
+    with pytest.raises(ApiError, match="its members cannot be jobs of Slurm") as refused:
+        job_of(settings, None, Need(), GroupPlace(rank=0, size=2))
+    assert refused.value.status == 422
+    assert job_of(AgentSettings(), None, Need(), GroupPlace(rank=0, size=2)) == {}
