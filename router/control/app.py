@@ -36,7 +36,7 @@ from router.counters import DURATION, EJECTIONS, ERRORS, IN_FLIGHT, REQUESTS, Sh
 from router.model import Replica
 from router.outlier import TOLD
 from router.proxy import answers
-from router.proxy.paths import KEY_FIELD
+from router.proxy.paths import KEY_FIELD, SEES_FIELD
 from router.settings import RouterSettings
 
 
@@ -100,9 +100,9 @@ class Overview:
             self._fleet.deployments.states.values(),
         )
 
-    def metrics_page(self) -> bytes:
-        """Prometheus' text."""
-        return metrics.RouterCollector(self._fleet, self._counters).page()
+    def metrics_page(self, only: str | None) -> bytes:
+        """Prometheus' text; of keys that of `only`, or of all."""
+        return metrics.RouterCollector(self._fleet, self._counters, only).page()
 
     async def watch_traffic(self) -> None:
         """TrafficSample the counters for ever, so that whoever looks at the traffic sees where it comes from."""
@@ -113,8 +113,8 @@ class Overview:
             self._traffic.add(TrafficSample(time.time(), time.monotonic(), rows, queue))
             await asyncio.sleep(SAMPLE_S)
 
-    def traffic(self, since: float) -> Traffic:
-        """`/traffic`: points later than `since`, and every replica as it is now."""
+    def traffic(self, since: float, only: str | None) -> Traffic:
+        """`/traffic`: points later than `since`, every replica as it is now, and all keys or `only` this one."""
         now = time.monotonic()
         return Traffic(
             interval_s=SAMPLE_S,
@@ -122,7 +122,7 @@ class Overview:
             workers=self._fleet.workers_alive(),
             connections=self._fleet.connections(),
             registry_error=self._fleet.registry_error,
-            keys=self._keys.rates(),
+            keys=[one for one in self._keys.rates() if only in (None, one.key)],
             replicas=[self._replica_traffic(replica, now) for replica in self._fleet.replicas()],
         )
 
@@ -224,7 +224,7 @@ async def _stats(request: web.Request) -> web.Response:
 
 async def _metrics(request: web.Request) -> web.Response:
     """For Prometheus."""
-    page = request.app[OVERVIEW].metrics_page()
+    page = request.app[OVERVIEW].metrics_page(_only(request))
     return web.Response(body=page, headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
@@ -241,13 +241,22 @@ async def _traffic(request: web.Request) -> web.Response:
         since = float(text)
     except ValueError as error:
         raise ApiError(400, "parameter 'since' must be a number", field="since") from error
-    return _answer(request.app[OVERVIEW].traffic(since))
+    return _answer(request.app[OVERVIEW].traffic(since, _only(request)))
 
 
 async def _usage(request: web.Request) -> web.Response:
     """Requests and tokens of the caller's own key, by model, by hours or days; without keys those of everybody who shows none."""
-    key = unquote(request.headers.getall(KEY_FIELD.decode(), [""])[-1])
-    return _answer(await request.app[OVERVIEW].own_usage.report(key, request.query))
+    return _answer(await request.app[OVERVIEW].own_usage.report(_key(request), request.query))
+
+
+def _key(request: web.Request) -> str:
+    """The name of the key that was shown."""
+    return unquote(request.headers.getall(KEY_FIELD.decode(), [""])[-1])
+
+
+def _only(request: web.Request) -> str | None:
+    """The one key whose use may be seen; None: that of all."""
+    return _key(request) if SEES_FIELD.decode() in request.headers else None
 
 
 async def _models(request: web.Request) -> web.Response:

@@ -122,9 +122,11 @@ class RouterCollector(Collector):
     Args:
         source: The master.
         counters: The counters.
+        only: The one key of which is told; None: all.
     """
 
-    def __init__(self, source: MetricsSource, counters: SharedCounters) -> None:
+    def __init__(self, source: MetricsSource, counters: SharedCounters, only: str | None = None) -> None:
+        self._only = only
         self._source = source
         self._counters = counters
 
@@ -214,6 +216,8 @@ class RouterCollector(Collector):
             "svc_router_key_requests", "Requests answered, by API key and model.", labels=["key", "model"]
         )
         for (key, model, _), (count, *kinds) in self._source.accounts.by_key.items():
+            if self._only not in (None, key):
+                continue
             labels = [key or ANONYMOUS, model or "none"]
             requests.add_metric(labels, count)
             for (kind, _cell), tokens in zip(_TOKENS, kinds, strict=True):

@@ -27,7 +27,7 @@ from router.proxy.engine import Engine
 from router.proxy.explain import EXPLAINED, explain
 from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.owner_search import may_have
-from router.proxy.paths import KEY_FIELD, OWN_USAGE, PROXIED
+from router.proxy.paths import KEY_FIELD, OWN_USAGE, PROXIED, SEES_FIELD
 from router.proxy.response_writer import ResponseWriter
 from router.proxy.sides import ClientConnection
 from router.proxy.translation import COUNT_TOKENS, MESSAGES, NO_SUCH_CALL, Translation
@@ -147,10 +147,10 @@ class Exchange(ChargedRequest):
             return
         if key is not None or head.path == OWN_USAGE:  # whose usage, and who is in the audit
             name = quote(key.name, safe="") if key is not None else ""
-            self.peer_line += b"%b: %b\r\n" % (
-                KEY_FIELD,
-                name.encode(),
-            )  # after what the client sent: the last one counts
+            # After what the client sent: the last one counts.
+            self.peer_line += b"%b: %b\r\n" % (KEY_FIELD, name.encode())
+            if key is not None and not key.admin:
+                self.peer_line += b"%b: own\r\n" % SEES_FIELD
         self.dispatch.ask_only(engine.control)
         self._ask(engine.control, None)
 

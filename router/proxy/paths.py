@@ -101,6 +101,8 @@ _BY_THE_FRONT = frozenset(
 OWN_USAGE = b"/v1/usage"
 KEY_FIELD = b"x-svc-key"
 """By which a worker tells the control plane whose key let a request in."""
+SEES_FIELD = b"x-svc-sees"
+"""And that this key is no administrator's: it sees its own use only."""
 CONTROL = frozenset(
     {
         *(b"/", b"/health", b"/status", b"/services", b"/stats", b"/metrics", b"/traffic", b"/openapi.json"),

@@ -102,3 +102,12 @@ async def test_metrics_have_tokens_by_key() -> None:
         'svc_router_key_tokens_total{key="anonymous",kind="estimated",model="m"} 1.0',
     ):
         assert f"{line}\n" in page
+
+
+async def test_a_key_that_is_no_administrators_sees_no_other_keys_use() -> None:
+    shown = {"x-svc-key": "team", "x-svc-sees": "own"}
+    async with TestClient(TestServer(make_app(overview()))) as client:
+        page = await (await client.get("/metrics", headers=shown)).text()
+        await client.get("/traffic", headers=shown)
+    assert 'svc_router_key_requests_total{key="team",model="m"} 3.0\n' in page
+    assert "anonymous" not in page

@@ -12,7 +12,7 @@ from common.http.errors import ApiError
 from common.wire.usage import UsageCounts, UsageReport
 from router.control.own_usage import KEPT_MOST, OwnUsage
 from router.keys import Key
-from router.proxy.paths import KEY_FIELD
+from router.proxy.paths import KEY_FIELD, SEES_FIELD
 from tests.router.conftest import MakePlane
 from tests.router.test_ledger import HASH
 
@@ -76,9 +76,11 @@ async def test_without_a_registry_nobody_keeps_a_ledger() -> None:
 
 async def test_a_worker_says_whose_key_it_was_whatever_the_client_says(planes: MakePlane, tmp_path: Path) -> None:
     said: list[str] = []
+    sees: list[str | None] = []
 
     async def hear(request: web.Request) -> web.Response:
         said.extend(request.headers.getall(KEY_FIELD.decode())[-1:])
+        sees.append(request.headers.get(SEES_FIELD.decode()))
         return web.json_response({})
 
     app = web.Application()
@@ -92,5 +94,8 @@ async def test_a_worker_says_whose_key_it_was_whatever_the_client_says(planes: M
     plane.engine.set_keys((Key("team/ä\r\n", HASH),))
     assert (await plane.send(ask.format("").encode())).status == 401
     assert (await plane.send(ask.format("authorization: Bearer secret\r\n").encode())).status == 200
-    assert said == ["", "team%2F%C3%A4%0D%0A"]
+    plane.engine.set_keys((Key("boss", HASH, admin=True),))
+    assert (await plane.send(ask.format("authorization: Bearer secret\r\n").encode())).status == 200
+    assert said == ["", "team%2F%C3%A4%0D%0A", "boss"]
+    assert sees == [None, "own", None]
     await runner.cleanup()

@@ -120,6 +120,11 @@ class Node:
         async with self.http.get(self.url + path) as answer:
             return json.loads(await answer.read())
 
+    async def counted(self, requests: int) -> bool:
+        """Workers tell what they counted four times a second."""
+        services = (await self.get("/services"))["services"]
+        return bool(sum(one["request_count"] for one in services) >= requests)
+
     async def until(self, holds: Callable[[], Awaitable[bool]], wait_s: float = 45) -> None:
         async with asyncio.timeout(wait_s):
             while True:
@@ -167,6 +172,7 @@ async def test_a_registered_replica_is_routed_at_once_and_its_goodbye_obeyed(nod
         assert [model["id"] for model in (await node.get("/v1/models"))["data"]] == ["m"]
         assert (await node.get("/models/m"))["id"] == "m"
         assert "error" in await node.get("/v1/models/other")
+        await node.until(lambda: node.counted(1))
         [service] = (await node.get("/services"))["services"]
         assert (service["name"], service["healthy"], service["in_flight"]) == ("a-server", True, 0)
         assert service["request_count"] == (await node.get("/stats"))["services"][0]["request_count"] > 0
@@ -404,6 +410,7 @@ async def test_metrics_and_explain_through_the_routers_port(node: Node, replica:
     )
     async with node.router("--static-services", str(static)):
         await node.until(node.chats)
+        await node.until(lambda: node.counted(1))
         page = ""
 
         async def both_serve() -> bool:
