@@ -26,10 +26,13 @@ def test_usage_of_every_api_of_llama_cpp_says_that_the_prompt_was_cached_W46() -
             assert usage is not None, (path, answer[-500:])
             assert 0.9 < (usage.cached_share() or 0) <= 1.0, (path, answer[-500:])
             assert usage.written == 4
-        with client.stream(
-            "POST", "/v1/messages", json={"model": "tiny", "stream": True, **asked["/v1/messages"]}
-        ) as stream:
-            first = next(stream.iter_raw())
-        usage = usage_of(first)
+        for _ in range(10):  # some of its streams lack `message_start` (docs/engines.md)
+            with client.stream(
+                "POST", "/v1/messages", json={"model": "tiny", "stream": True, **asked["/v1/messages"]}
+            ) as stream:
+                first = next(stream.iter_raw())
+            usage = usage_of(first)
+            if usage is not None:
+                break
         assert usage is not None, first
         assert 0.9 < (usage.cached_share() or 0) <= 1.0, first

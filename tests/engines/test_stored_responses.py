@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,19 @@ def converse(ports: list[int], number: int) -> str:
     return previous
 
 
+def why_missed(call: Callable[[int, str], object], port: int, response: str) -> openai.NotFoundError:
+    """A kept connection of what was killed may still be written to: whether that was heard nobody knows, and the client is told so."""
+    for _ in range(3):
+        try:
+            call(port, response)
+        except openai.NotFoundError as missed:
+            return missed
+        except openai.InternalServerError as unknown:
+            if unknown.status_code != 502:
+                raise
+    raise AssertionError("it was not missed")
+
+
 def test_vllms_stored_responses_are_found_by_every_router_and_missed_with_a_remedy_D34(
     tmp_path: Path, registry: Registry
 ) -> None:
@@ -123,10 +136,9 @@ def test_vllms_stored_responses_are_found_by_every_router_and_missed_with_a_reme
                 until("its end", lambda: not alive(family))
                 for port in (first, second):
                     for call in (say_on, read):
-                        with pytest.raises(openai.NotFoundError) as caught:
-                            call(port, response)
-                        assert caught.value.code == "response_not_found"
-                        assert f"'{response}'" in caught.value.message
-                        assert "send the whole conversation in 'input'" in caught.value.message
+                        missed = why_missed(call, port, response)
+                        assert missed.code == "response_not_found"
+                        assert f"'{response}'" in missed.message
+                        assert "send the whole conversation in 'input'" in missed.message
                 other = next(response for response, maker in makers.items() if maker is not owner)
                 say(first, other, stream=True)
