@@ -192,7 +192,7 @@ class Lending:
                 self._wanted.set()
                 return
         if not self.lost:
-            log.warning("limits.alone", reason=reason, routers=self._routers, closed=self._fails_closed)
+            log.warning("lending.alone", reason=reason, routers=self._routers, closed=self._fails_closed)
             self.lost = True
             for (key, unit), left in self._left.items():
                 meter = self._own.meters.get(key, {}).get(unit)
@@ -202,7 +202,7 @@ class Lending:
 
     def _take(self, holders: dict[str, LeaseRows], asked: set[str], answer: LeaseAnswer) -> None:
         if self.lost:
-            log.info("limits.shared", routers=answer.routers)
+            log.info("lending.shared", routers=answer.routers)
             self.lost = False
         self._unanswered_at = 0.0
         if max(1, answer.routers) != self._routers:

@@ -224,7 +224,7 @@ async def test_without_a_registry_a_router_goes_on_with_its_share_of_what_was_le
         assert granted(await ask(one, used=10, need=30)) == 5
         assert granted(await ask(other, used=40, need=30)) == 0  # it is beyond its share already
         assert granted(await ask(one, used=15, need=30)) == 0
-    assert [line["event"] for line in lines] == ["limits.alone", "limits.alone"]
+    assert [line["event"] for line in lines] == ["lending.alone", "lending.alone"]
     assert one.lost
     registry.clock.now += 61
     assert granted(await ask(one, used=15, need=60)) == 30
@@ -232,7 +232,7 @@ async def test_without_a_registry_a_router_goes_on_with_its_share_of_what_was_le
     with structlog.testing.capture_logs() as lines:
         await ask(one, used=45)
         await one.call()
-    assert [line["event"] for line in lines] == ["limits.shared"]
+    assert [line["event"] for line in lines] == ["lending.shared"]
     assert registry.lender.meters["team"]["requests"].left(registry.clock()) == 60 - 35
 
 

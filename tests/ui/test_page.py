@@ -103,7 +103,7 @@ def test_a_chat_goes_through_the_router_and_shows_in_the_traffic(browser: Browse
         first_token = page.locator(".chart", has_text="Time to first token").locator(".now")
         expect(first_token).to_contain_text("p95")
         expect(first_token).to_contain_text(re.compile(r"\d"))
-        assert b'outcome="ok",replica="r2-server"} 1.0' in get(f"{real.router}/metrics")
+        until("it is counted", lambda: b'outcome="ok",replica="r2-server"} 1.0' in get(f"{real.router}/metrics"))
 
 
 def test_a_replica_tells_its_start_its_log_and_its_restart(browser: Browser, real: Fleet) -> None:
