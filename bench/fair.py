@@ -13,6 +13,7 @@ usage of its answers: a token of a prompt 1, of an answer 2.
 import argparse
 import asyncio
 import hashlib
+import random
 import sys
 import tempfile
 import time
@@ -34,24 +35,25 @@ ROOM = 32
 class Key:
     """One client, and what it saw."""
 
-    def __init__(self, made: Fleet, name: str, *, words: int, tokens: int) -> None:
+    def __init__(self, made: Fleet, name: str, *, words: int, tokens: int, spread: int = 0) -> None:
         self._made = made
         self._headers = {"Authorization": f"Bearer {name}"}
         self._body: dict[str, Any] = {
             "model": "m",
             "stream": True,
-            "max_tokens": tokens,
             "stream_options": {"include_usage": True},
             "messages": [{"role": "user", "content": "word " * words}],
         }
+        self._tokens, self._spread, self._rng = tokens, spread, random.Random(1)  # noqa: S311 - no secret
         self.first_s: list[float] = []
         self.until = float("inf")
         self.cost = 0
         """Of what was answered until then: whoever waits at the end is served whatever it had."""
 
     async def ask(self) -> None:
-        """One request."""
-        seen = await self._made.stream(self._body, self._headers)
+        """One request; answers of one length would all end together for ever, once they did."""
+        tokens = self._tokens + self._rng.randint(-self._spread, self._spread)
+        seen = await self._made.stream({**self._body, "max_tokens": tokens}, self._headers)
         usage = seen.events[-1].get("usage") if seen.events else None
         if usage is None:
             sys.exit(f"a request was not answered whole: {seen.said[-300:]!r}")
@@ -76,7 +78,7 @@ async def quiet(made: Fleet, seconds: float, crowd: int) -> str:
     """The first case."""
     alone = Key(made, "quiet", words=100, tokens=20)
     await alone.each(0.5, time.monotonic() + seconds / 2)
-    beside, loud = Key(made, "quiet", words=100, tokens=20), Key(made, "loud", words=100, tokens=20)
+    beside, loud = Key(made, "quiet", words=100, tokens=20), Key(made, "loud", words=100, tokens=20, spread=12)
     until = time.monotonic() + seconds
     async with asyncio.TaskGroup() as clients:
         for number in range(crowd):
