@@ -268,7 +268,7 @@ def external(directory: Path, port: int) -> dict[str, Any]:
     """A server that another program runs, as a container engine does; the command only asks for it."""
     words = f"{sys.executable} {light_backend(port)['args'][2]} {port}"
     pid = directory / "external.pid"
-    ask_for_it = f"echo '{words} & echo $! >{pid}' >{directory}/wanted; sleep 0.2"
+    ask_for_it = f"echo '{words} & echo $! >{pid}' >{directory}/new && mv {directory}/new {directory}/wanted; sleep 0.2"
     return {"type": "command", "command": "sh", "args": ["-c", ask_for_it]}
 
 
