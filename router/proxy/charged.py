@@ -1,14 +1,16 @@
-"""The half of a request that is counted against its key: what the key covers, and what it takes of the key's limits.
+"""The half of a request that is counted: against its key and the key's limits as it begins, and for everybody as it ends."""
 
-Requests that show no key do not come by here.
-"""
+from typing import Final
 
 from router.admission import PRIORITIES, Priority
 from router.keys import Key, Refusal
 from router.policy.usage import Usage
 from router.proxy import checks
+from router.proxy.attempt import UpstreamAttempt
 from router.proxy.timed import TimedRequest
 from router.purses import Account
+
+_CLIENT_ERROR: Final = 400
 
 
 class ChargedRequest(TimedRequest):
@@ -78,8 +80,23 @@ class ChargedRequest(TimedRequest):
         self.awaits_budget = False
         self.fail(checks.LIMITS_UNKNOWN)
 
-    def give_back(self, usage: Usage | None, pieces: int, *, answered: bool) -> None:
-        """It is over: give back what it did not use."""
+    def account_for(self, attempt: UpstreamAttempt | None) -> None:
+        """It is over, with `attempt` if it was sent: count it for whose turn is next, in the ledger, against its key's limits."""
+        engine = self._engine
+        usage, pieces = (None, 0) if attempt is None else (attempt.usage, attempt.pieces)
+        answered = 0 < self._status < _CLIENT_ERROR
+        if engine.reckoned:
+            engine.end_share(self, usage, pieces)
+        if engine.ledger is not None and attempt is not None and answered and not self.dispatch.is_own:
+            operation = self.head.operation
+            if operation is None or operation.response is None:  # a stored response was counted when it was made
+                engine.ledger.note(self.key, self.facts.model or "", attempt.endpoint.name, usage, pieces)
+        if self.charged is not None:
+            self.awaits_budget = False
+            self._give_back(usage, pieces, answered=answered)
+
+    def _give_back(self, usage: Usage | None, pieces: int, *, answered: bool) -> None:
+        """What it did not use."""
         account, self._account, budgets = self._account, None, self._engine.budgets
         if account is not None and self.charged is not None:
             frees = account.settle(self.charged, usage, pieces, answered=answered)

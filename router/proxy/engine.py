@@ -341,7 +341,9 @@ class Engine:
         return False
 
     def begin_share(self, request: ProxiedRequest) -> None:
-        """A request goes to a replica that has not room for everyone: it counts for whose turn is next."""
+        """A request goes to a replica that has not room for everyone: it counts for whose turn is next, once."""
+        if request in self.reckoned:
+            return  # it goes again, as another call of the same replica
         shares = self.waiting.shares(request.facts.model or "")
         reckoned = self.reckoned[request] = shares.expected(request.caller, request.facts.prompt_bytes)
         shares.begin(request.caller, self.keys.weights.get(request.caller, 1.0), reckoned)

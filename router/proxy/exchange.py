@@ -16,7 +16,6 @@ from router.counters import RETRIES
 from router.dispatch import Action, Dispatch, Failure, Judgement, LocalAnswer
 from router.facts import BadBody
 from router.keys import Key
-from router.ledger import Ledger
 from router.model import Endpoint, Facts
 from router.policy.parameters import differing
 from router.policy.replica_view import PlacedRequest
@@ -33,7 +32,6 @@ from router.proxy.sides import ClientConnection
 from router.proxy.translation import COUNT_TOKENS, MESSAGES, NO_SUCH_CALL, Translation
 
 _NO_FACTS = Facts()
-_CLIENT_ERROR = 400
 
 
 class RequestPhase(Enum):
@@ -418,20 +416,11 @@ class Exchange(ChargedRequest):
         engine.exchanges.discard(self)
         if engine.deadlines:
             engine.deadlines.pop(self, None)
-        if engine.reckoned:
-            attempt = self._attempt
-            engine.end_share(self, attempt.usage if attempt else None, attempt.pieces if attempt else 0)
         engine.body_bytes -= len(self.body)
         if self.translation is not None:
             engine.body_bytes -= self.translation.bytes_kept
             self._status = self.translation.status or self._status
-        if engine.ledger is not None and self._attempt is not None and 0 < self._status < _CLIENT_ERROR:
-            self._note_tokens(engine.ledger, self._attempt)
-        if self.charged is not None:
-            self.awaits_budget = False
-            attempt = self._attempt
-            usage, pieces = (None, 0) if attempt is None else (attempt.usage, attempt.pieces)
-            self.give_back(usage, pieces, answered=0 < self._status < _CLIENT_ERROR)
+        self.account_for(self._attempt)
         share = engine.limits.access_log_sample
         if share and random.random() < share:  # noqa: S311 - a sample, no secret
             passed = self._bytes_passed()
@@ -451,9 +440,3 @@ class Exchange(ChargedRequest):
         self._attempt = self._writer = None  # ends the reference cycle here, not in the garbage collector
         if notify:
             self._client.exchange_done(keep_alive=keep_alive)
-
-    def _note_tokens(self, ledger: Ledger, attempt: UpstreamAttempt) -> None:
-        """Count what a replica answered; a stored response was counted when it was made."""
-        operation = self.head.operation
-        if not self.dispatch.is_own and (operation is None or operation.response is None):
-            ledger.note(self.key, self.facts.model or "", attempt.endpoint.name, attempt.usage, attempt.pieces)

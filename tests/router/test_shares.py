@@ -154,3 +154,21 @@ async def test_what_answers_cost_by_their_usage_decides_whose_turn_it_is(plane: 
     assert served[:14].count("dear") <= 3
     assert served.count("dear") == 12
     assert not plane.engine.reckoned
+
+
+async def test_a_request_that_goes_again_as_another_call_counts_once(plane: Plane) -> None:
+    """Messages of a replica that has only chats: it is asked for both."""
+
+    async def only_chats(call: Call) -> None:
+        usage = {"prompt_tokens": 10, "completion_tokens": 5}
+        answer = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}
+        is_chat = b"/chat/" in call.line
+        await call.send(plain(json.dumps(answer).encode()) if is_chat else plain(b"{}", status=b"404 Not Found"))
+
+    replica = await plane.add(only_chats)
+    plane.route(replica, limit=1)
+    body = b'{"model":"m","max_tokens":8,"messages":[{"role":"user","content":"hi"}]}'
+    assert (await plane.post(body, path="/v1/messages")).status == 200
+    assert len(replica.calls) == 2
+    (account,) = plane.engine.waiting.shares("m")._accounts.values()
+    assert account.served == pytest.approx(10 + 2 * 5)
