@@ -84,9 +84,8 @@ async def serve(
             hangup = hangup_event()
             pool = WorkerPool(settings, control_path, scope, environment)
             master = Master(settings, pool, tls)
-            reloader = make_reloader(
-                master, config, reread, hangup
-            )  # before the files are read: changes meanwhile are seen
+            # Before the files are read: changes meanwhile are seen.
+            reloader = make_reloader(master, config, reread, hangup)
             try:
                 master.load_files()
             except SettingsError as error:

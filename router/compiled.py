@@ -76,6 +76,7 @@ MODULES = (
     "router.proxy.needs",
     "router.proxy.owned",
     "router.proxy.owner_search",
+    "router.proxy.parsing",
     "router.proxy.paths",
     "router.proxy.racing",
     "router.proxy.response_writer",

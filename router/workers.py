@@ -10,7 +10,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 
@@ -30,6 +29,7 @@ from router.journal import folder_of
 from router.keys import Key
 from router.model import Table
 from router.settings import RouterSettings
+from router.worker_process import Worker
 
 log = structlog.get_logger(__name__)
 SILENCE_LIMIT_S = 15.0
@@ -49,31 +49,6 @@ RESPAWN_LAST_S = 10.0
 _DOUBLINGS = 10
 """More lead to no other delay."""
 NOT_STARTED = "see what the worker wrote before; the others serve, and it is tried again"
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """One running worker; `over` once its process has been awaited."""
-
-    process: asyncio.subprocess.Process
-    writer: asyncio.StreamWriter
-    block: int
-    """Of the shared counters; its own until it is over."""
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    status: feed.WorkerStatus | None = None
-    """The latest; None until it serves."""
-    answered: asyncio.Event = field(default_factory=asyncio.Event)
-    """It serves, or it ended before it did."""
-
-    @property
-    def name(self) -> str:
-        """Another one for each."""
-        return str(self.process.pid)
-
-    def kill(self) -> None:
-        """End it now, if it still runs."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
 
 
 class WorkerPool:

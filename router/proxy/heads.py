@@ -10,8 +10,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final, Generic, TypeVar
 
 from router.proxy import cors
-from router.proxy.head import BODILESS, RequestHead, ResponseHead, parse_request, parse_response
+from router.proxy.head import BODILESS, RequestHead, ResponseHead
 from router.proxy.headers import forwarded_lines, response_lines, takes_events, without_coding
+from router.proxy.parsing import parse_request, parse_response
 
 Head = TypeVar("Head", RequestHead, ResponseHead)
 COUNT_LIMIT: Final = 1024
@@ -47,7 +48,7 @@ class Heads(Generic[Head]):
         """The head in `raw`; not to be changed.
 
         Raises:
-            BadHead: See `head.py`.
+            BadHead: See `parsing.py`.
         """
         text = raw
         length: int | None = None

@@ -13,9 +13,10 @@ from typing import Final, cast
 from router.dispatch import CLOSED, MALFORMED, SPOKE_TLS, TRUNCATED, Failure
 from router.model import Endpoint
 from router.proxy.chunked import LAST_CHUNK, BadChunk, Chunked
-from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, ResponseHead, parse_response
+from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, ResponseHead
 from router.proxy.headers import response_lines, without_credentials
 from router.proxy.heads import Heads
+from router.proxy.parsing import parse_response
 from router.proxy.paths import upstream_path
 from router.proxy.reach import TLS_ALERT
 from router.proxy.sides import ProxiedRequest, ResponseListener

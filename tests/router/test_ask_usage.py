@@ -9,8 +9,8 @@ import pytest
 from router.facts import with_usage
 from router.ledger import Ledger
 from router.policy.models import ModelRule, ModelRules
-from router.proxy.head import parse_response
 from router.proxy.hiding import HidingWriter
+from router.proxy.parsing import parse_response
 from router.proxy.paths import EndMark
 from tests.router.conftest import MakePlane
 from tests.router.fakes import SSE_HEAD, Call, Plane, plain

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from common.tasks import TaskScope
 from router.proxy.chunked import BadChunk, Chunked
-from router.proxy.head import BadHead, parse_request
+from router.proxy.head import BadHead
+from router.proxy.parsing import parse_request
 from tests.router.fakes import LIMITS, Call, Plane, make_plane, plain
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"

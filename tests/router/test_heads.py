@@ -1,7 +1,8 @@
 import pytest
 
-from router.proxy.head import BadHead, RequestHead, ResponseHead, parse_request
+from router.proxy.head import BadHead, RequestHead, ResponseHead
 from router.proxy.heads import COUNT_LIMIT, Heads, request_heads, response_heads
+from router.proxy.parsing import parse_request
 from router.proxy.paths import PROXIED
 
 LINES = (

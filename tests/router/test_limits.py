@@ -3,7 +3,7 @@
 import asyncio
 from types import SimpleNamespace
 
-from router.proxy.head import parse_response
+from router.proxy.parsing import parse_response
 from router.proxy.paths import EndMark
 from router.proxy.response_writer import ResponseWriter
 from tests.router.conftest import MakePlane

@@ -20,7 +20,7 @@ from router.control.app import Overview, make_app
 from router.control.replica_api import ReplicaApi
 from router.keys import Key
 from router.proxy import checks
-from router.proxy.head import parse_request
+from router.proxy.parsing import parse_request
 from router.settings import RouterSettings
 from tests.audits import lines
 from tests.ports import free_port

@@ -8,7 +8,8 @@ from websockets.headers import build_extension, build_subprotocol
 from websockets.typing import ExtensionName, Subprotocol
 from websockets.utils import accept_key, generate_key
 
-from router.proxy.head import BadHead, parse_request, parse_response
+from router.proxy.head import BadHead
+from router.proxy.parsing import parse_request, parse_response
 from router.proxy.websocket import BadHandshake, Frames, close_frame, is_accepted, read_handshake
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="

@@ -11,7 +11,8 @@ from common.tasks import TaskScope
 from router import feed, workers
 from router.model import Table
 from router.settings import RouterSettings
-from router.workers import Worker, WorkerPool
+from router.worker_process import Worker
+from router.workers import WorkerPool
 
 
 @pytest.fixture
