@@ -7,6 +7,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -27,7 +28,7 @@ from registry.access import address_policy, agent_token_of, files_of, guard_of
 from registry.choose_store import make_store
 from registry.core.catalogue import Catalogue
 from registry.core.model import Sweep
-from registry.core.store import Store, StoreError
+from registry.core.store import Loaded, Store, StoreError
 from registry.core.writer import Writer
 from registry.deployments.keeper import Keeper
 from registry.fleet.agents import AgentClient
@@ -36,10 +37,12 @@ from registry.fleet.doubts import Doubts
 from registry.fleet.index import FleetIndex
 from registry.fleet.routers import Routers
 from registry.http.context import REGISTRY, ConnectionLimit, Registry
+from registry.http.guard import Guard
 from registry.http.middleware import errors
 from registry.http.routes import add_routes
 from registry.keys.book import KeyBook
 from registry.keys.lender import FleetLender
+from registry.outbound.addresses import AddressPolicy
 from registry.outbound.relay import PageRelay
 from registry.outbound.sessions import GuardedResolver, agent_session, probe_session
 from registry.probes.prober import HealthProber
@@ -57,19 +60,40 @@ GC_THRESHOLDS = (20_000, 20, 50)
 SCOPE = web.AppKey("scope", TaskScope)
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a registry is told as it begins, judged."""
+
+    settings: RegistrySettings
+    store: Store
+    clock: Clock
+    tls: Tls
+    guard: Guard
+    policy: AddressPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class _Outside:
+    """What a registry asks others with."""
+
+    resolver: GuardedResolver
+    probes: aiohttp.ClientSession
+    relay: PageRelay
+    agents: AgentClient
+
+
 def make_app(
     settings: RegistrySettings, store: Store, *, clock: Clock | None = None, tls: Tls | None = None
 ) -> web.Application:
     """The registry as an application; its store is opened when the application starts and closed when it ends."""
-    clock, tls = clock or SystemClock(), tls or Tls()
-    policy = address_policy(settings)
-    guard = guard_of(settings)
+    tls = tls or Tls()
+    given = _Given(settings, store, clock or SystemClock(), tls, guard_of(settings), address_policy(settings))
     agent_token = agent_token_of(settings)
     replica_tls = tls.context(read_ca(settings.replica_ca_file), verify=settings.replica_tls_verify)
     app = web.Application(middlewares=[errors], client_max_size=BODY_LIMIT_BYTES)
 
     async def running(app: web.Application) -> AsyncIterator[None]:
-        resolver = GuardedResolver(policy)
+        resolver = GuardedResolver(given.policy)
         async with (
             probe_session(resolver, replica_tls) as session,
             aclosing(PageRelay(resolver, tls.client)) as relay,
@@ -78,71 +102,11 @@ def make_app(
         ):
             loaded = await store.open()
             try:
-                catalogue = Catalogue(epoch=uuid.uuid4().hex, shared=store.shared, capacity=settings.max_services)
-                catalogue.load(loaded.instances, clock.monotonic(), generation_floor=loaded.generation_floor)
-                renderer = Renderer(catalogue, clock)
-                hub = WatchHub(catalogue, renderer, limit=settings.max_watchers)
-                writer = Writer(catalogue, store, clock)
-                prober = _make_prober(settings, writer, session, clock)
-                prober.begin(loaded.instances)
-                index = FleetIndex()
-                index.begin(loaded.instances)
-                routers = Routers(clock)
-                client = AgentClient(agents, agent_token)
-                keeper = Keeper(
-                    store=store,
-                    index=index,
-                    writer=writer,
-                    agents=client,
-                    clock=clock,
-                    scope=scope,
-                )
-                keeper.take(hand_over=settings.hand_over)
-                keys = KeyBook(store.documents)
-                usage = UsageBook(
-                    store.documents,
-                    clock,
-                    lambda: keeper.fence,
-                    hours_days=settings.usage_hours_days,
-                    days=settings.usage_days,
-                )
-                lender = FleetLender(store.documents, keys, clock, lambda: keeper.fence)
-                metrics = Metrics(catalogue, writer, hub, routers, keeper.tally, tls=tls)
-                writer.listeners += [hub.publish, prober.notice, index.notice, metrics.notice]
-                app[REGISTRY] = Registry(
-                    catalogue=catalogue,
-                    writer=writer,
-                    renderer=renderer,
-                    hub=hub,
-                    prober=prober,
-                    metrics=metrics,
-                    guard=guard,
-                    addresses=policy,
-                    connections=ConnectionLimit(settings.max_connections),
-                    relay=relay,
-                    routers=routers,
-                    doubts=Doubts(clock),
-                    on_loopback=is_loopback(settings.host),
-                    agents=client,
-                    index=index,
-                    created=NewReplicas(clock),
-                    keeper=keeper,
-                    keys=keys,
-                    lender=lender,
-                    clock=clock,
-                    usage=usage,
-                    resolver=resolver,
-                    tls=tls,
-                    audit=AuditLog(settings.data_dir / "registry-audit.jsonl", "registry"),
-                    started_at=clock.monotonic(),
-                )
-                app[SCOPE] = scope
-                scope.spawn("deployments", keeper.run(), service=True)
-                scope.spawn("keys", keys.run(), service=True)
-                scope.spawn("usage", usage.run(), service=True)
-                scope.spawn("leases", lender.run(), service=True)
-                _spawn_services(scope, writer, prober, follows=store.shared, sweep_s=settings.cleanup_interval)
-                log.info("registry.loaded", services=len(catalogue), epoch=catalogue.epoch)
+                outside = _Outside(resolver, session, relay, AgentClient(agents, agent_token))
+                registry = _put_together(given, loaded, outside, scope)
+                app[REGISTRY], app[SCOPE] = registry, scope
+                _spawn_services(scope, registry, follows=store.shared, sweep_s=settings.cleanup_interval)
+                log.info("registry.loaded", services=len(registry.catalogue), epoch=registry.catalogue.epoch)
                 yield
             finally:
                 await scope.close()
@@ -159,6 +123,54 @@ def make_app(
     return app
 
 
+def _put_together(given: _Given, loaded: Loaded, outside: _Outside, scope: TaskScope) -> Registry:
+    """All parts, of what the store had."""
+    settings, store, clock = given.settings, given.store, given.clock
+    catalogue = Catalogue(epoch=uuid.uuid4().hex, shared=store.shared, capacity=settings.max_services)
+    catalogue.load(loaded.instances, clock.monotonic(), generation_floor=loaded.generation_floor)
+    renderer = Renderer(catalogue, clock)
+    hub = WatchHub(catalogue, renderer, limit=settings.max_watchers)
+    writer = Writer(catalogue, store, clock)
+    prober = _make_prober(settings, writer, outside.probes, clock)
+    prober.begin(loaded.instances)
+    index = FleetIndex()
+    index.begin(loaded.instances)
+    routers = Routers(clock)
+    keeper = Keeper(store=store, index=index, writer=writer, agents=outside.agents, clock=clock, scope=scope)
+    keeper.take(hand_over=settings.hand_over)
+    keys = KeyBook(store.documents)
+    ages = {"hours_days": settings.usage_hours_days, "days": settings.usage_days}
+    metrics = Metrics(catalogue, writer, hub, routers, keeper.tally, tls=given.tls)
+    writer.listeners += [hub.publish, prober.notice, index.notice, metrics.notice]
+    return Registry(
+        catalogue=catalogue,
+        writer=writer,
+        renderer=renderer,
+        hub=hub,
+        prober=prober,
+        metrics=metrics,
+        guard=given.guard,
+        addresses=given.policy,
+        connections=ConnectionLimit(settings.max_connections),
+        relay=outside.relay,
+        routers=routers,
+        doubts=Doubts(clock),
+        on_loopback=is_loopback(settings.host),
+        agents=outside.agents,
+        index=index,
+        created=NewReplicas(clock),
+        keeper=keeper,
+        keys=keys,
+        lender=FleetLender(store.documents, keys, clock, lambda: keeper.fence),
+        clock=clock,
+        usage=UsageBook(store.documents, clock, lambda: keeper.fence, **ages),
+        resolver=outside.resolver,
+        tls=given.tls,
+        audit=AuditLog(settings.data_dir / "registry-audit.jsonl", "registry"),
+        started_at=clock.monotonic(),
+    )
+
+
 def _make_prober(
     settings: RegistrySettings, writer: Writer, session: aiohttp.ClientSession, clock: Clock
 ) -> HealthProber:
@@ -172,12 +184,17 @@ def _make_prober(
     )
 
 
-def _spawn_services(scope: TaskScope, writer: Writer, prober: HealthProber, *, follows: bool, sweep_s: float) -> None:
+def _spawn_services(scope: TaskScope, registry: Registry, *, follows: bool, sweep_s: float) -> None:
     """Start what runs beside requests; `follows` when other registries write to the same store."""
+    writer = registry.writer
+    scope.spawn("deployments", registry.keeper.run(), service=True)
+    scope.spawn("keys", registry.keys.run(), service=True)
+    scope.spawn("usage", registry.usage.run(), service=True)
+    scope.spawn("leases", registry.lender.run(), service=True)
     scope.spawn("writer", writer.run(), service=True)
     if follows:
         scope.spawn("follower", writer.follow(), service=True)
-    scope.spawn("prober", prober.run(), service=True)
+    scope.spawn("prober", registry.prober.run(), service=True)
     scope.spawn("sweeper", sweep(writer, min(SWEEP_S, sweep_s)), service=True)
 
 

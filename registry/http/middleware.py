@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from common.http.audit import is_change
+from common.http.audit import READING, is_change
 from common.http.errors import ApiError, Handler, render_errors, tell
 from registry.core.model import CommandRefused, Conflict, Unknown
 from registry.core.store import StoreError, StoreFull
@@ -11,7 +11,6 @@ from registry.http.guard import Guard, Level
 from registry.http.origin import ForeignPage, check_local_name, check_origin
 from registry.views.watch import TooManyWatchers
 
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN = frozenset({"/health", "/ui"})
 NO_CHANGE = {
     ("POST", "/services/{name}/heartbeat"): "a lease goes on, every few seconds",

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from registry.app import make_app
 from registry.core.store import Store
 from registry.http.context import REGISTRY, Registry
 from registry.settings import RegistrySettings
+from registry.store.etcd import EtcdStore
 from registry.store.memory import MemoryStore
+from registry.store.sqlite import SqliteStore
 from tests.ports import free_port
 from tests.registry.etcd import Etcd, require_etcd
 
@@ -48,6 +50,22 @@ def etcd(tmp_path: Path) -> Iterator[Etcd]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(params=["memory", "sqlite", "etcd"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """Every kind of store in turn, open."""
+    made: Store
+    match request.param:
+        case "memory":
+            made = MemoryStore()
+        case "sqlite":
+            made = SqliteStore(tmp_path / "registry.sqlite3")
+        case _:
+            made = EtcdStore([f"http://{request.getfixturevalue('etcd').endpoint}"])
+    await made.open()
+    yield made
+    await made.close()
 
 
 @pytest.fixture

@@ -13,25 +13,9 @@ import pytest
 from registry.core.documents import Document, Fence
 from registry.core.store import DocumentConflict, FenceLost, Store, StoreUnavailable
 from registry.store.etcd import EtcdStore
-from registry.store.memory import MemoryStore
 from registry.store.sqlite import SqliteStore
 from tests.registry.etcd import Etcd
 from tests.registry.processes import ROOT, environment
-
-
-@pytest.fixture(params=["memory", "sqlite", "etcd"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made: Store
-    match request.param:
-        case "memory":
-            made = MemoryStore()
-        case "sqlite":
-            made = SqliteStore(tmp_path / "registry.sqlite3")
-        case _:
-            made = EtcdStore([f"http://{request.getfixturevalue('etcd').endpoint}"])
-    await made.open()
-    yield made
-    await made.close()
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,7 @@ from common.tokens import FIELDS, OTHER, ROWS_MOST
 from common.wire.usage import UsageBatch, UsageLine, UsageTaken
 from registry.core.documents import Document, Fence
 from registry.core.store import DocumentConflict, Store, StoreFull, StoreUnavailable
-from registry.store.etcd import EtcdStore
 from registry.store.memory import MemoryStore
-from registry.store.sqlite import SqliteStore
 from registry.usage import pages
 from registry.usage.book import ROUTERS_MOST, UsageBook
 from registry.usage.pages import DayPage, HourPage, Question, Sum
@@ -43,21 +41,6 @@ class Hours(FakeClock):
 
 def batch(sequence: int = 1, hour: int = NOW, *rows: UsageLine, writer: str = WRITER) -> UsageBatch:
     return UsageBatch(writer=writer, sequence=sequence, hour=hour, rows=list(rows or (ROW,)))
-
-
-@pytest.fixture(params=["memory", "sqlite", "etcd"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made: Store
-    match request.param:
-        case "memory":
-            made = MemoryStore()
-        case "sqlite":
-            made = SqliteStore(tmp_path / "registry.sqlite3")
-        case _:
-            made = EtcdStore([f"http://{request.getfixturevalue('etcd').endpoint}"])
-    await made.open()
-    yield made
-    await made.close()
 
 
 def book_of(store: Store, clock: Hours, fence: Fence | None = None) -> UsageBook:
