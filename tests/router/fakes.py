@@ -96,6 +96,40 @@ def event(text: str) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+class Endless:
+    """A stream of one event that does not end; `gone` once the router has left it."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+
+    async def __call__(self, call: Call) -> None:
+        await call.send(SSE_HEAD + event("a"))
+        await call.until_gone()
+        self.gone.set()
+
+
+class Flood:
+    """An answer of 64 MiB, of which so much was `sent`, as fast as it is taken."""
+
+    size = 64 << 20
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    async def __call__(self, call: Call) -> None:
+        await call.send(b"HTTP/1.1 200 OK\r\ncontent-type: audio/wav\r\ncontent-length: %d\r\n\r\n" % self.size)
+        while self.sent < self.size:
+            await call.send(bytes(1 << 16))
+            self.sent += 1 << 16
+
+    async def stands_still(self) -> None:
+        """Wait until nobody takes more."""
+        before = -1
+        while before != self.sent:
+            before = self.sent
+            await asyncio.sleep(0.5)
+
+
 class FakeReplica:
     """An HTTP server of raw bytes; `script` answers each request."""
 

@@ -19,7 +19,7 @@ from router.lending import Lending
 from router.policy.usage import Usage
 from router.purses import Account, Charged, most_tokens
 from tests.router.conftest import MakePlane
-from tests.router.fakes import Call, Plane, Reply, plain
+from tests.router.fakes import Call, FakeReplica, Plane, Reply, plain
 
 CHAT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
 SHOWN = "authorization: Bearer secret\r\n"
@@ -307,6 +307,17 @@ async def test_requests_beyond_the_limit_are_429_with_what_is_left_and_when_ther
     assert (refused.header("x-ratelimit-reset-requests") or "").endswith("s")
 
 
+async def held(plane: Plane) -> tuple[asyncio.Event, FakeReplica]:
+    """A replica that answers when it is told to."""
+    go = asyncio.Event()
+
+    async def answer(call: Call) -> None:
+        await go.wait()
+        await answer_with_usage(call)
+
+    return go, await plane.add(answer)
+
+
 async def test_tokens_are_settled_by_usage(plane: Plane) -> None:
     plane.route(await plane.add(answer_with_usage))
     plane.engine.set_keys((key(tokens_per_minute=1000),))
@@ -318,13 +329,7 @@ async def test_tokens_are_settled_by_usage(plane: Plane) -> None:
 
 
 async def test_no_more_requests_are_under_way_than_the_key_may_have(plane: Plane) -> None:
-    go = asyncio.Event()
-
-    async def held(call: Call) -> None:
-        await go.wait()
-        await answer_with_usage(call)
-
-    replica = await plane.add(held)
+    go, replica = await held(plane)
     plane.route(replica)
     plane.engine.set_keys((key(max_in_flight=2),))
     posts = [asyncio.ensure_future(plane.post(CHAT, headers=SHOWN)) for _ in range(2)]
@@ -402,13 +407,7 @@ async def test_where_nobody_knows_what_is_left_a_limited_key_is_503_and_another_
 
 
 async def test_who_waits_is_let_in_by_what_another_request_gives_back_whatever_the_lender_does(plane: Plane) -> None:
-    go = asyncio.Event()
-
-    async def held(call: Call) -> None:
-        await go.wait()
-        await answer_with_usage(call)
-
-    replica = await plane.add(held)
+    go, replica = await held(plane)
     plane.route(replica)
     plane.engine.set_keys((key(max_in_flight=2),))
     (account,) = plane.engine.budgets.accounts.values()

@@ -10,7 +10,7 @@ import trustme
 
 from common.http.tls import client_context
 from tests.router.conftest import MakePlane
-from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, Plane, event, plain, request
+from tests.router.fakes import DONE, SSE_HEAD, Call, Endless, FakeReplica, Flood, Plane, event, plain, request
 
 BODY = b'{"model":"m"}'
 STREAM = b'{"model":"m","stream":true}'
@@ -94,44 +94,27 @@ async def test_handshake_that_does_not_come_costs_the_connect_timeout_W2(planes:
 
 
 async def test_client_that_leaves_ends_the_stream_at_the_replica_W2(plane: Plane, tls: Tls) -> None:
-    gone = asyncio.Event()
-
-    async def endless(call: Call) -> None:
-        await call.send(SSE_HEAD + event("a"))
-        await call.until_gone()
-        gone.set()
-
+    endless = Endless()
     plane.route(await serve(plane, tls, endless), tls=True)
     reader, writer = await plane.open()
     writer.write(request(STREAM))
     await reader.readuntil(b'{"t":"a"}')
     writer.close()
     async with asyncio.timeout(3):
-        await gone.wait()
+        await endless.gone.wait()
 
 
 async def test_client_that_does_not_read_stops_the_replicas_writing_W2(plane: Plane, tls: Tls) -> None:
-    size, sent = 64 << 20, 0
-
-    async def flood(call: Call) -> None:
-        nonlocal sent
-        await call.send(b"HTTP/1.1 200 OK\r\ncontent-type: audio/wav\r\ncontent-length: %d\r\n\r\n" % size)
-        while sent < size:
-            await call.send(bytes(1 << 16))
-            sent += 1 << 16
-
+    flood = Flood()
     plane.route(await serve(plane, tls, flood), tls=True)
     reader, writer = await plane.open()
     writer.write(request(BODY))
     await reader.readuntil(b"\r\n\r\n")
-    before = -1
     async with asyncio.timeout(20):
-        while before != sent:
-            before = sent
-            await asyncio.sleep(0.5)
-    assert sent < size / 2
+        await flood.stands_still()
+    assert flood.sent < flood.size / 2
     async with asyncio.timeout(30):
-        await reader.readexactly(size)  # and goes on when it reads
+        await reader.readexactly(flood.size)  # and goes on when it reads
     writer.close()
 
 

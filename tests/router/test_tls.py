@@ -16,7 +16,7 @@ from common.http.tls_listener import TlsListener
 from common.tasks import TaskScope
 from router.proxy.downstream import Downstream
 from tests.router import rolling
-from tests.router.fakes import DONE, SSE_HEAD, Call, FakeReplica, Plane, event, plain, request
+from tests.router.fakes import DONE, SSE_HEAD, Call, Endless, FakeReplica, Flood, Plane, event, plain, request
 from tests.router.rolling import Client, Tally
 from tests.router.test_rolls import Router, running
 from tests.tls import Authority
@@ -64,41 +64,24 @@ async def test_requests_and_streams_pass_over_tls_by_one_connection(plane: Plane
 
 
 async def test_client_on_tls_that_leaves_ends_the_stream_at_the_replica(plane: Plane, authority: Authority) -> None:
-    gone = asyncio.Event()
-
-    async def endless(call: Call) -> None:
-        await call.send(SSE_HEAD + event("a"))
-        await call.until_gone()
-        gone.set()
-
+    endless = Endless()
     plane.route(await plane.add(endless))
     async with over_tls(plane, Tls(authority.files())) as (reader, writer):
         writer.write(request(STREAM))
         await reader.readuntil(b'{"t":"a"}')
         writer.close()
         async with asyncio.timeout(5):
-            await gone.wait()
+            await endless.gone.wait()
 
 
 async def test_client_on_tls_that_does_not_read_stops_the_replicas_writing(plane: Plane, authority: Authority) -> None:
-    size, sent = 64 << 20, 0
-
-    async def flood(call: Call) -> None:
-        nonlocal sent
-        await call.send(b"HTTP/1.1 200 OK\r\ncontent-type: audio/wav\r\ncontent-length: %d\r\n\r\n" % size)
-        while sent < size:
-            await call.send(bytes(1 << 16))
-            sent += 1 << 16
-
+    flood = Flood()
     plane.route(await plane.add(flood))
     async with over_tls(plane, Tls(authority.files())) as (reader, writer):
         writer.write(request(STREAM))
         await reader.readuntil(b"\r\n\r\n")
-        before = -1
-        while sent != before:
-            before = sent
-            await asyncio.sleep(0.5)
-        assert 0 < sent < size // 2
+        await flood.stands_still()
+        assert 0 < flood.sent < flood.size // 2
 
 
 def flags(authority: Authority, *, mutual: bool = False) -> list[str]:

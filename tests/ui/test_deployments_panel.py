@@ -1,7 +1,6 @@
 """The page's Deployments panel in a real browser; the registry's answers about deployments are made up here."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.ports import free_port
-from tests.ui.browser import CHROMIUM, chromium
+from tests.ui.browser import CHROMIUM
 from tests.ui.test_page import NASTY, WAIT_MS, page_of, registry_at
 
 pytestmark = [
@@ -17,12 +16,6 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is missing (Debian: apt install chromium)"),
 ]
 expect.set_options(timeout=WAIT_MS)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 def one(name: str, **members: Any) -> dict[str, Any]:

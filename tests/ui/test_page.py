@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Error, Page, expect
 
 from tests.ports import free_port
-from tests.ui.browser import CHROMIUM, chromium
+from tests.ui.browser import CHROMIUM
 from tests.ui.fleet import Fleet, fleet, get, post, process, until
 from tests.ui.many import name_of, paper_fleet, serving_babysitter
 
@@ -25,12 +25,6 @@ pytestmark = [
 WAIT_MS = 30_000
 expect.set_options(timeout=WAIT_MS)
 NASTY = "<img src=x onerror=window.hit=1><script>window.hit=1</script>\"'`${1}"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

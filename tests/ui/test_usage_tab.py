@@ -1,7 +1,6 @@
 """The page's Usage tab in a real browser, over what a real registry was told; and over hostile answers."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from common.tokens import FIELDS
 from tests.ports import free_port
-from tests.ui.browser import CHROMIUM, chromium
+from tests.ui.browser import CHROMIUM
 from tests.ui.fleet import post
 from tests.ui.test_page import NASTY, WAIT_MS, page_of, registry_at
 
@@ -19,12 +18,6 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is missing (Debian: apt install chromium)"),
 ]
 expect.set_options(timeout=WAIT_MS)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 def tell(registry: str, hours_ago: int, *rows: tuple[str, str, int, int]) -> None:
