@@ -163,9 +163,7 @@ class ReplicaView:
         """Let the pace drift to the fleet's while nothing is seen: what was slow once is tried again some time."""
         if now - self.paced_at > _PACE_HALVES_S:
             self.paced_at = now
-            self.pace.seconds /= 2
-            self.pace.bytes /= 2
-            self.pace.count /= 2
+            self.pace.halve()
         self.s_per_byte = pooled(self.pace, self._shared.pace)
 
     @property

@@ -13,6 +13,7 @@ from router.policy.blocks import chain
 from router.policy.cost import Cost
 from router.policy.fleet_view import FleetView
 from router.policy.least_loaded import LeastLoaded
+from router.policy.pace import FIRST_GUESS_S_PER_BYTE, FLEET_FADE, OWN_FADE, Pace, pooled
 from router.policy.replica_view import PlacedRequest
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import RoutingPolicy
@@ -233,6 +234,39 @@ def test_service_counts_from_the_previous_first_token() -> None:
         placement.first_byte(number + 1.0)
         assert placement.service_s == pytest.approx(1.0)
     assert view.s_per_byte == pytest.approx(1 / 8192, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("own_s", "others_s", "kept"),
+    [
+        ((1.9,), (1.1,), (0.0, 0.0)),
+        ((1.9, 1.7), (1.1, 1.3), (0.0, 0.05)),
+        ((0.2, 2.4, 0.4, 1.9, 1.3, 0.5, 1.8), (1.1, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1), (0.0, 0.0)),
+        ((3.0,) * 10, (1.0,) * 10, (0.75, 0.85)),
+        ((3.0,) * 40, (1.0,) * 40, (0.9, 1.0)),
+    ],
+    ids=["one sample", "two that agree", "many that scatter", "ten that agree", "forty"],
+)
+def test_a_pace_differs_from_the_fleets_by_as_much_as_its_samples_are_evidence(
+    own_s: tuple[float, ...], others_s: tuple[float, ...], kept: tuple[float, float]
+) -> None:
+    own, other, fleet = Pace(OWN_FADE), Pace(OWN_FADE), Pace(FLEET_FADE)
+    for mine, theirs in zip(own_s, others_s, strict=True):
+        for pace, seconds in ((own, mine), (other, theirs)):
+            pace.note(seconds, 1000.0, 1.0)
+            fleet.note(seconds, 1000.0, 1.0)
+    difference = own.s_per_byte - fleet.s_per_byte
+    share = (pooled(own, fleet) - fleet.s_per_byte) / difference
+    assert kept[0] - 1e-9 <= share <= kept[1] + 1e-9
+    own.halve()
+    assert (pooled(own, fleet) - fleet.s_per_byte) / difference <= share
+
+
+def test_a_replica_without_a_sample_has_its_fleets_pace() -> None:
+    fleet = Pace(FLEET_FADE)
+    assert pooled(Pace(OWN_FADE), fleet) == FIRST_GUESS_S_PER_BYTE
+    fleet.note(1.0, 1000.0, 1.0)
+    assert pooled(Pace(OWN_FADE), fleet) == pytest.approx(0.001, rel=0.01)
 
 
 def test_reported_cached_tokens_teach_the_size() -> None:
