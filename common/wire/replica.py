@@ -153,7 +153,7 @@ class ReplicaHeartbeat(ReplicaReport, frozen=True, kw_only=True):
 class InfoMarks(Message, frozen=True, kw_only=True):
     """What registry, agent and babysitter add to an info's `metadata`. `ending`: it was told that its job will end.
 
-    `rank`: of a member of a group; 0 leads.
+    A member of a group has `group`, the request id of its leader, and `rank`; 0 leads.
     """
 
     node: str | UnsetType = UNSET
@@ -163,6 +163,7 @@ class InfoMarks(Message, frozen=True, kw_only=True):
     draining: bool | UnsetType = UNSET
     deleted: bool | UnsetType = UNSET
     ending: bool | UnsetType = UNSET
+    group: str | UnsetType = UNSET
     rank: int | UnsetType = UNSET
 
 

@@ -34,15 +34,19 @@ async def listing(call: Call) -> int:
     args = call.args
     filters = {"status": args.status, "model_name": args.model, "server_mode": args.mode}
     params = {name: value for name, value in filters.items() if value}
+    if not call.out.as_json:  # the status of a group is that of all its members
+        params.pop("status", None)
     async with call.connect() as calls:
         answer = await calls.get(call.api, "/api/v1/replicas", params=params)
-    infos = answers.items(ReplicaInfo, answer, "replicas")
+    replicas = views.whole_ones(answers.items(ReplicaInfo, answer, "replicas"), args.status)
     if call.out.as_json:
         call.out.document(answer)
-    elif infos:
-        call.out.table(views.listed(infos, time.time()))
+    elif replicas:
+        call.out.table(views.listed(replicas, time.time()))
     else:
-        call.out.note("no replicas" + (" like that" if params else "; make one with 'svcctl replicas create'"))
+        call.out.note(
+            "no replicas" + (" like that" if any(filters.values()) else "; make one with 'svcctl replicas create'")
+        )
     return Code.OK
 
 
@@ -62,7 +66,8 @@ COMMANDS = (
         "replicas list",
         listing,
         add_list,
-        details="JOBS counts the cluster's compile and execute jobs.",
+        details="JOBS counts the cluster's compile and execute jobs. A group is one replica: below it stand the others of its\n"
+        "members; --json has each member by itself, with `group` and `rank` in its metadata.",
         examples=(
             "svcctl replicas list",
             "svcctl replicas list --status ready --json | jq -r '.replicas[].replica_id'",

@@ -12,7 +12,8 @@ from ctl.command import Command
 from ctl.follow import follow, info_of
 from ctl.live import ProgressBoard, board
 from ctl.problem import Problem
-from ctl.views.progress import STEPS, ReplicaProgress
+from ctl.views.groups import STEPS
+from ctl.views.progress import ReplicaProgress
 from ctl.views.replicas import first_line
 
 

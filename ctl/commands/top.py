@@ -169,14 +169,14 @@ def show(call: Call, watch: TopState) -> None:
     call.out.line(views.headline(shown, watch.fleet()))
     for line in views.awaited(watch.deployments):
         call.out.line(line)
-    call.out.table(views.keys(watch.keys) if watch.by_key else views.table(shown))
+    call.out.table(views.keys(watch.keys) if watch.by_key else views.table(views.folded(shown)))
     for trouble in watch.troubles:
         call.out.note(trouble)
 
 
 def screen(call: Call, watch: TopState) -> RenderableType:
     """One look for a terminal, as many rows as it holds."""
-    shown = watch.rows()
+    shown = views.folded(watch.rows())
     awaited = [Text(line, "yellow") for line in views.awaited(watch.deployments)]
     room = max(call.out.console.height - FRAME_LINES - len(awaited) - len(watch.troubles), 1)
     title = Text("svcctl top", "bold cyan").append("   " + views.headline(shown, watch.fleet()), "bold white")

@@ -11,7 +11,8 @@ from common.wire.router import RouterHealth
 from common.wire.words import ReplicaStatus
 from ctl import answers
 from ctl.table import TextTable
-from ctl.views.replicas import first_line
+from ctl.views.groups import whole
+from ctl.views.replicas import first_line, whole_ones
 from ctl.views.words import duration, moment
 
 SETTLED = frozenset({ReplicaStatus.READY, ReplicaStatus.STOPPING, ReplicaStatus.STOPPED, ReplicaStatus.FAILED})
@@ -102,5 +103,5 @@ def replicas_line(replicas: Sequence[ReplicaInfo]) -> str:
     """Replicas by state, in a sentence."""
     if not replicas:
         return "no replicas"
-    counts = Counter(replica.status for replica in replicas)
-    return f"{len(replicas)} replicas: " + ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    counts = Counter(whole([part.status for part in one]) for one in whole_ones(replicas))
+    return f"{counts.total()} replicas: " + ", ".join(f"{count} {status}" for status, count in counts.most_common())

@@ -8,10 +8,9 @@ from common.wire.base import JsonObject
 from common.wire.replica import Stage
 from common.wire.words import NOT_SERVING, ReplicaStatus, StageState
 from ctl import answers
+from ctl.views.groups import STEPS
 from ctl.views.replicas import first_line
 
-STEPS = tuple(ReplicaStatus)[: tuple(ReplicaStatus).index(ReplicaStatus.READY) + 1]
-"""From the create call on, in order."""
 ENDS = {
     "ready": frozenset({ReplicaStatus.READY, ReplicaStatus.FAILED, ReplicaStatus.STOPPED}),
     "stopped": frozenset({ReplicaStatus.STOPPED}),

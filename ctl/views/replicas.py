@@ -7,6 +7,7 @@ from common.wire.replica import InfoMarks, ReplicaInfo, Stage, Transition
 from common.wire.words import NOT_SERVING
 from ctl import answers
 from ctl.table import TextTable
+from ctl.views import groups
 from ctl.views.words import age, duration, names
 
 _FIRST = (
@@ -32,30 +33,47 @@ def node_of(info: ReplicaInfo) -> str:
     return marks.node or marks.hostname or info.host or ""
 
 
-def _rank(info: ReplicaInfo) -> str:
-    """Which member of a group it is, where it is a follower."""
-    rank = answers.read(InfoMarks, info.metadata).rank
-    return f" (rank {rank})" if rank else ""
+def place_of(info: ReplicaInfo) -> tuple[str, int]:
+    """Its group and its rank in it; no group: it is a replica by itself."""
+    marks = answers.read(InfoMarks, info.metadata)
+    return (marks.group or "", marks.rank) if isinstance(marks.rank, int) else ("", 0)
 
 
-def listed(infos: Sequence[ReplicaInfo], now: float) -> TextTable:
-    """One row for each replica, the oldest first."""
-    rows = [
-        (
-            info.replica_id,
-            (info.model_name or names(info.models)) + _rank(info),
-            word(info),
-            age(info.created_at, now),
-            node_of(info),
-            "" if info.endpoint == NOT_SERVING else info.endpoint,
-            f"{len(info.compile_wsjob)}/{len(info.execute_wsjob)}",
-            str(info.restart_count),
-            first_line(info.error_message)[:80],
-        )
-        for info in sorted(infos, key=lambda info: (info.created_at or "", info.replica_id))
-    ]
+def whole_ones(infos: Sequence[ReplicaInfo], status: str | None = None) -> list[list[ReplicaInfo]]:
+    """Each replica as its members, the oldest first; only those whose status, as a whole, is `status`."""
+    by_age = sorted(infos, key=lambda info: (info.created_at or "", info.replica_id))
+    found = groups.together(by_age, place_of)
+    return found if status is None else [one for one in found if groups.whole([part.status for part in one]) == status]
+
+
+def listed(replicas: Sequence[Sequence[ReplicaInfo]], now: float) -> TextTable:
+    """One row for each replica; of a group the leader's, with the state of all of it, and below it one for each follower."""
+    rows = []
+    for leader, *followers in replicas:
+        model = leader.model_name or names(leader.models)
+        rows.append(_row(leader, model, groups.whole([word(leader), *map(word, followers)]), now))
+        rows += [_row(one, member(place_of(one)[1]), word(one), now) for one in followers]
     columns = ("ID", "MODEL", "STATUS", "AGE", "NODE", "ENDPOINT", "JOBS", "RESTARTS", "ERROR")
     return TextTable(columns, rows, right=frozenset({"AGE", "JOBS", "RESTARTS"}))
+
+
+def member(rank: int) -> str:
+    """What stands in place of the model in the row of a follower."""
+    return f"└ rank {rank}"
+
+
+def _row(info: ReplicaInfo, model: str, state: str, now: float) -> tuple[str, ...]:
+    return (
+        info.replica_id,
+        model,
+        state,
+        age(info.created_at, now),
+        node_of(info),
+        "" if info.endpoint == NOT_SERVING else info.endpoint,
+        f"{len(info.compile_wsjob)}/{len(info.execute_wsjob)}",
+        str(info.restart_count),
+        first_line(info.error_message)[:80],
+    )
 
 
 def one(info: JsonObject) -> TextTable:

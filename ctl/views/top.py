@@ -1,7 +1,7 @@
 """PURE. The live table: replicas with their state and their rates, and the fleet in one line."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from msgspec import UNSET, to_builtins
 
@@ -12,19 +12,15 @@ from common.wire.router import KeyTraffic, RoutedService
 from common.wire.words import ReplicaStatus
 from ctl import answers
 from ctl.table import TextTable
-from ctl.views import deployments
-from ctl.views.progress import STEPS
+from ctl.views import deployments, groups
 from ctl.views.rates import Rates
-from ctl.views.replicas import node_of, word
+from ctl.views.replicas import member, node_of, place_of, word
 from ctl.views.usage import NOBODY
 from ctl.views.words import duration, names
 
 SORTS = ("busy", "name", "state", "ttft", "errors")
 ENGINES_WIDTH = 110
 """Of a terminal that has room for what engines tell."""
-ORDER = ("failed", "unhealthy", "down", "stale", "draining", "stopping", *STEPS[:-1])
-"""States that an operator wants to see first, when sorted by state; `ready` is last but for what has stopped."""
-
 AWAITED_LINES = 5
 _ON_ITS_WAY = frozenset({DeploymentPhase.QUEUED, DeploymentPhase.STARTING})
 
@@ -41,7 +37,7 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One replica, or one server that has no babysitter."""
+    """One replica, a member of one that is a group, or a server that has no babysitter."""
 
     name: str
     model: str
@@ -50,6 +46,8 @@ class Row:
     restarts: int
     rates: Rates = field(default_factory=Rates)
     engine: Engine = field(default_factory=Engine)
+    group: str = ""
+    rank: int = 0
 
 
 def rows(infos: Sequence[ReplicaInfo], services: Sequence[RoutedService], rates: Mapping[str, Rates]) -> list[Row]:
@@ -67,8 +65,9 @@ def rows(infos: Sequence[ReplicaInfo], services: Sequence[RoutedService], rates:
         if state == ReplicaStatus.READY and service is not None and service.standing in ("down", "draining"):
             state = service.standing
         model = info.model_name or names(info.models)
-        seen = rates.get(server, Rates())
-        made.append(Row(info.replica_id, model, state, node_of(info), info.restart_count, seen, engine_of(info)))
+        seen, (group, rank) = rates.get(server, Rates()), place_of(info)
+        restarts, engine = info.restart_count, engine_of(info)
+        made.append(Row(info.replica_id, model, state, node_of(info), restarts, seen, engine, group, rank))
     for name, service in others.items():
         state = ReplicaStatus.READY.value if service.healthy else service.standing
         made.append(Row(name, names(service.models), state, service.host, 0, rates.get(name, Rates())))
@@ -87,16 +86,35 @@ def engine_of(info: ReplicaInfo) -> Engine:
 
 
 def ordered(all_rows: Sequence[Row], by: str) -> list[Row]:
-    """Rows in one of the orders of `SORTS`; names decide between equals."""
-    return sorted(all_rows, key=lambda row: (_rank(row, by), row.name))
+    """Rows in one of the orders of `SORTS`; names decide between equals. A group is sorted as one."""
+    replicas = [(_as_one(members), members) for members in _replicas(all_rows)]
+    replicas.sort(key=lambda one: (_order(one[0], by), one[0].name))
+    return [row for _, members in replicas for row in members]
 
 
-def _rank(row: Row, by: str) -> tuple[float, ...]:
+def folded(all_rows: Sequence[Row]) -> list[Row]:
+    """The rows to show: of a group its leader's tells of all of it, and its followers are below."""
+    shown = []
+    for leader, *followers in _replicas(all_rows):
+        shown.append(_as_one([leader, *followers]))
+        shown += [replace(row, model=member(row.rank)) for row in followers]
+    return shown
+
+
+def _replicas(all_rows: Sequence[Row]) -> list[list[Row]]:
+    return groups.together(all_rows, lambda row: (row.group, row.rank))
+
+
+def _as_one(members: Sequence[Row]) -> Row:
+    return replace(members[0], state=groups.whole([row.state for row in members]))
+
+
+def _order(row: Row, by: str) -> tuple[float, ...]:
     match by:
         case "busy":
             return (-row.rates.in_flight, -row.rates.tokens, -row.rates.requests)
         case "state":
-            return (ORDER.index(row.state) if row.state in ORDER else len(ORDER),)
+            return (groups.urgency(row.state),)
         case "ttft":
             return (-(row.rates.ttft_p95_s or 0.0),)
         case "errors":
@@ -140,10 +158,10 @@ def _engine_cells(engine: Engine) -> tuple[str, ...]:
 
 def headline(all_rows: Sequence[Row], fleet: Rates) -> str:
     """The fleet in one line."""
-    ready = sum(row.state == "ready" for row in all_rows)
+    states = [_as_one(members).state for members in _replicas(all_rows)]
     return "   ".join(
         (
-            f"{ready}/{len(all_rows)} ready",
+            f"{states.count('ready')}/{len(states)} ready",
             f"{fleet.in_flight} in flight",
             f"{number(fleet.requests) or '0'} req/s",
             f"{number(fleet.tokens) or '0'} tok/s",

@@ -16,7 +16,6 @@ from common.wire.deployment import (
     DeploymentRevision,
     DeploymentSpec,
 )
-from common.wire.group import GROUP_KEY
 from common.wire.replica import InfoMarks
 from registry.deployments.model import Assignment, Follower, Setback, Start, StoredDeployment, Wish
 
@@ -216,7 +215,7 @@ def create_bodies(stored: StoredDeployment, assignment: Assignment) -> list[Json
         {
             **body,
             "request_id": request_id,
-            "metadata": {**body["metadata"], GROUP_KEY: group, **msgspec.to_builtins(InfoMarks(rank=rank))},
+            "metadata": {**body["metadata"], **msgspec.to_builtins(InfoMarks(group=group, rank=rank))},
             "placement": {"node": node},
             "group": {"rank": rank, "size": size},
         }

@@ -208,6 +208,32 @@ async def test_list_shows_state_node_and_jobs_and_passes_filters_on(suite: Suite
     assert (await suite.ctl("replicas", "list", "--json")).json["total"] == 2
 
 
+async def test_list_shows_a_group_as_one_replica_with_its_followers_below(suite: Suite) -> None:
+    def member(name: str, rank: int, status: str = "ready", at: str = "01") -> dict[str, Any]:
+        metadata = {"node": f"node-{rank + 1}", "group": "g-1", "rank": rank}
+        return info(status, replica_id=name, created_at=f"2026-01-{at}T00:00:00Z", metadata=metadata)
+
+    alone = info("ready", replica_id="alone", created_at="2026-01-02T00:00:00Z", metadata={"group": "a label"})
+    listed = [member("follower", 1), alone, member("leader", 0, at="03")]
+    suite.answers[BASE] = {"total": 3, "replicas": listed}
+
+    async def shown(*flags: str) -> list[list[str]]:
+        return [line.split() for line in (await suite.ctl("replicas", "list", *flags)).stdout.splitlines()[1:]]
+
+    leader, follower, single = await shown()
+    assert (leader[0], leader[1], leader[2], leader[4]) == ("leader", "llama3.1-8b", "ready", "node-1")
+    assert (follower[:5], follower[6]) == (["follower", "└", "rank", "1", "ready"], "node-2")
+    assert single[0] == "alone"
+    listed[0] = member("follower", 1, "failed")
+    leader, follower, _ = await shown()
+    assert (leader[2], follower[4]) == ("failed", "failed")
+    assert [line[0] for line in await shown("--status", "ready")] == ["alone"]
+    assert [line[0] for line in await shown("--status", "failed")] == ["leader", "follower"]
+    suite.answers["registry GET /health"] = {"status": "healthy"}
+    assert "2 replicas: 1 failed, 1 ready" in (await suite.ctl("status")).stdout
+    assert (await suite.ctl("replicas", "list", "--json")).json["replicas"] == listed
+
+
 async def test_get_of_a_failed_replica_is_exit_1(suite: Suite) -> None:
     suite.answers[ONE] = {"info": info("failed", error_message="boom")}
     done = await suite.ctl("replicas", "get", ID)

@@ -145,6 +145,24 @@ def test_each_order_puts_first_what_it_is_for() -> None:
     assert first == {"busy": "b", "name": "a", "state": "c", "ttft": "d", "errors": "a"}
 
 
+def test_a_group_is_one_replica_and_its_followers_stand_below_it() -> None:
+    rows = [
+        Row("follower", "m", "failed", "n2", 0, group="g", rank=1),
+        Row("a", "m", "ready", "", 0),
+        Row("leader", "m", "ready", "n1", 0, Rates(in_flight=4), group="g"),
+        Row("b", "m", "starting", "", 0),
+    ]
+    assert [row.name for row in top.ordered(rows, "busy")] == ["leader", "follower", "a", "b"]
+    assert [row.name for row in top.ordered(rows, "name")] == ["a", "b", "leader", "follower"]
+    assert [row.name for row in top.ordered(rows, "state")] == ["leader", "follower", "b", "a"]
+    shown = top.folded(top.ordered(rows, "name"))
+    assert [(row.name, row.model, row.state) for row in shown[2:]] == [
+        ("leader", "m", "failed"), ("follower", "└ rank 1", "failed"),
+    ]  # fmt: skip
+    assert top.headline(shown, Rates()).startswith("1/3 ready")
+    assert [row["name"] for row in top.document(rows, Rates(), (), (), ())["replicas"]] == [row.name for row in rows]  # type: ignore[attr-defined]
+
+
 def deployment(name: str, phase: DeploymentPhase, waiting: int, **more: Any) -> DeploymentInfo:
     return DeploymentInfo(
         name=name,

@@ -53,6 +53,9 @@ async def test_a_group_of_two_is_one_replica_and_leaves_nothing(tmp_path: Path) 
         info = await fleet.reached("d", "ready", 1)
         assert [(one["rank"], one["status"]) for one in members(info)] == [(0, "ready"), (1, "ready")]
         assert {one["node"] for one in members(info)} == {"n0", "n1"}
+        _, told = await fleet.call("GET", "/api/v1/replicas")
+        marks = {(one["metadata"]["group"], one["metadata"]["rank"]) for one in told["replicas"]}
+        assert marks == {(info["replicas"][0]["request_id"], rank) for rank in (0, 1)}
         await fleet.listed(MODEL, "ready")
         assert await ask(fleet) == 200
         _, services = await fleet.call("GET", "/services")

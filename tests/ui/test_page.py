@@ -339,3 +339,49 @@ def test_five_hundred_replicas_on_a_desk_and_on_a_phone(browser: Browser, tmp_pa
             expect(page.locator("#detail")).to_be_visible()
             assert page.locator("#detail").evaluate("it => it.offsetWidth") == 390
             assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_a_group_is_one_replica_with_its_members_in_it(browser: Browser, tmp_path: Path) -> None:
+    def tell(name: str, rank: int | None, status: str, *, node: str, error: str | None = None) -> None:
+        marks = {} if rank is None else {"group": "large-1", "rank": rank, "deployment": "large"}
+        life = {"instance_id": name, "incarnation": 1}
+        here = {"host": "127.0.0.1", "port": port, "hostname": node, "url": f"http://127.0.0.1:{port}"}
+        record = {**here, **life, "status": "running"}
+        post(f"{url}/services", {**record, "name": name, "metadata": {"type": "vLLM", **marks}, "ttl_s": 3600})
+        heard = {**life, "replica_id": name, "status": status, "model_name": "big", "error_message": error}
+        post(f"{url}/services/{name}/heartbeat", heard)
+
+    with registry_at(tmp_path, free_port()) as url, serving_babysitter({}) as port, page_of(browser, None) as page:
+        tell("other", None, "ready", node="node-1")
+        tell("lead", 0, "ready", node="node-1")
+        tell("second", 1, "ready", node="node-2")
+        page.goto(f"{url}/ui")
+        expect(page.locator("#of")).to_have_text("of 2 ready")
+        expect(page.locator("#fleet-aside")).to_contain_text("2 nodes")
+        expect(page.locator(".tile")).to_have_count(2)
+        group = page.locator(".tile.group")
+        expect(group.locator(".marks .s-ready")).to_have_count(2)
+        expect(page.locator("#rows tr")).to_have_count(2)
+        expect(row(page, "lead")).to_contain_text("node-1, node-2")
+        members = row(page, "lead").locator("details")
+        expect(members.get_by_role("button", name="second")).to_be_hidden()
+        members.locator("summary").click()
+        expect(page.locator("#detail")).to_be_hidden()
+        expect(members.get_by_role("button", name="second")).to_contain_text("rank 1 · node-2 · Ready")
+
+        tell("second", 1, "failed", node="node-2", error="exit code 9")
+        tell("lead", 0, "unhealthy", node="node-1", error="its group is broken: rank 1 on node-2 failed")
+        expect(page.locator("#ready")).to_have_text("1")
+        expect(row(page, "lead").locator(".k-state")).to_have_text("Failed")
+        expect(row(page, "lead").locator(".why")).to_have_text("exit code 9")
+        expect(group).to_have_class("tile s-failed group")
+        expect(group.locator(".marks i")).to_have_class(["dot s-unhealthy", "dot s-failed"])
+
+        page.locator("#search").fill("second")
+        expect(page.locator("#rows tr")).to_have_count(1)
+        group.click()
+        expect(page.locator("#d-state")).to_have_text("Failed")
+        page.locator("#d-parts").get_by_role("button", name="second").click()
+        expect(page.locator("#d-name")).to_have_text("second")
+        expect(group).to_have_attribute("aria-current", "true")
+        expect(page.locator("#d-parts .part")).to_have_count(2)
