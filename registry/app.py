@@ -39,6 +39,7 @@ from registry.fleet.routers import Routers
 from registry.http.context import REGISTRY, ConnectionLimit, Registry
 from registry.http.guard import Guard
 from registry.http.middleware import errors
+from registry.http.quick import QuickHeartbeats
 from registry.http.routes import add_routes
 from registry.keys.book import KeyBook
 from registry.keys.lender import FleetLender
@@ -271,6 +272,7 @@ async def serve(settings: RegistrySettings, *, config: Path | None, reread: Call
             drain_timeout_s=settings.drain_timeout_s,
             what="registry",
             tls=tls,
+            quick=QuickHeartbeats(app),
         )
     except StoreError as error:
         raise ConfigurationError(str(error)) from error

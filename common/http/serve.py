@@ -3,8 +3,9 @@
 import asyncio
 import errno
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import structlog
@@ -22,6 +23,8 @@ KEEPALIVE_S = 15.0
 """Also the time a client has to send its headers (docs/faults.md F9)."""
 LAST_CHANCE_S = 0.2
 """A service that stops still answers for so long what its kept connections ask, and says that they close."""
+Quick = Callable[[web.Request], web.StreamResponse | None]
+"""Answers a request at once, or leaves it, as it was, to the application."""
 _STOPPING = web.AppKey("stopping", asyncio.Event)
 
 
@@ -41,6 +44,7 @@ async def start(
     what: str,
     also: Sequence[str] = (),
     tls: Tls | None = None,
+    quick: Quick | None = None,
 ) -> web.AppRunner:
     """Bind `app` and begin to answer.
 
@@ -51,12 +55,13 @@ async def start(
         what: The service's name, for messages.
         also: Further hosts to listen on, at the same port.
         tls: Shown to clients, where it has a certificate; None: plain HTTP.
+        quick: Asked before the application, for what is so frequent that routes and middlewares cost too much.
 
     Raises:
         ConfigurationError: The address cannot be had; names who has the port.
     """
     # aiohttp applies its timeout twice (wait, then cancel and wait): half of ours each (docs/faults.md H2).
-    app[_STOPPING] = asyncio.Event()
+    stopping = app[_STOPPING] = asyncio.Event()
     app.on_response_prepare.append(_say_that_it_closes)
     runner = web.AppRunner(
         app,
@@ -66,6 +71,8 @@ async def start(
         handle_signals=False,
     )
     await runner.setup()
+    if quick is not None:
+        ask_first(quick, runner, stopping)
     for place in (address, *(Address(host, address.port) for host in also)):
         site: web.BaseSite
         if tls is not None and tls.server is not None:
@@ -89,6 +96,22 @@ async def stop_serving(runner: web.AppRunner) -> None:
     if runner.server is not None and runner.server.connections:
         await asyncio.sleep(LAST_CHANCE_S)
     await runner.cleanup()
+
+
+def ask_first(quick: Quick, runner: web.BaseRunner, stopping: asyncio.Event) -> None:
+    """Have `quick` asked before the application, until it stops: its last answers say that they close."""
+    server: Any = (
+        runner.server
+    )  # aiohttp declares what it calls with a `BaseRequest`, and calls it with the application's
+    ordinary = server.request_handler
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        answered = None if stopping.is_set() else quick(request)
+        if answered is None:
+            answered = await ordinary(request)
+        return answered
+
+    server.request_handler = handle
 
 
 async def _say_that_it_closes(request: web.Request, response: web.StreamResponse) -> None:

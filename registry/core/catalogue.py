@@ -6,7 +6,7 @@ calls them; `now` is the monotonic clock. A revision is given to every change, a
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from msgspec import UNSET, structs
@@ -122,7 +122,7 @@ class Catalogue:
         """Fill an empty catalogue from a store; every lease starts anew with its full length (docs/faults.md C2)."""
         for instance in instances:
             self.revision += 1
-            fresh = replace(instance, stale=False, suspect=False, health=HealthStatus.UNKNOWN)
+            fresh = structs.replace(instance, stale=False, suspect=False, health=HealthStatus.UNKNOWN)
             renewed_at = now - ttl_s(fresh) if self.shared else now  # nothing was heard here yet
             self._entries[instance.name] = Entry(fresh, renewed_at, self.revision, held=self.shared)
             self.healthy += fresh.is_healthy
@@ -166,7 +166,7 @@ class Catalogue:
                 return self._deregister(name, instance_id)
             case SetDraining(name, on, hand_over):
                 current = self._record(name)
-                after = replace(current, draining=on, hand_over=on and hand_over)
+                after = structs.replace(current, draining=on, hand_over=on and hand_over)
                 return self._changed(current, after, durable=True)
             case SetHealth(name, generation, health):
                 return self._set_health(name, generation, health)
@@ -225,17 +225,18 @@ class Catalogue:
                 return Decision((Removed(current, "deregistered", durable=False),), current)
             case LeaseEnd(name):
                 current = self._record(name)
-                changed = self._changed(current, replace(current, stale=True), durable=False)
-                return replace(changed, held=False, aged=True)
+                changed = self._changed(current, structs.replace(current, stale=True), durable=False)
+                changed.held, changed.aged = False, True
+                return changed
         assert_never(command)
 
     def _learn(self, instance: Instance) -> Decision:
         entry = self._entries.get(instance.name)
-        after = replace(instance, stale=False, suspect=False, health=HealthStatus.UNKNOWN)
+        after = structs.replace(instance, stale=False, suspect=False, health=HealthStatus.UNKNOWN)
         if entry is not None:
             here = entry.instance
             same_report = lasting(here.report) == lasting(after.report)
-            after = replace(
+            after = structs.replace(
                 after,
                 health=here.health if here.generation == after.generation else HealthStatus.UNKNOWN,
                 report=here.report if same_report else after.report,
@@ -257,7 +258,7 @@ class Catalogue:
         durable = rewrite or status != registration.status or lasting(report) != lasting(current.report)
         if status != registration.status:
             registration = structs.replace(registration, status=status)
-        after = replace(current, registration=registration, report=report, stale=False, suspect=False)
+        after = structs.replace(current, registration=registration, report=report, stale=False, suspect=False)
         return Decision((Upsert(after, durable),), after, renews=True)
 
     def _register(self, registration: Registration) -> Decision:
@@ -271,7 +272,7 @@ class Catalogue:
             return Decision((Upsert(new, durable=True, claims=True),), new, renews=True, claim=claim)
         if claim is Claim.REPEAT:
             same = structs.replace(registration, timestamp=current.registration.timestamp)  # when it first said so
-            after = replace(current, registration=same, stale=False, suspect=False)
+            after = structs.replace(current, registration=same, stale=False, suspect=False)
             changes = (
                 (Upsert(after, durable=True, claims=True),) if self._must_rewrite(current) or after != current else ()
             )
@@ -290,7 +291,7 @@ class Catalogue:
     def _update(self, name: str, fields: Mapping[str, object]) -> Decision:
         current = self._record(name)
         registration = structs.replace(current.registration, **fields)
-        after = replace(current, registration=registration, stale=False, suspect=False)
+        after = structs.replace(current, registration=registration, stale=False, suspect=False)
         changes = (Upsert(after, durable=True),) if self._must_rewrite(current) or after != current else ()
         return Decision(changes, after, renews=True)
 
@@ -307,7 +308,7 @@ class Catalogue:
         entry = self._entries.get(name)
         if entry is None or entry.instance.generation != generation:
             return Decision()
-        return self._changed(entry.instance, replace(entry.instance, health=health), durable=False)
+        return self._changed(entry.instance, structs.replace(entry.instance, health=health), durable=False)
 
     @staticmethod
     def _changed(current: Instance, after: Instance, *, durable: bool) -> Decision:

@@ -7,7 +7,9 @@ nothing is removed, overdue records are marked `suspect`, until renewals are bac
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from registry.core.model import Change, Instance, Removed, Upsert
 

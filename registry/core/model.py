@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from common.wire.record import Registration
 from common.wire.words import HealthStatus, RecordStatus
 
@@ -27,8 +29,7 @@ class Report:
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(msgspec.Struct, frozen=True):
     """One record. It never changes; a change makes a new one.
 
     `generation` counts the owners a name has had and never falls. `report` is the last replica report (docs/contract.md 4).

@@ -113,6 +113,18 @@ class Writer:
             self._renew_in_store(command.name)
         return decision
 
+    def renew_at_once(self, beat: Renew) -> bool:
+        """Have a heartbeat done that need not wait; False when nothing was done, because it must, or would be refused."""
+        try:
+            decision = self._at_once(beat)
+        except CommandRefused:
+            return False
+        if decision is None:
+            return False
+        if self.store.shared:
+            self._renew_in_store(beat.name)
+        return True
+
     def _at_once(self, command: Command) -> Decision | None:
         """Do what needs no store, if nothing that is being written concerns it; None when it has to wait its turn."""
         if self._busy and not (isinstance(command, Renew) and self._busy.keys().isdisjoint((None, command.name))):

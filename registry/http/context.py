@@ -43,13 +43,18 @@ class ConnectionLimit:
     limit: int
     count: int = 0
 
+    @property
+    def full(self) -> bool:
+        """There are too many."""
+        return self.count > self.limit
+
     def check(self) -> None:
         """Turn a request away while there are too many.
 
         Raises:
             ApiError: 503; the connection is closed after it.
         """
-        if self.count > self.limit:
+        if self.full:
             raise ApiError(503, "too many connections", headers={"Retry-After": "5", "Connection": "close"})
 
 

@@ -35,6 +35,10 @@ class Grant:
     level: Level
     prefix: str = ""
 
+    def covers(self, needed: Level, name: str) -> bool:
+        """Whether `check` would let it pass."""
+        return self.level >= needed and (needed is Level.READ or name.startswith(self.prefix))
+
     def check(self, needed: Level, name: str | None) -> None:
         """Refuse what goes beyond the grant.
 
@@ -69,15 +73,24 @@ class Guard:
         Raises:
             ApiError: 401 for no token or a wrong one, 429 for too many wrong ones.
         """
+        granted = self._granted(authorization)
+        if granted is None:
+            self._count_failure(address)
+            raise ApiError(401, "a valid bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
+        return granted
+
+    def grants_to(self, authorization: str | None, needed: Level, name: str) -> bool:
+        """Whether the token offered allows a change of `name`; a wrong one is not counted."""
+        granted = self._granted(authorization)
+        return granted is not None and granted.covers(needed, name)
+
+    def _granted(self, authorization: str | None) -> Grant | None:
         if not self.grants:
             return EVERYTHING
         granted = None
         for token, grant in self.grants:
             if bearer_matches(authorization, token):
                 granted = grant
-        if granted is None:
-            self._count_failure(address)
-            raise ApiError(401, "a valid bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
         return granted
 
     def _count_failure(self, address: str) -> None:

@@ -27,6 +27,9 @@ _SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
 _PLAIN_FIELDS = frozenset({"status", "timestamp", "instance_id", "incarnation"})
 _ACTED_UPON = Heartbeat.__struct_fields__
 AT_ONCE_BYTES = 16 << 10
+BODY = web.RequestKey("heartbeat", bytes)
+"""What `registry.http.quick` read and did not act upon."""
+RECEIVED = b'{"message":"Heartbeat received","timestamp":"%b"}'
 
 
 async def read(request: web.Request, name: str) -> Renew:
@@ -35,11 +38,15 @@ async def read(request: web.Request, name: str) -> Renew:
     Raises:
         ApiError: 400; the body is no JSON object, or a member has a wrong type.
     """
-    content, length = request.content, request.content_length
-    if length is not None and length <= AT_ONCE_BYTES and content.is_eof():
-        raw = content.read_nowait()  # it came together with its head, as nearly every heartbeat does
-    else:
-        raw = await request.read()
+    return parse(request[BODY] if BODY in request else await request.read(), name)
+
+
+def parse(raw: bytes, name: str) -> Renew:
+    """The heartbeat that a body says.
+
+    Raises:
+        ApiError: 400; as `read`.
+    """
     if not raw:
         return Renew(name)
     body = _quickly(raw)

@@ -11,6 +11,7 @@ from registry.core.ownership import Claim
 from registry.http.bodies import FailingBody, RegisterBody, UpdateBody, parse
 from registry.http.context import GRANT, JSON_HEADERS, REGISTRY, answer, require_entry
 from registry.http.guard import EVERYTHING, Level
+from registry.http.heartbeat import RECEIVED
 from registry.http.heartbeat import read as read_heartbeat
 from registry.outbound.addresses import AddressPolicy, AddressRefused
 from registry.views.render import encode_json
@@ -64,8 +65,7 @@ async def heartbeat(request: web.Request) -> web.Response:
     if doubt is not None:
         timestamp = registry.renderer.timestamp()
         return answer(HeartbeatAnswer(message="Heartbeat received", timestamp=timestamp, doubt=doubt))
-    body = b'{"message":"Heartbeat received","timestamp":"%b"}' % registry.renderer.timestamp().encode()
-    return web.Response(body=body, headers=JSON_HEADERS)
+    return web.Response(body=RECEIVED % registry.renderer.timestamp().encode(), headers=JSON_HEADERS)
 
 
 async def failing(request: web.Request) -> web.Response:

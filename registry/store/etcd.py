@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 import structlog
+from msgspec import structs
 
 from common.exits import ConfigurationError
 from common.http.client import make_session
@@ -290,7 +291,7 @@ class EtcdStore:
             instance = put.instance
             lease, revision = (known.lease, 0) if known else await self._grant(ttl_s(instance))
             if known is None and put.claims:
-                instance = replace(instance, generation=max(instance.generation, revision + 1))
+                instance = structs.replace(instance, generation=max(instance.generation, revision + 1))
             elif known is not None and known.generation != instance.generation:
                 lease, revision = await self._grant(ttl_s(instance))
             written = await self._transact(

@@ -10,11 +10,13 @@ from aiohttp.test_utils import TestClient
 from aiohttp.web import Application, Request
 from msgspec import UNSET, UnsetType
 
+from common.http.serve import ask_first
 from common.wire.base import Message
 from common.wire.record import Registration
 from registry.app import make_app
 from registry.core.store import Store
 from registry.http.context import REGISTRY, Registry
+from registry.http.quick import QuickHeartbeats
 from registry.settings import RegistrySettings
 from registry.store.etcd import EtcdStore
 from registry.store.memory import MemoryStore
@@ -77,12 +79,20 @@ def clock() -> FakeClock:
 def start_registry(aiohttp_client: Any, clock: FakeClock, tmp_path: Path) -> StartClient:
     """Start a registry over a store with a fake clock; its prober and sweeper stay idle unless told otherwise."""
 
-    async def start(store: Store | None = None, **settings: Any) -> Client:
+    async def start(store: Store | None = None, *, quick: bool = True, **settings: Any) -> Client:
         chosen = RegistrySettings(**{"cleanup_interval": 3600, "data_dir": tmp_path, **settings})
         client: Client = await aiohttp_client(make_app(chosen, store or MemoryStore(), clock=clock))
-        return client
+        return _quickened(client) if quick else client
 
     return start
+
+
+def _quickened(client: Client) -> Client:
+    """As a registry serves: plain heartbeats are answered before the application."""
+    runner = client.server.runner
+    assert runner is not None
+    ask_first(QuickHeartbeats(client.app), runner, asyncio.Event())
+    return client
 
 
 @pytest.fixture
@@ -91,8 +101,7 @@ def start_live(aiohttp_client: Any, tmp_path: Path) -> StartClient:
 
     async def start(store: Store | None = None, **settings: Any) -> Client:
         chosen = RegistrySettings(**{"health_interval": 0.05, "health_timeout": 2, "data_dir": tmp_path, **settings})
-        client: Client = await aiohttp_client(make_app(chosen, store or MemoryStore()))
-        return client
+        return _quickened(await aiohttp_client(make_app(chosen, store or MemoryStore())))
 
     return start
 

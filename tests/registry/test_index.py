@@ -1,9 +1,9 @@
 """The index of replicas follows every change, and spares the reading of reports."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from common.wire.record import Registration
 from common.wire.replica import ReplicaReport

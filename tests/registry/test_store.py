@@ -3,11 +3,11 @@
 import os
 import sqlite3
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from common.exits import ConfigurationError
 from common.wire.words import HealthStatus
