@@ -23,7 +23,7 @@ from bench.registry import (
 )
 
 SLOWEST_CHANGE_MS = 250.0
-MOST_TIMES_BARE = 1.6
+MOST_TIMES_BARE = 1.3
 
 
 def _mean(row: Mapping[str, Any], what: str, part: str) -> float:
