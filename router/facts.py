@@ -15,7 +15,7 @@ from router.policy.blocks import SMALLEST_BYTES, chain, seed_of
 
 MODEL_LIMIT: Final = 256
 _ID = re.compile(r"[A-Za-z0-9_=-]{1,256}")
-_READER = BodyReader()
+_READER: Final = BodyReader()
 """A worker reads in one thread, and has done with a body before it reads the next."""
 
 

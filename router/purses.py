@@ -5,23 +5,24 @@ A request takes one of `requests`, one of `in_flight`, and of `tokens` what it m
 """
 
 import re
+from typing import Final
 
 from common.wire.leases import IN_FLIGHT, REQUESTS, TOKENS, LeaseGrant, LeaseRow
 from router.policy.usage import UNTOLD, Usage
 
-FIRST_LENGTH = 256
+FIRST_LENGTH: Final = 256
 """Tokens of an answer, while none was seen. Chosen."""
-FIRST_TOKENS_PER_BYTE = 0.25
+FIRST_TOKENS_PER_BYTE: Final = 0.25
 """Of a prompt likewise: English has four bytes to a token."""
-FADE = 0.05
+FADE: Final = 0.05
 """What is learned rises at once and falls slowly: what was taken too little is an overshoot, too much is given back."""
-IDLE_BEATS = 2
+IDLE_BEATS: Final = 2
 """A limit of which nothing was taken for so many beats is given back."""
-AHEAD = 4
+AHEAD: Final = 4
 """A worker holds what it takes in about so many beats."""
 HEAD_BYTES, TAIL_BYTES = 64, 160
 """Where a body is looked at for `max_tokens`: what is missed makes an estimate, and no more, too large."""
-_ROUND_UP = 0.999
+_ROUND_UP: Final = 0.999
 _MOST = re.compile(rb'"max_(?:completion_|output_|new_)?tokens"\s*:\s*(\d{1,9})')
 
 

@@ -124,6 +124,24 @@ class PyPI:
         return Command([program, *self.flags, *words], place.folder)
 
 
+class Floor:
+    """`floor.py`: passes bytes on over the same loop as ours, and reads none of them."""
+
+    def prepare(self, work: Path, *, install: bool) -> str:  # noqa: ARG002 - all peers are asked alike
+        """The interpreter."""
+        return sys.executable
+
+    def command(self, program: str, place: Place) -> Command:
+        """Its command.
+
+        Raises:
+            BenchError: It is to speak TLS, which it does not.
+        """
+        if place.pair is not None:
+            raise BenchError("floor speaks no TLS: leave it out of --targets")
+        return Command([program, str(HERE / "floor.py"), str(place.port), str(place.backend_port)], place.folder)
+
+
 class Ours:
     """The project's own router, started as an operator would: one worker, one static service, everything else as is."""
 
@@ -164,7 +182,7 @@ def make_pair(work: Path) -> tuple[Path, Path]:
     return cert, key
 
 
-Peer = Debian | PyPI | Ours
+Peer = Debian | PyPI | Floor | Ours
 TLS_CLIENT = Debian(
     "haproxy",
     "tls_client.cfg",
@@ -181,6 +199,7 @@ PEERS: dict[str, Peer] = {
         ["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"],
         ["-db", "-f", "@CONFIG@"],
     ),
+    "floor": Floor(),
     "sglang": PyPI("sglang", "sglang-router==0.3.2", ["launch", "--log-level", "warn"]),
     "vllm": PyPI("vllm", "vllm-router==0.1.17", ["--log-level", "warning"]),
 }

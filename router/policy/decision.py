@@ -1,16 +1,19 @@
 """PURE. What a policy answers: which endpoint gets a request, and by which scores it was chosen."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from router.model import Endpoint
 
 
-@dataclass
 class RoutingDecision:
-    """One choice; `scores` is empty where it was not made by scores."""
+    """One choice of `endpoint`.
 
-    endpoint: Endpoint
-    candidates: Sequence[Endpoint] = ()
-    """Those that have a score, in the order of `scores`."""
-    scores: Sequence[float] = ()
+    `candidates` are those that have a score, in the order of `scores`; both are empty where it was not made by scores.
+    """
+
+    # No dataclass: one is made for every request, and of a dataclass mypyc leaves `__init__` to the interpreter.
+
+    def __init__(self, endpoint: Endpoint, candidates: Sequence[Endpoint] = (), scores: Sequence[float] = ()) -> None:
+        self.endpoint = endpoint
+        self.candidates = candidates
+        self.scores = scores

@@ -48,7 +48,7 @@ def usage_of(tail: bytes) -> Usage | None:
     tail = tail[at:]
     prompt, written = _count(tail, b'"prompt_tokens"'), _count(tail, b'"completion_tokens"')
     cached = reasoning = UNTOLD
-    if b"_details" in tail or b"cache" in tail:  # most have neither, and this costs less than a search
+    if tail.find(b"_details") >= 0 or tail.find(b"cache") >= 0:  # most have neither
         cached, reasoning = _count(tail, b'"cached_tokens"'), _count(tail, b'"reasoning_tokens"')
     if written < 0:
         written = _count(tail, b'"output_tokens"')
@@ -71,7 +71,8 @@ def finish_reason(tail: bytes) -> bytes:
     return _word(tail, at + len(b"finish")) if at >= 0 else b""
 
 
-# By hand, with bytes as numbers: these run for every answer, compiled, where patterns took four times as long.
+# By hand, with bytes as numbers: these run for every answer, compiled, where patterns took four times as long. `find` stands
+# for `in`, which asks bytes first whether they are a number, and makes an exception of the answer.
 
 
 def _count(tail: bytes, name: bytes) -> int:

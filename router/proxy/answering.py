@@ -113,22 +113,31 @@ class AnsweredRequest(ProxiedRequest):
         return lines + b"x-queue-ms: %d\r\n" % (self.queued_s * 1e3) if self.queued_s else lines
 
     def _new_writer(self) -> ResponseWriter:
-        operation = self.head.operation
+        head, sink, operation = self.head, self._client.sink(), self.head.operation
+        keep_alive = head.keep_alive and not self._engine.draining
+        limit = self._engine.limits.held_limit_bytes
         if self.translation is not None:
             return MessagesWriter(
-                self._client.sink(),
-                self.translation,
-                http10=self.head.http10,
-                keep_alive=self.head.keep_alive and not self._engine.draining,
-                held_limit_bytes=self._engine.limits.held_limit_bytes,
+                sink, self.translation, http10=head.http10, keep_alive=keep_alive, held_limit_bytes=limit
             )
-        kind = HidingWriter if self.hides_usage else ResponseWriter
-        return kind(
-            self._client.sink(),
-            http10=self.head.http10,
-            keep_alive=self.head.keep_alive and not self._engine.draining,
-            end_mark=operation.end_mark if operation is not None else EndMark.NONE,
-            held_limit_bytes=self._engine.limits.held_limit_bytes,
-            dialect=self.head.dialect,
+        end_mark = operation.end_mark if operation is not None else EndMark.NONE
+        # Each by its name: compiled, a call through a variable takes five times as long.
+        if self.hides_usage:
+            return HidingWriter(
+                sink,
+                http10=head.http10,
+                keep_alive=keep_alive,
+                end_mark=end_mark,
+                held_limit_bytes=limit,
+                dialect=head.dialect,
+                choices=self.facts.choices,
+            )
+        return ResponseWriter(
+            sink,
+            http10=head.http10,
+            keep_alive=keep_alive,
+            end_mark=end_mark,
+            held_limit_bytes=limit,
+            dialect=head.dialect,
             choices=self.facts.choices,
         )

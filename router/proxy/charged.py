@@ -11,13 +11,15 @@ from router.proxy.timed import TimedRequest
 from router.purses import Account
 
 _CLIENT_ERROR: Final = 400
+_NORMAL: Final = Priority.NORMAL
+"""Read once: a class of `enum` looks a member up as if it might be missing."""
 
 
 class ChargedRequest(TimedRequest):
     """What `Exchange` is made on."""
 
     # These keep their defaults in most requests: class attributes cost nothing per request.
-    _priority = Priority.NORMAL
+    _priority = _NORMAL
     _shown: Key | None = None
     _account: Account | None = None
     """Whose limits it has taken from, until it is over."""

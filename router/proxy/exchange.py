@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from enum import Enum
 from math import inf
+from typing import Final
 from urllib.parse import quote
 
 from router import dispatch
@@ -31,7 +32,7 @@ from router.proxy.response_writer import ResponseWriter
 from router.proxy.sides import ClientConnection
 from router.proxy.translation import COUNT_TOKENS, MESSAGES, NO_SUCH_CALL, Translation
 
-_NO_FACTS = Facts()
+_NO_FACTS: Final = Facts()
 
 
 class RequestPhase(Enum):

@@ -21,11 +21,11 @@ SIZE_LIMIT_BYTES: Final = 2048
 _SEEN_LIMIT: Final = 8192
 """Of heads that came once: their hashes, 8 bytes and a set's overhead each."""
 _LENGTH: Final = b"\r\ncontent-length: "
-_LENGTH_START = len(b"\r\ncontent-l")
+_LENGTH_START: Final = len(b"\r\ncontent-l")
 _ANY_NUMBER: Final = b"0"
 _DIGITS_LIMIT: Final = 18
 _ID: Final = b"\r\nx-request-id: "
-_ID_START = len(b"\r\nx-r")
+_ID_START: Final = len(b"\r\nx-r")
 _ANY_ID: Final = b"x"
 
 
