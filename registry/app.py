@@ -205,7 +205,11 @@ async def sweep(writer: Writer, interval_s: float) -> None:
     while True:
         await asyncio.sleep(interval_s)
         try:
-            await writer.submit(Sweep())
+            more = True
+            while more:
+                swept = (await writer.submit(Sweep())).swept
+                more = swept is not None and swept.more
+                await asyncio.sleep(0)
             if not writer.away:
                 await writer.rewrite()
         except StoreError as error:
@@ -254,6 +258,7 @@ async def serve(settings: RegistrySettings, *, config: Path | None, reread: Call
         ConfigurationError: It may not, or cannot, serve with these settings.
         TaskFailed: A task ended that must not.
     """
+    gc.set_threshold(*GC_THRESHOLDS)
     raise_file_limit()
     require_free(Address(settings.host, settings.port))
     tls = Tls(settings.tls)
@@ -280,7 +285,6 @@ async def serve(settings: RegistrySettings, *, config: Path | None, reread: Call
     app[SCOPE].spawn("reload", reloader.run(), service=True)
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
     try:
         await until_stopped(app[SCOPE])
     finally:

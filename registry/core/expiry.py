@@ -8,6 +8,7 @@ nothing is removed, overdue records are marked `suspect`, until renewals are bac
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from msgspec.structs import replace
 
@@ -25,14 +26,17 @@ class ExpiryRules:
     preserve_least: int = 5
     """Below so many overdue records a share means nothing: a node of two replicas may die whole."""
     preserve_longest_s: float = 600.0
+    most_at_once: int = 100
+    """Changes of one sweep: what ten thousand at once would be in listeners and watches keeps every call waiting for a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What one sweep decides. `preserving_since` is None while nothing is held back."""
+    """What one sweep decides. `preserving_since` is None while nothing is held back; `more` asks for another sweep."""
 
     changes: tuple[Change, ...]
     preserving_since: float | None
+    more: bool = False
 
 
 def ttl_s(instance: Instance) -> float:
@@ -61,8 +65,9 @@ def sweep(
     many = len(overdue) >= rules.preserve_least and len(overdue) > rules.preserve_share * total
     since = (now if preserving_since is None else preserving_since) if many else None
     preserving = since is not None and now - since < rules.preserve_longest_s
-    changes = [change for instance, age in overdue if (change := _judge(instance, age, rules, preserving=preserving))]
-    return Swept(tuple(changes), since)
+    judged = (_judge(instance, age, rules, preserving=preserving) for instance, age in overdue)
+    changes = tuple(islice((change for change in judged if change is not None), rules.most_at_once + 1))
+    return Swept(changes[: rules.most_at_once], since, more=len(changes) > rules.most_at_once)
 
 
 def _judge(instance: Instance, age: float, rules: ExpiryRules, *, preserving: bool) -> Change | None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from common.clock import Clock
+from common.paced import paced
 from registry.core.catalogue import Catalogue, Decision, Revised
 from registry.core.expiry import ttl_s
 from registry.core.model import (
@@ -302,7 +303,7 @@ class Writer:
             case Away():
                 pass  # every write before it is over
             case Back():
-                self._resync(event)
+                await self._resync(event)
                 self.away = None
                 log.warning("store.back", services=len(self.catalogue))
         return True
@@ -322,14 +323,14 @@ class Writer:
         else:
             self._apply(LeaseEnd(name))
 
-    def _resync(self, back: Back) -> None:
-        """Compare everything; what the store lost meanwhile has one whole lease to come back."""
+    async def _resync(self, back: Back) -> None:
+        """Compare everything; what the store lost meanwhile has one whole lease to come back. No command is done meanwhile."""
         self.catalogue.raise_floor(back.version)
         for entry in self.catalogue:
             entry.held = False
         for name in back.deregistered:
             self._apply(Forget(name))
-        for instance in back.instances.values():
+        async for instance in paced(back.instances.values()):
             here = self.catalogue.get(instance.name)
             if here and instance.name in self.unwritten and here.instance.generation == instance.generation:
                 here.held = True  # what was heard here meanwhile is newer

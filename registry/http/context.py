@@ -11,6 +11,7 @@ from common.clock import Clock
 from common.http.audit import AuditLog
 from common.http.errors import ApiError
 from common.http.tls import Tls
+from common.paced import paced
 from common.wire.base import JsonObject, Message
 from registry.core.catalogue import Catalogue, Entry
 from registry.core.model import Unknown
@@ -117,8 +118,8 @@ class Pieces(Payload):
         return b"".join(self._value).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Send one piece after the other, as the client takes them."""
-        for piece in self._value:
+        """Send one piece after the other, as the client takes them; one that takes all at once is no reason to hold others up."""
+        async for piece in paced(self._value):
             await writer.write(piece)
 
 

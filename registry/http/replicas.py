@@ -43,7 +43,7 @@ async def list_replicas(request: web.Request) -> web.Response:
     recent = [made.info for key, made in registry.created.recent().items() if key not in registry.index]
     told = chain(registry.index.infos(), recent)
     shown = [encode_json(info) async for info in paced(told) if fits(info, filters)]
-    return long_answer([b'{"total":%d,"replicas":' % len(shown), *json_array(shown), b"}"], headers=headers)
+    return long_answer([b'{"total":%d,"replicas":' % len(shown), *await json_array(shown), b"}"], headers=headers)
 
 
 async def create(request: web.Request) -> web.Response:

@@ -7,7 +7,7 @@ from common.paced import paced
 from common.wire.registry import RegistryHealth, RegistryStats, ReplicasHealth
 from registry.http.context import REGISTRY, Registry, answer, long_answer
 from registry.views.census import census
-from registry.views.render import encode_json
+from registry.views.render import encode_json, json_array
 from registry.views.targets import target, watching
 
 
@@ -75,6 +75,7 @@ async def metrics(request: web.Request) -> web.Response:
 async def prometheus_targets(request: web.Request) -> web.Response:
     """`GET /sd/prometheus`."""
     registry = request.app[REGISTRY]
-    groups = watching(registry.routers, request.host)
-    groups += [group async for entry in paced(list(registry.catalogue)) if (group := target(entry.instance))]
-    return long_answer([encode_json(groups)])
+    groups = [encode_json(group) for group in watching(registry.routers, request.host)]
+    entries = paced(list(registry.catalogue))
+    groups += [encode_json(group) async for entry in entries if (group := target(entry.instance))]
+    return long_answer(await json_array(groups))

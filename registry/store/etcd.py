@@ -19,6 +19,7 @@ from msgspec import structs
 
 from common.exits import ConfigurationError
 from common.http.client import make_session
+from common.paced import paced
 from common.tasks import TaskScope
 from registry.core.expiry import ttl_s
 from registry.core.model import Change, Instance, Removed, Upsert
@@ -193,12 +194,11 @@ class EtcdStore:
         return self._gateway
 
     async def _snapshot(self) -> Back:
-        reply = await self._calls().call("/kv/range", {"key": ROOT.encode(), "range_end": range_end(ROOT)})
-        revision = reply.header.revision
+        items, revision = await self._calls().read_all(ROOT)
         instances: dict[str, Instance] = {}
         known: dict[str, Known] = {}
         rubbish: set[str] = set()
-        for item in reply.kvs:
+        async for item in paced(items):
             if not item.name.startswith(SERVICES):
                 continue
             if (instance := _instance(item)) is None:
@@ -206,7 +206,7 @@ class EtcdStore:
             else:
                 instances[instance.name] = instance
                 known[instance.name] = Known(item.mod_revision, item.lease, instance.generation)
-        buried = frozenset(it.name.removeprefix(TOMBSTONES) for it in reply.kvs if it.name.startswith(TOMBSTONES))
+        buried = frozenset(it.name.removeprefix(TOMBSTONES) for it in items if it.name.startswith(TOMBSTONES))
         self._known, self._dropped, self._rubbish, self._revision = known, {}, rubbish, revision
         return Back(instances, buried - instances.keys(), revision)
 

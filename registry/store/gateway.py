@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 CALL_TIMEOUT_S = 2.0
 """Of one call, all members together; less than our clients wait for us (docs/faults.md C10)."""
 SHORTEST_TRY_S = 0.05
+PAGE = 500
+"""Keys in one answer: about a megabyte of records."""
 _LINE_LIMIT_BYTES = 64 << 20
 Request = Mapping[str, object]
 """A request's JSON; `bytes` in it travel as base64."""
@@ -216,6 +218,23 @@ class Gateway:
                 reasons.append(f"{url}: {len(replies)} answers to {len(bodies)} requests")
             self._move_on(url)
         raise StoreUnavailable("; ".join(reasons))
+
+    async def read_all(self, prefix: str) -> tuple[list[KeyValue], int]:
+        """Every key that begins with `prefix` at one revision, and that revision; in pages, as each call has its time.
+
+        Raises:
+            StoreUnavailable: As `call`; or the revision is gone already.
+        """
+        items: list[KeyValue] = []
+        start, revision = prefix.encode(), 0
+        while True:
+            page = {"key": start, "range_end": range_end(prefix), "limit": PAGE, "revision": revision}
+            reply = await self.call("/kv/range", page)
+            items += reply.kvs
+            revision = revision or reply.header.revision
+            if len(reply.kvs) < PAGE:
+                return items, revision
+            start = reply.kvs[-1].key + b"\0"
 
     async def watch(self, prefix: str, start_revision: int) -> AsyncGenerator[StreamResult]:
         """Changes from `start_revision` on; ends by raising.

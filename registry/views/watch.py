@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from common.paced import paced
 from registry.core.catalogue import Catalogue, Entry, Revised
 from registry.core.model import Upsert
 from registry.views.render import Renderer
@@ -19,9 +20,10 @@ QUEUE_LIMIT = 2048
 
 @dataclass(slots=True, eq=False)
 class Subscriber:
-    """One reader of changes. `resync` means that its next line must be a snapshot."""
+    """One reader of changes. `resync` means that its next line must be a snapshot; `missed` comes before what is pending."""
 
     resync: bool
+    missed: Sequence[Revised] = ()
     pending: dict[str, bytes] = field(default_factory=dict)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     dropped: int = 0
@@ -89,9 +91,7 @@ class WatchHub:
         """
         self._take_room()
         missed = self._missed(since, epoch)
-        watcher = Subscriber(resync=missed is None)
-        for item in (missed or {}).values():
-            watcher.offer(item.change.name, self._line(item))
+        watcher = Subscriber(resync=missed is None, missed=tuple((missed or {}).values()))
         watcher.ready.set()
         self._watchers.add(watcher)
         return watcher
@@ -109,9 +109,11 @@ class WatchHub:
             self.resyncs += watcher.dropped > 0
             watcher.dropped = 0
             return await self._snapshot()
-        lines = b"".join(watcher.pending.values())
+        missed, watcher.missed = watcher.missed, ()
+        lines = [self._line(item) async for item in paced(missed)]
+        lines.append(b"".join(watcher.pending.values()))
         watcher.pending.clear()
-        return [lines]
+        return lines
 
     def dismiss(self) -> None:
         """End every watch; who may still watch asks again and misses nothing."""

@@ -92,6 +92,19 @@ def test_few_of_many_expire_as_usual_C4() -> None:
     assert len(fleet.catalogue) == 90
 
 
+def test_many_ends_come_in_sweeps_of_a_hundred_and_none_is_left_out() -> None:
+    fleet = Fleet(250)
+    left: list[tuple[int, int]] = []
+    more = True
+    while more:
+        decision, _ = fleet.catalogue.apply(Sweep(), 26.0 + 600.0 * (len(left) >= 3))
+        assert decision.swept is not None
+        assert len(decision.changes) <= 100
+        more = decision.swept.more or len(left) < 3
+        left.append((len(fleet.catalogue), fleet.suspects()))
+    assert left == [(250, 100), (250, 200), (250, 250), (150, 150), (50, 50), (0, 0)]
+
+
 def test_small_fleet_may_die_whole_C4() -> None:
     fleet = Fleet(4)
     fleet.sweep(26.0)
