@@ -34,6 +34,15 @@ def _both(figures: Mapping[str, float]) -> str:
     return f"{figures['p50']:.0f} / {figures['p99']:.0f}" if figures else "-"
 
 
+def _rolled(row: Mapping[str, Any]) -> str:
+    """How long the rollout took, or how many it got to in the time that it had."""
+    if "roll_s" not in row:
+        return "-"
+    return f"{row['roll_s']:.1f}" + (
+        f" ({row['stood']} of {row['deployed']})" if row["stood"] < row["deployed"] else ""
+    )
+
+
 def lines_of(rows: Sequence[Mapping[str, Any]], price: Mapping[str, float] | None) -> Iterator[str]:
     """The tables."""
     yield "\n| replicas | | CPU registry (each) | etcd | router (each) | all, of 2 cores | heartbeat, ms | change to all 14 watches, ms | read of etcd, ms | request by router, ms (not 200) |"
@@ -59,7 +68,7 @@ def lines_of(rows: Sequence[Mapping[str, Any]], price: Mapping[str, float] | Non
         yield (
             f"| {steady['size']:,} | {_mean(steady, 'mb', 'registry'):.0f} | {steady['mb']['etcd']:.0f} | "
             f"{_mean(steady, 'mb', 'router'):.0f} | {told(steady, 'all_known_s')} | {told(rolling, 'deploy_s')} | "
-            f"{told(rolling, 'roll_s')} | {told(rack, 'noticed_s')} | {told(rack, 'removed_s')} | {steady['load']} |"
+            f"{_rolled(rolling)} | {told(rack, 'noticed_s')} | {told(rack, 'removed_s')} | {steady['load']} |"
         )
     if by_phase:
         worst = max((row["change_ms"].get("p99", 0.0), row["size"], row["phase"]) for row in rows)

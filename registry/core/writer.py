@@ -50,6 +50,8 @@ from registry.core.store import (
 log = structlog.get_logger(__name__)
 QUEUE_LIMIT = 20_000
 CONFLICT_TRIES = 5
+REGISTER_WITHIN_S = 2.0
+"""Less than `common.discovery.registry_client.CALL_TIMEOUT_S`: who gave up asks another registry, and would have it done twice."""
 SIDE_BY_SIDE = 32
 """Writes of different names under way at a shared store, which puts them on disk together: each alone waits for that twice."""
 
@@ -85,7 +87,7 @@ class Writer:
     """Why a shared store cannot be reached; None while it can."""
     unwritten: set[str] = field(default_factory=set)
     """Records whose last change the store has not got."""
-    _queue: asyncio.Queue[tuple[Item, asyncio.Future[Decision]]] = field(
+    _queue: asyncio.Queue[tuple[Item, float, asyncio.Future[Decision]]] = field(
         default_factory=lambda: asyncio.Queue(QUEUE_LIMIT)
     )
     _busy: Counter[str | None] = field(default_factory=Counter)
@@ -141,25 +143,27 @@ class Writer:
         """Do queued commands, for ever: with a shared store those of different names side by side, else in turn."""
         running: dict[str, asyncio.Task[None]] = {}
 
-        async def beside(name: str, item: Item, done: asyncio.Future[Decision]) -> None:
+        async def beside(name: str, item: Item, queued_at: float, done: asyncio.Future[Decision]) -> None:
             try:
-                await self._finish(item, done)
+                await self._finish(item, queued_at, done)
             finally:
                 del running[name]
 
         async with asyncio.TaskGroup() as tasks:
             while True:
-                item, done = await self._queue.get()
+                item, queued_at, done = await self._queue.get()
                 name = _about(item) if self.store.shared else None
                 while running and (name is None or name in running or len(running) >= SIDE_BY_SIDE):
                     await asyncio.wait(running.values(), return_when=asyncio.FIRST_COMPLETED)
                 if name is None:
-                    await self._finish(item, done)
+                    await self._finish(item, queued_at, done)
                 else:
-                    running[name] = tasks.create_task(beside(name, item, done))
+                    running[name] = tasks.create_task(beside(name, item, queued_at, done))
 
-    async def _finish(self, item: Item, done: asyncio.Future[Decision]) -> None:
+    async def _finish(self, item: Item, queued_at: float, done: asyncio.Future[Decision]) -> None:
         try:
+            if isinstance(item, Register) and self.clock.monotonic() - queued_at > REGISTER_WITHIN_S:
+                raise StoreUnavailable(f"{self._queue.qsize()} commands are waiting to be written; ask again later")
             decision = await self._do(item)
         except (CommandRefused, StoreError) as error:
             if not done.done():
@@ -180,6 +184,9 @@ class Writer:
                 if isinstance(event, Away):
                     self.away = event.reason  # at once: what is queued shall not wait for a store that is not there
                     log.warning("store.away", reason=event.reason)
+                if isinstance(event, Written | Vanished) and self._busy.keys().isdisjoint((None, _about(event))):
+                    self._take_in_one(event)
+                    continue
                 try:
                     await self._enqueue(event)
                 except StoreError as error:
@@ -208,7 +215,7 @@ class Writer:
     async def _enqueue(self, item: Item) -> Decision:
         done: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         try:
-            self._queue.put_nowait((item, done))
+            self._queue.put_nowait((item, self.clock.monotonic(), done))
         except asyncio.QueueFull as error:
             raise StoreUnavailable(f"{QUEUE_LIMIT} commands are waiting to be written") from error
         self._busy[_about(item)] += 1
@@ -218,10 +225,15 @@ class Writer:
         match item:
             case CheckStore(name):
                 event = await self.store.look(name)
-                item.changed = event is not None and await self._take_in(event)
+                item.changed = event is not None and self._take_in_one(event)
                 return Decision()
-            case Written() | Vanished() | Away() | Back():
-                await self._take_in(item)
+            case Written() | Vanished():
+                self._take_in_one(item)
+                return Decision()
+            case Away():
+                return Decision()  # every write before it is over
+            case Back():
+                await self._come_back(item)
                 return Decision()
             case Sweep() if self.away:
                 return Decision()  # expiry stops while leases cannot be asked for
@@ -289,26 +301,23 @@ class Writer:
     def _learn_from(self, conflict: StoreConflict) -> None:
         self._apply(Forget(conflict.name) if conflict.current is None else Learn(conflict.current))
 
-    async def _take_in(self, event: Event) -> bool:
+    def _take_in_one(self, event: Written | Vanished) -> bool:
         """Bring the catalogue up to date; False when the catalogue knew it."""
         if not self.store.accept(event):
             return False
-        match event:
-            case Written(instance, version):
-                self.catalogue.raise_floor(version)
-                self._apply(Learn(instance))
-            case Vanished(name, version, deregistered):
-                self.catalogue.raise_floor(version)
-                await self._lease_ended(name, deregistered=deregistered)
-            case Away():
-                pass  # every write before it is over
-            case Back():
-                await self._resync(event)
-                self.away = None
-                log.warning("store.back", services=len(self.catalogue))
+        self.catalogue.raise_floor(event.version)
+        if isinstance(event, Written):
+            self._apply(Learn(event.instance))
+        else:
+            self._lease_ended(event.name, deregistered=event.deregistered)
         return True
 
-    async def _lease_ended(self, name: str, *, deregistered: bool) -> None:
+    async def _come_back(self, back: Back) -> None:
+        await self._resync(back)
+        self.away = None
+        log.warning("store.back", services=len(self.catalogue))
+
+    def _lease_ended(self, name: str, *, deregistered: bool) -> None:
         """A key is gone; of a record that beats here all the same, it is written again."""
         if deregistered:
             self._apply(Forget(name))

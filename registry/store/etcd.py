@@ -170,7 +170,7 @@ class EtcdStore:
             try:
                 async with contextlib.aclosing(self._batches()) as batches:
                     async for batch in batches:
-                        for event in self._events(batch):
+                        async for event in paced(self._events(batch)):
                             yield event
                         self._revision = max(self._revision, batch.header.revision)
                         self._dropped = {name: at for name, at in self._dropped.items() if at > self._revision}

@@ -7,8 +7,8 @@ from common.tasks import TaskScope
 from common.wire.record import Registration
 from registry.core.catalogue import Catalogue, Revised
 from registry.core.model import Change, Conflict, Deregister, Register, Renew, Sweep, Unknown
-from registry.core.store import StoreFull
-from registry.core.writer import Writer
+from registry.core.store import StoreFull, StoreUnavailable
+from registry.core.writer import REGISTER_WITHIN_S, Writer
 from registry.store.memory import MemoryStore
 from tests.registry.conftest import FakeClock
 
@@ -146,3 +146,21 @@ async def test_a_slow_write_keeps_no_other_record_waiting_and_none_of_its_own_ov
         await waiting
     assert await writer.submit(Renew("other"))
     assert not writer._busy
+
+
+async def test_a_registration_that_waited_too_long_is_refused_and_not_done(
+    writer: Writer, store: HeldStore, clock: FakeClock
+) -> None:
+    first = asyncio.ensure_future(writer.submit(claim("first")))
+    await store.arrived.wait()
+    waiting = [asyncio.ensure_future(writer.submit(it)) for it in (claim("late"), Renew("first"), Deregister("first"))]
+    await asyncio.sleep(0)
+    clock.advance(REGISTER_WITHIN_S + 0.1)
+    store.leave.set()
+    await first
+    with pytest.raises(StoreUnavailable, match="2 commands are waiting"):
+        await waiting[0]
+    await asyncio.gather(*waiting[1:])
+    assert len(writer.catalogue) == 0
+    await writer.submit(claim("late"))
+    assert [entry.instance.name for entry in writer.catalogue] == ["late"]
