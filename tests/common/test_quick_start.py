@@ -11,6 +11,8 @@ sys.argv[0] = "x"
 import common.quick_start
 import {module}
 assert not gc.isenabled()
+import ssl
+assert ssl.create_default_context().cert_store_stats()["x509"] == 0
 print(*[name for name in ("aiohttp", "pydantic", "rich", "yaml") if sys.modules.get(name)])
 """
 
