@@ -12,7 +12,7 @@ from ctl import ports
 from ctl.api import Api, Place
 from ctl.codes import Code
 from ctl.launcher import processes, ready
-from ctl.launcher.plan import AGENT, BABYSITTER, REGISTRY, ROUTER, Part
+from ctl.launcher.plan import AGENT, BABYSITTER, ROUTER, Part
 from ctl.launcher.ready import Observation, Readiness
 from ctl.launcher.state_dir import Launched, StateDir
 from ctl.live import ProgressBoard
@@ -82,17 +82,15 @@ class Launch:
 
 
 async def bring_up(calls: Api, launch: Launch, parts: Sequence[Part], shown: ProgressBoard) -> None:
-    """The registry first, then everything else at once.
+    """All at once: whoever needs the registry asks again until it is there.
 
     Raises:
         CannotStart: A port is taken, a process ended, or a server has failed.
     """
-    for first in (True, False):
-        group = [part for part in parts if (part.kind == REGISTRY) is first]
-        for part in group:
-            await _tolerated(launch, part, start(calls, launch, part, shown))
-        waited = [part for part in group if part.name in launch.running]
-        await asyncio.gather(*(_tolerated(launch, part, wait(calls, launch, part, shown)) for part in waited))
+    for part in parts:
+        await _tolerated(launch, part, start(calls, launch, part, shown))
+    waited = [part for part in parts if part.name in launch.running]
+    await asyncio.gather(*(_tolerated(launch, part, wait(calls, launch, part, shown)) for part in waited))
 
 
 async def _tolerated(launch: Launch, part: Part, work: Coroutine[Any, Any, None]) -> None:

@@ -9,7 +9,7 @@ from babysitter import events as ev
 from babysitter import watcher as module
 from babysitter.lifecycle import ReplicaState
 from babysitter.probe import NotListening, NotReady
-from babysitter.watcher import ServerWatcher
+from babysitter.watcher import ServerWatcher, start_pause_s
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,8 @@ async def test_new_server_is_not_judged_by_the_memory_of_the_last_A16(monkeypatc
     watcher.new_attempt()
     await watcher._weigh()
     assert [type(event) for event in heard] == [ev.OverLimit]
+
+
+def test_looks_at_a_start_come_soon_at_first_and_then_as_told() -> None:
+    assert [start_pause_s(taken_s, 1.0) for taken_s in (0.0, 0.4, 2.0, 4.0, 600.0)] == [0.1, 0.1, 0.5, 1.0, 1.0]
+    assert start_pause_s(0.0, 0.05) == 0.05
