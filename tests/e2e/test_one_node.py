@@ -13,6 +13,7 @@ import openai
 import psutil
 import pytest
 
+from bench.start import MEMORY_MB, memory_mb
 from tests.e2e.node import Node, ask, copy_tree
 from tests.ports import free_ports, is_free
 
@@ -67,6 +68,17 @@ def node(copy: Path, ports: list[int]) -> Iterator[Node]:
 
 def logs(node: Node) -> str:
     return "".join(f"\n== {path}\n{path.read_text()[-3000:]}" for path in sorted((node.folder / "logs").glob("*.log")))
+
+
+WEIGHS_MB = {**MEMORY_MB, "babysitter": 46}
+"""As docs/performance.md has it: a babysitter's bound is missed."""
+
+
+def test_no_process_of_ours_weighs_more_than_its_bound(node: Node) -> None:
+    ours = {one.pid: one for process in node.processes() for one in (process, *process.children(recursive=True))}
+    found = memory_mb(ours.values())
+    assert WEIGHS_MB.keys() <= found.keys()
+    assert {kind: mb for kind, mb in found.items() if mb > WEIGHS_MB.get(kind, mb)} == {}
 
 
 def names_of_services(node: Node) -> set[str]:
