@@ -2,6 +2,7 @@
 
     python bench/plane.py --before FOLDER [--rounds 40]
     python bench/plane.py --keys                            # a key with limits beside none, in this tree
+    python bench/plane.py --costs [--json FILE]             # what each of keys, limits and accounts adds
 
 Both trees must be compiled (deploy/python/compile.py). A process of each gives requests and answers to its data plane by hand; they take
 turns, and each says its best of twelve passes. CPU per request of whole processes (bench/router.py) moves by four percent on
@@ -12,6 +13,7 @@ import argparse
 import asyncio
 import gc
 import hashlib
+import json
 import os
 import statistics
 import subprocess
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -43,6 +46,8 @@ BODY = (
 WHOLE = (b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY),)
 WORKLOADS = {"w1": (WHOLE, 400), "w2": (STREAM, 20)}
 """What the replica sends, piece by piece, and requests a pass."""
+COSTS = {"key": ("", "+key"), "limits": ("+key", "+key+limits"), "accounts": ("", "+accounts")}
+"""What a plane without it has, and one with it."""
 
 
 class Wire:
@@ -85,13 +90,16 @@ def request_of(workload: str, *, keyed: bool) -> bytes:
     return head % (shown, len(body)) + body
 
 
-def limit(engine: Any) -> None:
-    """Give the plane one key, with every kind of limit, and all that it may use."""
+def limit(engine: Any, *, with_limits: bool) -> None:
+    """Give the plane one key, perhaps with every kind of limit, and all that it may use."""
     from common.wire.leases import LeaseGrant  # noqa: PLC0415 - of the tree that is measured
     from router.keys import Key  # noqa: PLC0415
 
     most = 10**12
     digest = hashlib.sha256(b"secret").hexdigest()
+    if not with_limits:
+        engine.set_keys((Key("k", digest, models=("m",)),))
+        return
     engine.set_keys(
         (Key("k", digest, models=("m",), requests_per_minute=most, tokens_per_minute=most, max_in_flight=most),)
     )
@@ -107,6 +115,7 @@ async def measure(workload: str) -> None:
     if not compiled.activate():
         sys.exit("this tree is not compiled: run deploy/python/compile.py there")
     from router.counters import Shape, SharedCounters  # noqa: PLC0415
+    from router.ledger import Ledger  # noqa: PLC0415
     from router.model import Endpoint, Table  # noqa: PLC0415
     from router.proxy.downstream import Downstream  # noqa: PLC0415
     from router.proxy.engine import Engine  # noqa: PLC0415
@@ -114,8 +123,8 @@ async def measure(workload: str) -> None:
     from router.settings import RouterSettings  # noqa: PLC0415
     from router.worker import chooser_of, limits_of  # noqa: PLC0415
 
-    workload, _, keyed = workload.partition("+")
-    asked = request_of(workload, keyed=bool(keyed))
+    workload, *features = workload.split("+")
+    asked = request_of(workload, keyed="key" in features)
     pieces, count = WORKLOADS[workload]
     shape = Shape(2, 2)
     with tempfile.TemporaryFile() as board:
@@ -128,8 +137,10 @@ async def measure(workload: str) -> None:
         engine = Engine(limits=limits_of(settings), counters=counters, chooser=chooser, control=control, scope=scope)
         replica = Endpoint(id="e", name="bench", host="127.0.0.1", port=9, slot=0, models=("m",))
         engine.set_table(Table.of(1, (replica,)))
-        if keyed:
-            limit(engine)
+        if "key" in features:
+            limit(engine, with_limits="limits" in features)
+        if "accounts" in features:
+            engine.ledger = Ledger()
         pool = engine.connector.pool(replica)
         wire, client = Wire(), Downstream(engine)
         client.connection_made(cast("Any", wire))
@@ -198,11 +209,35 @@ class Plane:
         return line
 
 
-def compare(before: Path, workload: str, rounds: int, *, with_keys: bool = False) -> str:
-    """The medians of both trees, and of the pairs' ratios with the 95 % interval of the sign test."""
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Medians of two planes, in µs per request, and of the ratios of their pairs with the 95 % interval of the sign test."""
+
+    workload: str
+    what: str
+    before_us: float
+    ours_us: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    pairs: int
+
+    def line(self) -> str:
+        """For people."""
+        interval = f"{self.ratio_low:.3f}-{self.ratio_high:.3f}"
+        figures = (
+            f"before {self.before_us:.2f} us, ours {self.ours_us:.2f} us, ratio {self.ratio:.3f} (95 % {interval})"
+        )
+        return f"{' '.join(filter(None, (self.workload, self.what)))}: {figures}, {self.pairs} pairs"
+
+
+def compare(
+    before: Path, workload: str, rounds: int, *, features: tuple[str, str] = ("", ""), what: str = ""
+) -> Compared:
+    """The plane of this tree beside that of `before`, each with its `features`: of `key`, `limits`, `accounts`, each with a `+`."""
     pairs: list[tuple[float, float]] = []
     while len(pairs) < rounds:
-        planes = Plane(before, workload), Plane(ROOT, f"{workload}+key" if with_keys else workload)
+        planes = Plane(before, workload + features[0]), Plane(ROOT, workload + features[1])
         for turn in range(TURNS):
             first, second = planes if turn % 2 else planes[::-1]
             taken = first.ask(), second.ask()
@@ -212,8 +247,8 @@ def compare(before: Path, workload: str, rounds: int, *, with_keys: bool = False
     ratios = sorted(ours / theirs for theirs, ours in pairs)
     rank = max(int(len(ratios) / 2 - 0.98 * len(ratios) ** 0.5), 0)
     theirs, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
-    interval = f"{ratios[rank]:.3f}-{ratios[-rank - 1]:.3f}"
-    return f"{workload}: before {theirs:.2f} us, ours {ours:.2f} us, ratio {statistics.median(ratios):.3f} (95 % {interval}), {len(pairs)} pairs"
+    middle = statistics.median(ratios)
+    return Compared(workload, what, theirs, ours, middle, ratios[rank], ratios[-rank - 1], len(pairs))
 
 
 def main() -> None:
@@ -222,16 +257,26 @@ def main() -> None:
     parser.add_argument("--before", type=Path, metavar="FOLDER", help="an earlier tree of this project")
     parser.add_argument("--rounds", type=int, default=40, help="pairs for each workload (default: 40)")
     parser.add_argument("--keys", action="store_true", help="with a key that has limits, beside none")
+    parser.add_argument(
+        "--costs", action="store_true", help="each of keys, limits and accounts beside a tree without it"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         asyncio.run(measure(options.measure))
-    elif options.before is None and not options.keys:
+        return
+    if options.before is None and not (options.keys or options.costs):
         parser.error("--before FOLDER is needed: what is compared with")
-    else:
-        before = ROOT if options.keys else options.before.resolve()
-        for workload in WORKLOADS:
-            print(compare(before, workload, options.rounds, with_keys=options.keys), flush=True)
+    before = options.before.resolve() if options.before else ROOT
+    cases = COSTS if options.costs else {"": ("", "+key+limits" if options.keys else "")}
+    done = []
+    for workload in WORKLOADS:
+        for what, features in cases.items():
+            done.append(compare(before, workload, options.rounds, features=features, what=what))
+            print(done[-1].line(), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(one) for one in done], indent=1) + "\n")
 
 
 if __name__ == "__main__":
