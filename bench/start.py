@@ -78,7 +78,9 @@ class Node:
             with contextlib.suppress(OSError), _open(urllib.request.Request(url, body.encode(), head), timeout=5):
                 return time.monotonic() - began
             time.sleep(0.02)
-        raise SystemExit(f"no answer within {LIMIT_S:g} s; logs are in {self.folder}")
+        logs = [path for path in self.folder.rglob("*.log") if path.is_file()]
+        told = "\n".join(f"== {path.name}\n{path.read_text()[-2000:]}" for path in (self.folder / "log", *logs))
+        raise SystemExit(f"no answer within {LIMIT_S:g} s\n{told}")
 
 
 def _free_ports() -> list[int]:

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 from bench.deployments.world import MEMORY_MB, Broken, Machine, Replica, World
 from common.wire.deployment import TemplateGlance
@@ -78,7 +79,11 @@ def _change(rng: random.Random, wish: Wish, now: float) -> Wish:
         return replace(wish, revision=wish.revision + 1, template=rng.choice((wish.template, *sorted(TEMPLATES))))
     if kind == "scaled":
         return replace(wish, scaled=rng.randint(0, 3))
-    changes = {"paused": {"paused": not wish.paused}, "rule": {"scaled": None}, "woken": {"woken_at": now}}
+    changes: dict[str, dict[str, Any]] = {
+        "paused": {"paused": not wish.paused},
+        "rule": {"scaled": None},
+        "woken": {"woken_at": now},
+    }
     changes |= {"slept": {"slept_at": now}, "deleted": {"deleted": rng.random() < 0.5}}
     return replace(wish, **changes[kind])
 

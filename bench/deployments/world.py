@@ -355,8 +355,8 @@ class World:
             raise Broken(f"{what} with requests")
         machine = self.machines[action.node or ""]
         one = machine.replicas.get(action.request_id)
-        known = one is not None and one.ready_at is not None and one.ready_at <= machine.heard_at
-        if known and not one.asleep and self.now - one.ready_at < wish.dwell_s:
+        ready_at = None if one is None or one.asleep else one.ready_at
+        if ready_at is not None and ready_at <= machine.heard_at and self.now - ready_at < wish.dwell_s:
             raise Broken(f"{what} within its dwell")
         if action.cause is Cause.EVICTED and one is not None and one.ready_at is None:
             raise Broken(f"{what} before it was ready")
