@@ -185,7 +185,8 @@ def build(target: Path) -> None:
         place = target / hashlib.sha256((made / compiled.LIST).read_bytes()).hexdigest()[:16]
         shutil.rmtree(place, ignore_errors=True)  # by another mypyc
         made.rename(place)
-    for old in sorted(target.iterdir(), key=lambda one: one.stat().st_mtime)[:-KEPT]:
+    builds = [one for one in target.iterdir() if (one / compiled.LIST).is_file()]  # what else lies there is not ours
+    for old in sorted(builds, key=lambda one: one.stat().st_mtime)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
 

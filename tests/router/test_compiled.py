@@ -113,6 +113,25 @@ def test_another_mypyc_makes_it_again(build: Path, program: ModuleType, tmp_path
     assert not program.is_there(tmp_path)
 
 
+def test_builds_make_room_for_a_new_one_and_nothing_else_does(
+    program: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def translated(work: Path) -> None:
+        (work / "out").mkdir()
+
+    monkeypatch.setattr(program, "translate_in", translated)
+    for number in range(program.KEPT + 1):
+        old = tmp_path / f"old-{number}"
+        old.mkdir()
+        (old / program.compiled.LIST).write_text("")
+    for other in ("bin", "include", "lib"):
+        (tmp_path / other).mkdir()
+    program.build(tmp_path)
+    left = {one.name for one in tmp_path.iterdir()}
+    assert left >= {"bin", "include", "lib"}
+    assert len(left) == 3 + program.KEPT
+
+
 def test_without_a_compiler_it_says_what_to_install(tmp_path: Path) -> None:
     done = run_program(str(tmp_path / "target"), PATH=str(tmp_path))
     assert done.returncode == 69
