@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from router.facts import BadBody, checked_model
+from router.facts import MODEL_LIMIT, BadBody, checked_model
 from router.model import Facts
 
 PARTS_LIMIT = 1000
@@ -32,38 +32,123 @@ _NAMES_LIMITED = (b"name", b"boundary", b"charset")
 _NOT_PLAIN = re.compile(rb'[\\";]')
 
 
-class _Parts:
-    """The parser's callbacks: counts parts, judges their fields, keeps where the value of `model` stands."""
+class FormReader:
+    """Reads a form, whole or piece by piece, and judges what it has read.
 
-    def __init__(self, body: bytes) -> None:
+    Args:
+        content_type: What the request's head says of it.
+
+    Raises:
+        BadBody: By each call: it cannot be read, or could be read otherwise.
+    """
+
+    def __init__(self, content_type: bytes) -> None:
+        kind, options = _options(content_type, "Content-Type")
+        boundary = options.get(b"boundary", b"")
+        if kind != b"multipart/form-data" or not _BOUNDARY.fullmatch(boundary):
+            raise BadBody("Content-Type must be multipart/form-data with a boundary")
+        _check_charset(options)
+        self._delimiter = b"--" + boundary
+        self._delimiters = 0
+        self._parts = _Parts()
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._parts.part_begins,
+                "on_header_begin": self._parts.field_begins,
+                "on_header_field": self._parts.field_name,
+                "on_header_value": self._parts.field_value,
+                "on_header_end": self._parts.field_ends,
+                "on_headers_finished": self._parts.fields_end,
+                "on_part_data": self._parts.data,
+                "on_end": self._parts.ends,
+            },
+        )
+        self._last = b""
+        """Where a delimiter may have begun."""
+
+    @property
+    def model(self) -> bytes | None:
+        """The value of the part `model`; None while it has not come to its end."""
+        parts = self._parts
+        return None if parts.model is None or (parts.in_model and not parts.ended) else bytes(parts.value)
+
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """Where that value stands in the form."""
+        return self._parts.model
+
+    @property
+    def length_span(self) -> tuple[int, int] | None:
+        """Where the Content-Length of that part stands, which some clients write."""
+        return self._parts.length
+
+    def feed(self, piece: bytes) -> None:
+        """Read on; the first piece is longer than a boundary."""
+        parts, delimiter = self._parts, self._delimiter
+        if not parts.read_bytes and not piece.startswith((delimiter, b"\r\n" + delimiter)):
+            raise BadBody("the form must begin with its boundary")
+        seen = self._last + piece
+        self._delimiters += seen.count(delimiter)
+        self._last = seen[len(seen) - len(delimiter) + 1 :] if len(seen) >= len(delimiter) else seen
+        if self._delimiters > PARTS_LIMIT + 1:
+            raise BadBody(f"the form has more than {PARTS_LIMIT} parts")
+        parts.piece = piece
+        try:
+            self._parser.write(piece)
+        except FormParserError as error:
+            raise BadBody(f"the form cannot be read: {error}") from error
+        parts.read_bytes += len(piece)
+
+    def end(self) -> None:
+        """Nothing more comes: is it whole?"""
+        if not self._parts.ended:
+            raise BadBody("the form has no end")
+        if self._delimiters != self._parts.count + 1:
+            raise BadBody("the boundary stands where no part begins")  # one who takes LF for a line's end sees a part
+
+
+class _Parts:
+    """The parser's callbacks: counts parts, judges their fields, keeps the value of `model` and where it stands."""
+
+    def __init__(self) -> None:
         self.count = 0
         self.ended = False
+        self.piece = b""
+        self.read_bytes = 0
+        """Of the pieces before."""
         self.model: tuple[int, int] | None = None
+        self.value = bytearray()
+        self.in_model = False
         self.length: tuple[int, int] | None = None
-        """Of the model's own Content-Length, which some clients write."""
-        self._body = body
-        self._in_model = False
         self._name = b""
-        self._value = (0, 0)
-        self._fields: dict[bytes, tuple[int, int]] = {}
+        self._said = b""
+        self._stands = 0
+        self._fields: dict[bytes, tuple[bytes, int]] = {}
+        """Of a part: what each says, and where that stands."""
 
     def part_begins(self) -> None:
         self.count += 1
-        self._in_model = False
+        self.in_model = False
         self._fields = {}
 
-    def field_name(self, data: bytes, start: int, end: int) -> None:
-        self._name, self._value = data[start:end].lower(), (end, end)
+    def field_begins(self) -> None:
+        self._name = self._said = b""
 
-    def field_value(self, _data: bytes, start: int, end: int) -> None:
-        self._value = (start, end)
+    def field_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end].lower()
+
+    def field_value(self, data: bytes, start: int, end: int) -> None:
+        if not self._said:
+            self._stands = self.read_bytes + start
+        self._said += data[start:end]
 
     def field_ends(self) -> None:
-        if _CONTROL.search(self._body, *self._value):
+        if _CONTROL.search(self._said):
             raise BadBody("a control character in a part's header")
         if self._name in self._fields:
             raise BadBody(f"a part has {self._name.decode()} twice")
-        self._fields[self._name] = self._value
+        self._fields[self._name] = (self._said, self._stands)
 
     def fields_end(self) -> None:
         disposition = self._field(b"content-disposition")
@@ -82,89 +167,73 @@ class _Parts:
         if self._field(b"content-transfer-encoding", b"8bit").lower() not in _AS_THEY_ARE:
             raise BadBody("the part 'model' must not be encoded")
         _check_charset(_options(self._field(b"content-type", b"text/plain"), "Content-Type")[1])
-        self._in_model = True
+        self.in_model = True
         self.model = (0, 0)
-        self.length = self._fields.get(b"content-length")
+        said, stands = self._fields.get(b"content-length", (b"", 0))
+        self.length = (stands, stands + len(said)) if said else None
 
-    def data(self, _data: bytes, start: int, end: int) -> None:
-        if self._in_model:
-            self.model = (start, end)
+    def data(self, data: bytes, start: int, end: int) -> None:
+        if not self.in_model:
+            return
+        if not self.value:
+            # What came in the piece before and turned out to be no boundary begins with CR, which no name has.
+            first = self.read_bytes + start if data is self.piece else 0
+            self.model = (first, first)
+        assert self.model is not None  # noqa: S101 - it begins with its fields
+        self.value += data[start:end]
+        if len(self.value) > MODEL_LIMIT * 4:
+            raise BadBody("'model' is too long")
+        self.model = (self.model[0], self.model[0] + len(self.value))
 
     def ends(self) -> None:
         self.ended = True
 
     def _field(self, name: bytes, default: bytes = b"") -> bytes:
-        start, end = self._fields.get(name, (0, 0))
-        return self._body[start:end].strip(b" \t") or default
+        said, _ = self._fields.get(name, (b"", 0))
+        return said.strip(b" \t") or default
 
 
-def read_multipart(content_type: bytes, body: bytes, *, forwarded: str | None) -> Facts:
+def read_multipart(content_type: bytes, body: bytes, *, forwarded: str | None, whole: bool = True) -> Facts:
     """Facts of a form upload (audio, images): its part `model`, if there is one.
+
+    Args:
+        content_type: What the request's head says of it.
+        body: The form, or its beginning.
+        forwarded: Affinity by address and agent.
+        whole: False: more of it comes.
 
     Raises:
         BadBody: It cannot be read, could be read otherwise, or `model` is not 1 to 256 printable characters.
     """
-    span = _parse(content_type, body).model
-    if span is None:
+    reader = FormReader(content_type)
+    reader.feed(body)
+    if whole:
+        reader.end()
+    if reader.model is None:
         return Facts(model=None, affinity=forwarded)
     try:
-        model = body[slice(*span)].decode()
+        model = reader.model.decode()
     except UnicodeDecodeError as error:
         raise BadBody("'model' must be UTF-8") from error
     return Facts(model=checked_model(model), affinity=forwarded)
 
 
 def with_part(content_type: bytes, body: bytes, model: str) -> bytes:
-    """The form with another value in its part `model`; every other byte stays, but the length of that part.
+    """The form, or its beginning, with another value in its part `model`; every other byte stays, but the length of that part.
 
     Raises:
         BadBody: It cannot be read, or has no such part.
     """
-    parts = _parse(content_type, body)
-    if parts.model is None:
+    reader = FormReader(content_type)
+    reader.feed(body)
+    if reader.span is None:
         raise BadBody("the form has no 'model'")
     value = model.encode()
-    start, end = parts.model
+    (start, end), length = reader.span, reader.length_span
     head = body[:start]
-    if parts.length is not None:
-        head = b"%b%d%b" % (body[: parts.length[0]], len(value), body[parts.length[1] : start])
+    if length is not None:
+        head = b"%b%d%b" % (body[: length[0]], len(value), body[length[1] : start])
     return b"%b%b%b" % (head, value, body[end:])
-
-
-def _parse(content_type: bytes, body: bytes) -> _Parts:
-    kind, options = _options(content_type, "Content-Type")
-    boundary = options.get(b"boundary", b"")
-    if kind != b"multipart/form-data" or not _BOUNDARY.fullmatch(boundary):
-        raise BadBody("Content-Type must be multipart/form-data with a boundary")
-    _check_charset(options)
-    delimiter = b"--" + boundary
-    if not body.startswith((delimiter, b"\r\n" + delimiter)):
-        raise BadBody("the form must begin with its boundary")
-    delimiters = body.count(delimiter)
-    if delimiters > PARTS_LIMIT + 1:
-        raise BadBody(f"the form has more than {PARTS_LIMIT} parts")
-    parts = _Parts(body)
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": parts.part_begins,
-            "on_header_field": parts.field_name,
-            "on_header_value": parts.field_value,
-            "on_header_end": parts.field_ends,
-            "on_headers_finished": parts.fields_end,
-            "on_part_data": parts.data,
-            "on_end": parts.ends,
-        },
-    )
-    try:
-        parser.write(body)
-    except FormParserError as error:
-        raise BadBody(f"the form cannot be read: {error}") from error
-    if not parts.ended:
-        raise BadBody("the form has no end")
-    if delimiters != parts.count + 1:
-        raise BadBody("the boundary stands where no part begins")  # one who takes LF for a line's end sees a part there
-    return parts
 
 
 def _options(value: bytes, field: str) -> tuple[bytes, dict[bytes, bytes]]:

@@ -135,6 +135,9 @@ class RouterSettings(TracedSettings):
     )
     max_body_bytes: int = option(32 << 20, "Largest request body.", ge=1024)
     max_bodies_bytes: int = option(512 << 20, "Request bodies held at once, all together, per worker.", ge=1024)
+    stream_uploads_bytes: int = option(
+        1 << 20, "Forms (audio, images) above this go on to the replica while they arrive. 0: never.", ge=0
+    )
     body_idle_timeout_s: float = option(30.0, "Seconds between two pieces of a request's body.", gt=0)
     body_timeout_s: float = option(600.0, "Seconds a request's body may take in all.", gt=0)
     max_connections: int = option(4096, "Client connections per worker.", ge=1)

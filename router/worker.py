@@ -62,6 +62,7 @@ def limits_of(settings: RouterSettings) -> Limits:
         max_retries=settings.max_retries,
         max_body_bytes=settings.max_body_bytes,
         max_bodies_bytes=settings.max_bodies_bytes,
+        stream_uploads_bytes=settings.stream_uploads_bytes,
         max_connections=settings.max_connections,
         body_idle_timeout_s=settings.body_idle_timeout_s,
         body_timeout_s=settings.body_timeout_s,

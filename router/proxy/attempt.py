@@ -315,7 +315,8 @@ class UpstreamAttempt(ResponseListener):
         sent_bytes = self._writer.sent_bytes if self._writer is not None else 0
         error = verdict not in _INNOCENT
         engine.counters.add(endpoint.slot, IN_FLIGHT, -1)
-        self._tally.settle(judgement.outcome, now - exchange.started, len(exchange.body), sent_bytes, error=error)
+        asked_bytes = len(exchange.body) + exchange.rest_bytes
+        self._tally.settle(judgement.outcome, now - exchange.started, asked_bytes, sent_bytes, error=error)
         if self.usage is not None or self.pieces or self.finish_reason:
             self._tally.answered(self.usage, self.finish_reason, self.pieces)
         if engine.traces is not None and exchange.trace is not None:

@@ -171,7 +171,7 @@ def response_of(operation: Operation | None, facts: Facts) -> str | None:
 def _read(engine: Engine, head: RequestHead, body: bytes, forwarded: str | None) -> Facts:
     """What the body says, in whichever of its types."""
     if head.is_multipart:
-        return read_multipart(head.content_type or b"", body, forwarded=forwarded)
+        return read_multipart(head.content_type or b"", body, forwarded=forwarded, whole=not head.is_streamed)
     if head.is_urlencoded and not is_json(head, body):
         models = _models_of_fields(body)
         return Facts(model=checked_model(*models) if models else None, affinity=forwarded)

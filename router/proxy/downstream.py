@@ -8,35 +8,25 @@ import asyncio
 import fcntl
 import sys
 import termios
-from enum import Enum
 from typing import Final, cast
 
 from router.proxy import answers
-from router.proxy.chunked import BadChunk, Chunked
 from router.proxy.engine import Engine
 from router.proxy.exchange import Exchange
-from router.proxy.head import HEAD_LIMIT_BYTES, BadHead, RequestHead
+from router.proxy.head import RequestHead
 from router.proxy.paths import dialect_of
-from router.proxy.sides import ClientConnection
+from router.proxy.reading import Reading, RequestReader
 from router.proxy.surviving import SurvivingExchange
 from router.proxy.tunnel import WebSocketExchange
+from router.proxy.upload import UploadExchange, beginning_of
 
 PENDING_LIMIT_BYTES: Final = 65536
 """Of pipelined bytes kept while an answer is under way; above it the socket is not read."""
-_TOO_MUCH: Final = "the router holds too many request bodies; try again"
 LINGER_S: Final = 2.0
 """How long the rest of a refused request is read and dropped, so that the client can read why."""
 
 
-class _Reading(Enum):
-    HEAD = 0
-    BODY = 1
-    CHUNKED = 2
-    NOTHING = 3
-    """Refused: what still comes is dropped."""
-
-
-class Downstream(ClientConnection):
+class Downstream(RequestReader):
     """One client connection: an `asyncio.Protocol` in all but its base, which would keep it from being compiled.
 
     Args:
@@ -45,36 +35,17 @@ class Downstream(ClientConnection):
     """
 
     __slots__ = (
-        "_body_remaining",
-        "_body_until",
-        "_buffer",
-        "_chunked",
-        "_deadline",
-        "_engine",
         "_exchange",
-        "_head",
         "_paused_at",
-        "_pieces",
-        "_reading",
         "_reading_paused",
-        "_reserved",
         "_served",
         "_transport",
     )
 
     def __init__(self, engine: Engine, *, kept: bool = False) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
-        self._reading = _Reading.HEAD
-        self._buffer = b""
-        self._head: RequestHead | None = None
-        self._pieces: list[bytes] = []
-        self._body_remaining = 0
-        self._body_until = 0.0
-        self._reserved = 0
-        self._chunked = Chunked()
-        self._deadline = 0.0
         self._paused_at: float | None = None
         self._reading_paused = False
         self._served = kept
@@ -93,7 +64,7 @@ class Downstream(ClientConnection):
         engine.clients.add(self)
         self._deadline = engine.now() + self._patience_s
         if len(engine.clients) > engine.limits.max_connections and not self._served:
-            self._refuse(503, "too_many_connections", "the router has too many connections")
+            self.refuse(503, "too_many_connections", "the router has too many connections")
 
     def connection_lost(self, _error: Exception | None) -> None:
         """asyncio: the client is gone."""
@@ -124,15 +95,15 @@ class Downstream(ClientConnection):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the client."""
-        if self._exchange is not None or (self.paused and self._reading is _Reading.HEAD):
-            if self._exchange is not None and self._exchange.is_tunnel:
+        if self._exchange is not None or (self.paused and self._reading is Reading.HEAD):
+            if self._exchange is not None and self._exchange.takes_data:
                 self._exchange.client_data(data)
                 return
             self._buffer += data
             if len(self._buffer) > PENDING_LIMIT_BYTES and self._transport is not None:
                 self._transport.pause_reading()
                 self._reading_paused = True
-        elif self._reading is not _Reading.NOTHING:
+        elif self._reading is not Reading.NOTHING:
             self._feed(data)
 
     # -- from the exchange and the engine ----------------------------------------------------------------------------
@@ -149,13 +120,18 @@ class Downstream(ClientConnection):
 
     def exchange_done(self, *, keep_alive: bool) -> None:
         """The answer is written; go on with the next request, or close."""
+        exchange = self._exchange
+        owes = exchange is not None and exchange.takes_data and exchange.rest_bytes > 0
         self._exchange = None
         self._served = True
         engine = self._engine
         if self._transport is None:
             return
         if not keep_alive:
-            self._close()
+            if owes:
+                self._linger(self._transport)
+            else:
+                self._close()
             return
         self._deadline = engine.now() + engine.limits.keepalive_s
         if engine.give is not None:
@@ -169,6 +145,10 @@ class Downstream(ClientConnection):
         data, self._buffer = self._buffer, b""
         self.hold(paused=False)
         return data
+
+    def put_back(self, data: bytes) -> None:
+        """What came after the request's end: the next one's."""
+        self._buffer = data
 
     def hold(self, *, paused: bool) -> None:
         """Stop reading while the replica cannot take more."""
@@ -188,9 +168,9 @@ class Downstream(ClientConnection):
         if self._paused_at is not None and now - self._paused_at > self._engine.limits.write_stall_s:
             self._transport.abort()
         elif self._exchange is None and (now > self._deadline or self._has_had_its_chance(now)):
-            if self._reading in (_Reading.BODY, _Reading.CHUNKED):
-                self._refuse(408, "body_timeout", self._why_late(now))
-            elif self._reading is not _Reading.HEAD:
+            if self._reading in (Reading.BODY, Reading.CHUNKED):
+                self.refuse(408, "body_timeout", self._why_late(now))
+            elif self._reading is not Reading.HEAD:
                 self._transport.abort()
             elif self._buffer or not self._unread_bytes():
                 self._close()
@@ -211,7 +191,7 @@ class Downstream(ClientConnection):
     @property
     def asking(self) -> bool:
         """True while a request arrives, or may still come."""
-        return self._exchange is None and self._reading is not _Reading.NOTHING
+        return self._exchange is None and self._reading is not Reading.NOTHING
 
     def expel(self) -> None:
         """Close now, whatever is under way."""
@@ -229,7 +209,7 @@ class Downstream(ClientConnection):
 
     @property
     def _idle(self) -> bool:
-        return self._exchange is None and self._reading is _Reading.HEAD and not self._buffer
+        return self._exchange is None and self._reading is Reading.HEAD and not self._buffer
 
     @property
     def _patience_s(self) -> float:
@@ -252,7 +232,7 @@ class Downstream(ClientConnection):
 
     def _close(self) -> None:
         """Close once the client has taken everything, for which it has as long as any stalled client."""
-        self._reading = _Reading.NOTHING
+        self._reading = Reading.NOTHING
         self._deadline = self._engine.now() + self._engine.limits.write_stall_s
         if self._transport is not None:
             self._transport.close()
@@ -266,124 +246,32 @@ class Downstream(ClientConnection):
             asyncio.get_running_loop().call_soon(self._next_pipelined)
 
     def _next_pipelined(self) -> None:
-        ready = self._exchange is None and not self.paused and self._reading is _Reading.HEAD
+        ready = self._exchange is None and not self.paused and self._reading is Reading.HEAD
         if ready and self._transport is not None:
             data, self._buffer = self._buffer, b""
             self._feed(data)
 
-    def _feed(self, data: bytes) -> None:
-        try:
-            if self._reading is _Reading.HEAD:
-                self._feed_head(data)
-            elif self._reading is _Reading.BODY:
-                self._feed_body(data)
-            else:
-                self._feed_chunks(data)
-        except BadHead as bad_head:
-            self._refuse(bad_head.status, "bad_request", str(bad_head), bad_head.path)
-        except BadChunk as bad_chunk:
-            self._refuse(400, "bad_request", str(bad_chunk))
-
-    def _feed_head(self, data: bytes) -> None:
-        if self._buffer:
-            data = self._buffer + data
-        else:
-            self._deadline = self._engine.now() + self._engine.limits.head_timeout_s
-        if data[:1] == b"\r":
-            data = _without_blank_lines(data)
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            if b"\n\n" in data or b"\n\r\n" in data:
-                raise BadHead("lines must end with CR LF")
-            if len(data) > HEAD_LIMIT_BYTES:
-                raise BadHead("the request's head is too long", 431)
-            self._buffer = data
-            return
-        self._buffer = b""
-        if end > HEAD_LIMIT_BYTES:
-            raise BadHead("the request's head is too long", 431)
-        head = self._engine.heads.read(data[: end + 4])
-        self._begin_body(head, data[end + 4 :])
-
-    def _begin_body(self, head: RequestHead, rest: bytes) -> None:
-        """Decide what follows the head, and take what is already there."""
-        limits = self._engine.limits
-        length = head.length
-        if length == 0:
-            self._dispatch(head, b"", rest)
-            return
-        self._head = head
-        if length is not None and length > limits.max_body_bytes:
-            raise BadHead(f"the body is larger than {limits.max_body_bytes} bytes", 413)
-        if length == len(rest) and self._engine.body_bytes + length <= limits.max_bodies_bytes:
-            self._head = None
-            self._dispatch(head, rest, b"")
-            return
-        # Only what has arrived is reserved (below): else sixteen heads that promise much would keep everybody out.
-        if self._engine.body_bytes + (length or 0) > limits.max_bodies_bytes:
-            raise BadHead(_TOO_MUCH, 503)
-        self._body_until = self._engine.now() + limits.body_timeout_s
-        self._body_goes_on()
-        if head.expects_continue and not rest and not head.http10:
-            self.sink().write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if length is None:
-            self._reading = _Reading.CHUNKED
-            self._chunked = Chunked()
-            self._body_remaining = limits.max_body_bytes
-        else:
-            self._reading = _Reading.BODY
-            self._body_remaining = length
-        if rest:
-            self._feed(rest)
-
-    def _body_goes_on(self) -> None:
-        """It has its time anew, whatever the line's pace, within the time for all of it."""
-        engine = self._engine
-        self._deadline = min(engine.now() + engine.limits.body_idle_timeout_s, self._body_until)
-
-    def _why_late(self, now: float) -> str:
-        limits = self._engine.limits
-        if now > self._body_until:
-            return f"the request's body was not whole within {limits.body_timeout_s:g} s"
-        return f"no byte of the request's body came for {limits.body_idle_timeout_s:g} s"
-
-    def _feed_body(self, data: bytes) -> None:
-        self._body_goes_on()
-        remaining = self._body_remaining - len(data)
-        self._body_remaining = remaining
-        self._reserve(len(data) + min(remaining, 0))
-        if remaining > 0:
-            self._pieces.append(data)
-        elif remaining == 0:
-            self._pieces.append(data)
-            self._body_complete(b"")
-        else:
-            self._pieces.append(data[:remaining])
-            self._body_complete(data[remaining:])
-
-    def _feed_chunks(self, data: bytes) -> None:
-        pieces = self._chunked.payload(data)
-        # Framing counts too: an endless chunk extension is no way around the limit (docs/faults.md R32).
-        size = len(data)
-        self._body_remaining -= size
-        if self._body_remaining < 0:
-            raise BadHead(f"the body is larger than {self._engine.limits.max_body_bytes} bytes", 413)
-        self._reserve(size)
-        self._body_goes_on()
-        self._pieces += pieces
-        if self._chunked.ended:
-            self._body_complete(self._chunked.surplus)
-
-    def _body_complete(self, rest: bytes) -> None:
+    def go_on_without_rest(self) -> None:
+        """Hand the form on while the rest of it arrives, if it has named its model by now; else all of it is held."""
         head = self._head
         assert head is not None  # noqa: S101 - a body follows a head
-        pieces, self._pieces = self._pieces, []
-        self._head = None
+        self._streams_from = 0
+        beginning = b"".join(self._pieces)
+        form = beginning_of(head, beginning)
+        if form is None:
+            return
+        self._head, self._pieces = None, []
         self._release_body()
-        self._dispatch(head, pieces[0] if len(pieces) == 1 else b"".join(pieces), rest)
+        self._reading = Reading.HEAD
+        exchange = UploadExchange(
+            self._engine, self, head, beginning, form=form, rest_bytes=self._body_remaining, until=self._body_until
+        )
+        self._exchange = exchange
+        exchange.start()
 
-    def _dispatch(self, head: RequestHead, body: bytes, rest: bytes) -> None:
-        self._reading = _Reading.HEAD
+    def dispatch(self, head: RequestHead, body: bytes, rest: bytes) -> None:
+        """See `RequestReader`."""
+        self._reading = Reading.HEAD
         self._buffer = rest
         exchange: Exchange
         if head.websocket is not None:
@@ -395,41 +283,24 @@ class Downstream(ClientConnection):
         self._exchange = exchange
         exchange.start()
 
-    def _reserve(self, size: int) -> None:
-        """Count body bytes against the worker's bound.
-
-        Raises:
-            BadHead: There is no room for them.
-        """
-        if self._engine.body_bytes + size > self._engine.limits.max_bodies_bytes:
-            raise BadHead(_TOO_MUCH, 503)
-        self._engine.body_bytes += size
-        self._reserved += size
-
-    def _release_body(self) -> None:
-        self._engine.body_bytes -= self._reserved
-        self._reserved = 0
-
-    def _refuse(self, status: int, code: str, message: str, path: bytes = b"") -> None:
+    def refuse(self, status: int, code: str, message: str, path: bytes = b"") -> None:
         """Answer a request that is not taken, then drop what still comes of it for a moment, then close."""
         transport = self._transport
         if transport is None:
             return
-        self._reading = _Reading.NOTHING
-        self._buffer = b""
         self._pieces = []
         self._release_body()
         dialect = dialect_of(self._head.path if self._head is not None else path)
         body = answers.error_body(status, code, message, dialect)
         cors = self._head.cors if self._head is not None else b""
         transport.write(answers.local_answer(status, body, keep_alive=False, more_lines=cors))
+        self._linger(transport)
+
+    def _linger(self, transport: asyncio.Transport) -> None:
+        """Drop what still comes of a request that is answered, for a moment: closed at once, the client might not read why."""
+        self._reading = Reading.NOTHING
+        self._buffer = b""
+        self.hold(paused=False)
         self._deadline = self._engine.now() + LINGER_S
         if transport.can_write_eof():
             transport.write_eof()
-
-
-def _without_blank_lines(data: bytes) -> bytes:
-    """`data` without up to four empty lines in front of a request (RFC 9112 2.2)."""
-    for _ in range(4):
-        data = data.removeprefix(b"\r\n")
-    return data

@@ -34,6 +34,8 @@ class RequestHead:
     expects_continue: bool = False
     content_type: bytes | None = None
     is_multipart: bool = False
+    is_streamed: bool = False
+    """Its body is only the beginning of the whole, whose rest is still on its way."""
     is_urlencoded: bool = False
     user_agent: bytes | None = None
     forwarded_for: bytes | None = None
@@ -94,6 +96,7 @@ class RequestHead:
         head.expects_continue = self.expects_continue
         head.content_type = self.content_type
         head.is_multipart = self.is_multipart
+        head.is_streamed = self.is_streamed
         head.is_urlencoded = self.is_urlencoded
         head.user_agent = self.user_agent
         head.forwarded_for = self.forwarded_for

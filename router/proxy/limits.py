@@ -37,6 +37,7 @@ class Limits:
     served_by: bool = False
     held_limit_bytes: int = HELD_LIMIT_BYTES
     head_timeout_s: float = 15.0
+    stream_uploads_bytes: int = 0
     body_idle_timeout_s: float = 30.0
     body_timeout_s: float = 600.0
     keepalive_s: float = 60.0

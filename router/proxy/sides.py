@@ -54,6 +54,10 @@ class ClientConnection:
         """From now on bytes go to the request as they come; returns those that came before."""
         raise NotImplementedError
 
+    def put_back(self, data: bytes) -> None:
+        """What came after the request's end: the next one's."""
+        raise NotImplementedError
+
     def hold(self, *, paused: bool) -> None:
         """Stop reading while the replica cannot take more."""
         raise NotImplementedError
@@ -103,8 +107,10 @@ class ProxiedRequest:
     """The name of the API key that let it in; empty where none did."""
     hides_usage = False
     """The router asked for its stream's usage, and the client did not."""
-    is_tunnel = False
-    """It became a connection of another protocol, whose bytes pass both ways."""
+    takes_data = False
+    """What else comes from the client is its own, and no further request."""
+    rest_bytes = 0
+    """Of its body, which go on to the replica after `sent_body`."""
     translation: Translation | None = None
     """Of a request of Anthropic's Messages API."""
     charged: Charged | None = None

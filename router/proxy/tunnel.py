@@ -49,6 +49,8 @@ LEAVING_S = 20.0
 class WebSocketExchange(Exchange):
     """One WebSocket of one client; for the arguments see `Exchange`."""
 
+    is_tunnel = False
+    """It became a connection of another protocol, whose bytes pass both ways."""
     _handshake: Handshake
     _tunnel: "TunnelAttempt | None" = None
     _goodbye: bytes | None = None
@@ -165,7 +167,7 @@ class WebSocketExchange(Exchange):
             return False
         now = self._engine.now()
         self._status = SWITCHING
-        self.is_tunnel = True
+        self.is_tunnel = self.takes_data = True
         self._tunnel = tunnel
         self._last_byte_at = now
         self._client.sink().write(head.lines + self._own_lines() + UPGRADE_LINES + b"\r\n")

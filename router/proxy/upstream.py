@@ -53,6 +53,7 @@ class Upstream:
         "_remaining",
         "_to_head_request",
         "idle_since",
+        "owes",
         "reused",
         "transport",
     )
@@ -70,6 +71,8 @@ class Upstream:
         self._raw_chunks = True
         self._to_head_request = False
         self.idle_since = 0.0
+        self.owes = False
+        """The request is not whole: an answer to it ends the connection."""
         self.reused = False
         self.transport: asyncio.Transport | None = None
 
@@ -153,7 +156,7 @@ class Upstream:
             self._attempt.on_write_paused(paused=False)
 
     def write(self, data: bytes) -> None:
-        """Bytes for the replica, after it switched to another protocol."""
+        """Bytes for the replica: of the request's rest, or after it switched to another protocol."""
         if self.transport is not None:
             self.transport.write(data)
 
@@ -226,7 +229,7 @@ class Upstream:
         self._phase = _Framing.IDLE
         transport = self.transport
         if transport is not None:
-            if head.keep_alive and not transport.get_write_buffer_size():
+            if head.keep_alive and not (self.owes or transport.get_write_buffer_size()):
                 self._pool.give_back(self)
             else:
                 transport.close()
@@ -274,7 +277,8 @@ class Upstream:
         self._phase = _Framing.IDLE
         transport, head = self.transport, self._head
         if transport is not None:
-            if clean and head is not None and head.keep_alive and not transport.get_write_buffer_size():
+            kept = clean and head is not None and head.keep_alive and not self.owes
+            if kept and not transport.get_write_buffer_size():
                 self._pool.give_back(self)
             else:
                 transport.close()
@@ -329,7 +333,8 @@ class Pool:
 
     def request(self, request: ProxiedRequest, api_prefix: str | None) -> bytes:
         """The request's head as the endpoint gets it; `api_prefix`: which form of paths it serves."""
-        head, body, forwarded = request.sent_head, request.sent_body, request.forwarded_lines()
+        head, forwarded = request.sent_head, request.forwarded_lines()
+        length = len(request.sent_body) + request.rest_bytes
         return b"%b %b%b%b HTTP/1.1\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
             head.method,
             self.base_path,
@@ -339,7 +344,7 @@ class Pool:
             without_credentials(forwarded) if self.has_key else forwarded,
             request.peer_line,
             request.request_id,
-            b"content-length: %d\r\n" % len(body) if body or head.method == b"POST" else b"",
+            b"content-length: %d\r\n" % length if length or head.method == b"POST" else b"",
         )
 
     def take(self) -> Upstream | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -82,7 +83,7 @@ async def fastapi_behind_a_router(folder: Path, *more: str) -> AsyncIterator[tup
 
 async def ask(node: Node, path: str, body: bytes, content_type: str) -> tuple[int, Any]:
     headers = {"Content-Type": content_type}
-    async with node.http.post(node.url + path, data=body, headers=headers) as answer:
+    async with node.http.post(node.url + path, data=io.BytesIO(body), headers=headers) as answer:
         told = await answer.json()
         return answer.status, told.get("ran", told.get("error"))
 
@@ -162,3 +163,17 @@ async def test_one_model_is_an_object_and_an_unknown_one_404_for_both_clients_W9
         assert (told["type"], told["error"]["type"]) == ("error", "not_found_error")
         async with node.http.post(f"{node.url}{base}/models/small") as answer:
             assert (answer.status, (await answer.json())["error"]["type"]) == (405, "invalid_request_error")
+
+
+async def test_a_large_form_passes_while_it_arrives_and_a_late_second_model_never_runs_W1(tmp_path: Path) -> None:
+    sound = b"RIFF\r\n--\x00" * 500_000
+    async with fastapi_behind_a_router(tmp_path) as (node, _):
+        url = f"{node.url}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
+            calls = client.audio.transcriptions.with_raw_response
+            told = json.loads((await calls.create(model="small", file=("a.wav", sound))).content)
+        assert told == {"ran": "small", "bytes": len(sound)}
+        first = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nsmall\r\n'
+        late = first + AUDIO[:-2] + sound + b"\r\n" + first.replace(b"small", b"large") + b"--b--\r\n"
+        status, error = await ask(node, "/v1/audio/transcriptions", late, FORM)
+        assert (status, "twice" in error["message"]) == (400, True)
