@@ -56,6 +56,7 @@ from registry.views.watch import WatchHub
 
 log = structlog.get_logger(__name__)
 SWEEP_S = 1.0
+ACCEPTERS = 16
 GC_THRESHOLDS = (20_000, 20, 50)
 """Ten thousand records are half a million objects without a cycle among them; walking them all costs 0.1 s."""
 SCOPE = web.AppKey("scope", TaskScope)
@@ -278,6 +279,7 @@ async def serve(settings: RegistrySettings, *, config: Path | None, reread: Call
             what="registry",
             tls=tls,
             quick=QuickHeartbeats(app),
+            accepters=ACCEPTERS,
         )
     except StoreError as error:
         raise ConfigurationError(str(error)) from error

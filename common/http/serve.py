@@ -13,9 +13,9 @@ from aiohttp import hdrs, web
 
 from common import systemd
 from common.exits import ConfigurationError
+from common.http.listening import BACKLOG, listening
 from common.http.tls import Tls
 from common.http.tls_site import TlsSite
-from common.names import bind_address
 from common.tasks import TaskScope
 
 log = structlog.get_logger(__name__)
@@ -45,6 +45,7 @@ async def start(
     also: Sequence[str] = (),
     tls: Tls | None = None,
     quick: Quick | None = None,
+    accepters: int = 1,
 ) -> web.AppRunner:
     """Bind `app` and begin to answer.
 
@@ -56,6 +57,9 @@ async def start(
         also: Further hosts to listen on, at the same port.
         tls: Shown to clients, where it has a certificate; None: plain HTTP.
         quick: Asked before the application, for what is so frequent that routes and middlewares cost too much.
+        accepters: How many connections one turn of the loop takes. uvloop's library takes one from each listening socket
+            (libuv since 1.45), and under load a turn takes milliseconds: where most calls come on a connection of their own,
+            they would wait in the kernel's queue until their clients give up.
 
     Raises:
         ConfigurationError: The address cannot be had; names who has the port.
@@ -74,18 +78,24 @@ async def start(
     if quick is not None:
         ask_first(quick, runner, stopping)
     for place in (address, *(Address(host, address.port) for host in also)):
-        site: web.BaseSite
-        if tls is not None and tls.server is not None:
-            site = TlsSite(runner, place.host, place.port, tls)
-        else:
-            site = web.TCPSite(runner, bind_address(place.host), place.port, backlog=1024)
         try:
-            await site.start()
+            if tls is not None and tls.server is not None:
+                await TlsSite(runner, place.host, place.port, tls).start()
+            else:
+                await _listen(runner, place, accepters)
         except OSError as error:
             await runner.cleanup()
             raise ConfigurationError(explain_bind(error, place, what)) from error
     log.info("service.listening", what=what, host=address.host, port=bound_port(runner))
     return runner
+
+
+async def _listen(runner: web.AppRunner, place: Address, accepters: int) -> None:
+    """Plain HTTP at an address; the copies of a socket share its queue."""
+    for one in await listening(place.host, place.port):
+        with one:
+            for _ in range(accepters):
+                await web.SockSite(runner, one.dup(), backlog=BACKLOG).start()
 
 
 async def stop_serving(runner: web.AppRunner) -> None:

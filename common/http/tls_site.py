@@ -1,18 +1,13 @@
 """Where an aiohttp application listens with TLS."""
 
-import asyncio
-import socket
-from contextlib import ExitStack
 from typing import Any
 
 from aiohttp import web
 
+from common.http.listening import listening
 from common.http.tls import Tls
 from common.http.tls_listener import TlsListener
-from common.names import bind_address
 from common.tasks import TaskScope
-
-BACKLOG = 1024
 
 
 class TlsSite(web.BaseSite):
@@ -40,15 +35,7 @@ class TlsSite(web.BaseSite):
         """
         await super().start()
         server: Any = self._runner.server
-        infos = await asyncio.get_running_loop().getaddrinfo(
-            bind_address(self._host), self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        with ExitStack() as undo:
-            sockets = [
-                undo.enter_context(socket.create_server(address[:2], family=family, backlog=BACKLOG))
-                for family, address in dict.fromkeys((info[0], info[4]) for info in infos)
-            ]
-            undo.pop_all()
+        sockets = await listening(self._host, self._port)
         listener: Any = TlsListener(sockets, server, lambda: self._tls.server, self._scope)
         self._server = listener  # what aiohttp does with it: `sockets`, and `close`
 

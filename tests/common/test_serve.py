@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import uvloop
 from aiohttp import ClientSession, web
 
 from common.exits import ConfigurationError
@@ -211,3 +212,25 @@ def test_a_lookup_that_does_not_come_back_does_not_hold_the_end_W60() -> None:
     began = time.monotonic()
     assert run_service(body).returncode == 70
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("accepters", [1, 8])
+def test_so_many_connections_are_taken_in_a_turn_of_the_loop(accepters: int) -> None:
+    async def turns_of(count: int) -> int:
+        runner = await start(
+            web.Application(), Address("127.0.0.1", 0), drain_timeout_s=1, what="sample", accepters=accepters
+        )
+        server = runner.server
+        assert server is not None
+        clients = [socket.create_connection(("127.0.0.1", bound_port(runner))) for _ in range(count)]
+        turns = 0
+        while len(server.connections) < count:
+            turns += 1
+            await asyncio.sleep(0)
+        for client in clients:
+            client.close()
+        await runner.cleanup()
+        return turns
+
+    turns = uvloop.run(turns_of(80))
+    assert (turns <= 20) == (accepters == 8)
