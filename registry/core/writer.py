@@ -184,9 +184,6 @@ class Writer:
                 if isinstance(event, Away):
                     self.away = event.reason  # at once: what is queued shall not wait for a store that is not there
                     log.warning("store.away", reason=event.reason)
-                if isinstance(event, Written | Vanished) and self._busy.keys().isdisjoint((None, _about(event))):
-                    self._take_in_one(event)
-                    continue
                 try:
                     await self._enqueue(event)
                 except StoreError as error:
