@@ -12,6 +12,7 @@ Mooncake paper (kvcache-ai/Mooncake on GitHub, FAST25-release/traces), or any in
 """
 
 import argparse
+import itertools
 import json
 import shlex
 import signal
@@ -30,9 +31,12 @@ from bench.replay import offline, sockets, traces  # noqa: E402 - see above
 from bench.replay.cases import BASE, CASES, Case  # noqa: E402
 from bench.replay.figures import Figures, bars_svg, lines_svg, medians, quantile, table  # noqa: E402
 from bench.replay.offline import POLICIES  # noqa: E402
+from bench.replay.several import Routers  # noqa: E402
 from bench.replay.traces import Request  # noqa: E402
 from bench.router.machine import BenchError, describe, load_average  # noqa: E402
+from router.model import Facts  # noqa: E402
 from router.policy.models import POLICIES as OURS  # noqa: E402
+from router.policy.peers import TELL_S  # noqa: E402
 
 LATE_LIMIT_S = 0.05
 """By which the latest hundredth of the requests may be sent too late, in real seconds: one second of the trace at 20 times."""
@@ -64,20 +68,38 @@ def run_offline(
     for name in options.cases:
         case: Case = CASES[name]
         for seed in range(1, options.seeds + 1):
-            requests = case.requests(recorded, seed)
+            spread = traces.spread(recorded, options.spread, seed) if options.spread else recorded
+            requests = case.requests(spread, seed)
             facts = [offline.facts_of(request, options.bytes_per_token) for request in requests]
-            for policy in options.policies:
+            for policy, routers in itertools.product(options.policies, options.routers or [None]):
                 began = time.perf_counter()
-                outcome = offline.replay(requests, facts, case.setup, POLICIES[policy], seed)
-                one = figures_of(name, policy, seed, requests, outcome)
+                outcome = offline_once(options, requests, facts, case, policy, seed, routers)
+                label = policy if routers is None else f"{policy}, routers: {routers}"
+                one = figures_of(name, label, seed, requests, outcome)
                 found.append(one)
                 if name == BASE and seed == 1:
-                    curves[policy] = outcome.ttft_s
+                    curves[label] = outcome.ttft_s
                 note(
-                    f"{name:12} {policy:14} seed {seed}: mean {one.mean_s:6.2f} s, {one.hit_share:5.1%} hit, "
-                    f"in {time.perf_counter() - began:.2f} s"
+                    f"{name:12} {label:20} seed {seed}: mean {one.mean_s:6.2f} s, {one.hit_share:5.1%} hit, "
+                    f"told {outcome.told_bytes_s:.0f} bytes/s, in {time.perf_counter() - began:.2f} s"
                 )
     return found
+
+
+def offline_once(  # noqa: PLR0917
+    options: argparse.Namespace,
+    requests: Sequence[Request],
+    facts: Sequence[Facts],
+    case: Case,
+    policy: str,
+    seed: int,
+    count: int | None,
+) -> offline.Outcome:
+    """One replay, by so many routers; with several a router's second is one of the trace."""
+    if count is None:
+        return offline.replay(requests, facts, case.setup, POLICIES[policy], seed)
+    routers = Routers(count, tell_s=options.tell, loss=options.loss)
+    return offline.replay(requests, facts, replace(case.setup, speed=1.0), POLICIES[policy], seed, routers=routers)
 
 
 def run_through_sockets(
@@ -141,6 +163,11 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def counts_of(text: str) -> list[int]:
+    """Numbers between commas."""
+    return [int(word) for word in text.split(",")]
+
+
 def parse(words: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -159,6 +186,15 @@ def parse(words: list[str]) -> argparse.Namespace:
         help="repetitions, each with requests of one moment in another order (default: 3)",
     )
     add("--bytes-per-token", type=float, default=2.0, help="size of the text that stands for a token (default: 2)")
+    add("--routers", type=counts_of, default=[], help="offline, so many routers each, such as 1,2,8")
+    add(
+        "--tell",
+        type=float,
+        default=TELL_S,
+        help="seconds between two shares of a router; 0: none (default: %(default)s)",
+    )
+    add("--loss", type=float, default=0.0, help="share of the shares that are lost (default: 0)")
+    add("--spread", type=float, default=0.0, help="offline: each request up to so many seconds later (default: 0)")
     add("--svg", type=Path, metavar="FOLDER", help="write plots there")
     add("--json", type=Path, metavar="FILE", help="write every single figure there")
     add("--targets", type=names_of(TARGETS), default=["sglang:cache_aware", "least_loaded", "cost"],

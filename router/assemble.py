@@ -16,7 +16,7 @@ from common.exits import ConfigurationError
 from common.http.access import read_token, require_guard
 from common.http.audit import AuditLog
 from common.http.client import make_session
-from common.http.serve import stop_signals, until_stopped
+from common.http.serve import Address, start, stop_signals, until_stopped
 from common.http.tls import Tls
 from common.reload import Reloader, hangup_event
 from common.settings import SettingsError
@@ -30,6 +30,7 @@ from router.control.own_usage import OwnUsage
 from router.control.replica_api import ReplicaApi
 from router.control_socket import control_socket
 from router.master import Master
+from router.peers import Peers
 from router.prober import ReplicaProber
 from router.serves import calls_that_matter
 from router.settings import RouterSettings
@@ -93,8 +94,10 @@ async def serve(
             master.bind()
             presence = presence_of(settings, pool.port, tls.scheme)
             client = make_client(master, session, token, presence)
-            engines = EngineMetrics(session, master.replicas, lambda: master.tls)
-            overview = Overview(master, pool.counters, engines, OwnUsage(client))
+            await meet_peers(master, session, scope)
+            overview = Overview(
+                master, pool.counters, EngineMetrics(session, master.replicas, lambda: master.tls), OwnUsage(client)
+            )
             app = make_app(overview, make_replica_api(settings, session, client, pool.port))
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
             await runner.setup()
@@ -193,6 +196,36 @@ async def stop_workers(master: Master, client: RegistryClient | None) -> None:
 def router_name(master: Master) -> str:
     """What it calls itself to the registry."""
     return advertise.router_name(socket.gethostname(), master.pool.port)
+
+
+async def meet_peers(master: Master, session: aiohttp.ClientSession, scope: TaskScope) -> None:
+    """Tell other routers of this one's placements, and hear theirs.
+
+    Raises:
+        ConfigurationError: There is no token, or the port cannot be had.
+    """
+    settings = master.settings
+    if not settings.shares:
+        return
+    if settings.share_token_file is None:
+        raise ConfigurationError(
+            "router: share_port and share_with need share_token_file, the same token at every router"
+        )
+    peers = Peers(master.pool.counters, master.replicas, read_token(settings.share_token_file))
+    if settings.share_port:
+        address = Address(settings.host, settings.share_port)
+        site = await start(peers.app(), address, drain_timeout_s=0.2, what="router's shares", tls=master.own_tls)
+        scope.spawn("shares", _keep(site), service=True)
+    peers.follow(settings.share_with, session, scope)
+    scope.spawn("peers", peers.run(), service=True)
+
+
+async def _keep(site: web.AppRunner) -> None:
+    """Let it listen until this is cancelled."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await site.cleanup()
 
 
 def make_prober(master: Master, session: aiohttp.ClientSession) -> ReplicaProber:

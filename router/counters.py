@@ -9,6 +9,7 @@ with each sweep, four times a second: so much is not counted of a worker that is
 
 import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -43,7 +44,10 @@ REASONING_TOKENS: Final = 20
 ESTIMATED_TOKENS: Final = 21
 """By the usage that answers told. `WRITTEN_TOKENS` grows while streams flow, a token for each piece, and is put right by their
 usage at their end; `ESTIMATED_TOKENS` are those of it that no usage put right."""
-GAUGES = (IN_FLIGHT, WORK_BYTES, READING_BYTES, STUCK)
+HEAD_AT_US: Final = 22
+HEAD_BYTES: Final = 23
+"""When the earliest prompt was placed that is not read yet, 0 where there is none; and its uncached bytes."""
+GAUGES = (IN_FLIGHT, WORK_BYTES, READING_BYTES, STUCK, HEAD_AT_US, HEAD_BYTES)
 """What goes up and down: it stays when a row gets a new endpoint, and goes when its worker does."""
 
 
@@ -65,7 +69,7 @@ class AttemptOutcome(IntEnum):
     """It went on at another replica, or another's copy was first."""
 
 
-OUTCOMES: Final = 22
+OUTCOMES: Final = 24
 """First cell of the outcome counters."""
 REASONS: Final = ("stop", "length", "tool_calls", "other")
 FINISHED: Final = OUTCOMES + 11
@@ -98,7 +102,11 @@ BLOCKS_EACH: Final = 2
 """Of one worker: its own, and its successor's."""
 _EJECTED_UNTIL_MS: Final = 0
 _EJECTED_WHY: Final = 1
-_ROW_HEAD: Final = 2
+PEERS: Final = (IN_FLIGHT, WORK_BYTES, READING_BYTES, READ_AT_US, HEAD_AT_US, HEAD_BYTES)
+"""Of these a row has a cell more each: what other routers have there (`peers.py`). The master writes it."""
+_PEER_CELLS: Final = {field: number for number, field in enumerate(PEERS)}
+_PEERS_AT: Final = 2
+_ROW_HEAD: Final = 8
 """Cells at the front of a row that belong to no worker."""
 
 
@@ -121,13 +129,18 @@ class Shape:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the whole map: all rows, a ring per block if there are several, and the stored responses."""
+        """Bytes of the whole map: all rows, the rings, and the stored responses."""
         return (self.owners_at + OWNER_CELLS) * 8
 
     @property
     def owners_at(self) -> int:
         """The first cell after the rings."""
-        return self.rings_at + (RING_CELLS * self.blocks if self.blocks > 1 else 0)
+        return self.rings_at + RING_CELLS * (self.blocks + 1)
+
+    @property
+    def peers_ring(self) -> int:
+        """The ring of what other routers placed; the others are the blocks'."""
+        return self.blocks
 
 
 class Tally:
@@ -226,17 +239,48 @@ class SharedCounters:
         self._cells[slot * self._row + self._offset + field] = value
 
     def elsewhere(self, slot: int, field: int) -> int:
-        """A field of a slot, over all workers but this one."""
-        total = 0
+        """A field of a slot, over all workers but this one, and other routers if it is one of `PEERS`."""
+        total = self._cells[slot * self._row + _PEERS_AT + _PEER_CELLS[field]] if field in _PEER_CELLS else 0
         cell = slot * self._row + _ROW_HEAD + field
         for block in range(self.shape.blocks):
             if block != self.block:
                 total += self._cells[cell + FIELDS * block]
         return total
 
+    def put_peers(self, slot: int, values: Sequence[int]) -> None:
+        """What other routers have at a slot now, in the order of `PEERS`."""
+        start = slot * self._row + _PEERS_AT
+        for number, value in enumerate(values):
+            self._cells[start + number] = value
+
+    def head_elsewhere(self, slot: int) -> tuple[int, int]:
+        """The earliest unread prompt at a slot, of all but this worker: when it was placed (µs, 0: none), its uncached bytes."""
+        start = slot * self._row
+        at = self._cells[start + _PEERS_AT + _PEER_CELLS[HEAD_AT_US]]
+        found = at, self._cells[start + _PEERS_AT + _PEER_CELLS[HEAD_BYTES]]
+        return self._earliest(slot, self.block, found)
+
+    def head(self, slot: int) -> tuple[int, int]:
+        """The same of all workers, without other routers."""
+        return self._earliest(slot, -1, (0, 0))
+
+    def latest(self, slot: int, field: int) -> int:
+        """The greatest of a field of a slot, over all workers."""
+        start = slot * self._row + _ROW_HEAD + field
+        return max(self._cells[start : start + FIELDS * (self.shape.blocks - 1) + 1 : FIELDS].tolist())
+
+    def _earliest(self, slot: int, left_out: int, found: tuple[int, int]) -> tuple[int, int]:
+        start = slot * self._row + _ROW_HEAD
+        for block in range(self.shape.blocks):
+            at = self._cells[start + HEAD_AT_US]
+            if at and block != left_out and (not found[0] or at < found[0]):
+                found = at, self._cells[start + HEAD_BYTES]
+            start += FIELDS
+        return found
+
     def latest_elsewhere(self, slot: int, field: int) -> int:
-        """The greatest of a field of a slot, over all workers but this one."""
-        latest = 0
+        """The greatest of one of `PEERS` of a slot, over all workers but this one, and other routers."""
+        latest = self._cells[slot * self._row + _PEERS_AT + _PEER_CELLS[field]]
         cell = slot * self._row + _ROW_HEAD + field
         for block in range(self.shape.blocks):
             if block != self.block:

@@ -174,6 +174,17 @@ class RouterSettings(TracedSettings):
         "While no registry answers, refuse requests of keys that it limits (503), rather than go on with this router's share.",
         restart=True,
     )
+    share_port: int = option(
+        0, "Port where other routers of these replicas hear what is placed here; 0: none.", ge=0, le=65535, restart=True
+    )
+    share_with: CommaList = option(
+        (),
+        "URLs of the routers of the same replicas, each with its share_port; this one's own may be among them.",
+        restart=True,
+    )
+    share_token_file: Path | None = option(
+        None, "File (mode 0600) with the token that routers show each other, the same for all of them.", restart=True
+    )
     max_in_flight: int = option(
         0, "Requests at once per replica that does not say (metadata.max_concurrency); 0 sets no limit.", ge=0
     )
@@ -266,6 +277,11 @@ class RouterSettings(TracedSettings):
             for name, policy in policies.items()
             if policy in RETIRED
         }
+
+    @property
+    def shares(self) -> bool:
+        """True when other routers are told of placements, or heard."""
+        return bool(self.share_port or self.share_with)
 
     @property
     def wants_keys(self) -> bool:

@@ -86,7 +86,7 @@ def limits_of(settings: RouterSettings) -> Limits:
 
 
 def chooser_of(settings: RouterSettings, sharing: Sharing | None, counters: SharedCounters) -> Chooser:
-    """Who picks, as the settings say; `sharing` where other workers pick as well."""
+    """Who picks, as the settings say; `sharing` where others pick as well."""
     return Chooser(
         rng=random.Random(),  # noqa: S311 - spreading load, no secret
         in_flight=lambda endpoint: counters.total(endpoint.slot, IN_FLIGHT),
@@ -184,7 +184,7 @@ async def serve(
         engine = Engine(
             limits=limits_of(settings),
             counters=counters,
-            chooser=chooser_of(settings, Sharing(counters) if plan.workers > 1 else None, counters),
+            chooser=chooser_of(settings, Sharing(counters) if plan.workers > 1 or settings.shares else None, counters),
             control=Endpoint(
                 id="control", name="control", host="router", port=0, slot=plan.slots, unix_path=plan.control_path
             ),

@@ -9,9 +9,10 @@ import msgspec
 
 from bench.replay import policies
 from bench.replay.model_engine import Kind, ModelEngine
+from bench.replay.several import Router, Routers, Several
 from bench.replay.traces import Request, prompt
 from router.model import Endpoint, Facts
-from router.policy.blocks import chain
+from router.policy.blocks import chain, seed_of
 from router.policy.cost import Cost
 from router.policy.fleet_view import FleetView
 from router.policy.least_loaded import LeastLoaded
@@ -42,6 +43,8 @@ class Outcome:
     hit_blocks: int = 0
     blocks: int = 0
     read_tokens: list[int] = field(default_factory=list)
+    told_bytes_s: float = 0.0
+    """Of several routers: what each told of each replica, in a second of its own."""
 
     @property
     def mean_s(self) -> float:
@@ -66,8 +69,18 @@ def facts_of(request: Request, bytes_per_token: float) -> Facts:
     return Facts(model="m", stream=True, prompt_bytes=len(text), blocks=chain(text, 0))
 
 
-def replay(trace: Sequence[Request], facts: Sequence[Facts], setup: Setup, make: Make, seed: int = 1) -> Outcome:
-    """Send a trace through one policy."""
+def replay(
+    trace: Sequence[Request],
+    facts: Sequence[Facts],
+    setup: Setup,
+    make: Make,
+    seed: int = 1,
+    *,
+    routers: Routers | None = None,
+) -> Outcome:
+    """Send a trace through one policy; with `routers`, through so many of them by chance."""
+    if routers is not None:
+        return _replay_several(trace, facts, setup, make, seed=seed, routers=routers)
     engines = [ModelEngine(kind) for kind in setup.kinds]
     endpoints = [Endpoint(f"r{n}@1", f"r{n}", "h", 1, n, models=("m",)) for n in range(len(engines))]
     in_flight = [0] * len(engines)
@@ -105,6 +118,50 @@ def replay(trace: Sequence[Request], facts: Sequence[Facts], setup: Setup, make:
         outcome.hit_blocks += served.hit_blocks
         outcome.blocks += len(request.blocks)
     outcome.read_tokens = [engine.read_tokens for engine in engines]
+    return outcome
+
+
+def _replay_several(
+    trace: Sequence[Request], facts: Sequence[Facts], setup: Setup, make: Make, *, seed: int, routers: Routers
+) -> Outcome:
+    """Each with a policy and a view of its own; a router's clock is the trace's divided by the setup's speed."""
+    engines = [ModelEngine(kind) for kind in setup.kinds]
+    endpoints = [Endpoint(f"r{n}@1", f"r{n}", "h", 1, n, models=("m",)) for n in range(len(engines))]
+    joins = setup.joins_at_s or (0.0,) * len(engines)
+    speed = setup.speed
+    several = Several(routers, [seed_of(endpoint.id.encode()) for endpoint in endpoints], speed, seed)
+    rng = random.Random(seed)  # noqa: S311 - seeded
+    policies_of = [
+        make(random.Random(seed), one.fleet, lambda endpoint, one=one: one.in_flight[endpoint.slot])  # type: ignore[misc] # noqa: S311
+        for one in several.all
+    ]
+    events: list[tuple[float, int, PlacedRequest, int | None, Router]] = []
+    outcome = Outcome()
+    for count, (request, known) in enumerate(zip(trace, facts, strict=True)):
+        now = request.at_s
+        while events and events[0][0] <= now:
+            at_s, _, placement, ended, router = heapq.heappop(events)
+            several.advance(at_s)
+            if ended is None:
+                placement.first_byte(at_s / speed)
+            else:
+                router.in_flight[ended] -= 1
+                placement.over(at_s / speed)
+        several.advance(now)
+        number = rng.randrange(routers.count)
+        router = several.all[number]
+        candidates = [endpoint for endpoint in endpoints if joins[endpoint.slot] <= now]
+        picked = policies_of[number].pick(candidates, known, now / speed).endpoint
+        placement = router.fleet.view(picked).place(known, now / speed)
+        router.in_flight[picked.slot] += 1
+        served = engines[picked.slot].serve(request, now)
+        heapq.heappush(events, (served.first_s, 2 * count, placement, None, router))
+        heapq.heappush(events, (served.end_s, 2 * count + 1, placement, picked.slot, router))
+        outcome.ttft_s.append(served.first_s - now)
+        outcome.hit_blocks += served.hit_blocks
+        outcome.blocks += len(request.blocks)
+    outcome.read_tokens = [engine.read_tokens for engine in engines]
+    outcome.told_bytes_s = several.told_bytes / routers.count / len(engines) / (trace[-1].at_s / speed)
     return outcome
 
 

@@ -32,6 +32,13 @@ def load(path: Path, *, until_s: float) -> list[Request]:
     return sorted(found, key=lambda request: request.at_s)
 
 
+def spread(trace: Iterable[Request], width_s: float, seed: int) -> list[Request]:
+    """Each request up to `width_s` later: the public trace's times are rounded down to 3 s."""
+    rng = random.Random(seed)  # noqa: S311 - seeded
+    later = [replace(request, at_s=request.at_s + rng.uniform(0.0, width_s)) for request in trace]
+    return sorted(later, key=lambda request: request.at_s)
+
+
 def at_load(trace: Iterable[Request], factor: float) -> list[Request]:
     """The same requests, `factor` times as many per second."""
     return [replace(request, at_s=request.at_s / factor) for request in trace]

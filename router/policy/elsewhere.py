@@ -1,17 +1,24 @@
-"""PURE. What the workers of one router tell each other, as the policies see it; `router/sharing.py` does it."""
+"""PURE. What others who place requests tell, as the policies see it: a router's workers (`router/sharing.py`) and other routers."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 
 class Elsewhere(Protocol):
-    """What the other workers of this router have placed, by an endpoint's slot or tag; and where to tell them."""
+    """What others have placed, by an endpoint's slot or tag; and where to tell them."""
 
     def add(self, slot: int, work_bytes: int, reading_bytes: int) -> None:
         """More (or less) of a slot's prompts is placed and not read."""
 
     def read_at(self, slot: int, now: float) -> None:
         """A slot read a prompt of ours."""
+
+    def head_is(self, slot: int, at: float, work_bytes: int) -> None:
+        """The earliest of our prompts that a slot has not read; `at` is 0 when there is none."""
+
+    def head(self, slot: int) -> tuple[float, int]:
+        """The earliest of the others' prompts that a slot has not read: when it was placed (`inf`: none), its uncached bytes."""
+        ...
 
     def requests(self, slot: int) -> int:
         """Requests that the others have at a slot."""

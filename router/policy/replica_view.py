@@ -180,14 +180,26 @@ class ReplicaView:
 
     def backlog_s(self, now: float) -> float:
         """Seconds of reading before a prompt placed now would have its turn."""
-        own = self._own_backlog_s(now) if self.reading else 0.0
+        if self._elsewhere is not None:
+            backlog = self._joint_backlog_s(self._elsewhere, now)
+        else:
+            backlog = self._own_backlog_s(now) if self.reading else 0.0
         if self._owed:
-            own += self._overdue_s(now)
+            backlog += self._overdue_s(now)
         if self._foreign_requests:
-            own += self._foreign_s(now)
-        if self._elsewhere is None:
-            return own
-        return own + max(0, self._elsewhere.work_bytes(self._slot)) * self.s_per_byte
+            backlog += self._foreign_s(now)
+        return backlog
+
+    def _joint_backlog_s(self, elsewhere: Elsewhere, now: float) -> float:
+        """Of all who place here: the prompt placed first is the one that is being read, whoever placed it."""
+        others = max(0, elsewhere.work_bytes(self._slot)) * self.s_per_byte
+        if others:
+            head_at, head_bytes = elsewhere.head(self._slot)
+            if not self.reading or head_at < self.reading[0].at:
+                began = max(head_at, self._previous, elsewhere.last_read_s(self._slot))
+                progress = min(head_bytes * self.s_per_byte, max(0.0, now - began))
+                return max(0.0, self.work_bytes * self.s_per_byte + others - progress)
+        return others + self._own_backlog_s(now) if self.reading else others
 
     def note_foreign_load(self, requests: int, now: float) -> None:
         """The engine reports so many waiting requests more than this router has sent: somebody else uses it too."""
@@ -207,13 +219,13 @@ class ReplicaView:
         while reading:
             head = reading[0]
             began = max(self._previous, head.at)
+            if self._elsewhere is not None:
+                began = max(began, min(now, self._elsewhere.last_read_s(self._slot)))
             expected = head.work_bytes * self.s_per_byte
             waited = now - began
             if not head.non_streamed or waited < expected:
                 backlog = self.work_bytes * self.s_per_byte - min(expected, waited)
                 if self._firsts.count:
-                    if self._elsewhere is not None:
-                        waited = now - max(began, self._elsewhere.last_read_s(self._slot))
                     # Nothing is known of a first byte that does not come, but that it may be as late again.
                     backlog += max(0.0, waited - expected - self._firsts.limit_s)
                 return backlog
@@ -250,6 +262,8 @@ class ReplicaView:
                 self._shared.pace.count > _CONFIDENT_SAMPLES and not self.backlog_s(now)
             )
         self.reading.append(placement)
+        if len(self.reading) == 1:
+            self._tell_head()
         self.work_bytes += placement.work_bytes
         self._outstanding += placement.prompt_bytes
         self.requests += 1
@@ -339,12 +353,18 @@ class ReplicaView:
         placement.reading = False
         if self.reading[0] is placement:
             self.reading.popleft()
+            self._tell_head()
         else:
             self.reading.remove(placement)
         self.work_bytes -= placement.work_bytes
         self._outstanding -= read_bytes
         if self._elsewhere is not None:
             self._elsewhere.add(self._slot, -placement.work_bytes, -read_bytes)
+
+    def _tell_head(self) -> None:
+        if self._elsewhere is not None:
+            head = self.reading[0] if self.reading else None
+            self._elsewhere.head_is(self._slot, head.at if head else 0.0, head.work_bytes if head else 0)
 
     def _learn_from_time(self, placement: PlacedRequest) -> None:
         """How long it took says how much of it was cached, once the pace is known; and the other way round."""

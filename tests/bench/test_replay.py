@@ -9,6 +9,7 @@ from bench.replay.cases import CASES
 from bench.replay.figures import Figures, bars_svg, lines_svg, medians, quantile, table
 from bench.replay.model_engine import Kind, ModelEngine
 from bench.replay.offline import POLICIES, Setup, facts_of, replay
+from bench.replay.several import Routers
 from bench.replay.traces import Request
 
 
@@ -65,6 +66,36 @@ def test_cost_is_no_worse_than_least_loaded_where_nothing_is_shared() -> None:
     facts = [facts_of(one, 2.0) for one in requests]
     cost, load = (replay(requests, facts, Setup(), POLICIES[name]).mean_s for name in ("cost", "least_loaded"))
     assert cost <= 1.03 * load
+
+
+def test_routers_that_tell_each_other_do_nearly_as_one_and_lost_shares_cost_little() -> None:
+    case = CASES["agents"]
+    requests = case.requests([request(200.0, 1)], seed=1)
+    facts = [facts_of(one, 2.0) for one in requests]
+    setup = Setup(speed=1.0)
+    one, told, lossy, apart = (
+        replay(requests, facts, setup, POLICIES["cost"], routers=routers)
+        for routers in (Routers(1), Routers(4), Routers(4, loss=0.2), Routers(4, tell_s=0.0))
+    )
+    assert told.mean_s < 1.1 * one.mean_s < 0.5 * apart.mean_s
+    assert lossy.mean_s < 1.5 * one.mean_s
+    assert 0 < told.told_bytes_s < 1000
+    assert one.told_bytes_s == apart.told_bytes_s == 0
+
+
+def test_one_of_several_routers_decides_as_one_alone() -> None:
+    requests = CASES["documents"].requests([request(100.0, 1)], seed=1)
+    facts = [facts_of(one, 2.0) for one in requests]
+    alone, first = (replay(requests, facts, Setup(), POLICIES["cost"], routers=one) for one in (None, Routers(1)))
+    assert alone.ttft_s == first.ttft_s
+
+
+def test_spread_arrivals_stay_in_order_and_within_their_time() -> None:
+    trace = [request(at, block) for block, at in enumerate((0.0, 0.0, 3.0))]
+    spread = traces.spread(trace, 3.0, 1)
+    assert [one.at_s for one in spread] == sorted(one.at_s for one in spread)
+    assert all(trace[one.blocks[0]].at_s <= one.at_s <= trace[one.blocks[0]].at_s + 3.0 for one in spread)
+    assert len({one.at_s for one in spread}) == 3
 
 
 def test_a_replica_that_joins_late_gets_nothing_before() -> None:
