@@ -9,11 +9,11 @@ from router.control.traffic import POINTS_KEPT, KeyRates, TrafficHistory, Traffi
 from router.counters import (
     BOUNDS_S,
     DURATION,
-    ESTIMATED_TOKENS,
     FIELDS,
     FINISHED,
     FIRST_BYTE,
     GAP,
+    HEAD_BYTES,
     OUTCOMES,
     QUEUE_WAIT,
     REASONS,
@@ -109,7 +109,7 @@ def test_no_two_cells_of_a_row_are_one() -> None:
     ends = [OUTCOMES + len(AttemptOutcome), FINISHED + len(REASONS)]
     ends += [start + len(BOUNDS_S) + 2 for start in (FIRST_BYTE, GAP, DURATION, QUEUE_WAIT)]
     assert ends == [FINISHED, FIRST_BYTE, GAP, DURATION, QUEUE_WAIT, FIELDS]
-    assert ESTIMATED_TOKENS + 1 == OUTCOMES
+    assert HEAD_BYTES + 1 == OUTCOMES
 
 
 def test_a_router_says_where_it_is() -> None:
