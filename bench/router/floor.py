@@ -15,32 +15,41 @@ import uvloop
 class Side(asyncio.Protocol):
     """One of two connections; what comes here is written to the other."""
 
-    other: asyncio.WriteTransport
+    other: asyncio.WriteTransport | None = None
+    early = b""
+    """What came before there was another."""
 
     def data_received(self, data: bytes) -> None:
         """Pass it on."""
-        self.other.write(data)
+        if self.other is None:
+            self.early += data
+        else:
+            self.other.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the loop's call
         """The other goes too."""
-        self.other.close()
+        if self.other is not None:
+            self.other.close()
 
 
 class Client(Side):
     """A client's connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Nothing is read until there is somebody to pass it to."""
-        mine = cast("asyncio.Transport", transport)
-        mine.pause_reading()
-        self.task = asyncio.ensure_future(self._connect(mine))
+        """Have one of its own to the backend."""
+        self.task = asyncio.ensure_future(self._connect(cast("asyncio.Transport", transport)))
 
     async def _connect(self, mine: asyncio.Transport) -> None:
         backend = Side()
         backend.other = mine
         port = int(sys.argv[2])
-        self.other, _ = await asyncio.get_running_loop().create_connection(lambda: backend, "127.0.0.1", port)
-        mine.resume_reading()
+        transport, _ = await asyncio.get_running_loop().create_connection(lambda: backend, "127.0.0.1", port)
+        if mine.is_closing():
+            transport.close()
+            return
+        if self.early:
+            transport.write(self.early)
+        self.other = transport
 
 
 async def main() -> None:
