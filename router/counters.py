@@ -279,8 +279,8 @@ class SharedCounters:
         return found
 
     def latest_elsewhere(self, slot: int, field: int) -> int:
-        """The greatest of one of `PEERS` of a slot, over all workers but this one, and other routers."""
-        latest = self._cells[slot * self._row + _PEERS_AT + _PEER_CELLS[field]]
+        """The greatest of a field of a slot, over all workers but this one, and other routers if it is one of `PEERS`."""
+        latest = self._cells[slot * self._row + _PEERS_AT + _PEER_CELLS[field]] if field in _PEER_CELLS else 0
         cell = slot * self._row + _ROW_HEAD + field
         for block in range(self.shape.blocks):
             if block != self.block:

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from router.counters import IN_FLIGHT, RING_CELLS, Shape, SharedCounters
+from router.counters import FIELDS, IN_FLIGHT, RING_CELLS, Shape, SharedCounters
 from router.model import Facts
 from router.policy.blocks import chain
 from router.policy.fleet_view import FleetView
@@ -85,3 +85,13 @@ def test_what_a_dead_worker_had_placed_is_gone_with_it(boards: tuple[SharedCount
     assert fleet.view(a).outstanding == 500
     second.clear_in_flight(0)
     assert fleet.view(a).outstanding == 0
+
+
+@pytest.mark.parametrize("field", range(FIELDS))
+def test_every_field_of_one_worker_is_seen_by_the_other(
+    boards: tuple[SharedCounters, SharedCounters], field: int
+) -> None:
+    one, other = boards
+    one.put(0, field, 7)
+    assert (other.elsewhere(0, field), other.latest_elsewhere(0, field)) == (7, 7)
+    assert (one.elsewhere(0, field), one.latest_elsewhere(0, field)) == (0, 0)
