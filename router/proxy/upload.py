@@ -10,7 +10,7 @@ from math import inf
 
 from router import dispatch
 from router.counters import AttemptOutcome
-from router.dispatch import Failure, LocalAnswer
+from router.dispatch import Failure, Judgement, LocalAnswer
 from router.facts import BadBody
 from router.form import FormReader
 from router.model import Endpoint
@@ -56,7 +56,7 @@ class UploadExchange(Exchange):
     _last = b""
     """The latest piece: it may when the next one has come, or all was found right."""
     _idle_at = inf
-    """When the client has been silent for too long."""
+    """When the client has been silent for too long; `inf` while it is held."""
     _stalled_at = inf
     """When the replica has taken nothing for too long."""
 
@@ -83,13 +83,18 @@ class UploadExchange(Exchange):
         client.hold(paused=True)
 
     def _new_attempt(self, endpoint: Endpoint, placement: PlacedRequest | None) -> UpstreamAttempt:
-        self._sends_to = None
-        if self.takes_data:
-            self._client.hold(paused=True)
         return UploadAttempt(self._engine, self, endpoint, placement)
 
     def _has_others(self) -> bool:
         return not self._has_passed and super()._has_others()
+
+    def ask_another(self, judgement: Judgement) -> None:
+        """The attempt is over: what still comes is the next one's, and is waited for with it."""
+        self._sends_to = None
+        self._idle_at = self._stalled_at = inf
+        if self.takes_data:
+            self._client.hold(paused=True)
+        super().ask_another(judgement)
 
     # -- its rest ----------------------------------------------------------------------------------------------------
 

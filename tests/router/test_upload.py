@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from router.counters import IN_FLIGHT
 from router.policy.models import ModelRule, ModelRules
 from tests.router.conftest import MakePlane
 from tests.router.fakes import Call, FakeReplica, Plane, Reply, plain, read_reply, request
@@ -263,6 +264,28 @@ async def test_a_client_that_goes_takes_its_form_with_it(uploads: MakePlane, tak
     writer.transport.abort()
     await asyncio.wait_for(taker.gone.wait(), 5)
     assert len(taker.body) < len(FORM)
+
+
+async def test_what_comes_between_two_replicas_is_the_next_ones_and_its_time_has_not_run(
+    uploads: MakePlane, taker: Taker
+) -> None:
+    plane = await uploads(body_idle_timeout_s=0.4)
+    async with Taker() as busy:
+        busy.early, busy.answer = True, plain(b"{}", status=b"503 Busy")
+        _, free = plane.route(busy, taker, limit=1)
+        plane.engine.counters.add(free.slot, IN_FLIGHT, 1)  # somebody else's request
+        reader, writer = await begun(plane, sent=STREAMED_FROM + 1000)
+        async with asyncio.timeout(5):
+            while not any(request.queued for request in plane.engine.exchanges):
+                await asyncio.sleep(0.01)
+        writer.write(FORM[STREAMED_FROM + 1000 : 300_000])
+        await asyncio.sleep(0.6)
+        plane.engine.counters.add(free.slot, IN_FLIGHT, -1)
+        await taker.has(STREAMED_FROM)
+        writer.write(FORM[300_000:])
+        assert (await read_reply(reader)).status == 200
+        assert taker.body == FORM
+        writer.close()
 
 
 async def test_a_form_under_another_name_is_streamed_with_the_new_one(planes: MakePlane, taker: Taker) -> None:
