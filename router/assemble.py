@@ -82,11 +82,10 @@ async def serve(
             make_session(timeout_s=settings.health_timeout, limit=256, tls=tls.client) as session,
         ):
             stop = stop_signals()  # before the pool: a signal during its start must end it too
-            hangup = hangup_event()
             pool = WorkerPool(settings, control_path, scope, environment)
             master = Master(settings, pool, tls)
             # Before the files are read: changes meanwhile are seen.
-            reloader = make_reloader(master, config, reread, hangup)
+            reloader = make_reloader(master, config, reread, hangup_event())
             try:
                 master.load_files()
             except SettingsError as error:
@@ -95,21 +94,16 @@ async def serve(
             presence = presence_of(settings, pool.port, tls.scheme)
             client = make_client(master, session, token, presence)
             await meet_peers(master, session, scope)
-            overview = Overview(
-                master, pool.counters, EngineMetrics(session, master.replicas, lambda: master.tls), OwnUsage(client)
-            )
+            overview = make_overview(master, session, client)
             app = make_app(overview, make_replica_api(settings, session, client, pool.port))
-            runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-            await runner.setup()
-            await web.UnixSite(runner, control_path).start()
+            runner = await answer_workers(app, control_path)
             prober = master.prober = make_prober(master, session)
             scope.spawn("probe", prober.run(), service=True)
             pool.adapter_wanted = AdapterLoader(session, scope, replicas=master.replicas, note=master.note_load).wanted
             scope.spawn("reach", master.watch_reach(), service=True)
             if client is not None:
-                await follow_registry(
-                    master, client, RegistryClient(settings.registry_url, session, token=token), scope
-                )
+                registry = RegistryClient(settings.registry_url, session, token=token)
+                await follow_registry(master, client, registry, scope)
             if settings.compiled and (reason := compiled.why_not()):
                 log.info("workers.not_compiled", reason=reason)
             await pool.start(master.next_table())
@@ -196,6 +190,20 @@ async def stop_workers(master: Master, client: RegistryClient | None) -> None:
 def router_name(master: Master) -> str:
     """What it calls itself to the registry."""
     return advertise.router_name(socket.gethostname(), master.pool.port)
+
+
+def make_overview(master: Master, session: aiohttp.ClientSession, client: RegistryClient | None) -> Overview:
+    """What the control plane tells of `master` and its workers."""
+    engines = EngineMetrics(session, master.replicas, lambda: master.tls)
+    return Overview(master, master.pool.counters, engines, OwnUsage(client))
+
+
+async def answer_workers(app: web.Application, control_path: str) -> web.AppRunner:
+    """Listen for what workers pass on to the control plane."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.UnixSite(runner, control_path).start()
+    return runner
 
 
 async def meet_peers(master: Master, session: aiohttp.ClientSession, scope: TaskScope) -> None:

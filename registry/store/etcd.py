@@ -13,9 +13,8 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
-import msgspec
+import msgspec.structs
 import structlog
-from msgspec import structs
 
 from common.exits import ConfigurationError
 from common.http.client import make_session
@@ -160,8 +159,7 @@ class EtcdStore:
         here, buried = (it.response_range.kvs for it in reply.responses)
         if not here:
             return Vanished(name, reply.header.revision, bool(buried))
-        item = here[0]
-        instance = _instance(item)
+        instance = _instance(item := here[0])
         return None if instance is None else Written(instance, item.mod_revision, item.lease)
 
     async def events(self) -> AsyncGenerator[Event]:
@@ -291,7 +289,7 @@ class EtcdStore:
             instance = put.instance
             lease, revision = (known.lease, 0) if known else await self._grant(ttl_s(instance))
             if known is None and put.claims:
-                instance = structs.replace(instance, generation=max(instance.generation, revision + 1))
+                instance = msgspec.structs.replace(instance, generation=max(instance.generation, revision + 1))
             elif known is not None and known.generation != instance.generation:
                 lease, revision = await self._grant(ttl_s(instance))
             written = await self._transact(

@@ -180,10 +180,8 @@ class ReplicaView:
 
     def backlog_s(self, now: float) -> float:
         """Seconds of reading before a prompt placed now would have its turn."""
-        if self._elsewhere is not None:
-            backlog = self._joint_backlog_s(self._elsewhere, now)
-        else:
-            backlog = self._own_backlog_s(now) if self.reading else 0.0
+        elsewhere = self._elsewhere
+        backlog = self._own_backlog_s(now) if elsewhere is None else self._joint_backlog_s(elsewhere, now)
         if self._owed:
             backlog += self._overdue_s(now)
         if self._foreign_requests:
@@ -199,7 +197,7 @@ class ReplicaView:
                 began = max(head_at, self._previous, elsewhere.last_read_s(self._slot))
                 progress = min(head_bytes * self.s_per_byte, max(0.0, now - began))
                 return max(0.0, self.work_bytes * self.s_per_byte + others - progress)
-        return others + self._own_backlog_s(now) if self.reading else others
+        return others + self._own_backlog_s(now)
 
     def note_foreign_load(self, requests: int, now: float) -> None:
         """The engine reports so many waiting requests more than this router has sent: somebody else uses it too."""
@@ -215,9 +213,8 @@ class ReplicaView:
         return self._foreign_requests * pace.seconds / pace.count
 
     def _own_backlog_s(self, now: float) -> float:
-        reading = self.reading
-        while reading:
-            head = reading[0]
+        while self.reading:
+            head = self.reading[0]
             began = max(self._previous, head.at)
             if self._elsewhere is not None:
                 began = max(began, min(now, self._elsewhere.last_read_s(self._slot)))
@@ -363,8 +360,8 @@ class ReplicaView:
 
     def _tell_head(self) -> None:
         if self._elsewhere is not None:
-            head = self.reading[0] if self.reading else None
-            self._elsewhere.head_is(self._slot, head.at if head else 0.0, head.work_bytes if head else 0)
+            at, work_bytes = (self.reading[0].at, self.reading[0].work_bytes) if self.reading else (0.0, 0)
+            self._elsewhere.head_is(self._slot, at, work_bytes)
 
     def _learn_from_time(self, placement: PlacedRequest) -> None:
         """How long it took says how much of it was cached, once the pace is known; and the other way round."""

@@ -32,6 +32,7 @@ _TAIL_BYTES: Final = 64
 """Reads shorter than this are joined with what came before: the mark may be cut anywhere."""
 _TAIL_LIMIT_BYTES: Final = 4096
 _CHUNK_BORDER = re.compile(rb"\r\n[0-9A-Fa-f]{1,15}\r\n")
+_DONE = re.compile(rb"data: ?\[DONE\]")
 _TAIL_TELLS: Final = (EndMark.DONE, EndMark.NONE)
 _BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
 _MARK_BYTES: Final = 32
@@ -264,10 +265,8 @@ class ResponseWriter:
         if self._end_mark is not EndMark.DONE:
             return self._mark_seen
         end = self._before[-_TAIL_BYTES:] + self._tail[-_TAIL_LIMIT_BYTES:]
-        if b"data: [DONE]" in end or b"data:[DONE]" in end:
-            return True
-        end = _CHUNK_BORDER.sub(b"", end)  # whole chunks pass with their framing, which may cut the mark
-        return b"data: [DONE]" in end or b"data:[DONE]" in end
+        # Whole chunks pass with their framing, which may cut the mark.
+        return _DONE.search(end) is not None or _DONE.search(_CHUNK_BORDER.sub(b"", end)) is not None
 
     def _last_payload(self) -> bytes:
         """The last two reads without the framing of chunks."""

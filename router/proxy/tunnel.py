@@ -49,8 +49,6 @@ LEAVING_S = 20.0
 class WebSocketExchange(Exchange):
     """One WebSocket of one client; for the arguments see `Exchange`."""
 
-    is_tunnel = False
-    """It became a connection of another protocol, whose bytes pass both ways."""
     _handshake: Handshake
     _tunnel: "TunnelAttempt | None" = None
     _goodbye: bytes | None = None
@@ -167,7 +165,7 @@ class WebSocketExchange(Exchange):
             return False
         now = self._engine.now()
         self._status = SWITCHING
-        self.is_tunnel = self.takes_data = True
+        self.takes_data = True  # a connection of another protocol, whose bytes pass both ways
         self._tunnel = tunnel
         self._last_byte_at = now
         self._client.sink().write(head.lines + self._own_lines() + UPGRADE_LINES + b"\r\n")
@@ -221,7 +219,7 @@ class WebSocketExchange(Exchange):
 
     def client_gone(self) -> None:
         """The client closed: so is the connection to the replica, at once."""
-        if not self.is_tunnel:
+        if not self.takes_data:
             super().client_gone()
             return
         self._drop(self._own_end())
@@ -229,14 +227,14 @@ class WebSocketExchange(Exchange):
 
     def expire(self) -> None:
         """The router stops and the drain's time is over."""
-        if self.is_tunnel:
+        if self.takes_data:
             self._part(CONNECT_AGAIN, "the router is stopping: connect again", dispatch.STOPPING)
         else:
             super().expire()
 
     def check(self, now: float) -> None:
         """Called by the sweep: end what has lasted, or stood still, for too long."""
-        if not self.is_tunnel:
+        if not self.takes_data:
             super().check(now)
             return
         if self.phase is RequestPhase.DONE:
@@ -312,7 +310,7 @@ class WebSocketExchange(Exchange):
             self._counted_in, self._counted_out = self._received, self._sent
 
     def _bytes_passed(self) -> tuple[int, int]:
-        return (self._received, self._sent) if self.is_tunnel else super()._bytes_passed()
+        return (self._received, self._sent) if self.takes_data else super()._bytes_passed()
 
     def finish(self, *, keep_alive: bool = False, notify: bool = True) -> None:
         """The session is over, one way or another."""
@@ -350,19 +348,19 @@ class TunnelAttempt(UpstreamAttempt):
 
     def on_write_paused(self, *, paused: bool) -> None:
         """The replica cannot take more, or can again."""
-        if self._session.is_tunnel:
+        if self._session.takes_data:
             self._session.replica_paused(paused=paused)
 
     def on_body(self, data: bytes, *, framed: bool) -> None:
         """Bytes from the replica."""
-        if self._session.is_tunnel:
+        if self._session.takes_data:
             self._session.replica_data(data)
         else:
             super().on_body(data, framed=framed)
 
     def on_end(self) -> None:
         """The replica closed its connection, or its refusal is whole."""
-        if self._session.is_tunnel:
+        if self._session.takes_data:
             self._upstream = None
             self._session.replica_gone()
         else:
@@ -370,7 +368,7 @@ class TunnelAttempt(UpstreamAttempt):
 
     def on_failed(self, failure: Failure) -> None:
         """The connection broke."""
-        if self._session.is_tunnel:
+        if self._session.takes_data:
             self._upstream = None
             self._session.replica_gone()
         else:
