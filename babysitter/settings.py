@@ -91,9 +91,7 @@ class RestartSettings(Settings):
 class ProbeSettings(Settings):
     """`[probes]`: how the server is asked how it is."""
 
-    start_interval_s: float = option(
-        1.0, "Between two looks at a server that starts, in seconds; the first come sooner.", flags=(), gt=0
-    )
+    start_interval_s: float = option(1.0, "Most seconds between two looks at a server that starts.", flags=(), gt=0)
     interval_s: float = option(5.0, "Between two looks at a server that serves, in seconds.", flags=(), gt=0)
     timeout_s: float = option(2.0, "Of one look, in seconds.", flags=(), gt=0)
     unhealthy_after: int = option(3, "Bad looks in a row before the server is out of rotation.", flags=(), ge=1)

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -213,6 +214,7 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=5, help="of each start, in turns (default: 5)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the node is ended
     before = load_average()
     times: dict[str, list[float]] = {how: [] for how in STARTS}
     cpu: dict[str, list[float]] = {how: [] for how in STARTS}

@@ -9,18 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from bench.fleet.parts import etcd_command
-from bench.registry import (
-    BARE,
-    connect,
-    flood,
-    free_port,
-    paired_heartbeats,
-    probes_done,
-    process,
-    registration,
-    registry_command,
-    request,
-)
+from bench.registry import BARE, free_port, paired_heartbeats, probes_done, process, registry_command
+from bench.registry_load import connect, flood, registration, request
 
 SLOWEST_CHANGE_MS = 250.0
 MOST_TIMES_BARE = 1.3
