@@ -1,6 +1,5 @@
 """A file that one process at a time holds, for as long as it lives; it tells the holder's pid."""
 
-import asyncio
 import fcntl
 import os
 from collections.abc import Iterator
@@ -61,6 +60,8 @@ async def wait(path: Path) -> int:
     Raises:
         OSError: As `take`.
     """
+    import asyncio  # noqa: PLC0415 - svcctl's help and TAB do without
+
     while True:
         try:
             return take(path)

@@ -3,11 +3,8 @@
 import os
 import sys
 
-from common import late_cas
 from ctl.app import run
 from ctl.codes import Code
-
-late_cas.install()  # what a command asks with is imported later
 
 
 def main() -> int:

@@ -1,25 +1,34 @@
 """Calls to the suite's services: one session, every fault a `Problem` that says what to do next."""
 
-import ssl
+from __future__ import annotations  # types of what is imported late
+
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import msgspec
 
 from common.exits import ConfigurationError
-from common.http.client import make_session, no_connection, read_bounded
-from common.http.tls import Tls, TlsFiles
 from common.wire.base import JsonObject
+from ctl import late
 from ctl.codes import Code
 from ctl.problem import Problem
 from ctl.refusal import refusal
 
+if TYPE_CHECKING:
+    import ssl
+
+    import aiohttp
+
+    from common.http import client, tls
+else:
+    aiohttp, client, tls = map(late.module, ("aiohttp", "common.http.client", "common.http.tls"))
+
 CALL_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 2.0
 ANSWER_LIMIT_BYTES = 64 << 20
 
 
@@ -78,9 +87,10 @@ class Api:
         Raises:
             Problem: No answer, or one that is no success or no object.
         """
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=2.0)
-        async with self.open(place, method, path, body=body, params=params, headers=headers, timeout=timeout) as answer:
-            content = _parsed(await read_bounded(answer, ANSWER_LIMIT_BYTES))
+        async with self.open(
+            place, method, path, body=body, params=params, headers=headers, total_s=timeout_s
+        ) as answer:
+            content = _parsed(await client.read_bounded(answer, ANSWER_LIMIT_BYTES))
         if not isinstance(content, dict):
             raise Problem(
                 f"{place.name} answers {path} with something else than JSON; is it at {place.url}?",
@@ -94,9 +104,8 @@ class Api:
         Raises:
             Problem: No answer, or one that is no success.
         """
-        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S, sock_connect=2.0)
-        async with self.open(place, "GET", path, timeout=timeout) as answer:
-            return (await read_bounded(answer, ANSWER_LIMIT_BYTES)).decode("utf-8", "replace")
+        async with self.open(place, "GET", path, total_s=CALL_TIMEOUT_S) as answer:
+            return (await client.read_bounded(answer, ANSWER_LIMIT_BYTES)).decode("utf-8", "replace")
 
     @asynccontextmanager
     async def open(
@@ -108,13 +117,17 @@ class Api:
         body: Any = None,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own kind of timeout
+        total_s: float | None = None,
+        silence_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The successful answer to a call, its body still to be read; faults while it is read are `Problem`s too.
+
+        `total_s` is for all of it, `silence_s` for each wait for bytes; None: no limit.
 
         Raises:
             Problem: No answer, or one that is no success, or one that broke.
         """
+        timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=silence_s)
         reasons: list[str] = []
         for base in place.urls:
             try:
@@ -139,7 +152,7 @@ class Api:
                             place.name,
                             place.secret,
                             answer.status,
-                            _parsed(await read_bounded(answer, ANSWER_LIMIT_BYTES)),
+                            _parsed(await client.read_bounded(answer, ANSWER_LIMIT_BYTES)),
                         )
                     yield answer
                 except (aiohttp.ClientError, TimeoutError) as error:
@@ -154,24 +167,24 @@ class Api:
         )
 
 
-def tls_files(ca: str | None, cert: str | None, key: str | None) -> TlsFiles:
+def tls_files(ca: str | None, cert: str | None, key: str | None) -> tls.TlsFiles:
     """Whom svcctl believes on https, and what it shows, each where it is named."""
     named = (Path(name).expanduser() if name else None for name in (ca, cert, key))
-    return TlsFiles(**dict(zip(("ca", "client_cert", "client_key"), named, strict=True)))
+    return tls.TlsFiles(**dict(zip(("ca", "client_cert", "client_key"), named, strict=True)))
 
 
 @asynccontextmanager
-async def connect(tls: TlsFiles) -> AsyncGenerator[Api, None]:
+async def connect(files: tls.TlsFiles) -> AsyncGenerator[Api, None]:
     """An `Api` with a session of its own.
 
     Raises:
-        Problem: A file of `tls` is of no use.
+        Problem: One of `files` is of no use.
     """
     try:
-        context = Tls(tls).client if any(tls) else None
+        context = tls.Tls(files).client if any(files) else None
     except ConfigurationError as error:
         raise Problem(str(error), code=Code.CONFIG) from error
-    async with make_session(timeout_s=CALL_TIMEOUT_S, tls=context) as session:
+    async with client.make_session(timeout_s=CALL_TIMEOUT_S, tls=context) as session:
         yield Api(session, context)
 
 
@@ -192,5 +205,5 @@ def _short(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return no_connection(error)
+        return client.no_connection(error)
     return str(error) or type(error).__name__

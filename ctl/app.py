@@ -23,6 +23,10 @@ def run(argv: Sequence[str], env: Mapping[str, str], stdout: TextIO, stderr: Tex
         parser.print_help(stdout)
         return Code.USAGE
     args = parser.parse_args(argv)
-    from ctl.execute import execute  # noqa: PLC0415 - what --help and TAB do without is imported after them
+    # What --help and TAB do without is imported after them.
+    from common import late_cas  # noqa: PLC0415
+
+    late_cas.install()
+    from ctl.execute import execute  # noqa: PLC0415
 
     return execute(args, env, stdout, stderr)

@@ -1,20 +1,25 @@
 """What a command is given: its arguments, where the services are, and where its words go."""
 
+from __future__ import annotations  # types of what is imported late
+
 from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.exits import ConfigurationError
 from common.http.access import read_token
-from common.http.tls import TlsFiles
 from ctl import places
 from ctl.api import Api, Place, connect, tls_files
 from ctl.codes import Code
-from ctl.output import Output
 from ctl.problem import Problem
 from ctl.secret import read_secret
+
+if TYPE_CHECKING:
+    from common.http.tls import TlsFiles
+    from ctl.output import Output
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,27 @@
 """What the shell offers after TAB: names that exist now. A registry that does not answer at once offers nothing."""
 
+from __future__ import annotations  # types of what is imported late
+
 import json
-import ssl
-import urllib.error
-import urllib.request
 from argparse import Action, Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from argcomplete.completers import FilesCompleter
 
 from common.exits import ConfigurationError
 from common.http.access import read_token
 from common.wire.words import RecordKind
-from ctl import places
+from ctl import late, places
 from ctl.problem import Problem
 from ctl.secret import read_secret
+
+if TYPE_CHECKING:
+    import ssl
+    from urllib import request
+else:
+    ssl, request = map(late.module, ("ssl", "urllib.request"))
 
 TIMEOUT_S = 1.0
 NOTHING: dict[str, list[Any]] = {
@@ -92,13 +97,13 @@ def _get(args: Namespace, base: str, path: str, secret_file: str | None, *, key:
         if secret_file:
             token = read_secret(Path(secret_file)) if key else read_token(Path(secret_file))
             headers["Authorization"] = f"Bearer {token}"
-        request = urllib.request.Request(base.split(",", maxsplit=1)[0].rstrip("/") + path, headers=headers)  # noqa: S310 - http only, below
-        if request.type not in ("http", "https"):
+        asked = request.Request(base.split(",", maxsplit=1)[0].rstrip("/") + path, headers=headers)
+        if asked.type not in ("http", "https"):
             return NOTHING
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-        if request.type == "https":
-            handlers.append(urllib.request.HTTPSHandler(context=_context(args)))
-        with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT_S) as answer:
+        handlers: list[request.BaseHandler] = [request.ProxyHandler({})]
+        if asked.type == "https":
+            handlers.append(request.HTTPSHandler(context=_context(args)))
+        with request.build_opener(*handlers).open(asked, timeout=TIMEOUT_S) as answer:
             return json.load(answer)
     except (OSError, ValueError, ConfigurationError, Problem):
         return NOTHING

@@ -14,8 +14,9 @@ from ctl.api import Api
 from ctl.call import Call
 from ctl.codes import Code
 from ctl.follow import events_of
-from ctl.live import ProgressBoard, board
+from ctl.live import board
 from ctl.problem import Problem
+from ctl.progress import ProgressBoard
 from ctl.views import deployments as views
 
 ROOT = "/api/v1/deployments"

@@ -3,13 +3,18 @@
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from common.wire.base import JsonObject
-from common.wire.deployment import DeploymentSpec
+from ctl import late
 from ctl.from_configs import MEMBER
+
+if TYPE_CHECKING:
+    import pydantic
+
+    from common.wire import specification
+else:
+    pydantic, specification = map(late.module, ("pydantic", "common.wire.specification"))
 
 MOST = 1000
 """Deployments in one file."""
@@ -50,8 +55,8 @@ def spec_faults(spec: object) -> list[str]:
     if not isinstance(spec, Mapping):
         return [f"must be a table, not {type(spec).__name__}"]
     try:
-        DeploymentSpec.model_validate_json(json.dumps(spec, default=str))
-    except ValidationError as error:
+        specification.DeploymentSpec.model_validate_json(json.dumps(spec, default=str))
+    except pydantic.ValidationError as error:
         listed = error.errors(include_url=False, include_context=False, include_input=False)
         return [": ".join(filter(None, (".".join(map(str, one["loc"])), _plain(one["msg"])))) for one in listed]
     except (TypeError, ValueError) as error:

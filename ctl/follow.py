@@ -7,8 +7,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from urllib.parse import quote
 
-import aiohttp
-
 from common.wire.base import JsonObject
 from ctl.api import Api, Place
 from ctl.codes import Code
@@ -83,9 +81,8 @@ async def events_of(
 async def _stream(
     calls: Api, place: Place, path: str, params: dict[str, str] | None
 ) -> AsyncGenerator[NamedEvent, None]:
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=SILENCE_S)
     parser = Events()
-    async with calls.open(place, "GET", path, params=params, timeout=timeout) as answer:
+    async with calls.open(place, "GET", path, params=params, silence_s=SILENCE_S) as answer:
         if not answer.content_type.startswith("text/event-stream"):
             raise Problem(f"{place.name} has no event streams", code=Code.NOT_FOUND)
         async for chunk in answer.content.iter_any():

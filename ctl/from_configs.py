@@ -4,11 +4,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from common.wire.base import JsonObject
+from ctl import late
+
+if TYPE_CHECKING:
+    import yaml
+else:
+    yaml = late.module("yaml")
 
 MEMBER = "deployments"
 """Of a fleet file: where everything stands."""

@@ -1,19 +1,19 @@
 """PURE. What an answer that is no success means to the operator, and what the service said of it."""
 
 from http import HTTPStatus
-from http.client import responses
 from typing import Any
 
 from ctl.codes import Code
 from ctl.problem import Problem
 
+PHRASES = {status.value: status.phrase for status in HTTPStatus}
 SAID_LIMIT = 600
 """Characters of a service's own words that are shown."""
 
 
 def refusal(name: str, secret: str, status: int, content: Any) -> Problem:
     """The problem. `name` is the service's, `secret` the flag of its token."""
-    reason = reason_in(content) or responses.get(status, "no reason given")
+    reason = reason_in(content) or PHRASES.get(status, "no reason given")
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return Problem(f"{name} refused: {reason}", hint=f"give it with {secret}", code=Code.REFUSED)
     if status == HTTPStatus.NOT_FOUND:

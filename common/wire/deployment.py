@@ -1,97 +1,21 @@
-"""Deployments: what should run, as people write it, and how it stands, as the registry answers (docs/adr/0013).
+"""Deployments: how they stand, as the registry answers, and what is called for (docs/adr/0013).
 
-The specification is pydantic, since people write it; everything else is a message. Durations are seconds, times ISO 8601.
+What should run, as people write it, is in common/wire/specification.py. Durations are seconds, times ISO 8601.
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
-from msgspec import UNSET, UnsetType
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from msgspec import UNSET, Meta, UnsetType
 
 from common.wire.base import JsonObject, Message
-from common.wire.create import Name, Text
-from common.wire.group import MOST_MEMBERS
 
-ParameterValue: TypeAlias = str | int | float | bool | list[str]
-"""One parameter of a template; the template says which type."""
 REQUEST_PREFIX = "dep-"
 """A replica that a registry asked for has a `request_id` that begins so: `dep-UID-NUMBER`."""
 DEPLOYMENT_KEY = "deployment"
 """Member of a replica's and a record's `metadata`: the deployment that it belongs to."""
 REVISION_KEY = "revision"
 """Member likewise: the revision of that deployment which it runs."""
-
-
-class SpecPart(BaseModel):
-    """An unknown member is an error: it is a typing error, most likely."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-
-class ReplicaRange(SpecPart):
-    """How many replicas; with `min` 0 none runs until somebody asks for the model."""
-
-    min: int = Field(default=1, ge=0, le=1000)
-    max: int = Field(default=1, ge=1, le=1000)
-
-    @model_validator(mode="after")
-    def _is_a_range(self) -> "ReplicaRange":
-        if self.max < self.min:
-            raise ValueError("max must be at least min")
-        return self
-
-
-class ScaleRule(SpecPart):
-    """wanted = ceil((in flight + waiting) / in_flight_per_replica), between `min` and `max`."""
-
-    in_flight_per_replica: int = Field(default=8, ge=1, le=100_000)
-    up_after_s: float = Field(default=0, ge=0, le=86_400)
-    down_after_s: float = Field(default=300, ge=0, le=86_400)
-
-
-class DeploymentPlacement(SpecPart):
-    """Which nodes may have it; empty: all. `labels` must all be those of the node; `spread`: the emptiest node first."""
-
-    nodes: tuple[Name, ...] = Field(default=(), max_length=1000)
-    labels: dict[Name, Text] = Field(default_factory=dict)
-    spread: bool = False
-
-
-class DeploymentSpec(SpecPart):
-    """What should run: a `template` with its parameters, or a release server's create `request`.
-
-    `model` is the name that clients ask for (unset: the deployment's). `accelerators` and `memory_mb` replace what the
-    template needs, and `followers` how many members its groups have beside the leader. `idle_s`: replicas above `min` go after so long without a request (0: never). `dwell_s`: a replica that
-    was started is not taken away for so long. Of two deployments that want the same accelerators, the higher `priority` has
-    them.
-    """
-
-    model: Text | None = None
-    template: Name | None = None
-    parameters: dict[Name, ParameterValue] = Field(default_factory=dict)
-    request: JsonObject | None = None
-    accelerators: int | None = Field(default=None, ge=0, le=1024)
-    memory_mb: int | None = Field(default=None, ge=0)
-    followers: int | None = Field(default=None, ge=1, lt=MOST_MEMBERS)
-    replicas: ReplicaRange = Field(default_factory=ReplicaRange)
-    scale: ScaleRule = Field(default_factory=ScaleRule)
-    idle_s: float = Field(default=0, ge=0, le=30 * 86_400)
-    dwell_s: float = Field(default=60, ge=0, le=86_400)
-    placement: DeploymentPlacement = Field(default_factory=DeploymentPlacement)
-    priority: int = Field(default=0, ge=-1000, le=1000)
-
-    @model_validator(mode="after")
-    def _says_what_runs(self) -> "DeploymentSpec":
-        if (self.template is None) == (self.request is None):
-            raise ValueError("needs either template or request")
-        if self.request is not None and (self.parameters or self.followers):
-            raise ValueError("parameters and followers belong to a template")
-        return self
-
-
-RUNS: tuple[str, ...] = ("model", "template", "parameters", "request", "accelerators", "memory_mb", "followers")
-"""Members of a specification that a running replica depends on: a change of these is a new revision and rolls."""
 
 
 class DeploymentPhase(StrEnum):
@@ -359,7 +283,7 @@ class DeploymentChange(Message, frozen=True, kw_only=True):
 class ScaleCall(Message, frozen=True, kw_only=True):
     """Body of `POST …/scale`: so many, until the next `PUT`; null gives it back to the rule."""
 
-    replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
+    replicas: Annotated[int, Meta(ge=0, le=1000)] | None = None
 
 
 class UndoCall(Message, frozen=True, kw_only=True):

@@ -4,8 +4,6 @@ import sys
 import time
 from argparse import ArgumentParser
 
-import aiohttp
-
 from ctl import completers
 from ctl.api import Api
 from ctl.call import Call
@@ -84,10 +82,9 @@ async def ask(call: Call, calls: Api, messages: list[dict[str, str]]) -> ChatAns
         "stream_options": {"include_usage": True},
         **{name: value for name, value in options.items() if value is not None},
     }
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=SILENCE_S)
     answer = ChatAnswer(time.monotonic())
     events = Events()
-    async with calls.open(call.router, "POST", PATH, body=body, timeout=timeout) as stream:
+    async with calls.open(call.router, "POST", PATH, body=body, silence_s=SILENCE_S) as stream:
         async for chunk in stream.content.iter_any():
             try:
                 for event in events.feed(chunk):

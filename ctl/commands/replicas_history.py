@@ -4,8 +4,6 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from urllib.parse import quote
 
-import aiohttp
-
 from common.wire.record import ServiceRecord
 from common.wire.replica import Stage, Transition
 from common.wire.words import RecordKind
@@ -65,9 +63,8 @@ async def logs(call: Call) -> int:
 
 async def copy(calls: Api, call: Call, place: Place, path: str, params: Mapping[str, str]) -> None:
     """A text as it comes; under --json one document per line."""
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=QUIET_S)
     rest = b""
-    async with calls.open(place, "GET", path, params=params, timeout=timeout) as answer:
+    async with calls.open(place, "GET", path, params=params, silence_s=QUIET_S) as answer:
         async for chunk in answer.content.iter_any():
             *lines, rest = (rest + chunk).split(b"\n")
             show(call, lines)

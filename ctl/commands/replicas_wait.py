@@ -10,8 +10,9 @@ from ctl.call import Call
 from ctl.codes import Code
 from ctl.command import Command
 from ctl.follow import follow, info_of
-from ctl.live import ProgressBoard, board
+from ctl.live import board
 from ctl.problem import Problem
+from ctl.progress import ProgressBoard
 from ctl.views.groups import STEPS
 from ctl.views.progress import ReplicaProgress
 from ctl.views.replicas import first_line

@@ -5,17 +5,20 @@ import os
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from common.atomic_file import write_atomic
-from ctl import completers
+from ctl import completers, late
 from ctl.call import Call
 from ctl.codes import Code
 from ctl.command import Command
 from ctl.convert import MODES, RequestFlags, UnusableConfig, from_model_config
 from ctl.problem import Problem
+
+if TYPE_CHECKING:
+    import yaml
+else:
+    yaml = late.module("yaml")
 
 LIMIT_BYTES = 4 << 20
 

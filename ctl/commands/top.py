@@ -1,5 +1,7 @@
 """`svcctl top`: the fleet live: replicas, state, in flight, tokens per second, time to the first byte."""
 
+from __future__ import annotations  # types of what is imported late
+
 import asyncio
 import sys
 import time
@@ -8,26 +10,29 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-
-from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from common.wire.deployment import DeploymentInfo
 from common.wire.replica import ReplicaInfo
 from common.wire.router import KeyTraffic, RoutedService
-from ctl import answers
+from ctl import answers, late
 from ctl.api import Api, Place
 from ctl.call import Call
 from ctl.codes import Code
 from ctl.command import Command
 from ctl.deployments import ROOT
 from ctl.keys import pressed
-from ctl.output import rich_table
 from ctl.problem import Problem
 from ctl.views import top as views
 from ctl.views.rates import CounterSample, Rates, rates, read_metrics, total
 from ctl.views.top import SORTS, Row
+
+if TYPE_CHECKING:
+    from rich import console, live, text
+
+    from ctl import output
+else:
+    console, live, text, output = map(late.module, ("rich.console", "rich.live", "rich.text", "ctl.output"))
 
 WINDOW_S = 10.0
 """Rates are means of so long, so that a slow model does not flicker between nought and much."""
@@ -85,10 +90,10 @@ async def top(call: Call) -> int:
         if not call.out.is_rich:
             await repeat(calls, call, watch, count, lambda: show(call, watch))
             return Code.OK
-        with Live(screen(call, watch), console=call.out.console, screen=True, auto_refresh=False) as live:
+        with live.Live(screen(call, watch), console=call.out.console, screen=True, auto_refresh=False) as shown:
 
             def draw() -> None:
-                live.update(screen(call, watch), refresh=True)
+                shown.update(screen(call, watch), refresh=True)
 
             def key(typed: str) -> None:
                 if typed in "qQ":
@@ -174,26 +179,26 @@ def show(call: Call, watch: TopState) -> None:
         call.out.note(trouble)
 
 
-def screen(call: Call, watch: TopState) -> RenderableType:
+def screen(call: Call, watch: TopState) -> console.RenderableType:
     """One look for a terminal, as many rows as it holds."""
     shown = views.folded(watch.rows())
-    awaited = [Text(line, "yellow") for line in views.awaited(watch.deployments)]
+    awaited = [text.Text(line, "yellow") for line in views.awaited(watch.deployments)]
     room = max(call.out.console.height - FRAME_LINES - len(awaited) - len(watch.troubles), 1)
-    title = Text("svcctl top", "bold cyan").append("   " + views.headline(shown, watch.fleet()), "bold white")
+    title = text.Text("svcctl top", "bold cyan").append("   " + views.headline(shown, watch.fleet()), "bold white")
     rows = len(watch.keys) if watch.by_key else len(shown)
     hidden = f"{rows - room} more {'keys' if watch.by_key else 'replicas'}   " if rows > room else ""
     sort = "by key   k: replicas" if watch.by_key else f"sorted by {watch.sort}   s: sort   k: keys"
     table = views.keys(watch.keys[:room]) if watch.by_key else views.table(shown[:room], call.out.console.width)
     keys = f"{hidden}{sort}   q: quit   every {call.args.interval:g} s, rates over {WINDOW_S:.0f} s"
-    troubles = [Text(trouble, "bold red") for trouble in watch.troubles]
-    return Group(
+    troubles = [text.Text(trouble, "bold red") for trouble in watch.troubles]
+    return console.Group(
         title,
         *awaited,
         *troubles,
-        Text(""),
-        rich_table(table),
-        Text(""),
-        Text(keys, "dim"),
+        text.Text(""),
+        output.rich_table(table),
+        text.Text(""),
+        text.Text(keys, "dim"),
     )
 
 

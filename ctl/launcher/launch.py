@@ -15,8 +15,8 @@ from ctl.launcher import processes, ready
 from ctl.launcher.plan import AGENT, BABYSITTER, ROUTER, Part
 from ctl.launcher.ready import Observation, Readiness
 from ctl.launcher.state_dir import Launched, StateDir
-from ctl.live import ProgressBoard
 from ctl.problem import Problem
+from ctl.progress import ProgressBoard
 
 POLL_S = 0.1
 UNDO_TIMEOUT_S = 90.0

@@ -5,7 +5,6 @@ used again, and a stranger must never be ended. Ours has the folder and the name
 its children inherit), and runs the module that belongs to the name (which they do not).
 """
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -128,6 +127,8 @@ class StateDir:
                 if time.monotonic() >= deadline:
                     message = f"another launch works in {self.root}{held.by}"
                     raise Problem(message, hint="wait for it and try again") from held
+            import asyncio  # noqa: PLC0415 - TAB looks for addresses here, and waits for no lock
+
             await asyncio.sleep(lock_file.POLL_S)
         try:
             yield

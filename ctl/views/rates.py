@@ -4,8 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from prometheus_client.parser import text_string_to_metric_families
-
 NO_ERROR = frozenset({"ok", "client_error", "client_gone", "busy"})
 """Outcomes that are no fault of the server."""
 REQUESTS, IN_FLIGHT = "svc_router_requests_total", "svc_router_in_flight"
@@ -51,6 +49,8 @@ def read_metrics(text: str, at: float) -> CounterSample:
     Raises:
         ValueError: It is no metrics page.
     """
+    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 - TAB waits for imports
+
     by_replica: dict[str, Counters] = {}
     needed = "\n".join(line for line in text.splitlines() if line.startswith(_NEEDED))
     for family in text_string_to_metric_families(needed + "\n"):

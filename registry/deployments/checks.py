@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from common.http.errors import ApiError
 from common.wire.base import JsonObject
-from common.wire.deployment import DeploymentSpec, TemplateGlance
+from common.wire.deployment import TemplateGlance
+from common.wire.specification import DeploymentSpec
 from registry.deployments import fit
 from registry.deployments.model import Node, Wish
 

@@ -7,16 +7,9 @@ from typing import Any, Literal
 import msgspec
 
 from common.wire.base import JsonObject
-from common.wire.deployment import (
-    DEPLOYMENT_KEY,
-    REQUEST_PREFIX,
-    REVISION_KEY,
-    RUNS,
-    DeploymentChange,
-    DeploymentRevision,
-    DeploymentSpec,
-)
+from common.wire.deployment import DEPLOYMENT_KEY, REQUEST_PREFIX, REVISION_KEY, DeploymentChange, DeploymentRevision
 from common.wire.replica import InfoMarks
+from common.wire.specification import RUNS, DeploymentSpec
 from registry.deployments.model import Assignment, Follower, Setback, Start, StoredDeployment, Wish
 
 KEPT = 10

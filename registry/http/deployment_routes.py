@@ -7,10 +7,10 @@ from common.wire.deployment import (
     DeploymentChange,
     DeploymentInfo,
     DeploymentList,
-    DeploymentSpec,
     ScaleCall,
     UndoCall,
 )
+from common.wire.specification import DeploymentSpec
 from registry.http import deployments
 
 _ONE = "/api/v1/deployments/{name}"

@@ -16,15 +16,8 @@ from common.clock import now_iso
 from common.http.errors import ApiError, check_values, read_json_object
 from common.wire.base import JsonObject
 from common.wire.create import CreateRequest
-from common.wire.deployment import (
-    Demand,
-    DemandAnswer,
-    DeploymentChange,
-    DeploymentList,
-    DeploymentSpec,
-    ScaleCall,
-    UndoCall,
-)
+from common.wire.deployment import Demand, DemandAnswer, DeploymentChange, DeploymentList, ScaleCall, UndoCall
+from common.wire.specification import DeploymentSpec
 from registry.deployments.checks import judge
 from registry.deployments.model import StoredDeployment
 from registry.deployments.stored import changed, held_revision, model_of, revision_before, revision_of, spec_json

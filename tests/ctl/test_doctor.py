@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from babysitter.assemble import NO_IMAGE
+from babysitter.client_parts import NO_IMAGE
 from common import __version__
 from common.wire.babysitter import BabysitterHealth
 from common.wire.record import ServiceRecord

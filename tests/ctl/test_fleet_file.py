@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from common.wire.deployment import DeploymentSpec
+from common.wire.specification import DeploymentSpec
 from ctl.fleet_file import UnusableFleet, deployments, parameters, replica_range
 from ctl.from_configs import BARE, FLAGS, MODEL_KEYS, WORK_DIRS, UnusableConfigs, fleet
 

@@ -24,9 +24,9 @@ from ctl.launcher.ready import Readiness
 from ctl.launcher.scripts import Script, Stop, down, tell_ended
 from ctl.launcher.state_dir import Launched, StateDir
 from ctl.launcher.variables import Variables
-from ctl.live import ProgressBoard
 from ctl.output import Output
 from ctl.problem import Problem
+from ctl.progress import ProgressBoard
 from tests.ports import free_port
 
 SLEEPER = """
@@ -96,7 +96,7 @@ class FakeApi(Api):
 
 
 def quiet() -> ProgressBoard:
-    return ProgressBoard(Output(sys.stdout, sys.stdout, as_json=True), None)
+    return ProgressBoard(Output(sys.stdout, sys.stdout, as_json=True))
 
 
 def run_of(state: StateDir, **more: Any) -> Launch:
@@ -369,7 +369,7 @@ def test_a_server_is_ready_loading_or_over_as_its_babysitter_says() -> None:
 
 
 def test_a_reason_is_told_once_while_it_stays_W49(capsys: pytest.CaptureFixture[str]) -> None:
-    board = ProgressBoard(Output(sys.stdout, sys.stdout, as_json=False), None)
+    board = ProgressBoard(Output(sys.stdout, sys.stdout, as_json=False))
     for reason in ("loading", "loading", "loading shard 2", "loading shard 2"):
         board.show("babysitter_1", reason)
     assert capsys.readouterr().out == "babysitter_1: loading\nbabysitter_1: loading shard 2\n"

@@ -88,13 +88,30 @@ sys.argv = ["svcctl", "--help"]
 try:
     main()
 finally:
-    print(sorted({"aiohttp", "pydantic", "rich", "msgspec"} & sys.modules.keys()), file=sys.stderr)
+    heavy = {"aiohttp", "asyncio", "msgspec", "pydantic", "rich", "yaml"}
+    print(sorted(name for name in heavy if type(sys.modules.get(name)) is type(sys)), file=sys.stderr)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
     )
     assert "replicas" in done.stdout
     assert done.stderr == "[]\n"
+
+
+def test_the_flags_of_no_command_import_a_client_or_models() -> None:
+    """TAB waits for them; what `ctl.late` binds is there, and not executed."""
+    code = """
+import sys
+from ctl.commands import LISTED
+from ctl.parser import build
+build(LISTED, {}, {word for command in LISTED for word in command.name.split()})
+heavy = {"aiohttp", "common.wire.specification", "pydantic", "rich.console", "urllib.request", "yaml"}
+print(sorted(name for name in heavy if type(sys.modules.get(name)) is type(sys)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_a_flag_counts_before_and_after_the_command() -> None:

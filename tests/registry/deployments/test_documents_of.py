@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from common.wire.deployment import Demand, DeploymentPhase, DeploymentSpec, ModelDemand, Standing
+from common.wire.deployment import Demand, DeploymentPhase, ModelDemand, Standing
 from common.wire.replica import ReplicaInfo, Stage
+from common.wire.specification import DeploymentSpec
 from common.wire.words import ReplicaStatus, StageState
 from registry.deployments.board import states, status_of
 from registry.deployments.checks import faults

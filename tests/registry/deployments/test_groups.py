@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from common.wire.deployment import DeploymentPhase, DeploymentSpec, TemplateGlance
+from common.wire.deployment import DeploymentPhase, TemplateGlance
 from common.wire.group import BROKEN
+from common.wire.specification import DeploymentSpec
 from common.wire.words import ReplicaStatus
 from registry.deployments import board, fit
 from registry.deployments.fold import with_actions, with_outcomes

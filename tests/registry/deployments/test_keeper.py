@@ -10,7 +10,8 @@ import pytest
 
 from common.clock import SystemClock
 from common.tasks import TaskScope
-from common.wire.deployment import Demand, DeploymentSpec, ModelDemand
+from common.wire.deployment import Demand, ModelDemand
+from common.wire.specification import DeploymentSpec
 from registry.core.documents import Document, Fence
 from registry.deployments import fold
 from registry.deployments.keeper import Keeper
