@@ -14,6 +14,7 @@ import structlog
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from common.discovery.pause import FIRST_S, LAST_S, Pause
 from common.discovery.registry_client import (
     RegistrationRefused,
     RegistryClient,
@@ -25,8 +26,7 @@ from common.wire.base import Message
 from common.wire.record import HeartbeatAnswer, Registration
 
 log = structlog.get_logger(__name__)
-RETRY_FIRST_S = 0.5
-RETRY_LAST_S = 10.0
+RETRY_FIRST_S, RETRY_LAST_S = FIRST_S, LAST_S
 
 
 @dataclass(slots=True)
@@ -66,13 +66,13 @@ class Lease:
 
     async def keep(self) -> None:
         """Run until cancelled; the record then stays until `leave()` or its lease's end."""
-        retry_s = RETRY_FIRST_S
+        retry = Pause(RETRY_FIRST_S, RETRY_LAST_S, rng=self._rng)
         while True:
             self._wake.clear()
             try:
                 await self._step()
                 pause_s = self.interval_s * self._rng.uniform(0.9, 1.1)
-                retry_s = RETRY_FIRST_S
+                retry.reached()
                 self.last_error = None
                 self._note_refusal(None)
             except UnknownService:
@@ -85,8 +85,7 @@ class Lease:
                 pause_s = RETRY_LAST_S
             except RegistryUnavailable as error:
                 self._complain("lease.registry_unavailable", error)
-                pause_s = retry_s * self._rng.uniform(0.5, 1.0)
-                retry_s = min(retry_s * 2, RETRY_LAST_S)
+                pause_s = retry.next_s()
             await self._sleep(pause_s)
 
     async def leave(self) -> None:

@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 import structlog
 
+from common.discovery.pause import FIRST_S, Pause
 from common.http.client import read_bounded
 from common.http.lines import read_lines
 from common.wire.base import JsonObject, Message
@@ -280,32 +281,31 @@ class RegistryClient:
         raise RegistryUnavailable(f"{url}: watch ended")
 
     async def follow(
-        self, *, poll_interval_s: float, retry_s: float = 0.5
+        self, *, poll_interval_s: float, retry_s: float = FIRST_S
     ) -> AsyncGenerator[Update | RegistryError, None]:
         """The table for ever: the watch where there is one, else polling; faults are yielded, never raised.
 
-        A consumer sees `Snapshot`s, changes, and a `RegistryUnavailable` whenever contact is lost. The retry delay
-        grows from `retry_s` to ten seconds.
+        A consumer sees `Snapshot`s, changes, and a `RegistryUnavailable` whenever contact is lost. The pauses
+        grow from `retry_s` (common/discovery/pause.py).
         """
-        delay_s = retry_s
+        retry = Pause(retry_s)
         while True:
             try:
                 async with aclosing(self.watch()) as updates:
                     async for update in updates:
-                        delay_s = retry_s
+                        retry.reached()
                         yield update
             except WatchUnsupported:
                 try:
                     yield Snapshot(epoch="", revision=0, services=await self.list())
-                    delay_s = retry_s
+                    retry.reached()
                     await asyncio.sleep(poll_interval_s)
                     continue
                 except RegistryUnavailable as error:
                     yield error
             except RegistryUnavailable as error:
                 yield error
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, 10.0)
+            await asyncio.sleep(retry.next_s())
 
     async def _call(
         self, method: str, path: str, body: Message | None = None, *, timeout_s: float | None = None
