@@ -1,4 +1,9 @@
-"""From settings to the parts of a babysitter: policy, addresses, the replica's spec, the probe, the deployer."""
+"""From settings to the parts of a babysitter: policy, addresses, the replica's spec, the probe.
+
+What a deployed client has besides is in client_parts.py.
+"""
+
+from __future__ import annotations  # requests are pydantic's, which take long to make: only whoever has one reads them
 
 import hashlib
 import json
@@ -7,17 +12,13 @@ import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
 import structlog
 
-from babysitter import ports
-from babysitter.backend_settings import BACKEND_LABELS, SERVER_WORDS, CbclientBackend, InfinilmRustBackend, VllmBackend
-from babysitter.cbclient.deploy import ClientDeployer
-from babysitter.cbclient.modes import MODES
-from babysitter.cbclient.request import CheckedRequest, load, load_template_request
-from babysitter.cbclient.rules import Rules
-from babysitter.cbclient.wheels import Roots
+from babysitter import ports, request_file
+from babysitter.backend_settings import BACKEND_LABELS, CbclientBackend, InfinilmRustBackend, VllmBackend
 from babysitter.engine_health import EngineHealth
 from babysitter.launch import make_command, make_plan
 from babysitter.lifecycle import RestartPolicy
@@ -34,15 +35,13 @@ from common.discovery.replica import deployment_marks
 from common.exits import ConfigurationError
 from common.http.access import is_loopback
 from common.wire.base import JsonObject
-from common.wire.create import TemplateRequest, Timeouts
 from common.wire.hints import hints_of
 from common.wire.record import KEY_LABEL
 
+if TYPE_CHECKING:
+    from common.wire.create import Timeouts
+
 log = structlog.get_logger(__name__)
-NO_IMAGE = (
-    "the server is told no image (--cbcore): set cbclient.image_registry, the REGISTRY of REGISTRY/cbcore:TAG, in the file "
-    "that the agent's babysitter_config names"
-)
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 METRICS_PATH = "/metrics"
 """Where vLLM, SGLang and llama.cpp tell of their work."""
@@ -129,29 +128,23 @@ def make_spec(
     if (settings.server == "external") is not bool(settings.stop_command):
         raise ConfigurationError(f'{settings.name}: server = "external" and stop_command need each other')
     restarts, probes, jobs, logs = settings.babysitter, settings.probes, settings.jobs, settings.logs
-    request = load(settings.backend.request) if isinstance(settings.backend, CbclientBackend) else None
-    template = (
-        load_template_request(settings.replica_dir / "request.json") if settings.replica_dir and not request else None
-    )
-    asked = request.timeouts if request else template.timeouts if template else None
-    command, deployer = None, None
-    requested = requested_of_template(template) if template else Requested()
-    if request is None:
-        command = make_command(settings, make_plan(settings), environ)
-        workdir = own_directory(settings) if settings.replica_dir else command.cwd
-        stdout, stderr, run_meta = command.stdout, command.stderr, jobs.run_meta
+    command, client, run_meta = None, None, jobs.run_meta
+    if isinstance(settings.backend, CbclientBackend):
+        from babysitter import client_parts  # noqa: PLC0415 - what deploys takes long to import, and few babysitters do
+
+        client = client_parts.read(settings, settings.backend.request, mark=mark, clock=clock, environ=environ)
+        asked, requested = client.asked, client.requested
+        workdir, stdout, stderr = client.workdir, client.stdout, client.stderr
+        run_meta = run_meta or client.run_meta
     else:
-        workdir = own_directory(settings)
-        rules = make_rules(settings)
-        deployer = ClientDeployer(request, workdir, settings.port, rules, mark=mark, clock=clock, environ=environ)
-        prefix = MODES[request.server_mode].logs
-        stdout, stderr = workdir / f"{prefix}_stdout.log", workdir / f"{prefix}_stderr.log"
-        run_meta = jobs.run_meta or deployer.model_dir / "cerebras_logs" / "run_meta.json"
-        requested = requested_of(request, settings)
+        asked, requested = request_file.read(settings.replica_dir) if settings.replica_dir else (None, Requested())
+        command = make_command(settings, make_plan(settings), environ)
+        workdir = settings.replica_dir.absolute() if settings.replica_dir else command.cwd
+        stdout, stderr = command.stdout, command.stderr
     return Spec(
         name=settings.name,
         label=BACKEND_LABELS[settings.backend.type],
-        addresses=addresses or make_addresses(settings, workdir / "api_server.json" if request else None),
+        addresses=addresses or make_addresses(settings, workdir / "api_server.json" if client else None),
         policy=make_policy(settings, asked),
         logs=LogRules(stdout, stderr, logs.max_bytes, logs.keep, logs.check_s),
         jobs=JobRules(
@@ -171,18 +164,18 @@ def make_spec(
         grace_s=restarts.stop_grace_s,
         slots=Slots(restarts.start_slots),
         command=command,
-        deployer=deployer,
+        deployer=client.deployer if client else None,
         stop_command=settings.stop_command,
         server_settings=server_settings(settings),
-        deploy_mark=mark if deployer else None,
-        venv_path=str(workdir / "cbclient") if deployer else None,
+        deploy_mark=mark if client else None,
+        venv_path=str(workdir / "cbclient") if client else None,
         metadata={**hints(settings), **settings.metadata, **deployment_marks(requested.metadata)},
         requested=requested,
         lora=LoraRules(settings.lora.adapters, settings.lora.on_demand, settings.lora.max_loaded),
         sleep=make_sleep(settings),
         peers=load_peers(settings.replica_dir) if settings.replica_dir else None,
         weight=settings.weight,
-        diagnostics=request.run_diagnostics if request else False,
+        diagnostics=client is not None and client.diagnostics,
         memory_soft_bytes=_bytes(settings.limits.memory_soft_mb),
         memory_hard_bytes=_bytes(settings.limits.memory_hard_mb),
     )
@@ -222,33 +215,6 @@ def hints(settings: BabysitterSettings) -> JsonObject:
     }
 
 
-def requested_of(request: CheckedRequest, settings: BabysitterSettings) -> Requested:
-    """What every report says of the request."""
-    return Requested(
-        server_mode=request.server_mode,
-        model_name=request.model_name,
-        multibox=request.placement.multibox,
-        namespace=request.placement.namespace,
-        request_id=request.request_id,
-        metadata=request.metadata,
-        warnings=warnings_of(request, settings),
-    )
-
-
-def requested_of_template(request: TemplateRequest) -> Requested:
-    """What every report says of the request."""
-    return Requested(model_name=request.model_name, request_id=request.request_id, metadata=request.metadata)
-
-
-def warnings_of(request: CheckedRequest, settings: BabysitterSettings) -> tuple[str, ...]:
-    """What the operator should know of a request that is carried out all the same."""
-    runconfig = request.full_config.get("runconfig")
-    named = isinstance(runconfig, Mapping) and runconfig.get("cbcore_image")
-    if not MODES[request.server_mode].image or not request.app_tag or named or settings.cbclient.image_registry:
-        return ()
-    return (NO_IMAGE,)
-
-
 def make_probe(settings: BabysitterSettings, spec: Spec, session: aiohttp.ClientSession) -> ServerProbe:
     """What asks the server. A release server's replica is ready when its `/health` is 200 (docs/contract.md 5)."""
     is_client = isinstance(settings.backend, CbclientBackend)
@@ -285,42 +251,6 @@ def make_engine(settings: BabysitterSettings, spec: Spec, session: aiohttp.Clien
         idle_timeout_s=min(probes.generate_timeout_s, (probes.liveness_s or math.inf) / probes.unhealthy_after),
         interval_s=probes.generate_interval_s or None,
     )
-
-
-def make_rules(settings: BabysitterSettings) -> Rules:
-    """How clients are deployed."""
-    config = settings.cbclient
-    return Rules(
-        index_url=config.index_url,
-        ca_file=config.ca_file,
-        trusted_hosts=config.trusted_hosts,
-        python=config.python,
-        own_python=config.own_python,
-        roots=Roots(config.workspace, config.artifact_cache, config.release_stage),
-        wheel_dirs=config.wheel_dirs,
-        image_registry=config.image_registry,
-        module=config.module,
-        scripts=config.scripts,
-        command=config.command,
-        script_command=("{python}", "{script}", *SERVER_WORDS),
-        skip_version_check=config.disable_version_check,
-        only_binary=not config.allow_source,
-        stage_timeout_s=config.stage_timeout_s,
-        tries=config.tries,
-        retry_delay_s=config.retry_delay_s,
-        grace_s=settings.babysitter.stop_grace_s,
-    )
-
-
-def own_directory(settings: BabysitterSettings) -> Path:
-    """The directory ROOT/ID of a replica that an agent made.
-
-    Raises:
-        ConfigurationError: None is given.
-    """
-    if settings.replica_dir is None:
-        raise ConfigurationError(f"{settings.name}: a cbclient backend needs --replica-dir ROOT/ID")
-    return settings.replica_dir.absolute()
 
 
 def full_name() -> str:

@@ -48,7 +48,9 @@ class Settings(BaseModel):
     """Base of every settings model: frozen, and an unknown key is an error."""
 
     # `CUDA_VISIBLE_DEVICES = 0` is how people write a variable in TOML.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True, defer_build=True
+    )
     _from_environment: tuple[str, ...] = ()
 
     @model_validator(mode="before")

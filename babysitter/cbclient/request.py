@@ -88,15 +88,6 @@ def load(path: Path) -> CheckedRequest:
         raise ConfigurationError(f"{path}: {error}") from error
 
 
-def load_template_request(path: Path) -> create.TemplateRequest | None:
-    """A request that names a template; None where it cannot be read, since its server's settings are written down apart."""
-    try:
-        body = json.loads(read_bounded(path, limit_bytes=LIMIT_BYTES))
-        return create.TemplateRequest.model_validate(without_nulls(create.TemplateRequest, body))
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
 def _check_tag(value: str | None) -> str | None:
     if value is not None:
         try:

@@ -21,7 +21,9 @@ NAMESPACE = "inf-integ"
 class RequestPart(BaseModel):
     """Read as the release server read it: `"5"` is a number, what is unknown is not used (and told)."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, protected_namespaces=(), allow_inf_nan=False, defer_build=True
+    )
 
 
 class Placement(RequestPart):
@@ -177,8 +179,12 @@ class TemplateRequest(RequestPart):
     group: GroupPlace | None = None
 
 
-class CreateBody(RootModel[CreateRequest | TemplateRequest]):
+class CreateBody(RootModel):  # type: ignore[type-arg] # a parameter would have pydantic build both as this is imported
     """Body of `POST /api/v1/replicas`: a release server's replica, or one of a template."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    root: CreateRequest | TemplateRequest
 
 
 class PlacementGlance(Message, frozen=True, kw_only=True):

@@ -92,7 +92,7 @@ Ttl = Annotated[float, BeforeValidator(_not_bool), Field(ge=0.5, le=86_400)]
 class Body(BaseModel):
     """Unknown members are ignored: clients of both ancestors send some."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 class RegisterBody(Body):

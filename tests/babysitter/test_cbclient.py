@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from babysitter.assemble import NO_IMAGE, make_addresses, make_probe, make_rules, make_spec, warnings_of
+from babysitter.assemble import make_addresses, make_probe, make_spec
 from babysitter.attempt import ServerCommand
 from babysitter.cbclient import wheels
 from babysitter.cbclient.environments import Environments
@@ -28,6 +28,7 @@ from babysitter.cbclient.request import CheckedRequest, load
 from babysitter.cbclient.server import make_command
 from babysitter.cbclient.versions import TagError, has_client_package, image, image_tag, version_of, wheel_names
 from babysitter.cbclient.wheels import Roots, WheelError
+from babysitter.client_parts import NO_IMAGE, make_rules, warnings_of
 from babysitter.settings import BabysitterSettings, parse
 from babysitter.spec import DeployError
 from common.clock import SystemClock
