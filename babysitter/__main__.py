@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 import aiohttp
 import structlog
@@ -56,6 +57,11 @@ def main() -> int:
     except SettingsError as error:
         return complain("babysitter", error)
     return run_loaded("babysitter", settings, partial(serve, environ=own_python.given(os.environ)))
+
+
+def watched(config: Path | None, settings: BabysitterSettings) -> tuple[Path | None, ...]:
+    """The files whose change means to read again."""
+    return (config, *settings.tls)
 
 
 async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> None:
@@ -106,7 +112,7 @@ async def serve(settings: BabysitterSettings, environ: Mapping[str, str]) -> Non
                 settings,
                 lambda: settle_host(parse(sys.argv[1:], environ)),
                 lambda changed: apply(changed, supervisor, reporter, asking, tls, environ=environ, clock=clock),
-                files=lambda now: (config_file(sys.argv[1:], environ), *now.tls),
+                files=partial(watched, config_file(sys.argv[1:], environ)),
                 hangup=hangup,
                 seen=supervisor.note_settings,
             )

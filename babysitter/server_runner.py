@@ -3,9 +3,9 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import structlog
+from msgspec.structs import replace
 
 from babysitter import events as ev
 from babysitter import log_keeper, ports, started_with

@@ -7,7 +7,9 @@ error names the key and where it came from (the file, the variable, the flag), a
 
 import argparse
 import difflib
+import functools
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +140,18 @@ def _mark(info: FieldInfo, mark: str) -> Any:
     return info.json_schema_extra.get(mark) if isinstance(info.json_schema_extra, dict) else None
 
 
+@functools.cache
+def _help_width() -> int:
+    return shutil.get_terminal_size().columns - 2  # as argparse has it
+
+
+class Help(argparse.HelpFormatter):
+    """argparse makes one for every flag that is added, and each would ask for the terminal's size."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_help_width())
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One setting as `options()` finds it in a model."""
@@ -163,8 +177,13 @@ class Option:
         return self.info.annotation is bool
 
 
-def options(model: type[BaseModel], env_prefix: str, path: KeyPath = ()) -> Iterator[Option]:
+@functools.lru_cache(maxsize=16)  # each layer of a start goes through all of them
+def options(model: type[BaseModel], env_prefix: str, path: KeyPath = ()) -> tuple[Option, ...]:
     """Every setting of `model`, nested sections included, in the order of declaration."""
+    return tuple(_options(model, env_prefix, path))
+
+
+def _options(model: type[BaseModel], env_prefix: str, path: KeyPath) -> Iterator[Option]:
     for name, info in model.model_fields.items():
         section = _section_of(info.annotation)
         if section is not None:
@@ -303,6 +322,8 @@ def unknown_variables(model: type[BaseModel], env_prefix: str, env: Mapping[str,
 
 def add_flags(parser: argparse.ArgumentParser, model: type[BaseModel], env_prefix: str) -> None:
     """Add the flags of every setting of `model` to `parser`; the values stay text for pydantic to judge."""
+    if parser.formatter_class is argparse.HelpFormatter:
+        parser.formatter_class = Help
     for setting in options(model, env_prefix):
         if not setting.flags:
             continue

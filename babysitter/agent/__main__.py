@@ -73,11 +73,12 @@ async def serve(settings: AgentSettings, environ: Mapping[str, str]) -> None:
             agent = AgentContext(
                 manager, settings.node, token, tls, AuditLog(store.root / AUDIT_FILE, f"agent {settings.node}")
             )
+            config = config_file(sys.argv[1:], environ)
             reloader = Reloader(
                 settings,
                 partial(parse, sys.argv[1:], environ),
                 partial(apply, agent, lambda changed: make_launch_spec(changed, environ, store.root)),
-                files=lambda now: (config_file(sys.argv[1:], environ), *files_of(now)),
+                files=lambda now: (config, *files_of(now)),
                 hangup=hangup_event(),
             )
             runner = await start(
