@@ -39,6 +39,13 @@ step() {
   say "   ok, $((SECONDS - began)) s"
 }
 
+# compile_tests: pytest compiles a test's file with its asserts written out, once where it finds that done. In a new clone its
+# workers, who begin at the same time, would each do all of it.
+compile_tests() {
+  local said
+  said="$(python -m pytest --collect-only -q "$@" 2>&1)" || { printf '%s\n' "$said" | tail -n 40 && return 1; }
+}
+
 mapfile -t scripts < <(grep -rlE '^#!.*\b(ba)?sh$' script deploy .ci)
 check() {
   step ruff check .
@@ -47,11 +54,12 @@ check() {
   step mypy script/helper.py script/reference.py
   for program in deploy/python/{build,compile}.py; do step mypy "$program"; done
   step shellcheck -x "${scripts[@]}"
+  step compile_tests "$@"
 }
 # Workers of the tests' routers run the compiled data plane, where that can be made. Beside that the checks, each of which
 # works on one processor.
 say "== router, compiled"
-check &
+check "$@" &
 checks=$! compiled=0
 python deploy/python/compile.py || compiled=$?
 wait "$checks" || exit
