@@ -28,6 +28,7 @@ from registry.access import address_policy, agent_token_of, files_of, guard_of
 from registry.choose_store import make_store
 from registry.core.catalogue import Catalogue
 from registry.core.model import Sweep
+from registry.core.pacing import UNKNOWN_FOR_S, Pace
 from registry.core.store import Loaded, Store, StoreError
 from registry.core.writer import Writer
 from registry.deployments.keeper import Keeper
@@ -56,6 +57,7 @@ from registry.views.watch import WatchHub
 
 log = structlog.get_logger(__name__)
 SWEEP_S = 1.0
+PACE_S = 5.0
 ACCEPTERS = 16
 GC_THRESHOLDS = (20_000, 20, 50)
 """Ten thousand records are half a million objects without a cycle among them; walking them all costs 0.1 s."""
@@ -140,6 +142,7 @@ def _put_together(given: _Given, loaded: Loaded, outside: _Outside, scope: TaskS
     routers = Routers(clock)
     keeper = Keeper(store=store, index=index, writer=writer, agents=outside.agents, clock=clock, scope=scope)
     keeper.take(hand_over=settings.hand_over)
+    unknown = store.shared and len(catalogue) > 0
     keys = KeyBook(store.documents)
     ages = {"hours_days": settings.usage_hours_days, "days": settings.usage_days}
     metrics = Metrics(catalogue, writer, hub, routers, keeper.tally, tls=given.tls)
@@ -170,6 +173,7 @@ def _put_together(given: _Given, loaded: Loaded, outside: _Outside, scope: TaskS
         tls=given.tls,
         audit=AuditLog(settings.data_dir / "registry-audit.jsonl", "registry"),
         started_at=clock.monotonic(),
+        pace=Pace(settings.max_heartbeats_per_second, clock.monotonic() + (UNKNOWN_FOR_S if unknown else 0.0)),
     )
 
 
@@ -198,6 +202,7 @@ def _spawn_services(scope: TaskScope, registry: Registry, *, follows: bool, swee
         scope.spawn("follower", writer.follow(), service=True)
     scope.spawn("prober", registry.prober.run(), service=True)
     scope.spawn("sweeper", sweep(writer, min(SWEEP_S, sweep_s)), service=True)
+    scope.spawn("pace", keep_pace(registry), service=True)
 
 
 async def sweep(writer: Writer, interval_s: float) -> None:
@@ -218,6 +223,17 @@ async def sweep(writer: Writer, interval_s: float) -> None:
         if (now := writer.catalogue.preserving_since is not None) != preserving:
             preserving = now
             log.warning("registry.self_preservation", on=preserving, services=len(writer.catalogue))
+
+
+async def keep_pace(registry: Registry) -> None:
+    """Judge every `PACE_S` how far apart heartbeats shall be."""
+    pace, clock = registry.pace, registry.clock
+    while True:
+        now, told_s = clock.monotonic(), pace.interval_s or 0
+        pace.judge(registry.catalogue.beating(now), now)
+        if (pace.interval_s or 0) != told_s:
+            log.info("registry.paced", heartbeat_interval_s=pace.interval_s, before_s=told_s)
+        await asyncio.sleep(PACE_S)
 
 
 async def count_connections(limit: ConnectionLimit, runner: web.AppRunner) -> None:

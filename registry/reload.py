@@ -23,6 +23,7 @@ def put_in_force(registry: Registry, settings: RegistrySettings) -> None:
     registry.usage.hours_days, registry.usage.days = settings.usage_hours_days, settings.usage_days
     registry.addresses = registry.resolver.policy = policy
     registry.catalogue.capacity = settings.max_services
+    registry.pace.most_per_s = settings.max_heartbeats_per_second
     registry.hub.limit = settings.max_watchers
     registry.connections.limit = settings.max_connections
     registry.prober.retime(

@@ -81,4 +81,11 @@ class RegistrySettings(ServiceSettings):
     max_connections: int = option(
         16_384, "Most connections at once, one or two of each babysitter; requests beyond are answered 503.", ge=1
     )
+    max_heartbeats_per_second: float = option(
+        500.0,
+        "Heartbeats that a registry wants in a second, at most: of more records than beat so often, babysitters and agents "
+        "are told to beat less often.",
+        gt=0,
+        le=100_000,
+    )
     probe_concurrency: int = option(256, "Most probes at once.", ge=1, le=1000)

@@ -96,6 +96,7 @@ PURE = (
     "registry/core/catalogue.py",
     "registry/core/expiry.py",
     "registry/core/ownership.py",
+    "registry/core/pacing.py",
     "registry/core/report.py",
     "registry/fleet/index.py",
     "registry/fleet/placement.py",

@@ -2,6 +2,9 @@
 
 One loop per record. It survives every `RegistryError` and nothing else, reports a change at once when woken, and backs
 off with jitter while the registry is away so that its return is no stampede (docs/faults.md C3).
+
+A registry with many records asks for heartbeats further apart. The record is registered for a lease that is longer by as
+much first; then they come less often. The other way round they come more often first.
 """
 
 import asyncio
@@ -27,6 +30,8 @@ from common.wire.record import HeartbeatAnswer, Registration
 
 log = structlog.get_logger(__name__)
 RETRY_FIRST_S, RETRY_LAST_S = FIRST_S, LAST_S
+JITTER = 0.1
+"""Of the time between heartbeats, so that those of a fleet spread."""
 
 
 @dataclass(slots=True)
@@ -37,7 +42,7 @@ class Lease:
         client: The registry.
         registration: Makes the body of `POST /services`; `None` means: not to be registered now.
         report: Makes the body of a heartbeat.
-        interval_s: Between heartbeats, ± 10 %.
+        interval_s: Between heartbeats, ± 10 %; more where the registry wants fewer and the record has a `ttl_s`.
         heard: Takes the registry's answers to heartbeats.
         reports_at_once: The first heartbeat comes right after a registration, which says less.
         refused: Called when the registry refuses the record for another reason than before.
@@ -57,6 +62,8 @@ class Lease:
     _registered: Registration | None = None
     _instance_id: str | None = None
     _has_left: bool = False
+    _lasts_for_s: float = 0.0
+    """The interval that the registered lease was made for, where the registry wanted a longer one than ours."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _rng: random.Random = field(default_factory=random.Random)
 
@@ -71,7 +78,8 @@ class Lease:
             self._wake.clear()
             try:
                 await self._step()
-                pause_s = self.interval_s * self._rng.uniform(0.9, 1.1)
+                spread = self._rng.uniform(1 - JITTER, 1 + JITTER)
+                pause_s = max(self.interval_s, min(self._lasts_for_s, self.client.least_interval_s)) * spread
                 retry.reached()
                 self.last_error = None
                 self._note_refusal(None)
@@ -108,20 +116,29 @@ class Lease:
         if registration is None:
             await self._deregister()
         elif self.registered_as is None:
-            await self._register(registration)
+            await self._register(registration, self.client.least_interval_s)
             if self.reports_at_once:
                 self.wake()
             log.info("lease.registered", name=self.registered_as, registry=self.client.url)
         else:
-            if _lasting(registration) != self._registered:  # such as a model more: the record must say so
-                await self._register(registration)
+            await self._register(registration, self._lasts_for_s)
             self.heard(await self.client.renew(self.registered_as, self.report()))
+            if not self._has_left:
+                await self._register(registration, self.client.least_interval_s)
 
-    async def _register(self, registration: Registration) -> None:
-        await self.client.register(registration)
-        self.registered_as = registration.name
-        self._instance_id = None if registration.instance_id is UNSET else registration.instance_id
-        self._registered = _lasting(registration)
+    async def _register(self, registration: Registration, least_s: float) -> None:
+        """Register with a lease that holds when heartbeats are so far apart, unless the registry has exactly that."""
+        if registration.ttl_s is UNSET:
+            least_s = 0.0
+        elif least_s > self.interval_s:
+            registration = replace(registration, ttl_s=registration.ttl_s + (1 + JITTER) * least_s)
+        told = _lasting(registration)
+        if self.registered_as is None or told != self._registered:  # such as a model more: the record must say so
+            await self.client.register(registration)
+            self.registered_as = registration.name
+            self._instance_id = None if registration.instance_id is UNSET else registration.instance_id
+            self._registered = told
+        self._lasts_for_s = least_s
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

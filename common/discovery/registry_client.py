@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 import aiohttp
 import msgspec
 import structlog
+from msgspec import UNSET
 
 from common.discovery.pause import FIRST_S, Pause
 from common.http.client import read_bounded
@@ -43,6 +44,8 @@ CALL_TIMEOUT_S = 2.5
 """Of one try at one registry; heartbeat + 2 tries fit into a lease of three heartbeats (Patroni's rule)."""
 LEASE_TIMEOUT_S = 0.7
 """Likewise; requests wait for it."""
+LONGEST_INTERVAL_S = 3600.0
+"""Between heartbeats, whatever a registry says."""
 WATCH_SILENCE_S = 45.0
 """A watch that says nothing for so long is dead; the registry beats every 10 s."""
 WATCH_LINE_LIMIT_BYTES = 64 << 20
@@ -103,6 +106,8 @@ class RegistryClient:
         self._watching_as = dict(watching_as or {})
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._current = random.randrange(len(urls)) if first is None else first  # noqa: S311 - spreads load, no secret
+        self.least_interval_s = 0.0
+        """Between two heartbeats of one record, as the registry told last: of more of them it has enough to do."""
 
     @property
     def url(self) -> str:
@@ -132,7 +137,10 @@ class RegistryClient:
             RegistryUnavailable: No registry answered.
         """
         answer = await self._call("POST", f"/services/{quote(name, safe='')}/heartbeat", report)
-        return read_lenient(HeartbeatAnswer, answer)
+        told = read_lenient(HeartbeatAnswer, answer)
+        if told.heartbeat_interval_s is not UNSET:
+            self.least_interval_s = min(max(0.0, told.heartbeat_interval_s), LONGEST_INTERVAL_S)
+        return told
 
     async def deregister(self, name: str, *, instance_id: str | None = None) -> None:
         """Remove a record; one that is already gone is fine.

@@ -106,11 +106,16 @@ class Doubt(Message, frozen=True, kw_only=True):
 
 
 class HeartbeatAnswer(Message, frozen=True, kw_only=True):
-    """Answer to a heartbeat."""
+    """Answer to a heartbeat.
+
+    `heartbeat_interval_s`: a heartbeat in so many seconds is enough, and 0 sets no limit; who beats less often than before
+    registers for a longer lease first. A registry that says nothing of it leaves everything as it is.
+    """
 
     message: str = ""
     timestamp: str = ""
     doubt: Doubt | UnsetType = UNSET
+    heartbeat_interval_s: float | UnsetType = UNSET
 
 
 class FailingServers(Message, frozen=True, kw_only=True):

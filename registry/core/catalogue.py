@@ -116,6 +116,14 @@ class Catalogue:
         """The entry of `name`, or None."""
         return self._entries.get(name)
 
+    def beating(self, now: float) -> int:
+        """How many records beat at this registry, of those that say how long they last without."""
+        return sum(
+            now - entry.renewed_at < length_s
+            for entry in self._entries.values()
+            if (length_s := entry.instance.registration.ttl_s)
+        )
+
     # Writing.
 
     def load(self, instances: Iterable[Instance], now: float, *, generation_floor: int = 0) -> None:

@@ -15,6 +15,7 @@ from common.paced import paced
 from common.wire.base import JsonObject, Message
 from registry.core.catalogue import Catalogue, Entry
 from registry.core.model import Unknown
+from registry.core.pacing import Pace
 from registry.core.writer import Writer
 from registry.deployments.keeper import Keeper
 from registry.fleet.agents import AgentClient
@@ -88,6 +89,7 @@ class Registry:
     tls: Tls
     audit: AuditLog
     started_at: float
+    pace: Pace
     deployment_streams: int = 0
     waiting_for_keys: int = 0
 

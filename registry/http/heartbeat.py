@@ -15,6 +15,7 @@ from common.http.errors import ApiError, check_values, parse_json_object
 from common.wire.record import Heartbeat
 from registry.core.model import Renew
 from registry.core.report import make_report
+from registry.http.context import Registry
 
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Flat = str | bool | _Int64 | float | None
@@ -29,7 +30,12 @@ _ACTED_UPON = Heartbeat.__struct_fields__
 AT_ONCE_BYTES = 16 << 10
 BODY = web.RequestKey("heartbeat", bytes)
 """What `registry.http.quick` read and did not act upon."""
-RECEIVED = b'{"message":"Heartbeat received","timestamp":"%b"}'
+_RECEIVED = b'{"message":"Heartbeat received","timestamp":"%b"%b}'
+
+
+def received(registry: Registry) -> bytes:
+    """The answer to most of them."""
+    return _RECEIVED % (registry.renderer.timestamp().encode(), registry.pace.said)
 
 
 async def read(request: web.Request, name: str) -> Renew:

@@ -84,7 +84,7 @@ class QuickHeartbeats:
         tell(request, 200)
         stamp = registry.renderer.timestamp()
         if stamp != self._stamp:
-            body = heartbeat.RECEIVED % stamp.encode()
+            body = heartbeat.received(registry)
             self._answer.raw = _HEAD.format(length=len(body), date=rfc822_formatted_time()).encode() + body
             self._stamp = stamp
         return self._answer

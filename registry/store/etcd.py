@@ -62,11 +62,12 @@ TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What this registry last knew of a key."""
+    """What this registry last knew of a key. `length_s`: of its lease, which etcd gives it once and for all."""
 
     revision: int
     lease: int
     generation: int
+    length_s: float
 
 
 class Diverged(StoreUnavailable):
@@ -143,7 +144,7 @@ class EtcdStore:
                 known = self._known.get(instance.name)
                 if version <= max(known.revision if known else 0, self._dropped.get(instance.name, 0)):
                     return False
-                self._known[instance.name] = Known(version, lease, instance.generation)
+                self._known[instance.name] = Known(version, lease, instance.generation, ttl_s(instance))
             case Vanished(name, version, _):
                 known = self._known.get(name)
                 if known is None or known.revision >= version:
@@ -203,7 +204,7 @@ class EtcdStore:
                 rubbish.add(item.name)
             else:
                 instances[instance.name] = instance
-                known[instance.name] = Known(item.mod_revision, item.lease, instance.generation)
+                known[instance.name] = Known(item.mod_revision, item.lease, instance.generation, ttl_s(instance))
         buried = frozenset(it.name.removeprefix(TOMBSTONES) for it in items if it.name.startswith(TOMBSTONES))
         self._known, self._dropped, self._rubbish, self._revision = known, {}, rubbish, revision
         return Back(instances, buried - instances.keys(), revision)
@@ -285,13 +286,11 @@ class EtcdStore:
     async def _put(self, put: Upsert) -> Upsert:
         name = put.name
         for _ in range(TRIES):
-            known = self._known.get(name)
-            instance = put.instance
-            lease, revision = (known.lease, 0) if known else await self._grant(ttl_s(instance))
+            known, instance = self._known.get(name), put.instance
+            fits = known and (known.generation, known.length_s) == (instance.generation, ttl_s(instance))
+            lease, revision = (known.lease, 0) if known and fits else await self._grant(ttl_s(instance))
             if known is None and put.claims:
                 instance = msgspec.structs.replace(instance, generation=max(instance.generation, revision + 1))
-            elif known is not None and known.generation != instance.generation:
-                lease, revision = await self._grant(ttl_s(instance))
             written = await self._transact(
                 name,
                 [_unchanged(name, known), *_unburied(name, put, known, revision)],
@@ -299,7 +298,7 @@ class EtcdStore:
                 + ([{"request_delete_range": {"key": _key(TOMBSTONES, name)}}] if put.claims else []),
             )
             if written:
-                self._known[name] = Known(written, lease, instance.generation)
+                self._known[name] = Known(written, lease, instance.generation, ttl_s(instance))
                 self._dropped.pop(name, None)
                 return replace(put, instance=instance)
         raise StoreUnavailable(f"the lease of {name!r} ends before its record is written")
@@ -346,7 +345,7 @@ class EtcdStore:
         here, buried = (it.response_range.kvs for it in reply.responses)
         had = self._known.pop(name, None)
         if here and (instance := _instance(here[0])) is not None:
-            self._known[name] = Known(here[0].mod_revision, here[0].lease, instance.generation)
+            self._known[name] = Known(here[0].mod_revision, here[0].lease, instance.generation, ttl_s(instance))
             raise StoreConflict(name, instance)
         if buried:
             self._dropped[name] = reply.header.revision

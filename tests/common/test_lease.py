@@ -294,3 +294,93 @@ async def test_what_the_registry_answers_to_a_heartbeat_is_heard_W26(
     async with kept(lease):
         await calls(registry, 3)
     assert heard[0] == HeartbeatAnswer(message="x", doubt=Doubt(router="r", reason="y"))
+
+
+PACED_S = 1000.0
+
+
+async def paced(registry: FakeRegistry, lease: Lease) -> None:
+    """Have it beat as seldom as the registry wants."""
+    registry.script.extend([201, (200, {"heartbeat_interval_s": PACED_S})])
+    assert await calls(registry, 3) == [REGISTER, RENEW, REGISTER]
+    assert lease.registered_as is not None
+
+
+async def test_a_longer_lease_is_had_before_heartbeats_come_further_apart(
+    registry: FakeRegistry, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "RETRY_FIRST_S", 0.001)
+    lease = make(session, registry.url, interval_s=0.01, record=lambda: replace(RECORD, ttl_s=15.0))
+    told = (200, {"heartbeat_interval_s": PACED_S})
+    registry.script.extend([201, told, 503, told, 404, told, 503, told, 201])
+    async with kept(lease):
+        asked = [await next_asked(registry) for _ in range(9)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(registry.asked.get(), 0.3)
+    assert [(it.method, it.path) for it in asked] == [REGISTER, *[RENEW, REGISTER] * 4]
+    lengths = [it.body["ttl_s"] for it in asked if (it.method, it.path) == REGISTER]
+    assert lengths == [15.0, *[15.0 + 1.1 * PACED_S] * 4]
+
+
+async def test_what_changes_is_told_at_once_however_far_apart_heartbeats_are(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    record = replace(RECORD, ttl_s=15.0)
+    lease = make(session, registry.url, interval_s=0.01, record=lambda: record)
+    async with kept(lease):
+        await paced(registry, lease)
+        lease.wake()
+        assert await calls(registry, 1) == [RENEW]
+        record = replace(record, metadata={"models": ["a"]})
+        lease.wake()
+        asked = await next_asked(registry)
+        assert (asked.body["metadata"], asked.body["ttl_s"]) == ({"models": ["a"]}, 15.0 + 1.1 * PACED_S)
+
+
+@pytest.mark.parametrize("told_s", [0, 0.005, -1])
+async def test_a_smaller_fleet_gets_its_short_interval_back_then_its_short_lease(
+    registry: FakeRegistry, session: aiohttp.ClientSession, told_s: float
+) -> None:
+    lease = make(session, registry.url, interval_s=0.01, record=lambda: replace(RECORD, ttl_s=15.0))
+    async with kept(lease):
+        await paced(registry, lease)
+        registry.script.append((200, {"heartbeat_interval_s": told_s}))
+        lease.wake()
+        asked = [await next_asked(registry) for _ in range(4)]
+    assert [(it.method, it.path) for it in asked] == [RENEW, REGISTER, RENEW, RENEW]
+    assert asked[1].body["ttl_s"] == 15.0
+
+
+@pytest.mark.parametrize("told", [{}, {"heartbeat_interval_s": "often"}, {"heartbeat_interval_s": None}])
+async def test_a_registry_that_says_nothing_of_it_leaves_everything_as_it_is(
+    registry: FakeRegistry, session: aiohttp.ClientSession, told: dict[str, Any]
+) -> None:
+    lease = make(session, registry.url, interval_s=0.01, record=lambda: replace(RECORD, ttl_s=15.0))
+    async with kept(lease):
+        await paced(registry, lease)
+        registry.script.extend([(200, told)] * 2)
+        for _ in range(2):
+            lease.wake()
+            assert await calls(registry, 1) == [RENEW]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(registry.asked.get(), 0.2)
+
+
+async def test_a_forgotten_record_is_registered_for_the_long_lease_at_once_C1(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    lease = make(session, registry.url, interval_s=0.01, record=lambda: replace(RECORD, ttl_s=15.0))
+    async with kept(lease):
+        await paced(registry, lease)
+        registry.script.append(404)
+        lease.wake()
+        assert await calls(registry, 1) == [RENEW]
+        assert (await next_asked(registry)).body["ttl_s"] == 15.0 + 1.1 * PACED_S
+
+
+async def test_a_record_that_does_not_say_how_long_it_lasts_beats_as_before(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    registry.script.extend([201, (200, {"heartbeat_interval_s": PACED_S})])
+    async with kept(make(session, registry.url, interval_s=0.01)):
+        assert await calls(registry, 5) == [REGISTER, *[RENEW] * 4]

@@ -403,3 +403,36 @@ async def test_etcd_without_room_is_full_and_heartbeats_go_on_C13(tmp_path: Path
             assert "svc" in one.writer.unwritten
     finally:
         small.kill()
+
+
+async def test_a_record_for_a_longer_lease_has_it_wherever_it_is_renewed(pair: tuple[Peer, Peer]) -> None:
+    one, other = pair
+    await one.register()
+    await one.register(ttl_s=30.0)
+    await until(lambda: (it := other.held()) is not None and it.registration.ttl_s == 30.0)
+    await beat(other)  # renews the new lease, not the one that it had
+    await asyncio.sleep(SHORTEST_S + 1.5)
+    assert one.held() == other.held()
+    assert (it := one.held()) is not None
+    assert not it.stale
+    await other.register(ttl_s=SHORTEST_S)
+    async with asyncio.timeout(6):
+        for peer in pair:
+            await until_stale(peer)
+
+
+async def test_a_lease_made_longer_while_etcd_is_away_is_as_long_when_it_is_back(etcd: Etcd) -> None:
+    async with joined(etcd) as peer:
+        await peer.register()
+        etcd.kill()
+        await until(lambda: peer.writer.away is not None)
+        with pytest.raises(StoreUnavailable):
+            await peer.register(ttl_s=30.0)  # its client goes on at the old pace
+        assert (it := peer.held()) is not None
+        assert it.registration.ttl_s == SHORTEST_S
+        etcd.start()
+        await until(lambda: peer.writer.away is None)
+        await peer.register(ttl_s=30.0)
+        await asyncio.sleep(SHORTEST_S + 1.5)
+        assert (it := peer.held()) is not None
+        assert not it.stale
