@@ -219,6 +219,7 @@ class SharedCounters:
         self.block = block
         self._map = mmap.mmap(descriptor, shape.size_bytes)
         self._cells = memoryview(self._map).cast("q")
+        self._rows: dict[int, tuple[bytes, list[int]]] = {}
         self._offset = _ROW_HEAD + FIELDS * block
         self._row = shape.row_cells
         self._tallies: dict[int, Tally] = {}
@@ -327,13 +328,18 @@ class SharedCounters:
         return sum(self._cells[start : start + FIELDS * (self.shape.blocks - 1) + 1 : FIELDS].tolist())
 
     def row(self, slot: int) -> list[int]:
-        """All fields of a slot, over all workers."""
+        """All fields of a slot, over all workers; the same object for as long as none changes."""
         start = slot * self._row + _ROW_HEAD
-        blocks = [
-            self._cells[begin : begin + FIELDS].tolist()
-            for begin in range(start, start + FIELDS * self.shape.blocks, FIELDS)
-        ]
-        return blocks[0] if len(blocks) == 1 else [sum(column) for column in zip(*blocks, strict=True)]
+        raw = self._cells[start : start + FIELDS * self.shape.blocks].tobytes()
+        last = self._rows.get(slot)
+        if last is None or last[0] != raw:
+            blocks = [
+                self._cells[begin : begin + FIELDS].tolist()
+                for begin in range(start, start + FIELDS * self.shape.blocks, FIELDS)
+            ]
+            last = raw, blocks[0] if len(blocks) == 1 else [sum(column) for column in zip(*blocks, strict=True)]
+            self._rows[slot] = last
+        return last[1]
 
     def histogram(self, slot: int, histogram: int) -> tuple[list[int], float]:
         """Counts per bucket (not cumulative) and the sum in seconds, over all workers."""

@@ -14,10 +14,12 @@ from registry.core.catalogue import Revised
 from registry.core.model import CommandRefused, Instance, SetHealth, Upsert
 from registry.core.writer import Writer
 from registry.probes.probe import ask
-from registry.probes.schedule import FIRST_WITHIN_S, Schedule, next_streak, probe_url, verdict
+from registry.probes.schedule import FIRST_WITHIN_S, Schedule, is_in_doubt, next_streak, probe_url, verdict
 
 log = structlog.get_logger(__name__)
 TICK_S = 0.1
+SHARED_FOR = 0.8
+"""Of the time between two probes of a record: a good answer in it is that of others at the same address."""
 
 
 class HealthProber:
@@ -51,6 +53,8 @@ class HealthProber:
         self._concurrency = concurrency
         self._schedule = Schedule(interval_s, (rng or random.Random()).random)  # noqa: S311 - spreads load, no secret
         self._streaks: dict[str, tuple[int, int]] = {}
+        self._well_at: dict[str, float] = {}
+        """When each address last answered well."""
         self._running = 0
 
     def retime(self, *, interval_s: float, timeout_s: float, concurrency: int) -> None:
@@ -88,7 +92,19 @@ class HealthProber:
 
     async def probe(self, instance: Instance) -> bool:
         """Ask once; true for a 200 within the timeout."""
-        return await ask(self._session, probe_url(instance), timeout_s=self._timeout_s)
+        url = probe_url(instance)
+        if not await ask(self._session, url, timeout_s=self._timeout_s):
+            self._well_at.pop(url, None)
+            return False
+        if len(self._well_at) > 2 * len(self._schedule):
+            self._well_at.clear()  # of records that are gone, or went elsewhere
+        self._well_at[url] = self._clock.monotonic()
+        return True
+
+    def _was_well(self, instance: Instance) -> bool:
+        """Whether for another record at its address, such as its babysitter's, a good answer came a short while ago."""
+        at = self._well_at.get(probe_url(instance)) if instance.health is HealthStatus.HEALTHY else None
+        return at is not None and self._clock.monotonic() - at < SHARED_FOR * self._schedule.pause_s
 
     def _ended(self, _task: asyncio.Task[None]) -> None:
         self._running -= 1
@@ -98,11 +114,13 @@ class HealthProber:
         if entry is None:
             return
         instance = entry.instance
-        good = await self.probe(instance)
+        good = self._was_well(instance) or await self.probe(instance)
         generation, streak = self._streaks.get(name, (0, 0))
         streak = next_streak(streak if generation == instance.generation else 0, good=good)
         self._streaks[name] = (instance.generation, streak)
         health = verdict(instance.health, streak)
+        if is_in_doubt(health, streak):
+            self._schedule.hasten(name, self._clock.monotonic())
         if health is not instance.health:
             log.info("probe.verdict", name=name, health=health.value)
             await self._tell(SetHealth(name, instance.generation, health))

@@ -14,6 +14,10 @@ FALL = 3
 """Bad probes in a row that end `healthy`."""
 FIRST_WITHIN_S = 1.0
 """A new record is probed this soon, at most."""
+AGAIN_S = 5.0
+"""After a probe that says something else than what is believed; one alone proves nothing."""
+MOST_PER_S = 400.0
+"""Records beyond what this allows in an interval are probed less often."""
 
 
 def probe_url(instance: Instance) -> str:
@@ -38,6 +42,11 @@ def verdict(current: HealthStatus, streak: int) -> HealthStatus:
     return HealthStatus.HEALTHY if streak >= RISE else HealthStatus.UNHEALTHY
 
 
+def is_in_doubt(health: HealthStatus, streak: int) -> bool:
+    """Whether the next probe may change what is believed after the latest."""
+    return -FALL < streak < 0 if health is HealthStatus.HEALTHY else 0 < streak < RISE
+
+
 def next_streak(streak: int, *, good: bool) -> int:
     """Count a probe: a change of sign starts again at one."""
     return max(streak, 0) + 1 if good else min(streak, 0) - 1
@@ -48,7 +57,7 @@ class Schedule:
     """When each name is to be probed next, spread so that ten thousand of them are no burst.
 
     Args:
-        interval_s: Between two probes of one name, ± 10 %.
+        interval_s: Between two probes of one name, ± 10 %; more where there are very many.
         jitter: Returns a number in [0, 1).
     """
 
@@ -60,23 +69,34 @@ class Schedule:
     def __len__(self) -> int:
         return len(self._due)
 
+    @property
+    def pause_s(self) -> float:
+        """Between two probes of one name, about."""
+        return max(self.interval_s, len(self._due) / MOST_PER_S)
+
     def add(self, name: str, now: float, *, within_s: float) -> None:
         """Plan the first probe of `name`, at a random time not later than `within_s` from now."""
         self._plan(name, now + within_s * self.jitter())
+
+    def hasten(self, name: str, now: float) -> None:
+        """Plan the next probe of `name`, if it is not gone, for soon."""
+        if name in self._due:
+            self._plan(name, now + min(self.interval_s, AGAIN_S))
 
     def drop(self, name: str) -> None:
         """Plan no more probes of `name`."""
         self._due.pop(name, None)
 
     def take(self, now: float, most: int) -> list[str]:
-        """Up to `most` names whose time has come; each is planned again one interval later."""
+        """Up to `most` names whose time has come; each is planned again one pause later."""
         taken: list[str] = []
+        pause_s = self.pause_s
         while self._heap and self._heap[0][0] <= now and len(taken) < most:
             due, name = heapq.heappop(self._heap)
             if self._due.get(name) != due:
                 continue
             taken.append(name)
-            self._plan(name, now + self.interval_s * (0.9 + 0.2 * self.jitter()))
+            self._plan(name, now + pause_s * (0.9 + 0.2 * self.jitter()))
         return taken
 
     def _plan(self, name: str, due: float) -> None:

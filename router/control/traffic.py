@@ -63,7 +63,7 @@ class TrafficHistory:
 
     points: deque[TrafficPoint] = field(default_factory=lambda: deque(maxlen=POINTS_KEPT))
     rates: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Of the latest point: requests and errors per second, by endpoint id."""
+    """Of the latest point: requests and errors per second, by endpoint id; none for one that was asked nothing."""
     last: TrafficSample | None = None
 
     def add(self, sample: TrafficSample) -> None:
@@ -78,7 +78,11 @@ class TrafficHistory:
 
     def _add_point(self, before: TrafficSample, after: TrafficSample) -> None:
         seconds = after.now - before.now
-        changes = {key: _change(before.rows.get(key), row) for key, row in after.rows.items()}
+        changes = {
+            key: _change(old, row)
+            for key, row in after.rows.items()
+            if row is not (old := before.rows.get(key))  # most of many thousands have nothing to do
+        }
         total = [sum(column) for column in zip(*changes.values(), strict=True)] or [0] * FIELDS
         queue = _change(before.queue, after.queue)
         self.rates = {

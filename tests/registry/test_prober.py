@@ -18,10 +18,11 @@ class Probed:
         self.asked = asyncio.Event()
         self.held = asyncio.Event()
         self.held.set()
-        self.at_once = self.most_at_once = 0
+        self.at_once = self.most_at_once = self.count = 0
 
     async def answer(self, _request: web.Request) -> web.Response:
         self.at_once += 1
+        self.count += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         self.asked.set()
         await self.held.wait()
@@ -132,3 +133,36 @@ async def test_prober_drops_what_is_gone(aiohttp_registry: Client, probed: Probe
     prober = parts(aiohttp_registry).prober
     assert len(prober._schedule) == 0
     assert prober._streaks == {}
+
+
+async def test_records_at_one_address_share_its_good_answers(start_live: StartClient, probed: Probed) -> None:
+    client = await start_live(health_interval=0.2)
+    async with probed.server() as server:
+        assert server.port is not None
+        await client.post("/services", json=body("own", port=server.port, url=f"http://127.0.0.1:{server.port}"))
+        shared = body("server", port=server.port - 1, url="http://127.0.0.1:1024", metadata={"type": "openai-api"})
+        await client.post("/services", json=shared)
+        for name in ("own", "server"):
+            await until_health(client, name, "healthy")
+        before, streaks = probed.count, parts(client).prober._streaks
+        many = streaks["own"][1] + streaks["server"][1] + 20
+        await until(lambda: streaks["own"][1] + streaks["server"][1] >= many)
+        assert probed.count - before <= 15
+        probed.status = 500
+        for name in ("own", "server"):
+            await until_health(client, name, "unhealthy")
+
+
+async def test_one_in_doubt_is_asked_again_soon(
+    start_live: StartClient, probed: Probed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.probes.schedule.AGAIN_S", 0.01)
+    client = await start_live(health_interval=3600)
+    probed.status = 500
+    async with probed.server() as server:
+        await client.post("/services", json=body(url=f"http://127.0.0.1:{server.port}"))
+        await until_health(client, "svc", "unhealthy")
+        for probed.status, health in ((200, "healthy"), (500, "unhealthy")):
+            parts(client).prober._well_at.clear()  # an hour later
+            parts(client).prober._schedule.add("svc", 0.0, within_s=0.0)
+            await until_health(client, "svc", health)

@@ -4,7 +4,7 @@ from msgspec import structs
 from common.wire.record import Registration
 from common.wire.words import HealthStatus
 from registry.core.model import Instance
-from registry.probes.schedule import Schedule, next_streak, probe_url, verdict
+from registry.probes.schedule import AGAIN_S, MOST_PER_S, Schedule, is_in_doubt, next_streak, probe_url, verdict
 
 SAID = Registration(name="n", host="10.0.0.1", port=8000, hostname="h", url="http://10.0.0.2:9000/", status="running")
 
@@ -63,3 +63,45 @@ def test_schedule_forgets_what_is_dropped_and_replanned() -> None:
     schedule.drop("a")
     assert schedule.take(1.0, 10) == []
     assert schedule.take(5.0, 10) == ["b"]
+
+
+def test_very_many_are_probed_less_often() -> None:
+    schedule = Schedule(10.0, lambda: 0.5)
+    for number in range(int(MOST_PER_S * 10.0)):
+        schedule.add(str(number), 0.0, within_s=1.0)
+    assert schedule.pause_s == 10.0
+    for number in range(int(MOST_PER_S * 5.0)):
+        schedule.add(f"more {number}", 0.0, within_s=1.0)
+    assert schedule.pause_s == 15.0
+    schedule.take(0.5, 10**6)
+    assert schedule.take(15.4, 10**6) == []
+    assert len(schedule.take(15.5, 10**6)) == MOST_PER_S * 15.0
+
+
+def test_one_in_doubt_is_probed_again_soon_unless_it_is_gone() -> None:
+    schedule = Schedule(3600.0, lambda: 0.5)
+    schedule.add("a", 0.0, within_s=0.0)
+    assert schedule.take(0.0, 1) == ["a"]
+    schedule.hasten("a", 1.0)
+    assert schedule.take(0.9 + AGAIN_S, 1) == []
+    assert schedule.take(1.0 + AGAIN_S, 1) == ["a"]
+    schedule.drop("a")
+    schedule.hasten("a", 1.0)
+    assert len(schedule) == 0
+
+
+@pytest.mark.parametrize(
+    ("health", "streak", "doubted"),
+    [
+        (HealthStatus.HEALTHY, 1, False),
+        (HealthStatus.HEALTHY, -1, True),
+        (HealthStatus.HEALTHY, -2, True),
+        (HealthStatus.UNHEALTHY, -3, False),
+        (HealthStatus.UNHEALTHY, -1, False),
+        (HealthStatus.UNHEALTHY, 1, True),
+    ],
+)
+def test_doubt_is_where_the_next_probe_may_change_what_is_believed(
+    health: HealthStatus, streak: int, *, doubted: bool
+) -> None:
+    assert is_in_doubt(health, streak) is doubted

@@ -100,6 +100,10 @@ def test_a_row_is_summed_over_workers() -> None:
     found = both[0].row(1)
     assert (len(found), found[REQUESTS], found[FIRST_BYTE + 2]) == (FIELDS, 10, 2)
     assert both[0].row(0) == [0] * FIELDS
+    assert both[0].row(1) is found
+    both[1].add(1, REQUESTS, 1)
+    assert both[0].row(1)[REQUESTS] == 11
+    assert found[REQUESTS] == 10
     for counters in both:
         counters.close()
 
