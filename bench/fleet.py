@@ -41,7 +41,7 @@ WATCHES = 14
 MODELS = 20
 CHANGE_EVERY_S = 0.25
 SAMPLE_EVERY_S = 0.2
-SETTLE_S = 120.0
+SETTLE_S = 180.0
 """For whatever is to come about; what needs longer is said, with how far it came."""
 CALL_S = 10.0
 MOST_ROLLED = 100
@@ -237,12 +237,14 @@ class Fleet:
         before = (await self.get(self.registries()[0], "/health"))["registered_services"]
         began = time.monotonic()
         gone = (await self.play.order("kill", nodes=nodes))["records"]
+        await self.routed(self.size - (gone - nodes) // 2)
+        unused = time.monotonic() - began
         await self.settled("healthy_services", before - gone, at_most=True)
         noticed = time.monotonic() - began
         await self.settled("registered_services", before - gone, at_most=True)
         self.killed += nodes
         self.size -= (gone - nodes) // 2
-        return {"lost_records": gone, "noticed_s": noticed, "removed_s": time.monotonic() - began}
+        return {"lost_records": gone, "unused_s": unused, "noticed_s": noticed, "removed_s": time.monotonic() - began}
 
 
 async def _outcome(working: "asyncio.Future[dict[str, Any]] | None") -> dict[str, Any]:
@@ -294,10 +296,12 @@ async def run(options: argparse.Namespace) -> None:
     """Start, measure, print, end."""
     print(f"{describe()}; load before: {load_average()}")
     print(
-        f"command: python bench/fleet.py --sizes {','.join(map(str, options.sizes))} --seconds {options.seconds:g} --probe-s {options.probe_s:g}\n"
+        f"command: python bench/fleet.py --sizes {','.join(map(str, options.sizes))} --seconds {options.seconds:g} --probe-s {options.probe_s:g} --beats-per-s {options.beats_per_s:g}\n"
     )
     with tempfile.TemporaryDirectory(prefix="fleet-bench-") as place, ExitStack() as stack:
-        parts, play, watchers = await start_parts(Path(place), stack, watches=WATCHES, probe_s=options.probe_s)
+        parts, play, watchers = await start_parts(
+            Path(place), stack, watches=WATCHES, probe_s=options.probe_s, beats_per_s=options.beats_per_s
+        )
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_S)) as http:
             found = await measure(options, Fleet(parts, play, watchers, http))
     price = None
@@ -319,6 +323,9 @@ def main() -> None:
     parser.add_argument("--price", type=int, default=10_000, help="records in the pairs of heartbeats; 0: no pairs")
     parser.add_argument(
         "--probe-s", type=float, default=30.0, help="between two probes of a record (default: as in the field)"
+    )
+    parser.add_argument(
+        "--beats-per-s", type=float, default=200.0, help="heartbeats that a registry wants in a second at most"
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -69,7 +69,7 @@ class Child:
 
 
 async def start_parts(
-    place: Path, stack: ExitStack, *, watches: int, probe_s: float
+    place: Path, stack: ExitStack, *, watches: int, probe_s: float, beats_per_s: float
 ) -> tuple[dict[str, Part], Child, Child]:
     """Everything, in the order in which it needs each other."""
     parts: dict[str, Part] = {}
@@ -101,6 +101,8 @@ async def start_parts(
             store,
             "--log-level",
             "WARNING",
+            "--max-heartbeats-per-second",
+            str(beats_per_s),
             *probes,
         ]
         urls.append(begin(f"registry-{number + 1}", port, *command).url)
