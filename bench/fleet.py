@@ -45,6 +45,7 @@ SETTLE_S = 180.0
 """For whatever is to come about; what needs longer is said, with how far it came."""
 CALL_S = 10.0
 MOST_ROLLED = 100
+STARTS_PER_S = 30
 
 Work = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -175,7 +176,11 @@ class Fleet:
         before, began = {key: part.cpu_s() for key, part in self.parts.items()}, time.monotonic()
         try:
             await self.play.order(
-                "grow", nodes=nodes + self.killed, replicas=size, models=self.models, within_s=max(2.0, size / 60)
+                "grow",
+                nodes=nodes + self.killed,
+                replicas=size,
+                models=self.models,
+                within_s=max(2.0, size / STARTS_PER_S),
             )
             registered = await self.settled("healthy_services", nodes + 2 * size)
             routed = await self.routed(size)
@@ -325,7 +330,7 @@ def main() -> None:
         "--probe-s", type=float, default=30.0, help="between two probes of a record (default: as in the field)"
     )
     parser.add_argument(
-        "--beats-per-s", type=float, default=200.0, help="heartbeats that a registry wants in a second at most"
+        "--beats-per-s", type=float, default=100.0, help="heartbeats that a registry wants in a second at most"
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -16,6 +16,8 @@ import msgspec
 
 from common.http.client import KEEPALIVE_S
 
+ACCEPTERS = 8
+"""Connections that a turn of the loop takes at a port; as `common.http.serve`."""
 Answerer = Callable[[str, int, str, str, bytes], tuple[int, bytes]]
 _PLACES: dict[str, tuple[str, int, str]] = {}
 
@@ -211,7 +213,9 @@ async def listen(port: int, answer: Answerer) -> None:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
     listening.bind(("0.0.0.0", port))  # noqa: S104 - bound to the device lo
     listening.setblocking(False)  # noqa: FBT003 - its only argument
-    await asyncio.get_running_loop().create_server(lambda: Listener(answer), sock=listening, backlog=2048)
+    with listening:
+        for _ in range(ACCEPTERS):
+            await asyncio.get_running_loop().create_server(lambda: Listener(answer), sock=listening.dup(), backlog=2048)
 
 
 def encode(value: Any) -> bytes:

@@ -123,9 +123,11 @@ class RegistryClient:
             RegistryUnavailable: No registry answered; or what answered knows no `/services` and is no registry.
         """
         try:
-            return await self._call("POST", "/services", registration)
+            answer = await self._call("POST", "/services", registration)
         except UnknownService as error:
             raise RegistryUnavailable(f"{self.url} is no registry: {error}") from error
+        self._hear(read_lenient(HeartbeatAnswer, answer))
+        return answer
 
     async def renew(self, name: str, report: Message) -> HeartbeatAnswer:
         """Send a heartbeat with `report` as its body; returns the registry's answer.
@@ -138,9 +140,12 @@ class RegistryClient:
         """
         answer = await self._call("POST", f"/services/{quote(name, safe='')}/heartbeat", report)
         told = read_lenient(HeartbeatAnswer, answer)
+        self._hear(told)
+        return told
+
+    def _hear(self, told: HeartbeatAnswer) -> None:
         if told.heartbeat_interval_s is not UNSET:
             self.least_interval_s = min(max(0.0, told.heartbeat_interval_s), LONGEST_INTERVAL_S)
-        return told
 
     async def deregister(self, name: str, *, instance_id: str | None = None) -> None:
         """Remove a record; one that is already gone is fine.

@@ -106,7 +106,7 @@ class Doubt(Message, frozen=True, kw_only=True):
 
 
 class HeartbeatAnswer(Message, frozen=True, kw_only=True):
-    """Answer to a heartbeat.
+    """Answer to a heartbeat, and what is read of that to a registration.
 
     `heartbeat_interval_s`: a heartbeat in so many seconds is enough, and 0 sets no limit; who beats less often than before
     registers for a longer lease first. A registry that says nothing of it leaves everything as it is.

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from msgspec import UNSET, UnsetType
+
 from common.wire.base import Message
 from common.wire.record import ServiceRecord
 from common.wire.words import HealthStatus
@@ -14,10 +16,11 @@ class Acknowledgement(Message, frozen=True, kw_only=True):
 
 
 class ServiceAnswer(Message, frozen=True, kw_only=True):
-    """The record that a command left."""
+    """The record that a command left; `heartbeat_interval_s` is told who registers (`HeartbeatAnswer`)."""
 
     message: str
     service: ServiceRecord
+    heartbeat_interval_s: float | UnsetType = UNSET
 
 
 class ServiceList(Message, frozen=True, kw_only=True):

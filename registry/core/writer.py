@@ -52,6 +52,8 @@ QUEUE_LIMIT = 20_000
 CONFLICT_TRIES = 5
 REGISTER_WITHIN_S = 2.0
 """Less than `common.discovery.registry_client.CALL_TIMEOUT_S`: who gave up asks another registry, and would have it done twice."""
+EVENTS_AHEAD = 5000
+"""Of the commands waiting, when what a store tells has to wait as well."""
 SIDE_BY_SIDE = 32
 """Writes of different names under way at a shared store, which puts them on disk together: each alone waits for that twice."""
 
@@ -130,7 +132,7 @@ class Writer:
 
     def _at_once(self, command: Command) -> Decision | None:
         """Do what needs no store, if nothing that is being written concerns it; None when it has to wait its turn."""
-        if self._busy and not (isinstance(command, Renew) and self._busy.keys().isdisjoint((None, command.name))):
+        if self._busy and not (isinstance(command, Renew) and self._is_free(command)):
             return None
         decision = self.catalogue.decide(command, self.clock.monotonic())
         for change in decision.changes:
@@ -184,6 +186,13 @@ class Writer:
                 if isinstance(event, Away):
                     self.away = event.reason  # at once: what is queued shall not wait for a store that is not there
                     log.warning("store.away", reason=event.reason)
+                if isinstance(event, Written | Vanished):
+                    if self._is_free(event):
+                        self._take_in_one(event)
+                        continue
+                    if self._queue.qsize() < EVENTS_AHEAD:
+                        self._put_in_line(event).add_done_callback(_told)
+                        continue
                 try:
                     await self._enqueue(event)
                 except StoreError as error:
@@ -209,14 +218,21 @@ class Writer:
             return False
         return check.changed
 
+    def _is_free(self, item: Item) -> bool:
+        """Whether nothing that waits or is being written concerns its name."""
+        return not self._busy or self._busy.keys().isdisjoint((None, _about(item)))
+
     async def _enqueue(self, item: Item) -> Decision:
+        return await self._put_in_line(item)
+
+    def _put_in_line(self, item: Item) -> asyncio.Future[Decision]:
         done: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         try:
             self._queue.put_nowait((item, self.clock.monotonic(), done))
         except asyncio.QueueFull as error:
             raise StoreUnavailable(f"{QUEUE_LIMIT} commands are waiting to be written") from error
         self._busy[_about(item)] += 1
-        return await done
+        return done
 
     async def _do(self, item: Item) -> Decision:
         match item:
@@ -343,6 +359,12 @@ class Writer:
             else:
                 self._apply(Learn(instance))
         self.catalogue.renew_unheld(self.clock.monotonic())
+
+
+def _told(done: asyncio.Future[Decision]) -> None:
+    """Nobody waits for what a store told."""
+    if not done.cancelled() and (error := done.exception()) is not None:
+        log.warning("store.event_failed", reason=str(error))
 
 
 def _about(item: Item) -> str | None:

@@ -36,7 +36,8 @@ async def register(request: web.Request) -> web.Response:
     registration = Registration(**members)
     decision = await registry.writer.submit(Register(registration))
     status = 200 if decision.claim is Claim.REPEAT else 201
-    return _with_service(request, decision, f"Service {registration.name} registered", status=status)
+    message = f"Service {registration.name} registered"
+    return _with_service(request, decision, message, status=status, told=registry.pace.said)
 
 
 async def update(request: web.Request) -> web.Response:
@@ -106,14 +107,16 @@ async def probe_now(request: web.Request) -> web.Response:
     )
 
 
-def _with_service(request: web.Request, decision: Decision, message: str, *, status: int = 200) -> web.Response:
-    """The answer that shows the record a command left."""
+def _with_service(
+    request: web.Request, decision: Decision, message: str, *, status: int = 200, told: bytes = b""
+) -> web.Response:
+    """The answer that shows the record a command left, and further members."""
     registry = request.app[REGISTRY]
     name = decision.answer.name if decision.answer else ""
     entry = registry.catalogue.get(name)
     if entry is None:
         raise Unknown(f"service {name!r} was removed meanwhile")
-    body = b'{"message":%b,"service":%b}' % (encode_json(message), registry.renderer.service(entry))
+    body = b'{"message":%b,"service":%b%b}' % (encode_json(message), registry.renderer.service(entry), told)
     return web.Response(body=body, status=status, headers=JSON_HEADERS)
 
 
