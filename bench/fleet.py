@@ -45,7 +45,6 @@ SETTLE_S = 180.0
 """For whatever is to come about; what needs longer is said, with how far it came."""
 CALL_S = 10.0
 MOST_ROLLED = 100
-STARTS_PER_S = 30
 
 Work = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -57,8 +56,17 @@ class TooSlow(Exception):
 class Fleet:
     """Everything that runs, and what was seen of it."""
 
-    def __init__(self, parts: Mapping[str, Part], play: Child, watchers: Child, http: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        parts: Mapping[str, Part],
+        play: Child,
+        watchers: Child,
+        http: aiohttp.ClientSession,
+        *,
+        starts_per_s: float,
+    ) -> None:
         self.parts, self.play, self.watchers, self.http = parts, play, watchers, http
+        self.starts_per_s = starts_per_s
         self.size = self.models = self.faults = 0
         self.killed = 0
 
@@ -180,7 +188,7 @@ class Fleet:
                 nodes=nodes + self.killed,
                 replicas=size,
                 models=self.models,
-                within_s=max(2.0, size / STARTS_PER_S),
+                within_s=max(2.0, size / self.starts_per_s),
             )
             registered = await self.settled("healthy_services", nodes + 2 * size)
             routed = await self.routed(size)
@@ -200,6 +208,7 @@ class Fleet:
                 "parameters": {"build": build},
                 "replicas": {"min": count, "max": count},
                 "dwell_s": 0,
+                "max_surge": max(1, count // 10),
             }
             began = time.monotonic()
             async with self.http.put(self.registries()[0].url + path, json=spec) as answer:
@@ -300,15 +309,16 @@ async def measure(options: argparse.Namespace, fleet: Fleet) -> list[dict[str, A
 async def run(options: argparse.Namespace) -> None:
     """Start, measure, print, end."""
     print(f"{describe()}; load before: {load_average()}")
-    print(
-        f"command: python bench/fleet.py --sizes {','.join(map(str, options.sizes))} --seconds {options.seconds:g} --probe-s {options.probe_s:g} --beats-per-s {options.beats_per_s:g}\n"
-    )
+    flags = ("seconds", "probe_s", "beats_per_s", "starts_per_s")
+    told = " ".join(f"--{name.replace('_', '-')} {getattr(options, name):g}" for name in flags)
+    print(f"command: python bench/fleet.py --sizes {','.join(map(str, options.sizes))} {told}\n")
     with tempfile.TemporaryDirectory(prefix="fleet-bench-") as place, ExitStack() as stack:
         parts, play, watchers = await start_parts(
             Path(place), stack, watches=WATCHES, probe_s=options.probe_s, beats_per_s=options.beats_per_s
         )
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_S)) as http:
-            found = await measure(options, Fleet(parts, play, watchers, http))
+            fleet = Fleet(parts, play, watchers, http, starts_per_s=options.starts_per_s)
+            found = await measure(options, fleet)
     price = None
     if options.price:
         price = await price_of_heartbeats(options.price, rounds=3)
@@ -332,6 +342,7 @@ def main() -> None:
     parser.add_argument(
         "--beats-per-s", type=float, default=100.0, help="heartbeats that a registry wants in a second at most"
     )
+    parser.add_argument("--starts-per-s", type=float, default=30.0, help="replicas that begin in a second")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     raise_file_limit()

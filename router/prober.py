@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 CONCURRENCY = 64
 SUSPECT_INTERVAL_S = 5.0
 """Replicas in doubt are asked more often than the others (docs/faults.md, the numbers)."""
+MOST_PER_S = 200.0
+"""Probes of replicas that are well, where there are so many that each is asked less often."""
 TICK_S = 0.5
 REST_S = 50e-6
 """Between two looks at who is to be asked, for each replica: ten times as long as the look takes."""
@@ -70,7 +72,7 @@ class ReplicaProber:
         session: The process's session.
         replicas: The replicas as they are now.
         note: Called with (name, generation, result).
-        interval_s: Between probes of a replica that is well.
+        interval_s: Between probes of a replica that is well; more where there are very many.
         timeout_s: Of one request.
         rng: For the jitter.
         tls: Gives what replicas on https are checked with now.
@@ -95,7 +97,7 @@ class ReplicaProber:
         self._calls = calls
         self._replicas = replicas
         self._note = note
-        self._interval_s = interval_s
+        self._interval_s = self._pause_of_well_s = interval_s
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._rng = rng
         self._is_doubted = is_doubted
@@ -119,6 +121,7 @@ class ReplicaProber:
                 now = loop.time()
                 alive = {(replica.name, replica.generation): replica for replica in self._replicas()}
                 self._asked = {key: last for key, last in self._asked.items() if key in alive}
+                self._pause_of_well_s = max(self._interval_s, len(alive) / MOST_PER_S)
                 self._lists = {key: lists for key, lists in self._lists.items() if key in alive}
                 for key, replica in alive.items():
                     last = self._asked.get(key)
@@ -136,7 +139,7 @@ class ReplicaProber:
         if replica.doubted and replica.probe_successes:
             return min(self._interval_s, RECHECK_S)
         well = replica.probed_ok is True and replica.leased and not replica.doubted and not self._is_doubted(replica)
-        return self._interval_s if well else min(self._interval_s, SUSPECT_INTERVAL_S)
+        return self._pause_of_well_s if well else min(self._interval_s, SUSPECT_INTERVAL_S)
 
     async def _probe(self, key: tuple[str, str], replica: Replica) -> None:
         try:

@@ -58,7 +58,7 @@ class DeploymentSpec(SpecPart):
 
     `model` is the name that clients ask for (unset: the deployment's). `accelerators` and `memory_mb` replace what the
     template needs, and `followers` how many members its groups have beside the leader. `idle_s`: replicas above `min` go after so long without a request (0: never). `dwell_s`: a replica that
-    was started is not taken away for so long. Of two deployments that want the same accelerators, the higher `priority` has
+    was started is not taken away for so long. `max_surge`: how many a rollout replaces at once (unset: one). Of two deployments that want the same accelerators, the higher `priority` has
     them.
     """
 
@@ -73,6 +73,7 @@ class DeploymentSpec(SpecPart):
     scale: ScaleRule = Field(default_factory=ScaleRule)
     idle_s: float = Field(default=0, ge=0, le=30 * 86_400)
     dwell_s: float = Field(default=60, ge=0, le=86_400)
+    max_surge: int | None = Field(default=None, ge=1, le=1000)
     placement: DeploymentPlacement = Field(default_factory=DeploymentPlacement)
     priority: int = Field(default=0, ge=-1000, le=1000)
 

@@ -94,6 +94,8 @@ class Writer:
     )
     _busy: Counter[str | None] = field(default_factory=Counter)
     """What is queued or being written, by name; under None what concerns more than one."""
+    _late_s: float = 0.0
+    """How long the latest command waited for its turn."""
 
     async def submit(self, command: Command) -> Decision:
         """Have `command` done; returns when it is.
@@ -111,6 +113,15 @@ class Writer:
             if name is None or self.away is not None or not await self._check_store(name):
                 raise
         return await self._submit_shared(command)
+
+    def check_in_time(self) -> None:
+        """Turn a registration away before it costs anything, while those that are done now have waited for too long.
+
+        Raises:
+            StoreUnavailable: It would be refused when its turn comes.
+        """
+        if self._late_s > REGISTER_WITHIN_S and self._queue.qsize():
+            raise StoreUnavailable(f"{self._queue.qsize()} commands are waiting to be written; ask again later")
 
     async def _submit_shared(self, command: Command) -> Decision:
         decision = self._at_once(command) or await self._enqueue(command)
@@ -154,6 +165,7 @@ class Writer:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 item, queued_at, done = await self._queue.get()
+                self._late_s = self.clock.monotonic() - queued_at
                 name = _about(item) if self.store.shared else None
                 while running and (name is None or name in running or len(running) >= SIDE_BY_SIDE):
                     await asyncio.wait(running.values(), return_when=asyncio.FIRST_COMPLETED)

@@ -58,6 +58,8 @@ class Wish:
     down_after_s: float = 300.0
     idle_s: float = 0.0
     dwell_s: float = 60.0
+    surge: int = 1
+    """How many a rollout replaces at once."""
     nodes: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     spread: bool = False

@@ -14,7 +14,7 @@
 | `wake` or `sleep` by a call | one at least; or all asleep until somebody asks | `wanted` |
 | too few serve | a sleeper is woken, else one is started where it fits best | `_grow` |
 | too many serve | those not ready first, then the least busy; not before `dwell_s`, unless a call said so | `shrink` |
-| another revision, a drained node, a job that ends soon | one more is started where there is room, else an old one leaves first; old ones leave when enough others are ready; one of `min` 0 that nobody uses only leaves | `_roll`, `shrink` |
+| another revision, a drained node, a job that ends soon | one more (`surge` of them) is started where there is room, else an old one leaves first; old ones leave when enough others are ready; one of `min` 0 that nobody uses only leaves | `_roll`, `shrink` |
 | paused | other revisions stay; what is missing is started as of the revision that was in force | `Crew.outdated`, `wish_of` |
 | it does not fit, and somebody needs it | idle deployments of no higher priority leave, the least seconds to start times requests per second first; never under `min`, within `dwell_s` or with a request under way or waiting | `evict` |
 | it has waited for `PATIENCE_S` (of each `TURN_S`) | the accelerators that idle ones hold least of are kept for it: each that comes free, or whose replica has nothing to do, is given to nobody behind it | `_reserve` |
@@ -355,17 +355,23 @@ def _reserve(work: _Work, crew: Crew, choice: fit.Choice, victims: Mapping[str, 
 
 
 def _roll(work: _Work, crew: Crew) -> None:
-    """One step towards none that is out of date, when all that are up to date are ready."""
+    """One step towards none that is out of date, when all that are up to date are ready, but for `surge` less one."""
     wish, old = crew.wish, crew.old
     note = work.notes.get(wish.name)
-    if not old or crew.started or crew.leaving or crew.woken or any(not one.ready for one in crew.current):
+    moving_now = crew.started + len(crew.leaving) + len(crew.woken) + sum(not one.ready for one in crew.current)
+    if not old or moving_now >= wish.surge:
         return
     if note is not None and (note.coming or note.kind is not standing.QUEUED):
         return
-    if note is None and len(crew.current) + len(old) > crew.want.count:
+    spare = crew.want.count + wish.surge - len(crew.current) - len(old)
+    if note is None and spare <= 0:
         return
     choice = work.choose(wish)
-    if note is None and _start(work, crew, choice, f"takes the place of one of revision {old[0].assignment.revision}"):
+    reason = f"takes the place of one of revision {old[0].assignment.revision}"
+    before, most = crew.started, min(spare, wish.surge - moving_now, len(old))
+    while note is None and crew.started - before < most and _start(work, crew, choice, reason):
+        pass
+    if crew.started > before or moving_now:
         return
     if all(one.ends_by_itself for one in old):
         return  # it serves until shortly before its end

@@ -155,6 +155,7 @@ def wish_of(stored: StoredDeployment, start_s: float | None = None) -> Wish:
         down_after_s=spec.scale.down_after_s,
         idle_s=spec.idle_s,
         dwell_s=spec.dwell_s,
+        surge=spec.max_surge or 1,
         nodes=spec.placement.nodes,
         labels=spec.placement.labels,
         spread=spec.placement.spread,

@@ -26,9 +26,10 @@ async def get_service(request: web.Request) -> web.Response:
 
 async def register(request: web.Request) -> web.Response:
     """`POST /services`: 201 for a new owner, 200 when the owner says it again."""
+    registry = request.app[REGISTRY]
+    registry.writer.check_in_time()
     body = parse(RegisterBody, await read_json_object(request))
     # Not model_dump: it would copy the metadata through pydantic's serializer.
-    registry = request.app[REGISTRY]
     request.get(GRANT, EVERYTHING).check(Level.REGISTER, body.name)
     check_place(registry.addresses, host=body.host, port=body.port, url=body.url)
     members = {name: member for name in RegisterBody.model_fields if (member := getattr(body, name)) is not None}

@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import replace
 
+import pytest
+
 from common.wire.deployment import DeploymentPhase, TemplateGlance
 from common.wire.words import ReplicaStatus
 from registry.deployments.model import (
@@ -527,23 +529,47 @@ def test_a_change_of_one_that_nobody_uses_only_drops_the_old_ones() -> None:
     assert planned([two], [node("a", 2)], memory=found.memory).standings["m"].phase is DeploymentPhase.COLD
 
 
-def test_a_rollout_never_has_fewer_ready_than_wanted_where_there_is_room() -> None:
-    """Three of revision 1 become three of revision 2, one accelerator to spare; each start is ready a step later."""
-    two = wish(revision=2, least=3, most=3)
+@pytest.mark.parametrize(
+    ("surge", "accelerators", "at_once"),
+    [(1, 4, [1, 1, 1]), (1, 8, [1, 1, 1]), (2, 4, [1, 1, 1]), (2, 5, [2, 1]), (3, 8, [3]), (9, 20, [3])],
+)
+def test_a_rollout_never_has_fewer_ready_than_wanted_where_there_is_room(
+    surge: int, accelerators: int, at_once: list[int]
+) -> None:
+    """Three of revision 1 become three of revision 2, some accelerators to spare; each start is ready a step later."""
+    two = wish(revision=2, least=3, most=3, surge=surge)
     crew = [there("m", number) for number in (1, 2, 3)]
-    number = 3
+    number, started = 3, []
     for _ in range(20):
-        fleet = node("a", 4, *(seen.replica_id for _, seen in crew))
+        fleet = node("a", accelerators, *(seen.replica_id for _, seen in crew))
         found = planned([two], [fleet], *crew)
         gone = {one.request_id for one in found.actions if isinstance(one, Leave)}
         crew = [pair for pair in crew if pair[0].request_id not in gone]
-        assert len(crew) >= 3
-        for _ in [one for one in found.actions if isinstance(one, Start)]:
+        assert 3 <= len(crew) <= 3 + surge
+        starts = [one for one in found.actions if isinstance(one, Start)]
+        for _ in starts:
             number += 1
             crew.append(there("m", number, revision=2))
+        started += [len(starts)] * bool(starts)
         if not found.actions:
             break
     assert [pair[0].revision for pair in crew] == [2, 2, 2]
+    assert started == at_once
+
+
+@pytest.mark.parametrize(
+    ("starting", "leaving", "more"), [(0, 0, 3), (1, 0, 2), (2, 0, 1), (3, 0, 0), (1, 1, 1), (0, 3, 0)]
+)
+def test_a_rollout_has_no_more_under_way_than_it_may(starting: int, leaving: int, more: int) -> None:
+    two = wish(revision=2, least=9, most=9, surge=3)
+    new = [
+        there("m", 20 + number, revision=2, status=ReplicaStatus.STARTING, ready_at=None) for number in range(starting)
+    ]
+    old = [there("m", number) for number in range(1, 10)]
+    going = [there("m", 40 + number, leaving=True) for number in range(leaving)]
+    crew = [*old, *new, *going]
+    found = planned([two], [node("a", 20, *(seen.replica_id for _, seen in crew))], *crew)
+    assert sum(isinstance(one, Start) for one in found.actions) == more
 
 
 def test_a_revision_that_needs_more_than_there_is_leaves_what_runs() -> None:
