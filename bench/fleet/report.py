@@ -45,8 +45,8 @@ def lines_of(rows: Sequence[Mapping[str, Any]], price: Mapping[str, float] | Non
             f"{' (' + str(row['missed']) + ' missed)' if row['missed'] else ''} | {_both(row['etcd_ms'])} | "
             f"{_both(row['router_ms'])} ({row['faults']} of {row['requests']}) |"
         )
-    yield "\n| replicas | MB registry (each) | etcd | router (each) | all known, s | deployment of a tenth, s | its rollout, s | rack: out of use, s | removed, s | load |"
-    yield "| --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |"
+    yield "\n| replicas | MB registry (each) | etcd | router (each) | all known, s | deployment of a tenth, s | its rollout, s | rack: unused by routers, s | its leases ended, s | removed, s | load |"
+    yield "| --: | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |"
     by_phase = {row["phase"]: row for row in rows}
     for steady in (row for row in rows if row["phase"] == "steady"):
         after = {row["phase"]: row for row in rows[rows.index(steady) :][:4]}
@@ -58,7 +58,7 @@ def lines_of(rows: Sequence[Mapping[str, Any]], price: Mapping[str, float] | Non
         yield (
             f"| {steady['size']:,} | {_mean(steady, 'mb', 'registry'):.0f} | {steady['mb']['etcd']:.0f} | "
             f"{_mean(steady, 'mb', 'router'):.0f} | {told(steady, 'all_known_s')} | {told(rolling, 'deploy_s')} | "
-            f"{_rolled(rolling)} | {told(rack, 'noticed_s')} | {told(rack, 'removed_s')} | {steady['load']} |"
+            f"{_rolled(rolling)} | {told(rack, 'unused_s')} | {told(rack, 'noticed_s')} | {told(rack, 'removed_s')} | {steady['load']} |"
         )
     if by_phase:
         worst = max((row["change_ms"].get("p99", 0.0), row["size"], row["phase"]) for row in rows)

@@ -21,10 +21,13 @@ class HeldStore(MemoryStore):
         self.arrived = asyncio.Event()
         self.leave = asyncio.Event()
         self.failure: Exception | None = None
+        self.one_by_one = False
 
     async def write(self, changes: Sequence[Change]) -> Sequence[Change]:
         self.arrived.set()
         await self.leave.wait()
+        if self.one_by_one:
+            self.leave.clear()
         if self.failure:
             raise self.failure
         return await super().write(changes)
@@ -156,6 +159,7 @@ async def test_a_registration_that_waited_too_long_is_refused_and_not_done(
     waiting = [asyncio.ensure_future(writer.submit(it)) for it in (claim("late"), Renew("first"), Deregister("first"))]
     await asyncio.sleep(0)
     clock.advance(REGISTER_WITHIN_S + 0.1)
+    writer.check_in_time()  # the one that is done now came in time
     store.leave.set()
     await first
     with pytest.raises(StoreUnavailable, match="2 commands are waiting"):
@@ -164,3 +168,23 @@ async def test_a_registration_that_waited_too_long_is_refused_and_not_done(
     assert len(writer.catalogue) == 0
     await writer.submit(claim("late"))
     assert [entry.instance.name for entry in writer.catalogue] == ["late"]
+
+
+async def test_while_those_before_it_wait_too_long_a_registration_is_turned_away_before_it_waits(
+    writer: Writer, store: HeldStore, clock: FakeClock
+) -> None:
+    store.one_by_one = True
+    first = asyncio.ensure_future(writer.submit(claim("first")))
+    await store.arrived.wait()
+    store.arrived.clear()
+    leaving = [asyncio.ensure_future(writer.submit(Deregister("first"))) for _ in range(2)]
+    await asyncio.sleep(0)
+    clock.advance(REGISTER_WITHIN_S + 0.1)
+    store.leave.set()
+    await first
+    await store.arrived.wait()
+    with pytest.raises(StoreUnavailable, match="1 commands are waiting"):
+        writer.check_in_time()
+    store.leave.set()
+    await asyncio.gather(*leaving, return_exceptions=True)
+    writer.check_in_time()
