@@ -142,7 +142,6 @@ def _put_together(given: _Given, loaded: Loaded, outside: _Outside, scope: TaskS
     routers = Routers(clock)
     keeper = Keeper(store=store, index=index, writer=writer, agents=outside.agents, clock=clock, scope=scope)
     keeper.take(hand_over=settings.hand_over)
-    unknown = store.shared and len(catalogue) > 0
     keys = KeyBook(store.documents)
     ages = {"hours_days": settings.usage_hours_days, "days": settings.usage_days}
     metrics = Metrics(catalogue, writer, hub, routers, keeper.tally, tls=given.tls)
@@ -173,8 +172,13 @@ def _put_together(given: _Given, loaded: Loaded, outside: _Outside, scope: TaskS
         tls=given.tls,
         audit=AuditLog(settings.data_dir / "registry-audit.jsonl", "registry"),
         started_at=clock.monotonic(),
-        pace=Pace(settings.max_heartbeats_per_second, clock.monotonic() + (UNKNOWN_FOR_S if unknown else 0.0)),
+        pace=_make_pace(settings, clock, unknown=store.shared and len(catalogue) > 0),
     )
+
+
+def _make_pace(settings: RegistrySettings, clock: Clock, *, unknown: bool) -> Pace:
+    known_at = clock.monotonic() + (UNKNOWN_FOR_S if unknown else 0.0)
+    return Pace(settings.max_heartbeats_per_second, known_at, None if unknown else 0)
 
 
 def _make_prober(

@@ -144,8 +144,9 @@ class RegistryClient:
         return told
 
     def _hear(self, told: HeartbeatAnswer) -> None:
-        if told.heartbeat_interval_s is not UNSET:
-            self.least_interval_s = min(max(0.0, told.heartbeat_interval_s), LONGEST_INTERVAL_S)
+        if told.heartbeat_interval_s is not None:
+            least_s = 0.0 if told.heartbeat_interval_s is UNSET else told.heartbeat_interval_s
+            self.least_interval_s = min(max(0.0, least_s), LONGEST_INTERVAL_S)
 
     async def deregister(self, name: str, *, instance_id: str | None = None) -> None:
         """Remove a record; one that is already gone is fine.

@@ -108,14 +108,14 @@ class Doubt(Message, frozen=True, kw_only=True):
 class HeartbeatAnswer(Message, frozen=True, kw_only=True):
     """Answer to a heartbeat, and what is read of that to a registration.
 
-    `heartbeat_interval_s`: a heartbeat in so many seconds is enough, and 0 sets no limit; who beats less often than before
-    registers for a longer lease first. A registry that says nothing of it leaves everything as it is.
+    `heartbeat_interval_s`: a heartbeat in so many seconds is enough; absent: there is no limit. Who is to beat less often than
+    before registers for a longer lease first. None: the registry does not know yet, and everybody stays as it is.
     """
 
     message: str = ""
     timestamp: str = ""
     doubt: Doubt | UnsetType = UNSET
-    heartbeat_interval_s: float | UnsetType = UNSET
+    heartbeat_interval_s: float | UnsetType | None = UNSET
 
 
 class FailingServers(Message, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ class ServiceAnswer(Message, frozen=True, kw_only=True):
 
     message: str
     service: ServiceRecord
-    heartbeat_interval_s: float | UnsetType = UNSET
+    heartbeat_interval_s: float | UnsetType | None = UNSET
 
 
 class ServiceList(Message, frozen=True, kw_only=True):

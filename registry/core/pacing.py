@@ -37,17 +37,22 @@ class Pace:
 
     Args:
         most_per_s: Heartbeats that it wants in a second, at most.
-        known_at: Monotonic seconds; before, it tells nothing, and everybody stays as it is.
+        known_at: Monotonic seconds; before, it does not know, and everybody stays as it is.
+        interval_s: What it tells; 0: no limit; None: it does not know.
     """
 
     most_per_s: float
     known_at: float
-    interval_s: int | None = None
-    said: bytes = b""
-    """A member of an answer that is JSON."""
+    interval_s: int | None
+
+    @property
+    def said(self) -> bytes:
+        """A member more of an answer that is JSON; none where there is no limit."""
+        if self.interval_s == 0:
+            return b""
+        return b',"heartbeat_interval_s":%b' % (b"null" if self.interval_s is None else b"%d" % self.interval_s)
 
     def judge(self, beating: int, now: float) -> None:
         """Take in how many records beat here."""
         if now >= self.known_at:
             self.interval_s = next_step(self.interval_s or 0, beating / self.most_per_s)
-            self.said = b',"heartbeat_interval_s":%d' % self.interval_s

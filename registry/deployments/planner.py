@@ -368,10 +368,9 @@ def _roll(work: _Work, crew: Crew) -> None:
         return
     choice = work.choose(wish)
     reason = f"takes the place of one of revision {old[0].assignment.revision}"
-    before, most = crew.started, min(spare, wish.surge - moving_now, len(old))
-    while note is None and crew.started - before < most and _start(work, crew, choice, reason):
-        pass
-    if crew.started > before or moving_now:
+    most = 0 if note is not None else min(spare, wish.surge - moving_now, len(old))
+    started = [number for number in range(most) if _start(work, crew, choice, reason)]
+    if started or moving_now:
         return
     if all(one.ends_by_itself for one in old):
         return  # it serves until shortly before its end

@@ -52,7 +52,7 @@ class QuickHeartbeats:
     def __init__(self, app: web.Application) -> None:
         self._app = app
         self._answer = _Written()
-        self._stamp = ""
+        self._stamp: tuple[str, int | None] | None = None
 
     def __call__(self, request: web.Request) -> web.StreamResponse | None:
         """The answer, when the lease is renewed; None when nothing has been done."""
@@ -82,7 +82,7 @@ class QuickHeartbeats:
             return None
         registry.metrics.answers[ROUTE, 200] += 1
         tell(request, 200)
-        stamp = registry.renderer.timestamp()
+        stamp = registry.renderer.timestamp(), registry.pace.interval_s
         if stamp != self._stamp:
             body = heartbeat.received(registry)
             self._answer.raw = _HEAD.format(length=len(body), date=rfc822_formatted_time()).encode() + body

@@ -67,7 +67,7 @@ async def heartbeat(request: web.Request) -> web.Response:
     doubt = registry.doubts.doubt(name)
     if doubt is not None:
         timestamp, told_s = registry.renderer.timestamp(), registry.pace.interval_s
-        interval_s = UNSET if told_s is None else told_s
+        interval_s = UNSET if told_s == 0 else told_s
         message = "Heartbeat received"
         return answer(
             HeartbeatAnswer(message=message, timestamp=timestamp, doubt=doubt, heartbeat_interval_s=interval_s)

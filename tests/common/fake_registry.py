@@ -31,13 +31,14 @@ class Asked:
 
 @dataclass(slots=True)
 class FakeRegistry:
-    """Answers `script` in order, then 200 `{}` for ever.
+    """Answers `script` in order, then 200 and `usual` for ever.
 
     Each entry is a status, a status and a JSON body, or HANG. A watch sends `watch_lines` and ends, or stays silent.
     """
 
     script: deque[int | tuple[int, Any]] = field(default_factory=deque)
     asked: asyncio.Queue[Asked] = field(default_factory=asyncio.Queue)
+    usual: dict[str, Any] = field(default_factory=dict)
     watch_lines: list[bytes] | None = None
     watch_status: int = 200
     watch_stays: bool = False
@@ -66,7 +67,7 @@ class FakeRegistry:
         body = await request.json() if raw else None
         self.asked.put_nowait(Asked(request.method, request.raw_path, body, request.headers.get("Authorization")))
         entry = self.script.popleft() if self.script else 200
-        status, content = entry if isinstance(entry, tuple) else (entry, {})
+        status, content = entry if isinstance(entry, tuple) else (entry, self.usual)
         if status == HANG:
             await self.over.wait()
             return web.Response()

@@ -301,7 +301,8 @@ PACED_S = 1000.0
 
 async def paced(registry: FakeRegistry, lease: Lease) -> None:
     """Have it beat as seldom as the registry wants."""
-    registry.script.extend([201, (200, {"heartbeat_interval_s": PACED_S})])
+    registry.usual = {"heartbeat_interval_s": PACED_S}
+    registry.script.append((201, {}))
     assert await calls(registry, 3) == [REGISTER, RENEW, REGISTER]
     assert lease.registered_as is not None
 
@@ -311,8 +312,8 @@ async def test_a_longer_lease_is_had_before_heartbeats_come_further_apart(
 ) -> None:
     monkeypatch.setattr(lease_module, "RETRY_FIRST_S", 0.001)
     lease = make(session, registry.url, interval_s=0.01, record=lambda: replace(RECORD, ttl_s=15.0))
-    told = (200, {"heartbeat_interval_s": PACED_S})
-    registry.script.extend([201, told, 503, told, 404, told, 503, told, 201])
+    registry.usual = {"heartbeat_interval_s": PACED_S}
+    registry.script.extend([(201, {}), 200, 503, 200, 404, 200, 503, 200, 201])
     async with kept(lease):
         asked = [await next_asked(registry) for _ in range(9)]
         with pytest.raises(TimeoutError):
@@ -337,28 +338,30 @@ async def test_what_changes_is_told_at_once_however_far_apart_heartbeats_are(
         assert (asked.body["metadata"], asked.body["ttl_s"]) == ({"models": ["a"]}, 15.0 + 1.1 * PACED_S)
 
 
-@pytest.mark.parametrize("told_s", [0, 0.005, -1])
+@pytest.mark.parametrize(
+    "told",
+    [{}, {"heartbeat_interval_s": 0.005}, {"heartbeat_interval_s": -1}, {"heartbeat_interval_s": "often", "doubt": 7}],
+)
 async def test_a_smaller_fleet_gets_its_short_interval_back_then_its_short_lease(
-    registry: FakeRegistry, session: aiohttp.ClientSession, told_s: float
+    registry: FakeRegistry, session: aiohttp.ClientSession, told: dict[str, Any]
 ) -> None:
     lease = make(session, registry.url, interval_s=0.01, record=lambda: replace(RECORD, ttl_s=15.0))
     async with kept(lease):
         await paced(registry, lease)
-        registry.script.append((200, {"heartbeat_interval_s": told_s}))
+        registry.usual = told
         lease.wake()
         asked = [await next_asked(registry) for _ in range(4)]
     assert [(it.method, it.path) for it in asked] == [RENEW, REGISTER, RENEW, RENEW]
     assert asked[1].body["ttl_s"] == 15.0
 
 
-@pytest.mark.parametrize("told", [{}, {"heartbeat_interval_s": "often"}, {"heartbeat_interval_s": None}])
-async def test_a_registry_that_says_nothing_of_it_leaves_everything_as_it_is(
-    registry: FakeRegistry, session: aiohttp.ClientSession, told: dict[str, Any]
+async def test_a_registry_that_does_not_know_yet_leaves_everything_as_it_is(
+    registry: FakeRegistry, session: aiohttp.ClientSession
 ) -> None:
     lease = make(session, registry.url, interval_s=0.01, record=lambda: replace(RECORD, ttl_s=15.0))
     async with kept(lease):
         await paced(registry, lease)
-        registry.script.extend([(200, told)] * 2)
+        registry.script.extend([(200, {"heartbeat_interval_s": None})] * 2)
         for _ in range(2):
             lease.wake()
             assert await calls(registry, 1) == [RENEW]
@@ -381,6 +384,6 @@ async def test_a_forgotten_record_is_registered_for_the_long_lease_at_once_C1(
 async def test_a_record_that_does_not_say_how_long_it_lasts_beats_as_before(
     registry: FakeRegistry, session: aiohttp.ClientSession
 ) -> None:
-    registry.script.extend([201, (200, {"heartbeat_interval_s": PACED_S})])
+    registry.usual = {"heartbeat_interval_s": PACED_S}
     async with kept(make(session, registry.url, interval_s=0.01)):
         assert await calls(registry, 5) == [REGISTER, *[RENEW] * 4]

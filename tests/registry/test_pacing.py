@@ -23,7 +23,7 @@ from tests.registry.records import registration
 
 NAMES = {f"svc-{number}" for number in range(6)}
 PACED = ("--max-heartbeats-per-second", "1", "--health-interval", "3600")
-SHORT_S, LONG_S = 3.0, 14.0
+SHORT_S, LONG_S = 8.0, 19.0
 """Leases of those that beat each second, and of those that beat each ten."""
 
 
@@ -58,14 +58,14 @@ def test_a_fleet_that_keeps_its_size_is_told_one_thing() -> None:
             assert next_step(told_s, tenths / 10) == told_s
 
 
-def test_nothing_is_said_before_it_is_known_who_beats_here() -> None:
-    pace = Pace(10.0, known_at=100.0)
+def test_everybody_stays_as_it_is_before_it_is_known_who_beats_here() -> None:
+    pace = Pace(10.0, 100.0, None)
     pace.judge(2000, 99.0)
-    assert (pace.interval_s, pace.said) == (None, b"")
+    assert (pace.interval_s, pace.said) == (None, b',"heartbeat_interval_s":null')
     pace.judge(2000, 100.0)
     assert (pace.interval_s, pace.said) == (160, b',"heartbeat_interval_s":160')
     pace.judge(1, 101.0)
-    assert (pace.interval_s, pace.said) == (0, b',"heartbeat_interval_s":0')
+    assert (pace.interval_s, pace.said) == (0, b"")
 
 
 def test_only_those_that_beat_here_and_say_how_long_they_last_are_counted() -> None:
@@ -87,15 +87,18 @@ def test_only_those_that_beat_here_and_say_how_long_they_last_are_counted() -> N
 async def test_the_pace_is_told_with_every_answer_to_a_heartbeat(client: Client) -> None:
     registry = parts(client)
     await client.post("/services", json=body("svc"))
-    for told_s, doubted in ((0, False), (40, False), (40, True)):
-        registry.pace.judge(int(told_s * registry.pace.most_per_s), registry.clock.monotonic())
+    for told_s, doubted in ((0, False), (40, False), (None, False), (40, True), (None, True), (0, True)):
+        registry.pace.interval_s = told_s
         if doubted:
             await client.post("/v1/routers/r/failing", json={"failing": {"svc": "nothing comes"}})
         for content in ({"status": "running"}, {"status": "draining"}):
             async with client.post("/services/svc/heartbeat", json=content) as answer:
                 told = await answer.json()
-            assert told["heartbeat_interval_s"] == told_s
+            assert told.get("heartbeat_interval_s", 0) == told_s
+            assert ("heartbeat_interval_s" in told) is (told_s != 0)
             assert ("doubt" in told) is doubted
+        async with client.post("/services", json=body("svc")) as answer:
+            assert (await answer.json()).get("heartbeat_interval_s", 0) == told_s
 
 
 @asynccontextmanager
