@@ -16,7 +16,9 @@ import msgspec
 
 from common.http.client import KEEPALIVE_S
 
-ACCEPTERS = 8
+BIND_ADDRESS_NO_PORT = 24
+"""Linux's `IP_BIND_ADDRESS_NO_PORT`, which `socket` has no name for."""
+ACCEPTERS = 16
 """Connections that a turn of the loop takes at a port; as `common.http.serve`."""
 Answerer = Callable[[str, int, str, str, bytes], tuple[int, bytes]]
 _PLACES: dict[str, tuple[str, int, str]] = {}
@@ -139,7 +141,7 @@ class Session:
             connection = None if candidate.transport.is_closing() else candidate
         if connection is None:
             try:
-                _, connection = await loop.create_connection(lambda: _Connection(idle), *place, local_addr=self._from)
+                connection = await self._connect(place, idle)
             except OSError as error:
                 raise aiohttp.ClientConnectionError(str(error)) from error
         try:
@@ -150,6 +152,21 @@ class Session:
         if b"/heartbeat " in raw[:200]:
             self._took(loop.time() - began)
         return answer
+
+    async def _connect(self, place: tuple[str, int], idle: list[_Connection]) -> _Connection:
+        """A new connection. Its port is taken with both ends known: to look for one at a bind costs more than all the rest."""
+        loop = asyncio.get_running_loop()
+        plug = socket.socket()
+        try:
+            plug.setblocking(False)  # noqa: FBT003 - its only argument
+            plug.setsockopt(socket.IPPROTO_IP, BIND_ADDRESS_NO_PORT, 1)
+            plug.bind(self._from)
+            await loop.sock_connect(plug, place)
+            _, connection = await loop.create_connection(lambda: _Connection(idle), sock=plug)
+        except BaseException:
+            plug.close()
+            raise
+        return connection
 
     def vanish(self) -> None:
         """The machine is gone: connections go without a word to be answered."""
