@@ -46,7 +46,7 @@ class ModelSettings(Settings):
     policy: str | None = None
     split: dict[str, float] = Field(default_factory=dict)
     fallbacks: CommaList = ()
-    parameters: ParameterSettings = ParameterSettings()
+    parameters: ParameterSettings = Field(default_factory=ParameterSettings)
     messages: Literal["native", "translate"] | None = None
     rescue: bool = False
     hedge: bool = False
