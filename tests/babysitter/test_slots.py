@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -92,7 +93,7 @@ async def test_heartbeats_are_spread_by_a_tenth_B19(seed: int) -> None:
             if len(pauses) == 200:
                 raise asyncio.CancelledError
 
-    lease = Counted(cast("Any", None), lambda: None, cast("Any", None), HEARTBEAT_S)
+    lease = Counted(cast("Any", SimpleNamespace(least_interval_s=0.0)), lambda: None, cast("Any", None), HEARTBEAT_S)
     lease._rng.seed(seed)
     with pytest.raises(asyncio.CancelledError):
         await lease.keep()
