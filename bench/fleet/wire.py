@@ -18,7 +18,7 @@ from common.http.client import KEEPALIVE_S
 
 BIND_ADDRESS_NO_PORT = 24
 """Linux's `IP_BIND_ADDRESS_NO_PORT`, which `socket` has no name for."""
-ACCEPTERS = 16
+ACCEPTERS = 32
 """Connections that a turn of the loop takes at a port; as `common.http.serve`."""
 Answerer = Callable[[str, int, str, str, bytes], tuple[int, bytes]]
 _PLACES: dict[str, tuple[str, int, str]] = {}
