@@ -7,6 +7,7 @@ after as long as a babysitter's: in the field many a heartbeat opens a connectio
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
@@ -18,8 +19,9 @@ from common.http.client import KEEPALIVE_S
 
 BIND_ADDRESS_NO_PORT = 24
 """Linux's `IP_BIND_ADDRESS_NO_PORT`, which `socket` has no name for."""
-ACCEPTERS = 32
-"""Connections that a turn of the loop takes at a port; as `common.http.serve`."""
+MOST_A_TURN = 256
+"""Connections that a turn of the loop takes at a port; uvloop takes one."""
+BACKLOG = 2048
 Answerer = Callable[[str, int, str, str, bytes], tuple[int, bytes]]
 _PLACES: dict[str, tuple[str, int, str]] = {}
 
@@ -188,9 +190,9 @@ class Listener(asyncio.Protocol):
         for transport in list(cls.OPEN.get(host, ())):
             transport.abort()
 
-    def __init__(self, answer: Answerer) -> None:
+    def __init__(self, answer: Answerer, received: bytes = b"") -> None:
         self._answer = answer
-        self._received = b""
+        self._received = received
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -198,29 +200,37 @@ class Listener(asyncio.Protocol):
         self.OPEN.setdefault(self._here[0], set()).add(self._transport)
         if self._here[0] in self.DEAD:
             self._transport.abort()
+        elif self._received:
+            self.data_received(b"")
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.OPEN[self._here[0]].discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        end = self._received.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        head = self._received[:end]
-        at = head.lower().find(b"content-length:")
-        length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
-        if len(self._received) < end + 4 + length:
-            return
-        body, self._received = self._received[end + 4 : end + 4 + length], b""
-        method, path = head.split(b" ", 2)[:2]
-        status, content = self._answer(*self._here, method.decode(), path.decode(), body)
-        self._transport.write(
-            b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-            % (status, len(content), content)
-        )
-        if b"connection: close" in head.lower():
+        told = _told(self._answer, self._here, self._received)
+        if told is not None:
+            self._transport.write(told)
             self._transport.close()
+
+
+def _told(answer: Answerer, here: tuple[str, int], received: bytes) -> bytes | None:
+    """What is answered to a whole request; the connection ends with it, since nobody asks again while it would last."""
+    end = received.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    head = received[:end]
+    at = head.lower().find(b"content-length:")
+    length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+    if len(received) < end + 4 + length:
+        return None
+    method, path = head.split(b" ", 2)[:2]
+    status, content = answer(*here, method.decode(), path.decode(), received[end + 4 : end + 4 + length])
+    return b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (
+        status,
+        len(content),
+        content,
+    )
 
 
 async def listen(port: int, answer: Answerer) -> None:
@@ -230,9 +240,45 @@ async def listen(port: int, answer: Answerer) -> None:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
     listening.bind(("0.0.0.0", port))  # noqa: S104 - bound to the device lo
     listening.setblocking(False)  # noqa: FBT003 - its only argument
-    with listening:
-        for _ in range(ACCEPTERS):
-            await asyncio.get_running_loop().create_server(lambda: Listener(answer), sock=listening.dup(), backlog=2048)
+    listening.listen(BACKLOG)
+    asyncio.get_running_loop().add_reader(listening, _Door(listening, answer).take)
+
+
+class _Door:
+    """Takes all who wait. Who asks at once is answered at once, without a transport: most are probes, and late ones pile up."""
+
+    def __init__(self, listening: socket.socket, answer: Answerer) -> None:
+        self._listening, self._answer = listening, answer
+        self._entering: set[asyncio.Task[Any]] = set()
+
+    def take(self) -> None:
+        for _ in range(MOST_A_TURN):
+            try:
+                guest, _ = self._listening.accept()
+            except (BlockingIOError, ConnectionError):
+                return
+            here: tuple[str, int] = guest.getsockname()
+            guest.setblocking(False)  # noqa: FBT003 - its only argument
+            try:
+                raw = guest.recv(1 << 16)
+            except BlockingIOError:
+                self._enter(guest, b"")
+                continue
+            except ConnectionError:
+                raw = b""  # gone, as one that gave up waiting
+            told = _told(self._answer, here, raw) if raw and here[0] not in Listener.DEAD else b""
+            if told is None:
+                self._enter(guest, raw)
+                continue
+            with suppress(BlockingIOError, ConnectionError):
+                guest.send(told)
+            guest.close()
+
+    def _enter(self, guest: socket.socket, raw: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(loop.connect_accepted_socket(lambda: Listener(self._answer, raw), guest))
+        self._entering.add(task)
+        task.add_done_callback(self._entering.discard)
 
 
 def encode(value: Any) -> bytes:
