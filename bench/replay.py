@@ -57,6 +57,7 @@ def figures_of(case: str, policy: str, seed: int, requests: Sequence[Request], o
         outcome.imbalance,
         offline.floor(requests, 8000.0),
         traces.best_possible(requests),
+        outcome.too_late_share if outcome.waited_s else 0.0,
     )
 
 
@@ -96,10 +97,11 @@ def offline_once(  # noqa: PLR0917
     count: int | None,
 ) -> offline.Outcome:
     """One replay, by so many routers; with several a router's second is one of the trace."""
+    setup = replace(case.setup, read_ahead_s=options.read_ahead)
     if count is None:
-        return offline.replay(requests, facts, case.setup, POLICIES[policy], seed)
+        return offline.replay(requests, facts, setup, POLICIES[policy], seed)
     routers = Routers(count, tell_s=options.tell, loss=options.loss)
-    return offline.replay(requests, facts, replace(case.setup, speed=1.0), POLICIES[policy], seed, routers=routers)
+    return offline.replay(requests, facts, replace(setup, speed=1.0), POLICIES[policy], seed, routers=routers)
 
 
 def run_through_sockets(
@@ -151,7 +153,8 @@ def in_time(
                 options.speed,
                 options.bytes_per_token,
             )
-            measured = sockets.replay(requests, case.setup, target, sglang, place)
+            setup = replace(case.setup, read_ahead_s=options.read_ahead)
+            measured = sockets.replay(requests, setup, target, sglang, place)
         if measured.lag_p99_s <= LATE_LIMIT_S or not left:
             break
         note(f"{target}: the client was late by {measured.lag_p99_s * 1e3:.0f} ms (p99); once more")
@@ -194,6 +197,12 @@ def parse(words: list[str]) -> argparse.Namespace:
         help="seconds between two shares of a router; 0: none (default: %(default)s)",
     )
     add("--loss", type=float, default=0.0, help="share of the shares that are lost (default: 0)")
+    add(
+        "--read-ahead",
+        type=float,
+        default=1.0,
+        help="seconds of the trace that a replica gets ahead; 0: all (default: 1)",
+    )
     add("--spread", type=float, default=0.0, help="offline: each request up to so many seconds later (default: 0)")
     add("--svg", type=Path, metavar="FOLDER", help="write plots there")
     add("--json", type=Path, metavar="FILE", help="write every single figure there")

@@ -29,6 +29,10 @@ class Eligibility(StrEnum):
     """Finishes what it has; gets nothing new (D28)."""
 
 
+ABLE = (Eligibility.FRESH, Eligibility.SUSPECT)
+"""Who may get something new."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """The router's view of one replica; immutable, replaced whole when anything changes.
@@ -134,7 +138,7 @@ class Table:
         fresh[None] = tuple(one for one in endpoints if one.eligibility is Eligibility.FRESH)
         able: dict[str, tuple[Endpoint, ...]] = {}
         for endpoint in endpoints:
-            if endpoint.loadable and endpoint.eligibility in (Eligibility.FRESH, Eligibility.SUSPECT):
+            if endpoint.loadable and endpoint.eligibility in ABLE:
                 for adapter in endpoint.loadable:
                     able[adapter] = (*able.get(adapter, ()), endpoint)
         return cls(version, endpoints, {model: tuple(those) for model, those in by_model.items()}, fresh, able)

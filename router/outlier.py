@@ -141,6 +141,11 @@ class Outliers:
         if record is not None and record.ejections:
             record.trial = True
 
+    def on_trial(self, endpoint: Endpoint) -> bool:
+        """True when a request under way there decides whether it is taken back."""
+        record = self._records.get(endpoint.id)
+        return record is not None and record.trial
+
     def note(
         self, endpoint: Endpoint, verdict: AttemptVerdict, client: str, peers: Sequence[Endpoint], now: float
     ) -> bool:

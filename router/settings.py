@@ -130,6 +130,12 @@ class RouterSettings(TracedSettings):
     slow_start_s: float = option(
         30.0, "Seconds in which a replica that joins a running fleet gets from a tenth to all of its share.", ge=0
     )
+    read_ahead_s: float = option(
+        1.0,
+        "Seconds of reading that a replica gets ahead under the policy cost; other prompts for it wait here, the shortest first. "
+        "0: it gets all at once.",
+        ge=0,
+    )
     prefix_blocks: int | None = option(
         None, "Ignored, leave it out: a worker remembers 400,000 blocks of prompts, 50 MB.", retired=True
     )

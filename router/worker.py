@@ -91,7 +91,7 @@ def chooser_of(settings: RouterSettings, sharing: Sharing | None, counters: Shar
         rng=random.Random(),  # noqa: S311 - spreading load, no secret
         in_flight=lambda endpoint: counters.total(endpoint.slot, IN_FLIGHT),
         rules=settings.model_rules(),
-        fleet=FleetView(elsewhere=sharing),
+        fleet=FleetView(elsewhere=sharing, read_ahead_s=settings.read_ahead_s),
         cache_type_threshold_bytes=settings.cache_type_routing_threshold,
         sticky_keys=settings.sticky_keys,
         slow_start_s=settings.slow_start_s,

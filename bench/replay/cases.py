@@ -44,6 +44,7 @@ def _until(recorded: Sequence[Request]) -> float:
 CASES = {
     BASE: Case("8 replicas of 3,000 blocks, arrivals as recorded"),
     "replicas-4": Case("4 replicas, half the load", _fleet(4), _load(0.5)),
+    "replicas-4-full": Case("4 replicas, full load", _fleet(4)),
     "replicas-16": Case("16 replicas, twice the load", _fleet(16), _load(2.0)),
     "cache-1000": Case("caches of 1,000 blocks", _fleet(kind=Kind(cache_blocks=1000))),
     "cache-10000": Case("caches of 10,000 blocks", _fleet(kind=Kind(cache_blocks=10_000))),

@@ -30,8 +30,8 @@ class Routers:
 class Router:
     """One router's side: its view of the fleet, and `Elsewhere` as the view reads it. Tags are of the replicas' ids."""
 
-    def __init__(self, number: int, slots: int) -> None:
-        self.fleet = FleetView(elsewhere=self)
+    def __init__(self, number: int, slots: int, read_ahead_s: float) -> None:
+        self.fleet = FleetView(elsewhere=self, read_ahead_s=read_ahead_s)
         self.heard = Heard()
         self.teller = Teller(str(number))
         self.tags = [0] * slots
@@ -107,13 +107,16 @@ class Several:
         tags: Of the replicas' ids, by slot.
         speed: Seconds of the trace in one of a router's.
         seed: For what is lost.
+        read_ahead_s: What replicas get ahead, in a router's seconds.
     """
 
-    def __init__(self, routers: Routers, tags: Sequence[int], speed: float, seed: int) -> None:
+    def __init__(
+        self, routers: Routers, tags: Sequence[int], speed: float, seed: int, *, read_ahead_s: float = 0.0
+    ) -> None:
         self._routers = routers
         self._speed = speed
         self._rng = random.Random(seed)  # noqa: S311 - seeded
-        self.all = [Router(number, len(tags)) for number in range(routers.count)]
+        self.all = [Router(number, len(tags), read_ahead_s) for number in range(routers.count)]
         for router in self.all:
             router.tags = list(tags)
         self._way: deque[tuple[float, int, bytes]] = deque()

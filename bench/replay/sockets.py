@@ -55,7 +55,7 @@ def replay(requests: Sequence[Request], setup: Setup, target: str, program: str,
         for port in ports:
             _get(port, "/v1/models")
         words = (
-            our_words(target, router_port, there, place.folder, place.workers)
+            our_words(target, router_port, there, place.folder, place.workers, setup.read_ahead_s / place.speed)
             if not program
             else sglang_words(target, program, router_port, there)
         )
@@ -111,11 +111,14 @@ def _mocks(ports: Sequence[int], setup: Setup, place: Place) -> Iterator[None]:
         yield
 
 
-def our_words(policy: str, port: int, replicas: Sequence[int], folder: Path, workers: int) -> list[str]:
-    """The command of our router with that policy before replicas at those ports."""
+def our_words(  # noqa: PLR0917
+    policy: str, port: int, replicas: Sequence[int], folder: Path, workers: int, read_ahead_s: float = 1.0
+) -> list[str]:
+    """The command of our router with that policy before replicas at those ports, which get so many real seconds ahead."""
     _write_services(replicas, folder)
     words = [sys.executable, "-m", "router", "--router-port", str(port), "--workers", str(workers)]
     words += ["--policy", policy, "--static-services", str(_services(folder)), "--data-dir", str(folder)]
+    words += ["--read-ahead-s", str(read_ahead_s)]
     return [*words, "--registry-url", f"http://127.0.0.1:{free_port()}"]
 
 

@@ -12,7 +12,7 @@ from common.wire.models import ModelList
 from common.wire.record import plain_weight
 from common.wire.router import RoutedService, RouterHealth
 from router.cold import is_startable
-from router.model import Eligibility, Replica
+from router.model import ABLE, Replica
 
 _STATUSES = {
     DeploymentPhase.COLD: "cold",
@@ -36,7 +36,7 @@ class Counts:
 
 def is_healthy(replica: Replica) -> bool:
     """True when requests may go to it."""
-    return replica.eligibility in (Eligibility.FRESH, Eligibility.SUSPECT)
+    return replica.eligibility in ABLE
 
 
 def service(replica: Replica, counts: Counts, unreached: tuple[int, str] | None = None) -> RoutedService:

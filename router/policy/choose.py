@@ -9,7 +9,7 @@ from router.policy.decision import RoutingDecision
 from router.policy.fleet_view import FleetView
 from router.policy.least_loaded import LeastLoaded
 from router.policy.models import MEMORY, ModelRules
-from router.policy.replica_view import PlacedRequest
+from router.policy.placed import PlacedRequest
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import Rng, RoutingPolicy, Scores
 from router.policy.session import StickySession
@@ -62,7 +62,7 @@ class Chooser:
         self._by_model.clear()
         if len(self._policies) > MEMORY:
             self._policies.clear()
-        self.fleet.keep([endpoint.id for endpoint in table.endpoints])
+        self.fleet.keep([endpoint.id for endpoint in table.endpoints], now)
         for endpoint in table.endpoints:
             if endpoint.waiting is not None:
                 foreign = max(0, endpoint.waiting - self._in_flight(endpoint))
@@ -121,6 +121,7 @@ class Chooser:
             return None
         placed = self.fleet.view(decision.endpoint).place(facts, now)
         placed.policy = policy.name
+        placed.is_patient = policy.reads_prompts
         placed.decision = decision
         return placed
 

@@ -81,13 +81,14 @@ class Cost:
         return self._rotation.upcoming(self._near(candidates, facts, self._costs_now(candidates, facts, now)))
 
     def scores(self, candidates: Sequence[Endpoint], facts: Facts, now: float) -> Scores:
-        """Backlog, uncached prefill and score of each, in seconds."""
+        """Backlog, uncached prefill and score of each, in seconds; requests there, and those of them that wait here."""
         costs = self._costs_now(candidates, facts, now)
         return {
             endpoint.id: {
                 "score": costs.scores[number],
                 "backlog_s": costs.waits[number],
                 "requests": float(view.in_flight),
+                "in_line": float(len(view.line)),
                 "prefill_s": (facts.prompt_bytes - costs.held[number]) * view.s_per_byte,
                 "cached_bytes": float(costs.held[number]),
                 "cache_bytes": view.index.capacity_bytes,

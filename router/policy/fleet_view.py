@@ -8,7 +8,8 @@ from router.policy.blocks import seed_of
 from router.policy.cache_size import Sizes
 from router.policy.elsewhere import Elsewhere
 from router.policy.pace import FLEET_FADE, Pace
-from router.policy.replica_view import ReplicaView, Shared
+from router.policy.replica_view import ReplicaView
+from router.policy.shared import Shared
 from router.policy.writing import Writing
 
 FIRST_GUESS_BYTES: Final = 256 << 20
@@ -25,6 +26,7 @@ class FleetView:
         first_guess_bytes: What a replica's cache is believed to hold at first.
         blocks_limit: Blocks remembered in all.
         elsewhere: The other workers of this router, if there are any.
+        read_ahead_s: Seconds of reading that a replica gets ahead, before prompts for it wait in line; 0: it gets all at once.
     """
 
     def __init__(
@@ -33,8 +35,11 @@ class FleetView:
         first_guess_bytes: float = FIRST_GUESS_BYTES,
         blocks_limit: int = BLOCKS_LIMIT,
         elsewhere: Elsewhere | None = None,
+        read_ahead_s: float = 0.0,
     ) -> None:
-        self._shared = Shared(Pace(FLEET_FADE), Sizes(), Writing(), first_guess_bytes, blocks_limit, elsewhere)
+        self._shared = Shared(
+            Pace(FLEET_FADE), Sizes(), Writing(), first_guess_bytes, blocks_limit, elsewhere, read_ahead_s
+        )
         self._elsewhere = elsewhere
         self._by_tag: dict[int, ReplicaView] = {}
         self._blocks_limit = blocks_limit
@@ -65,18 +70,22 @@ class FleetView:
             self._share()
         return view
 
-    def keep(self, ids: Iterable[str]) -> None:
-        """Forget every replica but these."""
+    def keep(self, ids: Iterable[str], now: float) -> None:
+        """Forget every replica but these; who waits for one of those goes there all the same, to find out."""
         kept = set(ids)
+        for name, view in self._views.items():
+            if name not in kept:
+                view.empty_line(now)
         self._views = {name: view for name, view in self._views.items() if name in kept}
         self._by_tag = {seed_of(name.encode()): view for name, view in self._views.items()}
         self._share()
 
     def settle(self, now: float) -> None:
-        """Count as read what must be read by now, so that the other workers see it gone."""
+        """Count as read what must be read by now, so that the other workers see it gone, and those in line have their turn."""
         for view in self._views.values():
             if view.reading:
                 view.backlog_s(now)
+            view.let_go(now)
 
     def _hear(self, elsewhere: Elsewhere) -> None:
         for tag, blocks in elsewhere.news():

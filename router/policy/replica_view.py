@@ -10,18 +10,19 @@ made a difference worth naming (docs/routing.md, "What the replay assumes").
 """
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
 
 from router.model import Facts
 from router.policy.blocks import ENDS, SMALLEST_BYTES, bytes_of
 from router.policy.cache_size import Sizes, learned_bytes
-from router.policy.decision import RoutingDecision
 from router.policy.elsewhere import Elsewhere
+from router.policy.line import PATIENCE, InLine, Line
 from router.policy.pace import OWN_FADE, Pace, pooled
+from router.policy.placed import PlacedRequest, Placements
 from router.policy.prefix_index import PrefixIndex
+from router.policy.shared import Shared
 from router.policy.wait import Wait
-from router.policy.writing import Writing
 
 _PACE_HALVES_S: Final = 30.0
 """Without a sample for so long, a replica's own pace counts half as much against the fleet's. A replica that was slow once is
@@ -45,78 +46,7 @@ _MANY_SAMPLES, _ONE_IN = 400, 4
 and looking up ages is the dearest part of a placement."""
 
 
-@dataclass
-class Shared:
-    """What all replicas of a worker have in common: the pooled samples and the limits."""
-
-    pace: Pace
-    sizes: Sizes
-    writing: Writing
-    first_guess_bytes: float
-    blocks_each: int
-    elsewhere: Elsewhere | None
-    unsettled: bool = False
-    """True after a sample so early that it changes much: every replica's pace is to be taken anew."""
-
-
-@dataclass(eq=False)
-class PlacedRequest:
-    """One request at one replica, until it is over.
-
-    `matched_bytes` of its prompt were believed to be in the cache and `known_bytes` had been placed there before;
-    `ages` are (where in the prompt, bytes since) of some of the known ones.
-    """
-
-    view: "ReplicaView"
-    at: float
-    prompt_bytes: int
-    work_bytes: int
-    matched_bytes: int
-    known_bytes: int
-    ages: tuple[tuple[int, float], ...]
-    non_streamed: bool
-    """True when the answer comes in one piece: no first byte tells that the prompt was read."""
-    service_s: float | None = None
-    reading: bool = True
-    answered: bool = False
-    """True once bytes of its answer came."""
-    idle: bool = False
-    """True for a non-streamed request that found the replica with nothing else to read."""
-    cached_share: float | None = None
-    """The share of its prompt tokens that were in the cache, if the answer said so."""
-    written_tokens: int | None = None
-    """The tokens of its answer, if that said so."""
-
-    policy: str = ""
-    decision: RoutingDecision | None = None
-
-    def story(self) -> dict[str, object]:
-        """The decision for the access log: what was expected of the replica, and what the others would have cost."""
-        story: dict[str, object] = {
-            "policy": self.policy,
-            "expected_cached_bytes": self.matched_bytes,
-            "expected_read_bytes": self.work_bytes,
-        }
-        decision = self.decision
-        if decision is not None and decision.scores:
-            scored = zip(decision.candidates, decision.scores, strict=True)
-            story["scores"] = {endpoint.name: round(score, 6) for endpoint, score in scored}
-        return story
-
-    def first_byte(self, now: float) -> None:
-        """The first token came: the prompt was read."""
-        self.view.first_byte(self, now)
-
-    def is_no_prompt(self) -> None:
-        """There is nothing to read, and nothing to learn: it only takes a place until it is over."""
-        self.view.is_no_prompt(self)
-
-    def over(self, now: float) -> None:
-        """The request ended, however it did."""
-        self.view.over(self, now)
-
-
-class ReplicaView:
+class ReplicaView(Placements):
     """One replica, as a worker sees it."""
 
     def __init__(self, shared: Shared, slot: int, tag: int) -> None:
@@ -129,11 +59,14 @@ class ReplicaView:
         self.sizes = Sizes()
         self.s_per_byte = pooled(self.pace, shared.pace)
         self.reading: deque[PlacedRequest] = deque()
-        """Placed, and not known to be read yet, in order."""
+        """Sent, and not known to be read yet, in order."""
+        self.line = Line()
+        self._in_line: dict[InLine, PlacedRequest] = {}
+        """Placed, and not sent yet."""
         self.work_bytes = 0
-        """Uncached bytes of those."""
+        """Uncached bytes of both."""
         self._outstanding = 0
-        """Prompt bytes of those, and of the owed."""
+        """Prompt bytes of both, and of the owed."""
         self._owed: dict[PlacedRequest, None] = {}
         """Answers in one piece that should be read by now, though nothing has been heard of it yet, in order."""
         self._firsts = Wait()
@@ -215,9 +148,7 @@ class ReplicaView:
     def _own_backlog_s(self, now: float) -> float:
         while self.reading:
             head = self.reading[0]
-            began = max(self._previous, head.at)
-            if self._elsewhere is not None:
-                began = max(began, min(now, self._elsewhere.last_read_s(self._slot)))
+            began = self._began(head, now)
             expected = head.work_bytes * self.s_per_byte
             waited = now - began
             if not head.non_streamed or waited < expected:
@@ -229,7 +160,12 @@ class ReplicaView:
             self._owed[head] = None
             self._leave(head, 0)
             self._previous = began + expected
-        return 0.0
+        return self.line.work_bytes * self.s_per_byte
+
+    def _began(self, head: PlacedRequest, now: float) -> float:
+        """When the replica began to read the first prompt that it has of ours."""
+        began = max(self._previous, head.at)
+        return began if self._elsewhere is None else max(began, min(now, self._elsewhere.last_read_s(self._slot)))
 
     def _overdue_s(self, now: float) -> float:
         """By how much answers in one piece are later than this replica's own pace explains: as much longer may it take."""
@@ -269,6 +205,63 @@ class ReplicaView:
             if blocks:
                 self._elsewhere.placed(self._tag, blocks)
         return placement
+
+    def must_wait(self, placement: PlacedRequest, now: float) -> bool:
+        """See `PlacedRequest`."""
+        ahead_s = self._shared.read_ahead_s
+        if not ahead_s or self._shared.pace.count <= _CONFIDENT_SAMPLES:
+            return False
+        return len(self.line) > 0 or self._unread_s(now) - placement.work_bytes * self.s_per_byte > ahead_s
+
+    def _unread_s(self, now: float) -> float:
+        """Seconds until the replica has read what it was sent, as its pace explains: a prompt that is late counts for nothing."""
+        if not self.reading:
+            return 0.0
+        head = self.reading[0]
+        read_s = min(head.work_bytes * self.s_per_byte, now - self._began(head, now))
+        return (self.work_bytes - self.line.work_bytes) * self.s_per_byte - read_s
+
+    def wait(self, placement: PlacedRequest, urgency: int, go: Callable[[], None], now: float) -> None:
+        """See `PlacedRequest`."""
+        self.reading.pop()
+        if not self.reading:
+            self._tell_head()
+        self.work_bytes -= placement.work_bytes
+        ahead_s = self.backlog_s(now)
+        self.work_bytes += placement.work_bytes
+        one = placement.in_line = InLine(now + PATIENCE * ahead_s, urgency, placement.work_bytes, go)
+        self.line.join(one)
+        self._in_line[one] = placement
+
+    def let_go(self, now: float) -> None:
+        """Send who waits here, while the replica has little to read."""
+        while len(self.line):
+            unread_s = self._unread_s(now)
+            if unread_s > self._shared.read_ahead_s:
+                return
+            self.send(self._in_line[self.line.next(now + unread_s, self.s_per_byte)], now)
+
+    def empty_line(self, now: float) -> None:
+        """Send all who wait here."""
+        for placement in list(self._in_line.values()):
+            self.send(placement, now)
+
+    def send(self, placement: PlacedRequest, now: float) -> None:
+        """See `PlacedRequest`."""
+        one = placement.in_line
+        if one is None:
+            return
+        self._leave_line(placement, one)
+        placement.at = now
+        self.reading.append(placement)
+        if len(self.reading) == 1:
+            self._tell_head()
+        one.go()
+
+    def _leave_line(self, placement: PlacedRequest, one: InLine) -> None:
+        self.line.leave(one)
+        del self._in_line[one]
+        placement.in_line = None
 
     def first_byte(self, placement: PlacedRequest, now: float) -> None:
         """See `PlacedRequest`."""
@@ -348,7 +341,9 @@ class ReplicaView:
     def _leave(self, placement: PlacedRequest, read_bytes: int) -> None:
         """Its prompt is no longer waited for; `read_bytes` of it are known to be read, or are nobody's any more."""
         placement.reading = False
-        if self.reading[0] is placement:
+        if placement.in_line is not None:
+            self._leave_line(placement, placement.in_line)
+        elif self.reading[0] is placement:
             self.reading.popleft()
             self._tell_head()
         else:

@@ -17,7 +17,7 @@ from router.counters import EJECTIONS, FIRST_BYTE, IN_FLIGHT
 from router.dispatch import Failure, Judgement, judge
 from router.model import Endpoint
 from router.outlier import AttemptVerdict
-from router.policy.replica_view import PlacedRequest
+from router.policy.placed import PlacedRequest
 from router.policy.usage import UNTOLD, Usage, finish_reason, usage_of
 from router.proxy.engine import Engine, tag_of
 from router.proxy.head import ResponseHead
@@ -37,6 +37,8 @@ _INNOCENT = (AttemptVerdict.GOOD, AttemptVerdict.NEUTRAL)
 class AttemptPhase(Enum):
     """Where an attempt stands."""
 
+    IN_LINE = "in line"
+    """Its replica has enough to read for now (`policy/line.py`)."""
     CONNECTING = "connecting"
     WAITING = "waiting"
     """Sent; no byte of an answer yet."""
@@ -63,6 +65,7 @@ class UpstreamAttempt(ResponseListener):
     _upstream: Upstream | None = None
     _writer: ResponseWriter | None = None
     _status = 0
+    _in_line_at = 0.0
     _sent_at = inf
     last_byte_at = 0.0
     """When the answer's latest byte came, or its head; 0 while nothing has."""
@@ -89,8 +92,35 @@ class UpstreamAttempt(ResponseListener):
         return f"<UpstreamAttempt {self.endpoint.name} {self.phase.value} status={self._status} {self._upstream}>"
 
     def begin(self) -> None:
-        """Count the request as in flight and ask, over an idle connection or a new one."""
-        self._engine.begin_attempt(self.endpoint)
+        """Count the request as in flight and ask, now or in its turn."""
+        engine, placement = self._engine, self._placement
+        engine.begin_attempt(self.endpoint)
+        if placement is None or not self._exchange.may_wait or engine.outliers.on_trial(self.endpoint):
+            self._ask()
+        elif placement.must_wait(now := engine.now()):
+            self.phase = AttemptPhase.IN_LINE
+            self._in_line_at = now
+            placement.wait(self._exchange.urgency, self._turn_came, now)
+        else:
+            self._ask()
+
+    def wait_no_longer(self) -> None:
+        """Its replica is to get it now, however much there is to read."""
+        if self._placement is not None:
+            self._placement.send(self._engine.now())
+
+    def _turn_came(self) -> None:
+        # Not inside what another request's bytes have set off.
+        asyncio.get_running_loop().call_soon(self._leave_line)
+
+    def _leave_line(self) -> None:
+        if self.phase is AttemptPhase.IN_LINE:
+            self._exchange.waited(self._in_line_at, self._engine.now())
+            self._ask()
+
+    def _ask(self) -> None:
+        """Over an idle connection or a new one."""
+        self.phase = AttemptPhase.CONNECTING
         connection = self._pool.take()
         if connection is None:
             self._begin_connect()

@@ -20,7 +20,7 @@ from router.cold import ColdModels
 from router.counters import IN_FLIGHT, SharedCounters
 from router.keys import Key, KeyRing
 from router.ledger import Ledger
-from router.model import Endpoint, Facts, Table
+from router.model import ABLE, Endpoint, Facts, Table
 from router.outlier import TOLD, Outliers, Reason
 from router.owners import Owners
 from router.policy.blocks import seed_of
@@ -240,6 +240,11 @@ class Engine:
         """True when `endpoint` may get one more request, over all workers."""
         return not endpoint.limit or self.counters.total(endpoint.slot, IN_FLIGHT) < endpoint.limit
 
+    def has_left(self, endpoint: Endpoint) -> bool:
+        """True when `endpoint` is to get nothing new now: it is gone, leaving, or set aside."""
+        current = self.by_tag.get(tag_of(endpoint))
+        return current is None or current.eligibility not in ABLE or not self.outliers.admits(current, self.now())
+
     def suspects(self, endpoint: Endpoint, caller: str) -> bool:
         """True when others than `caller` got errors there too, or the master has something against `endpoint` by now."""
         return self.outliers.suspects(endpoint, caller) or self.watch.has_changed(endpoint)
@@ -304,7 +309,6 @@ class Engine:
                 exchange.choose()
                 if exchange.queued:
                     break  # the room is not for it: its candidates are others
-
         if self._asked_for:
             waiting = self.waiting.models()
             self._asked_for = {model: at for model, at in self._asked_for.items() if model in waiting}

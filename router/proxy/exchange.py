@@ -13,16 +13,15 @@ from typing import Final
 from urllib.parse import quote
 
 from router import dispatch
+from router.admission import Priority
 from router.counters import RETRIES
 from router.dispatch import Action, Dispatch, Failure, Judgement, LocalAnswer
-from router.facts import BadBody
 from router.keys import Key
 from router.model import Endpoint, Facts
 from router.policy.parameters import differing
-from router.policy.replica_view import PlacedRequest
+from router.policy.placed import PlacedRequest
 from router.proxy import access_log, checks
-from router.proxy.attempt import UpstreamAttempt
-from router.proxy.charged import ChargedRequest
+from router.proxy.attempt import AttemptPhase, UpstreamAttempt
 from router.proxy.engine import Engine
 from router.proxy.explain import EXPLAINED, explain
 from router.proxy.head import RequestHead, ResponseHead
@@ -30,7 +29,7 @@ from router.proxy.owner_search import may_have
 from router.proxy.paths import KEY_FIELD, OWN_USAGE, PROXIED, SEES_FIELD
 from router.proxy.response_writer import ResponseWriter
 from router.proxy.sides import ClientConnection
-from router.proxy.translation import COUNT_TOKENS, MESSAGES, NO_SUCH_CALL, Translation
+from router.proxy.translated import TranslatedRequest
 
 _NO_FACTS: Final = Facts()
 
@@ -44,7 +43,7 @@ class RequestPhase(Enum):
     DONE = "done"
 
 
-class Exchange(ChargedRequest):
+class Exchange(TranslatedRequest):
     """One request of one client.
 
     Args:
@@ -128,9 +127,7 @@ class Exchange(ChargedRequest):
             engine.body_bytes += len(self.body) - before
         if engine.limits.sse_keepalive_s and self.wants_events:
             self._comment_at = self.started + engine.limits.sse_keepalive_s
-        operation = self.head.operation
-        if operation is MESSAGES or operation is COUNT_TOKENS:
-            self.translation = Translation(self.request_id, counts=operation is COUNT_TOKENS)
+        self.note_translation()
         self.choose()
 
     def _ask_control(self, key: Key | None) -> None:
@@ -190,7 +187,7 @@ class Exchange(ChargedRequest):
             if engine.needs.room:
                 engine.begin_share(self)
         decision = engine.chooser.pick(roomy, self.facts, now)
-        if self.translation is not None and not self._translate_for(decision.endpoint, self.translation):
+        if self.translation is not None and not self.translate_for(decision.endpoint, self.translation):
             return
         self._ask(decision.endpoint, engine.chooser.placed(decision, self.facts, now))
 
@@ -203,22 +200,6 @@ class Exchange(ChargedRequest):
         if self.holds:
             self.begin_again(self._engine.now())
         self.join_queue()
-
-    def _translate_for(self, endpoint: Endpoint, translation: Translation) -> bool:
-        """Make it ready for `endpoint`, which may have only chats; False when it is answered instead."""
-        engine = self._engine
-        translation.active = engine.translates(endpoint, self.facts.model)
-        if not translation.active:
-            return True
-        if translation.counts:
-            self.fail(dispatch.NO_COUNT)
-            return False
-        try:
-            engine.body_bytes += translation.make(self.head, self.body)
-        except BadBody as error:
-            self.fail(LocalAnswer(400, "not_translatable", str(error)))
-            return False
-        return True
 
     def _ask(self, endpoint: Endpoint, placement: PlacedRequest | None) -> None:
         engine = self._engine
@@ -234,11 +215,6 @@ class Exchange(ChargedRequest):
         self._attempt = self._new_attempt(endpoint, placement)
         self._attempt.begin()
 
-    def _outgoing(self) -> tuple[RequestHead, bytes]:
-        """What the replica gets."""
-        sent = self.translation.sent if self.translation is not None else None
-        return (self.head, self.body) if sent is None else sent
-
     def _new_attempt(self, endpoint: Endpoint, placement: PlacedRequest | None) -> UpstreamAttempt:
         return UpstreamAttempt(self._engine, self, endpoint, placement)
 
@@ -246,7 +222,7 @@ class Exchange(ChargedRequest):
         """Wait in the line of its model, or say that this is full."""
         engine, model = self._engine, self.facts.model or ""
         self._queued_at = self._queued_at or engine.now()
-        priority = checks.priority_of(self.head, self._priority)
+        priority = self.urgency
         if engine.deadlines and (answer := self.comes_too_late(engine.now(), priority)) is not None:
             self.fail(answer)
             return
@@ -256,6 +232,16 @@ class Exchange(ChargedRequest):
         else:
             seconds = engine.cold.retry_after_s(model) if self.holds else engine.waiting.retry_after_s(model)
             self.fail(dispatch.queue_is_full(seconds))
+
+    @property
+    def urgency(self) -> Priority:
+        """By its key and its own word."""
+        return checks.priority_of(self.head, self._priority)
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether its replica need not get it at once."""
+        return len(self.dispatch.tried) == 1 and not self.takes_data and self.kind is not None
 
     @property
     def queued(self) -> bool:
@@ -275,7 +261,7 @@ class Exchange(ChargedRequest):
         self._status = head.status
         engine, attempt = self._engine, self._attempt
         assert attempt is not None  # noqa: S101 - its answer is taken
-        if self.translation is not None and self._lacks_call(head.status, attempt.endpoint, self.translation):
+        if self.translation is not None and self.lacks_call(head.status, attempt.endpoint, self.translation):
             return None
         if head.status in dispatch.RETRIED:
             action = self.dispatch.answered(
@@ -288,27 +274,6 @@ class Exchange(ChargedRequest):
             if action is Action.ASK:
                 return None
         return self.relay(head, end_marked=attempt.endpoint.end_marked)
-
-    def _lacks_call(self, status: int, endpoint: Endpoint, translation: Translation) -> bool:
-        """True when `endpoint` has no such call, it seems: it is asked for a chat then, or the client is told.
-
-        That it answers to a chat is the proof: some servers answer 404 for a model, too.
-        """
-        engine = self._engine
-        if status not in NO_SUCH_CALL:
-            return False
-        if translation.active:
-            engine.without_messages.discard(endpoint.id)
-            return False
-        if translation.counts:
-            translation.refused = "/messages/count_tokens" not in (endpoint.serves or ())
-            return translation.refused
-        if engine.has_messages(endpoint, self.facts.model) is not None or endpoint.id in translation.tried:
-            return False
-        translation.tried = (*translation.tried, endpoint.id)
-        engine.without_messages.add(endpoint.id)
-        self.dispatch.take_back(endpoint)
-        return True
 
     def ask_another(self, judgement: Judgement) -> None:
         """The attempt was dropped for a response that another replica may better."""
@@ -358,7 +323,7 @@ class Exchange(ChargedRequest):
 
     def check(self, now: float) -> None:
         """Called by the sweep: end what has taken too long, keep a waiting stream alive."""
-        if self.phase is RequestPhase.DONE:
+        if self.phase is RequestPhase.DONE or self._changes_line():
             return
         if self._engine.deadlines:
             has_begun = self.begun or (self._attempt is not None and bool(self._attempt.first_byte_at))
@@ -388,6 +353,23 @@ class Exchange(ChargedRequest):
             self.give_up(failure)
         elif now > self._comment_at:
             self.break_silence(now, attempt.last_byte_at if attempt is not None else 0.0)
+
+    def _changes_line(self) -> bool:
+        """True when it waits for a replica that gets nothing any more: another one is asked."""
+        attempt = self._attempt
+        if attempt is None or attempt.phase is not AttemptPhase.IN_LINE or not self._engine.has_left(attempt.endpoint):
+            return False
+        if not self._has_others():
+            attempt.wait_no_longer()  # it goes where it is, as if there were no line
+            return False
+        self.dispatch.take_back(attempt.endpoint)
+        attempt.drop(dispatch.MOVED)
+        self._choose_instead()
+        return True
+
+    def _choose_instead(self) -> None:
+        """Its attempt was dropped before anybody was asked."""
+        self.choose()
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

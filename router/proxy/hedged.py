@@ -4,7 +4,7 @@ import asyncio
 
 from router.counters import HEDGES, HEDGES_WON, IN_FLIGHT
 from router.facts import stores
-from router.model import Eligibility, Endpoint
+from router.model import ABLE, Endpoint
 from router.policy.models import ModelRule
 from router.proxy.attempt import UpstreamAttempt
 from router.proxy.exchange import RequestPhase
@@ -14,7 +14,6 @@ from router.streams.hedging import BUSY_LIMIT, Kind, busy_share
 
 _HEDGED = (CHAT, COMPLETIONS, b"/embeddings")
 """Operations that leave nothing behind, and whose bodies are small."""
-_ABLE = (Eligibility.FRESH, Eligibility.SUSPECT)
 
 
 class HedgedRequest(RacedRequest):
@@ -50,7 +49,7 @@ class HedgedRequest(RacedRequest):
             return
         peers = engine.peers(model)
         candidates = engine.with_room(engine.candidates(peers, model, tried))
-        pool = [(one, engine.counters.total(one.slot, IN_FLIGHT)) for one in peers if one.eligibility in _ABLE]
+        pool = [(one, engine.counters.total(one.slot, IN_FLIGHT)) for one in peers if one.eligibility in ABLE]
         if not candidates or busy_share(pool) >= BUSY_LIMIT or not engine.hedges.take():
             return
         now = engine.now()

@@ -9,7 +9,7 @@ from typing import Final
 from router import dispatch
 from router.dispatch import Failure, Judgement, judge
 from router.model import Endpoint
-from router.policy.replica_view import PlacedRequest
+from router.policy.placed import PlacedRequest
 from router.proxy.attempt import UpstreamAttempt
 from router.proxy.engine import Engine
 from router.proxy.exchange import Exchange
@@ -40,6 +40,12 @@ class RacedRequest(Exchange):
         self._attempt, self._second = attempt, None
         if other is not None:
             other.drop(dispatch.MOVED)
+
+    def _choose_instead(self) -> None:
+        if self._second is None:
+            super()._choose_instead()
+        elif self._attempt is not None:
+            self.fall_out(self._attempt)
 
     def _drop(self, judgement: Judgement) -> None:
         if self._second is not None:

@@ -135,6 +135,20 @@ class ProxiedRequest:
         translated = self.translation is not None and self.translation.active
         return not self.sent_head.http10 and self.facts.choices == 1 and not translated and not self.hides_usage
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether its replica need not get it at once: it is a prompt, asked for the first time, and whole."""
+        return False
+
+    @property
+    def urgency(self) -> int:
+        """The less, the more urgent."""
+        raise NotImplementedError
+
+    def waited(self, since: float, now: float) -> None:
+        """It was in its replica's line, and goes there now."""
+        raise NotImplementedError
+
     def more_told(self) -> dict[str, object]:
         """Further fields of its line in the access log."""
         return {}

@@ -12,7 +12,7 @@ from router.counters import HAND_OVERS, RESCUES, RESCUES_FAILED
 from router.dispatch import Failure
 from router.model import Endpoint
 from router.policy.models import NO_RULE
-from router.policy.replica_view import PlacedRequest
+from router.policy.placed import PlacedRequest
 from router.proxy.attempt import AttemptPhase, UpstreamAttempt
 from router.proxy.engine import SWEEP_S, Engine
 from router.proxy.exchange import RequestPhase

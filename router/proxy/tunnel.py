@@ -18,7 +18,7 @@ from router.dispatch import Failure, Judgement
 from router.facts import BadBody, checked_model, forwarded_affinity
 from router.keys import Key, Refusal
 from router.model import Endpoint, Facts
-from router.policy.replica_view import PlacedRequest
+from router.policy.placed import PlacedRequest
 from router.proxy import checks, cors
 from router.proxy.attempt import AttemptPhase, UpstreamAttempt
 from router.proxy.engine import Engine

@@ -15,7 +15,7 @@ from router.facts import BadBody
 from router.form import FormReader
 from router.model import Endpoint
 from router.outlier import AttemptVerdict
-from router.policy.replica_view import PlacedRequest
+from router.policy.placed import PlacedRequest
 from router.proxy.attempt import UpstreamAttempt
 from router.proxy.engine import Engine
 from router.proxy.exchange import Exchange, RequestPhase

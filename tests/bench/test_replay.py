@@ -113,7 +113,7 @@ def test_medians_are_over_seeds_and_the_table_compares_with_the_baseline() -> No
     found = [figures("prefix", 2.0), *(figures("cost", mean, seed) for seed, mean in enumerate((1.0, 9.0, 1.2)))]
     middle = medians(found)
     assert [(one.policy, one.mean_s) for one in middle] == [("prefix", 2.0), ("cost", 1.2)]
-    assert "| base | cost | 1.20 | 1.00 | 2.00 | 3.00 | 0.20 | 25.0% | 50% | 1.10 | 0.60 | - | 0 |" in table(
+    assert "| base | cost | 1.20 | 1.00 | 2.00 | 3.00 | 0.20 | 25.0% | 50% | 1.10 | 0.0% | 0.60 | - | 0 |" in table(
         middle, "prefix"
     )
 

@@ -65,6 +65,8 @@ class Call:
         return None
 
     async def send(self, data: bytes) -> None:
+        if self.writer.is_closing():
+            raise ConnectionResetError  # uvloop raises RuntimeError there, as for a mistake of ours
         self.writer.write(data)
         await self.writer.drain()
 

@@ -14,7 +14,7 @@ from router.policy.cost import Cost
 from router.policy.fleet_view import FleetView
 from router.policy.least_loaded import LeastLoaded
 from router.policy.pace import FIRST_GUESS_S_PER_BYTE, FLEET_FADE, OWN_FADE, Pace, pooled
-from router.policy.replica_view import PlacedRequest
+from router.policy.placed import PlacedRequest
 from router.policy.round_robin import RoundRobin
 from router.policy.rule import RoutingPolicy
 from router.policy.session import StickySession
@@ -292,7 +292,7 @@ def test_a_new_life_of_a_replica_begins_with_nothing_known_D27() -> None:
     serve(fleet, endpoint("a"), facts(text(1)), 0.0, 1.0)
     again = endpoint("a", id="a@2")
     assert fleet.view(again).index.known(chain(text(1), 0)) == 0
-    fleet.keep({again.id})
+    fleet.keep({again.id}, 1.0)
     assert list(fleet._views) == [again.id]
 
 
