@@ -16,6 +16,7 @@ from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
 from prometheus_client.core import Metric
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,7 +54,7 @@ COMPUTED = {
     "babysitter_command": "`python -m babysitter` of the Python in use",
 }
 """Defaults that depend on the machine."""
-SERVICES: tuple[tuple[str, type[Any], str], ...] = (
+SERVICES: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("registry", RegistrySettings, "--config"),
     ("router", RouterSettings, "--config"),
     ("babysitter", BabysitterSettings, "--config-file"),
@@ -93,7 +94,7 @@ def settings_page() -> str:
     return page("Settings", words, *parts, *(_backend(model) for model in get_args(Backend)))
 
 
-def _backend(model: type[Any]) -> list[str]:
+def _backend(model: type[BaseModel]) -> list[str]:
     """The `[backend]` table of one type of server."""
     type_ = get_args(model.model_fields["type"].annotation)[0]
     assert type_ in BACKEND_LABELS  # noqa: S101 - the union and its labels are one list
@@ -106,7 +107,7 @@ def _backend(model: type[Any]) -> list[str]:
     return [title, "", inspect.cleandoc(model.__doc__ or ""), "", *table(("name", "value", "default", "meaning"), rows)]
 
 
-def _settings_of(name: str, model: type[Any], flag: str) -> list[str]:
+def _settings_of(name: str, model: type[BaseModel], flag: str) -> list[str]:
     prefix = f"SVC_{name.upper()}_"
     rows = [
         (
