@@ -294,7 +294,8 @@ async def test_deregistered_record_is_not_written_again_by_one_that_was_cut_off(
         await one.store.write([Upsert(registered, durable=True, claims=True)])  # but its client may register
 
 
-async def test_lost_events_are_found_out_by_counting_C9(etcd: Etcd) -> None:
+async def test_lost_events_are_found_out_by_counting_C9(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_store, "PULSE_S", 0.5)  # three of them may be needed
     async with joined(etcd) as one:
         await one.register(ttl_s=60.0)
         await until(lambda: one.store._revision == one.store._known["svc"].revision)
