@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 RETRY_FIRST_S, RETRY_LAST_S = FIRST_S, LAST_S
 JITTER = 0.1
 """Of the time between heartbeats, so that those of a fleet spread."""
+CHANGES_SHARE = 0.1
+"""Of the heartbeats that tell of another interval, which are followed by a registration for it: each is a write of the registry's store,
+and a whole fleet is told at once. So these writes are a tenth of the heartbeats at most, of which the registry bounds how many there are."""
 
 
 @dataclass(slots=True)
@@ -123,7 +126,7 @@ class Lease:
         else:
             await self._register(registration, self._lasts_for_s)
             self.heard(await self.client.renew(self.registered_as, self.report()))
-            if not self._has_left:
+            if not self._has_left and self._rng.random() < CHANGES_SHARE:
                 await self._register(registration, self.client.least_interval_s)
 
     async def _register(self, registration: Registration, least_s: float) -> None:

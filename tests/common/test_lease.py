@@ -1,4 +1,5 @@
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -299,6 +300,12 @@ async def test_what_the_registry_answers_to_a_heartbeat_is_heard_W26(
 PACED_S = 1000.0
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases of another length are had with the next heartbeat."""
+    monkeypatch.setattr(lease_module, "CHANGES_SHARE", 1.0)
+
+
 async def paced(registry: FakeRegistry, lease: Lease) -> None:
     """Have it beat as seldom as the registry wants."""
     registry.usual = {"heartbeat_interval_s": PACED_S}
@@ -307,6 +314,7 @@ async def paced(registry: FakeRegistry, lease: Lease) -> None:
     assert lease.registered_as is not None
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_a_longer_lease_is_had_before_heartbeats_come_further_apart(
     registry: FakeRegistry, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +331,7 @@ async def test_a_longer_lease_is_had_before_heartbeats_come_further_apart(
     assert lengths == [15.0, *[15.0 + 1.1 * PACED_S] * 4]
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_what_changes_is_told_at_once_however_far_apart_heartbeats_are(
     registry: FakeRegistry, session: aiohttp.ClientSession
 ) -> None:
@@ -338,6 +347,7 @@ async def test_what_changes_is_told_at_once_however_far_apart_heartbeats_are(
         assert (asked.body["metadata"], asked.body["ttl_s"]) == ({"models": ["a"]}, 15.0 + 1.1 * PACED_S)
 
 
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize(
     "told",
     [{}, {"heartbeat_interval_s": 0.005}, {"heartbeat_interval_s": -1}, {"heartbeat_interval_s": "often", "doubt": 7}],
@@ -355,6 +365,7 @@ async def test_a_smaller_fleet_gets_its_short_interval_back_then_its_short_lease
     assert asked[1].body["ttl_s"] == 15.0
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_a_registry_that_does_not_know_yet_leaves_everything_as_it_is(
     registry: FakeRegistry, session: aiohttp.ClientSession
 ) -> None:
@@ -369,6 +380,7 @@ async def test_a_registry_that_does_not_know_yet_leaves_everything_as_it_is(
             await asyncio.wait_for(registry.asked.get(), 0.2)
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_a_forgotten_record_is_registered_for_the_long_lease_at_once_C1(
     registry: FakeRegistry, session: aiohttp.ClientSession
 ) -> None:
@@ -379,6 +391,21 @@ async def test_a_forgotten_record_is_registered_for_the_long_lease_at_once_C1(
         lease.wake()
         assert await calls(registry, 1) == [RENEW]
         assert (await next_asked(registry)).body["ttl_s"] == 15.0 + 1.1 * PACED_S
+
+
+async def test_a_fleet_does_not_get_its_longer_leases_all_at_once(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    registry.usual = {"heartbeat_interval_s": PACED_S}
+    registry.script.append((201, {}))
+    lease = make(session, registry.url, interval_s=0.01, record=lambda: replace(RECORD, ttl_s=15.0))
+    lease._rng = random.Random(3)
+    async with kept(lease):
+        asked = [(await next_asked(registry)).path for _ in range(3)]
+        assert asked == [REGISTER[1], RENEW[1], RENEW[1]], "not with the first"
+        async with asyncio.timeout(5):
+            while (await next_asked(registry)).path != REGISTER[1]:
+                pass
 
 
 async def test_a_record_that_does_not_say_how_long_it_lasts_beats_as_before(

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from msgspec.structs import replace
 
+from common.discovery import lease
 from common.discovery.lease import Lease
 from common.discovery.registry_client import RegistryClient
 from common.http.client import make_session
@@ -99,6 +100,12 @@ async def test_the_pace_is_told_with_every_answer_to_a_heartbeat(client: Client)
             assert ("doubt" in told) is doubted
         async with client.post("/services", json=body("svc")) as answer:
             assert (await answer.json()).get("heartbeat_interval_s", 0) == told_s
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fleet gets leases of another length in about two heartbeats, not ten."""
+    monkeypatch.setattr(lease, "CHANGES_SHARE", 0.5)
 
 
 @asynccontextmanager
