@@ -90,7 +90,9 @@ class EtcdStore:
         self._tls = tls
         self._login = login
         self._known: dict[str, Known] = {}
-        self._dropped: dict[str, int] = {}
+        self._dropped: dict[
+            str, tuple[int, float]
+        ] = {}  # revision and when: what was told before may still wait its turn
         self._rubbish: set[str] = set()
         self._revision = 0
         self._activity = 0
@@ -142,7 +144,7 @@ class EtcdStore:
         match event:
             case Written(instance, version, lease):
                 known = self._known.get(instance.name)
-                if version <= max(known.revision if known else 0, self._dropped.get(instance.name, 0)):
+                if version <= max(known.revision if known else 0, self._dropped.get(instance.name, (0, 0.0))[0]):
                     return False
                 self._known[instance.name] = Known(version, lease, instance.generation, ttl_s(instance))
             case Vanished(name, version, _):
@@ -172,7 +174,8 @@ class EtcdStore:
                         async for event in paced(self._events(batch)):
                             yield event
                         self._revision = max(self._revision, batch.header.revision)
-                        self._dropped = {name: at for name, at in self._dropped.items() if at > self._revision}
+                        since = time.monotonic() - TOMBSTONE_S
+                        self._dropped = {name: it for name, it in self._dropped.items() if it[1] > since}
             except (StoreUnavailable, Compacted) as error:
                 yield Away(str(error))
             yield await self._come_back()
@@ -319,7 +322,7 @@ class EtcdStore:
             )
             if written:
                 self._known.pop(name, None)
-                self._dropped[name] = written
+                self._dropped[name] = written, time.monotonic()
                 return removed
         raise StoreUnavailable(f"the lease of {name!r} ends before its record is removed")
 
@@ -348,7 +351,7 @@ class EtcdStore:
             self._known[name] = Known(here[0].mod_revision, here[0].lease, instance.generation, ttl_s(instance))
             raise StoreConflict(name, instance)
         if buried:
-            self._dropped[name] = reply.header.revision
+            self._dropped[name] = reply.header.revision, time.monotonic()
             raise StoreConflict(name, None)
         if had is None:
             raise StoreUnavailable(f"etcd has something at {name!r} that is no record")
