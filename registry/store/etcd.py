@@ -90,9 +90,7 @@ class EtcdStore:
         self._tls = tls
         self._login = login
         self._known: dict[str, Known] = {}
-        self._dropped: dict[
-            str, tuple[int, float]
-        ] = {}  # revision and when: what was told before may still wait its turn
+        self._dropped: dict[str, tuple[int, float]] = {}  # what was told before may still wait its turn
         self._rubbish: set[str] = set()
         self._revision = 0
         self._activity = 0
