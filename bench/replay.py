@@ -5,7 +5,7 @@
 
 The first form starts the real router (and sglang-router, fetched into a virtual environment of its own with --install), as
 many mock replicas as the case has, and sends the trace at 20 times its speed: a minute per policy and seed. The times are
-the engines' own, in seconds of the trace; what the way there takes is not in them. Offline, the router's own policy code runs against model engines with a clock that jumps: the first 1,200 s of the trace
+the engines' own, in seconds of the trace, from when the client sends: a wait in the router is in them. Offline, the router's own policy code runs against model engines with a clock that jumps: the first 1,200 s of the trace
 take a fifth of a second. A model engine has a prefix cache of N blocks of 512 tokens (least recently used out first), one
 queue of prompts read at 8,000 uncached tokens a second, and writes a token every 20 ms. The trace is the public one of the
 Mooncake paper (kvcache-ai/Mooncake on GitHub, FAST25-release/traces), or any in its format.

@@ -62,10 +62,11 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
 
-def raw_request(request: Request, bytes_per_token: float) -> bytes:
-    """One chat completion, as bytes."""
+def raw_request(request: Request, bytes_per_token: float, due: float | None = None) -> bytes:
+    """One chat completion, as bytes; `due`: when it is sent, on the monotonic clock, for the mock that answers it."""
     body = json.dumps(
         {
+            **({} if due is None else {"user": f"{due:.6f}"}),
             "model": MODEL,
             "stream": True,
             "max_tokens": request.output_tokens,
@@ -105,7 +106,7 @@ async def send(
 
     for request in requests:
         due = began + request.at_s / speed
-        raw = raw_request(request, bytes_per_token)
+        raw = raw_request(request, bytes_per_token, due)
         if due > loop.time():
             await asyncio.sleep(due - loop.time())
         sent.lag_s.append(loop.time() - due)

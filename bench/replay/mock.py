@@ -34,6 +34,8 @@ class _Body(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     """The same by its newer name, which sglang-router puts in the place of the older one."""
+    user: str = ""
+    """When it was sent, on the monotonic clock."""
 
 
 _decode = msgspec.json.Decoder(_Body).decode
@@ -73,7 +75,8 @@ class Replica:
         written = body.max_tokens or body.max_completion_tokens or 1
         self.written_tokens += written
         served = self.engine.serve(Request(at_s, tokens, written, tuple(blocks)), at_s)
-        self.figures.append((served.first_s - at_s, served.hit_blocks, len(blocks)))
+        sent_s = float(body.user) * self.speed if body.user else at_s
+        self.figures.append((served.first_s - sent_s, served.hit_blocks, len(blocks)))
         usage: dict[str, Any] = {"prompt_tokens": tokens, "completion_tokens": written}
         if self.reports:
             usage["prompt_tokens_details"] = {"cached_tokens": tokens - served.uncached_tokens}
