@@ -8,7 +8,6 @@ error names the key and where it came from (the file, the variable, the flag), a
 import argparse
 import difflib
 import functools
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin
 
-import tomli
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
+
+from common import settings_text
 
 Model = TypeVar("Model", bound="Settings")
 Table: TypeAlias = dict[str, Any]
@@ -213,9 +213,6 @@ def _takes_text(info: FieldInfo) -> bool:
     return not any(get_origin(part) in (dict, tuple) or _section_of(part) for part in parts)
 
 
-_YAML = (".json", ".yaml", ".yml")
-
-
 def read_file(path: Path) -> Any:
     """Parse a TOML (`.toml`), JSON or YAML file (`.json`, `.yaml`, `.yml`); under any other name, such as `.conf`, either.
 
@@ -231,44 +228,10 @@ def read_file(path: Path) -> Any:
         raise SettingsError(f"{path}: larger than {FILE_LIMIT_BYTES} bytes")
     try:
         text = raw.decode("utf-8-sig")  # some editors begin a file with a byte order mark
-        return _parse(text, path.suffix)
+        return settings_text.parse(text, path.suffix)
     except (ValueError, RecursionError) as error:
-        kind = "YAML" if path.suffix in _YAML else "TOML"
+        kind = "YAML" if path.suffix in settings_text.YAML else "TOML"
         raise SettingsError(f"{path}: not valid {kind}: {' '.join(str(error).split())}") from error
-
-
-def _parse(text: str, suffix: str) -> Any:
-    if suffix in _YAML:
-        return _json_or_yaml(text)
-    try:
-        return tomli.loads(text)
-    except tomli.TOMLDecodeError:
-        if suffix == ".toml":
-            raise
-        try:
-            other = _json_or_yaml(text)
-        except ValueError:
-            other = None
-        if not isinstance(other, dict | list):
-            raise  # TOML with a mistake in it is text to YAML
-        return other
-
-
-def _json_or_yaml(text: str) -> Any:
-    """JSON first: some of it, such as an indent of tabs, is no YAML.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    try:
-        return json.loads(text)
-    except ValueError:
-        import yaml  # noqa: PLC0415 - few have such a file, and every process would load it
-
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ PURE = (
     "ctl/sse.py",
     "ctl/table.py",
     "ctl/views/*.py",
+    "common/settings_text.py",
     "common/span.py",
     "common/tokens.py",
     "common/wire/__init__.py",
