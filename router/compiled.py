@@ -81,6 +81,7 @@ MODULES = (
     "router.proxy.owner_search",
     "router.proxy.parsing",
     "router.proxy.paths",
+    "router.proxy.patient",
     "router.proxy.racing",
     "router.proxy.reading",
     "router.proxy.response_writer",

@@ -181,7 +181,9 @@ class RouterCollector(Collector):
                 self._add(family, _labels(replica), replica.slot, cell)
             yield family
         yield from self._tokens(replicas)
-        waits = HistogramMetricFamily("svc_router_queue_wait_seconds", "Waited for a replica with room.", labels=())
+        waits = HistogramMetricFamily(
+            "svc_router_queue_wait_seconds", "Waited for a replica with room, or in the line of a busy one.", labels=()
+        )
         self._add(waits, [], self._counters.shape.slots, QUEUE_WAIT)
         yield waits
         yield from self._cold()

@@ -13,7 +13,6 @@ from typing import Final
 from urllib.parse import quote
 
 from router import dispatch
-from router.admission import Priority
 from router.counters import RETRIES
 from router.dispatch import Action, Dispatch, Failure, Judgement, LocalAnswer
 from router.keys import Key
@@ -21,15 +20,15 @@ from router.model import Endpoint, Facts
 from router.policy.parameters import differing
 from router.policy.placed import PlacedRequest
 from router.proxy import access_log, checks
-from router.proxy.attempt import AttemptPhase, UpstreamAttempt
+from router.proxy.attempt import UpstreamAttempt
 from router.proxy.engine import Engine
 from router.proxy.explain import EXPLAINED, explain
 from router.proxy.head import RequestHead, ResponseHead
 from router.proxy.owner_search import may_have
 from router.proxy.paths import KEY_FIELD, OWN_USAGE, PROXIED, SEES_FIELD
+from router.proxy.patient import PatientRequest
 from router.proxy.response_writer import ResponseWriter
 from router.proxy.sides import ClientConnection
-from router.proxy.translated import TranslatedRequest
 
 _NO_FACTS: Final = Facts()
 
@@ -43,7 +42,7 @@ class RequestPhase(Enum):
     DONE = "done"
 
 
-class Exchange(TranslatedRequest):
+class Exchange(PatientRequest):
     """One request of one client.
 
     Args:
@@ -54,7 +53,6 @@ class Exchange(TranslatedRequest):
     """
 
     # Most of these keep their defaults in most requests: class attributes cost nothing per request.
-    _attempt: UpstreamAttempt | None = None
     _awaits_adapter = False
 
     def __init__(self, engine: Engine, client: ClientConnection, head: RequestHead, body: bytes) -> None:
@@ -234,16 +232,6 @@ class Exchange(TranslatedRequest):
             self.fail(dispatch.queue_is_full(seconds))
 
     @property
-    def urgency(self) -> Priority:
-        """By its key and its own word."""
-        return checks.priority_of(self.head, self._priority)
-
-    @property
-    def may_wait(self) -> bool:
-        """Whether its replica need not get it at once."""
-        return len(self.dispatch.tried) == 1 and not self.takes_data and self.kind is not None
-
-    @property
     def queued(self) -> bool:
         """True while it waits for a replica with room."""
         return self.phase is RequestPhase.QUEUED
@@ -267,7 +255,7 @@ class Exchange(TranslatedRequest):
             action = self.dispatch.answered(
                 head.status,
                 begun=self.begun,
-                others=self._has_others(),
+                others=self.has_others(),
                 budget=engine.retries.allows(engine.now()),
                 suspect=engine.suspects(attempt.endpoint, self.caller),
             )
@@ -288,7 +276,7 @@ class Exchange(TranslatedRequest):
         """The attempt ended without a response."""
         engine, writer = self._engine, self._writer
         budget = engine.retries.allows(engine.now())
-        action = self.dispatch.failed(failure, begun=self.begun, others=self._has_others(), budget=budget)
+        action = self.dispatch.failed(failure, begun=self.begun, others=self.has_others(), budget=budget)
         if isinstance(action, LocalAnswer):
             self.fail(action)
             return
@@ -296,7 +284,7 @@ class Exchange(TranslatedRequest):
             self._writer = None
         self.ask_another(failure)
 
-    def _has_others(self) -> bool:
+    def has_others(self) -> bool:
         """Somebody could be asked who was not asked yet."""
         engine, model = self._engine, self.facts.model
         return bool(engine.candidates(engine.peers_for(model, self.head.path), model, self.dispatch.tried))
@@ -323,7 +311,7 @@ class Exchange(TranslatedRequest):
 
     def check(self, now: float) -> None:
         """Called by the sweep: end what has taken too long, keep a waiting stream alive."""
-        if self.phase is RequestPhase.DONE or self._changes_line():
+        if self.phase is RequestPhase.DONE or self.changes_line():
             return
         if self._engine.deadlines:
             has_begun = self.begun or (self._attempt is not None and bool(self._attempt.first_byte_at))
@@ -353,23 +341,6 @@ class Exchange(TranslatedRequest):
             self.give_up(failure)
         elif now > self._comment_at:
             self.break_silence(now, attempt.last_byte_at if attempt is not None else 0.0)
-
-    def _changes_line(self) -> bool:
-        """True when it waits for a replica that gets nothing any more: another one is asked."""
-        attempt = self._attempt
-        if attempt is None or attempt.phase is not AttemptPhase.IN_LINE or not self._engine.has_left(attempt.endpoint):
-            return False
-        if not self._has_others():
-            attempt.wait_no_longer()  # it goes where it is, as if there were no line
-            return False
-        self.dispatch.take_back(attempt.endpoint)
-        attempt.drop(dispatch.MOVED)
-        self._choose_instead()
-        return True
-
-    def _choose_instead(self) -> None:
-        """Its attempt was dropped before anybody was asked."""
-        self.choose()
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -67,11 +67,6 @@ class HeldRequest(OwnedRequest):
         self._count_wait(now)
         self._queued_at = 0.0
 
-    def waited(self, since: float, now: float) -> None:
-        """It was in its replica's line, and goes there now."""
-        self._queued_at = since
-        self.leave_queue(now)
-
     def _count_wait(self, now: float) -> None:
         engine, seconds = self._engine, now - self._queued_at
         self.queued_s += seconds

@@ -189,7 +189,7 @@ class SurvivingExchange(HedgedRequest):
         if self._lost is not None or self._second is not None:
             return
         if not self.begun:
-            if self._has_others():
+            if self.has_others():
                 attempt.drop(dispatch.MOVED)
                 self._writer = writer if writer is not None and writer.begun else None
                 self.choose()

@@ -85,8 +85,9 @@ class UploadExchange(Exchange):
     def _new_attempt(self, endpoint: Endpoint, placement: PlacedRequest | None) -> UpstreamAttempt:
         return UploadAttempt(self._engine, self, endpoint, placement)
 
-    def _has_others(self) -> bool:
-        return not self._has_passed and super()._has_others()
+    def has_others(self) -> bool:
+        """Nobody, once a part of the rest went to one of them."""
+        return not self._has_passed and super().has_others()
 
     def ask_another(self, judgement: Judgement) -> None:
         """The attempt is over: what still comes is the next one's, and is waited for with it."""
