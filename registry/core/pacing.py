@@ -7,6 +7,8 @@ written. What is told never shortens a lease by itself: a client registers for t
 
 from dataclasses import dataclass
 
+from msgspec import UNSET, UnsetType
+
 UNTOLD_S = 5
 """What babysitters and agents do by themselves."""
 FIRST_S = 10
@@ -46,8 +48,13 @@ class Pace:
     interval_s: int | None
 
     @property
+    def told_s(self) -> int | UnsetType | None:
+        """`heartbeat_interval_s` of an answer: UNSET where there is no limit."""
+        return UNSET if self.interval_s == 0 else self.interval_s
+
+    @property
     def said(self) -> bytes:
-        """A member more of an answer that is JSON; none where there is no limit."""
+        """The same, as a member more of an answer that is JSON."""
         if self.interval_s == 0:
             return b""
         return b',"heartbeat_interval_s":%b' % (b"null" if self.interval_s is None else b"%d" % self.interval_s)

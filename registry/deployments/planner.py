@@ -366,11 +366,9 @@ def _roll(work: _Work, crew: Crew) -> None:
     spare = crew.want.count + wish.surge - len(crew.current) - len(old)
     if note is None and spare <= 0:
         return
-    choice = work.choose(wish)
+    choice, most = work.choose(wish), 0 if note is not None else min(spare, wish.surge - moving_now, len(old))
     reason = f"takes the place of one of revision {old[0].assignment.revision}"
-    most = 0 if note is not None else min(spare, wish.surge - moving_now, len(old))
-    started = [number for number in range(most) if _start(work, crew, choice, reason)]
-    if started or moving_now:
+    if sum(_start(work, crew, choice, reason) for _ in range(most)) or moving_now:
         return
     if all(one.ends_by_itself for one in old):
         return  # it serves until shortly before its end

@@ -30,12 +30,13 @@ _ACTED_UPON = Heartbeat.__struct_fields__
 AT_ONCE_BYTES = 16 << 10
 BODY = web.RequestKey("heartbeat", bytes)
 """What `registry.http.quick` read and did not act upon."""
-_RECEIVED = b'{"message":"Heartbeat received","timestamp":"%b"%b}'
+RECEIVED = "Heartbeat received"
+_ANSWER = b'{"message":"' + RECEIVED.encode() + b'","timestamp":"%b"%b}'
 
 
 def received(registry: Registry) -> bytes:
     """The answer to most of them."""
-    return _RECEIVED % (registry.renderer.timestamp().encode(), registry.pace.said)
+    return _ANSWER % (registry.renderer.timestamp().encode(), registry.pace.said)
 
 
 async def read(request: web.Request, name: str) -> Renew:

@@ -1,7 +1,6 @@
 """The calls about records (docs/contract.md 1)."""
 
 from aiohttp import web
-from msgspec import UNSET
 
 from common.http.errors import ApiError, read_json_object
 from common.wire.record import HeartbeatAnswer, Registration
@@ -12,8 +11,8 @@ from registry.core.ownership import Claim
 from registry.http.bodies import FailingBody, RegisterBody, UpdateBody, parse
 from registry.http.context import GRANT, JSON_HEADERS, REGISTRY, answer, require_entry
 from registry.http.guard import EVERYTHING, Level
+from registry.http.heartbeat import RECEIVED, received
 from registry.http.heartbeat import read as read_heartbeat
-from registry.http.heartbeat import received
 from registry.outbound.addresses import AddressPolicy, AddressRefused
 from registry.views.render import encode_json
 
@@ -66,12 +65,8 @@ async def heartbeat(request: web.Request) -> web.Response:
     await registry.writer.submit(await read_heartbeat(request, name))
     doubt = registry.doubts.doubt(name)
     if doubt is not None:
-        timestamp, told_s = registry.renderer.timestamp(), registry.pace.interval_s
-        interval_s = UNSET if told_s == 0 else told_s
-        message = "Heartbeat received"
-        return answer(
-            HeartbeatAnswer(message=message, timestamp=timestamp, doubt=doubt, heartbeat_interval_s=interval_s)
-        )
+        timestamp, told_s = registry.renderer.timestamp(), registry.pace.told_s
+        return answer(HeartbeatAnswer(message=RECEIVED, timestamp=timestamp, doubt=doubt, heartbeat_interval_s=told_s))
     return web.Response(body=received(registry), headers=JSON_HEADERS)
 
 
