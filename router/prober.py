@@ -22,6 +22,7 @@ import structlog
 from common.discovery.model_list import MODELS_LIMIT_BYTES, parse_models
 from common.discovery.plan import Plan
 from common.http.client import read_bounded
+from common.http.status import get_status, is_plain
 from common.wire.base import ModelObject
 from router.model import Replica
 from router.proxy.reach import SPEAKS_TLS
@@ -31,7 +32,7 @@ log = structlog.get_logger(__name__)
 CONCURRENCY = 64
 SUSPECT_INTERVAL_S = 5.0
 """Replicas in doubt are asked more often than the others (docs/faults.md, the numbers)."""
-MOST_PER_S = 200.0
+MOST_PER_S = 100.0
 """Probes of replicas that are well, where there are so many that each is asked less often."""
 TICK_S = 0.5
 REST_S = 50e-6
@@ -98,7 +99,7 @@ class ReplicaProber:
         self._replicas = replicas
         self._note = note
         self._interval_s = self._pause_of_well_s = interval_s
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._timeout_s = timeout_s
         self._rng = rng
         self._is_doubted = is_doubted
         self._asked: dict[tuple[str, str], tuple[float, float]] = {}
@@ -120,9 +121,10 @@ class ReplicaProber:
             while True:
                 now = loop.time()
                 alive = {(replica.name, replica.generation): replica for replica in self._replicas()}
-                self._asked = {key: last for key, last in self._asked.items() if key in alive}
                 self._pause_of_well_s = max(self._interval_s, len(alive) / MOST_PER_S)
-                self._lists = {key: lists for key, lists in self._lists.items() if key in alive}
+                if len(self._asked) > len(alive):
+                    self._asked = {key: last for key, last in self._asked.items() if key in alive}
+                    self._lists = {key: lists for key, lists in self._lists.items() if key in alive}
                 for key, replica in alive.items():
                     last = self._asked.get(key)
                     if key not in self._asking and (last is None or now - last[0] >= last[1] * self._pause_s(replica)):
@@ -152,7 +154,7 @@ class ReplicaProber:
     async def ask(self, replica: Replica) -> ProbeResult:
         """One probe of `replica`."""
         hints, plan = replica.hints, replica.plan
-        status, content = await self._get(plan, "/health")
+        status, content = await self._health(plan)
         if status == HTTPStatus.BAD_REQUEST and any(words in content for words in ASKS_FOR_TLS):
             return ProbeResult(ok=False, problem=SPEAKS_TLS)
         problem = replica.problem if _lives(status) else None
@@ -204,14 +206,27 @@ class ReplicaProber:
             latest = lists[form] = (digest, None if ids is None else (ids, model_objects(content)))
         return latest[1]
 
+    async def _health(self, plan: Plan) -> tuple[int | None, bytes]:
+        """Status of `/health`, and the body where it is looked at."""
+        if is_plain(plan):
+            try:
+                status = await get_status(plan, "/health", timeout_s=self._timeout_s)
+            except (OSError, ValueError) as error:
+                log.debug("probe.no_answer", url=plan.url, reason=repr(error))
+                return None, b""
+            if status != HTTPStatus.BAD_REQUEST:
+                return status, b""
+        return await self._get(plan, "/health")
+
     async def _get(self, plan: Plan, path: str) -> tuple[int | None, bytes]:
         """Status and body; None when there was no answer."""
         url = plan.url + path
         headers = {**LEAVE, "Authorization": plan.authorization} if plan.authorization else LEAVE
         tls = self._tls() if plan.tls else True
+        timeout = aiohttp.ClientTimeout(total=self._timeout_s)
         try:
             async with self._session.get(
-                url, headers=headers, timeout=self._timeout, allow_redirects=False, ssl=tls
+                url, headers=headers, timeout=timeout, allow_redirects=False, ssl=tls
             ) as response:
                 return response.status, await read_bounded(response, MODELS_LIMIT_BYTES)
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a host that cannot be one

@@ -5,8 +5,9 @@ where it is no URL, comes from the record's host and port. Which addresses the h
 (`common/hosts.py`), and how TLS is checked the settings' (`common/http/tls.py`).
 """
 
+import functools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from common.names import is_host
@@ -15,6 +16,8 @@ from common.wire.address import authority, bare
 BASE_PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 """No escape, no empty part, none that begins with a dot: it becomes part of a request line."""
 PREFIX = "/v1"
+REMEMBERED = 32_768
+"""Two records of each replica that a router has room for, and no secret of any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,13 @@ def plan_of(url: str, host: str, port: int, *, authorization: str | None = None)
         port: The record's, for a URL without one.
         authorization: What the service wants to see.
     """
-    by_record = Plan(bare(host), port, authorization=authorization)
+    plan = _read(url, host, port)
+    return plan if authorization is None else replace(plan, authorization=authorization)
+
+
+@functools.lru_cache(maxsize=REMEMBERED)  # of every record it is asked at every probe and change
+def _read(url: str, host: str, port: int) -> Plan:
+    by_record = Plan(bare(host), port)
     try:
         parts = urlsplit(url)
         named, told_port = parts.hostname, parts.port
@@ -65,5 +74,4 @@ def plan_of(url: str, host: str, port: int, *, authorization: str | None = None)
         tls=parts.scheme == "https",
         base_path=path.removesuffix(PREFIX),
         api_prefix=PREFIX if prefixed else None,
-        authorization=authorization,
     )

@@ -8,18 +8,21 @@ import aiohttp
 import structlog
 
 from common.clock import Clock
+from common.discovery.plan import Plan
 from common.tasks import TaskScope
 from common.wire.words import HealthStatus
 from registry.core.catalogue import Revised
 from registry.core.model import CommandRefused, Instance, SetHealth, Upsert
 from registry.core.writer import Writer
 from registry.probes.probe import ask
-from registry.probes.schedule import FIRST_WITHIN_S, Schedule, is_in_doubt, next_streak, probe_url, verdict
+from registry.probes.schedule import FIRST_WITHIN_S, Schedule, is_in_doubt, next_streak, probed_at, verdict
 
 log = structlog.get_logger(__name__)
 TICK_S = 0.1
 SHARED_FOR = 0.8
 """Of the time between two probes of a record: a good answer in it is that of others at the same address."""
+NEW_SHARED_S = 5.0
+"""The same for a record that was never asked: a server's, whose babysitter's came a moment before."""
 
 
 class HealthProber:
@@ -53,7 +56,7 @@ class HealthProber:
         self._concurrency = concurrency
         self._schedule = Schedule(interval_s, (rng or random.Random()).random)  # noqa: S311 - spreads load, no secret
         self._streaks: dict[str, tuple[int, int]] = {}
-        self._well_at: dict[str, float] = {}
+        self._well_at: dict[Plan, float] = {}
         """When each address last answered well."""
         self._running = 0
 
@@ -92,19 +95,22 @@ class HealthProber:
 
     async def probe(self, instance: Instance) -> bool:
         """Ask once; true for a 200 within the timeout."""
-        url = probe_url(instance)
-        if not await ask(self._session, url, timeout_s=self._timeout_s):
-            self._well_at.pop(url, None)
+        plan = probed_at(instance)
+        if not await ask(self._session, plan, "/health", timeout_s=self._timeout_s):
+            self._well_at.pop(plan, None)
             return False
         if len(self._well_at) > 2 * len(self._schedule):
             self._well_at.clear()  # of records that are gone, or went elsewhere
-        self._well_at[url] = self._clock.monotonic()
+        self._well_at[plan] = self._clock.monotonic()
         return True
 
     def _was_well(self, instance: Instance) -> bool:
         """Whether for another record at its address, such as its babysitter's, a good answer came a short while ago."""
-        at = self._well_at.get(probe_url(instance)) if instance.health is HealthStatus.HEALTHY else None
-        return at is not None and self._clock.monotonic() - at < SHARED_FOR * self._schedule.pause_s
+        if instance.health is HealthStatus.UNHEALTHY:
+            return False
+        at = self._well_at.get(probed_at(instance))
+        lasts_s = SHARED_FOR * self._schedule.pause_s if instance.health is HealthStatus.HEALTHY else NEW_SHARED_S
+        return at is not None and self._clock.monotonic() - at < lasts_s
 
     def _ended(self, _task: asyncio.Task[None]) -> None:
         self._running -= 1

@@ -10,6 +10,7 @@ import pytest
 import trustme
 from aiohttp.abc import ResolveResult
 
+from common.discovery.plan import plan_of
 from common.http.tls import client_context
 from registry.fleet.agents import AgentAway, AgentClient
 from registry.fleet.placement import NodeAgent
@@ -49,7 +50,7 @@ async def server(
 async def probe(url: str, resolver: GuardedResolver | None = None, timeout_s: float = 1.0) -> bool:
     resolver = resolver or GuardedResolver(AddressPolicy(networks(LOOPBACK)))
     async with probe_session(resolver) as session:
-        return await ask(session, url, timeout_s=timeout_s)
+        return await ask(session, plan_of(url.removesuffix("/health"), "", 0), "/health", timeout_s=timeout_s)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +95,8 @@ async def test_https_is_believed_by_the_ca_file_alone_W2() -> None:
     async with server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", tls=context) as (port, requests):
         for told, good in ((ca, True), (trustme.CA(), False)):
             async with probe_session(resolver, client_context(told.cert_pem.bytes().decode())) as session:
-                url = f"https://127.0.0.1:{port}/health"
-                assert await ask(session, url, timeout_s=5.0) is good
+                plan = plan_of(f"https://127.0.0.1:{port}", "", 0)
+                assert await ask(session, plan, "/health", timeout_s=5.0) is good
     assert len(requests) == 1
 
 

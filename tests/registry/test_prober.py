@@ -153,6 +153,24 @@ async def test_records_at_one_address_share_its_good_answers(start_live: StartCl
             await until_health(client, name, "unhealthy")
 
 
+async def test_new_record_at_an_address_that_was_just_well_is_not_asked_for_itself(
+    start_live: StartClient, probed: Probed
+) -> None:
+    client = await start_live(health_interval=3600)
+    async with probed.server() as server:
+        assert server.port is not None
+        await client.post("/services", json=body("own", port=server.port, url=f"http://127.0.0.1:{server.port}"))
+        await until_health(client, "own", "healthy")
+        shared = body("server", port=server.port - 1, url="http://127.0.0.1:1024", metadata={"type": "openai-api"})
+        await client.post("/services", json=shared)
+        await until_health(client, "server", "healthy")
+        assert probed.count == 1
+        probed.status = 500
+        parts(client).prober._well_at.clear()  # five seconds later
+        await client.post("/services", json={**shared, "name": "late"})
+        await until_health(client, "late", "unhealthy")
+
+
 async def test_one_in_doubt_is_asked_again_soon(
     start_live: StartClient, probed: Probed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

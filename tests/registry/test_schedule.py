@@ -4,7 +4,7 @@ from msgspec import structs
 from common.wire.record import Registration
 from common.wire.words import HealthStatus
 from registry.core.model import Instance
-from registry.probes.schedule import AGAIN_S, MOST_PER_S, Schedule, is_in_doubt, next_streak, probe_url, verdict
+from registry.probes.schedule import AGAIN_S, MOST_PER_S, Schedule, is_in_doubt, next_streak, probed_at, verdict
 
 SAID = Registration(name="n", host="10.0.0.1", port=8000, hostname="h", url="http://10.0.0.2:9000/", status="running")
 
@@ -18,9 +18,10 @@ SAID = Registration(name="n", host="10.0.0.1", port=8000, hostname="h", url="htt
         (None, "10.0.0.1", "http://10.0.0.2:9000/health"),
     ],
 )
-def test_probe_url_follows_the_type(kind: str | None, host: str, url: str) -> None:
+def test_who_is_probed_follows_the_type(kind: str | None, host: str, url: str) -> None:
     metadata = {"type": kind} if kind else {}
-    assert probe_url(Instance(structs.replace(SAID, host=host, metadata=metadata), generation=1)) == url
+    plan = probed_at(Instance(structs.replace(SAID, host=host, metadata=metadata), generation=1))
+    assert f"{plan.url}/health" == url
 
 
 @pytest.mark.parametrize(
