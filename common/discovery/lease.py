@@ -33,7 +33,7 @@ RETRY_FIRST_S, RETRY_LAST_S = FIRST_S, LAST_S
 JITTER = 0.1
 """Of the time between heartbeats, so that those of a fleet spread."""
 CHANGES_SHARE = 0.1
-"""Of the heartbeats that tell of another interval, which are followed by a registration for it: each is a write of the registry's store,
+"""Of the heartbeats that are answered with another interval, which are followed by a registration for it: each is a write of the registry's store,
 and a whole fleet is told at once. So these writes are a tenth of the heartbeats at most, of which the registry bounds how many there are."""
 
 
@@ -77,17 +77,23 @@ class Lease:
     async def keep(self) -> None:
         """Run until cancelled; the record then stays until `leave()` or its lease's end."""
         retry = Pause(RETRY_FIRST_S, RETRY_LAST_S, rng=self._rng)
+        is_forgotten = False
         while True:
             self._wake.clear()
+            is_new = self.registered_as is None and not is_forgotten
             try:
                 await self._step()
-                spread = self._rng.uniform(1 - JITTER, 1 + JITTER)
-                pause_s = max(self.interval_s, min(self._lasts_for_s, self.client.least_interval_s)) * spread
+                is_forgotten = False
+                pause_s = self.interval_s
+                if not is_new:  # else a heartbeat is due soon, which says more; of a fleet that was forgotten that would be too many
+                    pause_s = max(pause_s, min(self._lasts_for_s, self.client.least_interval_s))
+                pause_s *= self._rng.uniform(1 - JITTER, 1 + JITTER)
                 retry.reached()
                 self.last_error = None
                 self._note_refusal(None)
             except UnknownService:
                 self.registered_as = None
+                is_forgotten = True
                 continue
             except (StaleIncarnation, RegistrationRefused) as error:
                 self._complain("lease.refused", error)
@@ -119,7 +125,10 @@ class Lease:
         if registration is None:
             await self._deregister()
         elif self.registered_as is None:
-            await self._register(registration, self.client.least_interval_s)
+            known_s = self.client.least_interval_s
+            await self._register(registration, known_s)
+            if self.client.least_interval_s > known_s:  # told only now, as to one that is new, and so to few at a time
+                await self._register(registration, self.client.least_interval_s)
             if self.reports_at_once:
                 self.wake()
             log.info("lease.registered", name=self.registered_as, registry=self.client.url)

@@ -391,6 +391,8 @@ async def test_a_forgotten_record_is_registered_for_the_long_lease_at_once_C1(
         lease.wake()
         assert await calls(registry, 1) == [RENEW]
         assert (await next_asked(registry)).body["ttl_s"] == 15.0 + 1.1 * PACED_S
+        with pytest.raises(TimeoutError):  # all of a fleet would beat within one short interval
+            await asyncio.wait_for(registry.asked.get(), 0.3)
 
 
 async def test_a_fleet_does_not_get_its_longer_leases_all_at_once(
@@ -406,6 +408,19 @@ async def test_a_fleet_does_not_get_its_longer_leases_all_at_once(
         async with asyncio.timeout(5):
             while (await next_asked(registry)).path != REGISTER[1]:
                 pass
+
+
+async def test_one_that_is_new_has_the_long_lease_at_once_and_tells_of_itself_before_it_rests(
+    registry: FakeRegistry, session: aiohttp.ClientSession
+) -> None:
+    registry.usual = {"heartbeat_interval_s": PACED_S}
+    lease = make(session, registry.url, interval_s=0.01, record=lambda: replace(RECORD, ttl_s=15.0))
+    async with kept(lease):
+        asked = [await next_asked(registry) for _ in range(3)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(registry.asked.get(), 0.3)
+    assert [(it.method, it.path) for it in asked] == [REGISTER, REGISTER, RENEW]
+    assert [it.body["ttl_s"] for it in asked[:2]] == [15.0, 15.0 + 1.1 * PACED_S]
 
 
 async def test_a_record_that_does_not_say_how_long_it_lasts_beats_as_before(
