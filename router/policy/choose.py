@@ -50,6 +50,8 @@ class Chooser:
         self._policies: dict[tuple[str, str | None], RoutingPolicy] = {}
         self._by_model: dict[str | None, RoutingPolicy] = {}
         self._table = Table(0)
+        self._rows: dict[str, Endpoint] = {}
+        """By id."""
         self._several = False
         self._tracking = False
         self._weightless = False
@@ -62,9 +64,10 @@ class Chooser:
         self._by_model.clear()
         if len(self._policies) > MEMORY:
             self._policies.clear()
-        self.fleet.keep([endpoint.id for endpoint in table.endpoints], now)
-        for endpoint in table.endpoints:
-            if endpoint.waiting is not None:
+        known, self._rows = self._rows, {endpoint.id: endpoint for endpoint in table.endpoints}
+        self.fleet.keep(self._rows, now)
+        for name, endpoint in self._rows.items():
+            if endpoint.waiting is not None and known.get(name) is not endpoint:  # a report that came now
                 foreign = max(0, endpoint.waiting - self._in_flight(endpoint))
                 self.fleet.view(endpoint).note_foreign_load(foreign, now)
         self._slow_start.note(table.endpoints, now)

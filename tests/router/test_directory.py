@@ -366,6 +366,9 @@ def test_heartbeats_change_no_table_and_what_waits_in_an_engine_can_wait() -> No
     assert waits(book) is False
     assert second.endpoints[0].waiting == 3
     assert second.endpoints[1] is first.endpoints[1], "what has not changed is not made again"
+    assert not book.apply(put(reporting(3, last_heartbeat=15.0)), 2.5)
+    assert waits(book) is True, "who still waits is told again: a report holds for a while only"
+    assert book.table().endpoints[0] is not second.endpoints[0]
     assert book.apply(put(reporting(3, weight=2.0)), 3.0)
     assert book.apply(put(reporting(3, weight=2.0, status="draining")), 4.0)
     assert eligibility(book) is Eligibility.DOWN

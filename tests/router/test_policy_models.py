@@ -250,5 +250,20 @@ def test_a_queue_that_others_filled_counts_for_a_while() -> None:
     assert busy.fleet.view(a).backlog_s(4.0) == 0.0
 
 
+def test_a_report_counts_when_it_comes_and_not_once_more_with_what_another_replica_tells() -> None:
+    ours = 5
+    made = Chooser(rng=RNG, in_flight=lambda _endpoint: ours)
+    a, b = endpoint("a", waiting=5, slot=1, models=("m",)), endpoint("b", waiting=0, slot=2, models=("m",))
+    made.set_table(Table.of(1, (a, b)), 0.0)
+    placement = made.fleet.view(b).place(Facts(model="m", stream=True, prompt_bytes=9000, blocks=(1, 2, 3)), 1.0)
+    placement.first_byte(2.0)
+    placement.over(2.0)
+    ours = 0  # those that waited were ours, and are done
+    made.set_table(Table.of(2, (a, replace(b, weight=2.0))), 3.0)
+    assert made.fleet.view(a).backlog_s(3.0) == 0.0
+    made.set_table(Table.of(3, (replace(a), b)), 3.0)
+    assert made.fleet.view(a).backlog_s(3.0) > 0.0, "reported now, when we have none there"
+
+
 def replace_blocks(facts: Facts, number: int) -> Facts:
     return Facts(model=facts.model, stream=True, prompt_bytes=facts.prompt_bytes, blocks=(100 + number,))
