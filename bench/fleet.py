@@ -183,13 +183,15 @@ class Fleet:
         self.models = max(1, min(MODELS, size // 10))
         before, began = {key: part.cpu_s() for key, part in self.parts.items()}, time.monotonic()
         try:
-            await self.play.order(
+            told = await self.play.order(
                 "grow",
                 nodes=nodes + self.killed,
                 replicas=size,
                 models=self.models,
                 within_s=max(2.0, size / self.starts_per_s),
             )
+            if "stuck_at" in told:
+                raise TooSlow(f"heartbeats are too slow for more than {told['stuck_at']} replicas")
             registered = await self.settled("healthy_services", nodes + 2 * size)
             routed = await self.routed(size)
         except TooSlow as error:
@@ -316,6 +318,8 @@ async def run(options: argparse.Namespace) -> None:
         parts, play, watchers = await start_parts(
             Path(place), stack, watches=WATCHES, probe_s=options.probe_s, beats_per_s=options.beats_per_s
         )
+        for number in (signal.SIGINT, signal.SIGTERM):  # said twice, it would leave some of them running
+            stack.callback(signal.signal, number, signal.SIG_IGN)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_S)) as http:
             fleet = Fleet(parts, play, watchers, http, starts_per_s=options.starts_per_s)
             found = await measure(options, fleet)
@@ -342,7 +346,7 @@ def main() -> None:
     parser.add_argument(
         "--beats-per-s", type=float, default=100.0, help="heartbeats that a registry wants in a second at most"
     )
-    parser.add_argument("--starts-per-s", type=float, default=30.0, help="replicas that begin in a second")
+    parser.add_argument("--starts-per-s", type=float, default=30.0, help="replicas that begin in a second, at most")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     raise_file_limit()

@@ -4,11 +4,13 @@ python -m bench.fleet.play PORT REGISTRY_URL…
 """
 
 import asyncio
+import gc
 import itertools
 import random
 import statistics
 import sys
 import time
+from collections import deque
 from typing import Any
 
 import msgspec
@@ -24,6 +26,13 @@ from common.wire.words import ReplicaStatus
 
 FIRST_MARK = 1_000_000
 START_S = 1.0
+RECENT, SLOW_S = 50, 0.1
+"""While half of so many heartbeats take longer than that, nobody begins: who fills a machine to the brim learns nothing from it."""
+STUCK_S = 180.0
+"""Without a new one: it will not get better."""
+LOOK_S = 0.05
+MOST_STARTING = 12
+"""Replicas that begin at a time: the next comes when one of them has both records, as with a rollout or racks switched on in turn."""
 CHAT = encode(
     {
         "id": "c",
@@ -34,6 +43,8 @@ CHAT = encode(
         "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
     }
 )
+MODELS_LIST = encode({"object": "list", "data": [{"id": "m", "object": "model"}]})
+"""Asked for once in the life of a replica: its records say which models it has."""
 
 
 class Play:
@@ -46,9 +57,24 @@ class Play:
         self.replicas: dict[str, Replica] = {}
         """Those that no deployment made."""
         self.took: list[float] = []
+        self.recent: deque[float] = deque(maxlen=RECENT)
         self.marks = itertools.count(FIRST_MARK)
         self.made, self.numbers = itertools.count(), itertools.count()
         self.probed = 0
+        self.late_s = 0.0
+        """The longest that this process itself was late since it last told: all that it measures may be too long by that."""
+
+    def note(self, seconds: float) -> None:
+        """A heartbeat took so long."""
+        self.took.append(seconds)
+        self.recent.append(seconds)
+
+    async def watch_itself(self) -> None:
+        """See how late a turn of the loop is, for ever."""
+        while True:
+            due = time.monotonic() + LOOK_S
+            await asyncio.sleep(LOOK_S)
+            self.late_s = max(self.late_s, time.monotonic() - due)
 
     # What others ask.
 
@@ -63,6 +89,8 @@ class Play:
         if path == "/health":
             self.probed += 1
             return 200, b'{"status":"healthy"}'
+        if path == "/v1/models":
+            return 200, MODELS_LIST
         return (200, CHAT) if path.endswith("/chat/completions") else (404, b'{"error":"not found"}')
 
     def _agent(self, node: Node, method: str, path: str, body: bytes) -> tuple[int, bytes]:
@@ -108,15 +136,24 @@ class Play:
     # What the bench orders.
 
     async def grow(self, *, nodes: int, replicas: int, models: int, within_s: float) -> dict[str, Any]:
-        """Have so many, evenly spread, all begun within a time."""
-        began = time.monotonic()
+        """Have so many, evenly spread, all begun within a time: a tenth of it is the nodes', the rest is the replicas'."""
+        nodes_s = within_s / 10
         for number in range(len(self.nodes), nodes):
-            node = Node(number, self.urls, self.port, self.took.append)
+            node = Node(number, self.urls, self.port, self.note)
             self.nodes[node.host] = node
             node.start_agent(self.scope)
-            await asyncio.sleep(within_s / 5 / nodes)
+            await asyncio.sleep(nodes_s / nodes)
         alive = [one for one in self.nodes.values() if one.alive]
         wanted = replicas - len(self.replicas)
+        starting = asyncio.Semaphore(MOST_STARTING)
+
+        async def begin(replica: Replica) -> None:
+            await self._begin(replica)
+            while replica.reporter.server.registered_as is None and replica.node.alive:  # noqa: ASYNC110 - a lease tells nobody
+                await asyncio.sleep(LOOK_S)
+            starting.release()
+
+        began = time.monotonic()
         for step, number in zip(range(wanted), self.numbers, strict=False):
             node = alive[number % len(alive)]
             slot = node.free_slot()
@@ -124,8 +161,16 @@ class Play:
                 raise RuntimeError(f"{node.name} is full")
             replica = Replica(node, f"replica-{number:06}", slot, f"model-{number % models}")
             node.replicas[replica.name] = self.replicas[replica.name] = replica
-            self.scope.spawn("begin", self._begin(replica))
-            await asyncio.sleep(max(0.0, began + within_s * (step + 1) / wanted - time.monotonic()))
+            try:
+                async with asyncio.timeout(STUCK_S):
+                    while len(self.recent) == RECENT and statistics.median(self.recent) > SLOW_S:  # noqa: ASYNC110
+                        await asyncio.sleep(LOOK_S)
+                    await starting.acquire()
+            except TimeoutError:
+                return {"stuck_at": len(self.replicas)}
+            self.scope.spawn("begin", begin(replica))
+            due = began + (within_s - nodes_s) * (step + 1) / wanted
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
         return {}
 
     async def change(self, *, every_s: float, seconds: float) -> dict[str, Any]:
@@ -173,7 +218,14 @@ class Play:
         refusals = [one for node in self.nodes.values() for one in node.refusals]
         ready = sum(one.state is ReplicaState.READY for node in self.nodes.values() for one in node.replicas.values())
         probed, self.probed = self.probed, 0
-        figures = {"beats": len(took), "ready": ready, "refusals": len(refusals), "probed": probed}
+        late_s, self.late_s = self.late_s, 0.0
+        figures = {
+            "beats": len(took),
+            "ready": ready,
+            "refusals": len(refusals),
+            "probed": probed,
+            "late_ms": late_s * 1e3,
+        }
         if refusals:
             figures["refusal"] = refusals[-1]
         if took:
@@ -197,6 +249,7 @@ async def main(port: int, urls: list[str]) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     async with TaskScope("play") as scope:
         play = Play(port, urls, scope)
+        scope.spawn("itself", play.watch_itself(), service=True)
         for offset in range(1 + 2 * CAPACITY):
             await listen(port + offset, play.answer)
 
@@ -210,5 +263,6 @@ async def main(port: int, urls: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # ten thousand replicas are millions of objects, and to look through them takes seconds
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     uvloop.run(main(int(sys.argv[1]), sys.argv[2:]))

@@ -5,9 +5,11 @@ after as long as a babysitter's: in the field many a heartbeat opens a connectio
 """
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from errno import EINPROGRESS
 from types import TracebackType
 from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
@@ -156,14 +158,23 @@ class Session:
         return answer
 
     async def _connect(self, place: tuple[str, int], idle: list[_Connection]) -> _Connection:
-        """A new connection. Its port is taken with both ends known: to look for one at a bind costs more than all the rest."""
+        """A new connection. Its port is taken with both ends known: to look for one at a bind costs more than all the rest.
+
+        Not by uvloop's `sock_connect`: it has a thread resolve each address, numbers too, and once more come than two of them
+        do in the time that a client waits, none is ever connected.
+        """
         loop = asyncio.get_running_loop()
         plug = socket.socket()
         try:
             plug.setblocking(False)  # noqa: FBT003 - its only argument
             plug.setsockopt(socket.IPPROTO_IP, BIND_ADDRESS_NO_PORT, 1)
             plug.bind(self._from)
-            await loop.sock_connect(plug, place)
+            fault = plug.connect_ex(place)
+            if fault == EINPROGRESS:
+                await _writable(loop, plug)
+                fault = plug.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if fault:
+                raise OSError(fault, os.strerror(fault))
             _, connection = await loop.create_connection(lambda: _Connection(idle), sock=plug)
         except BaseException:
             plug.close()
@@ -175,6 +186,15 @@ class Session:
         for connections in self._idle.values():
             for connection in list(connections):
                 connection.transport.abort()
+
+
+async def _writable(loop: asyncio.AbstractEventLoop, plug: socket.socket) -> None:
+    ready = loop.create_future()
+    loop.add_writer(plug, lambda: ready.done() or ready.set_result(None))
+    try:
+        await ready
+    finally:
+        loop.remove_writer(plug)
 
 
 class Listener(asyncio.Protocol):
