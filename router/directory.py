@@ -263,7 +263,9 @@ class Directory:
         if present is None or present.row is None or present.generation != generation:
             return True
         before, after = present.row, self._row(replica)
-        if after == before and not after.waiting:  # the same number as before is a report anew: it holds for a while only
+        if (
+            after == before and not after.waiting
+        ):  # the same number as before is a report anew: it holds for a while only
             replica.row = before
             return False
         self.figures = True

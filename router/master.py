@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 TICK_S = 1.0
 REST_S = 50e-6
 """Between two tables, for each endpoint: a worker takes less than a tenth of that to put a table in force."""
+FIGURES_REST_S = 500e-6
+"""The same where only what can wait has changed; heartbeats of so many that this is more than a second are further apart than it."""
 SAVING_REST = 20
 """How many times longer than saving it the pause after it is."""
 UNREACHED_AFTER = 3
@@ -86,6 +88,8 @@ class Master:
     def unreachable(self) -> dict[str, tuple[int, str]]:
         """By name: replicas that several requests in a row could not reach, how many, and why."""
         unreached = self.pool.unreached()
+        if not unreached:  # nearly always
+            return {}
         runs = {replica.name: unreached.get(replica.id, (0, "")) for replica in self.replicas()}
         return {name: run for name, run in runs.items() if run[0] >= UNREACHED_AFTER}
 
@@ -254,18 +258,22 @@ class Master:
         return self.directory.table()
 
     async def publish(self) -> None:
-        """Publish a table whenever something changed; what can wait goes with the next one, or in a second."""
+        """Publish a table whenever something changed; what can wait goes with the next one, or in a second or more."""
+        published_at = 0.0
         while True:
             try:
                 await asyncio.wait_for(self._changed.wait(), TICK_S)
             except TimeoutError:
-                if not self.directory.expire(time.monotonic()) and not self.directory.figures:
+                waited_s = time.monotonic() - published_at
+                is_due = self.directory.figures and waited_s >= len(self.directory.replicas) * FIGURES_REST_S
+                if not self.directory.expire(time.monotonic()) and not is_due:
                     continue
             if self._changed.is_set():
                 self._unsaved.set()
             self._changed.clear()
             table = self.next_table()
             self.pool.publish(table)
+            published_at = time.monotonic()
             await asyncio.sleep(len(table.endpoints) * REST_S)
 
     async def save(self) -> None:
