@@ -263,6 +263,6 @@ async def main(port: int, urls: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    gc.disable()  # ten thousand replicas are millions of objects, and to look through them takes seconds
+    gc.disable()  # ten thousand replicas are millions of objects, and all would wait while these are looked through
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     uvloop.run(main(int(sys.argv[1]), sys.argv[2:]))
