@@ -136,7 +136,7 @@ class Play:
     # What the bench orders.
 
     async def grow(self, *, nodes: int, replicas: int, models: int, within_s: float) -> dict[str, Any]:
-        """Have so many, evenly spread, all begun within a time: a tenth of it is the nodes', the rest is the replicas'."""
+        """Have so many, evenly spread, in no less than a time: a tenth of it is the nodes', the rest is the replicas'."""
         nodes_s = within_s / 10
         for number in range(len(self.nodes), nodes):
             node = Node(number, self.urls, self.port, self.note)

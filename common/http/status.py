@@ -7,34 +7,26 @@ a key to show asks by a session.
 
 import asyncio
 import functools
-import ipaddress
 import re
 from contextlib import suppress
 from typing import cast
 
 from common import __version__
 from common.discovery.plan import REMEMBERED, Plan
+from common.names import is_address
 from common.wire.address import authority
 
 LINGER_S = 1.0
 """For the rest of an answer and its end: a server that is cut off in the middle of it would log a fault."""
 LONGEST_HEAD = 64 << 10
-_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?!\d)")
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)[ \r\n]")
 _INTERIM = 199
+_is_address = functools.lru_cache(maxsize=REMEMBERED)(is_address)
 
 
 def is_plain(plan: Plan) -> bool:
     """Whether `get_status` can ask there."""
     return not plan.tls and plan.authorization is None and _is_address(plan.host)
-
-
-@functools.lru_cache(maxsize=REMEMBERED)
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 async def get_status(plan: Plan, path: str, *, timeout_s: float) -> int:

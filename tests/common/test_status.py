@@ -1,14 +1,18 @@
 """The status of an answer, from servers that answer well, in pieces, with more than was wanted, or with no HTTP at all."""
 
 import asyncio
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from common.discovery.plan import Plan
-from common.http.status import LONGEST_HEAD, get_status, is_plain
-from tests.ports import free_port
+from common.http.status import LINGER_S, LONGEST_HEAD, get_status, is_plain
+from tests.ports import free_port, is_free
 
 
 @pytest.mark.parametrize(
@@ -71,9 +75,17 @@ async def test_interim_answers_are_not_the_answer() -> None:
         assert await get_status(plan, "/health", timeout_s=5) == 200
 
 
-@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/2 200 OK\r\n\r\n", b"HTTP/1.1 2000 Odd\r\n\r\n"])
-async def test_what_is_no_http_1_is_said_to_be_none(said: bytes) -> None:
-    async with server(said) as (plan, _):
+@pytest.mark.parametrize(
+    "said",
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n",),
+        (b"HTTP/2 200 OK\r\n\r\n",),
+        (b"HTTP/1.1 2000 Odd\r\n\r\n",),
+        (b"HTTP/1.1 200", b"0 Odd\r\n\r\n"),
+    ],
+)
+async def test_what_is_no_http_1_is_said_to_be_none(said: tuple[bytes, ...]) -> None:
+    async with server(*said) as (plan, _):
         with pytest.raises(ValueError, match="no HTTP/1 answer"):
             await get_status(plan, "/health", timeout_s=5)
 
@@ -95,3 +107,49 @@ async def test_who_says_nothing_hangs_up_or_is_not_there() -> None:
         assert len(met) == 1
     with pytest.raises(ConnectionRefusedError):
         await get_status(Plan("127.0.0.1", free_port()), "/health", timeout_s=5)
+
+
+SLOW = """
+import asyncio, sys, uvicorn
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"200000")]})
+    await asyncio.sleep(0.05)
+    await send({"type": "http.response.body", "body": b"x" * 200_000})
+
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), lifespan="off", log_level="warning", http=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-c", SLOW, "{port}", "h11"),
+        ("-c", SLOW, "{port}", "httptools"),
+        ("-m", "http.server", "{port}", "-b", "127.0.0.1"),
+    ],
+    ids=["uvicorn-h11", "uvicorn-httptools", "http.server"],
+)
+async def test_real_servers_are_read_to_the_end_and_log_no_fault(command: tuple[str, ...], tmp_path: Path) -> None:
+    """Python's own writes a traceback for an answer that is cut off."""
+    (tmp_path / "health").write_bytes(b"x" * 200_000)
+    port, log = free_port(), tmp_path / "log"
+    told = [argument.format(port=port) if argument == "{port}" else argument for argument in command]
+    with log.open("wb") as stderr:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, *told, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=stderr
+        )
+    try:
+        async with asyncio.timeout(60):
+            while is_free(port):
+                await asyncio.sleep(0.05)
+        took = []
+        for _ in range(3):
+            began = time.monotonic()
+            assert await get_status(Plan("127.0.0.1", port), "/health", timeout_s=10) == 200
+            took.append(time.monotonic() - began)
+        assert min(took) < LINGER_S, "it closes when it was asked to"
+    finally:
+        child.terminate()
+        await child.wait()
+    assert "Traceback" not in log.read_text()
