@@ -113,9 +113,9 @@ SLOW = """
 import asyncio, sys, uvicorn
 
 async def app(scope, receive, send):
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"200000")]})
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"20000000")]})
     await asyncio.sleep(0.05)
-    await send({"type": "http.response.body", "body": b"x" * 200_000})
+    await send({"type": "http.response.body", "body": b"x" * 20_000_000})
 
 uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), lifespan="off", log_level="warning", http=sys.argv[2])
 """
@@ -131,8 +131,8 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), lifespan="off", log_le
     ids=["uvicorn-h11", "uvicorn-httptools", "http.server"],
 )
 async def test_real_servers_are_read_to_the_end_and_log_no_fault(command: tuple[str, ...], tmp_path: Path) -> None:
-    """Python's own writes a traceback for an answer that is cut off."""
-    (tmp_path / "health").write_bytes(b"x" * 200_000)
+    """Python's own tells of an exception for an answer that is cut off."""
+    (tmp_path / "health").write_bytes(b"x" * 20_000_000)
     port, log = free_port(), tmp_path / "log"
     told = [argument.format(port=port) if argument == "{port}" else argument for argument in command]
     with log.open("wb") as stderr:
@@ -152,4 +152,4 @@ async def test_real_servers_are_read_to_the_end_and_log_no_fault(command: tuple[
     finally:
         child.terminate()
         await child.wait()
-    assert "Traceback" not in log.read_text()
+    assert "Exception" not in log.read_text()
