@@ -58,12 +58,11 @@ SIDE_BY_SIDE = 32
 """Writes of different names under way at a shared store, which puts them on disk together: each alone waits for that twice."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class CheckStore:
-    """Ask a shared store about one name now; `changed`: it knew something that the catalogue did not."""
+    """Ask a shared store about one name now: before a refusal, for this registry may only not have heard yet."""
 
     name: str
-    changed: bool = False
 
 
 Item = Command | Event | CheckStore
@@ -110,8 +109,9 @@ class Writer:
             return await self._submit_shared(command)
         except (Unknown, Conflict):
             name = command.registration.name if isinstance(command, Register) else getattr(command, "name", None)
-            if name is None or self.away is not None or not await self._check_store(name):
+            if name is None or self.away is not None:
                 raise
+            await self._enqueue(CheckStore(name))
         return await self._submit_shared(command)
 
     def check_in_time(self) -> None:
@@ -221,15 +221,6 @@ class Writer:
                 log.warning("store.rewrite_failed", name=name, waiting=len(self.unwritten), reason=str(error))
                 return
 
-    async def _check_store(self, name: str) -> bool:
-        """Before a refusal: ask the store whether this registry has only not heard yet. True when it had not."""
-        check = CheckStore(name)
-        try:
-            await self._enqueue(check)
-        except StoreUnavailable:
-            return False
-        return check.changed
-
     def _is_free(self, item: Item) -> bool:
         """Whether nothing that waits or is being written concerns its name."""
         return not self._busy or self._busy.keys().isdisjoint((None, _about(item)))
@@ -249,8 +240,8 @@ class Writer:
     async def _do(self, item: Item) -> Decision:
         match item:
             case CheckStore(name):
-                event = await self.store.look(name)
-                item.changed = event is not None and self._take_in_one(event)
+                if (event := await self.store.look(name)) is not None:
+                    self._take_in_one(event)
                 return Decision()
             case Written() | Vanished():
                 self._take_in_one(item)
@@ -326,16 +317,15 @@ class Writer:
     def _learn_from(self, conflict: StoreConflict) -> None:
         self._apply(Forget(conflict.name) if conflict.current is None else Learn(conflict.current))
 
-    def _take_in_one(self, event: Written | Vanished) -> bool:
-        """Bring the catalogue up to date; False when the catalogue knew it."""
+    def _take_in_one(self, event: Written | Vanished) -> None:
+        """Bring the catalogue up to date, unless it knew this."""
         if not self.store.accept(event):
-            return False
+            return
         self.catalogue.raise_floor(event.version)
         if isinstance(event, Written):
             self._apply(Learn(event.instance))
         else:
             self._lease_ended(event.name, deregistered=event.deregistered)
-        return True
 
     async def _come_back(self, back: Back) -> None:
         await self._resync(back)

@@ -152,7 +152,7 @@ class Beating(Message, frozen=True, kw_only=True):
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what has no event of its own; at most five seconds."""
-    async with asyncio.timeout(5):
+    """Wait for what has no event of its own; a test that needs this long fails, on a busy machine too."""
+    async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.005)

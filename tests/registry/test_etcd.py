@@ -354,6 +354,47 @@ async def test_heartbeat_of_a_stranger_renews_nothing_C5(etcd: Etcd) -> None:
             await one.writer.submit(Renew("none"))
 
 
+async def test_what_a_watch_told_before_the_store_was_asked_counts_as_well_J3(etcd: Etcd) -> None:
+    """The watch overtakes the question: the answer holds nothing new, and the refusal would be about what was."""
+    async with joined(etcd) as one, joined(etcd) as two:
+        await one.register(ttl_s=60.0)
+        await until(lambda: two.held() is not None)
+        real, read, go_on = two.store.look, asyncio.Event(), asyncio.Event()
+
+        async def slow(name: str) -> Written | Vanished | None:
+            found = await real(name)
+            read.set()
+            await go_on.wait()
+            return found
+
+        two.store.look = slow  # type: ignore[method-assign]
+        stranger = asyncio.ensure_future(two.writer.submit(Renew("svc", instance_id="b", incarnation=1)))
+        await read.wait()
+        heartbeat = asyncio.ensure_future(two.writer.submit(Renew("svc", instance_id="a", incarnation=2)))
+        await asyncio.sleep(0)  # in line behind the question
+        await one.register(incarnation=2, ttl_s=60.0)
+        waiting = two.writer._queue
+        await until(lambda: waiting.qsize() == 1)  # what the watch told: the heartbeat before it is out of the queue
+        go_on.set()
+        await heartbeat
+        with pytest.raises(Conflict):
+            await stranger
+
+
+async def test_who_cannot_be_asked_about_is_not_refused_C5(etcd: Etcd) -> None:
+    async with joined(etcd) as one:
+        await one.register(ttl_s=60.0)
+
+        async def away(name: str) -> Written | Vanished | None:
+            raise StoreUnavailable(f"no answer about {name}")
+
+        one.store.look = away  # type: ignore[method-assign]
+        for beat in (Renew("none"), Renew("svc", instance_id="b", incarnation=1)):
+            with pytest.raises(StoreUnavailable, match="no answer"):
+                await one.writer.submit(beat)
+        await one.writer.submit(Renew("svc", instance_id="a", incarnation=1))
+
+
 async def test_leader_of_three_killed_costs_no_record(tmp_path: Path) -> None:
     require_etcd()
     members = Etcd.cluster(tmp_path, [(free_port(), free_port()) for _ in range(3)])
