@@ -300,7 +300,8 @@ async def test_lost_events_are_found_out_by_counting_C9(etcd: Etcd, monkeypatch:
     monkeypatch.setattr(etcd_store, "PULSE_S", 0.5)  # three of them may be needed
     async with joined(etcd) as one:
         await one.register(ttl_s=60.0)
-        await until(lambda: one.store._revision == one.store._known["svc"].revision)
+        # The watch may tell before the write is answered; what it told then waits for its turn.
+        await until(lambda: one.store._revision == one.store._known["svc"].revision and not one.writer._busy)
         snapshots = 0
         real = one.store._snapshot
 
