@@ -34,11 +34,11 @@ from router.workers import WorkerPool
 
 log = structlog.get_logger(__name__)
 TICK_S = 1.0
-REST_S = 50e-6
-"""Between two tables, for each endpoint: a worker takes less than a tenth of that to put a table in force."""
+REST_S = 150e-6
+"""Between two tables, for each endpoint: a worker takes a fiftieth of that to put a table in force."""
 FIGURES_REST_S = 500e-6
 """The same where only what can wait has changed; heartbeats of so many that this is more than a second are further apart than it."""
-SAVING_REST = 20
+SAVING_REST = 50
 """How many times longer than saving it the pause after it is."""
 UNREACHED_AFTER = 3
 """Requests in a row that say more than a probe does."""

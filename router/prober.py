@@ -32,13 +32,15 @@ log = structlog.get_logger(__name__)
 CONCURRENCY = 64
 SUSPECT_INTERVAL_S = 5.0
 """Replicas in doubt are asked more often than the others (docs/faults.md, the numbers)."""
-MOST_PER_S = 100.0
+MOST_PER_S = 50.0
 """Probes of replicas that are well, where there are so many that each is asked less often."""
 TICK_S = 0.5
-REST_S = 50e-6
-"""Between two looks at who is to be asked, for each replica: ten times as long as the look takes."""
+REST_S = 100e-6
+"""Between two looks at who is to be asked, for each replica: fifty times as long as the look takes."""
 LEAVE = {"Connection": "close"}
 """A server that is to end waits for its connections: a probe leaves none behind."""
+NEIGHBOURS_S = 15.0
+"""How long a host is in doubt, once what stood there does not answer: a node that died has more replicas."""
 RECHECK_S = 1.0
 """After the first good probe of a replica in doubt: the second one brings it back."""
 ASKS_FOR_TLS = (b"plain HTTP request was sent to HTTPS", b"HTTP request to an HTTPS server", b"plain HTTP to an SSL")
@@ -66,6 +68,20 @@ class ProbeResult:
     calls: tuple[str, ...] | None = None
 
 
+@dataclass(slots=True)
+class _Turn:
+    """The latest probe of one life of a replica: when it began, and the jitter of the pause after that."""
+
+    generation: str
+    at: float
+    jitter: float
+    asking: bool = True
+
+    def holds(self, replica: Replica, now: float, pause_s: Callable[[Replica], float]) -> bool:
+        """Whether it is too early for the next."""
+        return self.generation == replica.generation and (self.asking or now - self.at < self.jitter * pause_s(replica))
+
+
 class ReplicaProber:
     """Probes every replica on its own schedule.
 
@@ -83,7 +99,7 @@ class ReplicaProber:
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        replicas: Callable[[], Iterable[Replica]],
+        replicas: Callable[[], Collection[Replica]],
         note: Callable[[str, str, ProbeResult], None],
         *,
         interval_s: float,
@@ -102,9 +118,10 @@ class ReplicaProber:
         self._timeout_s = timeout_s
         self._rng = rng
         self._is_doubted = is_doubted
-        self._asked: dict[tuple[str, str], tuple[float, float]] = {}
-        """When each was asked last, and the jitter of the pause after that."""
-        self._asking: set[tuple[str, str]] = set()
+        self._turns: dict[str, _Turn] = {}
+        """By the replica's name."""
+        self._doubted: dict[str, float] = {}
+        """Hosts where a replica stopped answering, and until when its neighbours are asked as often as it."""
         self._lists: dict[tuple[str, str], dict[str, tuple[bytes, Listed | None]]] = {}
         """The last model list of each replica by the form of its path: a digest of its bytes, and what they say."""
         self._slots = asyncio.Semaphore(CONCURRENCY)
@@ -120,35 +137,43 @@ class ReplicaProber:
         async with asyncio.TaskGroup() as probes:
             while True:
                 now = loop.time()
-                alive = {(replica.name, replica.generation): replica for replica in self._replicas()}
-                self._pause_of_well_s = max(self._interval_s, len(alive) / MOST_PER_S)
-                if len(self._asked) > len(alive):
-                    self._asked = {key: last for key, last in self._asked.items() if key in alive}
-                    self._lists = {key: lists for key, lists in self._lists.items() if key in alive}
-                for key, replica in alive.items():
-                    last = self._asked.get(key)
-                    if key not in self._asking and (last is None or now - last[0] >= last[1] * self._pause_s(replica)):
-                        self._asked[key] = (now, self._rng.uniform(0.9, 1.1))
-                        self._asking.add(key)
-                        probes.create_task(self._probe(key, replica), name=f"probe {replica.name}")
-                await asyncio.sleep(len(alive) * REST_S)
+                replicas = self._replicas()
+                self._doubted = {host: until for host, until in self._doubted.items() if until > now}
+                self._pause_of_well_s = max(self._interval_s, len(replicas) / MOST_PER_S)
+                for replica in replicas:  # at ten thousand each microsecond here is a hundredth of a core
+                    turn = self._turns.get(replica.name)
+                    if turn is not None and turn.holds(replica, now, self._pause_s):
+                        continue
+                    turn = self._turns[replica.name] = _Turn(replica.generation, now, self._rng.uniform(0.9, 1.1))
+                    probes.create_task(self._probe(turn, replica), name=f"probe {replica.name}")
+                if len(self._turns) > len(replicas):
+                    self._forget_all_but(replicas)
+                await asyncio.sleep(len(replicas) * REST_S)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._soon.wait(), TICK_S)
                 self._soon.clear()
+
+    def _forget_all_but(self, replicas: Iterable[Replica]) -> None:
+        alive = {replica.name: replica.generation for replica in replicas}
+        self._turns = {name: turn for name, turn in self._turns.items() if name in alive}
+        self._lists = {key: lists for key, lists in self._lists.items() if alive.get(key[0]) == key[1]}
 
     def _pause_s(self, replica: Replica) -> float:
         """The time between two probes; looked at every tick, so that a replica falls into doubt at once."""
         if replica.doubted and replica.probe_successes:
             return min(self._interval_s, RECHECK_S)
         well = replica.probed_ok is True and replica.leased and not replica.doubted and not self._is_doubted(replica)
+        well = well and not (self._doubted and replica.record.host in self._doubted)
         return self._pause_of_well_s if well else min(self._interval_s, SUSPECT_INTERVAL_S)
 
-    async def _probe(self, key: tuple[str, str], replica: Replica) -> None:
+    async def _probe(self, turn: _Turn, replica: Replica) -> None:
         try:
             async with self._slots:
                 result = await self.ask(replica)
         finally:
-            self._asking.discard(key)
+            turn.asking = False
+        if not result.ok and not replica.doubted:
+            self._doubted[replica.record.host] = asyncio.get_running_loop().time() + NEIGHBOURS_S
         self._note(replica.name, replica.generation, result)
 
     async def ask(self, replica: Replica) -> ProbeResult:

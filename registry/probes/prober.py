@@ -23,6 +23,8 @@ SHARED_FOR = 0.8
 """Of the time between two probes of a record: a good answer in it is that of others at the same address."""
 NEW_SHARED_S = 5.0
 """The same for a record that was never asked: a server's, whose babysitter's came a moment before."""
+NEIGHBOURS_S = 15.0
+"""How long a host is in doubt, once what stood there does not answer: time for two looks at each of its records."""
 
 
 class HealthProber:
@@ -58,6 +60,8 @@ class HealthProber:
         self._streaks: dict[str, tuple[int, int]] = {}
         self._well_at: dict[Plan, float] = {}
         """When each address last answered well."""
+        self._doubted: dict[str, float] = {}
+        """Hosts where something stopped answering, and until when that makes its neighbours worth a look."""
         self._running = 0
 
     def retime(self, *, interval_s: float, timeout_s: float, concurrency: int) -> None:
@@ -108,9 +112,12 @@ class HealthProber:
         """Whether for another record at its address, such as its babysitter's, a good answer came a short while ago."""
         if instance.health is HealthStatus.UNHEALTHY:
             return False
+        now = self._clock.monotonic()
+        if self._doubted.get(instance.registration.host, now) > now:
+            return False
         at = self._well_at.get(probed_at(instance))
         lasts_s = SHARED_FOR * self._schedule.pause_s if instance.health is HealthStatus.HEALTHY else NEW_SHARED_S
-        return at is not None and self._clock.monotonic() - at < lasts_s
+        return at is not None and now - at < lasts_s
 
     def _ended(self, _task: asyncio.Task[None]) -> None:
         self._running -= 1
@@ -122,6 +129,8 @@ class HealthProber:
         instance = entry.instance
         good = self._was_well(instance) or await self.probe(instance)
         generation, streak = self._streaks.get(name, (0, 0))
+        if not good and streak >= 0 and instance.health is HealthStatus.HEALTHY:
+            self._doubt_neighbours(instance.registration.host)
         streak = next_streak(streak if generation == instance.generation else 0, good=good)
         self._streaks[name] = (instance.generation, streak)
         health = verdict(instance.health, streak)
@@ -130,6 +139,16 @@ class HealthProber:
         if health is not instance.health:
             log.info("probe.verdict", name=name, health=health.value)
             await self._tell(SetHealth(name, instance.generation, health))
+
+    def _doubt_neighbours(self, host: str) -> None:
+        """A node that died has other records, too: they are asked now, where their turn would come in minutes."""
+        now = self._clock.monotonic()
+        self._doubted = {name: until for name, until in self._doubted.items() if until > now}
+        if host not in self._doubted:
+            self._doubted[host] = now + NEIGHBOURS_S
+            for entry in self._writer.catalogue:
+                if entry.instance.registration.host == host:
+                    self._schedule.hasten(entry.instance.name, now)
 
     async def ask_now(self, instance: Instance) -> HealthStatus:
         """Probe at once and let this one answer decide."""

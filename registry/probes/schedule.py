@@ -16,7 +16,7 @@ FIRST_WITHIN_S = 1.0
 """A new record is probed this soon, at most."""
 AGAIN_S = 5.0
 """After a probe that says something else than what is believed; one alone proves nothing."""
-MOST_PER_S = 200.0
+MOST_PER_S = 100.0
 """Records beyond what this allows in an interval are probed less often: 20,000 about as often as their leases end."""
 
 

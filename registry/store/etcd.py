@@ -7,7 +7,6 @@ that was cut off from writing the record again. Every write compares the revisio
 
 import asyncio
 import contextlib
-import math
 import ssl
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -49,6 +48,7 @@ from registry.store.gateway import (
     range_end,
 )
 from registry.store.keepalives import Keepalives
+from registry.store.leases import Burial, grant
 
 log = structlog.get_logger(__name__)
 ROOT = "/inference-svc/v1/"
@@ -92,6 +92,7 @@ class EtcdStore:
         self._known: dict[str, Known] = {}
         self._dropped: dict[str, tuple[int, float]] = {}  # what was told before may still wait its turn
         self._rubbish: set[str] = set()
+        self._burial = Burial(self._calls)
         self._revision = 0
         self._activity = 0
         self._keepalives: Keepalives | None = None
@@ -289,7 +290,7 @@ class EtcdStore:
         for _ in range(TRIES):
             known, instance = self._known.get(name), put.instance
             fits = known and (known.generation, known.length_s) == (instance.generation, ttl_s(instance))
-            lease, revision = (known.lease, 0) if known and fits else await self._grant(ttl_s(instance))
+            lease, revision = (known.lease, 0) if known and fits else await grant(self._calls(), ttl_s(instance))
             if known is None and put.claims:
                 instance = msgspec.structs.replace(instance, generation=max(instance.generation, revision + 1))
             written = await self._transact(
@@ -309,25 +310,20 @@ class EtcdStore:
         if removed.reason != "deregistered":
             return removed
         for _ in range(TRIES):
-            lease, _ = await self._grant(TOMBSTONE_S)
             written = await self._transact(
                 name,
                 [_unchanged(name, self._known.get(name))],
                 [
                     {"request_delete_range": {"key": _key(SERVICES, name)}},
-                    {"request_put": {"key": _key(TOMBSTONES, name), "value": b"", "lease": lease}},
+                    {"request_put": {"key": _key(TOMBSTONES, name), "value": b"", "lease": await self._burial.lease()}},
                 ],
             )
             if written:
                 self._known.pop(name, None)
                 self._dropped[name] = written, time.monotonic()
                 return removed
+            self._burial.forget()
         raise StoreUnavailable(f"the lease of {name!r} ends before its record is removed")
-
-    async def _grant(self, length_s: float) -> tuple[int, int]:
-        """A new lease, and the revision of etcd when it was granted."""
-        reply = await self._calls().call("/lease/grant", {"TTL": math.ceil(length_s)})
-        return reply.id, reply.header.revision
 
     async def _transact(self, name: str, compare: Sequence[Request], success: Sequence[Request]) -> int:
         """Returns the revision written, or 0 when the key or its lease ended meanwhile and the write must start anew.

@@ -1,6 +1,6 @@
 """PURE. What a worker believes of all replicas: a view of each, and what they have in common."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from router.model import Endpoint
@@ -70,14 +70,11 @@ class FleetView:
             self._share()
         return view
 
-    def keep(self, ids: Iterable[str], now: float) -> None:
+    def keep(self, ids: Collection[str], now: float) -> None:
         """Forget every replica but these; who waits for one of those goes there all the same, to find out."""
-        kept = set(ids)
-        for name, view in self._views.items():
-            if name not in kept:
-                view.empty_line(now)
-        self._views = {name: view for name, view in self._views.items() if name in kept}
-        self._by_tag = {seed_of(name.encode()): view for name, view in self._views.items()}
+        for name in [name for name in self._views if name not in ids]:
+            self._views.pop(name).empty_line(now)
+            self._by_tag.pop(seed_of(name.encode()), None)
         self._share()
 
     def settle(self, now: float) -> None:
@@ -94,8 +91,10 @@ class FleetView:
                 view.index.use(blocks)
 
     def _share(self) -> None:
-        """Divide the memory."""
+        """Divide the memory; with many replicas one more or less changes nothing."""
         each = self._blocks_limit // max(1, len(self._views))
+        if each == self._shared.blocks_each:
+            return
         self._shared.blocks_each = each
         for view in self._views.values():
             view.index.limit_blocks = each

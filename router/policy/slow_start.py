@@ -33,24 +33,29 @@ class SlowStart:
         return bool(self._slow)
 
     def note(self, endpoints: Sequence[Endpoint], now: float) -> None:
-        """A new table."""
-        known_s: dict[str, float] = {}
-        """By model: for how long the first of its replicas has been known."""
+        """A new table: nearly always of those that were in the one before."""
+        joined = self._joined
+        new = [endpoint for endpoint in endpoints if endpoint.id not in joined]
+        known_s = self._known_s(endpoints, new, now) if new else {}
+        for endpoint in new:
+            joined[endpoint.id] = now
+            duration_s = self._default_s if endpoint.slow_start_s is None else endpoint.slow_start_s
+            if duration_s and max([known_s[model] for model in endpoint.models], default=0.0) >= duration_s:
+                self._slow[endpoint.id] = now, duration_s
+        if len(joined) > len(endpoints):
+            present = {endpoint.id for endpoint in endpoints}
+            self._joined = {name: since for name, since in joined.items() if name in present}
+            self._slow = {name: start for name, start in self._slow.items() if name in present}
+
+    def _known_s(self, endpoints: Sequence[Endpoint], new: Sequence[Endpoint], now: float) -> dict[str, float]:
+        """By model of `new`: for how long the first of its replicas has been known."""
+        known_s = {model: 0.0 for endpoint in new for model in endpoint.models}
         for endpoint in endpoints:
             age = now - self._joined.get(endpoint.id, now)
             for model in endpoint.models:
-                known_s[model] = max(age, known_s.get(model, 0.0))
-        before, self._joined = self._joined, {}
-        for endpoint in endpoints:
-            self._joined[endpoint.id] = before.get(endpoint.id, now)
-            duration_s = self._default_s if endpoint.slow_start_s is None else endpoint.slow_start_s
-            if (
-                endpoint.id not in before
-                and duration_s
-                and max([known_s[model] for model in endpoint.models], default=0.0) >= duration_s
-            ):
-                self._slow[endpoint.id] = now, duration_s
-        self._slow = {name: start for name, start in self._slow.items() if name in self._joined}
+                if model in known_s:
+                    known_s[model] = max(age, known_s[model])
+        return known_s
 
     def weigh(self, candidates: Sequence[Endpoint], now: float) -> Sequence[Endpoint]:
         """`candidates` with the weights that they have now."""

@@ -171,6 +171,28 @@ async def test_new_record_at_an_address_that_was_just_well_is_not_asked_for_itse
         await until_health(client, "late", "unhealthy")
 
 
+async def test_neighbours_of_one_that_does_not_answer_are_asked_soon_W26(
+    start_live: StartClient, probed: Probed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that dies: the turn of its other records would come in an hour, and an answer of a moment ago proves nothing."""
+    monkeypatch.setattr("registry.probes.schedule.AGAIN_S", 0.01)
+    client = await start_live(health_interval=3600)
+    async with probed.server() as server, probed.server() as elsewhere:
+        for name, port, host in (
+            ("first", server.port, "node-1.example"),
+            ("second", server.port, "node-1.example"),
+            ("third", elsewhere.port, "node-2.example"),
+        ):
+            await client.post("/services", json=body(name, host=host, port=port, url=f"http://127.0.0.1:{port}"))
+            await until_health(client, name, "healthy")
+        probed.status = 500
+        parts(client).prober._well_at.clear()  # an hour later
+        parts(client).prober._schedule.add("first", 0.0, within_s=0.0)
+        for name in ("first", "second"):
+            await until_health(client, name, "unhealthy")
+        assert (await (await client.get("/services/third")).json())["health_status"] == "healthy"
+
+
 async def test_one_in_doubt_is_asked_again_soon(
     start_live: StartClient, probed: Probed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

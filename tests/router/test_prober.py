@@ -188,3 +188,44 @@ async def test_model_objects_of_a_server_keep_all_their_members_W19() -> None:
     asked.probed_ok, asked.learned_models, asked.learned_objects = True, ("m",), finding.objects or {}
     assert views.model_list([asked]).data == [told]
     assert model_objects(b'[{"id":"m","x":"' + b"y" * (256 << 10) + b'"}]') == {}
+
+
+async def test_neighbours_of_one_that_does_not_answer_are_asked_soon_W26(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that dies: the turn of its other replicas would come in an hour."""
+    monkeypatch.setattr(probers, "SUSPECT_INTERVAL_S", 0.01)
+    monkeypatch.setattr(probers, "TICK_S", 0.01)
+    status = 200
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(status=status)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    async with TestServer(app) as server, make_session(timeout_s=2) as session:
+        url = str(server.make_url("")).rstrip("/")
+        here = [replica(url, "first"), replica(url, "second")]
+        away = replica(url.replace("127.0.0.1", "localhost"), "away")
+        asked = {"first": 0, "second": 0, "away": 0}
+
+        def note(name: str, _generation: str, finding: ProbeResult) -> None:
+            asked[name] += 1
+            assert finding.ok is (status == 200)
+
+        everyone = [*here, away]
+        for one in everyone:
+            one.probed_ok = True
+        made: dict[str, Any] = {"interval_s": 3600.0, "timeout_s": 2.0, "rng": random.Random(1)}
+        prober = ReplicaProber(session, lambda: everyone, note, **made)
+        running = asyncio.ensure_future(prober.run())
+        async with asyncio.timeout(10):
+            while min(asked.values()) < 1:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            assert asked == {"first": 1, "second": 1, "away": 1}
+            status = 500
+            prober._turns["first"].at -= 4000.0  # an hour later
+            while asked["second"] < 3:
+                await asyncio.sleep(0.01)
+        assert asked["away"] == 1
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
