@@ -171,7 +171,7 @@ async def test_new_record_at_an_address_that_was_just_well_is_not_asked_for_itse
         await until_health(client, "late", "unhealthy")
 
 
-async def test_neighbours_of_one_that_does_not_answer_are_asked_soon_W26(
+async def test_neighbours_of_one_that_does_not_answer_are_asked_soon_B20(
     start_live: StartClient, probed: Probed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that dies: the turn of its other records would come in an hour, and an answer of a moment ago proves nothing."""

@@ -296,6 +296,19 @@ def test_a_new_life_of_a_replica_begins_with_nothing_known_D27() -> None:
     assert list(fleet._views) == [again.id]
 
 
+def test_memory_is_divided_among_all_replicas_also_where_one_more_changes_nothing() -> None:
+    fleet = FleetView(blocks_limit=10_000)
+    everyone = [endpoint(f"r{number}") for number in range(700)]
+    for one in everyone:
+        fleet.view(one)
+    assert {view.index.limit_blocks for view in fleet._views.values()} == {10_000 // 700}
+    fleet.keep([one.id for one in everyone[:650]], 1.0)
+    assert {view.index.limit_blocks for view in fleet._views.values()} == {10_000 // 650}
+    assert fleet._by_tag.keys() == {view._tag for view in fleet._views.values()}
+    fleet.view(endpoint("late"))
+    assert {view.index.limit_blocks for view in fleet._views.values()} == {10_000 // 651}
+
+
 def test_session_sticks_within_bounds_and_spills_beyond() -> None:
     in_flight: Counter[str] = Counter()
     policy = StickySession(lambda one: in_flight[one.id], RoundRobin())

@@ -190,7 +190,7 @@ async def test_model_objects_of_a_server_keep_all_their_members_W19() -> None:
     assert model_objects(b'[{"id":"m","x":"' + b"y" * (256 << 10) + b'"}]') == {}
 
 
-async def test_neighbours_of_one_that_does_not_answer_are_asked_soon_W26(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_neighbours_of_one_that_does_not_answer_are_asked_soon_B20(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that dies: the turn of its other replicas would come in an hour."""
     monkeypatch.setattr(probers, "SUSPECT_INTERVAL_S", 0.01)
     monkeypatch.setattr(probers, "TICK_S", 0.01)
