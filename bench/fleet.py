@@ -7,7 +7,7 @@ watches, and one process in which all replicas and nodes are (`bench/fleet/`). T
 records and a heartbeat of each in 5 s, by the babysitter's own reporter and messages; nodes speak as their agents, and obey
 create calls. Registries and routers are as an operator starts them, but for the limits in `ROOM`.
 
-At each size: all start; a steady time; churn (each replica once in ten minutes); a rolling deployment of a tenth of them by the
+At each size: all start; a steady time; churn (each replica once in an hour); a rolling deployment of a tenth of them by the
 registry's own planner; a rack (a twenty-fifth of the nodes) loses its power. All the time some replica has something new to
 tell, and it is taken when each of the sixteen watches has it. CPU is of the process, from /proc; everything shares the
 machine, so the sum says whether the figures of latency are those of a machine that is too small.
@@ -291,13 +291,17 @@ async def measure(options: argparse.Namespace, fleet: Fleet) -> list[dict[str, A
     """All sizes, one after the other, in the same processes; what cannot be done at a size ends the run, and is said."""
     found: list[dict[str, Any]] = []
     half_s = options.seconds / 2
+
+    async def churn() -> dict[str, Any]:
+        return await fleet.play.order("churn", per_s=max(0.2, fleet.size / options.churn_s), seconds=half_s)
+
     for size in options.sizes:
         try:
             started = await fleet.start(size)
             print(json.dumps({"phase": "start", "size": size, **started, "load": load_average()}), flush=True)
             for name, seconds, work in (
                 ("steady", options.seconds, None),
-                ("churn", half_s, lambda: fleet.play.order("churn", per_s=max(0.2, fleet.size / 600), seconds=half_s)),
+                ("churn", half_s, churn),
                 ("rolling", 1.0, fleet.roll),
                 ("rack", 1.0, fleet.die),
             ):
@@ -315,7 +319,7 @@ async def measure(options: argparse.Namespace, fleet: Fleet) -> list[dict[str, A
 async def run(options: argparse.Namespace) -> None:
     """Start, measure, print, end."""
     print(f"{describe()}; load before: {load_average()}")
-    flags = ("seconds", "probe_s", "beats_per_s", "starts_per_s")
+    flags = ("seconds", "probe_s", "beats_per_s", "starts_per_s", "churn_s")
     told = " ".join(f"--{name.replace('_', '-')} {getattr(options, name):g}" for name in flags)
     print(f"command: python bench/fleet.py --sizes {','.join(map(str, options.sizes))} {told}\n")
     with tempfile.TemporaryDirectory(prefix="fleet-bench-") as place, ExitStack() as stack:
@@ -351,6 +355,12 @@ def main() -> None:
         "--beats-per-s", type=float, default=50.0, help="heartbeats that a registry wants in a second at most"
     )
     parser.add_argument("--starts-per-s", type=float, default=20.0, help="replicas that begin in a second, at most")
+    parser.add_argument(
+        "--churn-s",
+        type=float,
+        default=3600.0,
+        help="in so many seconds each replica ends and begins anew, in the churn",
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     raise_file_limit()

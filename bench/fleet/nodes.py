@@ -31,6 +31,10 @@ _LOGS, _JOBS, _POLICY, _SLOTS = LogRules(Path("out"), Path("err")), JobRules(), 
 _CLOCK = SystemClock()
 
 
+class NodeFull(Exception):
+    """A node has as many replicas as it takes."""
+
+
 class Replica:
     """One replica as its babysitter tells of it."""
 
@@ -155,10 +159,17 @@ class Node:
         if reason is not None:
             self.refusals.append(reason)
 
-    def free_slot(self) -> int | None:
-        """A place for one more."""
+    def free_slot(self) -> int:
+        """A place for one more.
+
+        Raises:
+            NodeFull: There is none.
+        """
         taken = {one.slot for one in self.replicas.values()}
-        return next((slot for slot in range(CAPACITY) if slot not in taken), None)
+        for slot in range(CAPACITY):
+            if slot not in taken:
+                return slot
+        raise NodeFull(f"{self.name} is full")
 
     def start_agent(self, scope: TaskScope) -> None:
         """Its agent begins to tell of it."""

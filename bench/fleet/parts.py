@@ -60,7 +60,10 @@ class Child:
         cast("asyncio.StreamWriter", self._process.stdin).write(
             json.dumps({"number": number, "do": verb, **more}).encode() + b"\n"
         )
-        return await done
+        told: dict[str, Any] = await done
+        if "failed" in told:
+            raise RuntimeError(told["failed"])
+        return told
 
     async def _read(self) -> None:
         while line := await cast("asyncio.StreamReader", self._process.stdout).readline():

@@ -18,7 +18,7 @@ import structlog
 import uvloop
 
 from babysitter.lifecycle import ReplicaState
-from bench.fleet.nodes import CAPACITY, Node, Replica, request_of
+from bench.fleet.nodes import CAPACITY, Node, NodeFull, Replica, request_of
 from bench.fleet.wire import encode, listen
 from common.tasks import TaskScope
 from common.wire.replica import Created, OneReplica, ReplicaInfo, ReplicaList, ReplicaMessage
@@ -31,7 +31,7 @@ RECENT, SLOW_S = 50, 0.1
 STUCK_S = 180.0
 """Without a new one: it will not get better."""
 LOOK_S = 0.05
-MOST_STARTING = 12
+MOST_STARTING = 16
 """Replicas that begin at a time: the next comes when one of them has both records, as with a rollout or racks switched on in turn."""
 CHAT = encode(
     {
@@ -117,8 +117,9 @@ class Play:
             if one.spec.requested.request_id == requested.request_id:
                 created = Created(replica_id=one.name, status=_info(one).status, message="is there")
                 return 200, encode(created)
-        slot = node.free_slot()
-        if slot is None:
+        try:
+            slot = node.free_slot()
+        except NodeFull:
             return 507, b'{"error":"the node is full"}'
         replica = Replica(node, f"made-{next(self.made):06}", slot, requested.model_name or "m", requested)
         node.replicas[replica.name] = replica
@@ -155,10 +156,8 @@ class Play:
 
         began = time.monotonic()
         for step, number in zip(range(wanted), self.numbers, strict=False):
-            node = alive[number % len(alive)]
+            node = min(alive, key=lambda one: len(one.replicas))
             slot = node.free_slot()
-            if slot is None:
-                raise RuntimeError(f"{node.name} is full")
             replica = Replica(node, f"replica-{number:06}", slot, f"model-{number % models}")
             node.replicas[replica.name] = self.replicas[replica.name] = replica
             try:
@@ -255,7 +254,10 @@ async def main(port: int, urls: list[str]) -> None:
 
         async def obey(order: dict[str, Any]) -> None:
             number, verb = order.pop("number"), order.pop("do")
-            told = await getattr(play, verb)(**order)
+            try:
+                told = await getattr(play, verb)(**order)
+            except Exception as error:  # noqa: BLE001 - whoever ordered it raises it
+                told = {"failed": f"{verb}: {error!r}"}
             print(encode({"number": number, **told}).decode(), flush=True)
 
         while line := await orders.readline():

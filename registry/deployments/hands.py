@@ -33,6 +33,9 @@ from registry.fleet.placement import NodeAgent
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 AT_ONCE_PER_NODE = 8
+CALLS_PER_S, CALLS_AHEAD = 10.0, 10
+"""Of all nodes together, and how many go at once after a rest: each replica that begins or leaves is a dozen writes of a store,
+and hundreds in the same seconds would keep whoever else has something to tell waiting."""
 ROUTERS_HEAR_S = 0.5
 """From a record's draining until no router sends it anything any more."""
 LOOK_S = 0.5
@@ -82,6 +85,8 @@ class Hands:
     _made: dict[str, float] = field(default_factory=dict)
     _waits: dict[str, _Wait] = field(default_factory=dict)
     _rooms: dict[str, asyncio.Semaphore] = field(default_factory=dict)
+    _turn_at: float = 0.0
+    """When the latest call had its turn."""
 
     def make(self, assignment: Assignment, bodies: Sequence[JsonObject]) -> None:
         """See to it that the replica is made, all members of a group; call again at any time."""
@@ -127,6 +132,7 @@ class Hands:
     async def _bounded(self, key: str, node: str, work: Coroutine[None, None, None]) -> None:
         room = self._rooms.setdefault(node, asyncio.Semaphore(AT_ONCE_PER_NODE))
         try:
+            await asyncio.sleep(self._turn_in_s())
             async with room:
                 await work
             self._waits[key] = _Wait(time.monotonic() + HEARTBEATS_TELL_S, 0.0)
@@ -136,8 +142,15 @@ class Hands:
             self._waits[key] = _Wait(time.monotonic() + length_s, length_s)
             log.warning("deployment.call_failed", call=key, node=node, reason=str(error), again_in_s=length_s)
         finally:
+            work.close()  # which a stop may have met before its turn
             self._busy.discard(key)
             self.done.set()
+
+    def _turn_in_s(self) -> float:
+        """How long the next call waits."""
+        now = time.monotonic()
+        self._turn_at = max(self._turn_at + 1 / CALLS_PER_S, now - CALLS_AHEAD / CALLS_PER_S)
+        return max(0.0, self._turn_at - now)
 
     async def _create(self, assignment: Assignment, bodies: Sequence[JsonObject]) -> None:
         """All members are reserved; those of a group begin when none was refused."""
