@@ -104,8 +104,8 @@ class Hands:
         return node is not None and self._begin(key, node, self._leave(leave.request_id, node))
 
     def rouse(self, replica_id: str, node: str, verb: str) -> None:
-        """`wake` or `sleep` a replica."""
-        self._begin(f"{verb} {replica_id}", node, self._rouse(replica_id, node, verb))
+        """`wake` or `sleep` a replica; requests may wait for it, so it does not wait for its turn."""
+        self._begin(f"{verb} {replica_id}", node, self._rouse(replica_id, node, verb), in_turn=False)
 
     def is_sleepless(self, name: str) -> bool:
         """A node whose agent has no call that lets a replica sleep, or a replica that cannot, as was answered a short time ago."""
@@ -120,19 +120,20 @@ class Hands:
 
     # Each call in a task.
 
-    def _begin(self, key: str, node: str, work: Coroutine[None, None, None]) -> bool:
+    def _begin(self, key: str, node: str, work: Coroutine[None, None, None], *, in_turn: bool = True) -> bool:
         wait = self._waits.get(key)
         if key in self._busy or (wait is not None and time.monotonic() < wait.until):
             work.close()
             return False
         self._busy.add(key)
-        self.scope.spawn(f"deployments {key}", self._bounded(key, node, work))
+        turn_in_s = self._turn_in_s() if in_turn else 0.0
+        self.scope.spawn(f"deployments {key}", self._bounded(key, node, work, turn_in_s))
         return True
 
-    async def _bounded(self, key: str, node: str, work: Coroutine[None, None, None]) -> None:
+    async def _bounded(self, key: str, node: str, work: Coroutine[None, None, None], turn_in_s: float) -> None:
         room = self._rooms.setdefault(node, asyncio.Semaphore(AT_ONCE_PER_NODE))
         try:
-            await asyncio.sleep(self._turn_in_s())
+            await asyncio.sleep(turn_in_s)
             async with room:
                 await work
             self._waits[key] = _Wait(time.monotonic() + HEARTBEATS_TELL_S, 0.0)
