@@ -94,7 +94,7 @@ class Deployments:
         model_of = {state.deployment: state.model for state in self.states.values()}
         in_flight: dict[str, int] = {}
         counted = {}
-        for replica in self._replicas():
+        for replica in self._replicas() if model_of else ():
             model = model_of.get(replica.deployment or "")
             if model is None:
                 continue

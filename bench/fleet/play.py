@@ -158,7 +158,9 @@ class Play:
         for step, number in zip(range(wanted), self.numbers, strict=False):
             node = min(alive, key=lambda one: len(one.replicas))
             slot = node.free_slot()
-            replica = Replica(node, f"replica-{number:06}", slot, f"model-{number % models}")
+            replica = Replica(
+                node, f"replica-{number:06}", slot, f"model-{(number + number // models) % models}"
+            )  # no node has all of one
             node.replicas[replica.name] = self.replicas[replica.name] = replica
             try:
                 async with asyncio.timeout(STUCK_S):

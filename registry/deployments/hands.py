@@ -33,7 +33,7 @@ from registry.fleet.placement import NodeAgent
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 AT_ONCE_PER_NODE = 8
-CALLS_PER_S, CALLS_AHEAD = 10.0, 10
+CALLS_PER_S, CALLS_AHEAD = 5.0, 10
 """Of all nodes together, and how many go at once after a rest: each replica that begins or leaves is a dozen writes of a store,
 and hundreds in the same seconds would keep whoever else has something to tell waiting."""
 ROUTERS_HEAR_S = 0.5

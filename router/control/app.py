@@ -31,7 +31,7 @@ from router.control import metrics, views
 from router.control.engine_metrics import EngineMetrics
 from router.control.own_usage import OwnUsage
 from router.control.replica_api import BODY_LIMIT_BYTES, ReplicaApi
-from router.control.traffic import SAMPLE_S, KeyRates, TrafficHistory, TrafficSample
+from router.control.traffic import SAMPLE_REST_S, SAMPLE_S, KeyRates, TrafficHistory, TrafficSample
 from router.counters import DURATION, EJECTIONS, ERRORS, IN_FLIGHT, REQUESTS, SharedCounters
 from router.model import Replica
 from router.outlier import TOLD
@@ -64,6 +64,7 @@ class Overview:
         self._fleet = fleet
         self._counters = counters
         self._traffic = TrafficHistory()
+        self._interval_s = SAMPLE_S
         self._keys = KeyRates()
         self.is_leaving = False
         """It was told to stop, and waits until nobody new comes."""
@@ -111,13 +112,14 @@ class Overview:
             queue = self._counters.row(self._counters.shape.slots)
             self._keys.add(time.monotonic(), self._fleet.accounts.by_key)
             self._traffic.add(TrafficSample(time.time(), time.monotonic(), rows, queue))
-            await asyncio.sleep(SAMPLE_S)
+            self._interval_s = max(SAMPLE_S, len(rows) * SAMPLE_REST_S)
+            await asyncio.sleep(self._interval_s)
 
     def traffic(self, since: float, only: str | None) -> Traffic:
         """`/traffic`: points later than `since`, every replica as it is now, and all keys or `only` this one."""
         now = time.monotonic()
         return Traffic(
-            interval_s=SAMPLE_S,
+            interval_s=self._interval_s,
             points=self._traffic.since(since),
             workers=self._fleet.workers_alive(),
             connections=self._fleet.connections(),
