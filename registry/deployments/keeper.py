@@ -5,6 +5,7 @@ killed. A registry that does not lead passes on what routers tell it, and shows 
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -45,6 +46,9 @@ QUIET_TICK_S = 2.0
 """Where there is no deployment; shorter than the leader's lease."""
 SOONEST_S = 0.02
 """Between two rounds, however much happens."""
+THOUGHT_REST = 9
+"""How many times longer than the thinking of a round the pause after it is: a thread that thinks all the time takes the interpreter
+from the loop, which then has 5 ms to wait at each of its calls of the system."""
 PASS_ON_S = 2.0
 READ_AT_ONCE = 100
 """Reports of replicas, before others have their turn."""
@@ -88,6 +92,8 @@ class Keeper:
         self._name = uuid.uuid4().hex
         self._passed_on: tuple[dict[str, Demand], float] = ({}, 0.0)
         self._heard_versions: dict[str, int] = {}
+        self._thought_s = 0.0
+        """How long the latest round's plan took."""
 
     @property
     def now(self) -> float:
@@ -129,7 +135,7 @@ class Keeper:
                 # A defect here must not end the registry, by which everybody finds everybody.
                 self._reign, self.leads = None, False
                 log.exception("deployment.round_failed")
-            await asyncio.sleep(SOONEST_S)
+            await asyncio.sleep(min(QUIET_TICK_S, max(SOONEST_S, THOUGHT_REST * self._thought_s)))
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S if self.shown.stored else QUIET_TICK_S):
                     await self._nudged.wait()
@@ -188,7 +194,9 @@ class Keeper:
             await self._hear_others(now)
         it = await self._look(shelf, now)
         # In a thread, so that a thousand deployments keep no heartbeat waiting.
+        began = time.monotonic()
         planned, after = await asyncio.to_thread(fold.decide, reign, it)
+        self._thought_s = time.monotonic() - began
         kept = await self._write(reign, shelf, after)
         unwritten = after.keys() - kept.keys()
         if not unwritten:
