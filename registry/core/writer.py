@@ -88,6 +88,8 @@ class Writer:
     """Why a shared store cannot be reached; None while it can."""
     unwritten: set[str] = field(default_factory=set)
     """Records whose last change the store has not got."""
+    write_s: float = 0.0
+    """How long a write of the store takes now: an average, in which each weighs a tenth."""
     _queue: asyncio.Queue[tuple[Item, float, asyncio.Future[Decision]]] = field(
         default_factory=lambda: asyncio.Queue(QUEUE_LIMIT)
     )
@@ -211,15 +213,25 @@ class Writer:
                     log.warning("store.event_failed", store_event=type(event).__name__, reason=str(error))
 
     async def rewrite(self) -> None:
-        """Try again to write what the store could not take; ends at the first failure."""
-        for name in sorted(self.unwritten):
-            try:
-                await self._enqueue(Rewrite(name))
-            except CommandRefused:
-                self.unwritten.discard(name)
-            except StoreError as error:
-                log.warning("store.rewrite_failed", name=name, waiting=len(self.unwritten), reason=str(error))
+        """Try again to write what the store could not take; ends where it takes none of many."""
+        waiting = sorted(self.unwritten)
+        for begin in range(0, len(waiting), SIDE_BY_SIDE):
+            names = waiting[begin : begin + SIDE_BY_SIDE]
+            failed = [error for error in await asyncio.gather(*map(self._rewrite, names)) if error is not None]
+            if len(failed) == len(names):
+                reason, left = str(failed[0]), len(self.unwritten)
+                log.warning("store.rewrite_failed", name=names[0], waiting=left, reason=reason)
                 return
+
+    async def _rewrite(self, name: str) -> StoreError | None:
+        """What the store says, if it still cannot."""
+        try:
+            await self._enqueue(Rewrite(name))
+        except CommandRefused:
+            self.unwritten.discard(name)
+        except StoreError as error:
+            return error
+        return None
 
     def _is_free(self, item: Item) -> bool:
         """Whether nothing that waits or is being written concerns its name."""
@@ -279,7 +291,11 @@ class Writer:
             return decision
         if self.away is not None:
             raise StoreUnavailable(self.away)
-        written = await self.store.write(durable)
+        began = self.clock.monotonic()
+        try:
+            written = await self.store.write(durable)
+        finally:
+            self.write_s += 0.1 * (self.clock.monotonic() - began - self.write_s)
         self.unwritten.difference_update(change.name for change in durable)
         if len(decision.changes) > len(durable):
             kept = [change for change in decision.changes if change not in durable]
@@ -310,7 +326,7 @@ class Writer:
     def _renew_in_store(self, name: str) -> None:
         """Have a lease renewed where it is held; a record without one is written again soon."""
         entry = self.catalogue.get(name)
-        if self.away is None and entry is not None and entry.held and not self.store.renew(name):
+        if entry is not None and entry.held and not self.store.renew(name):
             entry.held = False
             self.unwritten.add(name)
 

@@ -15,13 +15,20 @@ log = structlog.get_logger(__name__)
 MOST_AT_ONCE = 500
 GATHER_S = 0.25
 """Much less than what a lease has left when its record beats in time."""
+AGAIN_S = 1.0
+"""After a call that failed."""
 
 
 class Keepalives:
-    """Renews leases through `gateway`; `run` must be running. `renewed` counts what etcd has confirmed."""
+    """Renews leases through `gateway`; `run` must be running. `renewed` counts what etcd has confirmed.
+
+    What could not be renewed is asked for until etcd answers: where heartbeats are minutes apart the next one comes
+    after the lease's end.
+    """
 
     def __init__(self, gateway: Gateway) -> None:
         self.renewed = 0
+        self._fails = False
         self._gateway = gateway
         self._waiting: dict[int, None] = {}
         self._asked = asyncio.Event()
@@ -35,17 +42,24 @@ class Keepalives:
         """Send what was asked for, four times a second, for ever."""
         while True:
             await self._asked.wait()
-            await asyncio.sleep(GATHER_S)
+            await asyncio.sleep(AGAIN_S if self._fails else GATHER_S)
             leases, self._waiting = list(self._waiting), {}
             self._asked.clear()
             for begin in range(0, len(leases), MOST_AT_ONCE):
-                await self._send(leases[begin : begin + MOST_AT_ONCE])
+                if not await self._send(leases[begin : begin + MOST_AT_ONCE]):
+                    for lease in leases[begin:]:
+                        self.renew(lease)
+                    break
 
-    async def _send(self, leases: list[int]) -> None:
-        """One call. What it could not renew beats again long before the lease's end."""
+    async def _send(self, leases: list[int]) -> bool:
+        """One call; False when etcd did not answer it."""
         try:
             replies = await self._gateway.call_many("/lease/keepalive", [{"ID": lease} for lease in leases])
         except StoreError as error:
-            log.debug("store.renew_failed", leases=len(leases), reason=str(error))
-            return
+            if not self._fails:
+                log.warning("store.renew_failed", leases=len(leases), reason=str(error))
+            self._fails = True
+            return False
+        self._fails = False
         self.renewed += sum(reply.result.ttl is not None for reply in replies)
+        return True

@@ -1,7 +1,7 @@
 """What only a shared store has: other registries, leases of its own, and absence. Over a real etcd."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from common.tasks import TaskScope
 from common.wire.record import Registration
 from registry.core.catalogue import Catalogue
 from registry.core.model import (
+    Change,
     Conflict,
     Deregister,
     Instance,
@@ -246,6 +247,47 @@ async def test_etcd_paused_is_noticed_and_its_return_too_C10(etcd: Etcd, monkeyp
         await until(lambda: one.writer.away is None)
         await one.register("new", ttl_s=30.0)
         assert one.names() == {"svc", "new"}
+
+
+async def test_a_heartbeat_while_etcd_does_not_answer_renews_when_it_does_C10(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where heartbeats are minutes apart, the next one would come after the lease's end."""
+    monkeypatch.setattr("registry.store.gateway.CALL_TIMEOUT_S", 0.3)
+    async with joined(etcd) as one:
+        await one.register("before", ttl_s=60.0)
+        await one.register("away", ttl_s=60.0)
+        lease = {name: f"{one.store._known[name].lease:x}" for name in ("before", "away")}
+        await asyncio.sleep(3.0)
+        etcd.pause()
+        await beat(one, "before")
+        await until(lambda: one.writer.away is not None)
+        await beat(one, "away")
+        etcd.resume()
+        await until(lambda: one.writer.away is None)
+        await until(lambda: one.store.renewed == 2)
+        left = {name: int(etcd.ctl("lease", "timetolive", it).split("remaining(")[1][:2]) for name, it in lease.items()}
+        assert min(left.values()) >= 58, left
+
+
+async def test_what_one_record_meets_keeps_no_other_from_being_written_again(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with joined(etcd) as one:
+        names = [f"svc-{number}" for number in range(3)]
+        for name in names:
+            await one.register(name, ttl_s=60.0)
+        write = one.store.write
+
+        async def refuses_the_first(changes: Sequence[Change]) -> Sequence[Change]:
+            if changes[0].name == names[0]:
+                raise StoreUnavailable("not this one")
+            return await write(changes)
+
+        monkeypatch.setattr(one.store, "write", refuses_the_first)
+        one.writer.unwritten.update(names)
+        await one.writer.rewrite()
+        assert one.writer.unwritten == {names[0]}
 
 
 async def test_expiry_begins_again_one_lease_after_etcd_is_back(etcd: Etcd) -> None:
