@@ -23,6 +23,7 @@ from common.http.audit import AuditLog
 from common.http.serve import Address, explain_bind, start, stop_serving, until_stopped
 from common.http.tls import Tls, read_ca
 from common.names import bind_address
+from common.paced import paced
 from common.reload import Reloader, hangup_event
 from common.tasks import TaskScope
 from registry.access import address_policy, agent_token_of, files_of, guard_of
@@ -237,8 +238,10 @@ async def keep_pace(registry: Registry) -> None:
     """Judge every `PACE_S` how far apart heartbeats shall be."""
     pace, clock = registry.pace, registry.clock
     while True:
-        now, told_s = clock.monotonic(), pace.interval_s or 0
-        pace.judge(registry.catalogue.beating(now), now)
+        now, told_s, beating = clock.monotonic(), pace.interval_s or 0, 0
+        async for entry in paced(list(registry.catalogue)):
+            beating += entry.beats(now)
+        pace.judge(beating, now)
         if (pace.interval_s or 0) != told_s:
             log.info("registry.paced", heartbeat_interval_s=pace.interval_s, before_s=told_s)
         await asyncio.sleep(PACE_S)

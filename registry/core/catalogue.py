@@ -53,6 +53,10 @@ class Entry:
     revision: int
     held: bool = False
 
+    def beats(self, now: float) -> bool:
+        """Whether it beats at this registry, and says how long it lasts without."""
+        return now - self.renewed_at < (self.instance.registration.ttl_s or 0.0)
+
 
 @dataclass(slots=True)  # not frozen: it is made for every heartbeat, and that doubles its price
 class Decision:
@@ -115,14 +119,6 @@ class Catalogue:
     def get(self, name: str) -> Entry | None:
         """The entry of `name`, or None."""
         return self._entries.get(name)
-
-    def beating(self, now: float) -> int:
-        """How many records beat at this registry, of those that say how long they last without."""
-        return sum(
-            now - entry.renewed_at < length_s
-            for entry in self._entries.values()
-            if (length_s := entry.instance.registration.ttl_s)
-        )
 
     # Writing.
 

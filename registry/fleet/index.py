@@ -48,6 +48,9 @@ class FleetIndex:
     _ready: set[str] = field(default_factory=set)
     _agents: dict[str, NodeAgent] = field(default_factory=dict)
     _asked_for: set[str] = field(default_factory=set)
+    _request_of: dict[str, str] = field(default_factory=dict)
+    """By replica, the create request that made it; `_made_by` is the same the other way round."""
+    _made_by: dict[str, set[str]] = field(default_factory=dict)
 
     def begin(self, instances: Iterable[Instance]) -> None:
         """Take in what was loaded."""
@@ -97,11 +100,10 @@ class FleetIndex:
 
     def of_request(self, request_id: str) -> Iterator[ReplicaInfo]:
         """The replicas that a create request made; reads no other report."""
-        for replica_id in sorted(self._by_replica):
-            if self._best(replica_id).replicas[replica_id].request_id == request_id:
-                info = self.get(replica_id)
-                if info is not None:
-                    yield info
+        for replica_id in sorted(self._made_by.get(request_id, ())):
+            info = self.get(replica_id)
+            if info is not None:
+                yield info
 
     def of_deployments(self) -> Iterator[ReplicaInfo]:
         """The replicas that deployments asked for; reads no other report."""
@@ -131,8 +133,6 @@ class FleetIndex:
             self._drop(replica_id, name)
         for replica_id in replicas:
             self._by_replica.setdefault(replica_id, {})[name] = teller
-            if (replicas[replica_id].request_id or "").startswith(REQUEST_PREFIX):
-                self._asked_for.add(replica_id)
             self._judge(replica_id)
 
     def _told_by(self, instance: Instance, previous: _Teller | None) -> Mapping[str, Report | ReplicaInfo]:
@@ -174,10 +174,29 @@ class FleetIndex:
         else:
             del self._by_replica[replica_id]
             self._ready.discard(replica_id)
-            self._asked_for.discard(replica_id)
+            self._note_request(replica_id, None)
 
     def _judge(self, replica_id: str) -> None:
-        if self._best(replica_id).replicas[replica_id].status == ReplicaStatus.READY:
+        best = self._best(replica_id).replicas[replica_id]
+        if best.status == ReplicaStatus.READY:
             self._ready.add(replica_id)
         else:
             self._ready.discard(replica_id)
+        self._note_request(replica_id, best.request_id)
+
+    def _note_request(self, replica_id: str, request_id: str | None) -> None:
+        """Which request made it; None: nobody tells of it any more."""
+        before = self._request_of.get(replica_id)
+        if request_id == before:
+            return
+        if before is not None:
+            del self._request_of[replica_id]
+            self._asked_for.discard(replica_id)
+            self._made_by[before].discard(replica_id)
+            if not self._made_by[before]:
+                del self._made_by[before]
+        if request_id is not None:
+            self._request_of[replica_id] = request_id
+            self._made_by.setdefault(request_id, set()).add(replica_id)
+            if request_id.startswith(REQUEST_PREFIX):
+                self._asked_for.add(replica_id)

@@ -69,6 +69,16 @@ def test_a_record_that_tells_of_another_replica_tells_no_more_of_the_first() -> 
     assert (len(index), index.ready) == (0, 0)
 
 
+def test_the_replicas_of_a_request_are_found_by_it_as_long_as_anybody_tells_of_them() -> None:
+    one = instance("r", replica_id="x", request_id="deployment-1")
+    index = told(one, instance("s", replica_id="y", request_id="deployment-1"), instance("t", replica_id="z"))
+    assert [info.replica_id for info in index.of_request("deployment-1")] == ["x", "y"]
+    index.begin([instance("s"), instance("r", replica_id="x", request_id="deployment-2")])
+    assert [info.replica_id for info in index.of_request("deployment-1")] == []
+    assert [info.replica_id for info in index.of_request("deployment-2")] == ["x"]
+    assert [info.replica_id for info in index.infos()] == ["x", "z"]
+
+
 def test_an_agent_is_one_for_as_long_as_its_record_says_so() -> None:
     def agent(kind: str, **changes: Any) -> Instance:
         metadata = {"type": kind, "node": "n1"}
