@@ -49,12 +49,13 @@ class Reign:
 
 @dataclass(slots=True)
 class Round:
-    """One look at everything. What is below `refused` is made of it.
+    """One look at everything. What is below `in_line` is made of it.
 
     Args:
         stored: The documents; `whole`: all of them could be read.
         sleepless: True for a node whose replicas cannot sleep, and for a replica that cannot.
         gone: Request ids of those that left; `refused`: of those that a node refused, with why.
+        in_line: Calls that wait for their turn.
     """
 
     now: float
@@ -66,6 +67,7 @@ class Round:
     traffic: dict[str, Traffic]
     gone: set[str]
     refused: dict[str, str]
+    in_line: int
     replicas: list[SeenReplica] = field(default_factory=list)
     seen: dict[str, SeenReplica] = field(default_factory=dict)
     told: dict[str, ReplicaInfo] = field(default_factory=dict)
@@ -121,6 +123,7 @@ def _plan(reign: Reign, it: Round, stored: Mapping[str, StoredDeployment]) -> Pl
         setbacks=[setback for one in stored.values() for setback in one.setbacks],
         memory=reign.memory,
         now=it.now,
+        in_line=it.in_line,
     )
 
 

@@ -36,6 +36,9 @@ AT_ONCE_PER_NODE = 8
 CALLS_PER_S, CALLS_AHEAD = 5.0, 10
 """Of all nodes together, and how many go at once after a rest: each replica that begins or leaves is a dozen writes of a store,
 and hundreds in the same seconds would keep whoever else has something to tell waiting."""
+WRITE_REST, SLOWEST_S = 25.0, 1.0
+"""Calls are so many times further apart than a write of the store takes now, and a second at most: a store or a registry that has
+too much to do is given no more."""
 ROUTERS_HEAR_S = 0.5
 """From a record's draining until no router sends it anything any more."""
 LOOK_S = 0.5
@@ -85,6 +88,9 @@ class Hands:
     _made: dict[str, float] = field(default_factory=dict)
     _waits: dict[str, _Wait] = field(default_factory=dict)
     _rooms: dict[str, asyncio.Semaphore] = field(default_factory=dict)
+    in_line: int = 0
+    """Calls that wait for their turn."""
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _turn_at: float = 0.0
     """When the latest call had its turn."""
 
@@ -126,14 +132,15 @@ class Hands:
             work.close()
             return False
         self._busy.add(key)
-        turn_in_s = self._turn_in_s() if in_turn else 0.0
-        self.scope.spawn(f"deployments {key}", self._bounded(key, node, work, turn_in_s))
+        self.in_line += in_turn
+        self.scope.spawn(f"deployments {key}", self._bounded(key, node, work, in_turn=in_turn))
         return True
 
-    async def _bounded(self, key: str, node: str, work: Coroutine[None, None, None], turn_in_s: float) -> None:
+    async def _bounded(self, key: str, node: str, work: Coroutine[None, None, None], *, in_turn: bool) -> None:
         room = self._rooms.setdefault(node, asyncio.Semaphore(AT_ONCE_PER_NODE))
         try:
-            await asyncio.sleep(turn_in_s)
+            if in_turn:
+                await self._await_turn()
             async with room:
                 await work
             self._waits[key] = _Wait(time.monotonic() + HEARTBEATS_TELL_S, 0.0)
@@ -147,11 +154,15 @@ class Hands:
             self._busy.discard(key)
             self.done.set()
 
-    def _turn_in_s(self) -> float:
-        """How long the next call waits."""
-        now = time.monotonic()
-        self._turn_at = max(self._turn_at + 1 / CALLS_PER_S, now - CALLS_AHEAD / CALLS_PER_S)
-        return max(0.0, self._turn_at - now)
+    async def _await_turn(self) -> None:
+        try:
+            async with self._turn:
+                apart_s = min(SLOWEST_S, max(1 / CALLS_PER_S, WRITE_REST * self.writer.write_s))
+                now = time.monotonic()
+                self._turn_at = max(self._turn_at + apart_s, now - CALLS_AHEAD / CALLS_PER_S)
+                await asyncio.sleep(max(0.0, self._turn_at - now))
+        finally:
+            self.in_line -= 1
 
     async def _create(self, assignment: Assignment, bodies: Sequence[JsonObject]) -> None:
         """All members are reserved; those of a group begin when none was refused."""

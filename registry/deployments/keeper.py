@@ -238,6 +238,7 @@ class Keeper:
             traffic,
             set(self._hands.gone),
             dict(self._hands.refused),
+            self._hands.in_line,
         )
 
     def nodes(self) -> dict[str, Node]:

@@ -27,7 +27,7 @@ The order is by priority, then who has fewer than `min`, then who has waited lon
 behind it. Nothing is remembered but what `Memory` says; without it, load counts from now.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from registry.deployments import crew as crews
@@ -46,16 +46,18 @@ from registry.deployments.model import (
     Plan,
     SeenReplica,
     Setback,
+    Sleep,
     Start,
     Traffic,
     Wake,
     Wish,
 )
 
-MOST_ACTIONS = 64
-"""Of one plan; the rest comes with the next."""
+MOST_ACTIONS = 32
+"""That wait for their call, of all plans together; the rest comes when these have had it. Who wakes does not wait."""
 SILENT_S = 90.0
-"""Longer than a create call may be repeated before it counts as refused (`hands.REFUSED_AFTER_S`)."""
+"""Longer than so many calls wait for their turn (`hands.SLOWEST_S` each), and one is then repeated before it counts as refused
+(`hands.REFUSED_AFTER_S`)."""
 PATIENCE_S = 120.0
 TURN_S = 600.0
 """Whom nobody makes room for in a turn, since a replica in its way is always in use, lets the others go on for a while."""
@@ -116,6 +118,7 @@ def plan(
     setbacks: Sequence[Setback],
     memory: Memory,
     now: float,
+    in_line: int = 0,
 ) -> Plan:
     """The actions that are due, and how every deployment stands.
 
@@ -128,6 +131,7 @@ def plan(
         setbacks: Starts that failed.
         memory: The last plan's.
         now: Seconds of wall time.
+        in_line: Calls of earlier plans that wait for their turn.
     """
     crews = {wish.name: Crew(wish, traffic.get(wish.name)) for wish in wishes}
     seen = {(one.request_id, one.node): one for one in replicas}
@@ -154,7 +158,17 @@ def plan(
     actions.extend(work.starts)
     actions.extend(surplus)  # the last: they come again until they are carried out
     standings = standing.standings(order, work.notes, setbacks=setbacks, memory=memory, new=work.new, now=now)
-    return Plan(tuple(actions[:MOST_ACTIONS]), standings, work.new)
+    return Plan(tuple(_first(actions, MOST_ACTIONS - in_line)), standings, work.new)
+
+
+def _first(actions: Iterable[Action], most: int) -> Iterator[Action]:
+    """No more than `most` of those that wait for their turn."""
+    for action in actions:
+        if isinstance(action, Start | Leave | Sleep):
+            if most <= 0:
+                continue
+            most -= 1
+        yield action
 
 
 def _surplus(assignments: Sequence[Assignment], replicas: Sequence[SeenReplica], known: Container[str]) -> list[Leave]:

@@ -68,6 +68,7 @@ def planned(
     setbacks: list[Setback] | None = None,
     memory: Memory | None = None,
     now: float = NOW,
+    in_line: int = 0,
 ) -> Plan:
     return plan(
         wishes,
@@ -78,6 +79,7 @@ def planned(
         setbacks=setbacks or [],
         memory=memory or Memory(),
         now=now,
+        in_line=in_line,
     )
 
 
@@ -600,6 +602,15 @@ def test_a_rollout_goes_on_where_more_are_wanted_than_fit() -> None:
 def test_one_plan_is_bounded() -> None:
     found = planned([wish(template="cpu", least=1000, most=1000)], [node("a", 0)])
     assert len(found.actions) == MOST_ACTIONS
+
+
+def test_a_plan_adds_no_more_than_there_is_room_for_in_the_line_but_wakes() -> None:
+    many = wish(template="cpu", least=1000, most=1000)
+    assert len(planned([many], [node("a", 0)], in_line=MOST_ACTIONS - 3).actions) == 3
+    sleeper = there("m", status=ReplicaStatus.ASLEEP, asleep=True, ready_at=None)
+    both = [wish(template="sleepy", least=1), wish(name="n", template="cpu", least=2, most=2)]
+    found = planned(both, [node("a", 4, "r-m-1")], sleeper, in_line=MOST_ACTIONS)
+    assert kinds(found.actions) == ["Wake"]
 
 
 def test_an_old_one_that_is_unhealthy_for_a_moment_stays_until_another_serves() -> None:
