@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 RETRY_FIRST_S, RETRY_LAST_S = FIRST_S, LAST_S
 JITTER = 0.1
 """Of the time between heartbeats, so that those of a fleet spread."""
+AWAY_SHARE = 0.5
+"""Of the time between heartbeats, which is the longest pause while registries do not answer: those of a fleet that asks every ten
+seconds for what it has once in minutes keep registries that have too much to do from ever having less."""
 CHANGES_SHARE = 0.1
 """Of the heartbeats that are answered with another interval, which are followed by a registration for it: each is a write of the registry's store,
 and a whole fleet is told at once. So these writes are a tenth of the heartbeats at most, of which the registry bounds how many there are."""
@@ -102,7 +105,7 @@ class Lease:
                 pause_s = RETRY_LAST_S
             except RegistryUnavailable as error:
                 self._complain("lease.registry_unavailable", error)
-                pause_s = retry.next_s()
+                pause_s = retry.next_s(last_s=AWAY_SHARE * self.client.least_interval_s)
             await self._sleep(pause_s)
 
     async def leave(self) -> None:

@@ -40,9 +40,9 @@ class Pause:
         """The registry answered."""
         self._was_reached, self._next_s = True, self._first_s
 
-    def next_s(self) -> float:
-        """It did not: so many seconds from half a pause to a whole one."""
+    def next_s(self, *, last_s: float = 0.0) -> float:
+        """It did not: so many seconds from half a pause to a whole one; up to `last_s` where that is longer than our own."""
         pause_s = self._next_s
         if self._was_reached or self._clock() - self._began > START_S:
-            self._next_s = min(pause_s * 2, self._last_s)
+            self._next_s = min(pause_s * 2, max(self._last_s, last_s))
         return pause_s * self._rng.uniform(0.5, 1.0)

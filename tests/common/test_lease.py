@@ -112,6 +112,25 @@ async def test_a_registry_that_goes_away_is_asked_with_growing_pauses_C3(
     assert len(set(pauses[:6])) == 6
 
 
+async def test_a_large_fleet_asks_registries_that_do_not_answer_little_more_often_than_it_beats_C3(
+    registry: FakeRegistry, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each asking every ten seconds for what it has once in minutes, they would never have less to do."""
+    pauses: list[float] = []
+    lease = make(session, registry.url)
+    registry.usual = {"heartbeat_interval_s": 160.0}
+    registry.script.extend([201] + [503] * 10)
+
+    async def note(_lease: Lease, seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(Lease, "_sleep", note)
+    async with kept(lease):
+        await calls(registry, 11)
+    for pause, most in zip(pauses[1:], [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 80.0], strict=False):
+        assert most / 2 <= pause <= most
+
+
 async def test_a_url_that_is_no_registry_is_no_reason_to_spin(
     registry: FakeRegistry, session: aiohttp.ClientSession
 ) -> None:
