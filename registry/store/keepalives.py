@@ -1,4 +1,4 @@
-"""Keepalives of etcd's leases, sent together: the gateway's stream takes many in one call.
+"""Keepalives of etcd's leases, sent together: the gateway's stream takes several in one call.
 
 Heartbeats of a quarter of a second share calls, and none waits for one: of 10,000 replicas' 4,000 heartbeats a second each
 would otherwise cost registry and etcd more than all the rest of it.
@@ -12,7 +12,9 @@ from registry.core.store import StoreError
 from registry.store.gateway import Gateway
 
 log = structlog.get_logger(__name__)
-MOST_AT_ONCE = 500
+MOST_AT_ONCE = 512 // len(b'{"ID":9223372036854775807}')
+"""The gateway reads 512 bytes of a call's requests at a time (Go's `json.Decoder`), and once it has begun to answer what it has not read is
+lost (HTTP/1.1 in Go's `net/http`): of 300 leases in one call, 19 were renewed in one call of three (etcd 3.4.23)."""
 GATHER_S = 0.25
 """Much less than what a lease has left when its record beats in time."""
 AGAIN_S = 1.0

@@ -31,6 +31,7 @@ from registry.store import etcd as etcd_store
 from registry.store import gateway
 from registry.store.codec import encode
 from registry.store.etcd import SERVICES, EtcdStore
+from registry.store.leases import grant
 from tests.ports import free_port
 from tests.registry.conftest import until
 from tests.registry.etcd import Etcd, require_etcd
@@ -268,6 +269,30 @@ async def test_a_heartbeat_while_etcd_does_not_answer_renews_when_it_does_C10(
         await until(lambda: one.store.renewed == 2)
         left = {name: int(etcd.ctl("lease", "timetolive", it).split("remaining(")[1][:2]) for name, it in lease.items()}
         assert min(left.values()) >= 58, left
+
+
+async def test_of_many_that_beat_at_once_every_lease_is_renewed_by_the_first_call(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway drops what it has not read of a call when it begins to answer."""
+    async with joined(etcd) as one:
+        gateway, keepalives = one.store._calls(), one.store._keepalives
+        assert keepalives is not None
+        leases = [(await grant(gateway, 60.0))[0] for _ in range(300)]
+        answered: list[bool] = []
+        send = keepalives._send
+
+        async def note(some: list[int]) -> bool:
+            answered.append(await send(some))
+            return answered[-1]
+
+        monkeypatch.setattr(keepalives, "_send", note)
+        for times in range(1, 11):
+            for lease in leases:
+                keepalives.renew(lease)
+            await until(lambda so_many=300 * times: keepalives.renewed >= so_many)  # type: ignore[misc]
+        assert keepalives.renewed == 3000
+        assert all(answered)
 
 
 async def test_what_one_record_meets_keeps_no_other_from_being_written_again(
