@@ -36,6 +36,7 @@ sys.path[0] = str(ROOT)  # as in `router.py` here
 from bench.fleet.parts import Child, Part, start_parts  # noqa: E402
 from bench.fleet.report import lines_of, price_of_heartbeats  # noqa: E402
 from bench.router.machine import describe, load_average, raise_file_limit  # noqa: E402
+from registry.core.pacing import next_step  # noqa: E402
 
 WATCHES = 14
 MODELS = 20
@@ -48,6 +49,8 @@ ENDED_S = 600.0
 ASK_EVERY_S = 0.5
 """How far it is: each answer takes a registry of 21,000 records milliseconds."""
 CALL_S = 10.0
+SETTLED = 1.1
+"""Of the time between heartbeats that a fleet of the size is told: then each has had its turn, and comes as seldom as it is to come."""
 MOST_ROLLED = 100
 
 Work = Callable[[], Awaitable[dict[str, Any]]]
@@ -68,9 +71,10 @@ class Fleet:
         http: aiohttp.ClientSession,
         *,
         starts_per_s: float,
+        beats_per_s: float,
     ) -> None:
         self.parts, self.play, self.watchers, self.http = parts, play, watchers, http
-        self.starts_per_s = starts_per_s
+        self.starts_per_s, self.beats_per_s = starts_per_s, beats_per_s
         self.size = self.models = self.faults = 0
         self.killed = 0
 
@@ -202,7 +206,9 @@ class Fleet:
             took = time.monotonic() - began
             spent = ", ".join(f"{key} {(it.cpu_s() - before[key]) / took:.0%}" for key, it in self.parts.items())
             raise TooSlow(f"{error}; CPU since the first of them began, {took:.0f} s ago: {spent}") from error
-        return {"all_known_s": time.monotonic() - began, "registered_s": registered, "routed_s": routed}
+        known_s = time.monotonic() - began
+        await asyncio.sleep(SETTLED * next_step(0, self.records() / len(self.registries()) / self.beats_per_s))
+        return {"all_known_s": known_s, "registered_s": registered, "routed_s": routed}
 
     async def roll(self) -> dict[str, Any]:
         """A deployment, then another revision of it; the planner of the registries does it."""
@@ -329,7 +335,9 @@ async def run(options: argparse.Namespace) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):  # said twice, it would leave some of them running
             stack.callback(signal.signal, number, signal.SIG_IGN)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CALL_S)) as http:
-            fleet = Fleet(parts, play, watchers, http, starts_per_s=options.starts_per_s)
+            fleet = Fleet(
+                parts, play, watchers, http, starts_per_s=options.starts_per_s, beats_per_s=options.beats_per_s
+            )
             found = await measure(options, fleet)
     price = None
     if options.price:

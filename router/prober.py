@@ -35,8 +35,8 @@ SUSPECT_INTERVAL_S = 5.0
 MOST_PER_S = 50.0
 """Probes of replicas that are well, where there are so many that each is asked less often."""
 TICK_S = 0.5
-REST_S = 200e-6
-"""Between two looks at who is to be asked, for each replica: a hundred times as long as the look takes."""
+REST_S = 400e-6
+"""Between two looks at who is to be asked, for each replica: two hundred times as long as the look takes."""
 LEAVE = {"Connection": "close"}
 """A server that is to end waits for its connections: a probe leaves none behind."""
 NEIGHBOURS_S = 15.0

@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -31,6 +32,7 @@ RECENT, SLOW_S = 50, 0.1
 STUCK_S = 180.0
 """Without a new one: it will not get better."""
 LOOK_S = 0.05
+MOST_TRIES = 1000
 MOST_STARTING = 16
 """Replicas that begin at a time: the next comes when one of them has both records, as with a rollout or racks switched on in turn."""
 CHAT = encode(
@@ -174,25 +176,36 @@ class Play:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
         return {}
 
+    def _one_of(self, replicas: Sequence[Replica]) -> Replica:
+        """Some replica that is ready; all of ten thousand are not looked through, which would keep everybody waiting.
+
+        Raises:
+            RuntimeError: Hardly any is.
+        """
+        for _ in range(MOST_TRIES):
+            replica = random.choice(replicas)  # noqa: S311 - a model's chance
+            if replica.node.alive and replica.state is ReplicaState.READY:
+                return replica
+        raise RuntimeError("hardly any replica is ready")
+
     async def change(self, *, every_s: float, seconds: float) -> dict[str, Any]:
         """Have now one replica, now another tell something new; when each did so, by mark."""
         sent = {}
+        replicas = list(self.replicas.values())
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            living = [one for one in self.replicas.values() if one.node.alive and one.state is ReplicaState.READY]
-            mark = next(self.marks)
+            replica, mark = self._one_of(replicas), next(self.marks)
             sent[mark] = time.monotonic()
-            random.choice(living).tell(mark)  # noqa: S311 - a model's chance
+            replica.tell(mark)
             await asyncio.sleep(every_s)
         return {"sent": sent}
 
     async def churn(self, *, per_s: float, seconds: float) -> dict[str, Any]:
         """Have replicas end and begin anew."""
+        replicas = list(self.replicas.values())
         until, count = time.monotonic() + seconds, 0
         while time.monotonic() < until:
-            replica = random.choice(  # noqa: S311 - a model's chance
-                [one for one in self.replicas.values() if one.node.alive and one.state is ReplicaState.READY]
-            )
+            replica = self._one_of(replicas)
             replica.state = ReplicaState.STOPPED
             count += 1
             self.scope.spawn("again", self._again(replica))

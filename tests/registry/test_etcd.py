@@ -271,7 +271,7 @@ async def test_a_heartbeat_while_etcd_does_not_answer_renews_when_it_does_C10(
         assert min(left.values()) >= 58, left
 
 
-async def test_of_many_that_beat_at_once_every_lease_is_renewed_by_the_first_call(
+async def test_of_many_that_beat_at_once_every_lease_is_renewed_by_the_first_call_C23(
     etcd: Etcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gateway drops what it has not read of a call when it begins to answer."""
