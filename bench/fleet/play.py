@@ -33,6 +33,7 @@ STUCK_S = 180.0
 """Without a new one: it will not get better."""
 LOOK_S = 0.05
 MOST_TRIES = 1000
+"""To come upon a replica that is ready, by chance."""
 MOST_STARTING = 16
 """Replicas that begin at a time: the next comes when one of them has both records, as with a rollout or racks switched on in turn."""
 CHAT = encode(

@@ -219,8 +219,8 @@ class Writer:
             names = waiting[begin : begin + SIDE_BY_SIDE]
             failed = [error for error in await asyncio.gather(*map(self._rewrite, names)) if error is not None]
             if len(failed) == len(names):
-                reason, left = str(failed[0]), len(self.unwritten)
-                log.warning("store.rewrite_failed", name=names[0], waiting=left, reason=reason)
+                first, reason = names[0], str(failed[0])
+                log.warning("store.rewrite_failed", name=first, waiting=len(self.unwritten), reason=reason)
                 return
 
     async def _rewrite(self, name: str) -> StoreError | None:

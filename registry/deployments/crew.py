@@ -1,6 +1,6 @@
 """PURE. The replicas of one deployment while a plan is made: who is there, who serves, who is out of date."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from common.wire.group import BROKEN
@@ -197,6 +197,19 @@ def members_of(
         leader, *others = (Member(one, replicas.get(place), nodes.get(place[1])) for place in one.places)
         member = replace(leader, followers=tuple(others))
         found.setdefault(one.deployment, []).append(member)
+    return found
+
+
+def surplus_of(
+    assignments: Iterable[Assignment], replicas: Iterable[SeenReplica], known: Container[str]
+) -> list[Leave]:
+    """Replicas that nobody wants to be where they are; `known`: the deployments that there are."""
+    named = {place for one in assignments for place in one.places}
+    found = []
+    for one in replicas:
+        if (one.request_id, one.node) not in named and not one.stale:
+            reason = "no assignment names it" if one.deployment in known else "its deployment is no more"
+            found.append(Leave(one.request_id, one.deployment, Cause.SURPLUS, reason, one.replica_id, one.node))
     return found
 
 

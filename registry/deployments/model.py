@@ -1,6 +1,6 @@
 """PURE. The planner's nouns. Moments are seconds of wall time, so that they mean the same to the next leader."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -233,6 +233,16 @@ class Abandon:
 
 
 Action = Start | Wake | Sleep | Leave | Abandon
+
+
+def first(actions: Iterable[Action], most: int) -> Iterator[Action]:
+    """No more than `most` of those that wait for their turn."""
+    for action in actions:
+        if isinstance(action, Start | Leave | Sleep):
+            if most <= 0:
+                continue
+            most -= 1
+        yield action
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 | what is seen | what is done | where |
 |---|---|---|
-| a replica that no assignment names (also of a deployment that is no more) | it leaves | `_surplus` |
+| a replica that no assignment names (also of a deployment that is no more) | it leaves | `surplus_of` |
 | a node that is away, and no word of the replica | its assignment is abandoned, another is made elsewhere | `_sort` |
 | a replica that ended | it leaves, another is started | `_sort` |
 | nothing is heard of a replica whose node is there, for `SILENT_S` | it leaves, another is started | `_silence` |
@@ -27,12 +27,12 @@ The order is by priority, then who has fewer than `min`, then who has waited lon
 behind it. Nothing is remembered but what `Memory` says; without it, load counts from now.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from registry.deployments import crew as crews
 from registry.deployments import fit, standing
-from registry.deployments.crew import Crew, Member, members_of, shrink
+from registry.deployments.crew import Crew, Member, members_of, shrink, surplus_of
 from registry.deployments.demand import idle_for, no_more_than, wanted
 from registry.deployments.evict import Victim, cheapest_group, idle_ones, reserved, victims_for
 from registry.deployments.model import (
@@ -46,11 +46,11 @@ from registry.deployments.model import (
     Plan,
     SeenReplica,
     Setback,
-    Sleep,
     Start,
     Traffic,
     Wake,
     Wish,
+    first,
 )
 
 MOST_ACTIONS = 32
@@ -135,7 +135,7 @@ def plan(
     """
     crews = {wish.name: Crew(wish, traffic.get(wish.name)) for wish in wishes}
     seen = {(one.request_id, one.node): one for one in replicas}
-    surplus = _surplus(assignments, replicas, crews)
+    surplus = surplus_of(assignments, replicas, crews)
     actions: list[Action] = []
     for name, members in members_of(assignments, seen, {node.name: node for node in nodes}).items():
         actions.extend(_sort(name, members, crews.get(name)))
@@ -158,28 +158,7 @@ def plan(
     actions.extend(work.starts)
     actions.extend(surplus)  # the last: they come again until they are carried out
     standings = standing.standings(order, work.notes, setbacks=setbacks, memory=memory, new=work.new, now=now)
-    return Plan(tuple(_first(actions, MOST_ACTIONS - in_line)), standings, work.new)
-
-
-def _first(actions: Iterable[Action], most: int) -> Iterator[Action]:
-    """No more than `most` of those that wait for their turn."""
-    for action in actions:
-        if isinstance(action, Start | Leave | Sleep):
-            if most <= 0:
-                continue
-            most -= 1
-        yield action
-
-
-def _surplus(assignments: Sequence[Assignment], replicas: Sequence[SeenReplica], known: Container[str]) -> list[Leave]:
-    """Replicas that nobody wants to be where they are."""
-    named = {place for one in assignments for place in one.places}
-    found = []
-    for one in replicas:
-        if (one.request_id, one.node) not in named and not one.stale:
-            reason = "no assignment names it" if one.deployment in known else "its deployment is no more"
-            found.append(Leave(one.request_id, one.deployment, Cause.SURPLUS, reason, one.replica_id, one.node))
-    return found
+    return Plan(tuple(first(actions, MOST_ACTIONS - in_line)), standings, work.new)
 
 
 def _sort(name: str, members: Sequence[Member], crew: Crew | None) -> list[Action]:

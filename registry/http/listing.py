@@ -22,7 +22,7 @@ BEAT_S = 10.0
 STALL_S = 60.0
 """A watcher that takes nothing for so long is let go."""
 PACE_S = 0.04
-"""Between two writes to one watcher: under many heartbeats a write for each change costs more than the changes do, here and there."""
+"""Between two writes to one watcher: under many heartbeats a write for each change costs both ends more than the changes do."""
 LONGEST_WAIT_S = 60.0
 _DURATION = re.compile(r"(\d{1,5}(?:\.\d{1,3})?)(ms|s|m)?")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}

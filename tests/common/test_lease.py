@@ -92,17 +92,23 @@ async def test_a_forgotten_record_is_registered_again_in_the_same_second_C1(
             assert await calls(registry, 2) == [RENEW, REGISTER]
 
 
-async def test_a_registry_that_goes_away_is_asked_with_growing_pauses_C3(
-    registry: FakeRegistry, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pauses: list[float] = []
-    lease = make(session, registry.url)
-    registry.script.extend([201] + [503] * 6)
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds of each pause of a lease, none of which is made."""
+    noted: list[float] = []
 
     async def note(_lease: Lease, seconds: float) -> None:
-        pauses.append(seconds)
+        noted.append(seconds)
 
     monkeypatch.setattr(Lease, "_sleep", note)
+    return noted
+
+
+async def test_a_registry_that_goes_away_is_asked_with_growing_pauses_C3(
+    registry: FakeRegistry, session: aiohttp.ClientSession, pauses: list[float]
+) -> None:
+    lease = make(session, registry.url)
+    registry.script.extend([201] + [503] * 6)
     async with kept(lease):
         await calls(registry, 8)
     pauses = pauses[1:]  # but for the interval that follows its registration
@@ -113,18 +119,12 @@ async def test_a_registry_that_goes_away_is_asked_with_growing_pauses_C3(
 
 
 async def test_a_large_fleet_asks_registries_that_do_not_answer_little_more_often_than_it_beats_C3(
-    registry: FakeRegistry, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    registry: FakeRegistry, session: aiohttp.ClientSession, pauses: list[float]
 ) -> None:
     """Each asking every ten seconds for what it has once in minutes, they would never have less to do."""
-    pauses: list[float] = []
     lease = make(session, registry.url)
     registry.usual = {"heartbeat_interval_s": 160.0}
     registry.script.extend([201] + [503] * 10)
-
-    async def note(_lease: Lease, seconds: float) -> None:
-        pauses.append(seconds)
-
-    monkeypatch.setattr(Lease, "_sleep", note)
     async with kept(lease):
         await calls(registry, 11)
     for pause, most in zip(pauses[1:], [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 80.0], strict=False):
